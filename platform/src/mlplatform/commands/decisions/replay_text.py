@@ -23,7 +23,7 @@ from mlplatform.rollouts.whatif.shadow import ShadowDisagreement
 from mlplatform.runtime.figures import percent, span
 
 MOST_ROWS: Final = 12
-"""Of segments, and of changes of a class."""
+"""Most rows of segments, and of changes of a class."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,9 +103,9 @@ class AsyncGroupCommit:
     def submit(self, entries: Sequence[Entry]) -> asyncio.Future[list[Outcome]]:
         """Queue entries for one of the next transactions; all of them go in the same one.
 
-        Submissions of one turn of the loop are handed to the thread together, which is woken once:
-        each handing over costs a lock, a system call and, on one core, a switch of threads.
-        Cancelling the future does not take the entries back.
+        Submissions of one turn of the loop go to the thread together, which is woken once. Each
+        hand-over costs a lock, a system call and, on one core, a switch of threads. Cancelling the
+        future does not take the entries back.
 
         Raises:
             Busy: too much is queued.

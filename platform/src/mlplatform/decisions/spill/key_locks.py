@@ -49,8 +49,8 @@ class KeyLocks:
 
     @contextmanager
     def spilling(self, within_s: float) -> Iterator[bool]:
-        """Held while keys are spilled. Gives False if other processes went on writing keys into the
-        log for all of `within_s`."""
+        """Held while keys are spilled. Yields False if other processes wrote keys into the log
+        during all of `within_s`."""
         end_s = time.monotonic() + within_s
         with self._spilling:
             others = ((1, 0), (self._own - 1, 1), (_EVERYTHING, self._own + 1))

@@ -126,7 +126,8 @@ class Subscription(Protocol):
         calls this at least every few seconds.
 
         Raises:
-            StaleFence: the group takes another for this member, for good: subscribe again.
+            StaleFence: the group has another process as this member, and that does not change:
+                subscribe again.
             Unavailable: the topics did not answer.
         """
         ...
@@ -135,9 +136,9 @@ class Subscription(Protocol):
         """Publish results and count delivered messages as read: both or neither.
 
         Raises:
-            StaleFence: the partitions went to another member (or another process took this
-                member's name) before the commit. Nothing was published. What was delivered is
-                somebody else's, and `consume` goes on with what this member has now.
+            StaleFence: the partitions went to another member (or another process took this member's
+                name) before the commit. Nothing was published. The delivered messages belong to
+                another member, and `consume` goes on with the partitions that this member has now.
             Unavailable: the topics did not answer; nothing was published, and what was delivered
                 is delivered again.
         """

@@ -2,9 +2,9 @@
 
 One hash for each entity of a project holds the features of all views over that entity: a field is
 the murmur3 hash of `view:feature`, its value a `feast.types.Value` message, and `_ts:view` is the
-event time of the view's row. The Feast SDK reads what is written here and the other way round; a
-contract test holds both. A field of our own, `_made:view`, says when our last row was made; Feast
-never asks for it.
+event time of the view's row. The Feast SDK reads rows that are written here, and this module reads
+rows of the SDK; a contract test checks both. A field of our own, `_made:view`, says when our last
+row was made; Feast never asks for it.
 
 Source: https://github.com/feast-dev/feast/blob/master/docs/specs/online_store_format.md and
 feast/infra/online_stores/redis.py (0.67).

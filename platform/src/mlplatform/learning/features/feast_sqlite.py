@@ -1,8 +1,8 @@
 """Online features in the SQLite layout of the Feast SDK, read and written without importing it.
 
 The layout is one row per entity and feature, keyed by Feast's entity key (version 3), the value as
-a `feast.types.Value` message. The Feast SDK reads what is written here and the other way round; a
-contract test holds both.
+a `feast.types.Value` message. The Feast SDK reads rows that are written here, and this module reads
+rows of the SDK; a contract test checks both.
 
 Source: https://github.com/feast-dev/feast/blob/master/docs/specs/online_store_format.md and
 feast/infra/online_stores/sqlite.py (0.67).

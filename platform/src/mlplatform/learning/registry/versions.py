@@ -22,7 +22,7 @@ TRAINED_HERE = "trained here"
 class VersionFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The facts that the registry stores of a candidate beside its bundle.
 
-    `folder` is the digest of the model folder that fitted it; empty for a model that was brought.
+    `folder` is the digest of the model folder that fitted it; empty for a model from elsewhere.
     `report` is the gate report as JSON can hold it, `validated` whether it passed. `seed` is the
     one that fitting and intervals were drawn with.
     """
@@ -113,6 +113,6 @@ class Registry(Protocol):
 
         Raises:
             NotFound: there is no such version.
-            BundleCorrupt: what was kept is not what the version's digest says.
+            BundleCorrupt: the stored bundle does not match the version's digest.
         """
         ...

@@ -260,7 +260,7 @@ def running_evidence(
 
 def _calibration(challenger: Runnable, judging: LabelledRows, seed: int) -> tuple[Interval, int]:
     """The calibration error, and the number of positives, or of right classes, behind it. A number
-    is no probability."""
+    is not a probability."""
     bundle, y = challenger.bundle, judging.y
     if bundle.scale.task == "real":
         return Interval(math.nan, math.nan, math.nan), 0

@@ -295,7 +295,7 @@ def judge_fairness(fairness: Fairness | None, policy: FairnessPolicy | None) -> 
     declares none.
 
     Failed where a group is proven to be beyond a limit; passed where each is shown to be within;
-    else inconclusive, or told, as `not_shown` says.
+    else inconclusive or only reported, as `not_shown` says.
     """
     if policy is None:
         return None

@@ -62,7 +62,7 @@ def judge_folds(
 
     A fold proves a loss where its whole 90 % interval lies beyond the limit. By chance one does so
     at most 5 times in 100, and most of two or more seldom. A fold that can't be tested, or holds
-    too few positives, is no pass.
+    too few positives, does not pass.
     """
     if isinstance(gates, ClassGates):
         name, loss, least = "accuracy", gates.accuracy_loss, gates.minimum_accuracy

@@ -17,7 +17,7 @@ from mlplatform.model.policies.volume import VolumeStop
 class ReplayCounts:
     """The number of replayed requests, and of those with an alert.
 
-    A rollout compares this with what it sees: of live traffic, the two arms should differ as much.
+    A rollout compares this with live traffic, on which the two arms should differ as much.
 
     Args:
         segments: segment → the counts of its requests.

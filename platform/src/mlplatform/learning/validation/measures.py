@@ -52,8 +52,8 @@ def binary_measures(
     """Average precision, AUC, Gini, KS, Brier score and log loss of calibrated scores [n], 0 to 1.
 
     Whole units are drawn with replacement, the same ones for both models (bootstrap percentiles).
-    None are told without rows or where a score is NaN; a measure that needs both labels is NaN
-    where there is one.
+    There are no measures without rows or if a score is NaN. A measure that needs both labels is NaN
+    if there is only one.
 
     Sources: Hanley and McNeil, Radiology 143 (1982) for the AUC; Gini = 2 AUC - 1; Brier, Monthly
     Weather Review 78 (1950); Field and Welsh (JRSS B, 2007) for the intervals.

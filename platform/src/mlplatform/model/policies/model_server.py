@@ -27,7 +27,7 @@ class ModelServer(
 ):
     """A server of the Open Inference Protocol that answers for a version, with its own artefact.
 
-    A bundle holds it: the artefact of a version is one for ever, and model.yaml may move on.
+    A bundle holds it, because the artefact of a version never changes and model.yaml may change.
 
     Args:
         runtime: name of the ServingRuntime in the cluster.

@@ -57,7 +57,7 @@ class IncidentReader(Protocol):
 
 class StateCollector(Collector):
     """Collects the state as metrics. Metrics of a part that can't be read are left out, and
-    counted: missing data is no health.
+    counted: missing data does not show health.
 
     Args:
         watermarks: returns the watermarks of the decision log.

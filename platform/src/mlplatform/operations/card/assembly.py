@@ -88,7 +88,7 @@ def card(recorded: VersionRecords) -> Card:
 
     Raises:
         Corrupt: the gate report in the registry can't be read.
-        Refused: a journal tells no rollout.
+        Refused: a journal is empty, or a transition in it can't follow those before it.
     """
     journals, bundle = recorded.journals, recorded.bundle
     made = Card(

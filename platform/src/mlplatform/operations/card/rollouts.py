@@ -44,7 +44,7 @@ def card_rollout(facts: Journal) -> Rollout:
     """One rollout as its journal tells it.
 
     Raises:
-        Refused: the journal tells no rollout.
+        Refused: the journal is empty, or a transition can't follow those before it.
     """
     state = fold(facts)
     opened = next(fact for fact in facts if isinstance(fact, Opened))

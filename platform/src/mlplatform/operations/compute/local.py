@@ -1,7 +1,7 @@
 """The embedded `Jobs`: jobs are folders, and this machine's pool process runs them.
 
-Of a job's folder this module writes `job.json`, `inputs` stay where they are, and `cancel`; the
-pool (`compute.pool`) writes `status.json` and `outputs`.
+In a job's folder this module writes `job.json` and `cancel`; the pool (`compute.pool`) writes
+`status.json` and `outputs`. The job's `inputs` stay where they are.
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ def erase_feature_rows(
 ) -> list[PlaceCount]:
     """Erase all these rows; returns the number of rows erased from each place.
 
-    Killed anywhere, the next call does the rest.
+    If it is killed at any point, the next call does the rest.
 
     Args:
         known: model and view of each erasure that is recorded already.

@@ -1,6 +1,6 @@
 """Requests of a drift check as events of Prefect, which start a retrain or notify a person.
 
-An event's id is made of what it asks for: emitted twice, it is one.
+An event's id is made from its request, so an event that is sent twice counts once.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 class ClusterStatusMirror:
     """Writes the status and address of each service of a plane.
 
-    A gateway outside of the cluster can't resolve the cluster's names, and none has a right to ask
-    the API server: it reads what is said here.
+    A gateway outside of the cluster can't resolve the cluster's names, and no gateway has a right
+    to ask the API server, so gateways read these statuses.
     """
 
     def __init__(self, home: Home, plane: ServingPlane) -> None:

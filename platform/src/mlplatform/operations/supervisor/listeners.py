@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 class Listeners:
     """One listening loopback socket for each fixed port of children.
 
-    A connection waits in the kernel's queue until any of them takes it: one that is killed loses
-    what it has accepted, and nothing that still waits. The same ports of `::1` are kept without
-    listening: a browser asks for `localhost` there first, and would show somebody else's sign-in
-    as this platform's.
+    A connection waits in the kernel's queue until any child takes it. A child that is killed loses
+    the connections that it has accepted, but none that still wait. The same ports of `::1` are kept
+    without listening: a browser asks for `localhost` there first, and would show somebody else's
+    sign-in as this platform's.
 
     Raises:
         Busy: a port is taken; the message names it, and the setting that changes it.

@@ -134,7 +134,7 @@ def difference(there: Plan, asked: Plan) -> str | None:
     """The first difference between an output's plan and the requested one; None if they are the
     same work.
 
-    The time of rows without one is that of the first run.
+    Rows without a time have the time of the first run.
     """
     if there.model != asked.model:
         return f"model {there.model}, not {asked.model}"

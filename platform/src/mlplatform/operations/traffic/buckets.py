@@ -1,7 +1,7 @@
 """Counts of decisions in buckets of event time, which are longer the older they are.
 
-A bucket holds sums alone, so that records may come in any order and in any portions. A void takes a
-decision back for verdicts and training; it was traffic all the same, and stays counted here.
+A bucket holds only sums, so that records may come in any order and in any portions. A void takes a
+decision back for verdicts and training, but the decision was traffic and stays counted here.
 """
 
 from __future__ import annotations

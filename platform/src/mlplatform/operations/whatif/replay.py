@@ -51,7 +51,7 @@ if TYPE_CHECKING:  # imports ONNX Runtime
 MOST_REQUESTS: Final = 2_000_000
 EXPLAINED: Final = 200
 MOST_DESCRIPTION_BYTES: Final = 16 * 1024 * 1024
-"""Of the bundle.json of somebody's folder, which is parsed in this process."""
+"""Most bytes of a bundle.json in a person's folder, because this process parses it."""
 
 
 class Reasons(msgspec.Struct, frozen=True, rename={"requests": "payments"}):

@@ -195,9 +195,9 @@ def ask(
 ) -> RetrainRequest | PersonRequest | None:
     """The request that a decision makes, after taking the claim that it needs.
 
-    While a claim holds, the same request comes back at every check: asked again it starts nothing
-    new, and what was lost on the way starts then. Once the claim has expired without an answer,
-    the next one makes a new request.
+    While a claim holds, every check makes the same request again. A repeated request starts nothing
+    new, and a lost one starts then. Once the claim has expired without an answer, the next claim
+    makes a new request.
     """
     model = incident.found.model
     match decision:

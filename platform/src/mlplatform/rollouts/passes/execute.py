@@ -107,7 +107,7 @@ def run_pass(
 ) -> PassReport:
     """Take every step that is due for a model, under its lease, and report what the pass waits for.
 
-    A service that may not be started is waited for too: the rest of the pass goes on.
+    The pass also waits for a service that may not be started; the rest of the pass goes on.
 
     Args:
         holder: name of the pass. A pass with the same name takes over its own lease at once.

@@ -13,7 +13,8 @@ from mlplatform.model.policies.rollout import FreezePolicy, FreezeWindow
 
 WEEK: Final = timedelta(days=7)
 MOST_JOINED: Final = 60
-"""Most consecutive windows that are joined; of more, the period ends with the last of these."""
+"""Most consecutive windows that are joined; if there are more, the period ends with the last joined
+one."""
 
 
 @dataclass(frozen=True, slots=True)

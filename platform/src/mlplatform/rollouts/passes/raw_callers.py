@@ -25,7 +25,7 @@ def follow_routes(ports: Ports, model: str) -> list[str]:
 
     A pass that has lost its lease can't turn the route back: the route is written over exactly the
     object that was read, and never by an older generation. If two passes create it at once, the
-    older may come last; the generation then tells the next pass.
+    older may come last; the next pass sees that by the generation.
     """
     if ports.raw is None:
         return []

@@ -1,8 +1,9 @@
 """Latencies of answers in bins of about 1 %, so that any threshold can be asked for later.
 
-Of a customer's day and of a stretch of wall time, the number of answers in each bin is stored. Sums
-over clusters are stored as each bin's contribution, so that the sum at a threshold is that of the
-bins above it. A record that comes late, or is taken back, changes only the bins of its own cluster.
+For each customer's day and each stretch of wall time, the number of answers in each bin is stored.
+Sums over clusters are stored as each bin's contribution, so that the sum at a threshold is that of
+the bins above it. A record that comes late, or is taken back, changes only the bins of its own
+cluster.
 """
 
 from __future__ import annotations

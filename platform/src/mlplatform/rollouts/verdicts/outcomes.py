@@ -161,7 +161,8 @@ def error_gate(seen: LabelledNumbers, bound: Bound, errors: Errors) -> Gate:
     before it, on the same labelled requests; inconclusive where `outcome_gate` is.
 
     The harm is the rise of the mean absolute error, as a share of the one before it. No error is
-    taken to be larger than a customer's largest that was seen: what is rarer is not excluded.
+    assumed to be larger than the largest seen error of a customer; rarer, larger errors are not
+    excluded.
     """
     if (lacking := _no_verdict(len(seen), seen.immature, is_silent=seen.silent)) is not None:
         return dataclasses.replace(lacking, name=ERROR)

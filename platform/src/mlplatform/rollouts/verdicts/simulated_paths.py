@@ -471,8 +471,8 @@ class LabelPaths:
     ) -> tuple[Metric, PartialOutcomes]:
         """Positives that are seen, and all that the champion stops; each is of its own customer.
 
-        What it stops, the champion has ranked high: a challenger as good finds as many of the
-        other positives more than the champion as it finds fewer of these.
+        The champion ranked high what it stops. A challenger as good finds fewer of these positives
+        than the champion, and as many more of the other positives.
         """
         hidden, apart = self.hidden, max(self.alone, worse)
         others = max(self.positives - hidden.known_positive, 0.0)

@@ -358,13 +358,12 @@ def excess_evidence(
 
     It is an e-process: where the challenger's share is no larger, it passes log(1 / error) at any
     look, ever, with the chance `error` at most. A view's hits are 0 or 1 in a stretch of trials (a
-    customer's day, some time): of those it need only hold that more than a share of them is not to
-    be expected. The champion's share is unknown: for each possible share, the evidence against the
-    challenger's is added to that against the champion's, and the least sum counts. Arms may fail
-    together; if one fails when the other does not, that is taken for chance. Views leave out what
-    follows an event, but the champion's events do not. If both arms fail only at some hours and for
-    some customers, the views may show more than there is. So `failure_gate` takes no more for
-    proven than was counted.
+    customer's day, some time); only their expected share needs to be bounded. The champion's share
+    is unknown: for each possible share, the evidence against the challenger's is added to that
+    against the champion's, and the least sum counts. Arms may fail together; if one fails when the
+    other does not, that is taken for chance. Views leave out what follows an event, but the
+    champion's events do not. If both arms fail only at some hours and for some customers, the views
+    may show more than there is. So `failure_gate` takes no more for proven than was counted.
 
     Args:
         views: the challenger's events, clustered in different ways; the view with the least

@@ -16,7 +16,8 @@ Floats = npt.NDArray[np.float64]
 
 HOUR_MS = 3_600_000
 MOST_CUSTOMERS = 100_000
-"""Most customers that a profile counts one by one; of more, a random part stands for all."""
+"""Most customers that a profile counts one by one; if there are more, a random part represents
+all."""
 BINS_PER_OCTAVE = 64
 OCTAVES = 36
 QUANTILES = (0.5, 0.99)

@@ -36,7 +36,7 @@ QUANTILES: Final = {
     "least": 0.0, "p1": 0.01, "p5": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95,
     "p99": 0.99, "most": 1.0,
 }  # fmt: skip
-"""Of the differences of numbers."""
+"""The reported quantiles of the differences of numbers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,9 @@ from mlplatform.rollouts.whatif.requests import (
 )
 
 ERROR_SHARE: Final = 0.05
-"""Of either end of an interval of outcomes."""
+"""Chance that one end of an interval of outcomes is missed."""
 SEED: Final = 0
-"""Of the customers that are drawn for intervals: the same requests give the same ends."""
+"""Seed for the customers that are drawn for intervals: the same requests give the same ends."""
 
 
 def label_measures(requests: Requests, labels: ClassLabels | NumberLabels) -> LabelMeasures:

@@ -22,8 +22,8 @@ class Share(_Counts, frozen=True):
 
 
 class Segment(_Counts, frozen=True, omit_defaults=True):
-    """Requests whose input lies in (above, upto], or is this value; None: no bound. Neither bound
-    nor value: it is missing.
+    """Requests whose input lies in (above, upto], or is this value; None: no bound. With neither
+    bound nor value, the input is missing.
 
     Args:
         reference_alerts, candidate_alerts: number of requests with an alert; None if neither bundle

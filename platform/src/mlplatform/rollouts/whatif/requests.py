@@ -15,7 +15,8 @@ UNKNOWN, NEGATIVE, POSITIVE = -1, 0, 1
 UNKNOWN_WORD: Final = "(unknown)"
 OTHER_WORDS: Final = "(other words)"
 MOST_WORDS: Final = 50
-"""Of a category, those with a band of their own: the ones with the most requests."""
+"""Most words of a category that have a band of their own; these are the words with the most
+requests."""
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -78,7 +79,7 @@ class NumberLabels:
 
 
 Labels = OutcomeLabels | ClassLabels | NumberLabels
-"""By the task of the model."""
+"""The labels of requests, one type for each task of a model."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -41,7 +41,7 @@ _ONCE: Final = frozenset(
     b"host authorization content-type expect transfer-encoding idempotency-key x-request-timeout-ms"
     b" x-priority inference-header-content-length".split()
 )
-"""Headers of one value, refused when they come again: what lies in between may have read the other
+"""Headers of one value, refused if they are repeated: a system in between may have read the other
 one. `Host`: RFC 9112 section 3.2; the parser itself refuses a second `Content-Length`."""
 
 _HOST: Final = re.compile(
@@ -54,7 +54,7 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _REPORTED: Final = frozenset(
     ("too-many-connections", "slow-request", "slow-reader", "head-too-large")
 )
-"""Reasons of ends that a person should know of; what is merely no HTTP is counted."""
+"""Reasons of ends that a person should know of; data that is merely not HTTP is only counted."""
 
 log = logging.getLogger(__name__)
 

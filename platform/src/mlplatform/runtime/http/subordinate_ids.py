@@ -14,7 +14,7 @@ FILE: Final = Path("/etc/subuid")
 class SubordinateIds:
     """The ranges of a file, which is read again when it has changed.
 
-    Where a directory service gives the ids out (nsswitch.conf(5), `subid`), no file tells.
+    If a directory service assigns the ids (nsswitch.conf(5), `subid`), no file lists them.
     """
 
     def __init__(self, file: Path = FILE) -> None:

@@ -24,7 +24,8 @@ def free_memory_bytes() -> int:
     """Memory that this process can get without taking it from another one; caches of files count as
     free.
 
-    Within a control group, its limit less what it holds that is no cache.
+    Within a control group, the result is at most the group's limit less what the group holds
+    besides caches.
     """
     rooms = [max(0, limit - held) for limit, held in _groups()]
     return min([psutil.virtual_memory().available, *rooms])

@@ -75,7 +75,8 @@ def _harmless(text: str) -> str:
 class DebugShare(logging.Filter):
     """Lets a share of debug lines pass, and every other line.
 
-    Those of one decision, or one trace, pass together or not at all: half a story helps nobody.
+    Lines of one decision, or of one trace, pass together or not at all, because a part of them
+    helps nobody.
     """
 
     def __init__(self, share: float = retention.DEBUG_SHARE) -> None:

@@ -48,8 +48,8 @@ class Scope:
 
     `metrics` belongs to the whole installation: it needs the model `*`. `any-client` opens nothing
     by itself: `labels` and `void` then hold for decisions that other clients asked for, too.
-    `review` says so of the labels of a person who has it. `any-version` opens nothing either:
-    `score` then holds for the version that a request names.
+    `review` does the same for the labels of a person who has it. `any-version` opens nothing
+    either: `score` then holds for the version that a request names.
     """
 
     model: str

@@ -26,7 +26,7 @@ PRIORITY_HEADER: Final = "X-Priority"
 _PRIORITY: Final = b"x-priority"
 _BY_NAME: Final[Mapping[bytes, Priority]] = {name.encode(): name for name in PRIORITIES}
 UNMETERED: Final[frozenset[Operation]] = frozenset({"metrics"})
-"""Operations without limits: who watches an overload must be admitted while it lasts."""
+"""Operations without limits, because monitoring must be admitted during an overload."""
 
 ON_SOME: Final[frozenset[Operation]] = frozenset({"read", "score", "push"})
 """Operations whose paths name no model. A caller who may do one on any model is admitted, and the

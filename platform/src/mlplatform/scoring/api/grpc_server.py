@@ -30,9 +30,9 @@ SERVICES: Final = (grpc_scoring.SERVICE, grpc_inference.SERVICE)
 class GrpcListener:
     """Serves from `start` to `stop`, in the event loop of the gateway.
 
-    gRPC takes no inherited socket, so several gateway processes share the port by SO_REUSEPORT: a
-    killed one takes the calls on its connections with it, and the same idempotency key gets each
-    of them its answer from another process.
+    gRPC can't use an inherited socket, so several gateway processes share the port by SO_REUSEPORT.
+    When one is killed, the calls on its connections are lost; with the same idempotency key, each
+    gets its answer from another process.
     """
 
     def __init__(

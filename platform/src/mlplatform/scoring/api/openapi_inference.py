@@ -1,7 +1,7 @@
 """The OpenAPI document of the gateway's Open Inference Protocol.
 
-Of binary tensors it says only that there are bytes: they follow the JSON in one body, for which
-OpenAPI has no words.
+About binary tensors it says only that there are bytes: they follow the JSON in one body, which
+OpenAPI can't describe.
 
 Source: KServe, Open Inference Protocol v2, REST, and its binary tensor data extension.
 """

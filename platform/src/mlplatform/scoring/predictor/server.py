@@ -79,8 +79,8 @@ def serve(arguments: Arguments) -> None:
     """Serves until SIGTERM or SIGINT; a second signal ends it at once.
 
     Raises:
-        SystemExit: 1, where the model can't be served and there is a termination log to say so in,
-            or where the thread that scores has ended.
+        SystemExit: 1 if the model can't be served and there is a termination log for the reason, or
+            if the scoring thread has ended.
     """
     token = arguments.token_file.read_text().strip() if arguments.token_file else None
     predictor = Predictor(arguments.model_name, token, arguments.limits)

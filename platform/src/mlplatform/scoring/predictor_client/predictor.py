@@ -280,10 +280,11 @@ class Predictor:
     async def _call(self, rows: Sequence[Row], until_s: float, more: str) -> Reply:
         """One call, repeated at most once, with what the plane says then.
 
-        Repeated is a call whose connection was refused or broke before the answer was whole, and
-        one whose token is out of date. Scoring changes nothing at the predictor, so that is safe;
-        it happens within the retry budget and while somebody can still use the answer. What a
-        predictor did say (an error, a wrong shape, NaN) it would say again.
+        A call is repeated if its connection was refused or broke before the answer was complete, or
+        if its token is out of date. Scoring changes nothing at the predictor, so this is safe. It
+        happens only within the retry budget, and while somebody can still use the answer. A
+        complete answer (an error, a wrong shape, NaN) is not asked for again, because it would be
+        the same.
         """
         self._retries.record_call()
         try:

@@ -39,8 +39,8 @@ def build(database: Path, offline: OfflineTable, log: DecisionLog) -> int:
     """Build the state anew beside the present one, which it replaces in one transaction.
 
     Gateways keep running: the tiles are made in a database of their own and copied from there.
-    What was recorded since the log was read is added in the transaction of the copy, and followed
-    from then on.
+    Records that came after the log was read are added in the transaction of the copy, and later
+    records are followed.
 
     Args:
         database: the database of the decision log.

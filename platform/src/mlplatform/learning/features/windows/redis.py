@@ -41,8 +41,8 @@ from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 UNREAD_MS: Final = KEPT_MS
 """Milliseconds for which a state is updated after the last gateway declared it."""
 WENT_BACK_S: Final = 60.0
-"""Longest time in seconds that windows are stale after a server lost what was served already.
-Records that it lacks are added again within seconds, or are lost with their log."""
+"""Longest time in seconds that windows are stale after a server lost records that were served
+already. Records that it lacks are added again within seconds, or are lost with their log."""
 _NO_EVICTION: Final = "noeviction"
 BATCH: Final = 500
 """Number of entities' tiles that one round trip writes while a state is built."""
