@@ -65,8 +65,8 @@ def evaluate(
     """The strongest decision among the rules that hold; None if the table abstains.
 
     The order of rules does not matter, so adding a rule can only make a decision stricter. A
-    decision that is no alert is given only if no stricter rule is left open by a missing input,
-    because an unknown is not harmless. An alert stands whatever else is missing.
+    decision that is not an alert is given only if no missing input leaves a stricter rule open,
+    because an unknown value is not harmless. An alert is given whatever else is missing.
     """
     verdicts = [(rule, rule.holds(inputs)) for rule in rules]
     holding = [rule for rule, verdict in verdicts if verdict]

@@ -54,7 +54,7 @@ class StopLimits(Section, frozen=True, omit_defaults=True):
 
 class Tolerance(Section, frozen=True):
     """Harm that a step tolerates: the step passes once no more is left open. A tolerance that is
-    left out is not asked for.
+    left out is not checked.
 
     Args:
         failures: how many failures more than the champion's, as a share of all requests.

@@ -1,7 +1,7 @@
 """Whether a bundle raises alerts on far more customers than planned, decided while it answers.
 
-A gateway counts the decisions of each arm in its own process and, once the excess is proven, asks
-the arm no more. It waits for no pass, label or log.
+A gateway counts the decisions of each arm in its own process. Once the excess is proven, it stops
+asking the arm. It does not wait for a pass, a label or the log.
 """
 
 from __future__ import annotations

@@ -66,8 +66,8 @@ class Sender(Protocol):
 class HttpSender:
     """`Sender` over httpx: one connection for each attempt, no redirect, proxy or cookie.
 
-    A name is looked up once, and the connection goes to an address that was checked. Of an answer
-    nothing but its head is read.
+    A name is looked up once, and the connection goes to an address that was checked. Only the head
+    of an answer is read.
 
     Args:
         send_s: seconds for one whole attempt.

@@ -157,7 +157,7 @@ _FORMS: Final[Mapping[str, Callable[[float], str]]] = {
     "calibration": lambda ratio: f"{ratio:.2f} times",
     "error": lambda mean: f"{mean:.4g}",
 }
-"""Metric that is no share → how its values are written."""
+"""Metric that is not a share → how its values are written."""
 
 
 def _dropped(name: str, metric: Mapping[str, Any]) -> str:

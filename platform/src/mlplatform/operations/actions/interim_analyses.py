@@ -1,7 +1,7 @@
 """Interim analyses: the gates of a rollout's step as each pass saw them, kept for people.
 
-The journal holds the evidence of the steps that were taken; these files hold the looks in between,
-thinned out with time. Nothing is decided from them, and they may be deleted at any time.
+The journal holds the evidence of the steps that were taken. These files hold the analyses in
+between, fewer of them with time. Nothing is decided from them, and they may be deleted at any time.
 """
 
 from __future__ import annotations

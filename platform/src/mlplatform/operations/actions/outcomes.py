@@ -22,8 +22,8 @@ _DECISION = ("decision_id", "event_ms", "decision")
 def read_outcomes(log: DecisionLog, definition: ModelDefinition, now_ms: int) -> Outcomes:
     """The outcomes of the last matured decisions, over as many windows as drift is judged by.
 
-    Decisions are read window by window, as they are for drift: those of one have to fit into
-    memory, and no more.
+    Decisions are read window by window, as they are for drift: only those of one window must fit
+    into memory.
 
     Args:
         now_ms: the present event time.

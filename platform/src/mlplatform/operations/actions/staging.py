@@ -18,7 +18,7 @@ LEFT_S: Final = 7 * 24 * 3600
 def inputs(staging: Path, name: str, write: Callable[[Path, Path], None]) -> Path:
     """The folder of that name; `write(shared, items)` fills it, and it appears whole or not at all.
 
-    One that is there is taken as it is: a job may be reading it.
+    An existing folder is used as it is, because a job may be reading it.
     """
     _sweep(staging)
     folder = staging / name

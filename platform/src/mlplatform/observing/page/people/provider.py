@@ -41,7 +41,7 @@ AT_PROVIDER: Final = "/sign-in/provider"
 RETURN: Final = "/sign-in/return"
 """Paths of the page: where a sign-in begins, and where the provider sends browsers back to."""
 KINDS: Final = frozenset({"jwt"})
-"""Kinds of ID tokens; an access token is none (RFC 9068 section 4)."""
+"""Kinds of ID tokens; an access token has another kind (RFC 9068 section 4)."""
 
 log = logging.getLogger(__name__)
 

@@ -77,8 +77,8 @@ class BurnRates:
 
 
 def parse(body: bytes) -> SpentShares:
-    """The spent shares in Prometheus' answer. Only its form is trusted; what is no number is left
-    out.
+    """The spent shares in Prometheus' answer. Only its form is trusted; a value that is not a
+    number is left out.
 
     Raises:
         Unavailable: the answer has another form.

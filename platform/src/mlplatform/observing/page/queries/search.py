@@ -147,7 +147,7 @@ def search(
     """The newest decisions that match, searched backwards in event time within a bound.
 
     A stretch that holds too many records is cut into shorter ones, and one with few makes the next
-    one longer, so that the work follows from what is found and not from the log's length. A stretch
+    one longer, so that the work depends on the found records and not on the log's length. A stretch
     is not made longer if the remaining time is too short for it.
 
     Args:

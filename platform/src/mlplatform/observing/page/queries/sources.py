@@ -198,7 +198,7 @@ class Sources:
         """All transitions of a rollout.
 
         Raises:
-            NotFound: there is none of this name.
+            NotFound: nothing with this name exists.
         """
         facts: tuple[Transition, ...] = self._of_journal(lambda j: j.read(rollout_id), ())
         if not facts or not self._sees(facts[0].model):
@@ -273,7 +273,7 @@ class Sources:
         """One incident.
 
         Raises:
-            NotFound: there is none of this name.
+            NotFound: nothing with this name exists.
         """
         for incident in self.incidents():
             if incident.id == name:
