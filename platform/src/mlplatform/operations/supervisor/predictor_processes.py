@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from mlplatform.model.weights.loading import folder_bytes, load_deadline_s
+from mlplatform.model.weights.load_time import folder_bytes, load_deadline_s
 from mlplatform.operations.supervisor.addressed_servers import AddressedServer
 from mlplatform.operations.supervisor.child import Child
 from mlplatform.operations.supervisor.listeners import reserve_port

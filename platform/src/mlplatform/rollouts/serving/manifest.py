@@ -12,7 +12,7 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import load_definition, model_names
 from mlplatform.model.policies.model_server import ModelServer
 from mlplatform.model.policies.serving import ADDRESS, RUNTIME_NAME, ScalingPolicy, is_address
-from mlplatform.model.weights.loading import load_deadline_s
+from mlplatform.model.weights.load_time import load_deadline_s
 from mlplatform.rollouts.serving.ignored_fields import AUTOSCALER
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.rollouts.serving.placement import placement, resources
@@ -103,8 +103,7 @@ def render(
         scales: an autoscaler sets the number of pods if model.yaml gives a range
             (`serving.scaling`).
         triton: Triton answers instead of the platform's own predictor.
-        server: another server that answers, with its own artefact, as the bundle says; None if
-            there is none.
+        server: another server that answers with its own artefact; None if there is none.
     """
     policy = definition.serving.scaling if scales else None
     name = ServiceName.of(definition.name, version, digest)
