@@ -26,8 +26,10 @@ import pg8000.native
 
 from mlplatform.rollouts.passes.execute import run_pass
 from mlplatform.rollouts.passes.ports import Ports
+from mlplatform.runtime.code_version import code_version
 
 FORK: Final = multiprocessing.get_context("fork")
+code_version()  # once, as in the fork server, and not in each pass
 OUTSIDE: Final = ("plane", "versions", "log", "approvals", "raw")
 DEADLINE_S: Final = 30.0
 TURN_S: Final = 0.002
