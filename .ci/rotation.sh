@@ -38,7 +38,7 @@ team_model() {
 }
 
 group_servers() {
-    in_time test-servers 900 leg_tests test-servers make test-servers
+    in_time test-servers 1400 leg_tests test-servers make test-servers
     if command -v java >/dev/null && command -v mvn >/dev/null; then
         in_time drill-async 300 leg_tried drill-async make drill-async DRILL_FLAGS="--messages 10000 --kills 5"
     else
