@@ -43,9 +43,11 @@ from mlplatform.operations.traffic.buckets import DAY_MS
 from mlplatform.rollouts.drift.incidents import IncidentFinding
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
-from mlplatform.rollouts.journal.transitions import Answered, Opened, Transition
+from mlplatform.rollouts.journal.transitions import Transition
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.storage import sqlite
+from rollout_world import arm
+from support.journal_steps import commit, give_champion
 from support.judged_rollout import JudgedRollout
 from support.page_process import PageProcess
 
@@ -124,11 +126,12 @@ def write_journal(home: Home, rollouts: int) -> None:
     under_way = tuple(world.facts)
     finished = world.stopped()
     with closing(SqliteRollouts(home.rollouts_db, durable=False)) as journal:
+        give_champion(journal, MODEL, arm(1))
         fence = journal.acquire(MODEL, "bench", 3600.0)
         for number in range(1, rollouts + 1):
             for fact in finished if number < rollouts else under_way:
                 own = _renamed(fact, f"{MODEL}-v{number}-1")
-                journal.commit(own, None if isinstance(own, Opened | Answered) else fence)
+                commit(journal, own, fence)
     incidents = SqliteIncidents(home.rollouts_db)
     for number in range(INCIDENTS):
         moved = IncidentFinding(MODEL, "drift", number, 1, 1, {"reasons": ["moved"]})

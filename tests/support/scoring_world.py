@@ -47,6 +47,7 @@ from mlplatform.rollouts.journal.journal import Fence
 from mlplatform.rollouts.journal.sql import SqlRollouts
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
 from mlplatform.rollouts.journal.transitions import (
+    Answered,
     CanaryStepped,
     Opened,
     Promoted,
@@ -260,12 +261,18 @@ class ScoringWorld:
 
     def promote(self, arm: Arm) -> Routes:
         """The arm becomes champion at once."""
-        rollout_id = self._opened(arm, bootstrap=True)
         before = self.rollouts.routes(MODEL)
+        is_first = before.champion is None
+        rollout_id = self._opened(arm, bootstrap=is_first, emergency=not is_first)
         routes = Routes(
             MODEL, before.generation + 1, arm, None, before.champion, rollout_id, "steady", 0.0
         )
-        self._commit(Promoted(**self._fact(rollout_id), predecessor=before.champion), routes)
+        promoted = Promoted(**self._fact(rollout_id), predecessor=before.champion)
+        self._commit(promoted, routes)
+        if not is_first:  # a second person confirms it, so that another one may follow
+            asked = {"approver": "second", "bound_to": promoted.evidence_digest}
+            answered = Answered(**self._fact(rollout_id), answer="approve", **asked)
+            self.rollouts.commit(answered, None)
         return self.applied(routes)
 
     def shadow(self, arm: Arm) -> Routes:
@@ -322,7 +329,7 @@ class ScoringWorld:
             percent,
         )
 
-    def _opened(self, arm: Arm, *, bootstrap: bool) -> str:
+    def _opened(self, arm: Arm, *, bootstrap: bool, emergency: bool = False) -> str:
         self._rollout += 1
         rollout_id = f"{MODEL}-r{self._rollout}"
         opened = Opened(
@@ -332,6 +339,7 @@ class ScoringWorld:
             alert_low=0.0,
             alert_high=1.0,
             bootstrap=bootstrap,
+            emergency=emergency,
             approval="none",
         )
         self.rollouts.commit(opened, None)

@@ -115,7 +115,7 @@ def happen(stream: JournalStream, rollouts: int = 2) -> None:
                 author="ann",
                 alert_low=0.0,
                 alert_high=0.1,
-                bootstrap=False,
+                bootstrap=True,
                 approval="none",
             ),
             None,

@@ -18,7 +18,14 @@ from mlplatform.rollouts.journal.journal import Fence, GatewayLease
 from mlplatform.rollouts.journal.postgres import PostgresRollouts
 from mlplatform.rollouts.journal.sql import SqlRollouts
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
-from mlplatform.rollouts.journal.transitions import Opened, RolledBack, ShadowStarted, Transition
+from mlplatform.rollouts.journal.transitions import (
+    Confirmed,
+    Opened,
+    Promoted,
+    RolledBack,
+    ShadowStarted,
+    Transition,
+)
 from mlplatform.runtime.errors import NotFound, Refused, StaleFence
 from rollout_world import StoppedClock, arm
 
@@ -98,16 +105,15 @@ def rollouts(world: World) -> SqlRollouts:
     return world.connect()
 
 
-def opened(version: int = 2, rollout_id: str = "") -> Opened:
+def opened(version: int = 2, attempt: int = 1, **more: Any) -> Opened:
     return Opened(
         **FACTS,
-        rollout_id=rollout_id or f"fraud-v{version}-1",
+        rollout_id=f"fraud-v{version}-{attempt}",
         challenger=arm(version),
         author="ann",
         alert_low=0.0,
         alert_high=0.1,
-        bootstrap=False,
-        approval="none",
+        **{"bootstrap": True, "approval": "none", **more},
     )
 
 
@@ -116,7 +122,7 @@ def shadow(version: int = 2) -> ShadowStarted:
 
 
 def shadow_routes(generation: int = 1) -> Routes:
-    return Routes("fraud", generation, arm(1), arm(2), None, "fraud-v2-1", "shadow", 0.0)
+    return Routes("fraud", generation, None, arm(2), None, "fraud-v2-1", "shadow", 0.0)
 
 
 def acquired(rollouts: SqlRollouts, holder: str = "pass", *, steal: bool = False) -> Fence:
@@ -252,6 +258,97 @@ def test_one_rollout_of_a_model_ramps(rollouts: SqlRollouts) -> None:
     assert rollouts.commit(opened(3), None).phase == "deploying"
     assert [s.rollout_id for s in rollouts.active()] == ["fraud-v3-1"]
     assert len(rollouts.active(finished=True)) == 2
+
+
+def promote_first(rollouts: SqlRollouts) -> tuple[Fence, Routes]:
+    """Version 1 is champion, and its promotion stands."""
+    rollouts.commit(opened(1), None)
+    fence = acquired(rollouts)
+    steady = Routes("fraud", 1, arm(1), None, None, "fraud-v1-1", "steady", 0.0)
+    facts = FACTS | {"rollout_id": "fraud-v1-1"}
+    rollouts.commit(Promoted(**facts, predecessor=None), fence, steady)
+    rollouts.commit(Confirmed(**facts), fence)
+    return fence, steady
+
+
+SECOND = FACTS | {"rollout_id": "fraud-v2-1"}
+SHADOWED = Routes("fraud", 2, arm(1), arm(2), None, "fraud-v2-1", "shadow", 0.0)
+
+
+@pytest.mark.parametrize(
+    "routes",
+    [
+        pytest.param(None, id="none"),
+        pytest.param(dataclasses.replace(SHADOWED, champion=arm(2)), id="another champion"),
+        pytest.param(
+            dataclasses.replace(SHADOWED, phase="canary", challenger_percent=100.0), id="all"
+        ),
+        pytest.param(dataclasses.replace(SHADOWED, challenger=arm(3)), id="another version"),
+        pytest.param(dataclasses.replace(SHADOWED, rollout_id="fraud-v1-1"), id="another rollout"),
+    ],
+)
+def test_no_routes_are_written_but_those_that_follow_from_the_transition(
+    rollouts: SqlRollouts, routes: Routes | None
+) -> None:
+    fence, steady = promote_first(rollouts)
+    rollouts.commit(opened(2, bootstrap=False, approval="required"), None)
+    with pytest.raises(Refused, match="other ones follow from it"):
+        rollouts.commit(shadow(), fence, routes)
+    assert rollouts.routes("fraud") == steady
+    assert rollouts.commit(shadow(), fence, SHADOWED).phase == "shadow"
+
+
+@pytest.mark.parametrize(
+    "routes",
+    [
+        pytest.param(None, id="as they are"),
+        pytest.param(dataclasses.replace(SHADOWED, generation=3), id="still in shadow"),
+        pytest.param(
+            dataclasses.replace(
+                SHADOWED, generation=3, champion=arm(3), challenger=None, phase="steady"
+            ),
+            id="a champion that never was",
+        ),
+    ],
+)
+def test_after_a_rollback_the_version_answers_nobody(
+    rollouts: SqlRollouts, routes: Routes | None
+) -> None:
+    fence, steady = promote_first(rollouts)
+    rollouts.commit(opened(2, bootstrap=False), None)
+    rollouts.commit(shadow(), fence, SHADOWED)
+    with pytest.raises(Refused, match="other ones follow from it"):
+        rollouts.commit(RolledBack(**SECOND), fence, routes)
+    back = dataclasses.replace(steady, generation=3)
+    assert rollouts.commit(RolledBack(**SECOND), fence, back).phase == "rolled_back"
+    assert rollouts.routes("fraud") == back
+
+
+def test_an_opening_says_truly_whether_there_is_a_champion(rollouts: SqlRollouts) -> None:
+    with pytest.raises(Refused, match="fraud has no champion"):
+        rollouts.commit(opened(1, bootstrap=False), None)
+    promote_first(rollouts)
+    with pytest.raises(Refused, match="fraud has a champion"):
+        rollouts.commit(opened(2, bootstrap=True), None)
+    with pytest.raises(Refused, match="version 1 of fraud is its champion already"):
+        rollouts.commit(opened(1, 2, bootstrap=False), None)
+
+
+def test_nobody_asks_again_and_again_for_an_emergency(rollouts: SqlRollouts) -> None:
+    """Neither beside one that waits for the second person, nor for a bundle nobody confirmed."""
+    fence, steady = promote_first(rollouts)
+    rollouts.commit(opened(2, bootstrap=False, emergency=True), None)
+    promoted = dataclasses.replace(
+        steady, generation=2, champion=arm(2), previous=arm(1), rollout_id="fraud-v2-1"
+    )
+    rollouts.commit(Promoted(**SECOND, predecessor=arm(1)), fence, promoted)
+    with pytest.raises(Refused, match="waits for a second person"):
+        rollouts.commit(opened(3, bootstrap=False, emergency=True), None)
+    back = dataclasses.replace(promoted, generation=3, champion=arm(1), previous=None)
+    rollouts.commit(RolledBack(**SECOND), fence, back)
+    with pytest.raises(Refused, match="was not confirmed"):
+        rollouts.commit(opened(2, 2, bootstrap=False, emergency=True), None)
+    assert rollouts.commit(opened(2, 2, bootstrap=False), None).phase == "deploying"
 
 
 def test_of_two_passes_at_once_one_gets_the_lease(world: World) -> None:

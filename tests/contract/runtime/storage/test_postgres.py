@@ -31,7 +31,7 @@ SLACK_S = 1.5
 
 OPENED = Opened(
     rollout_id="fraud-v2-1", model="fraud", event_ms=1, wall_ms=2, actor="a", reason="b",
-    challenger=arm(2), author="ann", alert_low=0.0, alert_high=0.1, bootstrap=False,
+    challenger=arm(2), author="ann", alert_low=0.0, alert_high=0.1, bootstrap=True,
     approval="none",
 )  # fmt: skip
 

@@ -9,6 +9,7 @@ import msgspec
 
 from mlplatform.decisions.records.port import ManifestHead
 from mlplatform.model.routes import Routes, no_routes
+from mlplatform.rollouts.journal.admission import check_opening, check_routes
 from mlplatform.rollouts.journal.controls import (
     Control,
     ControlState,
@@ -51,11 +52,15 @@ class SqlRollouts:
     ) -> RolloutState:
         with self._database.write_transaction() as db:
             self._check_fence(db, transition, fence)
+            present = _routes_of(transition.model, db.rows(_ROUTES, model=transition.model))
             if routes is not None:
-                present = _routes_of(routes.model, db.rows(_ROUTES, model=routes.model))
+                _check_generation(present, routes)
                 check_may_move(transition, present, routes)
             before = _transitions(db, transition.rollout_id)
             state = admit(fold(before) if before else None, transition)
+            if isinstance(transition, Opened):
+                check_opening(transition, _states(db, transition.model, finished=True), present)
+            check_routes(state, transition, present, routes)
             _append(
                 db,
                 encode(transition).decode(),
@@ -73,6 +78,7 @@ class SqlRollouts:
         with self._database.write_transaction() as db:
             if fence.model != fact.model or not self._renewed(db, fence):
                 raise StaleFence(f"{fence.holder} has no lease of {fact.model}")
+            _check_generation(_routes_of(fact.model, db.rows(_ROUTES, model=fact.model)), routes)
             state = apply_control(fold_controls(_controls(db, fact.model)), fact)
             body = encode_control(fact).decode()
             _append(db, body, model=fact.model, routes=routes, fence=fence)
@@ -94,13 +100,7 @@ class SqlRollouts:
 
     def active(self, model: str | None = None, *, finished: bool = False) -> list[RolloutState]:
         with self._database.read_transaction() as db:
-            rows = db.rows(
-                "SELECT rollout_id FROM rollouts WHERE (CAST(:model AS TEXT) IS NULL"
-                " OR model = :model) AND finished <= :most ORDER BY opened",
-                model=model,
-                most=int(finished),
-            )
-            return [fold(_transitions(db, rollout_id)) for (rollout_id,) in rows]
+            return _states(db, model, finished=finished)
 
     def list_rollouts(self) -> list[tuple[str, str]]:
         """Id and model of every rollout, newest first, without reading their journals."""
@@ -303,12 +303,15 @@ def _project(db: Session, state: RolloutState) -> None:
     )
 
 
-def _write_routes(db: Session, routes: Routes) -> None:
-    present = _routes_of(routes.model, db.rows(_ROUTES, model=routes.model)).generation
-    if routes.generation != present + 1:
+def _check_generation(present: Routes, routes: Routes) -> None:
+    if routes.generation != present.generation + 1:
         raise StaleFence(
-            f"routes of {routes.model} are at generation {present}; {routes.generation} refused"
+            f"routes of {routes.model} are at generation {present.generation};"
+            f" {routes.generation} refused"
         )
+
+
+def _write_routes(db: Session, routes: Routes) -> None:
     db.change(
         "INSERT INTO routes VALUES (:model, :generation, :body) ON CONFLICT (model) DO UPDATE"
         " SET generation = excluded.generation, body = excluded.body",
@@ -316,6 +319,16 @@ def _write_routes(db: Session, routes: Routes) -> None:
         generation=routes.generation,
         body=_encode_routes(routes),
     )
+
+
+def _states(db: Session, model: str | None, *, finished: bool) -> list[RolloutState]:
+    rows = db.rows(
+        "SELECT rollout_id FROM rollouts WHERE (CAST(:model AS TEXT) IS NULL"
+        " OR model = :model) AND finished <= :most ORDER BY opened",
+        model=model,
+        most=int(finished),
+    )
+    return [fold(_transitions(db, rollout_id)) for (rollout_id,) in rows]
 
 
 def _routes_of(model: str, rows: list[Sequence[Any]]) -> Routes:

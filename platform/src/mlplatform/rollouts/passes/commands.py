@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from mlplatform.learning.validation.report_entries import ValidationReport
 from mlplatform.model.routes import Arm, Routes
+from mlplatform.rollouts.journal.admission import check_emergency
 from mlplatform.rollouts.journal.approval_codes import Question
 from mlplatform.rollouts.journal.journal import Passes, Rollouts
 from mlplatform.rollouts.journal.state import RolloutState, check_approver, fold
@@ -77,7 +78,7 @@ def open_rollout(
     earlier = rollouts.active(model, finished=True)
     arm = _arm(model, candidate)
     if emergency:
-        _check_emergency(earlier, arm)
+        check_emergency(earlier, arm)
     for state in earlier:
         if state.ramping and state.challenger == arm:
             return state.rollout_id
@@ -109,26 +110,6 @@ def open_rollout(
     )
     rollouts.commit(opened, None)
     return opened.rollout_id
-
-
-def _check_emergency(earlier: list[RolloutState], arm: Arm) -> None:
-    """Raises unless an emergency promotion of this version may be opened: who could ask again and
-    again would need no second person."""
-    for state in earlier:
-        if state.emergency and state.phase == "promoted" and state.answer is None:
-            raise Refused(
-                f"the emergency promotion {state.rollout_id} waits for a second person: there is"
-                " no other one before that"
-            )
-        if state.ramping and state.challenger == arm and not state.emergency:
-            raise Busy(f"rollout {state.rollout_id} is {state.phase}: `rollouts abort` it first")
-        unconfirmed = state.answer is None or state.answer.answer == "reject"
-        same = state.challenger.bundle == arm.bundle  # under any version number
-        if state.emergency and same and state.finished and unconfirmed:
-            raise Refused(
-                f"the emergency promotion {state.rollout_id} of version {arm.version} was not"
-                " confirmed: open it without --emergency"
-            )
 
 
 def record_approval(

@@ -13,8 +13,8 @@ from mlplatform.model.policies.rollout import CanaryStep, RolloutPolicy
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.rollouts.journal.evidence import Evidence
 from mlplatform.rollouts.journal.journal import GatewayLease
+from mlplatform.rollouts.journal.next_routes import following, promoted_routes, shadow_routes
 from mlplatform.rollouts.journal.state import EMERGENCY_CONFIRM_H, RolloutState, in_time_to_confirm
-from mlplatform.rollouts.passes.next_routes import following, promoted_routes, shadow_routes
 from mlplatform.rollouts.passes.wait_reasons import reason_to_wait, stood_still
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.rollouts.verdicts.judgement import Judgement

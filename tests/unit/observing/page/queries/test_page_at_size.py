@@ -13,9 +13,11 @@ from mlplatform.observing.page.queries.sources import Sources
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal import sql
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
-from mlplatform.rollouts.journal.transitions import Answered, Opened, Transition
+from mlplatform.rollouts.journal.transitions import Answered, Transition
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import NotFound
+from rollout_world import arm
+from support.journal_steps import commit, give_champion
 from support.judged_rollout import JudgedRollout
 
 ROLLOUTS = 40
@@ -32,6 +34,7 @@ def sources(tmp_path: Path, facts: tuple[Transition, ...]) -> Iterator[Sources]:
     platform = Platform(load({"MLPLATFORM_HOME": str(tmp_path)}))
     platform.settings.home.create()
     journal = SqliteRollouts(platform.settings.home.rollouts_db, durable=False)
+    give_champion(journal, "fraud", arm(1))
     fence = journal.acquire("fraud", "test", 600.0)
     for number in range(1, ROLLOUTS + 1):
         for fact in facts if number < ROLLOUTS else facts[:-1]:
@@ -41,7 +44,7 @@ def sources(tmp_path: Path, facts: tuple[Transition, ...]) -> Iterator[Sources]:
             if isinstance(fact, Answered):
                 changed["bound_to"] = journal.read(changed["rollout_id"])[-1].evidence_digest
             own = msgspec.structs.replace(fact, **changed)
-            journal.commit(own, None if isinstance(own, Opened | Answered) else fence)
+            commit(journal, own, fence)
     journal.close()
     yield Sources(platform)
     platform.rollouts.close()

@@ -1,0 +1,133 @@
+"""What the journal admits besides the order of a rollout's phases: openings, and the routes that a
+transition may write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import assert_never
+
+from mlplatform.model.routes import Arm, Routes
+from mlplatform.rollouts.journal.next_routes import following, promoted_routes, shadow_routes
+from mlplatform.rollouts.journal.state import RolloutState
+from mlplatform.rollouts.journal.transitions import (
+    Answered,
+    ApprovalAsked,
+    CanaryStepped,
+    Confirmed,
+    DeployRefused,
+    Opened,
+    Paused,
+    Promoted,
+    Resumed,
+    RolledBack,
+    ShadowStarted,
+    Superseded,
+    Transition,
+)
+from mlplatform.runtime.errors import Busy, Refused
+
+
+def check_opening(fact: Opened, earlier: Iterable[RolloutState], present: Routes) -> None:
+    """Raises unless a rollout may be opened after the model's others.
+
+    Args:
+        earlier: all rollouts of the model, finished ones too.
+
+    Raises:
+        Busy: see `check_emergency`.
+        Refused: see `check_emergency`; or the version is champion, or the opening is wrong about
+            whether the model has a champion.
+    """
+    if fact.emergency:
+        check_emergency(earlier, fact.challenger)
+    if present.champion == fact.challenger:
+        raise Refused(f"version {fact.challenger.version} of {fact.model} is its champion already")
+    if fact.bootstrap != (present.champion is None):
+        has = "no champion" if present.champion is None else "a champion"
+        raise Refused(f"{fact.model} has {has}: {fact.rollout_id} was opened for the other case")
+
+
+def check_emergency(earlier: Iterable[RolloutState], arm: Arm) -> None:
+    """Raises unless an emergency promotion of this version may be opened: who could ask again and
+    again would need no second person.
+
+    Raises:
+        Busy: a rollout of the version is ramping.
+        Refused: an emergency promotion waits for its confirmation, or one of this bundle was not
+            confirmed.
+    """
+    for state in earlier:
+        if state.emergency and state.phase == "promoted" and state.answer is None:
+            raise Refused(
+                f"the emergency promotion {state.rollout_id} waits for a second person: there is"
+                " no other one before that"
+            )
+        if state.ramping and state.challenger == arm and not state.emergency:
+            raise Busy(f"rollout {state.rollout_id} is {state.phase}: `rollouts abort` it first")
+        unconfirmed = state.answer is None or state.answer.answer == "reject"
+        same = state.challenger.bundle == arm.bundle  # under any version number
+        if state.emergency and same and state.finished and unconfirmed:
+            raise Refused(
+                f"the emergency promotion {state.rollout_id} of version {arm.version} was not"
+                " confirmed: open it without --emergency"
+            )
+
+
+def check_routes(
+    state: RolloutState, fact: Transition, present: Routes, written: Routes | None
+) -> None:
+    """Raises unless a transition writes the routes that follow from it: so no version answers
+    customers without the phase that says so.
+
+    Args:
+        state: the rollout's state after the transition.
+        written: the routes that are to be written; None leaves the present ones.
+
+    Raises:
+        Refused: other routes are to be written.
+    """
+    if written not in _admitted(state, fact, present, written):
+        what = f"{type(fact).__name__} of {fact.rollout_id}"
+        raise Refused(f"{what} can't write these routes: other ones follow from it")
+
+
+def _admitted(
+    state: RolloutState, fact: Transition, present: Routes, written: Routes | None
+) -> tuple[Routes | None, ...]:
+    """The routes that may follow; more than one where the journal does not say which."""
+    match fact:
+        case Opened() | DeployRefused() | ApprovalAsked() | Answered():
+            return (None,)
+        case Paused() | Resumed() | Superseded():
+            return (None,)
+        case ShadowStarted():
+            return (shadow_routes(state, present),)
+        case CanaryStepped():
+            if present.challenger != state.challenger:
+                return ()
+            return (following(present, phase="canary", challenger_percent=fact.percent),)
+        case Promoted():
+            return (promoted_routes(state, present),)
+        case Confirmed():
+            return None, following(present, previous=None)
+        case RolledBack():
+            return _without(state, present, written)
+        case _:
+            assert_never(fact)
+
+
+def _without(
+    state: RolloutState, present: Routes, written: Routes | None
+) -> tuple[Routes | None, ...]:
+    """The routes in which the rollout's version answers nobody. Which predecessor is kept warm, and
+    which rollout the routes name then, depends on other rollouts."""
+    mine = state.challenger
+    if written is None:
+        return () if mine in (present.champion, present.challenger) else (None,)
+    others = {"previous": written.previous, "rollout_id": written.rollout_id}
+    if present.challenger == mine:
+        left = {"challenger": None, "phase": "steady", "challenger_percent": 0.0}
+        return (following(present, **left, **others),)
+    if present.champion == mine and present.previous is not None:
+        return (following(present, champion=present.previous, **others),)
+    return ()
