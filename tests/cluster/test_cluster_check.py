@@ -38,7 +38,7 @@ def manifests() -> None:
     kubectl = [str(place.bin / "kubectl"), f"--kubeconfig={place.kubeconfig}"]
     base = ROOT / "platform" / "manifests" / "base"
     subprocess.run([*kubectl, "apply", "--server-side", "-k", str(base)], check=True)
-    folder = place.volumes / MODELS
+    folder = place.volumes / "mlplatform-bundles"  # a volume's folder is for ever: the platform's
     folder.mkdir(exist_ok=True)
     bundles_volume(api, MODELS, folder)
 
