@@ -12,6 +12,7 @@ import pytest
 
 ROOT: Final = Path(__file__).parents[2]
 COLUMNS: Final = 120
+ITEM: Final = re.compile(r"(?:\d+\.|[-*]) ")
 LINK: Final = re.compile(r"https?://\S+|\]\([^)]*\)")
 CODE: Final = re.compile(r"`+[^`\n]+`+")
 BARE_DECIMAL: Final = re.compile(r"(?<![\w.])[-+]?\.\d+")
@@ -30,12 +31,15 @@ def documents() -> list[Path]:
 
 
 def prose(text: str) -> Iterator[tuple[int, str]]:
-    """Number and text of the lines that are no code block."""
-    fenced = False
+    """Number and text of the lines outside of code blocks. What is indented is code, but in an item
+    of a list."""
+    fenced = is_item = False
     for number, line in enumerate(text.splitlines(), 1):
+        if line.strip() and not line.startswith(" "):
+            is_item = ITEM.match(line) is not None
         if line.lstrip().startswith("```"):
             fenced = not fenced
-        elif not fenced and not line.startswith("    "):
+        elif not fenced and (is_item or not line.startswith("    ")):
             yield number, line
 
 

@@ -134,7 +134,7 @@ def _expires_ms(now_ms: int, days: int | None) -> int | None:
     if days is None:
         return None
     if not 1 <= days <= MAX_EXPIRY_DAYS:
-        raise ConfigInvalid("expires-days", days, f"1 to {MAX_EXPIRY_DAYS}")
+        raise ConfigInvalid("--expires-days", days, f"1 to {MAX_EXPIRY_DAYS}")
     return now_ms + days * DAY_MS
 
 

@@ -194,7 +194,7 @@ def void(
 def give_up(
     writer: Annotated[str, typer.Argument(help="As `mlplatform log status` names it.")],
 ) -> None:
-    """Wait no longer for a gateway whose volume is lost, with what of its log had not come.
+    """Stop waiting for a gateway whose volume is lost; what was not replicated is given up.
 
     Verdicts are then given without those records. If it reports again, verdicts wait for it again.
     """

@@ -47,7 +47,7 @@ from mlplatform.rollouts.passes.commands import subject_of_roll_back
 from mlplatform.rollouts.passes.planning import PLANNED_DAYS
 from mlplatform.rollouts.passes.summary import judged, to_markdown, undecided
 from mlplatform.rollouts.verdicts.ramp import Plan
-from mlplatform.runtime.errors import ConfigInvalid, NotFound, Refused, Unavailable
+from mlplatform.runtime.errors import ConfigUnusable, NotFound, Refused, Unavailable
 
 RECORD_LIMIT_S = 60.0
 ASK_LIMIT_S = 120.0
@@ -206,7 +206,9 @@ def approve(
     if by_page:
         proof = page_code()
     elif approver is None:
-        raise ConfigInvalid("--approver", None, "your name, as your key has it; or --page-code")
+        raise ConfigUnusable(
+            "--approver", "missing", "your name, as your key has it; or --page-code"
+        )
     else:
         secret = secret_of(approver, key_file)
         proof, until_s = job.approval_code(platform, question, approver=approver, secret=secret)
@@ -214,7 +216,7 @@ def approve(
             _show_code(rollout_id, question.evidence, evidence, proof, until_s, json)
             return
     if reason is None:
-        raise ConfigInvalid("--reason", None, "why you answer so, in 5 to 500 characters")
+        raise ConfigUnusable("--reason", "missing", "why you answer so, in 5 to 500 characters")
     prefect = platform.prefect
     run = _asking_run(platform, question)
     prefect.submit_input(run.id, {"decision": decision, "code": proof, "reason": reason})
@@ -291,7 +293,7 @@ def rollback(
         follow("rollback", asked, json)
     except Unavailable as error:
         again = "the same command with --without-prefect needs only the journal"
-        raise Unavailable(f"the roll back of {model} has no answer of Prefect; {again}") from error
+        raise Unavailable(f"Prefect did not answer the rollback of {model}; {again}") from error
 
 
 def _rollout_with_traffic(model: str) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
 
 MOST_BYTES = 4096
 
@@ -30,7 +30,7 @@ def secret_of(name: str, file: Path | None) -> bytes:
             wanted = f"a file that holds the key of {name} ({error.strerror})"
             raise ConfigInvalid("--key-file", str(file), wanted) from error
     if not sys.stdin.isatty():
-        raise ConfigInvalid("--key-file", None, f"the file that holds the key of {name}")
+        raise ConfigUnusable("--key-file", "missing", f"the file that holds the key of {name}")
     asked: str = typer.prompt(f"key of {name}", hide_input=True)
     return asked.strip().encode()
 

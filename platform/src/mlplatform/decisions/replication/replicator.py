@@ -103,7 +103,7 @@ def _items(found: Sequence[ReceivedMessage]) -> list[Item]:
             items.append(decoded(message.value, message.place))
         except InputInvalid as error:
             # If the message was a record, the next record of its writer shows the gap.
-            log.error("no record of a log: %s", error)
+            log.error("a message on the topic of the log is not a record: %s", error)
     return items
 
 
