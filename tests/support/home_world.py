@@ -18,7 +18,7 @@ from mlplatform.decisions.topics.messages import Message, TopicSpec
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.rollouts.journal.sql import SqlRollouts
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
-from mlplatform.rollouts.journal.transitions import Opened, Promoted
+from mlplatform.rollouts.journal.transitions import Answered, Opened, Promoted
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.storage.files import write_atomically
 from mlplatform.scoring.admission.clients import parse_scope
@@ -119,7 +119,8 @@ class HomeWorld:
             author="ana",
             alert_low=0.0,
             alert_high=1.0,
-            bootstrap=True,
+            bootstrap=before.champion is None,
+            emergency=before.champion is not None,
             approval="none",
         )
         self.rollouts.commit(opened, None)
@@ -130,6 +131,9 @@ class HomeWorld:
         )
         promoted = Promoted(**facts, predecessor=before.champion)  # type: ignore[arg-type]
         self.rollouts.commit(promoted, fence, routes)
+        if opened.emergency:  # a second person confirms it, so that another one may follow
+            asked = {"approver": "second", "bound_to": promoted.evidence_digest}
+            self.rollouts.commit(Answered(**facts, answer="approve", **asked), None)  # type: ignore[arg-type]
         return routes
 
     def write(self, name: str, text: str) -> None:

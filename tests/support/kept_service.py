@@ -122,7 +122,8 @@ def asked_with(options: argparse.Namespace) -> Mapping[str, Any]:
 class OpenedWorld(ScoringWorld):
     """Rollouts say what model.yaml asks for, as those of every release do."""
 
-    def _opened(self, arm: Any, *, bootstrap: bool) -> str:
+    def _opened(self, arm: Any, *, bootstrap: bool, emergency: bool = False) -> str:
+        assert not emergency, "a home has one champion"
         transitions = importlib.import_module("mlplatform.rollouts.journal.transitions")
         rollout_id = f"{scoring_world.MODEL}-v{arm.version}-1"
         opened = transitions.Opened(

@@ -18,7 +18,7 @@ import numpy as np
 from mlplatform.decisions.records.pseudonym import load_or_create_key
 from mlplatform.model import profile as profiles
 from mlplatform.model.policies.decision_scale import EARLIER
-from mlplatform.model.routes import Arm, Routes
+from mlplatform.model.routes import Arm
 from mlplatform.operations.actions import interim_analyses, review
 from mlplatform.operations.traffic import projection
 from mlplatform.operations.wiring import Platform
@@ -39,6 +39,7 @@ from mlplatform.rollouts.journal.transitions import (
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.settings import load
 from rollout_world import fraud
+from support import journal_steps
 from support.home_world import HomeWorld
 from support.judged_rollout import DAY_MS, JudgedRollout
 from support.page_process import PageProcess
@@ -125,15 +126,12 @@ class RolesWorld(PeopleWorld):
     def promoted(self) -> str:
         """A rollout whose version has just become champion."""
         rollout = self._renamed(until=CanaryStepped)
-        state = self.state(rollout)
         before = self.home.rollouts.routes("fraud")
         now_ms = SystemClock().wall_ms()
         fact = Promoted(rollout_id=rollout, model="fraud", event_ms=now_ms, wall_ms=now_ms,
                         actor="a pass", reason="every gate passed",
                         predecessor=before.champion)  # fmt: skip
-        routes = Routes("fraud", before.generation + 1, state.challenger, None, before.champion,
-                        rollout, "steady", 0.0)  # fmt: skip
-        self._commit(fact, routes)
+        self._commit(fact)
         return rollout
 
     def _renamed(self, until: type[Transition]) -> str:
@@ -167,13 +165,10 @@ class RolesWorld(PeopleWorld):
             interim_analyses.keep(self.home.home.interim_analyses, "fraud", renamed)
         return name
 
-    def _commit(self, fact: Transition, routes: Routes | None = None) -> None:
-        if isinstance(fact, Opened | Answered):
-            self.home.rollouts.commit(fact, None)
-            return
+    def _commit(self, fact: Transition) -> None:
         fence = self.home.rollouts.acquire("fraud", "a pass", 10.0, steal=True)
         assert fence is not None
-        self.home.rollouts.commit(fact, fence, routes)
+        journal_steps.commit(self.home.rollouts, fact, fence)
         self.home.rollouts.release(fence)
 
 
