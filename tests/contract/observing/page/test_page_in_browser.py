@@ -23,8 +23,8 @@ from mlplatform.operations.traffic import projection
 from mlplatform.operations.traffic.buckets import DAY_MS, HOUR_MS
 from mlplatform.rollouts.drift.incidents import IncidentFinding
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
-from mlplatform.rollouts.journal.transitions import Answered, ApprovalAsked, Opened
-from support import chromium
+from mlplatform.rollouts.journal.transitions import ApprovalAsked
+from support import chromium, journal_steps
 from support.chromium import AXE, PICTURES, Chromium, looked_at, violations
 from support.home_world import HomeWorld
 from support.identity_provider import identity_provider
@@ -89,7 +89,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageProcess]:
     made = JudgedRollout(analyses=5)
     fence = world.rollouts.acquire("fraud", "test", 600.0)
     for fact in made.facts:
-        world.rollouts.commit(fact, None if isinstance(fact, Opened | Answered) else fence)
+        journal_steps.commit(world.rollouts, fact, fence)
     for history in made.histories:
         interim_analyses.keep(world.home.interim_analyses, "fraud", history)
     world.log.append("gateway-0", [record(number) for number in range(3000)])
