@@ -309,6 +309,12 @@ def test_no_routes_are_written_but_those_that_follow_from_the_transition(
             ),
             id="a champion that never was",
         ),
+        pytest.param(
+            dataclasses.replace(
+                SHADOWED, generation=3, challenger=None, phase="steady", previous=arm(3)
+            ),
+            id="a predecessor that never was",
+        ),
     ],
 )
 def test_after_a_rollback_the_version_answers_nobody(

@@ -3,25 +3,20 @@ transition may write."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
-from typing import assert_never
+from typing import Any
 
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.rollouts.journal.next_routes import following, promoted_routes, shadow_routes
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.journal.transitions import (
-    Answered,
-    ApprovalAsked,
     CanaryStepped,
     Confirmed,
-    DeployRefused,
     Opened,
-    Paused,
     Promoted,
-    Resumed,
     RolledBack,
     ShadowStarted,
-    Superseded,
     Transition,
 )
 from mlplatform.runtime.errors import Busy, Refused
@@ -40,11 +35,16 @@ def check_opening(fact: Opened, earlier: Iterable[RolloutState], present: Routes
     """
     if fact.emergency:
         check_emergency(earlier, fact.challenger)
-    if present.champion == fact.challenger:
-        raise Refused(f"version {fact.challenger.version} of {fact.model} is its champion already")
+    check_not_champion(fact.challenger, present)
     if fact.bootstrap != (present.champion is None):
         has = "no champion" if present.champion is None else "a champion"
         raise Refused(f"{fact.model} has {has}: {fact.rollout_id} was opened for the other case")
+
+
+def check_not_champion(arm: Arm, present: Routes) -> None:
+    """Raises Refused if the version is the champion."""
+    if present.champion == arm:
+        raise Refused(f"version {arm.version} of {present.model} is its champion already")
 
 
 def check_emergency(earlier: Iterable[RolloutState], arm: Arm) -> None:
@@ -74,7 +74,11 @@ def check_emergency(earlier: Iterable[RolloutState], arm: Arm) -> None:
 
 
 def check_routes(
-    state: RolloutState, fact: Transition, present: Routes, written: Routes | None
+    state: RolloutState,
+    fact: Transition,
+    present: Routes,
+    written: Routes | None,
+    earlier: Iterable[RolloutState],
 ) -> None:
     """Raises unless a transition writes the routes that follow from it: so no version answers
     customers without the phase that says so.
@@ -82,24 +86,22 @@ def check_routes(
     Args:
         state: the rollout's state after the transition.
         written: the routes that are to be written; None leaves the present ones.
+        earlier: all rollouts of the model; only a rollback needs them.
 
     Raises:
         Refused: other routes are to be written.
     """
-    if written not in _admitted(state, fact, present, written):
+    if isinstance(fact, RolledBack):
+        admitted = _without(state, present, written, earlier)
+    else:
+        admitted = _admitted(state, fact, present)
+    if written not in admitted:
         what = f"{type(fact).__name__} of {fact.rollout_id}"
         raise Refused(f"{what} can't write these routes: other ones follow from it")
 
 
-def _admitted(
-    state: RolloutState, fact: Transition, present: Routes, written: Routes | None
-) -> tuple[Routes | None, ...]:
-    """The routes that may follow; more than one where the journal does not say which."""
+def _admitted(state: RolloutState, fact: Transition, present: Routes) -> tuple[Routes | None, ...]:
     match fact:
-        case Opened() | DeployRefused() | ApprovalAsked() | Answered():
-            return (None,)
-        case Paused() | Resumed() | Superseded():
-            return (None,)
         case ShadowStarted():
             return (shadow_routes(state, present),)
         case CanaryStepped():
@@ -110,24 +112,27 @@ def _admitted(
             return (promoted_routes(state, present),)
         case Confirmed():
             return None, following(present, previous=None)
-        case RolledBack():
-            return _without(state, present, written)
         case _:
-            assert_never(fact)
+            return (None,)
 
 
 def _without(
-    state: RolloutState, present: Routes, written: Routes | None
+    state: RolloutState, present: Routes, written: Routes | None, earlier: Iterable[RolloutState]
 ) -> tuple[Routes | None, ...]:
-    """The routes in which the rollout's version answers nobody. Which predecessor is kept warm, and
-    which rollout the routes name then, depends on other rollouts."""
+    """The routes in which the rollout's version answers nobody, for each predecessor that may be
+    kept warm, as it answers where the champion fails. They may name any rollout."""
     mine = state.challenger
     if written is None:
         return () if mine in (present.champion, present.challenger) else (None,)
-    others = {"previous": written.previous, "rollout_id": written.rollout_id}
+    changes: dict[str, Any]
+    kept: set[Arm | None] = {None}
     if present.challenger == mine:
-        left = {"challenger": None, "phase": "steady", "challenger_percent": 0.0}
-        return (following(present, **left, **others),)
-    if present.champion == mine and present.previous is not None:
-        return (following(present, champion=present.previous, **others),)
-    return ()
+        kept.add(present.previous)
+        changes = {"challenger": None, "phase": "steady", "challenger_percent": 0.0}
+    elif present.champion == mine and present.previous is not None:
+        kept.update(one.challenger for one in earlier if one.phase == "confirmed")
+        changes = {"champion": present.previous}
+    else:
+        return ()
+    named = following(present, rollout_id=written.rollout_id, **changes)
+    return tuple(dataclasses.replace(named, previous=arm) for arm in kept)

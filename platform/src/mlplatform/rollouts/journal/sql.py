@@ -21,7 +21,14 @@ from mlplatform.rollouts.journal.controls import (
 )
 from mlplatform.rollouts.journal.journal import NOTHING, Fence, GatewayLease, JournalFact
 from mlplatform.rollouts.journal.state import RolloutState, admit, fold
-from mlplatform.rollouts.journal.transitions import Answered, Opened, Transition, decode, encode
+from mlplatform.rollouts.journal.transitions import (
+    Answered,
+    Opened,
+    RolledBack,
+    Transition,
+    decode,
+    encode,
+)
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.clock import Clock, SystemClock
 from mlplatform.runtime.errors import NotFound, Refused, StaleFence
@@ -58,9 +65,11 @@ class SqlRollouts:
                 check_may_move(transition, present, routes)
             before = _transitions(db, transition.rollout_id)
             state = admit(fold(before) if before else None, transition)
+            reads_others = isinstance(transition, Opened | RolledBack)
+            others = _states(db, transition.model, finished=True) if reads_others else []
             if isinstance(transition, Opened):
-                check_opening(transition, _states(db, transition.model, finished=True), present)
-            check_routes(state, transition, present, routes)
+                check_opening(transition, others, present)
+            check_routes(state, transition, present, routes, others)
             _append(
                 db,
                 encode(transition).decode(),

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from mlplatform.learning.validation.report_entries import ValidationReport
 from mlplatform.model.routes import Arm, Routes
-from mlplatform.rollouts.journal.admission import check_emergency
+from mlplatform.rollouts.journal.admission import check_emergency, check_not_champion
 from mlplatform.rollouts.journal.approval_codes import Question
 from mlplatform.rollouts.journal.journal import Passes, Rollouts
 from mlplatform.rollouts.journal.state import RolloutState, check_approver, fold
@@ -85,8 +85,7 @@ def open_rollout(
         if state.ramping:
             raise Busy(f"rollout {state.rollout_id} is {state.phase}; one at a time for {model}")
     routes = rollouts.routes(model)
-    if routes.champion == arm:
-        raise Refused(f"version {candidate.version} of {model} is its champion already")
+    check_not_champion(arm, routes)
     made = None if plan is None else plan(routes)
     if made is not None and made.refusal and not made.despite:
         raise PlanRefused(made.refusal)
