@@ -22,6 +22,7 @@ from mlplatform.operations.supervisor.spec import (
     next_failures,
     restart_delay_s,
     start_patience,
+    uncounted_s,
 )
 from mlplatform.process import ENTRIES
 from mlplatform.runtime.configuration.settings import Home, load
@@ -48,6 +49,13 @@ def test_no_delay_passes_the_limit(failures: int) -> None:
 def test_a_stable_run_forgets_earlier_failures() -> None:
     assert next_failures(7, STABLE_S - 1) == 8
     assert next_failures(7, STABLE_S) == 1
+
+
+def test_a_silence_counts_only_where_the_child_had_a_core_or_wanted_none() -> None:
+    assert uncounted_s(1.0, 0.0) == 0.0  # it hangs
+    assert uncounted_s(1.0, 0.9) == 0.9
+    assert uncounted_s(1.0, 7.0) == 1.0  # seven threads wait
+    assert uncounted_s(1.0, -4.0) == 0.0  # a thread has ended
 
 
 def own_id() -> ProcessId:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -16,7 +18,8 @@ import pytest
 from mlplatform.decisions.log import commit
 from mlplatform.decisions.log.commit import AsyncGroupCommit
 from mlplatform.decisions.records.port import AppendReceipt, Entry, Outcome
-from mlplatform.operations.supervisor.child import Child
+from mlplatform.operations.supervisor import child as child_module
+from mlplatform.operations.supervisor.child import PROBE_S, Child
 from mlplatform.operations.supervisor.spec import ChildSpec, HttpCheck
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.http.messages import Request
@@ -101,28 +104,53 @@ CHILD = """
 """
 
 
-async def test_a_child_that_says_it_is_not_alive_is_started_again(tmp_path: Path) -> None:
-    """Though it answers, and though it would say that it is ready."""
+def answering(broken: Path) -> ChildSpec:
+    """A child that is alive until that file is there."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    broken = tmp_path / "broken"
-    spec = ChildSpec(
+    return ChildSpec(
         "answering",
         (sys.executable, "-c", textwrap.dedent(CHILD), str(port), str(broken)),
         HttpCheck("/ready", live="/live", port=port),
         live_failure_s=0.5,
     )
-    home, parent_pipe, reasons = Home(tmp_path), ParentDeathPipe(), []
+
+
+@contextlib.asynccontextmanager
+async def kept(spec: ChildSpec, home: Home, reasons: list[str]) -> AsyncIterator[Child]:
     home.create()
+    parent_pipe = ParentDeathPipe()
     child = Child(spec, home, parent_pipe, lambda changed: reasons.append(changed.reason))
     keeping = asyncio.create_task(child.keep())
     try:
-        await until(lambda: child.ready)
-        broken.touch()
-        await until(lambda: child.restarts == 1 and child.ready)
+        yield child
     finally:
         child.stop()
         await keeping
         parent_pipe.close()
+
+
+async def test_a_child_that_says_it_is_not_alive_is_started_again(tmp_path: Path) -> None:
+    """Though it answers, and though it would say that it is ready."""
+    broken, reasons = tmp_path / "broken", list[str]()
+    async with kept(answering(broken), Home(tmp_path), reasons) as child:
+        await until(lambda: child.ready)
+        broken.touch()
+        await until(lambda: child.restarts == 1 and child.ready)
     assert "nothing is recorded" in reasons
     assert any(reason.startswith("was not alive for") for reason in reasons)
+
+
+async def test_a_child_that_waits_for_a_core_is_left_to_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine too busy for its answers is too busy for a new start."""
+    broken, reasons = tmp_path / "broken", list[str]()
+    async with kept(answering(broken), Home(tmp_path), reasons) as child:
+        await until(lambda: child.ready)
+        with monkeypatch.context() as busy:
+            busy.setattr(child_module, "core_wait_s", lambda pid: time.monotonic())
+            broken.touch()
+            await asyncio.sleep(4 * PROBE_S)
+            assert (child.state, child.restarts) == ("not ready", 0)
+        await until(lambda: child.restarts == 1)

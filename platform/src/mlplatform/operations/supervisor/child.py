@@ -22,9 +22,11 @@ from mlplatform.operations.supervisor.spec import (
     next_failures,
     restart_delay_s,
     start_patience,
+    uncounted_s,
 )
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.processes import endings, inherited_socket
+from mlplatform.runtime.processes.core_wait import core_wait_s
 from mlplatform.runtime.processes.parent_death import ParentDeathPipe
 from mlplatform.runtime.processes.records import ProcessId, ProcessRecord, kill_group
 from mlplatform.runtime.telemetry import retention
@@ -198,7 +200,8 @@ class Child:
 
     async def _watch(self) -> str:
         """Probe the child; returns only if it must be killed, with the reason."""
-        begun = heard = time.monotonic()
+        begun = heard = probed = time.monotonic()
+        waited_s = 0.0
         answered = False
         deadline_s = self.spec.start_deadline_s * start_patience(self._late_starts)
         while True:
@@ -207,7 +210,10 @@ class Child:
             if too_much := await asyncio.to_thread(self._too_much_memory):
                 return too_much
             answer = await asyncio.to_thread(self._ask)
+            waited_before_s, waited_s = waited_s, await asyncio.to_thread(self._core_wait_s)
             now = time.monotonic()
+            uncounted = uncounted_s(now - probed, waited_s - waited_before_s)
+            begun, heard, probed = begun + uncounted, heard + uncounted, now
             if isinstance(answer, ProbeReply):
                 answered, heard, self._late_starts = True, now, 0
                 self._set("ready" if answer.ok else "not ready", answer.reason)
@@ -234,6 +240,9 @@ class Child:
             f"took {taken // MIB} MiB of memory, more than its {limit // MIB} MiB{setting},"
             " and was killed"
         )
+
+    def _core_wait_s(self) -> float:
+        return 0.0 if self.process is None else core_wait_s(self.process.pid)
 
     def _ask(self) -> ProbeReply | Silent:
         check = self.spec.check

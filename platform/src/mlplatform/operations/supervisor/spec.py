@@ -49,7 +49,8 @@ class ChildSpec:
         start_deadline_s: seconds within which the child must answer its check. After each late
             start in a row they double, up to eight times as many (`start_patience`).
         live_failure_s: seconds without a sign of life after which the child is killed and
-            restarted.
+            restarted. In this and in the start deadline, seconds in which the child waited for a
+            core do not count (`uncounted_s`).
         memory_bytes: largest memory of its own; a child with more is killed and restarted. None: no
             limit.
         memory_setting: the key that sets this limit, for the message.
@@ -97,3 +98,17 @@ def start_patience(late_starts: int) -> float:
     the same age would never come up.
     """
     return 2.0 ** min(late_starts, MOST_PATIENCE_DOUBLINGS)
+
+
+def uncounted_s(elapsed_s: float, core_wait_s: float) -> float:
+    """The part of a silence that says nothing about a child, because its threads waited for a core.
+
+    A restart takes more of the cores that are short, so a child that was killed for a busy machine
+    would be silent for longer.
+
+    Args:
+        elapsed_s: seconds of the silence.
+        core_wait_s: seconds that all threads of the child waited for a core meanwhile. Threads may
+            wait at the same time, and the wait of a thread that has ended is lost.
+    """
+    return min(max(core_wait_s, 0.0), elapsed_s)
