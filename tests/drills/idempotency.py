@@ -271,14 +271,14 @@ def passed(found: dict[str, Any]) -> bool:
 
 
 def main() -> int:
-    options = argparse.ArgumentParser(prog="tests.drills.idempotency", description=__doc__)
-    options.add_argument("--count", type=int, default=1_000_000, help="retries (%(default)s)")
-    options.add_argument("--gateways", type=int, default=2)
-    given = options.parse_args()
+    parser = argparse.ArgumentParser(prog="tests.drills.idempotency", description=__doc__)
+    parser.add_argument("--count", type=int, default=1_000_000, help="retries (%(default)s)")
+    parser.add_argument("--gateways", type=int, default=2)
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        world = GatewaysWorld(Path(folder), given.gateways)
+        world = GatewaysWorld(Path(folder), arguments.gateways)
         try:
-            found = drill(world, given.count, lambda text: print(f"drill: {text}", flush=True))
+            found = drill(world, arguments.count, lambda text: print(f"drill: {text}", flush=True))
         finally:
             world.close()
     OUT.parent.mkdir(parents=True, exist_ok=True)

@@ -189,9 +189,9 @@ class Installation:
 
 
 def main() -> int:
-    options = argparse.ArgumentParser(prog="tests.drills.restore", description=__doc__)
-    options.add_argument("--keep", action="store_true", help="leave the folder for a look")
-    keep = options.parse_args().keep
+    parser = argparse.ArgumentParser(prog="tests.drills.restore", description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="leave the folder for a look")
+    keep = parser.parse_args().keep
     folder = Path(tempfile.mkdtemp(prefix="mlplatform-restore-"))
     began_s = time.monotonic()
     try:

@@ -28,64 +28,70 @@ test installation, and a key of its own (mlplatform keys create). docs/load-test
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="load-test", description=__doc__, epilog=EPILOG)
-    made.add_argument("surface", choices=SURFACES)
-    made.add_argument("--model", default="fraud")
-    made.add_argument(
+    parser = argparse.ArgumentParser(prog="load-test", description=__doc__, epilog=EPILOG)
+    parser.add_argument("surface", choices=SURFACES)
+    parser.add_argument("--model", default="fraud")
+    parser.add_argument(
         "--url", action="append", help="of a gateway; several in turns (the local one)"
     )
-    made.add_argument("--key-file", type=Path, help="holds an API key with scope score")
-    made.add_argument("--ca-file", type=Path, help="certificates that https is checked by")
-    made.add_argument(
+    parser.add_argument("--key-file", type=Path, help="holds an API key with scope score")
+    parser.add_argument("--ca-file", type=Path, help="certificates that https is checked by")
+    parser.add_argument(
         "--confirm-host", action="append", default=[], help="host outside this machine"
     )
-    made.add_argument("--profile", choices=profiles.PROFILES, default="steady")
-    made.add_argument(
+    parser.add_argument("--profile", choices=profiles.PROFILES, default="steady")
+    parser.add_argument(
         "--rate", type=float, default=50.0, help="requests a second; of a day, at midday"
     )
-    made.add_argument("--seconds", type=float, default=30.0, help="a day is compressed to them")
-    made.add_argument("--warm-up-s", type=float, default=3.0, help="at the first rate, not counted")
-    made.add_argument("--items", type=int, default=20, help="requests of one batch")
-    made.add_argument("--wait-s", type=float, default=30.0, help="for the answer of async")
-    made.add_argument("--entities", type=int, default=10_000, help="customers that requests are of")
-    made.add_argument("--seed", type=int, default=7, help="of the requests' values")
-    made.add_argument("--json", type=Path, help=f"the report ({REPORTS}/SURFACE-PROFILE.json)")
-    return made
+    parser.add_argument("--seconds", type=float, default=30.0, help="a day is compressed to them")
+    parser.add_argument(
+        "--warm-up-s", type=float, default=3.0, help="at the first rate, not counted"
+    )
+    parser.add_argument("--items", type=int, default=20, help="requests of one batch")
+    parser.add_argument("--wait-s", type=float, default=30.0, help="for the answer of async")
+    parser.add_argument(
+        "--entities", type=int, default=10_000, help="customers that requests are of"
+    )
+    parser.add_argument("--seed", type=int, default=7, help="of the requests' values")
+    parser.add_argument("--json", type=Path, help=f"the report ({REPORTS}/SURFACE-PROFILE.json)")
+    return parser
 
 
-def load_of(options: argparse.Namespace) -> runs.Load:
-    """The load that the options name.
+def load_of(arguments: argparse.Namespace) -> runs.Load:
+    """The load that the arguments name.
 
     Raises:
         ValueError: one of them is outside its limits; says which, and what is wanted.
     """
     settings = wiring.settings()
-    urls = tuple(url.rstrip("/") for url in options.url or [settings.gateway_url])
+    urls = tuple(url.rstrip("/") for url in arguments.url or [settings.gateway_url])
     for url in urls:
-        check_host(url, options.confirm_host)
-    key_file = options.key_file or settings.home.api_key
+        check_host(url, arguments.confirm_host)
+    key_file = arguments.key_file or settings.home.api_key
     if not key_file.is_file():
         raise ValueError(f"--key-file is {key_file}; wanted: a file that holds an API key")
     for name, value, most in (
-        ("--items", options.items, runs.MAX_ITEMS),
-        ("--entities", options.entities, 10**9),
-        ("--wait-s", options.wait_s, 600),
+        ("--items", arguments.items, runs.MAX_ITEMS),
+        ("--entities", arguments.entities, 10**9),
+        ("--wait-s", arguments.wait_s, 600),
     ):
         if not 1 <= value <= most:
             raise ValueError(f"{name} is {value}; wanted: 1 to {most}")
-    if not 0 <= options.warm_up_s <= 600:
-        raise ValueError(f"--warm-up-s is {options.warm_up_s:g}; wanted: 0 to 600")
+    if not 0 <= arguments.warm_up_s <= 600:
+        raise ValueError(f"--warm-up-s is {arguments.warm_up_s:g}; wanted: 0 to 600")
     return runs.Load(
-        surface=options.surface,
+        surface=arguments.surface,
         urls=urls,
         key_file=key_file,
-        stages=profiles.stages(options.profile, rate_per_s=options.rate, seconds=options.seconds),
-        warm_up_s=options.warm_up_s,
-        items=options.items if options.surface == "batch" else 1,
-        entities=options.entities,
-        wait_s=options.wait_s,
-        seed=options.seed,
-        ca_file=options.ca_file,
+        stages=profiles.stages(
+            arguments.profile, rate_per_s=arguments.rate, seconds=arguments.seconds
+        ),
+        warm_up_s=arguments.warm_up_s,
+        items=arguments.items if arguments.surface == "batch" else 1,
+        entities=arguments.entities,
+        wait_s=arguments.wait_s,
+        seed=arguments.seed,
+        ca_file=arguments.ca_file,
     )
 
 
@@ -118,16 +124,16 @@ def _is_local(host: str) -> bool:
 
 
 def main() -> int:
-    options = parser().parse_args()
+    arguments = parser().parse_args()
     try:
-        load = load_of(options)
-        model = load_definition(options.model)
+        load = load_of(arguments)
+        model = load_definition(arguments.model)
         program = k6.build()
         found = runs.run(load, model, objectives.load(objectives.SHIPPED), program)
     except (ValueError, ConfigInvalid, NotFound, k6.Unavailable, k6.Failed) as error:
         print(f"load-test: {error}", file=sys.stderr)
         return Status.UNUSABLE
-    target = options.json or REPORTS / f"{options.surface}-{options.profile}.json"
+    target = arguments.json or REPORTS / f"{arguments.surface}-{arguments.profile}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     machine = {"cores": os.cpu_count(), "load_average": [round(v, 2) for v in os.getloadavg()]}
     document = {**msgspec.to_builtins(found), "status": found.status.name.lower(), **machine}
