@@ -95,7 +95,7 @@ def test_a_token_is_for_who_asks_an_api_server_passes_batches_and_who_makes_thei
     assert bound == {"rollouts", "prefect-worker"}
 
 
-def test_the_priorities_that_manifests_name_are_there_and_trials_displace_nobody() -> None:
+def test_the_priorities_that_manifests_name_are_there_and_development_displaces_nobody() -> None:
     found = {p["metadata"]["name"]: p for p in of_kind("PriorityClass")}
 
     assert set(found) == {PRODUCTION, DEVELOPMENT}

@@ -102,17 +102,17 @@ def test_without_the_count_the_scheduler_itself_lets_it_wait(world: KServe) -> N
     until(lambda: any("Insufficient nvidia.com/gpu" in refusal(world, pod) for pod in pods))
 
 
-def test_production_displaces_a_trial_and_never_the_other_way_round(world: KServe) -> None:
-    trials = [trial(world, f"trial-{n}") for n in range(2)]
-    until(lambda: all(node_of(world, t) for t in trials), "trials are placed")
+def test_production_displaces_development_and_never_the_other_way_round(world: KServe) -> None:
+    pods = [development_pod(world, f"development-{n}") for n in range(2)]
+    until(lambda: all(node_of(world, t) for t in pods), "pods are placed")
     made = manifest(5)
     name = made["metadata"]["name"]
 
     world.plane.apply(made)
 
     until(lambda: placed(world, name) == 1, "production is placed")
-    until(lambda: sum(1 for t in trials if node_of(world, t)) == 1, "one trial had to go")
-    late = trial(world, "late")
+    until(lambda: sum(1 for t in pods if node_of(world, t)) == 1, "one pod had to go")
+    late = development_pod(world, "late")
     until(lambda: "Insufficient nvidia.com/gpu" in refusal(world, late))
     assert placed(world, name) == 1
 
@@ -232,9 +232,9 @@ def test_a_model_without_gpus_is_held_to_the_quotas_too(world: KServe) -> None:
     assert made["metadata"]["name"] not in world.plane.names()
 
 
-def trial(world: KServe, name: str) -> str:
+def development_pod(world: KServe, name: str) -> str:
     container = {
-        "name": "trial",
+        "name": "development",
         "image": "mlplatform.test/pause:1",
         "imagePullPolicy": "IfNotPresent",
         "resources": {"requests": LITTLE, "limits": {"nvidia.com/gpu": "1"}},

@@ -6,7 +6,7 @@ where its work may wait, logs JSON lines without personal values, loads the sett
 the options, the settings, an event that signals set, and the metrics, each where its entry has it.
 An error that is expected becomes one line and exit code 1. Five programs start otherwise: the
 command line, of which `mlplatform up` is a command; `commands.generate` and `feast_repo`, which
-render files; `learning.training.trial`, by which `check-model` runs a folder's Python; and
+render files; `learning.training.fit_check`, by which `check-model` runs a folder's Python; and
 `runtime.sandbox.child`, which must find an empty environment.
 """
 

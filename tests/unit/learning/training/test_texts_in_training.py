@@ -19,8 +19,8 @@ from mlplatform.learning.registry.pyfunc import BundleModel
 from mlplatform.learning.training import handover
 from mlplatform.learning.training.candidate import Candidate, train
 from mlplatform.learning.training.evaluate import JudgingInputs, Runnable, gather
+from mlplatform.learning.training.fit_check import run
 from mlplatform.learning.training.folder import ModelFolder, load_folder
-from mlplatform.learning.training.trial import run
 from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, any_matrix, dataset, window
 from mlplatform.model.bundle import load_bundle, problems
 from mlplatform.model.inputs import InputPlan

@@ -34,9 +34,9 @@ from mlplatform.runtime.processes.memory import memory_bytes
 from mlplatform.runtime.storage import plain_files, private_folder
 from mlplatform.runtime.text import shown
 
-TRIAL: Final = "from mlplatform.learning.training.trial import main; main()"
-SOURCES: Final = "from mlplatform.learning.training.trial import read_sources; read_sources()"
-GATES: Final = "from mlplatform.learning.training.trial import read_gates; read_gates()"
+FIT: Final = "from mlplatform.learning.training.fit_check import main; main()"
+SOURCES: Final = "from mlplatform.learning.training.fit_check import read_sources; read_sources()"
+GATES: Final = "from mlplatform.learning.training.fit_check import read_gates; read_gates()"
 SOURCES_FILE: Final = "sources.py"
 
 
@@ -92,7 +92,7 @@ def problems(folder: Path) -> Iterator[str]:
         if is_ready(folder):
             yield from _of_a_ready_file(folder)
         else:
-            yield from _of_a_child(folder, TRIAL, TRAINING_FILE, "a fit of made-up rows")
+            yield from _of_a_child(folder, FIT, TRAINING_FILE, "a fit of made-up rows")
 
 
 def _of_files(folder: Path) -> Iterator[str]:

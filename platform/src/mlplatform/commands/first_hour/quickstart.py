@@ -34,7 +34,7 @@ from mlplatform.runtime.text import shown
 from mlplatform.scoring import backends
 
 HOME: Final = "var-quickstart"
-"""Home folder unless `MLPLATFORM_HOME` names another, so that a trial disturbs no other
+"""Home folder unless `MLPLATFORM_HOME` names another, so that it disturbs no other
 installation."""
 DAY_MS: Final = 86_400_000
 MORE_DAYS: Final = 12
