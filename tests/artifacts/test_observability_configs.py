@@ -15,8 +15,8 @@ from tests.observability.binaries import needed
 
 from mlplatform.observing.slo.alerts import JOBS
 from mlplatform.runtime.telemetry import signals
-from mlplatform.scoring.request.spans import KeptFor as OfGateway
-from mlplatform.scoring.worker.spans import KeptFor as OfWorker
+from mlplatform.scoring.request.spans import SamplingReason as OfGateway
+from mlplatform.scoring.worker.spans import SamplingReason as OfWorker
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "observability"

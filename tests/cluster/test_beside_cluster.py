@@ -46,7 +46,7 @@ class Beside(ScoringWorld):
 
     def ready(self, arm: Arm) -> None:
         def is_told() -> bool:
-            self.followed.look()
+            self.followed.refresh()
             return (
                 self.told.endpoint(arm.service) is not None and self.told.status(arm.service).ready
             )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 EVERY_S = 0.02
-LOOK_AGAIN_S = 0.5
+RECHECK_S = 0.5
 """How often it is looked for processes and threads that are new."""
 
 
@@ -55,11 +55,11 @@ class Waits:
         )
 
     def _sample(self) -> None:
-        look_s = 0.0
+        check_s = 0.0
         while not self._over.wait(EVERY_S):
-            if time.monotonic() >= look_s:
-                self._look()
-                look_s = time.monotonic() + LOOK_AGAIN_S
+            if time.monotonic() >= check_s:
+                self._check()
+                check_s = time.monotonic() + RECHECK_S
             for path, descriptor in list(self._files.items()):
                 try:
                     waited_ns = int(os.pread(descriptor, 128, 0).split()[1])
@@ -70,7 +70,7 @@ class Waits:
                 waits_ns.append(waited_ns)
                 at_s.append(time.monotonic())  # last: a reader goes by the times
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         for pid in self._pids():
             for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
                 if path not in self._files:

@@ -16,7 +16,7 @@ from tests.support.delays import delay_curve
 from mlplatform.decisions.records.last_labels import dated_labels, in_order
 from mlplatform.decisions.records.record import LABEL_VALUES
 from mlplatform.model.policies.decision_scale import EARLIER_HIDE, Task
-from mlplatform.rollouts.verdicts.delays import LabelsCome, labels_come
+from mlplatform.rollouts.verdicts.delays import ArrivedShare, arrived_share
 from mlplatform.rollouts.verdicts.facts import Columns, Flags, columns_of, scored_flags
 from mlplatform.rollouts.verdicts.hidden_outcomes import PartialOutcomes
 from mlplatform.rollouts.verdicts.outcomes import (
@@ -62,15 +62,15 @@ def outcomes(
     immature = seen & ~labelled & (age_ms < maturity_ms)
     label = np.array([known[i][1] if i in known else -1 for i in ids], dtype=np.int64)
     arrived = np.array([known[i][0] if i in known else -1 for i in ids], dtype=np.int64)
-    came, come = np.ones(len(ids)), dict[str, LabelsCome]()
+    came, arrived_shares = np.ones(len(ids)), dict[str, ArrivedShare]()
     for value, name in enumerate(LABELS):
         delay_ms = np.maximum(_whole(arrived, step_ms) - made_ms, 0)
         curve = delay_curve(age_ms[seen], np.where(label == value, delay_ms, -1)[seen])
         ages = (age_ms[seen & ~immature], None)
         if step_ms > 1:
             ages = tuple(n[::-1] for n in np.unique(ages[0], return_counts=True))
-        if (found := labels_come(curve, *ages)) is not None:
-            come[name] = found
+        if (found := arrived_share(curve, *ages)) is not None:
+            arrived_shares[name] = found
             if value == 1:
                 share = curve.share(age_ms)
                 came = np.where(share > 0, share, 1.0)
@@ -91,7 +91,7 @@ def outcomes(
         champion=champion,
         immature=int(immature.sum()),
         silent=not ((times > last_ms) & (times <= now_event_ms)).any(),
-        come=come,
+        arrived_shares=arrived_shares,
     )
 
 

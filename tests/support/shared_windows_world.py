@@ -52,7 +52,7 @@ class SharedGateway(Gateway):
         self.store = store_of(address, definition)
         self.reads = RedisWindowReads(self.store, definition.windows, definition.entities)
         stores = [store_of(address, definition)]
-        self.projector = WindowProjector(self.folder, name, stores, SystemClock(), around_s=0.0)
+        self.projector = WindowProjector(self.folder, name, stores, SystemClock(), refresh_s=0.0)
 
     def close(self) -> None:
         self.projector.close()

@@ -20,7 +20,7 @@ from mlplatform.decisions.records.record import Record
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP, OnlineRow
 from mlplatform.learning.features.snapshots import materialize
-from mlplatform.learning.skew.look import SkewPass, look
+from mlplatform.learning.skew.comparison import SkewPass, compare
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.transforms import DAY_MS
 from mlplatform.model.features.views import load_views
@@ -172,9 +172,9 @@ class World:
             self._release(log, 2**62)
         return self
 
-    def look(self, **options: Any) -> SkewPass:
+    def compare(self, **options: Any) -> SkewPass:
         with closing(SqliteDecisionLog(self.home)) as log:
-            return look(self.definition, VIEWS, log, self.offline, **options)
+            return compare(self.definition, VIEWS, log, self.offline, **options)
 
     def _day(self, log: SqliteDecisionLog, begin_ms: int, a_day: int) -> None:
         times = [begin_ms + self.chance.randrange(DAY_MS - 1_000) for _ in range(a_day * 4 // 5)]

@@ -409,9 +409,9 @@ def test_an_answer_of_the_journal_ends_the_form_that_asked_for_it(
     assert [(a.approver, a.proven_by) for a in answers] == [("bo", "session")], "and no second one"
 
 
-def by_provider(scope: str = "fraud:approve", until_s: float = 10.0**12) -> job.ByProvider:
+def provider_proof(scope: str = "fraud:approve", until_s: float = 10.0**12) -> job.ProviderProof:
     client = Client("jo", frozenset({parse_scope(scope)}), "standard", None, until_s)
-    return job.ByProvider(ACCOUNT, client)
+    return job.ProviderProof(ACCOUNT, client)
 
 
 def answers(platform: wiring.Platform, rollout: str) -> list[Answered]:
@@ -425,7 +425,7 @@ def test_an_answer_that_a_provider_proved_ends_the_form_that_asked_for_it(
     monkeypatch.setitem(vars(platform), "prefect", form)
     question = Question(rollout, DIGEST, "approve")
     given = {"reason": "it was read", "proven_by": "subject 7"}
-    job.record_answer(platform, question, JO, **given, by_provider=by_provider())
+    job.record_answer(platform, question, JO, **given, provider_proof=provider_proof())
     job.answer_form(platform, question, JO, reason="it was read")
     assert form.now.state == "COMPLETED"
     assert [(a.approver, a.identity) for a in answers(platform, rollout)] == [("jo", ACCOUNT)]
@@ -437,7 +437,7 @@ def test_a_code_of_the_page_answers_by_the_command_for_the_account_that_signed_i
     form = FormOfPrefect(platform, rollout, "recorded")
     monkeypatch.setitem(vars(platform), "prefect", form)
     question = Question(rollout, DIGEST, "approve")
-    code, _ = job.code_for(platform, question, JO, by_provider=by_provider())
+    code, _ = job.code_for(platform, question, JO, provider_proof=provider_proof())
     words = ["rollouts", "approve", rollout, "--decision", "approve", "--page-code", "--json"]
     result = CliRunner().invoke(commands.app, [*words, "--reason", "it was read"], input=code)
     assert json.loads(result.stdout)["recorded"] is True
@@ -451,17 +451,19 @@ def test_a_code_of_the_page_ends_with_what_proved_who_asked_for_it(
 ) -> None:
     now_s = platform.clock.wall_ms() / 1000
     question = Question(rollout, DIGEST, "approve")
-    _, until_s = job.code_for(platform, question, JO, by_provider=by_provider(until_s=now_s + 60))
+    _, until_s = job.code_for(
+        platform, question, JO, provider_proof=provider_proof(until_s=now_s + 60)
+    )
     assert until_s <= now_s + 60
     author = Approver.by_provider("jo", msgspec.structs.replace(ACCOUNT, known_as=("ana",)))
     for who, proof in (
-        (JO, by_provider(until_s=0.0)),
-        (JO, by_provider(scope="fraud:run")),
+        (JO, provider_proof(until_s=0.0)),
+        (JO, provider_proof(scope="fraud:run")),
         (JO, None),
-        (author, job.ByProvider(author.identity, by_provider().client)),
+        (author, job.ProviderProof(author.identity, provider_proof().client)),
     ):
         with pytest.raises(Refused):
-            job.code_for(platform, question, who, by_provider=proof)
+            job.code_for(platform, question, who, provider_proof=proof)
     assert len(refused(platform)) == 4
     kept = Refusals(platform.settings.home.audit).since(0)
     assert {r.proof for r in kept} == {"subject 7 of https://login.bank.example"}
@@ -470,18 +472,18 @@ def test_a_code_of_the_page_ends_with_what_proved_who_asked_for_it(
 @pytest.mark.parametrize(
     ("proof", "why"),
     [
-        (by_provider(scope="fraud:operate"), "no group of jo .* has scope fraud:approve"),
-        (by_provider(scope="other:approve"), "no group of jo .* has scope fraud:approve"),
-        (by_provider(until_s=0.0), "has expired: sign in again"),
+        (provider_proof(scope="fraud:operate"), "no group of jo .* has scope fraud:approve"),
+        (provider_proof(scope="other:approve"), "no group of jo .* has scope fraud:approve"),
+        (provider_proof(until_s=0.0), "has expired: sign in again"),
     ],
 )
 def test_a_proof_that_has_ended_or_gives_no_scope_is_refused_and_kept(
-    platform: wiring.Platform, rollout: str, proof: job.ByProvider, why: str
+    platform: wiring.Platform, rollout: str, proof: job.ProviderProof, why: str
 ) -> None:
     question = Question(rollout, DIGEST, "approve")
     given = {"reason": "it was read", "proven_by": "subject 7"}
     with pytest.raises(Refused, match=why):
-        job.record_answer(platform, question, JO, **given, by_provider=proof)
+        job.record_answer(platform, question, JO, **given, provider_proof=proof)
     assert len(refused(platform)) == 1
 
 

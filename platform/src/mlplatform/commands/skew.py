@@ -57,7 +57,7 @@ def skew(
         if since is None and days is None:
             report = job.check(platform, model, size=sample)
         else:
-            report = job.look_at(
+            report = job.check_period(
                 platform,
                 model,
                 since_ms=milliseconds(since),

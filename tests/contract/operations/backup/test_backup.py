@@ -217,14 +217,14 @@ def test_files_that_are_merged_meanwhile_are_in_the_backup_as_they_were(
 def test_a_promotion_while_the_databases_are_looked_at_makes_them_be_looked_at_again(
     world: HomeWorld, target: Path, empty: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks, look = [], snapshots.database_snapshot
+    opens, real = [], snapshots.database_snapshot
 
     def promoted_in_between(path: Path) -> Any:
-        if path == world.home.decisions / "decisions.db" and len(looks) < 2:
-            looks.append(path)
+        if path == world.home.decisions / "decisions.db" and len(opens) < 2:
+            opens.append(path)
             world.promote(world.rollouts.routes(MODEL).generation + 1)
             world.decide(1)
-        return look(path)
+        return real(path)
 
     monkeypatch.setattr(snapshots, "database_snapshot", promoted_in_between)
     manifest = taken(world, target)
@@ -237,12 +237,12 @@ def test_a_promotion_while_the_databases_are_looked_at_makes_them_be_looked_at_a
 def test_rollouts_that_never_stand_still_are_no_moment(
     world: HomeWorld, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = snapshots.database_snapshot
+    real = snapshots.database_snapshot
 
     def promoted_in_between(path: Path) -> Any:
         if path == world.home.decisions / "decisions.db":
             world.promote(world.rollouts.routes(MODEL).generation + 1)
-        return look(path)
+        return real(path)
 
     monkeypatch.setattr(snapshots, "database_snapshot", promoted_in_between)
     with pytest.raises(Busy, match="try again"):
@@ -281,14 +281,14 @@ def test_records_that_are_moved_while_the_log_is_looked_at_are_there_once(
     world: HomeWorld, target: Path, empty: Home, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     world.spill(3)
-    look = snapshots.database_snapshot
+    real = snapshots.database_snapshot
 
     @contextlib.contextmanager
     def moved(path: Path) -> Iterator[Any]:
         is_log = path == world.home.decisions / "decisions.db"
         if is_log and when == "before":
             caught_up(world.log)
-        with look(path) as db:
+        with real(path) as db:
             if is_log and when == "after":
                 caught_up(world.log)
             yield db

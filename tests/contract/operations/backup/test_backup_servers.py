@@ -156,16 +156,16 @@ def test_servers_come_back_with_the_home_folder(
 def test_a_promotion_on_the_server_while_the_log_is_looked_at_is_seen(
     here: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks, look = [], snapshots.database_snapshot
+    opens, real = [], snapshots.database_snapshot
     world = HomeWorld(here.settings.home.root, PostgresRollouts(here.postgres))
     world.number = 100
 
     def promoted_in_between(path: Path) -> Any:
-        if path.name == "decisions.db" and not looks:
-            looks.append(path)
+        if path.name == "decisions.db" and not opens:
+            opens.append(path)
             world.promote(2)
             world.decide(1)
-        return look(path)
+        return real(path)
 
     monkeypatch.setattr(snapshots, "database_snapshot", promoted_in_between)
     manifest = taken(here, tmp_path / "backup")

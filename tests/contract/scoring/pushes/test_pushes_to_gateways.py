@@ -138,7 +138,7 @@ def test_gateways_that_are_killed_lose_and_double_nothing(world: PushedWorld) ->
     after = _joinable(world)
     assert after - before == PUSHES
     assert _joined(world, list(expected)) == list(expected.values())
-    report = skew.look_at(wiring.platform(), NAME)
+    report = skew.check_period(wiring.platform(), NAME)
     found = {one.name: one for one in report.features if one.name in NAMES}
     assert all(one.different == one.missing == 0 for one in found.values()), found
 

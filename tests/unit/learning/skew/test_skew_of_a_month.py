@@ -19,10 +19,10 @@ WRONG_DAY = 3
 SINCE_MS = BEGIN_MS + WRONG_DAY * DAY_MS
 
 
-def looked(home: Path, faults: Faults) -> SkewReport:
+def skew_report(home: Path, faults: Faults) -> SkewReport:
     """At the last days, which are those of the fault."""
     world = World(home, faults).run(DAYS, A_DAY)
-    return world.look(from_ms=SINCE_MS).report
+    return world.compare(from_ms=SINCE_MS).report
 
 
 def named(report: SkewReport) -> dict[str, FeatureSkew]:
@@ -33,10 +33,10 @@ def test_nothing_is_named_in_a_clean_month(tmp_path: Path) -> None:
     """Two passes of two weeks, where the second goes on behind the first, and one over all."""
     world, after, passes = World(tmp_path), None, []
     for _ in range(2):
-        found = world.run(14, 450).look(after=after, size=3_000)
+        found = world.run(14, 450).compare(after=after, size=3_000)
         after = found.position
         passes.append(found.report)
-    whole = world.look(size=6_000).report
+    whole = world.compare(size=6_000).report
 
     assert [one.population for one in (*passes, whole)] == [6_300, 6_300, 12_600]
     assert [named(one) for one in (*passes, whole)] == [{}, {}, {}]
@@ -72,7 +72,7 @@ def mistaken(row: ServedValues) -> ServedValues:
 def test_a_bug_in_one_online_feature_is_named_and_nothing_else(
     tmp_path: Path, faults: Faults, feature: str, why: str
 ) -> None:
-    found = named(looked(tmp_path, faults))
+    found = named(skew_report(tmp_path, faults))
     assert set(found) == {feature}
     assert why in (found[feature].cause or "")
     assert found[feature].different > 0
@@ -81,7 +81,7 @@ def test_a_bug_in_one_online_feature_is_named_and_nothing_else(
 
 
 def test_a_frozen_feed_is_named_with_the_moment_since_when(tmp_path: Path) -> None:
-    report = looked(tmp_path, Faults(frozen=("customer_stats", WRONG_DAY)))
+    report = skew_report(tmp_path, Faults(frozen=("customer_stats", WRONG_DAY)))
     found = named(report)
     assert found
     assert all(name.startswith("customer_") for name in found)
@@ -91,14 +91,14 @@ def test_a_frozen_feed_is_named_with_the_moment_since_when(tmp_path: Path) -> No
 
 
 def test_a_state_that_takes_in_nothing_is_named_with_the_moment_since_when(tmp_path: Path) -> None:
-    report = looked(tmp_path, Faults(stopped=("terminal", SINCE_MS)))
+    report = skew_report(tmp_path, Faults(stopped=("terminal", SINCE_MS)))
     found = named(report)
     assert set(found) == {"t_n_6h", "t_large_1d", "t_customers_1d"}
     assert all("frozen feed since" in (f.cause or "") for f in found.values())
 
 
 def test_a_late_projection_is_named_with_how_late_it_is(tmp_path: Path) -> None:
-    report = looked(tmp_path, Faults(behind_ms=30 * MINUTE_MS))
+    report = skew_report(tmp_path, Faults(behind_ms=30 * MINUTE_MS))
     found = named(report)
     assert "t_n_6h" in found
     assert set(found) <= {w.name for w in WINDOWS}
@@ -108,7 +108,7 @@ def test_a_late_projection_is_named_with_how_late_it_is(tmp_path: Path) -> None:
 
 def test_a_late_partition_is_named_as_late_events(tmp_path: Path) -> None:
     late = (SINCE_MS + 18 * HOUR_MS, SINCE_MS + DAY_MS)
-    report = looked(tmp_path, Faults(late=late))
+    report = skew_report(tmp_path, Faults(late=late))
     found = named(report)
     assert {"terminal_count_1d", "terminal_count_7d"} <= set(found)
     assert all("late" in (f.cause or "") for f in found.values())
@@ -126,7 +126,7 @@ def test_a_late_partition_is_named_as_late_events(tmp_path: Path) -> None:
 def test_defaults_and_features_that_are_not_served_are_told(
     tmp_path: Path, change: Callable[[ServedValues, int], None], why: str
 ) -> None:
-    found = named(looked(tmp_path, Faults(served=change)))
+    found = named(skew_report(tmp_path, Faults(served=change)))
     assert set(found) == {"c_since"}
     assert why in (found["c_since"].cause or "")
 
@@ -138,7 +138,7 @@ def test_erased_payments_name_no_feature_that_counted_them(tmp_path: Path) -> No
     with closing(sqlite3.connect(tmp_path / DATABASE)) as db:
         db.execute(f"UPDATE records SET payload = NULL WHERE rowid IN ({some})", (SINCE_MS,))
         db.commit()
-    report = world.look(from_ms=SINCE_MS).report
+    report = world.compare(from_ms=SINCE_MS).report
 
     assert report.unreadable == 20
     assert set(named(report)) == {"c_sum_1d"}
@@ -148,7 +148,7 @@ def test_erased_payments_name_no_feature_that_counted_them(tmp_path: Path) -> No
 
 
 def test_a_sample_that_is_too_small_says_nothing_and_never_equal(tmp_path: Path) -> None:
-    report = World(tmp_path).run(2, 100).look().report
+    report = World(tmp_path).run(2, 100).compare().report
     assert report.sampled == 200
     assert {f.verdict for f in report.features} == {"not known"}
     assert "could not be judged" in report.summary
@@ -156,8 +156,8 @@ def test_a_sample_that_is_too_small_says_nothing_and_never_equal(tmp_path: Path)
 
 def test_a_pass_reads_what_is_new_alone(tmp_path: Path) -> None:
     world = World(tmp_path).run(2, 100)
-    first = world.look()
-    again = world.look(after=first.position)
+    first = world.compare()
+    again = world.compare(after=first.position)
     assert first.report.sampled == 200
     assert again.report.sampled == 0
     assert again.position == first.position

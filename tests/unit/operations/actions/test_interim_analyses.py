@@ -22,7 +22,7 @@ from mlplatform.rollouts.verdicts.verdict import Gate
 from mlplatform.runtime.errors import Corrupt
 
 
-def look(event_ms: int, records: int | None = None) -> InterimAnalysis:
+def analysis(event_ms: int, records: int | None = None) -> InterimAnalysis:
     gate = Gate("failures", "INCONCLUSIVE", f"at {event_ms}", {"share": 0.1})
     return InterimAnalysis(
         event_ms, "INCONCLUSIVE", event_ms if records is None else records, (gate,)
@@ -36,7 +36,7 @@ def history(generation: int, *seen: InterimAnalysis) -> StepHistory:
 @settings(max_examples=30)
 @given(st.integers(1, 300))
 def test_a_history_is_thinned_out_and_keeps_its_ends(count: int) -> None:
-    kept = interim_analyses.thinned([look(n) for n in range(count)])
+    kept = interim_analyses.thinned([analysis(n) for n in range(count)])
     times = [one.event_ms for one in kept]
     assert len(kept) <= MOST_ANALYSES
     assert len(kept) == count or len(kept) > MOST_ANALYSES // 2
@@ -46,9 +46,9 @@ def test_a_history_is_thinned_out_and_keeps_its_ends(count: int) -> None:
 
 def test_looks_are_kept_by_step_with_the_newest_reason(tmp_path: Path) -> None:
     for event_ms in (1, 2, 3):
-        interim_analyses.keep(tmp_path, "fraud", history(4, look(event_ms)))
-    interim_analyses.keep(tmp_path, "fraud", history(5, look(9)))
-    other = StepHistory("fraud-v2-10", 6, "shadow", None, (look(1),))
+        interim_analyses.keep(tmp_path, "fraud", history(4, analysis(event_ms)))
+    interim_analyses.keep(tmp_path, "fraud", history(5, analysis(9)))
+    other = StepHistory("fraud-v2-10", 6, "shadow", None, (analysis(1),))
     interim_analyses.keep(tmp_path, "fraud", other)
 
     found = interim_analyses.step_histories(tmp_path, "fraud", "fraud-v2-1")
@@ -62,7 +62,7 @@ def test_looks_are_kept_by_step_with_the_newest_reason(tmp_path: Path) -> None:
 
 def test_a_look_that_saw_nothing_new_replaces_the_one_before(tmp_path: Path) -> None:
     for event_ms in (1, 2, 3):
-        interim_analyses.keep(tmp_path, "fraud", history(4, look(event_ms, records=7)))
+        interim_analyses.keep(tmp_path, "fraud", history(4, analysis(event_ms, records=7)))
     (found,) = interim_analyses.step_histories(tmp_path, "fraud", "fraud-v2-1")
     assert [one.event_ms for one in found.analyses] == [3]
 
@@ -70,19 +70,19 @@ def test_a_look_that_saw_nothing_new_replaces_the_one_before(tmp_path: Path) -> 
 def test_the_oldest_files_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interim_analyses, "MOST_FILES", 4)
     for generation in range(7):
-        interim_analyses.keep(tmp_path, "fraud", history(generation, look(1)))
+        interim_analyses.keep(tmp_path, "fraud", history(generation, analysis(1)))
     assert len(list((tmp_path / "fraud").iterdir())) == 4
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    interim_analyses.keep(tmp_path, "fraud", history(4, look(1)))
+    interim_analyses.keep(tmp_path, "fraud", history(4, analysis(1)))
     (path,) = (tmp_path / "fraud").iterdir()
     path.write_text("{")
     with pytest.raises(Corrupt, match="fraud-v2-1@4"):
         interim_analyses.step_histories(tmp_path, "fraud", "fraud-v2-1")
 
 
-def test_evidence_without_a_verdict_is_no_look() -> None:
+def test_evidence_without_a_verdict_is_no_analysis() -> None:
     assert interim_analyses.analysis_of({}, 1) is None
     assert interim_analyses.analysis_of({"validation": {}}, 1) is None
 
@@ -109,8 +109,8 @@ def test_the_newest_look_is_that_of_the_step_at_which_the_rollout_stands(tmp_pat
         interim_analyses.keep(tmp_path, "fraud", one)
 
     assert interim_analyses.newest_analysis(tmp_path, at("shadow", 0.0)) is None
-    kept(2, None, look(1), look(2))
-    kept(3, 5.0, look(3))
+    kept(2, None, analysis(1), analysis(2))
+    kept(3, 5.0, analysis(3))
     for state, expected in ((at("shadow", 0.0), 2), (at("canary", 5.0), 3)):
         found = interim_analyses.newest_analysis(tmp_path, state)
         assert found is not None
@@ -119,7 +119,7 @@ def test_the_newest_look_is_that_of_the_step_at_which_the_rollout_stands(tmp_pat
 
 
 def test_a_damaged_file_keeps_nobody_from_the_journal(tmp_path: Path) -> None:
-    interim_analyses.keep(tmp_path, "fraud", history(4, look(1)))
+    interim_analyses.keep(tmp_path, "fraud", history(4, analysis(1)))
     (path,) = (tmp_path / "fraud").iterdir()
     path.write_text("{")
     home = SimpleNamespace(interim_analyses=tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlplatform.operations.prefect_server.prefect_access import access, only_looks, subject
+from mlplatform.operations.prefect_server.prefect_access import access, only_reads, subject
 
 ID = "6d1f0c1e-2f5a-4a6e-9d7c-0e6b8b1c2d3e"
 
@@ -105,4 +105,4 @@ def test_what_a_request_is_about() -> None:
     ],
 )
 def test_what_changes_nothing_is_no_event(method: str, path: str, wanted: bool) -> None:
-    assert only_looks(method, path) is wanted
+    assert only_reads(method, path) is wanted

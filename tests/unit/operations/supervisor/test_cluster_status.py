@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlplatform.operations.supervisor.cluster_status import LOOK_S, ClusterStatusMirror
+from mlplatform.operations.supervisor.cluster_status import REFRESH_S, ClusterStatusMirror
 from mlplatform.rollouts.serving.golden import WITHIN_S
 from mlplatform.rollouts.serving.kserve import KServePlane
 from mlplatform.rollouts.serving.local import STALE_MS, StatusFile, StatusStore
@@ -65,12 +65,12 @@ def test_a_service_is_told_with_its_address_before_it_is_ready(
     followed: ClusterStatusMirror, pods: Pods, told: StatusStore
 ) -> None:
     pods.services[ONE] = (False, "http://10.96.0.7:80")
-    followed.look()
+    followed.refresh()
     assert told.endpoint(ONE) == "http://10.96.0.7:80"
     assert told.status(ONE) == ServiceStatus(ONE, False, "is pulling its image", restarts=2)
 
     pods.services[ONE] = (True, "http://10.96.0.7:80")
-    followed.look()
+    followed.refresh()
     assert told.status(ONE).ready
 
 
@@ -78,7 +78,7 @@ def test_a_service_without_an_address_yet_is_nowhere(
     followed: ClusterStatusMirror, pods: Pods, told: StatusStore
 ) -> None:
     pods.services[ONE] = (False, None)
-    followed.look()
+    followed.refresh()
     assert told.endpoint(ONE) is None
 
 
@@ -86,9 +86,9 @@ def test_a_service_that_is_gone_is_told_no_more(
     followed: ClusterStatusMirror, pods: Pods, told: StatusStore
 ) -> None:
     pods.services = {ONE: (True, "http://10.96.0.7:80"), TWO: (True, "http://10.96.0.8:80")}
-    followed.look()
+    followed.refresh()
     del pods.services[ONE]
-    followed.look()
+    followed.refresh()
     assert (told.names(), told.endpoint(ONE)) == ({TWO}, None)
 
 
@@ -97,7 +97,7 @@ def test_one_that_goes_between_two_questions_is_left_out(
 ) -> None:
     pods.services[TWO] = (True, "http://10.96.0.8:80")
     monkeypatch.setattr(pods, "names", lambda: [ONE, TWO])
-    followed.look()
+    followed.refresh()
     assert told.names() == {TWO}
 
 
@@ -105,10 +105,10 @@ def test_while_the_cluster_cannot_be_asked_the_addresses_stay(
     followed: ClusterStatusMirror, pods: Pods, told: StatusStore
 ) -> None:
     pods.services[ONE] = (True, "http://10.96.0.7:80")
-    followed.look()
+    followed.refresh()
     pods.is_away = True
     with pytest.raises(Unavailable):
-        followed.look()
+        followed.refresh()
     assert told.endpoint(ONE) == "http://10.96.0.7:80"
 
 
@@ -130,7 +130,7 @@ def test_one_that_is_slow_holds_up_no_other_status(
 
     monkeypatch.setattr(pods, "status", status)
     monkeypatch.setattr(StatusStore, "say", say)
-    followed.look()
+    followed.refresh()
     assert told.names() == {ONE, TWO}
 
 
@@ -147,12 +147,12 @@ def test_one_that_cannot_be_asked_keeps_no_other_from_its_status(
 
     monkeypatch.setattr(pods, "status", status)
     with pytest.raises(Unavailable):
-        followed.look()
+        followed.refresh()
     assert told.names() == {TWO}
 
 
 def test_a_look_that_waits_for_a_server_ends_before_statuses_are_stale() -> None:
-    assert LOOK_S + WITHIN_S < STALE_MS / 1000
+    assert REFRESH_S + WITHIN_S < STALE_MS / 1000
 
 
 class Api:

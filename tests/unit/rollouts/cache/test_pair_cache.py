@@ -125,7 +125,7 @@ def seen_in(found: LabelledRequests, basis: OutcomeBasis) -> Any:
             arrays = (found.unit, found.challenger, found.champion, found.labels)
             return numbers, [a.tolist() for a in arrays], gates
     recall = recall_at_capacity(found, capacity=basis.capacity, errors=basis.errors)
-    return numbers, found.hidden, dict(found.come), repr(recall), gates
+    return numbers, found.hidden, dict(found.arrived_shares), repr(recall), gates
 
 
 @pytest.mark.parametrize("step_ms", [1, 4])

@@ -17,7 +17,7 @@ from mlplatform.model.policies.segments import SegmentLimits
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.verdicts import comparison, judgement
 from mlplatform.rollouts.verdicts.comparison import SegmentStep
-from mlplatform.rollouts.verdicts.delays import LabelsCome
+from mlplatform.rollouts.verdicts.delays import ArrivedShare
 from mlplatform.rollouts.verdicts.hidden_outcomes import PartialOutcomes
 from mlplatform.rollouts.verdicts.judgement import GateLimits, Sources
 from mlplatform.rollouts.verdicts.outcomes import Outcomes, outcome_gate
@@ -170,8 +170,8 @@ def _outcomes(frauds: int, missed: float, hidden: int) -> Outcomes:
         unit=rank, positive=fraud_flags, seen=seen_flags, chance=seen_flags * 1.0, guess=champion,
         came=np.ones(len(rank)),
     )  # fmt: skip
-    come = {"fraud": LabelsCome(0.93, 0.9, 0.96, 30 * 86_400_000)} if frauds else {}
-    return Outcomes(payments, own, champion, 0, False, come)
+    arrived_shares = {"fraud": ArrivedShare(0.93, 0.9, 0.96, 30 * 86_400_000)} if frauds else {}
+    return Outcomes(payments, own, champion, 0, False, arrived_shares)
 
 
 def gates() -> list[Gate]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.delays import delay_curve
 
-from mlplatform.rollouts.verdicts.delays import labels_come
+from mlplatform.rollouts.verdicts.delays import arrived_share
 from mlplatform.rollouts.verdicts.hidden_outcomes import (
     Estimate,
     PartialOutcomes,
@@ -186,4 +186,4 @@ def test_no_label_leaves_no_curve() -> None:
     curve = delay_curve(np.array([5, 2]), np.array([-1, -1]))
     assert np.isnan(curve.share(np.array([3]))).all()
     assert np.isnan(curve.error(np.array([3]))).all()
-    assert labels_come(curve, np.array([3])) is None
+    assert arrived_share(curve, np.array([3])) is None

@@ -143,10 +143,10 @@ def test_the_verdict_says_which_share_of_the_labels_is_here() -> None:
         if number % 10 == 0:
             labels.append({"decision_id": f"p{number}", "label": 1, "event_ms": at_ms})
     seen = joined(rows, [label for label in labels if label["event_ms"] <= 60_000], 60_000)
-    come = seen.come["fraud"]
-    assert come.within_ms == 60_000
-    assert 0.5 < come.low < 0.75 < come.high <= 1.0
-    assert come.share == pytest.approx(0.75, abs=0.06)
+    arrived = seen.arrived_shares["fraud"]
+    assert arrived.within_ms == 60_000
+    assert 0.5 < arrived.low < 0.75 < arrived.high <= 1.0
+    assert arrived.share == pytest.approx(0.75, abs=0.06)
     assert "Of the labels of positives that come within" in judged(seen).reason
 
 
@@ -189,7 +189,7 @@ def known(unit: Any, challenger: Any, champion: Any, fraud: Any, **changes: Any)
     one = np.ones(len(unit))
     payments = PartialOutcomes(unit, fraud, one > 0, one, np.clip(champion, 0, 1), one)
     payments = dataclasses.replace(payments, **changes)
-    return Outcomes(payments, challenger, champion, immature=0, silent=False, come={})
+    return Outcomes(payments, challenger, champion, immature=0, silent=False, arrived_shares={})
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ class World:
 
     def later(self, seconds: float) -> None:
         self.connection._since_s -= seconds
-        self.connection.look(time.monotonic())
+        self.connection.check_limits(time.monotonic())
 
 
 def parted(written: bytes) -> list[tuple[int, bytes]]:

@@ -108,10 +108,10 @@ async def test_a_log_that_stays_held_up_refuses_both_in_time(
     recorder = ImmediateRecorder()
     held_up = deferral(HeldUp(float("inf")), recorder)
     decision_id = owned_decision_id("fraud", "shop", WALL_MS, KEY)
-    monkeypatch.setattr(Model.definition, "deadline_ms", 5e3 * recording.LOOK_AGAIN_S)
+    monkeypatch.setattr(Model.definition, "deadline_ms", 5e3 * recording.RETRY_LOOKUP_S)
 
     with pytest.raises(Problem) as accepting:
-        await held_up.accept(*asked(within_s=5 * recording.LOOK_AGAIN_S))
+        await held_up.accept(*asked(within_s=5 * recording.RETRY_LOOKUP_S))
     with pytest.raises(Problem) as polling:
         await held_up.find_answer("shop", decision_id, time.monotonic())
 

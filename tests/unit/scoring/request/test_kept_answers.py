@@ -128,7 +128,7 @@ async def test_a_log_that_is_held_up_for_a_moment_refuses_nobody() -> None:
 
 async def test_a_log_that_stays_held_up_refuses_in_time() -> None:
     log = HeldUp(float("inf"))
-    until_s = time.monotonic() + 5 * recording.LOOK_AGAIN_S
+    until_s = time.monotonic() + 5 * recording.RETRY_LOOKUP_S
     with pytest.raises(Unavailable):
         await found_in_time(log.find, until_s)
     assert 1 <= log.asked <= 6

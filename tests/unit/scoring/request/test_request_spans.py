@@ -33,7 +33,7 @@ class KeptRequests(list[AnsweredRequest]):
 
 
 @pytest.mark.parametrize(
-    ("trace", "status", "chance", "kept_for"),
+    ("trace", "status", "chance", "sampled_for"),
     [
         (None, 200, 0.5, None),
         (None, 200, 0.0999, "share"),
@@ -47,12 +47,12 @@ class KeptRequests(list[AnsweredRequest]):
     ],
 )
 def test_a_request_without_a_decision_is_kept(
-    trace: TraceContext | None, status: int, chance: float, kept_for: str | None
+    trace: TraceContext | None, status: int, chance: float, sampled_for: str | None
 ) -> None:
     kept = KeptRequests()
     traces = Traces(kept, {}, 0.1, chance=lambda: chance)
     traces.end("models", trace, time.monotonic(), status, (), lambda: {})
-    assert [each.kept_for for each in kept] == ([] if kept_for is None else [kept_for])
+    assert [each.sampled_for for each in kept] == ([] if sampled_for is None else [sampled_for])
 
 
 def test_what_is_kept_of_a_large_batch_is_what_a_trace_shows() -> None:

@@ -52,7 +52,7 @@ def test_all_that_matters_is_kept_and_at_most_five_percent_of_the_rest() -> None
         kind = kinds[number % 4] if number % (REQUESTS // (4 * ODD)) == 0 else "ordinary"
         status = 503 if kind == "error" else 200
         traces.end("score", None, made[kind].started_s, status, [made[kind]], lambda: {})
-    of = [each.kept_for for each in kept]
+    of = [each.sampled_for for each in kept]
     interesting = sum(of.count(kind) for kind in kinds)
     assert interesting == REQUESTS // (REQUESTS // (4 * ODD)) + (REQUESTS % (4 * ODD) > 0)
     rest = REQUESTS - interesting

@@ -449,7 +449,7 @@ def test_a_result_bears_the_trace_of_its_request_and_the_batch_is_linked_with_it
 
 
 @pytest.mark.parametrize(
-    ("is_kept", "share", "extra", "kept_for"),
+    ("is_kept", "share", "extra", "sampled_for"),
     [
         (False, 0.0, {}, None),
         (True, 0.0, {}, "gateway"),
@@ -458,14 +458,14 @@ def test_a_result_bears_the_trace_of_its_request_and_the_batch_is_linked_with_it
     ],
 )
 def test_a_batch_is_kept_where_something_speaks_for_it(
-    topics: LocalTopics, is_kept: bool, share: float, extra: dict[str, int], kept_for: str | None
+    topics: LocalTopics, is_kept: bool, share: float, extra: dict[str, int], sampled_for: str | None
 ) -> None:
     kept, echo = KeptBatches(), Echo()
     echo.is_kept = is_kept
     worker = worker_of(topics, echo, kept=kept, share=share)
     topics.publish(requests(1, **extra))
     worker.step(threading.Event())
-    assert [each.kept_for for each in kept] == ([] if kept_for is None else [kept_for])
+    assert [each.sampled_for for each in kept] == ([] if sampled_for is None else [sampled_for])
 
 
 def test_a_batch_that_is_given_up_is_kept(topics: LocalTopics) -> None:
@@ -474,7 +474,7 @@ def test_a_batch_that_is_given_up_is_kept(topics: LocalTopics) -> None:
     topics.publish(requests(1))
     with pytest.raises(Unavailable):
         worker.step(threading.Event())
-    assert [each.kept_for for each in kept] == ["error"]
+    assert [each.sampled_for for each in kept] == ["error"]
 
 
 def test_links_are_bounded(topics: LocalTopics) -> None:
@@ -494,7 +494,7 @@ def test_the_gateway_is_told_the_span_that_calls_it_and_says_whether_it_kept_its
     scorer = GatewayScorer(gateway.url, "fraud", lambda: "key", lambda _: None)
     batch = draining()
     scorer.score(items(1), threading.Event(), batch)
-    assert batch.kept_for == "gateway"
+    assert batch.sampled_for == "gateway"
     (call,) = batch.calls
     assert gateway.traceparents == [f"00-{batch.trace_id}-{call.span_id}-00"]
     assert call.parent_id == batch.span_id

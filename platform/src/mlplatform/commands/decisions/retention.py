@@ -51,8 +51,8 @@ def retention(
         raise NotFound(f"no decision log in {folder}; {where}")
     models = sorted(model_names()) if model is None else [model]
     with progress("looking for payloads that are due"):
-        ask = job.look if dry_run else job.expire
-        found = [ask(platform, name) for name in models]
+        act = job.preview if dry_run else job.expire
+        found = [act(platform, name) for name in models]
     is_done = True
     if not dry_run:
         with progress("taking payloads out of the log"):

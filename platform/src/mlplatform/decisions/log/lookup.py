@@ -73,7 +73,7 @@ def _expired_by(log: SqliteDecisionLog, gone: Sequence[Mapping[str, Any]]) -> It
                     yield rule.summary
 
 
-def askers(
+def recorded_clients(
     log: SqliteDecisionLog,
     model: str,
     decision_ids: Sequence[str],

@@ -61,7 +61,7 @@ def verify(
     with sealed_files.hold_files(folder):
         try:
             db.execute("BEGIN")
-            walk.look()
+            walk.check_database()
             db.execute("COMMIT")
         except sqlite3.OperationalError:
             raise
@@ -124,7 +124,7 @@ class _Walk:
         self.is_catalogued = False
         self.expired: Mapping[str, Sequence[ExpiredRange]] = {}
 
-    def look(self) -> None:
+    def check_database(self) -> None:
         """Check everything in the database, as of one transaction."""
         if self.since is NOTHING:
             self.first += _database(self.db)
@@ -187,10 +187,10 @@ class _Walk:
         if not any(one.chain.absent for one in self.writers.values()):
             return
         # after the rest was checked: an erasure is on record before a payload is removed
-        on_record = _on_record(self.folder)
+        recorded_removals = _recorded_removals(self.folder)
         for name, one in self.writers.items():
             for absent in one.chain.absent:
-                if on_record.covers(name, absent):
+                if recorded_removals.covers(name, absent):
                     self.erased += 1
                     continue
                 what = f"record {absent.seq} of writer {name} (decision {absent.decision_id})"
@@ -257,11 +257,11 @@ class _Walk:
                 return
 
 
-def _on_record(folder: Path) -> erasure.OnRecord:
+def _recorded_removals(folder: Path) -> erasure.RecordedRemovals:
     try:
-        return erasure.on_record(folder)
+        return erasure.recorded_removals(folder)
     except (sqlite3.DatabaseError, UnicodeDecodeError, Corrupt):  # a finding names it
-        return erasure.OnRecord({}, {})
+        return erasure.RecordedRemovals({}, {})
 
 
 def _database(db: sqlite3.Connection) -> Iterator[str]:

@@ -167,14 +167,14 @@ class ReplicaLog:
     def _lives(self, row: tables.Writer) -> bool:
         return not row.closed and row.heartbeat_at_ms >= self._wall_ms() - LIVE_WITHIN_MS
 
-    def _take(self, looked: _CheckedBatch) -> None:
-        found, writer = looked.judged, looked.writer
+    def _take(self, batch: _CheckedBatch) -> None:
+        found, writer = batch.judged, batch.writer
         if not found.rows and found.offset is None:
             return
-        now, then = self._row(writer), looked.row
+        now, then = self._row(writer), batch.row
         if now is not None and (then is None or now[:3] + now[6:] != then[:3] + then[6:]):
             raise Busy(f"another process wrote records of {writer} while they were checked")
-        if not looked.is_kept:
+        if not batch.is_kept:
             self._adopt(writer)
         tables.insert_records(self._db, found.rows)
         # a writer with new records is not closed
@@ -203,7 +203,7 @@ class ReplicaLog:
         came = [i for i in items if isinstance(i, ReplicatedRecord) and i.payload is None]
         if not came:
             return frozenset()
-        found = erasure.on_record(self._folder)
+        found = erasure.recorded_removals(self._folder)
         return {i.seq for i in came if found.covers(writer, i.without_payload())}
 
     def _known_records(
@@ -238,10 +238,10 @@ class ReplicaLog:
             yield
 
 
-def _position(looked: _CheckedBatch) -> ReplicaPosition:
-    found = looked.judged
+def _position(batch: _CheckedBatch) -> ReplicaPosition:
+    found = batch.judged
     return ReplicaPosition(
-        looked.writer, *found.head, len(found.rows), found.repeated, found.finding
+        batch.writer, *found.head, len(found.rows), found.repeated, found.finding
     )
 
 

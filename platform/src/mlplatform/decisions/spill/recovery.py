@@ -15,7 +15,7 @@ KEY_ANSWERED_ELSEWHERE = "key-answered-elsewhere"
 
 
 @dataclass(frozen=True, slots=True)
-class CaughtUp:
+class SpillResolution:
     """The records to append in place of some spilled ones.
 
     Args:
@@ -32,7 +32,7 @@ def resolved(
     find: Callable[[str, str, str], StoredAnswer | None],
     *,
     now_ms: int,
-) -> CaughtUp:
+) -> SpillResolution:
     """The spilled records in the form in which they are to be appended.
 
     The log's answer for a key stands. A spilled decision with another answer was given to a client
@@ -54,7 +54,7 @@ def resolved(
         elif stands != one.decision_id:
             conflicts += 1
             items += (StorableRecord(one.form), _void(one, stands, now_ms))
-    return CaughtUp(tuple(items), conflicts)
+    return SpillResolution(tuple(items), conflicts)
 
 
 def _stands(

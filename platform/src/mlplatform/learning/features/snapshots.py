@@ -25,11 +25,11 @@ from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import InputInvalid, Refused
 from mlplatform.runtime.storage.files import DRAFT, sweep_drafts
 
-MADE_OF: Final = b"mlplatform.made_of"
+SOURCES_KEY: Final = b"mlplatform.made_of"
 """Key of the metadata in a snapshot's file that says what it was made from."""
 
 
-class MadeOf(msgspec.Struct, frozen=True):
+class SnapshotSources(msgspec.Struct, frozen=True):
     """The sources of a snapshot.
 
     Args:
@@ -165,12 +165,12 @@ def snapshot_files(offline: OfflineTable, view: FeatureView) -> dict[int, Path]:
     return {at_ms: snapshot_path(offline, view, at_ms) for at_ms in snapshot_days(offline, view)}
 
 
-def made_of(path: Path) -> MadeOf | None:
+def snapshot_sources(path: Path) -> SnapshotSources | None:
     """The sources of a snapshot by its file; None if the file does not say, as of earlier
     releases."""
-    metadata = (pq.read_schema(path).metadata or {}).get(MADE_OF)
+    metadata = (pq.read_schema(path).metadata or {}).get(SOURCES_KEY)
     try:
-        return None if metadata is None else msgspec.json.decode(metadata, type=MadeOf)
+        return None if metadata is None else msgspec.json.decode(metadata, type=SnapshotSources)
     except NOT_JSON:
         return None
 
@@ -257,9 +257,10 @@ def _write(
     sweep_drafts(path.parent)
     draft = path.with_name(f".{path.name}.{os.getpid()}{DRAFT}")
     try:
-        word = MadeOf(dict(position), {f.name: declaration(f) for f in view.fields})
+        sources = SnapshotSources(dict(position), {f.name: declaration(f) for f in view.fields})
         rows = _compute(offline, view, at_ms, available_ms)
-        rows = rows.replace_schema_metadata({MADE_OF: msgspec.json.encode(word, order="sorted")})
+        encoded = msgspec.json.encode(sources, order="sorted")
+        rows = rows.replace_schema_metadata({SOURCES_KEY: encoded})
         pq.write_table(rows, draft)
         with contextlib.suppress(FileExistsError):  # another run was first; its rows count
             os.link(draft, path)

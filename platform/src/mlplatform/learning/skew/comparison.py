@@ -40,7 +40,7 @@ class SkewPass:
     position: Mapping[str, int]
 
 
-def look(
+def compare(
     definition: ModelDefinition,
     views: Sequence[FeatureView],
     log: DecisionLog,

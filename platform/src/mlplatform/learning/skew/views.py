@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from mlplatform.learning.features.compile import snapshot_sql
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
 from mlplatform.learning.features.rows import LABEL_RANK
-from mlplatform.learning.features.snapshots import MadeOf, declaration, made_of
+from mlplatform.learning.features.snapshots import SnapshotSources, declaration, snapshot_sources
 from mlplatform.learning.skew.cells import Cell, LateInterval, Note, Outcome, closely
 from mlplatform.learning.skew.decision_reads import DecisionReads, Key
 from mlplatform.learning.skew.raw_records import keys_table
@@ -89,7 +89,7 @@ class _ExpectedSnapshot(NamedTuple):
     due: Rows
     known: Rows | None
     kept: Rows | None
-    word: MadeOf | None
+    sources: SnapshotSources | None
 
 
 def _compared(
@@ -126,7 +126,7 @@ def _compared(
             outcome, note = "missing", one.gap(view.name)  # type: ignore[assignment]
         elif source is not None:
             note = _whose(view, source, key, name, value)
-        position = source.word.position if source is not None and source.word else None
+        position = source.sources.position if source is not None and source.sources else None
         yield Cell(
             name, one.decision_id, one.event_ms, value, expected, outcome, position, holds, note
         )
@@ -167,7 +167,7 @@ def _whose(
     if not closely(value, source.kept.get(key, {}).get(name)):
         return "store"
     field = next(f for f in view.fields if f.name == name)
-    if source.word is not None and source.word.declared.get(name) != declaration(field):
+    if source.sources is not None and source.sources.declared.get(name) != declaration(field):
         return "redefined"
     return "snapshot"
 
@@ -177,22 +177,22 @@ class _Snapshots:
 
     def __init__(self, db: duckdb.DuckDBPyConnection) -> None:
         self._db = db
-        self._words: dict[Path, MadeOf | None] = {}
+        self._sources: dict[Path, SnapshotSources | None] = {}
 
     def of(self, view: FeatureView, at_ms: int, path: Path | None) -> _ExpectedSnapshot:
-        word = None if path is None else self._word(path)
+        sources = None if path is None else self._sources_of(path)
         due = self._rows(view, at_ms, None)
         kept = None if path is None else self._snapshot_rows(view, path)
-        if word is None:
+        if sources is None:
             return _ExpectedSnapshot(due, None, kept, None)
-        behind = self._differs(at_ms, word.position)
-        known = self._rows(view, at_ms, word.position) if behind else due
-        return _ExpectedSnapshot(due, known, kept, word)
+        behind = self._differs(at_ms, sources.position)
+        known = self._rows(view, at_ms, sources.position) if behind else due
+        return _ExpectedSnapshot(due, known, kept, sources)
 
-    def _word(self, path: Path) -> MadeOf | None:
-        if path not in self._words:
-            self._words[path] = made_of(path)
-        return self._words[path]
+    def _sources_of(self, path: Path) -> SnapshotSources | None:
+        if path not in self._sources:
+            self._sources[path] = snapshot_sources(path)
+        return self._sources[path]
 
     def _rows(self, view: FeatureView, at_ms: int, position: Mapping[str, int] | None) -> Rows:
         voided, inside = f"event_ms <= {at_ms}", "true"

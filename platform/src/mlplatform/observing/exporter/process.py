@@ -41,7 +41,7 @@ def run(
     while not stopping.wait(TARGETS_S):
         try:
             targets.keep(settings.home)
-        except OSError as error:  # a full disk; the next look tries again
+        except OSError as error:  # a full disk; the next round tries again
             log.warning("the file of scrape targets could not be written: %s", error.strerror)
 
 

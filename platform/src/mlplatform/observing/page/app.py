@@ -24,7 +24,7 @@ from mlplatform.observing.page import exports, incidents, traffic
 from mlplatform.observing.page.causes import explanation_details
 from mlplatform.observing.page.people import forms
 from mlplatform.observing.page.people.actions import Actions
-from mlplatform.observing.page.people.gate import LOOKS, PageAccess, SessionGate
+from mlplatform.observing.page.people.gate import SAFE_METHODS, PageAccess, SessionGate
 from mlplatform.observing.page.people.provider import Provider
 from mlplatform.observing.page.people.provider_sign_in import ProviderSignIn
 from mlplatform.observing.page.people.sign_in import SignIn
@@ -448,7 +448,7 @@ async def _style(request: Request) -> Response:
 def _foreign(access: PageAccess, scope: Scope) -> None:
     """A page of somebody else's that a browser shows has sent a form here: browsers name it."""
     names_a_page = any(name == b"origin" for name, _ in scope["headers"])
-    if scope["type"] == "http" and scope["method"] not in LOOKS and names_a_page:
+    if scope["type"] == "http" and scope["method"] not in SAFE_METHODS and names_a_page:
         why = "another site's page sent it, or it asked for another Host"
         access.refuse(UNKNOWN, f"{scope['method']} {scope['path']}", why)
 

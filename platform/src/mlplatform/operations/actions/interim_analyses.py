@@ -28,9 +28,9 @@ class InterimAnalysis(msgspec.Struct, frozen=True):
     """The gates of a step as one pass judged them.
 
     Args:
-        event_ms: event time of the look.
-        records: number of records of the decision log that the look counted.
-        gates: the gates with their numbers; only the newest look has reasons.
+        event_ms: event time of the analysis.
+        records: number of records of the decision log that the analysis counted.
+        gates: the gates with their numbers; only the newest one has reasons.
     """
 
     event_ms: int
@@ -44,8 +44,8 @@ class StepHistory(msgspec.Struct, frozen=True):
 
     Args:
         percent: percent of the customers; None in shadow, and as champion.
-        analyses: the looks, named `looks` in the files.
-        arms: arm → what the newest look counted of it.
+        analyses: the analyses, named `looks` in the files.
+        arms: arm → what the newest analysis counted of it.
     """
 
     rollout_id: str

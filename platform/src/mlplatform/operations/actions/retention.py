@@ -30,7 +30,7 @@ class ModelRetention:
     due: DuePayloads | None
 
 
-def look(platform: Platform, model: str) -> ModelRetention:
+def preview(platform: Platform, model: str) -> ModelRetention:
     """The payloads that would be removed now; writes nothing.
 
     Raises:

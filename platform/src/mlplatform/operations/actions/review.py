@@ -19,7 +19,13 @@ from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.operations.actions.person_fields import Length
 from mlplatform.operations.review import opinions, queue, recording
-from mlplatform.operations.review.opinions import Account, Consensus, OnRecord, OpenOpinion, Opinion
+from mlplatform.operations.review.opinions import (
+    Account,
+    Consensus,
+    OpenOpinion,
+    Opinion,
+    ReviewableDecision,
+)
 from mlplatform.operations.review.queue import Queue, QueueCursor, QueuedDecision
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime import text
@@ -30,7 +36,7 @@ from mlplatform.scoring.admission.clients import Client
 from mlplatform.scoring.admission.people import people
 from mlplatform.scoring.labels.kinds import LabelKind
 from mlplatform.scoring.labels.labels import Labels
-from mlplatform.scoring.labels.ownership import Ownership, recorded_askers
+from mlplatform.scoring.labels.ownership import Ownership, client_lookup
 from mlplatform.scoring.request.recording import KeptAnswers
 from mlplatform.scoring.request.times import EventTimes
 
@@ -217,7 +223,7 @@ class _ReviewSession:
         self, decision_id: str, now: Opinion, analyst: Client, seen: str | None
     ) -> ReviewResult:
         model, review = self._definition.name, self._definition.label.review
-        found = self._on_record(decision_id)
+        found = self._reviewable_decision(decision_id)
         if seen is not None and seen != opinions_digest(found.opinions):
             raise Refused("another answer came since this decision was shown: look at it again")
         match opinions.weigh(found.opinions, now, four_eyes=review.four_eyes):
@@ -236,18 +242,20 @@ class _ReviewSession:
                 )
                 return ReviewResult(decision_id, model, now.outcome, False, differs=differs)
 
-    def _on_record(self, decision_id: str) -> OnRecord:
+    def _reviewable_decision(self, decision_id: str) -> ReviewableDecision:
         """The decision as the log holds it; a decision that can't be reviewed leaves the queue."""
         records = logged_records(self._decisions, decision_id)
         reviewed = self._definition.label.review.reviewed(self._definition.decision)
         try:
-            return opinions.on_record(decision_id, self._definition.name, records, reviewed)
+            return opinions.reviewable_decision(
+                decision_id, self._definition.name, records, reviewed
+            )
         except Refused:
             self._show(lambda path: queue.end(path, decision_id, self._now_ms))
             raise
 
     async def _label(
-        self, found: OnRecord, now: Opinion, analyst: Client, agreed: tuple[str, ...]
+        self, found: ReviewableDecision, now: Opinion, analyst: Client, agreed: tuple[str, ...]
     ) -> None:
         """Store the label on the same path as labels of applications.
 
@@ -255,13 +263,18 @@ class _ReviewSession:
             Refused: the rules of labels refuse it. Unavailable: the log can't store it.
         """
         platform, settings = self._platform, self._platform.settings
-        askers = recorded_askers(self._decisions, settings.clock)
+        ownership = Ownership(
+            client_lookup(self._decisions, settings.clock),
+            platform.clock,
+            platform.pseudonym_key(),
+            platform.refusals.keep,
+        )
         labels = Labels(
             recording.recorder(self._decisions),
             KeptAnswers(self._decisions),
             EventTimes(settings.clock, platform.clock.event_ms),
             platform.clock,
-            Ownership(askers, platform.clock, platform.pseudonym_key(), platform.refusals.keep),
+            ownership,
             {self._definition.name: LabelKind.of(self._definition)},
         )
         label = {"decision_id": found.decision_id, "label": now.outcome}
@@ -272,7 +285,7 @@ class _ReviewSession:
             wrong = Unavailable if problem.status == UNAVAILABLE else Refused
             raise wrong(str(problem)) from problem
 
-    async def _keep_opinion(self, found: OnRecord, now: Opinion) -> int:
+    async def _keep_opinion(self, found: ReviewableDecision, now: Opinion) -> int:
         """Store the opinion as a label without a value, which no reader counts.
 
         Returns the number of its record.

@@ -271,14 +271,14 @@ def code_for(
     question: Question,
     proven: Approver,
     *,
-    by_provider: ByProvider | None = None,
+    provider_proof: ProviderProof | None = None,
 ) -> tuple[str, int]:
     """An approval code for a person who has been proven, and the time at which it expires (epoch
     seconds).
 
     Args:
-        by_provider: the proof by an identity provider, with which the code expires at the latest;
-            None if a key proved the person.
+        provider_proof: the proof by an identity provider, with which the code expires at the
+            latest; None if a key proved the person.
 
     Raises:
         Refused: that person may not approve this model's rollouts, or made the version.
@@ -286,20 +286,20 @@ def code_for(
     state = fold(platform.rollouts.read(question.rollout_id))
     asked = f"a code for {question.rollout_id}"
     with kept_refusal(platform, asked, proven.name, proven.identity):
-        _check_may_approve(platform, state.model, proven, by_provider)
+        _check_may_approve(platform, state.model, proven, provider_proof)
         check_approver(state, proven.name, proven.identity)
-        ends_s = float("inf") if by_provider is None else by_provider.client.until_s
+        ends_s = float("inf") if provider_proof is None else provider_proof.client.until_s
         return _code(platform, question, proven, ends_s)
 
 
 def _check_may_approve(
-    platform: Platform, model: str, proven: Approver, by_provider: ByProvider | None
+    platform: Platform, model: str, proven: Approver, provider_proof: ProviderProof | None
 ) -> None:
     now_ms = platform.clock.wall_ms()
-    if proven.identity != (None if by_provider is None else by_provider.identity):
+    if proven.identity != (None if provider_proof is None else provider_proof.identity):
         raise Refused(f"the key or code belongs to somebody else than {proven.name}")
-    if by_provider is not None:
-        by_provider.check_may_approve(model, now_ms)
+    if provider_proof is not None:
+        provider_proof.check_may_approve(model, now_ms)
     else:
         keys = platform.keys.all_keys()
         check_may_approve(keys, proven.name, proven.key_id, model, now_ms)
@@ -347,14 +347,14 @@ def record_answer(
     *,
     reason: str,
     proven_by: str,
-    by_provider: ByProvider | None = None,
+    provider_proof: ProviderProof | None = None,
 ) -> str:
     """Append a proven person's answer to the journal; returns a sentence that says what was
     answered.
 
     Args:
         proven_by: how the person was proven, in words.
-        by_provider: the proof by an identity provider; None if a key proved the person.
+        provider_proof: the proof by an identity provider; None if a key proved the person.
 
     Raises:
         InputInvalid: the reason is too short or too long.
@@ -365,7 +365,7 @@ def record_answer(
     state = fold(platform.rollouts.read(question.rollout_id))
     asked = f"{question.answer} of {question.rollout_id}"
     with kept_refusal(platform, asked, proven.name, proven.identity):
-        _check_may_approve(platform, state.model, proven, by_provider)
+        _check_may_approve(platform, state.model, proven, provider_proof)
         return _appended(platform, question, proven, reason=reason, proven_by=proven_by)
 
 
@@ -416,7 +416,7 @@ def asking_run(suspended: Sequence[FlowRun], question: Question) -> FlowRun:
 
 
 @dataclass(frozen=True, slots=True)
-class ByProvider:
+class ProviderProof:
     """A person's proof by an identity provider.
 
     Args:
@@ -463,7 +463,7 @@ def newest_analysis(platform: Platform, state: RolloutState) -> InterimAnalysis 
     try:
         return interim_analyses.newest_analysis(platform.settings.home.interim_analyses, state)
     except Corrupt:
-        log.exception("the looks at the steps of %s can't be read", state.rollout_id)
+        log.exception("the analyses of the steps of %s can't be read", state.rollout_id)
         return None
 
 

@@ -10,8 +10,8 @@ import msgspec
 
 from mlplatform.learning.features.pushes.gaps import StreamLoss, lost_values
 from mlplatform.learning.skew import last_pass
+from mlplatform.learning.skew.comparison import compare
 from mlplatform.learning.skew.last_pass import LastPass
-from mlplatform.learning.skew.look import look
 from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.model.features.views import external
 from mlplatform.operations.wiring import Platform
@@ -21,7 +21,7 @@ from mlplatform.scoring import backends
 
 DAY_MS: Final = 86_400_000
 FIRST_DAYS: Final = 7
-"""Days before the end of the log that the first pass looks at."""
+"""Days before the end of the log that the first pass reads."""
 SAMPLE: Final = 2_000
 log = logging.getLogger(__name__)
 
@@ -39,10 +39,10 @@ def check(platform: Platform, model: str, *, size: int = SAMPLE) -> SkewReport:
     folder = platform.settings.home.measured
     before = _last(platform, model)
     if before is not None and _is_ahead(platform, before):
-        log.warning("the last look at features of %s is ahead of the log: it begins anew", model)
+        log.warning("the last skew pass over %s is ahead of the log: it begins anew", model)
         before = None
     after = None if before is None else before.position
-    looked = look(
+    found = compare(
         platform.definition(model),
         platform.views(model),
         platform.log,
@@ -51,18 +51,18 @@ def check(platform: Platform, model: str, *, size: int = SAMPLE) -> SkewReport:
         from_ms=_end_ms(platform, model) - FIRST_DAYS * DAY_MS if before is None else None,
         size=size,
     )
-    report = _with_lost(platform, model, looked.report)
+    report = _with_lost(platform, model, found.report)
     if not report.sampled and before is not None:
         return report
     is_full = size >= SAMPLE and report.population >= size  # waiting does not make it larger
     is_over = report.is_known or bool(report.skewed) or is_full
-    position = looked.position if is_over else (after or {})
+    position = found.position if is_over else (after or {})
     if is_over or before is not None:
         last_pass.keep(folder, model, LastPass(platform.clock.wall_ms(), position, report))
     return report
 
 
-def look_at(
+def check_period(
     platform: Platform,
     model: str,
     *,
@@ -77,7 +77,7 @@ def look_at(
     """
     _check_has_features(platform, model)
     from_ms = since_ms if since_ms is not None else _end_ms(platform, model) - days * DAY_MS
-    looked = look(
+    found = compare(
         platform.definition(model),
         platform.views(model),
         platform.log,
@@ -85,7 +85,7 @@ def look_at(
         from_ms=from_ms,
         size=size,
     )
-    return _with_lost(platform, model, looked.report)
+    return _with_lost(platform, model, found.report)
 
 
 def last_skew(platform: Platform, model: str) -> SkewReport | None:
@@ -146,7 +146,7 @@ def _last(platform: Platform, model: str) -> LastPass | None:
     try:
         return last_pass.last(platform.settings.home.measured, model)
     except Corrupt:  # the next pass begins anew and replaces this file
-        log.exception("what the last look at features of %s found can't be read", model)
+        log.exception("what the last skew pass over %s found can't be read", model)
         return None
 
 

@@ -89,7 +89,7 @@ def held_snapshot(home: Home, postgres: Address | None = None) -> Iterator[Snaps
     """
     for _ in range(TRIES):
         with ExitStack() as holding:
-            found = _look(home.root, postgres, holding)
+            found = _try_snapshot(home.root, postgres, holding)
             if found is not None:
                 yield found
                 return
@@ -137,7 +137,7 @@ def offline_files(root: Path) -> tuple[str, ...]:
     return tuple(sorted(path.as_posix() for path in whole))
 
 
-def _look(root: Path, postgres: Address | None, holding: ExitStack) -> Snapshot | None:
+def _try_snapshot(root: Path, postgres: Address | None, holding: ExitStack) -> Snapshot | None:
     """The snapshot; None if the journal changed while it was taken."""
     held: dict[str, sqlite3.Connection] = {}
 

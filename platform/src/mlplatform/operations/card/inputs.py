@@ -63,7 +63,7 @@ def card_inputs(
         Input(
             name=spec.declared,
             kind=spec.kind,
-            made_of=_made_of(spec, features, bundle),
+            made_of=_origin(spec, features, bundle),
             missing=_missing_text(spec, features, defaults),
             stale=_stale(spec, features),
             usual=usual.get(spec.name),
@@ -79,7 +79,7 @@ def _defaults(features: _Features) -> dict[str, float]:
     return {name: f.default for name, (_, f) in features.items() if f.default is not None}
 
 
-def _made_of(spec: InputSpec, features: _Features, bundle: Bundle | None) -> str:
+def _origin(spec: InputSpec, features: _Features, bundle: Bundle | None) -> str:
     match spec.kind:
         case "field":
             return f"request field {spec.of}"

@@ -118,11 +118,11 @@ class Pool:
         self._lock = _lock(folder)
 
     def step(self) -> None:
-        """Look at every job once: end those that are due, read results, start items in free
+        """Check every job once: end those that are due, read results, start items in free
         slots."""
         for name, job in self._open_jobs():
             running = self._running.setdefault(name, _PoolJob(self._folder / name, job))
-            self._look_at(running)
+            self._check(running)
         for running in self._by_age():
             self._start_items(running)
             self._say_progress(running)
@@ -146,7 +146,7 @@ class Pool:
             elif self._now_ms() - status.changed_ms > KEPT_S * 1000:
                 shutil.rmtree(folder)
 
-    def _look_at(self, running: _PoolJob) -> None:
+    def _check(self, running: _PoolJob) -> None:
         if running.end is not None:
             return self._end(running, *running.end)
         for item in list(running.items):

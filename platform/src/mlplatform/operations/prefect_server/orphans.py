@@ -30,8 +30,8 @@ if TYPE_CHECKING:  # Prefect reads its environment when it is imported
     from prefect.client.orchestration import PrefectClient
 
 EVERY_S: Final = 20.0
-"""Seconds between two looks. A run is settled after two looks in a row without a process, since one
-look may fall between the end of a process and the state that it set last."""
+"""Seconds between two checks. A run is settled after two checks in a row without a process, since
+one check may fall between the end of a process and the state that it set last."""
 GONE: Final = "its process is gone, and could not say how it ended"
 NEVER_STARTED: Final = "its process was not started; it is tried again"
 
@@ -59,7 +59,7 @@ class Orphans:
         self._seen: set[UUID] = set()
 
     async def settle(self) -> list[UUID]:
-        """Look once; returns the ids of the settled runs.
+        """Check once; returns the ids of the settled runs.
 
         A run that had begun becomes crashed. A run that had not begun is scheduled again. A run
         that was to be cancelled becomes cancelled.
@@ -78,7 +78,7 @@ class Orphans:
                 state = _settled(orphans[run_id].state_type)
                 await self._client.set_flow_run_state(run_id, state, force=True)
                 log.warning("flow run %s: %s", orphans[run_id].name, state.message)
-        except (httpx.HTTPError, ObjectNotFound) as error:  # the next look tries again
+        except (httpx.HTTPError, ObjectNotFound) as error:  # the next check tries again
             log.warning("runs without a process were not settled: %s", error)
             return []
         return sorted(twice)

@@ -100,7 +100,7 @@ def access(method: str, path: str) -> Access:
             return "forbidden"
 
 
-def only_looks(method: str, path: str) -> bool:
+def only_reads(method: str, path: str) -> bool:
     """Whether a request would change nothing if it were let through: pages send many such requests,
     and their refusals are not recorded."""
     asks = path.removesuffix("/").endswith(("/filter", "/count", "/paginate"))

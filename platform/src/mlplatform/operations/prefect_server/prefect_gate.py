@@ -29,7 +29,7 @@ from mlplatform.operations.prefect_server.answer_limit import (
     WITHIN_S,
     AnswerLimit,
 )
-from mlplatform.operations.prefect_server.prefect_access import Access, access, only_looks, subject
+from mlplatform.operations.prefect_server.prefect_access import Access, access, only_reads, subject
 from mlplatform.rollouts.journal import approval_codes
 from mlplatform.runtime.errors import Refused
 from mlplatform.runtime.http.cross_site_guard import Application, Receive, Scope, Send
@@ -228,7 +228,7 @@ class PrefectGate:
         except _TooLarge:
             await _problem(send, 413, f"a body of more than {MOST_BODY_BYTES} bytes")
             return
-        if not only_looks(method, path):
+        if not only_reads(method, path):
             self._keep(person.name, method, path, why)
         await _refuse(scope, receive, send, 403, why)
 
@@ -333,7 +333,7 @@ class PrefectGate:
         self, scope: Scope, receive: Receive, send: Send, method: str, *, has_credentials: bool
     ) -> None:
         # A browser's requests before a person has logged in are not recorded.
-        if has_credentials or not only_looks(method, scope["path"]):
+        if has_credentials or not only_reads(method, scope["path"]):
             why = "nobody has this name and key" if has_credentials else "nobody has logged in"
             self._keep(UNKNOWN, method, _shape(scope["path"]), why)
         why = "a name and a key of `mlplatform keys create --scope run`, or this start's token"

@@ -171,7 +171,7 @@ def outcome_of(text: str, label: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class OnRecord:
+class ReviewableDecision:
     """A decision that can be reviewed, and its opinions, oldest first."""
 
     decision_id: str
@@ -180,9 +180,9 @@ class OnRecord:
     opinions: tuple[Opinion, ...]
 
 
-def on_record(
+def reviewable_decision(
     decision_id: str, model: str, records: Iterable[Mapping[str, Any]], reviewed: Sequence[str]
-) -> OnRecord:
+) -> ReviewableDecision:
     """The decision and its opinions, from the log's records.
 
     Args:
@@ -212,4 +212,6 @@ def on_record(
         what = f"decided {decided[0]}" if decided[0] else "not a decision"
         raise Refused(f"{decision_id} is {what}; people review only decisions of {known}")
     opinions = (opinion(r["payload"] or {}) for r in labels)
-    return OnRecord(decision_id, model, decided[0], tuple(o for o in opinions if o is not None))
+    return ReviewableDecision(
+        decision_id, model, decided[0], tuple(o for o in opinions if o is not None)
+    )

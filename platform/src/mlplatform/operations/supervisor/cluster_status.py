@@ -15,7 +15,7 @@ from mlplatform.rollouts.serving.plane import ServingPlane
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import NotFound, PlatformError
 
-LOOK_S: Final = 2.0
+REFRESH_S: Final = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -39,21 +39,21 @@ class ClusterStatusMirror:
         return []
 
     async def reconcile(self) -> None:
-        """Look at the services repeatedly until cancelled or closed."""
+        """Refresh the statuses repeatedly until cancelled or closed."""
         while not self._closed:
             problem = ""
             try:
-                await asyncio.to_thread(self.look)
+                await asyncio.to_thread(self.refresh)
             except (PlatformError, OSError, KeyError) as error:  # must not end the supervisor
                 problem = str(error) or type(error).__name__
             if problem != self._problem:
                 log.warning("services of the cluster: %s", problem or "followed again")
             self._problem = problem
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(REFRESH_S)
 
-    def look(self) -> None:
-        """Look at every service once. A service that can't be asked keeps its last status: pods
-        answer while the API server is away.
+    def refresh(self) -> None:
+        """Read the status of every service once. A service that can't be asked keeps its last
+        status: pods answer while the API server is away.
 
         Each has a thread: a model server of somebody else's that is slow holds up no other status.
 
@@ -64,16 +64,16 @@ class ClusterStatusMirror:
         for name in self._statuses.names() - names:
             self._statuses.forget(name)
         with ThreadPoolExecutor(max(1, len(names))) as threads:
-            ended = [threads.submit(self._look_at, name) for name in sorted(names)]
+            ended = [threads.submit(self._refresh, name) for name in sorted(names)]
         for one in ended:
             one.result()
 
     def close(self) -> list[asyncio.Task[None]]:
-        """Stop looking; there is nothing to wait for."""
+        """Stop; there is nothing to wait for."""
         self._closed = True
         return []
 
-    def _look_at(self, name: str) -> None:
+    def _refresh(self, name: str) -> None:
         try:
             self._statuses.say(self._status_of(name))
         except NotFound:  # removed since

@@ -103,13 +103,13 @@ def _open(root: Path) -> Iterator[Path]:
     whose modes are set apart."""
     if stat.S_IMODE(root.stat().st_mode) & OTHERS:
         yield root
-    looked = 0
+    entries = 0
     for folder, folders, files in os.walk(root):
         if Path(folder) == root and "bundles" in folders:
             folders.remove("bundles")
         for name in (*folders, *files):
-            looked += 1
-            if looked > MOST_ENTRIES:
+            entries += 1
+            if entries > MOST_ENTRIES:
                 return
             with contextlib.suppress(FileNotFoundError):  # files of databases come and go
                 mode = (path := Path(folder, name)).lstat().st_mode

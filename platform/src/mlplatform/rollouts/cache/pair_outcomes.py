@@ -18,7 +18,12 @@ from mlplatform.rollouts.cache.pair import (
 )
 from mlplatform.rollouts.cache.pair_counts import HIGHEST
 from mlplatform.rollouts.verdicts.basis import OutcomeBasis
-from mlplatform.rollouts.verdicts.delays import DelayCurve, LabelsCome, counted_curve, labels_come
+from mlplatform.rollouts.verdicts.delays import (
+    ArrivedShare,
+    DelayCurve,
+    arrived_share,
+    counted_curve,
+)
 from mlplatform.rollouts.verdicts.facts import Integers
 from mlplatform.rollouts.verdicts.hidden_outcomes import Floats, PartialOutcomes
 from mlplatform.rollouts.verdicts.outcomes import (
@@ -89,19 +94,19 @@ class PairAges:
             return np.repeat(self.age_ms, self._mature), None
         return self.age_ms, self._mature
 
-    def curves(self) -> tuple[DelayCurve | None, dict[str, LabelsCome]]:
+    def curves(self) -> tuple[DelayCurve | None, dict[str, ArrivedShare]]:
         """The delay curve of positive labels, if any has come, and the share of either label that
         has come."""
-        positive, come = None, dict[str, LabelsCome]()
+        positive, arrived_shares = None, dict[str, ArrivedShare]()
         there = self.seen > 0
         for value, name in enumerate(LABELS):
             steps, events = self.delays[value].T
             without = (self.seen - self.labelled[value])[there]
             curve = counted_curve(self.age_ms[there], without, steps * self.basis.step_ms, events)
-            if (found := labels_come(curve, *self._mature_ages)) is not None:
-                come[name] = found
+            if (found := arrived_share(curve, *self._mature_ages)) is not None:
+                arrived_shares[name] = found
                 positive = curve if value == 1 else positive
-        return positive, come
+        return positive, arrived_shares
 
 
 def outcomes_of(
@@ -118,7 +123,7 @@ def outcomes_of(
         writers: names of the writers; pairs refer to them by position.
         is_labelled_after: tells whether any label arrived after a given event time, until now.
     """
-    basis, (curve, come) = ages.basis, ages.curves()
+    basis, (curve, arrived_shares) = ages.basis, ages.curves()
     kept = ages.requests - ages.immature
     alerts = round(basis.capacity * kept)
     rows = _telling(telling(alerts), basis, alerts, _ranks(writers))
@@ -139,7 +144,7 @@ def outcomes_of(
         champion=rows["score"],
         immature=ages.immature,
         silent=not is_labelled_after(ages.last_ms),
-        come=come,
+        arrived_shares=arrived_shares,
         others=kept - len(rows),
     )
 

@@ -51,7 +51,7 @@ class DelayCurve:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelsCome:
+class ArrivedShare:
     """The share (0-1) of the labels within `within_ms` that is expected to have come.
 
     Args:
@@ -64,9 +64,9 @@ class LabelsCome:
     within_ms: int
 
 
-def labels_come(
+def arrived_share(
     curve: DelayCurve, age_ms: Integers, requests: Integers | None = None
-) -> LabelsCome | None:
+) -> ArrivedShare | None:
     """The share of labels expected for requests of these ages; None if no label has come.
 
     Args:
@@ -83,7 +83,7 @@ def labels_come(
     share = mean(curve.share(age_ms))
     error = 1.96 * mean(curve.error(age_ms))  # upper bound, as if fully correlated
     low, high = max(share - error, 0.0), min(share + error, 1.0)
-    return LabelsCome(share, low, high, curve.longest_ms)
+    return ArrivedShare(share, low, high, curve.longest_ms)
 
 
 def counted_curve(

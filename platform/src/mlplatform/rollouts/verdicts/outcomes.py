@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlplatform.rollouts.journal.evidence import Verdict
-from mlplatform.rollouts.verdicts.delays import LabelsCome
+from mlplatform.rollouts.verdicts.delays import ArrivedShare
 from mlplatform.rollouts.verdicts.facts import Flags
 from mlplatform.rollouts.verdicts.hidden_outcomes import (
     MetricBounds,
@@ -69,8 +69,8 @@ class Outcomes:
         immature: number of requests without a label that may still get one; the arrays leave them
             out.
         silent: no label of any decision has arrived since the generation's last request.
-        come: shares of the labels that have come: of positives, and of negatives if anybody reports
-            them.
+        arrived_shares: shares of the labels that have come: of positives, and of negatives if
+            anybody reports them.
         others: number of requests that are in no array.
     """
 
@@ -79,7 +79,7 @@ class Outcomes:
     champion: npt.NDArray[np.float64]
     immature: int
     silent: bool
-    come: Mapping[str, LabelsCome]
+    arrived_shares: Mapping[str, ArrivedShare]
     others: int = 0
 
     def __len__(self) -> int:
@@ -341,10 +341,10 @@ def _unknown(seen: Outcomes, found: Recall) -> Iterator[str]:
 
 
 def _to_come(seen: Outcomes) -> Iterator[str]:
-    if (come := seen.come.get(LABELS[1])) is not None:
+    if (arrived := seen.arrived_shares.get(LABELS[1])) is not None:
         yield (
-            f"Of the labels of positives that come within {come.within_ms / DAY_MS:.3g} days "
-            f"{percent(come.share)} are here ({span(come.low, come.high)})."
+            f"Of the labels of positives that come within {arrived.within_ms / DAY_MS:.3g} days "
+            f"{percent(arrived.share)} are here ({span(arrived.low, arrived.high)})."
         )
 
 
@@ -368,12 +368,12 @@ def _values(seen: Outcomes, found: Recall, bound: Bound) -> dict[str, float | in
         for what, known in (("recall", arm.recall), ("precision", arm.precision)):
             for end in ("value", "low", "high", "lowest", "highest"):
                 values[f"{name}_{what}_{end}"] = number_of(getattr(known, end))
-    for name, come in seen.come.items():
+    for name, arrived in seen.arrived_shares.items():
         values |= {
-            f"{name}_labels_share": number_of(come.share),
-            f"{name}_labels_low": number_of(come.low),
-            f"{name}_labels_high": number_of(come.high),
-            f"{name}_labels_within_days": number_of(come.within_ms / DAY_MS),
+            f"{name}_labels_share": number_of(arrived.share),
+            f"{name}_labels_low": number_of(arrived.low),
+            f"{name}_labels_high": number_of(arrived.high),
+            f"{name}_labels_within_days": number_of(arrived.within_ms / DAY_MS),
         }
     return values
 

@@ -92,7 +92,7 @@ def known_labels(requests: Requests, labels: OutcomeLabels) -> LabelCounts:
         champion=champion,
         immature=immature,
         silent=False,
-        come={},
+        arrived_shares={},
     )
     errors = Errors(ERROR_SHARE, ERROR_SHARE)
     recall = recall_at_capacity(seen, capacity=labels.capacity, errors=errors)

@@ -129,7 +129,7 @@ class Home:
 
     @property
     def interim_analyses(self) -> Path:
-        """The folder of passes' looks at gates, a file for each step of a rollout, for pictures."""
+        """The folder of interim analyses, a file for each step of a rollout, for pictures."""
         return self.root / "looks"
 
     @property

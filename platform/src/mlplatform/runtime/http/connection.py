@@ -180,7 +180,7 @@ class Connection(asyncio.Protocol):
     """Gives the application one request at a time, and ends what exceeds its limits.
 
     A request that arrives whole, as most do, is answered where it is read, with one write. There
-    are no timers here: one look a second at all connections costs less than a timer for each.
+    are no timers here: one check a second of all connections costs less than a timer for each.
     """
 
     __slots__ = (
@@ -455,7 +455,7 @@ class Connection(asyncio.Protocol):
 
     # The end of the connection.
 
-    def look(self, now_s: float) -> None:
+    def check_limits(self, now_s: float) -> None:
         """End the connection if it has waited for too long."""
         limits, waited_s = self._shared.limits, now_s - self._since_s
         if self._is_closing:

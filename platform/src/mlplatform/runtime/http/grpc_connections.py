@@ -30,7 +30,7 @@ MAX_STRANGERS: Final = 128
 ARRIVAL_S: Final = 10.0
 """Seconds that a stranger's connection lives; probes open another."""
 
-LOOK_S: Final = 0.25
+CHECK_S: Final = 0.25
 _FILES: Final = Path("/proc/self/fd")
 _PEER: Final = re.compile(r"ipv[46]:\[?(.+?)\]?:(\d+)")
 
@@ -47,7 +47,7 @@ class _GrpcConnection:
 
 
 class GrpcConnections:
-    """Looks at the connections of the port a few times a second, and ends those that must end.
+    """Checks the connections of the port a few times a second, and ends those that must end.
 
     gRPC accepts them by itself, so they are found among the open files of the process (Linux).
 
@@ -66,17 +66,17 @@ class GrpcConnections:
         self._by_remote: dict[tuple[str, int], _GrpcConnection] = {}
         self._since_s: dict[_GrpcConnection, float] = {}
         self._admitted: set[tuple[str, int]] = set()
-        self._looking: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     def start(self, port: int) -> None:
-        """Start looking, in the running event loop."""
+        """Start the checks, in the running event loop."""
         self._port = port
         if _FILES.exists():
-            self._looking = asyncio.get_running_loop().create_task(self._watch())
+            self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     def stop(self) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
         self._peers.close()
 
     def admit(self, peer: str) -> None:
@@ -90,16 +90,16 @@ class GrpcConnections:
             remote = _address(found[1]), int(found[2])
             held = self._by_remote.get(remote)
             if held is None:
-                self._admitted.add(remote)  # it was opened after the last look
+                self._admitted.add(remote)  # it was opened after the last check
             else:
                 self._open.admit(held)
 
     async def _watch(self) -> None:
         while True:
-            self.look(time.monotonic())
-            await asyncio.sleep(LOOK_S)
+            self.check_connections(time.monotonic())
+            await asyncio.sleep(CHECK_S)
 
-    def look(self, now_s: float) -> None:
+    def check_connections(self, now_s: float) -> None:
         """Count new and closed connections, and end those that must end."""
         here = set(self._connections())
         for held in [one for one in self._since_s if one not in here]:

@@ -21,8 +21,8 @@ OTHER_FILES: Final = 2 * BACKLOG + 512 + 256
 """Open files besides these connections: those that two listeners may have accepted before anybody
 counts them, gRPC's connections, and files that are needed for answers."""
 
-LOOK_S: Final = 1.0
-"""Seconds between two looks at connections; their limits are kept to this precision."""
+CHECK_S: Final = 1.0
+"""Seconds between two checks of connections; their limits are kept to this precision."""
 
 _TICK_S: Final = 0.1
 
@@ -96,7 +96,7 @@ class Server:
         self._ending = asyncio.Event()
         self._is_forced = False
         self.gave_up = False
-        self._look_s = min(LOOK_S, self._limits.arrival_s / 4)
+        self._check_s = min(CHECK_S, self._limits.arrival_s / 4)
 
     def run(self) -> None:
         """Serve on an event loop of its own."""
@@ -141,17 +141,17 @@ class Server:
             await asyncio.sleep(0.01)
 
     async def _watch(self, shared: ServerState) -> None:
-        look_s = time.monotonic() + self._look_s
+        next_check_s = time.monotonic() + self._check_s
         while True:
-            await asyncio.sleep(min(_TICK_S, self._look_s))
+            await asyncio.sleep(min(_TICK_S, self._check_s))
             if not self._ending.is_set() and not self._life.is_useful():
                 self.gave_up = True
                 self.end()
             now_s = time.monotonic()
-            if now_s >= look_s:
-                look_s = now_s + self._look_s
+            if now_s >= next_check_s:
+                next_check_s = now_s + self._check_s
                 for connection in tuple(shared.connections):
-                    connection.look(now_s)
+                    connection.check_limits(now_s)
                 if self._ended is not None:
                     self._ended.tell()
 

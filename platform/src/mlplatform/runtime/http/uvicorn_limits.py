@@ -33,8 +33,8 @@ BACKLOG: Final = 128
 MAX_PIPELINED: Final = 16
 MAX_MESSAGE_BYTES: Final = 2 * 1024 * 1024
 """Most bytes of a WebSocket message; an event of Prefect's may have 1.5 MB."""
-LOOK_S: Final = 1
-"""Seconds between two looks at connections; their limits are kept to this precision."""
+CHECK_S: Final = 1
+"""Seconds between two checks of connections; their limits are kept to this precision."""
 
 _RATE_LIMIT: Final = RateLimitFilter()
 
@@ -107,8 +107,8 @@ class ListenerConnections:
         return {
             "http": partial(LimitedHttp, self),
             "ws": partial(LimitedWebSocket, self),
-            "callback_notify": self.look,
-            "timeout_notify": LOOK_S,
+            "callback_notify": self.check_limits,
+            "timeout_notify": CHECK_S,
             "timeout_keep_alive": self.limits.idle_s,
             "backlog": BACKLOG,
             "proxy_headers": False,
@@ -127,7 +127,7 @@ class ListenerConnections:
     def is_admitted(self, held: _Connection) -> bool:
         return self._open.is_admitted(held)
 
-    async def look(self) -> None:
+    async def check_limits(self) -> None:
         """End connections that have waited for too long. Called once a second."""
         now_s = time.monotonic()
         for held in self._open:

@@ -86,8 +86,8 @@ def program(audit: int, calls: Mapping[str, int]) -> Sequence[_Step]:
         (_RETURN, 0, 0, _REFUSE),
     ]
     # The steps after the list: refuse, two steps for mappings, refuse, allow.
-    refuse, look, allow = len(plain) + 2, len(plain) + 3, len(plain) + 6
-    ways = [(n, look) for n in sorted(mapping)] + [(n, allow) for n in plain]
+    refuse, inspect, allow = len(plain) + 2, len(plain) + 3, len(plain) + 6
+    ways = [(n, inspect) for n in sorted(mapping)] + [(n, allow) for n in plain]
     for position, (call, target) in enumerate(ways):
         steps.append((_EQUAL, target - position - 1, 0, call))
     assert len(ways) == refuse

@@ -17,8 +17,8 @@ SERVICE: Final = "grpc.health.v1.Health"
 WHOLE: Final = ""
 """Name by which a caller asks about the server instead of one of its services."""
 
-LOOK_S: Final = 0.25
-"""Seconds between two looks for changes, of which watching callers are told."""
+POLL_S: Final = 0.25
+"""Seconds between two checks for changes, which are sent to watching callers."""
 
 WATCHES: Final = 8
 """Most open streams of one connection. A client library opens one for each service it calls."""
@@ -48,7 +48,7 @@ class HealthService:
         self._changed = asyncio.Event()
         self._is_draining = False
         self._is_ended = False
-        self._looking: asyncio.Task[None] | None = None
+        self._polling: asyncio.Task[None] | None = None
 
     def answers(self) -> dict[str, Answer]:
         """Method → the function that answers it."""
@@ -59,8 +59,8 @@ class HealthService:
         return {"Watch": self._watch}
 
     def start(self) -> None:
-        """Start looking for changes, in the running event loop."""
-        self._looking = asyncio.get_running_loop().create_task(self._look())
+        """Start checking for changes, in the running event loop."""
+        self._polling = asyncio.get_running_loop().create_task(self._poll())
 
     def begin_drain(self) -> None:
         """Report that the server ends soon. Streams stay open, because clients would open
@@ -72,8 +72,8 @@ class HealthService:
         """End the streams."""
         self._is_ended = True
         self._wake()
-        if self._looking is not None:
-            self._looking.cancel()
+        if self._polling is not None:
+            self._polling.cancel()
 
     async def _check(self, request: bytes, call: Call) -> pb.HealthCheckResponse:
         service = parsed(pb.HealthCheckRequest, request).service
@@ -124,10 +124,10 @@ class HealthService:
             return _STATUS.NOT_SERVING
         return _STATUS.SERVING
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         last = self._status()
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
             status = self._status()
             if status != last:
                 last = status

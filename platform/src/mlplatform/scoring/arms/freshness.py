@@ -14,7 +14,7 @@ from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 from mlplatform.scoring.arms.states import FeaturesState
 
-LOOK_S = 5.0
+REFRESH_S = 5.0
 """Seconds between two questions to the store for its newest rows."""
 LOST_MS = 0
 """Event time given to the newest row of a view whose rows have vanished, so that the view counts as
@@ -88,7 +88,7 @@ class Freshness:
 
     async def start(self) -> None:
         """Start tracking. The newest rows are known on return, if the store answers."""
-        await self._look()
+        await self._refresh()
         self._following = asyncio.get_running_loop().create_task(self._follow())
 
     async def stop(self) -> None:
@@ -147,10 +147,10 @@ class Freshness:
 
     async def _follow(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_S)
-            await self._look()
+            await asyncio.sleep(REFRESH_S)
+            await self._refresh()
 
-    async def _look(self) -> None:
+    async def _refresh(self) -> None:
         try:
             found = await asyncio.to_thread(self._features.newest)
         except (PlatformError, sqlite3.Error) as error:

@@ -39,7 +39,7 @@ from mlplatform.scoring.gateway import admission
 from mlplatform.scoring.gateway.pushes import bodies, feature_pushes
 from mlplatform.scoring.labels.kinds import LabelKind
 from mlplatform.scoring.labels.labels import Labels
-from mlplatform.scoring.labels.ownership import Ownership, recorded_askers
+from mlplatform.scoring.labels.ownership import Ownership, client_lookup
 from mlplatform.scoring.labels.voids import Voids
 from mlplatform.scoring.predictor_client.predictor import ClientLimits, Predictor
 from mlplatform.scoring.pushes.pushes import FeaturePushes
@@ -178,7 +178,7 @@ def _shared(settings: Settings, name: str, supervised: bool) -> _GatewayContext:
         metrics=metrics,
         recorder=_recorder(name, spilling, times, watermark),
         ownership=Ownership(
-            recorded_askers(log, settings.clock), clock, key, Refusals(home.audit).keep
+            client_lookup(log, settings.clock), clock, key, Refusals(home.audit).keep
         ),
         windows=windows,
     )

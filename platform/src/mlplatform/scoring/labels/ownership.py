@@ -7,7 +7,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 
-from mlplatform.decisions.log.lookup import askers
+from mlplatform.decisions.log.lookup import recorded_clients
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.errors import PlatformError
@@ -19,7 +19,7 @@ from mlplatform.scoring.request.decision_ids import is_known, made_ms, ownership
 from mlplatform.scoring.request.recording import log_unavailable
 from mlplatform.scoring.request.times import MINUTE_MS, SYSTEM_TOLERANCE_MS, ClockMode
 
-Askers = Callable[[str, Sequence[str]], Mapping[str, str]]
+ClientLookup = Callable[[str, Sequence[str]], Mapping[str, str]]
 """Function from a model and ids to the client of each decision that is on record here."""
 
 log = logging.getLogger(__name__)
@@ -38,9 +38,13 @@ class Ownership:
     """
 
     def __init__(
-        self, askers: Askers, clock: Clock, pseudonym_key: bytes, keep: Callable[[Refusal], None]
+        self,
+        find_clients: ClientLookup,
+        clock: Clock,
+        pseudonym_key: bytes,
+        keep: Callable[[Refusal], None],
     ) -> None:
-        self._askers = askers
+        self._find_clients = find_clients
         self._clock = clock
         self._key = pseudonym_key
         self._keep = keep
@@ -84,22 +88,22 @@ class Ownership:
     async def _owners_on_record(self, model: str, decision_ids: Sequence[str]) -> Mapping[str, str]:
         async with self._reading:  # one thread is enough: old ids become rare
             try:
-                return await asyncio.to_thread(self._askers, model, decision_ids)
+                return await asyncio.to_thread(self._find_clients, model, decision_ids)
             except (PlatformError, sqlite3.Error) as error:
                 log.error("the decision log was not read: %s", error)
                 raise log_unavailable() from error
 
 
-def recorded_askers(decisions: SqliteDecisionLog, mode: ClockMode) -> Askers:
+def client_lookup(decisions: SqliteDecisionLog, mode: ClockMode) -> ClientLookup:
     """A function that looks decisions up in the log of this home; in live mode only near the times
     of their ids."""
     apart_ms = SYSTEM_TOLERANCE_MS + MINUTE_MS
 
     def found(model: str, decision_ids: Sequence[str]) -> Mapping[str, str]:
         if mode == "replay":  # event times differ from the times of ids
-            return askers(decisions, model, decision_ids)
+            return recorded_clients(decisions, model, decision_ids)
         made = [made_ms(i) for i in decision_ids]
         span = {"from_ms": min(made) - apart_ms, "to_ms": max(made) + apart_ms}
-        return askers(decisions, model, decision_ids, **span)
+        return recorded_clients(decisions, model, decision_ids, **span)
 
     return found

@@ -10,9 +10,9 @@ from typing import Final, Literal
 
 _TIME, _RANDOM, _OWNER, _MAC = 12, 10, 10, 10  # hexadecimal digits
 _EARLIER, _LENGTH = _TIME + _RANDOM + _MAC, _TIME + _RANDOM + _OWNER + _MAC
-_PURPOSE = b"decision-id"
-_ASKING = b"decision-asker"
-_OWNING: Final = b"decision-owner"
+_ID_PURPOSE = b"decision-id"
+_CLIENT_PURPOSE = b"decision-asker"
+_OWNER_PURPOSE: Final = b"decision-owner"
 
 IdOwnership = Literal["own", "foreign", "unsaid", "unknown"]
 """The ownership of an id; `unsaid` if it was given out before ids named their client."""
@@ -22,13 +22,13 @@ def new_decision_id(model: str, client: str, wall_ms: int, key: bytes) -> str:
     """A new id of 42 hexadecimal digits: wall time, random digits, a keyed hash of the client that
     asks, and a keyed hash over all of these and the model. The hashes let a label for a decision be
     checked without a search through years of records."""
-    return _sealed(model, _body(wall_ms) + _hashed(client, key, _ASKING), key)
+    return _sealed(model, _body(wall_ms) + _hashed(client, key, _CLIENT_PURPOSE), key)
 
 
 def owned_decision_id(model: str, client: str, wall_ms: int, key: bytes) -> str:
     """A new id of a decision that is made later, for which its client may poll. The id alone shows
     that it is this client's, before any decision is stored under it."""
-    return _sealed(model, _body(wall_ms) + _hashed(client, key, _OWNING), key)
+    return _sealed(model, _body(wall_ms) + _hashed(client, key, _OWNER_PURPOSE), key)
 
 
 def is_known(model: str, decision_id: str, key: bytes) -> bool:
@@ -43,7 +43,7 @@ def is_owned(model: str, client: str, decision_id: str, key: bytes) -> bool:
     """Whether `owned_decision_id` made the id, for this model and this client."""
     if len(decision_id) != _LENGTH or not is_known(model, decision_id, key):
         return False
-    return hmac.compare_digest(_hashed(client, key, _OWNING), _owner(decision_id))
+    return hmac.compare_digest(_hashed(client, key, _OWNER_PURPOSE), _owner(decision_id))
 
 
 def ownership(model: str, client: str, decision_id: str, key: bytes) -> IdOwnership:
@@ -54,7 +54,7 @@ def ownership(model: str, client: str, decision_id: str, key: bytes) -> IdOwners
     owner = _owner(decision_id).encode()
     own = [
         hmac.compare_digest(_hashed(client, key, purpose).encode(), owner)
-        for purpose in (_ASKING, _OWNING)
+        for purpose in (_CLIENT_PURPOSE, _OWNER_PURPOSE)
     ]
     if not known:
         return "unknown"
@@ -76,7 +76,7 @@ def _sealed(model: str, body: str, key: bytes) -> str:
 
 def _mac(model: str, body: str, key: bytes) -> str:
     data = f"{model}/{body}".encode()
-    return hashlib.blake2b(data, key=key, person=_PURPOSE, digest_size=_MAC // 2).hexdigest()
+    return hashlib.blake2b(data, key=key, person=_ID_PURPOSE, digest_size=_MAC // 2).hexdigest()
 
 
 def _owner(decision_id: str) -> str:

@@ -31,7 +31,7 @@ from mlplatform.scoring.request.recording import (
     log_unavailable,
     looked_up,
 )
-from mlplatform.scoring.request.scoring import ScoreResponse, Scoring, promised_to, replay
+from mlplatform.scoring.request.scoring import ScoreResponse, Scoring, answer_owner, replay
 
 _PURPOSE = b"score-async"
 
@@ -103,7 +103,7 @@ class AsyncAcceptor:
         for model, scoring in self._models.items():
             if not is_owned(model, client, decision_id, self._key):
                 continue
-            key = (promised_to(client), model, decision_id)
+            key = (answer_owner(client), model, decision_id)
             deadline_s = started_s + scoring.definition.deadline_ms / 1000
             found = await looked_up(self._answers, key, started_s, deadline_s)
             if found is not None:

@@ -39,8 +39,8 @@ STALL_S = 0.005
 up."""
 
 UNLOGGED_KEPT = 4096
-LOOK_AGAIN_S = 0.005
-LOOK_UP_SHARE = 0.4
+RETRY_LOOKUP_S = 0.005
+LOOKUP_SHARE = 0.4
 """Share of the deadline for a key that cannot be looked up at once; the rest is enough to
 decide."""
 
@@ -250,9 +250,9 @@ async def found_in_time(
         try:
             return await find()
         except PlatformError:
-            if time.monotonic() + LOOK_AGAIN_S > until_s:
+            if time.monotonic() + RETRY_LOOKUP_S > until_s:
                 raise
-        await asyncio.sleep(LOOK_AGAIN_S)
+        await asyncio.sleep(RETRY_LOOKUP_S)
 
 
 class AnswerStore(Protocol):
@@ -272,7 +272,7 @@ async def looked_up(
     Raises:
         Problem: 503 if the log does not answer.
     """
-    until_s = started_s + LOOK_UP_SHARE * (deadline_s - started_s)
+    until_s = started_s + LOOKUP_SHARE * (deadline_s - started_s)
     try:
         return await found_in_time(lambda: answers.look_up(key), until_s)
     except PlatformError as error:

@@ -195,7 +195,7 @@ class Scoring:
         self._check_accepted(accepted)
         caller = replace(caller, client=accepted.client, key=None, trace_id=accepted.trace_id)
         request = ScoringInput(accepted.decision_id, accepted.request, accepted.event_ms)
-        owner = promised_to(accepted.client)
+        owner = answer_owner(accepted.client)
         with self._in_flight.claim(owner, request.decision_id):
             stored = await self._find_answer(owner, request.decision_id, caller)
             if stored is not None:
@@ -463,7 +463,7 @@ class Scoring:
         return await self._features.read_apart(keys, event_ms, until_s)
 
 
-def promised_to(client: str) -> str:
+def answer_owner(client: str) -> str:
     """The owner of answers to accepted requests, by decision id. Names of clients hold no slash, so
     these keys never meet an Idempotency-Key."""
     return f"{client}/decisions"

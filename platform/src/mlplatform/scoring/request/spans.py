@@ -35,7 +35,7 @@ from mlplatform.runtime.telemetry.spans import (
 from mlplatform.scoring.request.decision import AcceptedForLater, FinishedDecision, RequestOutcome
 from mlplatform.scoring.request.prediction import Prediction
 
-KeptFor = Literal["error", "slow", "degraded", "canary", "caller", "share"]
+SamplingReason = Literal["error", "slow", "degraded", "canary", "caller", "share"]
 SPARE: Final = ("slow", "caller", "share")
 """Reasons whose traces are dropped first: in an overload every request is slow, and the others must
 not be lost among them."""
@@ -62,7 +62,7 @@ class AnsweredRequest(msgspec.Struct, frozen=True):
     ended_s: float
     is_error: bool
     done: Sequence[RequestOutcome]
-    kept_for: KeptFor
+    sampled_for: SamplingReason
 
     @property
     def trace_id(self) -> str | None:
@@ -111,14 +111,14 @@ class Traces:
         attributes: Callable[[], Attributes],
     ) -> bool:
         """Offer the request for spans if there is a reason. Returns whether it was."""
-        kept_for = self._kept_for(trace, status, done)
-        if kept_for is None:
+        sampled_for = self._sampled_for(trace, status, done)
+        if sampled_for is None:
             return False
         now_s, is_error, shown = time.monotonic(), status >= 500, _first_of(done)
         ended = AnsweredRequest(
-            operation, attributes(), trace, started_s, now_s, is_error, shown, kept_for
+            operation, attributes(), trace, started_s, now_s, is_error, shown, sampled_for
         )
-        self._sink.offer(ended, is_spare=kept_for in SPARE)
+        self._sink.offer(ended, is_spare=sampled_for in SPARE)
         trace_id = ended.trace_id
         for each in shown:
             if isinstance(each, FinishedDecision) and trace_id is not None:
@@ -126,21 +126,21 @@ class Traces:
                 self._shown(each.decided.case.live.routes.model, latency_s, trace_id)
         return True
 
-    def _kept_for(
+    def _sampled_for(
         self, trace: TraceContext | None, status: int, done: Sequence[RequestOutcome]
-    ) -> KeptFor | None:
+    ) -> SamplingReason | None:
         if status >= 500:
             return "error"
         for each in done:
-            kept_for = spoken_for(each, self._slo_s)
-            if kept_for is not None:
-                return kept_for
+            sampled_for = sampling_reason(each, self._slo_s)
+            if sampled_for is not None:
+                return sampled_for
         if trace is not None and trace.parent_id is not None:
             return "caller" if trace.is_sampled else None
         return "share" if self._chance() < self._share else None
 
 
-def spoken_for(done: RequestOutcome, slo_s: Mapping[str, float]) -> KeptFor | None:
+def sampling_reason(done: RequestOutcome, slo_s: Mapping[str, float]) -> SamplingReason | None:
     """Why this outcome alone makes a request worth its spans; None if it does not."""
     if isinstance(done, AcceptedForLater):
         return None
@@ -163,7 +163,7 @@ def build(ended: AnsweredRequest) -> Trace:
         span_id = trace.span_id
     else:
         span_id = derived_span_id(_decision_id(ended.done[0])) if done else new_span_id()
-    own = {**ended.attributes, signals.KEPT_FOR: ended.kept_for}
+    own = {**ended.attributes, signals.KEPT_FOR: ended.sampled_for}
     spans: list[Span] = []
     if len(done) == 1 and isinstance(done[0], FinishedDecision) and done[0].accepted is None:
         own |= _decision_attributes(done[0])
@@ -181,7 +181,7 @@ def build(ended: AnsweredRequest) -> Trace:
         kind, name, span_id, parent_id, ended.started_s, ended.ended_s, own, ended.is_error
     )
     trace_id = ended.trace_id or new_span_id() + new_span_id()
-    return Trace(trace_id, (request, *spans), parent_id is not None, ended.kept_for in SPARE)
+    return Trace(trace_id, (request, *spans), parent_id is not None, ended.sampled_for in SPARE)
 
 
 def _first_of(done: Sequence[RequestOutcome]) -> Sequence[RequestOutcome]:

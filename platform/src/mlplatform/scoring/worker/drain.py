@@ -144,9 +144,9 @@ class Worker:
             batch.is_error = True
             raise
         finally:
-            kept_for = batch.kept_for
-            if kept_for is not None:
-                self._spans.offer(FinishedBatch(batch, time.monotonic(), kept_for))
+            sampled_for = batch.sampled_for
+            if sampled_for is not None:
+                self._spans.offer(FinishedBatch(batch, time.monotonic(), sampled_for))
 
     def _drained(
         self,

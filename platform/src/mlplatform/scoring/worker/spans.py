@@ -16,7 +16,7 @@ from mlplatform.runtime.telemetry.spans import Attributes, Link, Span, Trace, ne
 MAX_LINKS: Final = 128
 MAX_CALLS: Final = 64
 
-KeptFor = Literal["error", "gateway", "share"]
+SamplingReason = Literal["error", "gateway", "share"]
 
 
 @dataclass
@@ -61,7 +61,7 @@ class BatchSpan:
                 self.calls.append(span)
 
     @property
-    def kept_for(self) -> KeptFor | None:
+    def sampled_for(self) -> SamplingReason | None:
         """Why the batch gets spans; None if it gets none."""
         if self.is_error:
             return "error"
@@ -116,7 +116,7 @@ class FinishedBatch:
 
     batch: BatchSpan
     ended_s: float
-    kept_for: KeptFor
+    sampled_for: SamplingReason
 
 
 def build(drained: FinishedBatch) -> Trace:
@@ -125,7 +125,7 @@ def build(drained: FinishedBatch) -> Trace:
     about: Attributes = {
         signals.TOPIC: batch.topic,
         signals.MESSAGES: batch.messages,
-        signals.KEPT_FOR: drained.kept_for,
+        signals.KEPT_FOR: drained.sampled_for,
     }
     name = kind.name.format(topic=batch.topic)
     at_s = batch.started_s, drained.ended_s

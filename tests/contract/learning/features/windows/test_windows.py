@@ -498,7 +498,7 @@ def test_what_another_writer_left_in_the_log_is_added_without_a_pause(homes: Own
         gone.log.append("gateway-0", many)
         stores = [shared.store_of(homes.address, FRAUD)]
         clock = SystemClock()
-        other = projector.WindowProjector(gone.folder, "gateway-1", stores, clock, around_s=3_600)
+        other = projector.WindowProjector(gone.folder, "gateway-1", stores, clock, refresh_s=3_600)
         with closing(other):
             while other.step():
                 pass

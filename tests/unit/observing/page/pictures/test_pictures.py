@@ -35,12 +35,12 @@ def world() -> tuple[JudgedRollout, tuple[Transition, ...]]:
     return made, tuple(made.facts)
 
 
-def look(gate: Gate, event_ms: int = 1) -> InterimAnalysis:
+def analysis(gate: Gate, event_ms: int = 1) -> InterimAnalysis:
     return InterimAnalysis(event_ms, gate.verdict, 5, (gate,))
 
 
 def pictured(*found: Gate) -> GatePicture:
-    return gate_pictures("s", [look(g, n) for n, g in enumerate(found)], None)[0]
+    return gate_pictures("s", [analysis(g, n) for n, g in enumerate(found)], None)[0]
 
 
 def failures(verdict: Any, low: float, high: float, limit: float | None = 0.02) -> Gate:
@@ -185,7 +185,7 @@ def test_a_ramp_shows_what_was_and_what_is_to_come() -> None:
     _, facts = world()
     shown = ramp.ramp(facts)
     assert shown is not None
-    assert [(s.name, s.share) for s in shown.stages] == [
+    assert [(s.name, s.share) for s in shown.phases] == [
         ("deploying", 0.0), ("shadow", 0.0), ("approval", 0.0), ("canary 5 %", 5.0),
     ]  # fmt: skip
     assert [(p.name, p.share) for p in shown.planned] == [
@@ -195,11 +195,11 @@ def test_a_ramp_shows_what_was_and_what_is_to_come() -> None:
     assert "canary 5 % at 5 % of the customers" in shown.description
     ended = ramp.ramp(JudgedRollout(1, 400).stopped())
     assert ended is not None
-    assert (ended.end, ended.planned, ended.stages[-1].share) == ("rolled_back", (), 0.0)
-    assert ended.stages[-2].exposed == 20, "customers of the canary, counted by its evidence"
+    assert (ended.end, ended.planned, ended.phases[-1].share) == ("rolled_back", (), 0.0)
+    assert ended.phases[-2].exposed == 20, "customers of the canary, counted by its evidence"
 
 
 def test_a_ramp_of_no_time_at_all_is_drawn() -> None:
     shown = ramp.ramp(world()[1][:1])
     assert shown is not None
-    assert shown.stages[0].name == "deploying"
+    assert shown.phases[0].name == "deploying"

@@ -25,7 +25,7 @@ from mlplatform.runtime.storage.files import sync
 
 GIVEN_S: Final = 3.0
 """Seconds for which a gateway that has just stored a push is left to serve it itself."""
-LOOKED_S: Final = 0.1
+POLL_S: Final = 0.1
 Keys = Set[int | str]
 IsAbout = Callable[[int | str], bool]
 """Function that tells whether a stored key is about somebody."""
@@ -131,7 +131,7 @@ def _serve_first(stores: ViewStores, keys: Keys, clock_ms: Callable[[], int]) ->
     the online store again, even if its client sends it again."""
     until_s = time.monotonic() + GIVEN_S
     while any(stores.kept(keys, unserved=True)) and time.monotonic() < until_s:
-        time.sleep(LOOKED_S)
+        time.sleep(POLL_S)
     for kept in stores.kept(keys, unserved=True):
         assert stores.pushes is not None
         serve(stores.pushes, stores.view, kept, stores.online, clock_ms)

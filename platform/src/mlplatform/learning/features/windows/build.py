@@ -20,11 +20,11 @@ from mlplatform.learning.features.windows.state import (
     TABLES,
     NumberedSeries,
     add,
+    advance_to_log_end,
     behind,
     catch_up,
     register,
     registered_series,
-    stand_at,
     unpack,
 )
 from mlplatform.model.windows.tiles import Series, series_of
@@ -72,7 +72,7 @@ def build(database: Path, offline: OfflineTable, log: DecisionLog) -> int:
                     "SELECT ?, key, tiles FROM window_tiles WHERE series = ?", (number, place)
                 )
                 db.executemany("INSERT INTO window_tiles VALUES (?, ?, ?)", rows)
-            stand_at(db, definition.name, new, position)
+            advance_to_log_end(db, definition.name, new, position)
         numbers = ", ".join(str(one.number) for one in new)
         query = f"SELECT count(*) FROM window_tiles WHERE series IN ({numbers})"
         return int(db.execute(query).fetchone()[0])

@@ -21,8 +21,8 @@ from mlplatform.runtime.storage.wal_readers import WalReaders
 if TYPE_CHECKING:  # a gateway starts without pyarrow
     import pyarrow as pa
 
-LOOK_AGAIN_S: Final = 0.5
-"""Seconds between two looks for a state that was missing, and for another file of that name."""
+RECHECK_S: Final = 0.5
+"""Seconds between two checks for a state that was missing, and for another file of that name."""
 _POSITIONS: Final = (
     "SELECT -1, NULL, w.writer, coalesce(p.seq, 0), w.seq FROM writers w LEFT JOIN"
     " window_positions p ON p.model = ? AND p.writer = w.writer WHERE w.seq > 0"
@@ -139,7 +139,7 @@ class WindowReads:
         self._db: sqlite3.Connection | None = None
         self._opened: os.stat_result | None = None
         self._readers = WalReaders(database)
-        self._look_at_s = 0.0
+        self._next_check_s = 0.0
 
     def read(self, keys: Mapping[str, int | str], event_ms: int) -> OnlineRow:
         db = self._connection()
@@ -176,8 +176,8 @@ class WindowReads:
         """A connection to the file that has the database's name now; a writer has created its
         tables."""
         now_s = time.monotonic()
-        if self._db is None or now_s >= self._look_at_s:
-            self._look_at_s = now_s + LOOK_AGAIN_S
+        if self._db is None or now_s >= self._next_check_s:
+            self._next_check_s = now_s + RECHECK_S
             self._follow()
             if not self._numbers and self._db is not None:
                 with suppress(sqlite3.OperationalError):  # nobody has made the tables yet

@@ -4,7 +4,7 @@ server.
 It follows the log after the commit: no answer waits for it, and no record fails with it. The state
 alone holds how far it has come, so a projector that dies, is cut off or repeats itself continues
 from there. Each gateway process projects at once what it writes; what other processes left in the
-log, it adds at each look around.
+log, it adds at each refresh.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ if TYPE_CHECKING:  # imports the client of Redis
 
 BATCH: Final = 64
 """Records of one round trip; the server does nothing else for a millisecond or two."""
-AROUND_S: Final = 1.0
-LOOKED_MS: Final = 5_000
-"""Milliseconds without a look around after which a projector counts as not working."""
+REFRESH_S: Final = 1.0
+STALLED_MS: Final = 5_000
+"""Milliseconds without a refresh after which a projector counts as not working."""
 REPORT_S: Final = 60.0
 """Seconds between two reports that a state without requests is still wanted."""
 BACK_OFF_S: Final = 0.5
@@ -74,7 +74,7 @@ class WindowProjector:
         folder: the folder of the log; a writer must have created the log in it.
         writer: name of the writer whose records are added at once.
         stores: the stores of the models that have windows.
-        around_s: seconds between two checks for new states, for other writers of the log, and for
+        refresh_s: seconds between two checks for new states, for other writers of the log, and for
             the lag of each state.
     """
 
@@ -85,7 +85,7 @@ class WindowProjector:
         stores: Sequence[RedisWindows],
         clock: Clock,
         *,
-        around_s: float = AROUND_S,
+        refresh_s: float = REFRESH_S,
     ) -> None:
         self._folder = folder
         self._writer = writer
@@ -95,10 +95,10 @@ class WindowProjector:
         self._states: dict[tuple[RedisWindows, State], Position] = {}
         self._stuck: set[tuple[RedisWindows, State, str]] = set()
         self._behind: set[str] = set()
-        self._every_s = around_s
-        self._around_s = self._reported_s = 0.0
+        self._refresh_s = refresh_s
+        self._next_refresh_s = self._reported_s = 0.0
         self._lags: Mapping[tuple[str, str], Lag] = {}
-        self._looked_ms = 0
+        self._refreshed_ms = 0
 
     def step(self) -> bool:
         """Add some of the log's records that the states lack. Returns whether more may wait.
@@ -109,9 +109,9 @@ class WindowProjector:
             Unavailable, sqlite3.Error: the log or the server does not answer.
         """
         now_s = time.monotonic()
-        if now_s >= self._around_s:
-            self._look_around(now_s)
-            self._around_s = now_s + self._every_s
+        if now_s >= self._next_refresh_s:
+            self._refresh(now_s)
+            self._next_refresh_s = now_s + self._refresh_s
         writers, self._behind = {self._writer, *self._behind}, set()
         for writer in writers:
             row = self._connection().execute(_HEAD, (writer,)).fetchone()
@@ -119,13 +119,13 @@ class WindowProjector:
         return bool(self._behind)
 
     def lags(self, now_ms: int) -> Mapping[tuple[str, str], Lag]:
-        """Lags by model and writer at the last look around; if that was long ago, the lag began
+        """Lags by model and writer at the last refresh; if that was long ago, the lag began
         then."""
-        looked_ms = self._looked_ms
-        if now_ms - looked_ms < LOOKED_MS:
+        refreshed_ms = self._refreshed_ms
+        if now_ms - refreshed_ms < STALLED_MS:
             return self._lags
         return {
-            place: Lag(lag.records, looked_ms if lag.since_ms is None else lag.since_ms)
+            place: Lag(lag.records, refreshed_ms if lag.since_ms is None else lag.since_ms)
             for place, lag in self._lags.items()
         }
 
@@ -135,7 +135,7 @@ class WindowProjector:
         for store in self._stores:
             store.close()
 
-    def _look_around(self, now_s: float) -> None:
+    def _refresh(self, now_s: float) -> None:
         """Find new states, and add the records of every writer of this log."""
         heads = dict(self._connection().execute(_HEADS).fetchall())
         found: dict[tuple[RedisWindows, State], Position] = {}
@@ -208,7 +208,7 @@ class WindowProjector:
                 lacking = max(head - position.seqs.get(writer, 0), 0)
                 since_ms = self._since_ms(writer, head - lacking, now_ms) if lacking else None
                 found[store.model, writer] = Lag(lacking, since_ms)
-        self._lags, self._looked_ms = found, now_ms
+        self._lags, self._refreshed_ms = found, now_ms
 
     def _since_ms(self, writer: str, after: int, now_ms: int) -> int:
         row = self._connection().execute(_RECORDED, (writer, after)).fetchone()
@@ -229,7 +229,7 @@ class ProjectorThread:
     """Runs a projector beside the code that commits records, until it is stopped.
 
     Args:
-        poll_s: seconds between two looks at the log, if nothing wakes the thread.
+        poll_s: seconds between two reads of the log, if nothing wakes the thread.
     """
 
     def __init__(self, projector: WindowProjector, *, poll_s: float = 0.1) -> None:

@@ -165,7 +165,7 @@ def behind(db: sqlite3.Connection, model: str) -> list[tuple[str, int, int]]:
     return db.execute(_BEHIND, (model,)).fetchall()
 
 
-def stand_at(
+def advance_to_log_end(
     db: sqlite3.Connection, model: str, new: Sequence[NumberedSeries], position: Mapping[str, int]
 ) -> None:
     """Bring series that hold the log up to a position to the log's end, and the model with them.

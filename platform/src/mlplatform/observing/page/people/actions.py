@@ -269,9 +269,9 @@ class Actions:
         the command."""
         assert act == "approve" or act == "reject"
         question = Question(subject.name, seen, act)
-        proof = _by_provider(reader)
+        proof = _provider_proof(reader)
         entered, until_s = job.code_for(
-            self._platform, question, reader.approver, by_provider=proof
+            self._platform, question, reader.approver, provider_proof=proof
         )
         log.info("%s: a code to %s %s", reader.name, act, subject.name)
         until = datetime.fromtimestamp(until_s, UTC).strftime("%H:%M:%S")
@@ -292,7 +292,7 @@ class Actions:
                 *(platform, question, proven),
                 reason=reason,
                 proven_by=how,
-                by_provider=_by_provider(reader),
+                provider_proof=_provider_proof(reader),
             )
             after = BackgroundTask(self._finish_form, question, proven, reason)
             notice = f"Your answer, {act}, stands in the journal. The next pass carries it out."
@@ -391,11 +391,11 @@ def check_form(
         )
 
 
-def _by_provider(reader: Reader) -> job.ByProvider | None:
+def _provider_proof(reader: Reader) -> job.ProviderProof | None:
     identity, client = reader.identity, reader.client
     if identity is None or client is None:
         return None
-    return job.ByProvider(identity, client)
+    return job.ProviderProof(identity, client)
 
 
 def _evidence(subject: Subject) -> EvidenceDetail | None:

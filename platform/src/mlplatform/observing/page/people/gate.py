@@ -33,7 +33,7 @@ OPEN: Final = (SIGN_IN, AT_PROVIDER, RETURN, "/style.css", "/health")
 """Paths that anybody may read; they hold nothing of this installation except which identity
 provider it trusts."""
 PEER: Final = "mlplatform.peer"
-LOOKS: Final = ("GET", "HEAD")
+SAFE_METHODS: Final = ("GET", "HEAD")
 
 log = logging.getLogger(__name__)
 
@@ -207,9 +207,9 @@ class SessionGate:
         session.
         """
         if found is None:
-            return "" if scope["method"] in LOOKS else "nobody has signed in"
+            return "" if scope["method"] in SAFE_METHODS else "nobody has signed in"
         is_elsewhere = "began at" in found.why and peer.startswith("uid ")
-        return found.why if scope["method"] not in LOOKS or is_elsewhere else ""
+        return found.why if scope["method"] not in SAFE_METHODS or is_elsewhere else ""
 
 
 def _taken_notice(scope: Scope, session: Session) -> str:
@@ -232,7 +232,7 @@ def _is_a_browsers(scope: Scope) -> bool:
 
 async def _to_sign_in(scope: Scope, send: Send, *, has_ended: bool) -> None:
     wanted = "/"
-    if scope["method"] in LOOKS:
+    if scope["method"] in SAFE_METHODS:
         query = scope["query_string"].decode("latin-1")
         wanted = quote(scope["path"]) + (f"?{query}" if query else "")
     where = f"{SIGN_IN}?next={quote(wanted, safe='/')}" + ("&ended=1" if has_ended else "")

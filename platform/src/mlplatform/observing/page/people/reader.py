@@ -13,7 +13,7 @@ from mlplatform.rollouts.journal.transitions import ProvenIdentity
 from mlplatform.scoring.admission.clients import Client
 from mlplatform.scoring.admission.secrets import key_id
 
-ONLY_LOOKS: Final = "page token"
+ANONYMOUS_READER: Final = "page token"
 """Name of a reader who proved only the page's token; no client can have it."""
 
 

@@ -18,7 +18,7 @@ from mlplatform.observing.page.people import forms
 from mlplatform.observing.page.people.gate import PEER, SIGN_IN, PageAccess
 from mlplatform.observing.page.people.identity import Person
 from mlplatform.observing.page.people.provider import Provider
-from mlplatform.observing.page.people.reader import ONLY_LOOKS, READER
+from mlplatform.observing.page.people.reader import ANONYMOUS_READER, READER
 from mlplatform.observing.page.people.sessions import LASTS_S, WrongSignIns
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, PlatformError
 from mlplatform.runtime.telemetry.refusals import UNKNOWN
@@ -123,7 +123,7 @@ class SignIn:
         """The name of the person and the digest of the key that proves it; None if nobody is
         proven."""
         if hmac.compare_digest(secret, self._token.encode()):
-            return ONLY_LOOKS, b""
+            return ANONYMOUS_READER, b""
         found = self._access.identities.proven(name, secret)
         return None if found is None else (found.name, digest(secret))
 
@@ -167,7 +167,7 @@ class SignIn:
 def _proof(key: bytes, person: Person | None) -> str:
     if person is not None:
         return f"subject {person.identity.subject} of {person.identity.issuer}"
-    return f"key {key_id(key)}" if key else ONLY_LOOKS
+    return f"key {key_id(key)}" if key else ANONYMOUS_READER
 
 
 def _can_be_a_name(text: str) -> bool:

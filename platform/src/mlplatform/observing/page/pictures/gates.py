@@ -1,4 +1,4 @@
-"""The picture of a gate: its interval against its tolerance, over the looks of a step."""
+"""The picture of a gate: its interval against its tolerance, over the analyses of a step."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ class Drawing:
     Args:
         well: y and height of the allowed range; None if there is no such range.
         stops: y of each limit beyond which the challenger is stopped.
-        band, line: points of the intervals, and of the values, over time; empty for a single look.
+        band, line: points of the intervals, and of the values, over time; empty for a
+            single analysis.
         last: x and y of the newest value, and y of both ends of its interval.
         shape: shape of the newest value by its verdict: dot, cross or ring.
         cut: whether the newest interval reaches beyond the picture.
@@ -77,8 +78,8 @@ class GatePicture:
         sentence: the result in plain words.
         reason: the result with its statistics.
         description: the picture in words.
-        rows: the newest looks: event time, value, interval and verdict.
-        analyses: number of looks.
+        rows: the newest analyses: event time, value, interval and verdict.
+        analyses: number of analyses.
     """
 
     name: str
@@ -101,11 +102,11 @@ class GatePicture:
 def gate_pictures(
     name: str, analyses: Sequence[InterimAnalysis], begun_ms: int | None
 ) -> list[GatePicture]:
-    """A picture of each gate of the newest look, with those that stop the challenger first.
+    """A picture of each gate of the newest analysis, with those that stop the challenger first.
 
     Args:
         name: name of the step, unique on the page.
-        analyses: looks at one step, oldest first; at least one.
+        analyses: analyses of one step, oldest first; at least one.
         begun_ms: event time at which the step began; None if it is not known.
     """
     order = {"UNHEALTHY": 0, "INCONCLUSIVE": 1}

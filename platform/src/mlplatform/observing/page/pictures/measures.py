@@ -15,7 +15,7 @@ Values = Mapping[str, float | int | None]
 
 @dataclass(frozen=True, slots=True)
 class GateReading:
-    """One look at a gate, in the unit of its picture; None is unknown.
+    """One analysis of a gate, in the unit of its picture; None is unknown.
 
     Args:
         low, high: ends of the interval of the value, at the gate's confidence level.
@@ -46,7 +46,7 @@ class Measure:
 
     Args:
         axis: the quantity on the vertical axis.
-        measured: returns the numbers of one look.
+        measured: returns the numbers of one analysis.
         allowed: returns both ends of the range of tolerated harm; None if this step has no such
             range.
         stops: returns the values beyond which a challenger is stopped.

@@ -23,7 +23,7 @@ PHASES: Final = {"awaiting_approval": "approval", "deploying": "deploying"}
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class RampPhase:
     """One stretch of the ramp.
 
     Args:
@@ -60,7 +60,7 @@ class Ramp:
         to_come: points of the planned part; empty if nothing is planned.
         now: x and y of the present.
         end: how the rollout ended, for the mark; empty if it has not ended.
-        stages, planned: the past and the planned part, as tables.
+        phases, planned: the past and the planned part, as tables.
     """
 
     line: str
@@ -70,7 +70,7 @@ class Ramp:
     end: str
     ticks: tuple[Tick, ...]
     names: tuple[Tick, ...]
-    stages: tuple[Stage, ...]
+    phases: tuple[RampPhase, ...]
     planned: tuple[RampStep, ...]
     description: str
     from_ms: int
@@ -87,9 +87,10 @@ def ramp(facts: Sequence[Transition], until_ms: int | None = None) -> Ramp | Non
     """The ramp from a rollout's journal; None if the journal has no times.
 
     Args:
-        until_ms: event time of the newest look; None means that of the journal's last transition.
+        until_ms: event time of the newest analysis; None means that of the journal's last
+            transition.
     """
-    stages, state = _stages(facts, until_ms)
+    phases, state = _phases(facts, until_ms)
     if state is None:
         return None
     planned = _planned(state)
@@ -97,12 +98,12 @@ def ramp(facts: Sequence[Transition], until_ms: int | None = None) -> Ramp | Non
     share = PLANNED if planned else 0.0
     now_x = RIGHT - share * (RIGHT - LEFT) if last > first else LEFT + 0.1 * (RIGHT - LEFT)
     x = scales.Scale(first, max(last, first + 1), LEFT, now_x)
-    shares = {*(s.share for s in stages), *(p.share for p in planned)}
+    shares = {*(s.share for s in phases), *(p.share for p in planned)}
     highest = max(*shares, 1.0)
     y = scales.Scale(0.0, highest, BOTTOM, TOP)
     line: list[tuple[float, float]] = []
-    for stage, end_ms in zip(stages, [*(s.from_ms for s in stages[1:]), last], strict=True):
-        line += [(x(stage.from_ms), y(stage.share)), (x(end_ms), y(stage.share))]
+    for phase, end_ms in zip(phases, [*(s.from_ms for s in phases[1:]), last], strict=True):
+        line += [(x(phase.from_ms), y(phase.share)), (x(end_ms), y(phase.share))]
     area = [*line, (line[-1][0], BOTTOM), (line[0][0], BOTTOM)]
     ahead = _ahead(planned, (now_x, line[-1][1]), y)
     ended = state.phase if state.finished or state.phase == "promoted" else ""
@@ -116,17 +117,17 @@ def ramp(facts: Sequence[Transition], until_ms: int | None = None) -> Ramp | Non
         end=ended,
         ticks=scales.spread(wanted, LINE_APART),
         names=_names(planned, now_x),
-        stages=tuple(stages),
+        phases=tuple(phases),
         planned=planned,
-        description=_description(stages, planned, ended),
+        description=_description(phases, planned, ended),
         from_ms=first,
         to_ms=last,
     )
 
 
-def _stages(
+def _phases(
     facts: Sequence[Transition], until_ms: int | None
-) -> tuple[list[Stage], RolloutState | None]:
+) -> tuple[list[RampPhase], RolloutState | None]:
     state: RolloutState | None = None
     begun: list[tuple[str, float, int]] = []
     exposed: list[int | None] = []
@@ -142,7 +143,7 @@ def _stages(
     last = max(facts[-1].event_ms, until_ms or 0) if facts else 0
     ends = [*(ms for _, _, ms in begun[1:]), last]
     return [
-        Stage(name, share, ms, length(max(end - ms, 0) / HOUR_MS), units)
+        RampPhase(name, share, ms, length(max(end - ms, 0) / HOUR_MS), units)
         for (name, share, ms), end, units in zip(begun, ends, exposed, strict=True)
     ], state
 
@@ -213,8 +214,8 @@ def _names(planned: Sequence[RampStep], now_x: float) -> tuple[Tick, ...]:
     )
 
 
-def _description(stages: Sequence[Stage], planned: Sequence[RampStep], ended: str) -> str:
-    was = ", ".join(f"{s.name} at {s.share:g} % of the customers for {s.takes}" for s in stages)
+def _description(phases: Sequence[RampPhase], planned: Sequence[RampStep], ended: str) -> str:
+    was = ", ".join(f"{s.name} at {s.share:g} % of the customers for {s.takes}" for s in phases)
     come = ", ".join(f"{s.name}" for s in planned)
     now = f". It is {ended.replace('_', ' ')}" if ended else ""
     return f"{was}{now}" + (f". To come: {come}" if come else "")

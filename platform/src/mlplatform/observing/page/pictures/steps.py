@@ -1,4 +1,4 @@
-"""The steps of a rollout, each with all of its looks: those in the journal and those between."""
+"""The steps of a rollout, each with all of its analyses: those in the journal and those between."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def steps(facts: Sequence[Transition], histories: Sequence[StepHistory]) -> tupl
     """The steps in a rollout's journal, newest first.
 
     Args:
-        histories: stored looks that led to no transition.
+        histories: stored analyses that led to no transition.
     """
     found: dict[int, _Step] = {}
     state: RolloutState | None = None
@@ -61,7 +61,7 @@ def steps(facts: Sequence[Transition], histories: Sequence[StepHistory]) -> tupl
         name = _name(history.phase, history.percent)
         begun_ms = None if state is None or history.phase != state.phase else state.since_event_ms
         step = found.setdefault(history.generation, _Step(name, begun_ms, []))
-        # The journal's look comes last, because it has the reasons.
+        # The journal's analysis comes last, because it has the reasons.
         step.analyses = sorted([*history.analyses, *step.analyses], key=lambda at: at.event_ms)
     newest_first = sorted((g for g in found if found[g].analyses), reverse=True)
     return tuple(_row_of(generation, found[generation]) for generation in newest_first)

@@ -105,7 +105,7 @@ def rollout(facts: Sequence[Transition], histories: Sequence[StepHistory] = ()) 
     """The details of a rollout, from its journal.
 
     Args:
-        histories: looks between the journal's transitions.
+        histories: analyses between the journal's transitions.
 
     Raises:
         Refused: a transition can't follow those before it.

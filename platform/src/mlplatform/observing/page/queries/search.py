@@ -162,13 +162,13 @@ def search(
     if asked.before is not None:
         end = min(asked.before.event_ms + bool(asked.before.writer), end or _LARGEST)
     found: list[Mapping[str, Any]] = []
-    looked, width = 0, FIRST_WIDTH_MS if asked.unit is None else FIRST_WIDTH_OF_UNIT_MS
+    rows_read, width = 0, FIRST_WIDTH_MS if asked.unit is None else FIRST_WIDTH_OF_UNIT_MS
     begun_s, quickest_s, is_further = clock(), budget_s, False
     for _ in range(MOST_WINDOWS):
         window_s = clock()
         start = max(floor, (newest_ms + 1 if end is None else end) - width)
         table, crowded = _window(read, asked, start, end, width)
-        looked += len(table)
+        rows_read += len(table)
         if crowded:
             width = max(width // WIDER, LEAST_WIDTH_MS)
         else:
@@ -182,13 +182,13 @@ def search(
             if len(found) > rows:
                 last = found[rows - 1]
                 place = SearchCursor(last["event_ms"], last["writer"], last["seq"])
-                return SearchResult(tuple(found[:rows]), place, start, looked)
+                return SearchResult(tuple(found[:rows]), place, start, rows_read)
             if start <= floor:
-                return SearchResult(tuple(found), None, None, looked)
-        if is_further and (looked >= MOST_READ or clock() - begun_s > budget_s):
+                return SearchResult(tuple(found), None, None, rows_read)
+        if is_further and (rows_read >= MOST_READ or clock() - begun_s > budget_s):
             break
     reached = newest_ms + 1 if end is None else end
-    return SearchResult(tuple(found), SearchCursor(reached), reached, looked)
+    return SearchResult(tuple(found), SearchCursor(reached), reached, rows_read)
 
 
 def _longer_s(took_s: float, quickest_s: float) -> float:

@@ -206,7 +206,7 @@ class Sources:
         return facts
 
     def histories(self, opened: Transition) -> list[StepHistory]:
-        """The stored looks at the steps of the rollout that has this transition."""
+        """The stored analyses of the steps of the rollout that has this transition."""
         folder = self.platform.settings.home.interim_analyses
         return step_histories(folder, opened.model, opened.rollout_id)
 

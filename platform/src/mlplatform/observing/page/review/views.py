@@ -54,7 +54,7 @@ class Reviews:
     def routes(self) -> list[Route]:
         path = "/models/{name}/review"
         return [
-            Route(path, self.look, methods=["GET"]),
+            Route(path, self.show_queue, methods=["GET"]),
             Route(path, self.record, methods=["POST"]),
         ]
 
@@ -68,9 +68,9 @@ class Reviews:
         able = [name for name in names if _may_answer(READER.get(), name)]
         return [(name, job.review_queue(self._sources.platform, name, 1).total) for name in able]
 
-    async def look(self, request: Request) -> Response:
+    async def show_queue(self, request: Request) -> Response:
         """A page of the queue, and the form about one decision for a person who may answer."""
-        return await run_in_threadpool(self._look, request)
+        return await run_in_threadpool(self._show_queue, request)
 
     async def record(self, request: Request) -> Response:
         """Record a form's opinion on a decision; the log has it on return."""
@@ -82,7 +82,7 @@ class Reviews:
         says_origin = forms.says_its_origin(request.scope["headers"])
         return await run_in_threadpool(self._record, request, fields, says_origin)
 
-    def _look(self, request: Request) -> Response:
+    def _show_queue(self, request: Request) -> Response:
         name, query = request.path_params["name"], request.query_params
         try:
             definition = self._sources.model(name).definition
