@@ -20,7 +20,7 @@ CHUNK = 500  # rows between two saves of the state
 Tasks = list[asyncio.Task[None]]
 
 
-async def told(scene: Scene, chapters: Chapters) -> str | None:
+async def play(scene: Scene, chapters: Chapters) -> str | None:
     """Play the chapters to their end, beside passes and what they start; returns what went
     otherwise, if anything did."""
     running: Tasks = [asyncio.create_task(scene.story.passes())]

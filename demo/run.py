@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from demo import drift, report, team
-from demo.chapters import Scene, Tasks, beside, finished, reached, told
+from demo.chapters import Scene, Tasks, beside, finished, play, reached
 from demo.process import PlatformProcess
 from demo.source import DAY_MS, MODEL, Source, prepare
 from demo.state import DemoState, Diary, DiaryEntry, load_state
@@ -143,7 +143,7 @@ async def _play(
         )
         chapters = _chapters if options.model == MODEL else team.chapters
         scene = Scene(platform, story, player, diary, process, source, options.pace)
-        problem = await told(scene, chapters)
+        problem = await play(scene, chapters)
         scene.save_counts()
     found = report.write(platform, diary, player.recording, player.counts, problem)
     report.show(CONSOLE, found, platform.settings.home.demo)

@@ -73,6 +73,8 @@ RETIRED: Final = frozenset(
         *("Kept", "Shared", "Served", "Matured", "Replicated", "Chosen", "Grouped", "Weighted"),
         *("Compared", "Compiled", "Imported", "Measured", "Planned", "Projected", "Registered"),
         *("Restored", "Verified", "Inferred", "Ended", "_Held"),
+        *("Askers", "askers", "CaughtUp", "MadeOf", "OnRecord", "LabelsCome", "ByProvider"),
+        *("stand_at", "spoken_for", "promised_to", "untaught", "closely", "only_looks"),
     )
 )
 """Names for which the field has better ones: docs/glossary.md. A class is a noun:

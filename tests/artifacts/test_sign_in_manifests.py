@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from mlplatform.observing.page.process import asked_for_as
+from mlplatform.observing.page.process import accepted_hosts
 from mlplatform.runtime.configuration import settings
 from support.kustomize import MANIFESTS, has_kubectl, installation
 from support.manifest_schemas import unknown
@@ -53,4 +53,4 @@ def test_an_installation_with_it_names_a_provider_and_a_page_that_its_probes_fin
     assert [f and f.parent for f in files] == [mounts["sign-in"]] * 2
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         [header] = container[probe]["httpGet"]["httpHeaders"]
-        assert [header["value"]] == asked_for_as(told)
+        assert [header["value"]] == accepted_hosts(told)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from mlplatform.observing.exporter.process import parser as exporter_parser
-from mlplatform.observing.page.process import asked_for_as
+from mlplatform.observing.page.process import accepted_hosts
 from mlplatform.observing.page.process import parser as page_parser
 from mlplatform.operations.prefect_client import names
 from mlplatform.operations.prefect_server import cluster_flows
@@ -297,7 +297,7 @@ def test_probes_of_the_page_ask_for_it_by_a_name_that_it_answers_to() -> None:
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         [header] = page[probe]["httpGet"]["httpHeaders"]
         assert header["name"] == "Host"
-        assert header["value"] in asked_for_as(settings.load(variables(page)))
+        assert header["value"] in accepted_hosts(settings.load(variables(page)))
 
 
 def test_the_gateways_volume_outlives_its_pod_and_its_set() -> None:

@@ -149,13 +149,13 @@ class Bank:
         """Retrain, then decide about seven days; what it came to."""
         built = self.training_set(from_ms)
         names = [i.name for i in self.definition.inputs]
-        model = fit_rows(load_training("fraud"), built.fitting.taught, names, seed=SEED)
+        model = fit_rows(load_training("fraud"), built.fitting.training_rows, names, seed=SEED)
         days = built.calibrating
         raw = model.scores(days.matrix.columns(names))
         kept = np.ones(len(raw), bool) if days.weight is None else days.weight > 0
-        calibration = fit_calibration(raw[kept], days.taught.y, days.taught.weight)
+        calibration = fit_calibration(raw[kept], days.training_rows.y, days.training_rows.weight)
         calibrated = calibration.probabilities(raw)
-        known = KnownScores(calibrated[kept], days.taught.y, days.taught.weight)
+        known = KnownScores(calibrated[kept], days.training_rows.y, days.training_rows.weight)
         thresholds = fit_thresholds(self.definition.decision, calibrated, known)
         cut_offs = CutOffs(self.definition.decision.scale, thresholds)
         scores, truth, declined = [], [], 0

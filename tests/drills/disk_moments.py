@@ -137,7 +137,7 @@ def canary(world: SmallPlatform, action: Action) -> Iterator[None]:
 def seal(world: SmallPlatform, action: Action) -> Iterator[None]:
     """The log is sealed again and again, before, in and after the time without room."""
     log = SqliteDecisionLog(world.home.decisions, segment_rows=SEGMENT_ROWS)
-    sealer = _Again(log.seal)
+    sealer = _Repetition(log.seal)
     try:
         with sealer:
             yield
@@ -149,7 +149,7 @@ def seal(world: SmallPlatform, action: Action) -> Iterator[None]:
     action.ended = f"{whole} seals, {sealer.failed} failed: {sealer.error}"
 
 
-class _Again:
+class _Repetition:
     """Does something over and over in a thread of its own."""
 
     def __init__(self, do: Callable[[], object]) -> None:
@@ -180,7 +180,7 @@ class _Again:
 def later(world: SmallPlatform, action: Action) -> Iterator[None]:
     """Requests to be scored later, and labels of what was scored, with retries by key."""
     sender = _Sender(world)
-    sending = _Again(sender.send)
+    sending = _Repetition(sender.send)
     with sending:
         time.sleep(1.0)
         yield

@@ -10,7 +10,7 @@ from mlplatform.model.tensors.named_tensors import NamedTensors
 from mlplatform.model.tensors.signature import (
     InputTensor,
     OutputTensor,
-    ScoreOf,
+    ScoreOutput,
     Signature,
     Tensors,
 )
@@ -21,7 +21,7 @@ WORDS: Final = {"channel": ("web", "shop")}
 SIGNATURE: Final = Signature(
     inputs=(InputTensor(name="x", dtype="float32", shape=("n", 3), of=NAMES, missing=-1),),
     outputs=(OutputTensor(name="scores", dtype="float32", shape=("n",)),),
-    score=ScoreOf(output="scores"),
+    score=ScoreOutput(output="scores"),
 )
 SERVER: Final = NamedCodec("limits", Tensors(SIGNATURE, NAMES, WORDS))
 NAMED: Final = NamedTensors(NAMES, WORDS, None)

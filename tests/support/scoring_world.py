@@ -230,7 +230,7 @@ class ScoringWorld:
     def tell_address(self, arm: Arm, port: int, host: str = "127.0.0.1") -> None:
         """Gateways that look for the arm's predictor find this port, as a supervisor would say."""
         pid = self.predictors[arm.service].process.pid
-        StatusStore(self.home.serving).say(
+        StatusStore(self.home.serving).write(
             StatusFile(arm.service, True, "", 0, pid, port, int(time.time() * 1000), host)
         )
 

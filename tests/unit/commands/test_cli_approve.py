@@ -388,7 +388,7 @@ def test_a_secret_goes_to_a_file_of_its_owner_alone(
     assert "secret" not in shown
     assert stat.S_IMODE((tmp_path / "bo.key").stat().st_mode) == 0o600
     secret = (tmp_path / "bo.key").read_bytes().strip()
-    assert people(platform.keys.all_keys(), CLOCK.wall_ms() + 10**12).proven("bo", secret)
+    assert people(platform.keys.all_keys(), CLOCK.wall_ms() + 10**12).authenticate("bo", secret)
     again = CliRunner().invoke(commands.app, words)
     assert isinstance(again.exception, ConfigInvalid)
     assert len(platform.keys.all_keys()) == 1

@@ -31,7 +31,7 @@ from mlplatform.model.personal_fields import personal_fields
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.operations import wiring
 from mlplatform.operations.supervisor.machine import LEFT_OUT, NAME_THEM
-from mlplatform.operations.supervisor.machine_facts import left_out
+from mlplatform.operations.supervisor.machine_facts import models_without_folder
 from mlplatform.operations.supervisor.platform import children
 from mlplatform.operations.supervisor.start import when_there_is_room
 from mlplatform.operations.supervisor.status import PlatformStatus
@@ -276,7 +276,7 @@ def _tell(change: Change) -> None:
 def _start(settings: Settings) -> None:
     when_there_is_room(settings.home, lambda: remember(settings))
     ERR.print("starting; logs are in", str(settings.home.logs), soft_wrap=True)
-    if names := left_out(settings.home):
+    if names := models_without_folder(settings.home):
         ERR.print(f"{LEFT_OUT.format(', '.join(names))}; {NAME_THEM}", soft_wrap=True, markup=False)
 
 

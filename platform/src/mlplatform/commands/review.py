@@ -13,7 +13,7 @@ from mlplatform.commands.terminal.secrets import secret_of
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import review as job
 from mlplatform.operations.actions.review import ReviewResult
-from mlplatform.operations.review.opinions import outcome_of, says
+from mlplatform.operations.review.opinions import outcome_of, outcome_text
 from mlplatform.operations.review.queue import QueuedDecision
 from mlplatform.runtime.figures import utc_minute
 
@@ -87,7 +87,7 @@ def record(
 
 
 def _sentence(done: ReviewResult, label: str) -> str:
-    answer = f"{done.decision_id}: {says(done.outcome, label)}"
+    answer = f"{done.decision_id}: {outcome_text(done.outcome, label)}"
     if done.is_label:
         return f"{answer}; it is labelled"
     if done.differs:
@@ -118,5 +118,5 @@ def _lines(row: QueuedDecision, label: str) -> list[str]:
         asked,
         " ".join(row.shown.reasons),
     ]
-    opinions = (f"{one.analyst} says {says(one.outcome, label)}" for one in row.opinions)
+    opinions = (f"{one.analyst} says {outcome_text(one.outcome, label)}" for one in row.opinions)
     return [row.decision_id, "  " + "; ".join(text for text in (*columns, *opinions) if text)]

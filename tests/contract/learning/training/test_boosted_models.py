@@ -72,7 +72,7 @@ def made(request: pytest.FixtureRequest, root: Path) -> ValidatedCandidate:
     report = training.validate(name, candidate, prepared).report
     assert report.reasons == ()
     assert retrain.version_facts(candidate, report, author="ana").validated
-    days = prepared.dataset.fitting.taught
+    days = prepared.dataset.fitting.training_rows
     names = [i.name for i in candidate.bundle.inputs]
     fitted = fit_rows(load_training(name), days, names, seed=retrain.SEED)
     rows = parity_rows(prepared.dataset.holdout.matrix.columns(names), seed=1)

@@ -69,12 +69,17 @@ def _is_ready(url: str) -> bool:
 
 
 def test_a_service_that_scores_as_its_bundle_has_nothing_wrong(server: Server) -> None:
-    assert golden.wrong(server.bundle, partial(golden.ask, server.url, server.service)) == ""
+    assert (
+        golden.score_differences(server.bundle, partial(golden.ask, server.url, server.service))
+        == ""
+    )
 
 
 @pytest.mark.parametrize("server", [0.01], indirect=True)
 def test_a_service_that_scores_otherwise_is_told_by_its_row(server: Server) -> None:
-    problem = golden.wrong(server.bundle, partial(golden.ask, server.url, server.service))
+    problem = golden.score_differences(
+        server.bundle, partial(golden.ask, server.url, server.service)
+    )
     assert problem.startswith("golden row 0 scores 0.5 in a batch; the bundle says 0.51")
 
 
@@ -83,12 +88,12 @@ def test_what_is_wrong_alone_is_found_too(server: Server) -> None:
         values = list(server.bundle.golden.scores)
         return values if len(rows) > 1 else [0.25]  # type: ignore[arg-type]
 
-    assert "0.25 alone" in golden.wrong(server.bundle, score)
+    assert "0.25 alone" in golden.score_differences(server.bundle, score)
 
 
 @pytest.mark.parametrize("given", [float("nan"), float("inf")])
 def test_no_number_is_wrong(server: Server, given: float) -> None:
-    assert golden.wrong(server.bundle, lambda rows: [given] * len(rows)) != ""
+    assert golden.score_differences(server.bundle, lambda rows: [given] * len(rows)) != ""
 
 
 def test_no_answer_is_not_a_wrong_one(server: Server) -> None:

@@ -436,7 +436,7 @@ def test_keys_that_two_processes_end_at_once_are_ended_once(
         yield
 
     filled(log, 0, 6)
-    monkeypatch.setattr(sqlite, "giving_way", overtaken)
+    monkeypatch.setattr(sqlite, "throttled", overtaken)
     with closing(sqlite.connect(folder / DATABASE)) as db:
         list(kept_keys.expire(db, late_ms))
     assert begun > step

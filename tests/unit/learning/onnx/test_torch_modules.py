@@ -16,7 +16,7 @@ from mlplatform.learning.onnx.torch import Block, FittedModule, fitted, reproduc
 from mlplatform.model.tensors.signature import (
     InputTensor,
     OutputTensor,
-    ScoreOf,
+    ScoreOutput,
     Signature,
     Tensors,
 )
@@ -82,7 +82,7 @@ SIGNATURE = Signature(
         ),
     ),
     outputs=(OutputTensor(name="scores", dtype="float32", shape=("n",)),),
-    score=ScoreOf(output="scores"),
+    score=ScoreOutput(output="scores"),
 )
 
 

@@ -19,7 +19,7 @@ from tests.unit.learning.features.test_features_offline import (
     label,
 )
 
-from mlplatform.learning.features.hidden_outcomes import Interventions, treat
+from mlplatform.learning.features.hidden_outcomes import Interventions, training_labels
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.snapshots import snapshot
 from mlplatform.learning.training import handover
@@ -76,8 +76,8 @@ def test_a_declined_payment_without_a_label_is_hidden_and_never_genuine(tmp_path
     built = trained_on(tmp_path, approved, decided(2), decided(3), label(3, 0))
     rows = built.rows
     assert rows.hidden.tolist() == [False, True, False]
-    assert (len(rows.taught), len(rows.known)) == (2, 2)
-    assert rows.taught.y.tolist() == [0, 0]
+    assert (len(rows.training_rows), len(rows.known)) == (2, 2)
+    assert rows.training_rows.y.tolist() == [0, 0]
     assert built.hidden.hidden == 1
     evidence = data_evidence(FRAUD, dataclasses.replace(built))
     told = judge_hidden(evidence.hidden)
@@ -167,7 +167,7 @@ def test_no_treatment_ever_teaches_that_a_hidden_payment_was_genuine(
     declined, by_model, labelled, fraud, propensity = columns
     done = Interventions(declined, by_model, labelled, propensity, ~declined & (propensity == 0.5))
     y = (fraud & labelled).astype(np.int8)
-    treated = treat(y, done, policy(hidden_outcomes, precision=0.0))
+    treated = training_labels(y, done, policy(hidden_outcomes, precision=0.0))
     taught = treated.weight > 0
     assert not (done.hidden & taught & (treated.y == 0)).any()
     assert (treated.y[~done.hidden] == y[~done.hidden]).all()
@@ -227,4 +227,4 @@ def test_hidden_outcomes_and_weights_reach_the_process_that_fits(tmp_path: Path)
         found = handover._read_rows(tmp_path / "rows.parquet", {})
         digests = [rows_digest(one.matrix, one.y, one) for one in (case, found)]
         assert digests[0] == digests[1]
-        assert len(found.taught) == len(case.taught)
+        assert len(found.training_rows) == len(case.training_rows)

@@ -23,7 +23,7 @@ from mlplatform.model.inputs import InputPlan
 from mlplatform.model.tensors.signature import (
     InputTensor,
     OutputTensor,
-    ScoreOf,
+    ScoreOutput,
     Signature,
     Tensors,
 )
@@ -192,7 +192,7 @@ def test_a_graph_takes_tokens_as_whole_numbers_of_a_declared_length() -> None:
             ),
         ),
         outputs=(OutputTensor(name="p", dtype="float32", shape=("n",)),),
-        score=ScoreOf(output="p"),
+        score=ScoreOutput(output="p"),
     )
     tensors = Tensors(signature, [i.name for i in names], KNOWN)
     rows = np.array([PLAN.row({"amount": 1.0, "note": "Amazon casino"}, 0, {})], np.float32)

@@ -20,7 +20,7 @@ from mlplatform.observing.events import signature
 from mlplatform.observing.events.addresses import refusal
 from mlplatform.observing.events.messages import escaped, message, slack
 from mlplatform.observing.events.receivers import NAMES, Receiver, parse
-from mlplatform.observing.events.retries import LONGEST_ASKED_S, LONGEST_S, asked_s, delay_s
+from mlplatform.observing.events.retries import LONGEST_ASKED_S, LONGEST_S, delay_s, retry_after_s
 from mlplatform.observing.events.sender import DeliveryFailure, HttpSender
 from mlplatform.rollouts.drift.incidents import Change, IncidentFact
 from mlplatform.rollouts.events.event import TEST, TYPES, CloudEvent, event_of, event_of_test
@@ -431,7 +431,7 @@ def test_the_first_waits_double() -> None:
     ],
 )
 def test_what_a_retry_after_asks_for(header: str, wanted: float | None) -> None:
-    assert asked_s(header, 1_790_000_000.0) == wanted
+    assert retry_after_s(header, 1_790_000_000.0) == wanted
 
 
 # What is never written.

@@ -175,13 +175,13 @@ def test_a_model_of_the_home_that_no_folder_is_named_for_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = Home(tmp_path / "home")
-    assert machine_facts.left_out(home) == ()
+    assert machine_facts.models_without_folder(home) == ()
     for name in ("fraud", "limits"):
         home.offline(name).mkdir(parents=True)
-    assert machine_facts.left_out(home) == ("limits",)
+    assert machine_facts.models_without_folder(home) == ("limits",)
     (tmp_path / "none").mkdir()
     monkeypatch.setenv("MLPLATFORM_MODELS", str(tmp_path / "none"))
-    assert machine_facts.left_out(home) == ("fraud", "limits")
+    assert machine_facts.models_without_folder(home) == ("fraud", "limits")
     assert "wanted: a folder with a model's folder in it" in machine_facts._models()
 
 

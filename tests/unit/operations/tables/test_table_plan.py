@@ -18,8 +18,8 @@ from mlplatform.operations.tables.plan import (
     Partition,
     Plan,
     difference,
+    first_unfinished,
     is_complete,
-    left_in,
     totals,
 )
 from mlplatform.runtime.errors import ConfigInvalid
@@ -69,7 +69,7 @@ def test_a_batch_goes_on_with_the_first_partition_that_is_not_done(
     done = {(p.file, p.number): p for p in kept}
     for file, count in enumerate(counts):
         missing = [n for n in range(count) if (file, n) not in done]
-        assert left_in(done, file) == (missing[0] if missing else None)
+        assert first_unfinished(done, file) == (missing[0] if missing else None)
     assert is_complete(PLAN, done) == (len(done) == sum(counts))
 
 

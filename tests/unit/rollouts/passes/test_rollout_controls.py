@@ -34,7 +34,7 @@ from mlplatform.rollouts.journal.state import Pause, RolloutState, fold
 from mlplatform.rollouts.journal.transitions import CanaryStepped, Paused
 from mlplatform.rollouts.passes.controls import abort, clear_stops, kill, lift, pause, resume
 from mlplatform.rollouts.passes.freeze import FreezePeriod, frozen_at
-from mlplatform.rollouts.passes.wait_reasons import running_since_wall_ms, stood_still
+from mlplatform.rollouts.passes.wait_reasons import excluded_time, running_since_wall_ms
 from mlplatform.runtime.errors import NotFound, Refused, StaleFence
 from rollout_world import arm, canary_rows, shadow_rows
 
@@ -299,7 +299,7 @@ def test_what_is_paused_and_frozen_stands_still_once(
         world.definition.rollout, freeze=FreezePolicy(windows=(window,))
     )
     after = began + 101 * HOUR_MS
-    assert stood_still(state, policy, 101 * HOUR_MS, after) == (still_h * HOUR_MS,) * 2
+    assert excluded_time(state, policy, 101 * HOUR_MS, after) == (still_h * HOUR_MS,) * 2
 
 
 def test_a_rollout_that_is_aborted_answers_nobody_at_once(world: World) -> None:

@@ -17,7 +17,7 @@ from mlplatform.model.policies.serving import ScalingPolicy
 from mlplatform.rollouts.serving.autoscaling import (
     BEHAVIOR,
     HOLD_ABOVE,
-    asked_for,
+    declared_scaling,
     latency_p99_ms,
     queue_query,
     scaled_object,
@@ -60,7 +60,7 @@ def test_the_deployment_of_that_version_is_scaled_between_the_models_limits() ->
 
 def test_a_manifest_says_all_that_its_autoscaler_is_made_from() -> None:
     refuse_ignored(MANIFEST)
-    assert asked_for(MANIFEST) == POLICY
+    assert declared_scaling(MANIFEST) == POLICY
     # With "none" KServe would hold the Deployment to one number of pods, against the autoscaler.
     assert MANIFEST["metadata"]["annotations"][AUTOSCALER] == "external"
     assert MANIFEST["spec"]["predictor"]["minReplicas"] == POLICY.minimum_replicas
@@ -92,7 +92,7 @@ def test_the_autoscaler_goes_with_its_service() -> None:
     ],
 )
 def test_otherwise_the_number_of_pods_is_that_of_the_tier(manifest: dict[str, Any]) -> None:
-    assert asked_for(manifest) is None
+    assert declared_scaling(manifest) is None
     assert autoscaler(manifest, "uid-1", URL) is None
     assert manifest["metadata"]["annotations"][AUTOSCALER] == "none"
     assert manifest["spec"]["predictor"]["minReplicas"] == 2
@@ -116,7 +116,7 @@ def test_half_of_an_autoscaler_is_refused_by_name(annotation: str, value: str | 
         manifest["metadata"]["annotations"][annotation] = value
 
     with pytest.raises(ConfigInvalid, match=annotation):
-        asked_for(manifest)
+        declared_scaling(manifest)
 
 
 def test_every_query_reads_metrics_of_predictors_of_this_version_alone() -> None:

@@ -47,7 +47,7 @@ class Model:
         return dict(sent)
 
 
-class HeldUp:
+class BusyLog:
     """Answers that nobody can look up the first so many times."""
 
     def __init__(self, times: float, stored: dict[str, StoredAnswer] | None = None) -> None:
@@ -74,7 +74,7 @@ class ImmediateRecorder:
         return AppendReceipt(len(self.entries))
 
 
-def deferral(answers: HeldUp, recorder: ImmediateRecorder) -> AsyncAcceptor:
+def deferral(answers: BusyLog, recorder: ImmediateRecorder) -> AsyncAcceptor:
     clock = cast(Clock, SimpleNamespace(wall_ms=lambda: WALL_MS))
     models = {"fraud": cast(Scoring, Model())}
     return AsyncAcceptor(models, answers, cast(Recorder, recorder), clock, KEY)
@@ -88,14 +88,14 @@ def asked(within_s: float = 60.0) -> tuple[Scoring, ScoreRequest, Caller]:
 
 async def test_a_request_is_accepted_while_the_log_is_held_up_for_a_moment() -> None:
     recorder = ImmediateRecorder()
-    given = await deferral(HeldUp(3), recorder).accept(*asked())
+    given = await deferral(BusyLog(3), recorder).accept(*asked())
     assert not given.replayed
     assert len(recorder.entries) == 1
 
 
 async def test_a_poll_is_answered_while_the_log_is_held_up_for_a_moment() -> None:
     decision_id = owned_decision_id("fraud", "shop", WALL_MS, KEY)
-    answers = HeldUp(3, {decision_id: StoredAnswer(b"answer", "", decision_id)})
+    answers = BusyLog(3, {decision_id: StoredAnswer(b"answer", "", decision_id)})
     found = await deferral(answers, ImmediateRecorder()).find_answer(
         "shop", decision_id, time.monotonic()
     )
@@ -106,7 +106,7 @@ async def test_a_log_that_stays_held_up_refuses_both_in_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recorder = ImmediateRecorder()
-    held_up = deferral(HeldUp(float("inf")), recorder)
+    held_up = deferral(BusyLog(float("inf")), recorder)
     decision_id = owned_decision_id("fraud", "shop", WALL_MS, KEY)
     monkeypatch.setattr(Model.definition, "deadline_ms", 5e3 * recording.RETRY_LOOKUP_S)
 

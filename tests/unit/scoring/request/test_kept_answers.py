@@ -104,7 +104,7 @@ async def test_a_key_that_cannot_be_read_fails_its_own_request_alone() -> None:
     assert type(found[1]) is Unavailable
 
 
-class HeldUp:
+class BusyLog:
     """A log that nobody can read for the first so many times."""
 
     def __init__(self, times: float) -> None:
@@ -119,7 +119,7 @@ class HeldUp:
 
 
 async def test_a_log_that_is_held_up_for_a_moment_refuses_nobody() -> None:
-    log = HeldUp(3)
+    log = BusyLog(3)
     assert await found_in_time(log.find, time.monotonic() + 60) == StoredAnswer(
         b"recorded", "body", "d"
     )
@@ -127,7 +127,7 @@ async def test_a_log_that_is_held_up_for_a_moment_refuses_nobody() -> None:
 
 
 async def test_a_log_that_stays_held_up_refuses_in_time() -> None:
-    log = HeldUp(float("inf"))
+    log = BusyLog(float("inf"))
     until_s = time.monotonic() + 5 * recording.RETRY_LOOKUP_S
     with pytest.raises(Unavailable):
         await found_in_time(log.find, until_s)
@@ -135,7 +135,7 @@ async def test_a_log_that_stays_held_up_refuses_in_time() -> None:
 
 
 async def test_with_no_time_left_it_is_asked_once() -> None:
-    log = HeldUp(float("inf"))
+    log = BusyLog(float("inf"))
     with pytest.raises(Unavailable):
         await found_in_time(log.find, time.monotonic())
     assert log.asked == 1

@@ -64,7 +64,7 @@ class Chain:
                 yield f"record {seq} of writer {self.writer} {decision} {problem}"
             elif payload is None:
                 self._note(AbsentPayload(seq, *(row[place] for place in _PLACES)))
-            self.jump(seq, chain)
+            self.continue_from(seq, chain)
             self.records += 1
 
     def _note(self, absent: AbsentPayload) -> None:
@@ -73,7 +73,7 @@ class Chain:
         else:
             self.absent.append(absent)
 
-    def jump(self, seq: int, chain: bytes) -> None:
+    def continue_from(self, seq: int, chain: bytes) -> None:
         """Continue from here, whatever was seen before."""
         self.seq, self.chain = seq, chain
         if seq in self.marks:

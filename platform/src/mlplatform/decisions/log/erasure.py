@@ -231,7 +231,7 @@ def steps(db: sqlite3.Connection, folder: Path, most_records: int = _NO_LIMIT) -
     if not is_done or not _empty(db, wait_ms):
         return
     # free pages of rows that were sealed or deleted earlier still hold the old content
-    yield from _written_anew(db) if todo.decisions else _given_back(db)
+    yield from _vacuum(db) if todo.decisions else _return_free_pages(db)
     if not _empty(db, wait_ms):
         return
     yield "write-ahead log emptied"
@@ -360,7 +360,7 @@ def _rows(db: sqlite3.Connection, numbers: Mapping[str, Sequence[int]]) -> Itera
     for writer, held in sorted(numbers.items()):
         for start in range(0, len(held), _BITE_ROWS):
             bite = held[start : start + _BITE_ROWS]
-            with sqlite.giving_way(), sqlite.transaction(db):
+            with sqlite.throttled(), sqlite.transaction(db):
                 db.execute(
                     "UPDATE records SET payload = NULL WHERE writer = ? AND payload IS NOT NULL"
                     f" AND seq IN ({','.join('?' * len(bite))})",
@@ -395,17 +395,17 @@ def _close_writers(db: sqlite3.Connection) -> None:
                 db.execute("UPDATE writers SET closed = 1 WHERE writer = ?", (name,))
 
 
-def _written_anew(db: sqlite3.Connection) -> Iterator[str]:
+def _vacuum(db: sqlite3.Connection) -> Iterator[str]:
     db.execute("VACUUM")
     yield "database written anew"
 
 
-def _given_back(db: sqlite3.Connection) -> Iterator[str]:
+def _return_free_pages(db: sqlite3.Connection) -> Iterator[str]:
     """Give free pages back to the file system, in small steps, so that nobody waits longer than one
     step."""
     has_more = True
     while has_more:
-        with sqlite.giving_way():
+        with sqlite.throttled():
             has_more = sqlite.shrink(db, keep_pages=0)
         yield "free pages given back"
 

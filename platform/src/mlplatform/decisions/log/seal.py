@@ -86,7 +86,7 @@ def steps(
         yield from _tidy(db, folder, limits)
     has_more = True
     while has_more:
-        with sqlite.giving_way():
+        with sqlite.throttled():
             has_more = sqlite.shrink(db, keep_pages=_FREE_PAGES)
         if has_more:
             yield "free pages given back"
@@ -154,6 +154,6 @@ def _delete_rows(db: sqlite3.Connection, writer: str, last: int) -> Iterator[str
     # in small steps: a process that appends waits for one step at most
     query = "SELECT seq FROM records WHERE writer = ? AND seq <= ? ORDER BY seq LIMIT ?"
     while bite := db.execute(query, (writer, last, _DELETE_ROWS)).fetchall():
-        with sqlite.giving_way(), sqlite.transaction(db):
+        with sqlite.throttled(), sqlite.transaction(db):
             db.execute("DELETE FROM records WHERE writer = ? AND seq <= ?", (writer, bite[-1][0]))
         yield "sealed rows deleted"

@@ -145,10 +145,10 @@ class _Walk:
             one.ends |= {s.last: s.chain for s in self.manifest if s.writer == name}
             one.files = sealed_files.present(self.db, "writer = ? AND last > ?", name, start[0])
             last = max(one.ends)
-            one.chain.jump(last, one.ends[last])
+            one.chain.continue_from(last, one.ends[last])
             seq, there = pruned.get(name, (0, GENESIS))
             if seq > one.chain.seq:
-                one.chain.jump(seq, there)
+                one.chain.continue_from(seq, there)
             one.rows = list(islice(self._unsealed(one.chain), _FINDINGS))
             if name in heads:
                 one.rows += one.chain.ends(heads[name].seq, heads[name].chain, "the writer's head")

@@ -226,7 +226,7 @@ def expire(db: sqlite3.Connection, now_ms: int) -> Iterator[str]:
     yield from _empty(db)
     today = now_ms // DAY_MS
     if _ended(db, today):
-        with sqlite.giving_way(), sqlite.transaction(db):
+        with sqlite.throttled(), sqlite.transaction(db):
             db.execute("DROP VIEW kept_keys")
             for table in _ended(db, today):  # query again: other processes end tables too
                 db.execute(f"ALTER TABLE {table} RENAME TO ended_{table}")
@@ -272,7 +272,7 @@ def _empty(db: sqlite3.Connection) -> Iterator[str]:
         some = f"SELECT key FROM {table} ORDER BY key LIMIT {_BITE_KEYS}"
         bite = f"DELETE FROM {table} WHERE key <= (SELECT max(key) FROM ({some}))"
         while True:
-            with sqlite.giving_way(), sqlite.transaction(db):
+            with sqlite.throttled(), sqlite.transaction(db):
                 if table not in _tables(db, "ended_keys"):  # another process dropped it
                     break
                 if not db.execute(bite).rowcount:
@@ -285,7 +285,7 @@ def _delete_earlier(db: sqlite3.Connection, now_ms: int) -> int:
     expired = (
         "SELECT rowid FROM idempotency WHERE expires_at_ms <= ? ORDER BY expires_at_ms LIMIT ?"
     )
-    with sqlite.giving_way(), sqlite.transaction(db):
+    with sqlite.throttled(), sqlite.transaction(db):
         query = f"DELETE FROM idempotency WHERE rowid IN ({expired})"
         return db.execute(query, (now_ms, _BITE_KEYS // 8)).rowcount
 

@@ -95,7 +95,7 @@ class Publisher:
         """
         if self._published is None:
             self._published = self._replica_offsets()
-        self._hear()
+        self._read_confirmations()
         before, after = self._published, dict(self._published)
         items: list[Item] = []
         offsets = self._source.offsets()
@@ -136,7 +136,7 @@ class Publisher:
         is_new = last is None or last.closed != offset.closed
         return has_more or is_new or time.monotonic() - self._sent_s >= STAND_S
 
-    def _hear(self) -> None:
+    def _read_confirmations(self) -> None:
         """Read the replicator's confirmations about writers of this log; others are ignored."""
         found = self._answers.consume(MAX_CONFIRMATIONS, 0.0)
         if not found:

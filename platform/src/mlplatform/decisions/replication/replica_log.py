@@ -153,7 +153,7 @@ class ReplicaLog:
         row = self._row(writer)
         head = Head(0, GENESIS) if row is None else Head(row.seq, row.chain)
         is_kept = writer in tables.replicated_writers(self._db)
-        if row is not None and not is_kept and self._lives(row):
+        if row is not None and not is_kept and self._is_live(row):
             problem = f"writer {writer} writes to this log itself: two gateways have one name"
             return _CheckedBatch(
                 writer, row, is_kept, AppendPlan((), head, None, Divergence(problem), 0)
@@ -164,7 +164,7 @@ class ReplicaLog:
     def _row(self, writer: str) -> tables.Writer | None:
         return next((w for w in tables.writers(self._db) if w.writer == writer), None)
 
-    def _lives(self, row: tables.Writer) -> bool:
+    def _is_live(self, row: tables.Writer) -> bool:
         return not row.closed and row.heartbeat_at_ms >= self._wall_ms() - LIVE_WITHIN_MS
 
     def _take(self, batch: _CheckedBatch) -> None:

@@ -161,7 +161,7 @@ class SpillingLog:
         self._retry_s = RETRY_S
         self._retry_at_s = 0.0
         self._adopt_at_s = 0.0
-        self._own(_taken_over(self._path))
+        self._own(_take_over(self._path))
         self._keys.refresh()
 
     def append(self, writer: str, entries: Sequence[Entry]) -> list[Outcome]:
@@ -425,10 +425,10 @@ class SpillingLog:
                 _logger.warning("%s does not take over %s: %s", self._writer, path.name, error)
                 continue
             if file is not None:
-                self._go_on_with(file)
+                self._continue_with(file)
                 return
 
-    def _go_on_with(self, file: SpillFile) -> None:
+    def _continue_with(self, file: SpillFile) -> None:
         with self._mutex:
             if self._file is not None:  # records were spilled meanwhile
                 file.close()
@@ -488,7 +488,7 @@ def _repeated(item: StorableRecord, stored: StoredAnswer) -> DuplicateKey:
     return DuplicateKey(stored.answer, is_same)
 
 
-def _taken_over(path: Path) -> SpillFile | None:
+def _take_over(path: Path) -> SpillFile | None:
     """The spill left under this name; waits a little for a predecessor that is ending."""
     end_s = time.monotonic() + TAKE_OVER_WAIT_S
     while True:

@@ -55,7 +55,7 @@ class Access:
         self._brokers = brokers
         self._options = dict(options or {})
         self._refused = ""
-        self._heard = ""
+        self._last_error = ""
 
     def client(self, kind: Callable[[dict[str, Any]], Client], **own: Any) -> Client:
         """A client with settings of its own; in their names `_` stands for a dot.
@@ -69,7 +69,7 @@ class Access:
         options = client_options(self._brokers, self._brokers.password()) | self._options
         options |= {name.replace("_", "."): value for name, value in own.items()}
         try:
-            return kind({**options, "error_cb": self._hear})
+            return kind({**options, "error_cb": self._note_error})
         except KafkaException as error:
             raise self._invalid(error.args[0].str()) from error
 
@@ -91,7 +91,7 @@ class Access:
                 admin.poll(0)
                 self.check()
                 if time.monotonic() > until_s:
-                    why = self._heard or error.args[0].str()
+                    why = self._last_error or error.args[0].str()
                     raise Unavailable(f"Kafka at {self._brokers}: {why}; {self._how()}") from error
 
     def check(self) -> None:
@@ -99,13 +99,13 @@ class Access:
         if self._refused:
             raise self._invalid(self._refused)
 
-    def _hear(self, error: KafkaError) -> None:
+    def _note_error(self, error: KafkaError) -> None:
         from confluent_kafka import KafkaError
 
         if error.code() != KafkaError._ALL_BROKERS_DOWN:  # it follows every other error
-            self._heard = error.str()
+            self._last_error = error.str()
         if _is_refusal(error):
-            self._refused = self._heard
+            self._refused = self._last_error
 
     def _invalid(self, why: str) -> ConfigInvalid:
         wanted = f"brokers that this client may speak to: {why}; {self._how()}"

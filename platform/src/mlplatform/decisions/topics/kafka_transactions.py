@@ -66,7 +66,7 @@ def in_transaction(
         offsets()
         _commit(producer)
     except KafkaException as error:
-        raise _given_up(producer, errors[0] if errors else error.args[0]) from error
+        raise _abort(producer, errors[0] if errors else error.args[0]) from error
     except NotFound:
         producer.abort_transaction(TIMEOUT_S)
         raise
@@ -142,7 +142,7 @@ def _commit(producer: Producer) -> None:
             return
 
 
-def _given_up(producer: Producer, error: Any) -> NotFound | StaleFence | Unavailable:
+def _abort(producer: Producer, error: Any) -> NotFound | StaleFence | Unavailable:
     from confluent_kafka import KafkaException
 
     try:

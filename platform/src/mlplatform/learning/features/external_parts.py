@@ -26,7 +26,7 @@ MARK: Final = "online-mark"
 _NUMBER: Final = "[0-9]" * 8
 
 
-class PushedBy(msgspec.Struct, frozen=True):
+class ClientPushes(msgspec.Struct, frozen=True):
     """A client's pushes in a part: how many, how many rows, and from when to when."""
 
     pushes: int
@@ -48,7 +48,7 @@ class PartNote(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     taken_ms: int
-    pushed: Mapping[str, PushedBy] = {}
+    pushed: Mapping[str, ClientPushes] = {}
     replaces: tuple[str, ...] = ()
 
 

@@ -41,7 +41,7 @@ from mlplatform.runtime.storage.sqlite import (
     BUSY_TIMEOUT_MS,
     connect,
     transaction,
-    write_anew,
+    vacuum,
 )
 from mlplatform.runtime.storage.wal_readers import WalReaders
 
@@ -185,7 +185,7 @@ class FeastSqlite:
                 )
                 count = sum(int(self._db.execute(there, one).fetchone()[0]) for one in places)
                 self._db.executemany(f"DELETE FROM {table} WHERE entity_key=?", places)
-            write_anew(self._db)
+            vacuum(self._db)
         return count
 
     def mark(self, view: str) -> str | None:

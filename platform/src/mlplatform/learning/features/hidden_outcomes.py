@@ -134,7 +134,9 @@ def interventions(table: pa.Table, labelled: Flags) -> Interventions | None:
     )
 
 
-def treat(y: NDArray[np.int8], done: Interventions, policy: TrainingPolicy) -> TrainingLabels:
+def training_labels(
+    y: NDArray[np.int8], done: Interventions, policy: TrainingPolicy
+) -> TrainingLabels:
     """The labels and weights for training, treated as model.yaml declares.
 
     Under `weight` those that chance let through stand for hidden requests by weights of

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mlplatform.learning.onnx.explainer import BACKGROUND_ROWS, CHECKED_ROWS, Explainer
 from mlplatform.learning.onnx.onnx_file import WARM_UP_CALLS, KnownScores
 from mlplatform.learning.onnx.onnx_limits import MOST_BYTES, ModelRefused, beyond
-from mlplatform.learning.onnx.onnx_work import TensorsOf, prepare
+from mlplatform.learning.onnx.onnx_work import TensorsMessage, prepare
 from mlplatform.model.bundle import Attribution
 from mlplatform.model.tensors.signature import Tensors
 from mlplatform.model.weights.data_files import MOST_NAME_BYTES, DataFile, name_problem
@@ -93,7 +93,7 @@ class ConfinedModel:
         self._known, self._classes = KnownScores(), classes
         arrays = [_bytes(content)]
         if tensors is not None:
-            described = TensorsOf(tensors.signature, tensors.names, tensors.vocabularies)
+            described = TensorsMessage(tensors.signature, tensors.names, tensors.vocabularies)
             arrays.append(_bytes(msgspec.json.encode(described)))
         body = {"deed": "load", "inputs": inputs, "classes": classes, **_names(self._data)}
         self._ask(body, arrays, _loading_s(self._data))
@@ -208,7 +208,7 @@ def graph_tensors(content: bytes, data: Sequence[DataFile] = ()) -> GraphTensors
         ModelRefused: the model exceeds the limits, or can't be loaded.
     """
     body = {"deed": "tensors", **_names(data)}
-    frame = _asked_once(body, content, _loading_s(data), data)
+    frame = _run_once(body, content, _loading_s(data), data)
     return _converted(frame, GraphTensors)
 
 
@@ -227,14 +227,14 @@ def data_file_names(content: bytes) -> tuple[str, ...]:
     """
     if PLACE_KEY not in content:
         return ()
-    frame = _asked_once({"deed": "files"}, content, LOAD_CPU_S)
+    frame = _run_once({"deed": "files"}, content, LOAD_CPU_S)
     names = _converted(frame, DataNames).files
     if any(map(name_problem, names)):
         raise ModelRefused(_INVALID)
     return names
 
 
-def _asked_once(
+def _run_once(
     body: dict[str, Any], content: bytes, cpu_s: float, data: Sequence[DataFile] = ()
 ) -> Frame:
     if len(content) > MOST_BYTES:

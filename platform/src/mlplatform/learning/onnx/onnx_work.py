@@ -45,7 +45,7 @@ def prepare(files: Sequence[int]) -> Callable[[Frame], Frame]:
     return work.handle
 
 
-class TensorsOf(msgspec.Struct, frozen=True):
+class TensorsMessage(msgspec.Struct, frozen=True):
     """The fields of `Tensors`, as they are sent to the confined process."""
 
     signature: Signature
@@ -80,7 +80,7 @@ class _Work:
         facts, weights = self._checked(frame, self._content)
         tensors, classes = None, frame.body.get("classes", 0)
         if len(frame.arrays) > 1:
-            described = msgspec.json.decode(frame.arrays[1].tobytes(), type=TensorsOf)
+            described = msgspec.json.decode(frame.arrays[1].tobytes(), type=TensorsMessage)
             tensors = Tensors(
                 described.signature, described.names, described.vocabularies, classes=classes
             )

@@ -34,7 +34,7 @@ def search_folds(
         to_ms = from_ms + policy.fold_days * DAY_MS
         until = rows.before(from_ms - maturity_days * DAY_MS)
         fold = SearchFold(
-            rows.rows(slice(0, until)).taught,
+            rows.rows(slice(0, until)).training_rows,
             rows.rows(slice(rows.before(from_ms), rows.before(to_ms))).known,
         )
         for part, use in ((fold.fitted, "fit"), (fold.tested, "test on")):

@@ -65,7 +65,7 @@ def exactly(one: float | None, other: float | None) -> bool:
     return one == other or (math.isnan(one) and math.isnan(other))
 
 
-def closely(one: float | None, other: float | None) -> bool:
+def nearly_equal(one: float | None, other: float | None) -> bool:
     """Whether two values are the same except for the order in which floats were added."""
     if one is None or other is None:
         return one is other

@@ -90,7 +90,7 @@ def _report(
                 from_ms=_reach(definition, views, served),
                 upto=upto,
             )
-            served = _there(db, served)
+            served = _readable_reads(db, served)
         made = request_views(views)
         files = {view.name: snapshot_files(offline, view) for view in made}
         snapshot_late_ms = int(policy.snapshot_late_h * HOUR_MS)
@@ -123,7 +123,7 @@ def _key_of(
     return lambda cell: keys[cell.decision_id][entities[cell.feature]]
 
 
-def _there(
+def _readable_reads(
     db: duckdb.DuckDBPyConnection, served: Sequence[DecisionReads]
 ) -> tuple[DecisionReads, ...]:
     """The reads whose own request could be read; the others are counted as unreadable."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from mlplatform.learning.features.offline import OfflineTable
-from mlplatform.learning.skew.cells import Cell, Note, closely
+from mlplatform.learning.skew.cells import Cell, Note, nearly_equal
 from mlplatform.learning.skew.decision_reads import DecisionReads
 from mlplatform.learning.training_sets.join import view_join
 from mlplatform.model.features.views import FeatureView
@@ -47,7 +47,7 @@ def _cell(view: FeatureView, one: DecisionReads, name: str, near: Sequence[float
     if one.features and name not in one.features:
         note = "unserved"
         return Cell(name, one.decision_id, one.event_ms, value, expected, "missing", note=note)
-    if any(closely(value, right) for right in near):
+    if any(nearly_equal(value, right) for right in near):
         return Cell(name, one.decision_id, one.event_ms, value, expected, "equal")
     if value is None:
         note = one.gap(view.name)  # type: ignore[assignment]

@@ -19,7 +19,7 @@ from mlplatform.learning.features.compile import snapshot_sql
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
 from mlplatform.learning.features.rows import LABEL_RANK
 from mlplatform.learning.features.snapshots import SnapshotSources, declaration, snapshot_sources
-from mlplatform.learning.skew.cells import Cell, LateInterval, Note, Outcome, closely
+from mlplatform.learning.skew.cells import Cell, LateInterval, Note, Outcome, nearly_equal
 from mlplatform.learning.skew.decision_reads import DecisionReads, Key
 from mlplatform.learning.skew.raw_records import keys_table
 from mlplatform.model.features.transforms import DAY_MS
@@ -118,14 +118,18 @@ def _compared(
         holds: LateInterval | None = None
         if one.features and name not in one.features:
             outcome, note = "missing", "unserved"
-        elif closely(value, expected):
+        elif nearly_equal(value, expected):
             outcome = "equal"
-        elif source is not None and row_ms is not None and closely(value, _then(source, key, name)):
+        elif (
+            source is not None
+            and row_ms is not None
+            and nearly_equal(value, _recorded_value(source, key, name))
+        ):
             outcome, holds = "late", _holds(one, source, row_ms, due_ms)
         elif value is None:
             outcome, note = "missing", one.gap(view.name)  # type: ignore[assignment]
         elif source is not None:
-            note = _whose(view, source, key, name, value)
+            note = _value_source(view, source, key, name, value)
         position = source.sources.position if source is not None and source.sources else None
         yield Cell(
             name, one.decision_id, one.event_ms, value, expected, outcome, position, holds, note
@@ -144,7 +148,7 @@ def _newest(of: Mapping[int, _ExpectedSnapshot], key: Key, due_ms: int, oldest_m
     return {}
 
 
-def _then(source: _ExpectedSnapshot, key: Key, name: str) -> float | None:
+def _recorded_value(source: _ExpectedSnapshot, key: Key, name: str) -> float | None:
     rows = source.due if source.known is None else source.known
     return rows.get(key, {}).get(name)
 
@@ -157,14 +161,14 @@ def _holds(one: DecisionReads, source: _ExpectedSnapshot, row_ms: int, due_ms: i
     return LateInterval(row_ms, None)
 
 
-def _whose(
+def _value_source(
     view: FeatureView, source: _ExpectedSnapshot, key: Key, name: str, value: float
 ) -> Note | None:
     """The holder of a value that the records do not give: the online store, the snapshot, or one by
     another definition."""
     if source.kept is None:
         return None
-    if not closely(value, source.kept.get(key, {}).get(name)):
+    if not nearly_equal(value, source.kept.get(key, {}).get(name)):
         return "store"
     field = next(f for f in view.fields if f.name == name)
     if source.sources is not None and source.sources.declared.get(name) != declaration(field):
@@ -211,11 +215,11 @@ class _Snapshots:
         return self._by_key(view, snapshot_sql(view, at_ms=at_ms, available_ms=at_ms))
 
     def _snapshot_rows(self, view: FeatureView, path: Path) -> Rows:
-        names = ", ".join(f'"{n}"' for n in self._there(view, path))
+        names = ", ".join(f'"{n}"' for n in self._stored_columns(view, path))
         quoted = str(path).replace("'", "''")
         return self._by_key(view, f"SELECT {names} FROM read_parquet('{quoted}')")
 
-    def _there(self, view: FeatureView, path: Path) -> list[str]:
+    def _stored_columns(self, view: FeatureView, path: Path) -> list[str]:
         columns = pq.read_schema(path).names
         return [n for n in (view.join_key, *view.feature_names) if n in columns]
 

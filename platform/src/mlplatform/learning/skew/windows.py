@@ -35,7 +35,7 @@ MOST_STATES: Final = 100
 Values = Mapping[str, float | None]
 
 
-class _Behind(NamedTuple):
+class _SeenBounds(NamedTuple):
     """The first request of an entity that a decision had not seen although it was recorded long
     enough before, and the last one that it had seen; wall times."""
 
@@ -92,7 +92,7 @@ def _plain(source: EntityWindows, one: DecisionReads, right: Values) -> Iterator
     """Cells of equal values, and cells of a decision that read no windows."""
     for name in source.feature_names:
         value, wanted = one.features.get(name), right[name]
-        note = _why(source, one, name)
+        note = _gap_note(source, one, name)
         if exactly(value, wanted) and note != "unserved":
             yield _cell(one, name, wanted, "equal")
         else:
@@ -101,7 +101,7 @@ def _plain(source: EntityWindows, one: DecisionReads, right: Values) -> Iterator
 
 
 def _late(
-    source: EntityWindows, one: DecisionReads, own: Values, right: Values, behind: _Behind
+    source: EntityWindows, one: DecisionReads, own: Values, right: Values, behind: _SeenBounds
 ) -> Iterator[Cell]:
     for name in source.feature_names:
         if exactly(own[name], right[name]):
@@ -123,7 +123,7 @@ def _strange(
         if exactly(value, wanted) and name in one.features:
             yield _cell(one, name, wanted, "equal")
         elif value is None or found == "empty":
-            note = found if found == "empty" else _why(source, one, name)
+            note = found if found == "empty" else _gap_note(source, one, name)
             yield _cell(one, name, wanted, "missing", note=note)
         elif isinstance(found, LateInterval):
             yield _cell(one, name, wanted, "late", holds=found)
@@ -131,7 +131,7 @@ def _strange(
             yield _cell(one, name, wanted, "different")
 
 
-def _why(source: EntityWindows, one: DecisionReads, name: str) -> Note | None:
+def _gap_note(source: EntityWindows, one: DecisionReads, name: str) -> Note | None:
     if one.features and name not in one.features:
         return "unserved"
     return one.gap(source.name)  # type: ignore[return-value]
@@ -191,7 +191,7 @@ def _values(
 
 def _behind(
     db: duckdb.DuckDBPyConnection, source: EntityWindows, late_after_ms: int
-) -> dict[str, _Behind]:
+) -> dict[str, _SeenBounds]:
     rank, seen = OWN[2:]
     rows = db.execute(
         f'WITH p AS (SELECT request_id, "{source.key}" AS _key, {rank}, {seen}, _recorded_ms'
@@ -205,14 +205,14 @@ def _behind(
         f" ASOF LEFT JOIN p b ON w._key = b._key AND w.{seen} >= b.{rank}",
         [late_after_ms],
     ).fetchall()
-    return {request_id: _Behind(*found) for request_id, *found in rows}
+    return {request_id: _SeenBounds(*found) for request_id, *found in rows}
 
 
 def _due(
     db: duckdb.DuckDBPyConnection,
     definition: ModelDefinition,
     served: Sequence[DecisionReads],
-    behind: Mapping[str, Mapping[str, _Behind]],
+    behind: Mapping[str, Mapping[str, _SeenBounds]],
 ) -> dict[str, Values]:
     """The values that decisions should have read whose position is behind, or that had no
     position."""

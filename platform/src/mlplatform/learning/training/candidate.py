@@ -128,13 +128,13 @@ def train(
         ConfigInvalid: a package is missing that the fit or the search needs.
     """
     dataset = dataset.by(dataset.vocabularies)
-    definition, fitting = folder.definition, dataset.fitting.taught
+    definition, fitting = folder.definition, dataset.fitting.training_rows
     # the calibration is fitted last, but missing labels are found before anything is learned
     for source, days, use in (
         ("training set", fitting, "learn from"),
-        ("calibration slice", dataset.calibrating.taught, CALIBRATE),
+        ("calibration slice", dataset.calibrating.training_rows, CALIBRATE),
     ):
-        if problem := untaught(definition, days, use):
+        if problem := untrainable_reason(definition, days, use):
             raise InputInvalid(source, None, problem)
     parts = folder_parts(folder, dataset.vocabularies)
     training = load_training(definition.name)
@@ -153,10 +153,10 @@ def train(
     made = ModelParts(
         content, model, parts, parity, TRAINED_HERE, parameters=parameters, search=search
     )
-    return made_candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
+    return build_candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
 
 
-def untaught(definition: ModelDefinition, days: LabelledRows, use: str) -> str:
+def untrainable_reason(definition: ModelDefinition, days: LabelledRows, use: str) -> str:
     """Why nothing can be learned from these rows; empty where something can."""
     if definition.task == "binary":
         positives = int(days.y.sum())
@@ -287,7 +287,7 @@ def _reference(x: NDArray[np.float32], parts: Parts) -> dict[str, float | None]:
     return reference_values(x, parts.names, parts.vocabularies) | texts
 
 
-def made_candidate(
+def build_candidate(
     made: ModelParts,
     definition: ModelDefinition,
     dataset: Dataset,
@@ -310,12 +310,12 @@ def made_candidate(
     first = slice(0, holdout.before(dataset.window.gates_from_ms))
     days = holdout.rows(first)
     taught = np.ones(len(days), bool) if days.weight is None else days.weight > 0
-    days = days.taught
+    days = days.training_rows
     learned = _learned(definition, raw[first], taught, days)
     calibration, decider = learned.calibration, learned.decider
     calibrated = score_map(definition.decision.scale, calibration).many
     scores = calibrated(raw)
-    fitted = dataset.fitting.taught
+    fitted = dataset.fitting.training_rows
     background = fitted.matrix.columns(parts.names)
     replayed = (recent or Recent(dataset.holdout.matrix, "held-out days")).share(made.customers)
     band_factor = definition.gates.alert_band_factor

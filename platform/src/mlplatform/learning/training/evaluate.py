@@ -151,7 +151,7 @@ def data_evidence(definition: ModelDefinition, dataset: Dataset) -> DataEvidence
         missing.setdefault(spec.declared, float(share))
     return DataEvidence(
         rows=len(dataset.rows),
-        positives=int(dataset.rows.taught.y.sum()),
+        positives=int(dataset.rows.training_rows.y.sum()),
         missing_shares=missing,
         window_to_ms=dataset.window.to_ms,
         matured_until_ms=dataset.as_of_ms - definition.label.maturity_days * DAY_MS,

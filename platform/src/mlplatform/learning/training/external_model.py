@@ -14,7 +14,7 @@ from mlplatform.learning.training.candidate import (
     Candidate,
     ModelParts,
     Parity,
-    made_candidate,
+    build_candidate,
     parity_rows,
 )
 from mlplatform.learning.training.folder import ModelFolder
@@ -90,7 +90,7 @@ def candidate_from_onnx(
             customers=_affordable(expected_s, dataset),
             data=tuple(data),
         )
-        return made_candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
+        return build_candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
     except BaseException:
         model.close()
         raise

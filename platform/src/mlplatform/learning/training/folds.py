@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.snapshots import snapshot_days
-from mlplatform.learning.training.candidate import CALIBRATE, Candidate, untaught
+from mlplatform.learning.training.candidate import CALIBRATE, Candidate, untrainable_reason
 from mlplatform.learning.training.evaluate import Runnable
 from mlplatform.learning.training.folder import ModelFolder
 from mlplatform.learning.training.labelled_evaluation import beside
@@ -47,11 +47,11 @@ def fold_problem(folder: ModelFolder, offline: OfflineTable, fold: Fold) -> str:
     return ""
 
 
-def untaught_fold(definition: ModelDefinition, dataset: Dataset) -> str:
+def untrainable_fold_reason(definition: ModelDefinition, dataset: Dataset) -> str:
     """Why nothing can be fitted to the days of a fold; empty if something can."""
-    return untaught(definition, dataset.fitting.taught, "learn from") or untaught(
-        definition, dataset.calibrating.taught, CALIBRATE
-    )
+    return untrainable_reason(
+        definition, dataset.fitting.training_rows, "learn from"
+    ) or untrainable_reason(definition, dataset.calibrating.training_rows, CALIBRATE)
 
 
 def later_rows(
@@ -107,7 +107,7 @@ def tested_fold(
         number=fold.number,
         from_ms=fold.as_of_ms,
         to_ms=fold.to_ms,
-        fitted=len(dataset.fitting.taught),
+        fitted=len(dataset.fitting.training_rows),
         rows=len(days),
         positives=len(days) if classes else int(days.y.sum()),
         is_unseen=is_unseen and other is not None,

@@ -197,9 +197,13 @@ def _parameters(
 def _extent(dataset: Dataset, *, task: str) -> dict[str, Scalar]:
     window = dataset.window
     counted = (
-        ("positives", int(dataset.fitting.taught.y.sum()), int(dataset.holdout.known.y.sum()))
+        (
+            "positives",
+            int(dataset.fitting.training_rows.y.sum()),
+            int(dataset.holdout.known.y.sum()),
+        )
         if task == "binary"
-        else ("labelled", len(dataset.fitting.taught), len(dataset.holdout.known))
+        else ("labelled", len(dataset.fitting.training_rows), len(dataset.holdout.known))
     )
     return {
         "from": utc_day(window.from_ms),

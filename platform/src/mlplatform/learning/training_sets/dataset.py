@@ -14,7 +14,7 @@ from mlplatform.learning.features.hidden_outcomes import (
     NOTHING_HIDDEN,
     HiddenOutcomes,
     interventions,
-    treat,
+    training_labels,
 )
 from mlplatform.learning.training_sets.known_labels import KNOWN, Labels
 from mlplatform.learning.training_sets.words import own_words
@@ -125,7 +125,7 @@ class LabelledRows:
         )
 
     @property
-    def taught(self) -> LabelledRows:
+    def training_rows(self) -> LabelledRows:
         """The rows that a model learns from."""
         return self if self.weight is None else self.rows(self.weight > 0)
 
@@ -359,7 +359,7 @@ def _with_hidden_outcomes(
     done = interventions(table, labelled)
     if done is None or not (done.stopped | done.explored).any():
         return rows, NOTHING_HIDDEN
-    treated = treat(rows.y, done, definition.training)
+    treated = training_labels(rows.y, done, definition.training)
     if not done.hidden.any() and bool((treated.weight == 1).all()):
         return rows, treated.found
     changed = replace(rows, y=treated.y, hidden=done.hidden, weight=treated.weight)

@@ -65,7 +65,7 @@ class OutputTensor(_Part, frozen=True):
     shape: Shape
 
 
-class ScoreOf(_Part, frozen=True):
+class ScoreOutput(_Part, frozen=True):
     """The output that is the score, and its column, from 0, if it has columns. A model of classes
     names no column: all are probabilities, in the order of the classes."""
 
@@ -78,7 +78,7 @@ class Signature(_Part, frozen=True):
 
     inputs: Annotated[tuple[InputTensor, ...], Meta(min_length=1, max_length=256)]
     outputs: Annotated[tuple[OutputTensor, ...], Meta(min_length=1, max_length=64)]
-    score: ScoreOf
+    score: ScoreOutput
 
 
 class Tensors:

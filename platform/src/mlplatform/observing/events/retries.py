@@ -25,7 +25,7 @@ def delay_s(failures: int, jitter: float, asked_s: float | None = None) -> float
     return max(own, min(asked_s or 0.0, LONGEST_ASKED_S))
 
 
-def asked_s(header: str, now_s: float) -> float | None:
+def retry_after_s(header: str, now_s: float) -> float | None:
     """The seconds that a `Retry-After` asks for; None if it can't be read.
 
     Source: RFC 9110, section 10.2.3.

@@ -16,7 +16,7 @@ import httpx
 from mlplatform.observing.events.addresses import refusal
 from mlplatform.observing.events.messages import Message, message
 from mlplatform.observing.events.receivers import Receiver
-from mlplatform.observing.events.retries import asked_s
+from mlplatform.observing.events.retries import retry_after_s
 from mlplatform.rollouts.events.event import CloudEvent
 from mlplatform.runtime.configuration.kinds import names_loopback
 from mlplatform.runtime.errors import ConfigInvalid
@@ -141,7 +141,7 @@ def outcome(status: int, retry_after: str, now_s: float) -> Outcome:
         return GoneReceiver()
     if 300 <= status < 400:
         return DeliveryFailure(f"answered {status}: redirects are not followed")
-    return DeliveryFailure(f"answered {status}", asked_s(retry_after, now_s))
+    return DeliveryFailure(f"answered {status}", retry_after_s(retry_after, now_s))
 
 
 async def _addresses(url: SplitResult) -> list[str]:

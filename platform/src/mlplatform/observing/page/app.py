@@ -165,7 +165,7 @@ class Pages:
             "overview.html",
             here="overview",
             waiting=_or_why(self._actions.waiting_rollouts),
-            reviews=_or_why(self._reviews.mine),
+            reviews=_or_why(self._reviews.review_queues),
             status=self._sources.processes(),
             refused=self._sources.refusal_counts(),
             models=models,

@@ -11,7 +11,7 @@ from mlplatform.observing.page.app import application
 from mlplatform.observing.page.people import roles
 from mlplatform.observing.page.people.gate import SURFACE, Identities, PageAccess
 from mlplatform.observing.page.people.provider import Provider
-from mlplatform.observing.page.people.reader import sees
+from mlplatform.observing.page.people.reader import may_see
 from mlplatform.observing.page.people.sessions import Sessions
 from mlplatform.observing.page.queries.sources import Sources
 from mlplatform.operations import wiring
@@ -51,9 +51,9 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
         secure=_is_secure(settings),
     )
     shown = application(
-        Sources(wiring.platform(), sees),
+        Sources(wiring.platform(), may_see),
         token=read_token(options.token_file or settings.home.page_token),
-        hosts=asked_for_as(settings),
+        hosts=accepted_hosts(settings),
         links=_links(settings),
         access=access,
         admit=connections.admit,
@@ -91,7 +91,7 @@ def _is_secure(settings: Settings) -> bool:
     return settings.page_url.startswith("https://")
 
 
-def asked_for_as(settings: Settings) -> list[str]:
+def accepted_hosts(settings: Settings) -> list[str]:
     """The accepted values of a request's `Host`: the address of `MLPLATFORM_PAGE_URL`, else this
     machine."""
     if settings.servers.page:

@@ -47,10 +47,10 @@ def read_outcomes(log: DecisionLog, definition: ModelDefinition, now_ms: int) ->
             return alert_counts(decisions, in_order(labels, task), voids, policy)
         return outcomes(decisions, labels, voids, maturity_ms=maturity_ms, policy=policy)
 
-    return together([window(from_ms + number * window_ms) for number in range(windows)])
+    return total([window(from_ms + number * window_ms) for number in range(windows)])
 
 
-def together(parts: Sequence[Outcomes]) -> Outcomes:
+def total(parts: Sequence[Outcomes]) -> Outcomes:
     """The sum of the outcomes of several windows."""
     newest = [p.newest_label_ms for p in parts if p.newest_label_ms is not None]
     return Outcomes(
@@ -85,7 +85,7 @@ def outcomes(
     last = labels.group_by("decision_id", use_threads=False).aggregate(
         [("event_ms", "last"), ("label", "last")]
     )
-    kept = ~_among(decisions, voids)
+    kept = ~_is_voided(decisions, voids)
     decisions = decisions.filter(kept).join(last, "decision_id", join_type="left outer")
     decided = decisions["decision"].to_numpy(zero_copy_only=False)
     is_labelled = decisions["label_last"].is_valid().to_numpy()
@@ -112,13 +112,13 @@ def alert_counts(
     Args:
         labels: labels in the order of `in_order`.
     """
-    decisions = decisions.filter(~_among(decisions, voids))
+    decisions = decisions.filter(~_is_voided(decisions, voids))
     alert = np.isin(decisions["decision"].to_numpy(zero_copy_only=False), policy.alerts)
     newest_ms = int(labels["event_ms"].to_numpy().max()) if labels.num_rows else None
     return Outcomes(decisions.num_rows, 0, int(alert.sum()), 0, 0, newest_ms)
 
 
-def _among(decisions: pa.Table, voids: pa.Table) -> np.ndarray:
+def _is_voided(decisions: pa.Table, voids: pa.Table) -> np.ndarray:
     found = pc.is_in(decisions["decision_id"], value_set=voids["decision_id"])
     return np.asarray(found.to_numpy(), dtype=np.bool_)
 

@@ -133,7 +133,7 @@ def person(platform: Platform, name: str, secret: bytes, asked: str) -> Client:
         Refused: nobody has that name and key.
     """
     keys, now_ms = platform.keys.all_keys(), platform.clock.wall_ms()
-    found = people(keys, now_ms).proven(name, secret)
+    found = people(keys, now_ms).authenticate(name, secret)
     if found is None:
         why = f"no person has the name {name!a} and this key; see `keys list`"
         _keep(platform, UNKNOWN, asked, why)
@@ -234,7 +234,9 @@ class _ReviewSession:
                 return ReviewResult(decision_id, model, now.outcome, True, agreed)
             case OpenOpinion(differs):
                 place = (recording.WRITER, asyncio.run(self._keep_opinion(found, now)))
-                self._show(lambda path: queue.say(path, place, decision_id, self._now_ms, now))
+                self._show(
+                    lambda path: queue.add_opinion(path, place, decision_id, self._now_ms, now)
+                )
                 log.info(
                     "%s has answered for decision %s, and it has no label yet",
                     analyst.name,

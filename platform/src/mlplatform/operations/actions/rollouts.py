@@ -256,7 +256,7 @@ def approval_code(
     state = fold(platform.rollouts.read(question.rollout_id))
     asked = f"a code for {question.rollout_id}, as {approver}"
     with kept_refusal(platform, asked, UNKNOWN):
-        person = people(keys, now_ms).proven(approver, secret)
+        person = people(keys, now_ms).authenticate(approver, secret)
         if person is None:
             raise Refused(f"no person has the name {approver!a} and this key; see `keys list`")
     proven = Approver(person.name, key_id(digest(secret)))

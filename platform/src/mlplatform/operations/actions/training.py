@@ -26,7 +26,12 @@ from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.evaluate import Runnable, load_runnable
 from mlplatform.learning.training.external_model import candidate_from_onnx
 from mlplatform.learning.training.folder import ModelFolder, load_folder
-from mlplatform.learning.training.folds import fold_problem, later_rows, tested_fold, untaught_fold
+from mlplatform.learning.training.folds import (
+    fold_problem,
+    later_rows,
+    tested_fold,
+    untrainable_fold_reason,
+)
 from mlplatform.learning.training_sets.dataset import Dataset
 from mlplatform.learning.validation.fold_gate import FoldFinding
 from mlplatform.learning.validation.gate_report import GateReport
@@ -227,7 +232,7 @@ def _tried(
             dataset = retrain.build_dataset(
                 folder, offline, as_of_ms=fold.as_of_ms, champion=champion
             )
-            problem = untaught_fold(folder.definition, dataset)
+            problem = untrainable_fold_reason(folder.definition, dataset)
         except InputInvalid as error:
             problem = str(error)
     if problem:

@@ -170,7 +170,7 @@ class _BackupRun:
     def _spill(self, spill: Spill) -> None:
         with os.fdopen(os.dup(spill.descriptor), "rb") as file:
             file.seek(0)
-            source: Any = _First(file, spill.bytes)
+            source: Any = _FileStart(file, spill.bytes)
             self._files.append(self._writer.add(spill.name, source, self._progress))
 
     def _shared_bundles(self) -> None:
@@ -210,7 +210,7 @@ class _BackupRun:
                 yield name
 
 
-class _First:
+class _FileStart:
     """The first `count` bytes of a file to which other processes may keep appending."""
 
     def __init__(self, file: IO[bytes], count: int) -> None:

@@ -20,7 +20,7 @@ def limits(card: Card, definition: ModelDefinition) -> tuple[str, ...]:
         card: the card, whose own `limits` are not used.
     """
     return (
-        *_of_the_making(card),
+        *_fit_limits(card),
         *_of_validation(card),
         *_of_outcomes(card),
         *_of_groups(card, definition),
@@ -32,7 +32,7 @@ def limits(card: Card, definition: ModelDefinition) -> tuple[str, ...]:
     )
 
 
-def _of_the_making(card: Card) -> Iterator[str]:
+def _fit_limits(card: Card) -> Iterator[str]:
     identity = card.identity
     if identity.origin is None:
         yield (

@@ -177,7 +177,7 @@ def count_rows(platform: Platform, found: FoundViews) -> list[PlaceCount]:
     for entity, view in found.views:
         counted += _letters(platform, entity, view, dry_run=True)
         with _stores(platform, entity, view) as stores:
-            whose = _whose(platform, entity)
+            whose = _row_match(platform, entity)
             keys = known_keys(stores, whose) if callable(whose) else whose
             at_ms = platform.clock.event_ms()
             counted += _places(entity, view, rows_of(stores, keys, at_ms))
@@ -209,7 +209,7 @@ def erase_feature_rows(
         with _stores(platform, entity, view) as stores:
             is_known = (entity.model, view.name) in known
             before = None if is_known else partial(record, entity.model, view.name)
-            gone = erase_rows(stores, _whose(platform, entity), platform.clock.event_ms, before)
+            gone = erase_rows(stores, _row_match(platform, entity), platform.clock.event_ms, before)
             erased += _places(entity, view, gone)
     return erased
 
@@ -267,7 +267,7 @@ def _definitions(
     return found, unread
 
 
-def _whose(platform: Platform, entity: Entity) -> Keys | IsAbout:
+def _row_match(platform: Platform, entity: Entity) -> Keys | IsAbout:
     """The entity's key as its rows hold it, or a function that recognises it among theirs."""
     if platform.definition(entity.model).request[entity.field].pseudonymous:
         return {entity.unit}

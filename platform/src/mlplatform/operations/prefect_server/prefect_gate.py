@@ -149,7 +149,7 @@ class PrefectGate:
             return Platform()
         if _is(secret, self._tokens.operator):
             return Operator()
-        return self._people.proven(name, secret)
+        return self._people.authenticate(name, secret)
 
     def _while_proven(self, credentials: tuple[str, bytes] | None, send: Send) -> Send:
         """A `send` that closes the socket when the key that opened it is revoked or expires."""
@@ -219,7 +219,7 @@ class PrefectGate:
                 case "start" | "answer" | "cancel":
                     body = await _body(receive)
                     taken = await self._check_change(person, wanted, subject(path), body)
-                    if not isinstance(taken, requests.Wrong):
+                    if not isinstance(taken, requests.StartRefusal):
                         await self._application(*_resent(scope, taken), send)
                         return
                     why = taken.reason
@@ -234,12 +234,14 @@ class PrefectGate:
 
     async def _check_change(
         self, person: Operator | Client, wanted: Access, about: str, body: bytes
-    ) -> bytes | requests.Wrong:
+    ) -> bytes | requests.StartRefusal:
         """The body sent to Prefect for a request that changes something, or the reason why it is
         refused."""
         parsed = _json(body)
         if wanted == "cancel" and not requests.is_cancelling(parsed):
-            return requests.Wrong("the state of a run is the platform's to set: CANCELLING ends it")
+            return requests.StartRefusal(
+                "the state of a run is the platform's to set: CANCELLING ends it"
+            )
         flow, model = await self._deployment_of(about, of_run=wanted != "start")
         decides = wanted == "answer" or requests.is_emergency(parsed)
         needed: Operation = "approve" if decides else "run"
@@ -247,31 +249,37 @@ class PrefectGate:
         if isinstance(person, Client) and not (
             person.may(model, needed) or (stops and person.may_stop(model))
         ):
-            return requests.Wrong(f"your key has no scope {model or '*'}:{needed}")
+            return requests.StartRefusal(f"your key has no scope {model or '*'}:{needed}")
         if wanted == "cancel":
             if flow in requests.STARTED_BY_THE_PLATFORM:
-                return requests.Wrong(f"runs of {flow} end with an answer")
+                return requests.StartRefusal(f"runs of {flow} end with an answer")
             if isinstance(person, Client) and flow in requests.RUN_BY_A_SCHEDULE:
-                return requests.Wrong(f"runs of {flow} are the schedule's: the operator ends one")
+                return requests.StartRefusal(
+                    f"runs of {flow} are the schedule's: the operator ends one"
+                )
             return json.dumps(requests.CANCELLING).encode()
         name = person.name if isinstance(person, Client) else None
         if wanted == "answer":
             answer = requests.form_values(parsed, person=name)
-            if isinstance(answer, requests.Wrong):
+            if isinstance(answer, requests.StartRefusal):
                 return answer
             if name is not None and not self._answers.takes(name):
                 within = f"{MOST_ANSWERS} answers in {WITHIN_S / 60:.0f} minutes"
-                return requests.Wrong(f"no more than {within} are taken of {name}: try later")
+                return requests.StartRefusal(
+                    f"no more than {within} are taken of {name}: try later"
+                )
             if (why := await self._unproven(person, about, answer)) is not None:
-                return requests.Wrong(why)
+                return requests.StartRefusal(why)
             return _body_of(answer)
         start = requests.run_start(parsed, flow=flow, model=model, person=name, now_s=time.time())
-        if isinstance(start, requests.Wrong):
+        if isinstance(start, requests.StartRefusal):
             return start
         is_limited = name is not None and flow not in requests.STOPS_THINGS
         if is_limited and await self._count_unfinished(str(name)) >= requests.MOST_UNFINISHED:
             most = f"{requests.MOST_UNFINISHED} runs that have not ended"
-            return requests.Wrong(f"{name} has {most}, the most of one person: wait, or end one")
+            return requests.StartRefusal(
+                f"{name} has {most}, the most of one person: wait, or end one"
+            )
         return _body_of(start)
 
     async def _unproven(

@@ -51,7 +51,7 @@ _DROPPED: Final = frozenset({"enforce_parameter_schema", "empirical_policy", "pa
 
 
 @dataclass(frozen=True, slots=True)
-class Wrong:
+class StartRefusal:
     """The reason why a request is refused, in words for its sender."""
 
     reason: str
@@ -66,7 +66,7 @@ class Start:
 
 def run_start(
     body: object, *, flow: str, model: str, person: str | None, now_s: float
-) -> Start | Wrong:
+) -> Start | StartRefusal:
     """Check a request that starts a run: it may set parameters and a start time, not where or how
     the run executes.
 
@@ -77,38 +77,38 @@ def run_start(
         now_s: the present time, epoch seconds.
     """
     if flow in STARTED_BY_THE_PLATFORM:
-        return Wrong(f"runs of {flow} are started only by the platform")
+        return StartRefusal(f"runs of {flow} are started only by the platform")
     if not isinstance(body, dict) or not isinstance(body.get("parameters", {}), dict):
-        return Wrong("wanted: a JSON object with parameters")
+        return StartRefusal("wanted: a JSON object with parameters")
     for key in sorted(set(body) - _TAKEN - _DROPPED):
         if body[key] not in (None, {}, [], "", "default"):
-            return Wrong(
+            return StartRefusal(
                 f"{key} can't be chosen: a run takes parameters, and its place is declared"
             )
     when = _scheduled(body.get("state"))
     if when is None:
-        return Wrong("a run begins SCHEDULED, now or at a time")
+        return StartRefusal("a run begins SCHEDULED, now or at a time")
     within_s = AT_ONCE_S if flow in STOPS_THINGS or is_emergency(body) else DUE_WITHIN_S
     if person is not None and not _is_due(when, now_s + within_s):
         ahead = "now" if within_s == AT_ONCE_S else f"within {within_s // 3600} hours"
-        return Wrong(
+        return StartRefusal(
             f"a run that a person starts begins {ahead}; wanted: such a time, with its zone"
         )
     parameters = dict(body.get("parameters") or {})
     if not is_plain(parameters):
-        return Wrong(
+        return StartRefusal(
             f"parameters may hold only values: no {HYDRATED}, and no more than {MOST_DEPTH} deep"
         )
     if parameters.get(MODEL, model) != model:
         whose = model or "no model of the platform"
-        return Wrong(f"{MODEL} is {parameters[MODEL]!r}, and the deployment is of {whose}")
+        return StartRefusal(f"{MODEL} is {parameters[MODEL]!r}, and the deployment is of {whose}")
     if person is not None:
         of_incident = sorted(k for k in OF_AN_INCIDENT if parameters.get(k))
         if of_incident:
-            return Wrong(f"{', '.join(of_incident)}: only a drift check answers an incident")
+            return StartRefusal(f"{', '.join(of_incident)}: only a drift check answers an incident")
         named = parameters.get(ACTOR)
         if named not in (None, "", person):
-            return Wrong(f"{ACTOR} is {named!r}, and you are {person}: give your own name")
+            return StartRefusal(f"{ACTOR} is {named!r}, and you are {person}: give your own name")
         if ACTOR in parameters or flow in NAMES_ITS_ACTOR:
             parameters[ACTOR] = person
     checked = {"parameters": parameters, "state": when, "enforce_parameter_schema": True}
@@ -131,7 +131,7 @@ def _tag(person: str) -> str:
     return f"by {person}"
 
 
-def form_values(body: object, *, person: str | None) -> Start | Wrong:
+def form_values(body: object, *, person: str | None) -> Start | StartRefusal:
     """Check the values of a form; nothing else is passed on.
 
     Args:
@@ -140,12 +140,12 @@ def form_values(body: object, *, person: str | None) -> Start | Wrong:
     """
     run_input = body.get("run_input") if isinstance(body, dict) else None
     if not isinstance(run_input, dict) or not is_plain(run_input):
-        return Wrong(f"wanted: run_input with the form's values, and no {HYDRATED} in it")
+        return StartRefusal(f"wanted: run_input with the form's values, and no {HYDRATED} in it")
     if (
         person is not None
         and approval_codes.claimed_identity(str(run_input.get(CODE, ""))) != person
     ):
-        return Wrong(f"the code is not one of {person}: give your own")
+        return StartRefusal(f"the code is not one of {person}: give your own")
     return Start({"run_input": run_input})
 
 

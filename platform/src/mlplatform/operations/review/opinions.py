@@ -90,7 +90,7 @@ def weigh(opinions: Sequence[Opinion], now: Opinion, *, four_eyes: bool) -> Cons
     """
     if not four_eyes:
         return Consensus(())
-    last = _last_words(opinions)
+    last = _last_opinions(opinions)
     mine = [o for o in last if o.is_by_author_of(now)]
     others = [o for o in last if not o.is_by_author_of(now)]
     agreed = tuple(sorted(o.analyst for o in others if o.outcome == now.outcome))
@@ -105,10 +105,10 @@ def weigh(opinions: Sequence[Opinion], now: Opinion, *, four_eyes: bool) -> Cons
 
 def is_disputed(opinions: Sequence[Opinion]) -> bool:
     """Whether people's last opinions contradict each other."""
-    return len({o.outcome for o in _last_words(opinions)}) > 1
+    return len({o.outcome for o in _last_opinions(opinions)}) > 1
 
 
-def _last_words(opinions: Sequence[Opinion]) -> list[Opinion]:
+def _last_opinions(opinions: Sequence[Opinion]) -> list[Opinion]:
     found: list[Opinion] = []
     for now in opinions:
         found = [*(o for o in found if not o.is_by_author_of(now)), now]
@@ -147,7 +147,7 @@ def words(label: str) -> dict[str, int]:
     return {label: 1, f"not-{label}": 0}
 
 
-def says(outcome: int, label: str) -> str:
+def outcome_text(outcome: int, label: str) -> str:
     """The word for an outcome, as people read it."""
     name = label.replace("_", " ")
     return name if outcome else f"not {name}"

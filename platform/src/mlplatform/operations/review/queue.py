@@ -255,7 +255,9 @@ def end(path: Path, decision_id: str, event_ms: int) -> None:
             _end(db, [(decision_id, event_ms)])
 
 
-def say(path: Path, place: tuple[str, int], decision_id: str, event_ms: int, now: Opinion) -> None:
+def add_opinion(
+    path: Path, place: tuple[str, int], decision_id: str, event_ms: int, now: Opinion
+) -> None:
     """Store an opinion on a decision before the log is read again.
 
     Args:
@@ -266,7 +268,7 @@ def say(path: Path, place: tuple[str, int], decision_id: str, event_ms: int, now
     """
     if path.is_file():
         with _opened(path, waits_ms=ANSWER_WAITS_MS) as db, sqlite.transaction(db):
-            _say(db, [(*place, decision_id, event_ms, now)])
+            _store_opinions(db, [(*place, decision_id, event_ms, now)])
 
 
 @contextmanager
@@ -333,7 +335,7 @@ def _decision_rows(table: pa.Table, wanted: QueuePolicy) -> pa.Table:
     return table.filter((pc.field("kind") == "decision") & reviewed)
 
 
-def _spoken(table: pa.Table) -> pa.Table:
+def _opinion_rows(table: pa.Table) -> pa.Table:
     """Labels without a value: opinions of one of two people."""
     return table.filter((pc.field("kind") == "label") & pc.field("label").is_null())
 
@@ -346,7 +348,7 @@ def _payloads_of(
     log: LogReader, model: str, table: pa.Table, wanted: QueuePolicy
 ) -> Mapping[tuple[str, int], Mapping[str, Any]]:
     """Writer and number → payload of at least the records whose payload is needed."""
-    read = [_decision_rows(table, wanted), _spoken(table), _of_erasures(table)]
+    read = [_decision_rows(table, wanted), _opinion_rows(table), _of_erasures(table)]
     needed = pa.concat_tables(read).select(_ENDS)
     rows = sorted(needed.to_pylist(), key=lambda row: row["event_ms"])
     found: dict[tuple[str, int], Mapping[str, Any]] = {}
@@ -381,7 +383,7 @@ def _write(
     kind, label = pc.field("kind"), pc.field("label")
     ends = table.filter((kind == "void") | ((kind == "label") & label.is_valid()))
     _end(db, [(one["decision_id"], one["event_ms"]) for one in ends.select(_ENDS).to_pylist()])
-    _say(db, _opinions(_spoken(table).to_pylist(), payloads))
+    _store_opinions(db, _opinions(_opinion_rows(table).to_pylist(), payloads))
     for one in _of_erasures(table).to_pylist():
         _erase(db, one["decision_id"], payloads.get((one["writer"], one["seq"]), {}))
 
@@ -445,7 +447,9 @@ def _erase(db: sqlite3.Connection, decision_id: str, held: Mapping[str, Any]) ->
     db.executemany("DELETE FROM said WHERE writer = ? AND seq = ?", gone)
 
 
-def _say(db: sqlite3.Connection, opinions: Sequence[tuple[str, int, str, int, Opinion]]) -> None:
+def _store_opinions(
+    db: sqlite3.Connection, opinions: Sequence[tuple[str, int, str, int, Opinion]]
+) -> None:
     db.executemany(
         "INSERT OR IGNORE INTO said SELECT ?, ?, ?, ?, ?"
         " WHERE NOT EXISTS (SELECT 1 FROM ended WHERE decision_id = ?)",

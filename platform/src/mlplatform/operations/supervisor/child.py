@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from mlplatform.operations.supervisor.probe import ProbeReply, Silent, ask
+from mlplatform.operations.supervisor.probe import NoAnswer, ProbeReply, ask
 from mlplatform.operations.supervisor.spec import (
     ChildSpec,
     HttpCheck,
@@ -244,21 +244,23 @@ class Child:
     def _core_wait_s(self) -> float:
         return 0.0 if self.process is None else core_wait_s(self.process.pid)
 
-    def _ask(self) -> ProbeReply | Silent:
+    def _ask(self) -> ProbeReply | NoAnswer:
         check = self.spec.check
         if check is None:
             return ProbeReply(True, "")
         if isinstance(check, Path):
-            return ProbeReply(True, "") if check.exists() else Silent(f"{check.name} is not there")
+            return (
+                ProbeReply(True, "") if check.exists() else NoAnswer(f"{check.name} is not there")
+            )
         if check.address_file is not None:
             self.port = _port_of(self.process, check.address_file)
         port = self.port
         if port is None:
-            return Silent("does not listen yet")
+            return NoAnswer("does not listen yet")
         if check.live is not None:
             alive = ask(port, check.live)
-            if isinstance(alive, Silent) or not alive.ok:
-                return Silent(alive.reason)
+            if isinstance(alive, NoAnswer) or not alive.ok:
+                return NoAnswer(alive.reason)
         return ask(port, check.ready, check.token_file, absent=check.absent)
 
     def _set(self, state: State, reason: str) -> None:

@@ -75,7 +75,7 @@ class ClusterStatusMirror:
 
     def _refresh(self, name: str) -> None:
         try:
-            self._statuses.say(self._status_of(name))
+            self._statuses.write(self._status_of(name))
         except NotFound:  # removed since
             self._statuses.forget(name)
 

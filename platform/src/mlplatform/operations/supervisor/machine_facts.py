@@ -18,7 +18,7 @@ import psutil
 from mlplatform.model.folders import check_folders, model_names
 from mlplatform.operations.supervisor.machine import Holder, HomeFacts, MachineFacts, Port
 from mlplatform.operations.supervisor.platform import children
-from mlplatform.operations.supervisor.probe import Silent, ask
+from mlplatform.operations.supervisor.probe import NoAnswer, ask
 from mlplatform.operations.supervisor.spec import HttpCheck
 from mlplatform.operations.supervisor.status import status
 from mlplatform.runtime.configuration.declarations import DEFAULTS, PORTS, PREFIX
@@ -59,7 +59,7 @@ def read(home: Home, settings: Settings | None, problem: str = "") -> MachineFac
         locked=_differing(LOCK),
         settings=problem,
         models=_models(),
-        left_out=left_out(home),
+        left_out=models_without_folder(home),
         home=_home(home.root),
         ports=tuple(_ports(settings, home)),
         running=status(home).state,
@@ -67,7 +67,7 @@ def read(home: Home, settings: Settings | None, problem: str = "") -> MachineFac
     )
 
 
-def left_out(home: Home) -> tuple[str, ...]:
+def models_without_folder(home: Home) -> tuple[str, ...]:
     """Models with a history in the home but without a folder that MLPLATFORM_MODELS names."""
     try:
         kept = sorted(one.name for one in home.offline("").iterdir() if one.is_dir())
@@ -208,8 +208,8 @@ def _silent(settings: Settings) -> Iterator[tuple[str, str]]:
         if not isinstance(check, HttpCheck) or check.port is None:
             continue
         answer = ask(check.port, check.live or check.ready, check.token_file)
-        if isinstance(answer, Silent) or not answer.ok:
+        if isinstance(answer, NoAnswer) or not answer.ok:
             yield spec.name, answer.reason
     gateway = ask(settings.gateway_port, "/readyz")
-    if isinstance(gateway, Silent) or not gateway.ok:
+    if isinstance(gateway, NoAnswer) or not gateway.ok:
         yield "gateway", gateway.reason

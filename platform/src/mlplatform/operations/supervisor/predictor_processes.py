@@ -125,7 +125,7 @@ class PredictorProcesses:
         folder = self._home.bundles / service.digest
         _check_bundle(folder)
         self._refused.pop(service.name, None)
-        self._servers[service.name] = AddressedServer(service, folder, self._statuses.say)
+        self._servers[service.name] = AddressedServer(service, folder, self._statuses.write)
 
     def _release(self, name: str) -> None:
         for held in self._ports.pop(name, ()):
@@ -144,7 +144,7 @@ class PredictorProcesses:
         for server in self._servers.values():
             server.write()
         for name, reason in self._refused.items():
-            self._statuses.say(StatusFile(name, False, reason, 0, None, None, wall_ms()))
+            self._statuses.write(StatusFile(name, False, reason, 0, None, None, wall_ms()))
 
     def _publish(self, child: Child) -> None:
         self._write(child)
@@ -153,7 +153,7 @@ class PredictorProcesses:
     def _write(self, child: Child) -> None:
         pid = None if child.process is None else child.process.pid
         reason = child.reason or ("" if child.ready else child.state)
-        self._statuses.say(
+        self._statuses.write(
             StatusFile(
                 child.spec.name, child.ready, reason, child.restarts, pid, child.port, wall_ms()
             )

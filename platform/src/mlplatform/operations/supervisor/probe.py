@@ -25,7 +25,7 @@ class ProbeReply:
 
 
 @dataclass(frozen=True, slots=True)
-class Silent:
+class NoAnswer:
     """No answer: refused, cut off or too late."""
 
     reason: str
@@ -40,7 +40,7 @@ class _Error(msgspec.Struct):
 
 def ask(
     port: int, path: str, token_file: Path | None = None, *, absent: str = ""
-) -> ProbeReply | Silent:
+) -> ProbeReply | NoAnswer:
     """The answer of the child on this port to a GET request.
 
     Args:
@@ -55,7 +55,7 @@ def ask(
         response = connection.getresponse()
         body = response.read(REASON_BYTES)
     except (OSError, http.client.HTTPException) as error:
-        return Silent(f"no answer on port {port}: {error or type(error).__name__}")
+        return NoAnswer(f"no answer on port {port}: {error or type(error).__name__}")
     finally:
         connection.close()
     if 200 <= response.status < 300:

@@ -127,12 +127,16 @@ class Supervisor:
         kept = [asyncio.create_task(child.keep()) for child in children]
         self._write_state("starting")
         others = [
-            asyncio.create_task(_going_on("the predictors", predictors.reconcile)),
+            asyncio.create_task(_restart_on_failure("the predictors", predictors.reconcile)),
             asyncio.create_task(
-                _going_on("the record of processes", lambda: self._record(children, predictors))
+                _restart_on_failure(
+                    "the record of processes", lambda: self._record(children, predictors)
+                )
             ),
             asyncio.create_task(
-                _going_on("the wait for all to be ready", lambda: self._await_ready(children))
+                _restart_on_failure(
+                    "the wait for all to be ready", lambda: self._await_ready(children)
+                )
             ),
         ]
         try:
@@ -234,7 +238,7 @@ async def _with_descendants(records: Sequence[ProcessRecord]) -> list[ProcessRec
     ]
 
 
-async def _going_on(what: str, run: Callable[[], Awaitable[None]]) -> None:
+async def _restart_on_failure(what: str, run: Callable[[], Awaitable[None]]) -> None:
     """Run a part of the supervisor again after each failure, since its children are answering
     requests."""
     while True:

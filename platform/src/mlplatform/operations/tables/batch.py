@@ -129,7 +129,7 @@ def _refuse_own(platform: Platform, asked: TableBatch, place: Input, target: Out
     home = platform.settings.home
     rule = Rule(most_bytes=0, closed=(home.root, home.bundles), but=(home.demo,))
     for key, text, one in (("--input", asked.input, place), ("--output", asked.output, target)):
-        if isinstance(one, Path) and not rule.lets(one.resolve()):
+        if isinstance(one, Path) and not rule.allows(one.resolve()):
             raise ConfigInvalid(key, text, f"a place outside of the platform's home, {home.root}")
     match place, target:
         case Path(), Path():

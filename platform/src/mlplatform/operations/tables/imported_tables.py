@@ -77,7 +77,7 @@ def _copy(bucket: Bucket, folder: Path, progress: Callable[[str], None]) -> Path
         raise InputInvalid(bucket.uri, None, problem)
     for number, file in enumerate(source.files):
         progress(f"copying {file.name}")
-        with source.here(number) as path:
+        with source.local_file(number) as path:
             # The files of a folder are read in the order of their names, and messages show the
             # names.
             path.rename(files / f"{number:05d}.{file.name.rsplit('/', 1)[-1]}")

@@ -25,7 +25,7 @@ from mlplatform.operations.tables.plan import (
     Partition,
     Plan,
     difference,
-    left_in,
+    first_unfinished,
     partition_name,
 )
 from mlplatform.operations.tables.request_rows import Requests, requests_of
@@ -146,10 +146,10 @@ def _prepared(
     plan = work.plan
     finished = dict(done)  # other threads change `done`
     for file, described in enumerate(plan.files):
-        first = left_in(finished, file)
+        first = first_unfinished(finished, file)
         if first is None:
             continue
-        with source.here(file) as path:
+        with source.local_file(file) as path:
             found = blocks(
                 path, described.name, work.definition, plan.columns,
                 rows=plan.partition_rows, first=first,

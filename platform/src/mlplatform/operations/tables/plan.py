@@ -116,7 +116,7 @@ def partition_name(file: int, number: int) -> str:
     return f"part-{file:05d}-{number:05d}.parquet"
 
 
-def left_in(done: DonePartitions, file: int) -> int | None:
+def first_unfinished(done: DonePartitions, file: int) -> int | None:
     """The number of a file's first unfinished partition; None if all are finished."""
     number = 0
     while (found := done.get((file, number))) is not None:
@@ -127,7 +127,7 @@ def left_in(done: DonePartitions, file: int) -> int | None:
 
 
 def is_complete(plan: Plan, done: DonePartitions) -> bool:
-    return all(left_in(done, file) is None for file in range(len(plan.files)))
+    return all(first_unfinished(done, file) is None for file in range(len(plan.files)))
 
 
 def difference(there: Plan, asked: Plan) -> str | None:

@@ -28,7 +28,7 @@ class Source(Protocol):
     @property
     def files(self) -> tuple[InputFile, ...]: ...
 
-    def here(self, number: int) -> AbstractContextManager[Path]:
+    def local_file(self, number: int) -> AbstractContextManager[Path]:
         """A local path of a file, for the duration of the block, with the content that its identity
         names.
 
@@ -89,7 +89,7 @@ class _Folder:
         )
 
     @contextmanager
-    def here(self, number: int) -> Iterator[Path]:
+    def local_file(self, number: int) -> Iterator[Path]:
         self.check(number)
         yield self._paths[number]
         self.check(number)
@@ -126,7 +126,7 @@ class BucketFiles:
         )
 
     @contextmanager
-    def here(self, number: int) -> Iterator[Path]:
+    def local_file(self, number: int) -> Iterator[Path]:
         name = self.files[number].name
         path = self._staging / f"{number:05d}{PARQUET if name.endswith(PARQUET) else CSV}"
         listed = {one.name: one.tag for one in self._objects.list_objects()}
@@ -146,7 +146,7 @@ class BucketFiles:
 def _checked(
     source: BucketFiles, definition: ModelDefinition, columns: Mapping[str, str]
 ) -> BucketFiles:
-    with source.here(0) as path:
+    with source.local_file(0) as path:
         check_columns([path], definition, columns)
     return source
 
@@ -158,7 +158,7 @@ class _ExportedTable:
         self._path, self.files = path, (file,)
 
     @contextmanager
-    def here(self, number: int) -> Iterator[Path]:
+    def local_file(self, number: int) -> Iterator[Path]:
         yield self._path
 
     def check(self, number: int) -> None:

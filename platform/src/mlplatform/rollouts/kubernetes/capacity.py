@@ -204,7 +204,7 @@ def _evictions(need: Need, nodes: Sequence[Node]) -> int | None:
         for pod in sorted(node.pods, key=lambda p: p.priority):
             if fitting >= missing or pod.priority >= need.priority:
                 break
-            if not _holds_what_lacks(pod, need, left, fitting + 1):
+            if not _frees_lacking(pod, need, left, fitting + 1):
                 continue
             for name, amount in pod.amounts.items():
                 left[name] = left.get(name, Decimal(0)) + amount
@@ -216,7 +216,7 @@ def _evictions(need: Need, nodes: Sequence[Node]) -> int | None:
     return None
 
 
-def _holds_what_lacks(pod: PodRequest, need: Need, left: Amounts, pods: int) -> bool:
+def _frees_lacking(pod: PodRequest, need: Need, left: Amounts, pods: int) -> bool:
     """Whether evicting this pod frees a resource that those pods lack."""
     lacking = [n for n, asked in need.amounts.items() if left.get(n, Decimal(0)) < asked * pods]
     return any(pod.amounts.get(name, Decimal(0)) > 0 for name in lacking)

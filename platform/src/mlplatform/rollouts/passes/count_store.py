@@ -32,8 +32,14 @@ from mlplatform.rollouts.verdicts.aggregates import (
     segment_totals,
 )
 from mlplatform.rollouts.verdicts.clusters import KeyedCounts, changes, group_starts, grouped
-from mlplatform.rollouts.verdicts.facts import COPY, ROW, Integers, RecordFacts, Subject
-from mlplatform.rollouts.verdicts.facts import together as joined
+from mlplatform.rollouts.verdicts.facts import (
+    COPY,
+    ROW,
+    Integers,
+    RecordFacts,
+    Subject,
+    concatenated,
+)
 from mlplatform.rollouts.verdicts.latencies import BINS, BinnedAnswers, Latencies, LatencySums
 from mlplatform.rollouts.verdicts.traffic import calls, traffic
 
@@ -195,8 +201,8 @@ def add_records(
     db.executemany("INSERT OR IGNORE INTO voids VALUES (?)", [(i,) for i in voided])
     incoming = found.without(_voided(db, set(found.decision_id)))
     stored = _stored_facts(db, {*incoming.decision_id, *voided})
-    sharing = _sharing_calls(db, joined([incoming, stored])) - set(stored.decision_id)
-    stored = joined([stored, _stored_facts(db, sharing)])
+    sharing = _sharing_calls(db, concatenated([incoming, stored])) - set(stored.decision_id)
+    stored = concatenated([stored, _stored_facts(db, sharing)])
     before, now = (
         portion(
             traffic(part, subject),
@@ -204,7 +210,7 @@ def add_records(
             segments=len(subject.segments),
             by_pair=subject.scale.task != "binary",
         )
-        for part in (stored, joined([stored.without(voided), incoming]))
+        for part in (stored, concatenated([stored.without(voided), incoming]))
     )
     _keep(db, incoming, voided)
     _count(db, state, before, now)

@@ -15,7 +15,7 @@ from mlplatform.rollouts.journal.evidence import Evidence
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.journal.next_routes import following, promoted_routes, shadow_routes
 from mlplatform.rollouts.journal.state import EMERGENCY_CONFIRM_H, RolloutState, in_time_to_confirm
-from mlplatform.rollouts.passes.wait_reasons import reason_to_wait, stood_still
+from mlplatform.rollouts.passes.wait_reasons import excluded_time, reason_to_wait
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.rollouts.verdicts.judgement import Judgement
 
@@ -442,7 +442,7 @@ def _judgement_of(observation: Observation) -> Judgement:
 
 def _waited(state: RolloutState, policy: RolloutPolicy, now: Now) -> Now:
     """How long a phase has lasted, without the time in which nothing could move forward."""
-    event_ms, wall_ms = stood_still(state, policy, now.event_ms, now.wall_ms)
+    event_ms, wall_ms = excluded_time(state, policy, now.event_ms, now.wall_ms)
     return Now(
         now.event_ms - state.since_event_ms - event_ms, now.wall_ms - state.since_wall_ms - wall_ms
     )

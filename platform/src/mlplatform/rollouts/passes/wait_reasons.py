@@ -19,7 +19,7 @@ def reason_to_wait(state: RolloutState, routes: Routes, policy: RolloutPolicy, w
     return ""
 
 
-def stood_still(
+def excluded_time(
     state: RolloutState, policy: RolloutPolicy, event_ms: int, wall_ms: int
 ) -> tuple[int, int]:
     """The time of a phase that its deadline does not count, because nothing could move forward: in
@@ -35,4 +35,4 @@ def stood_still(
 def running_since_wall_ms(state: RolloutState, policy: RolloutPolicy, wall_ms: int) -> int:
     """The wall time from which a phase's deadline runs: when the phase would have begun without any
     pause or freeze."""
-    return state.since_wall_ms + stood_still(state, policy, 0, wall_ms)[1]
+    return state.since_wall_ms + excluded_time(state, policy, 0, wall_ms)[1]

@@ -90,7 +90,7 @@ def scaled_object(manifest: Manifest, policy: ScalingPolicy, prometheus_url: str
     }
 
 
-def asked_for(manifest: Manifest) -> ScalingPolicy | None:
+def declared_scaling(manifest: Manifest) -> ScalingPolicy | None:
     """The autoscaling policy that `render` wrote into a manifest; None if the number of pods is
     fixed.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlplatform.rollouts.serving.autoscaling import asked_for, scaled_object
+from mlplatform.rollouts.serving.autoscaling import declared_scaling, scaled_object
 from mlplatform.rollouts.serving.plane import Manifest
 
 
@@ -42,7 +42,7 @@ def autoscaler(manifest: Manifest, uid: str, prometheus_url: str) -> dict[str, A
         uid: uid of the InferenceService; deleting the service deletes the autoscaler too.
         prometheus_url: address at which KEDA's operator reaches Prometheus.
     """
-    policy = asked_for(manifest)
+    policy = declared_scaling(manifest)
     if policy is None:
         return None
     made = scaled_object(manifest, policy, prometheus_url)

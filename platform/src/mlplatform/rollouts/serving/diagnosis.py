@@ -146,7 +146,7 @@ def _death(pod: Object, status: Object, ended: Object) -> str:
     if message:
         return f"ended by itself: {message[-MESSAGE_CHARACTERS:]}"
     deadline_s = _load_deadline_s(container)
-    if deadline_s is not None and deadline_s <= _lived_s(ended) <= deadline_s + GRACE_S:
+    if deadline_s is not None and deadline_s <= _lifetime_s(ended) <= deadline_s + GRACE_S:
         return f"was killed because it gave no answer within {deadline_s} s of its start"
     return f"ended with exit code {ended['exitCode']} {ended.get('reason', '')}".rstrip()
 
@@ -160,7 +160,7 @@ def _load_deadline_s(container: Object) -> int | None:
     return int(probe.get("failureThreshold", 3) * probe.get("periodSeconds", 10))
 
 
-def _lived_s(ended: Object) -> float:
+def _lifetime_s(ended: Object) -> float:
     started, finished = ended.get("startedAt"), ended.get("finishedAt")
     if not started or not finished:
         return 0

@@ -69,10 +69,10 @@ def problem_of(bundle: Bundle, url: str, service: str) -> str:
             raise Unavailable(f"{service} at {url}: golden rows took more than {WITHIN_S:g} s")
         return ask(url, service, rows, codec, until_s)
 
-    return wrong(bundle, score)
+    return score_differences(bundle, score)
 
 
-def wrong(bundle: Bundle, score: Score) -> str:
+def score_differences(bundle: Bundle, score: Score) -> str:
     """The golden rows whose scores differ from the bundle's, in one batch or one by one, in words;
     empty if none does."""
     tolerance, numbers = bundle.golden.tolerance, max(1, bundle.classes)

@@ -26,7 +26,7 @@ from mlplatform.rollouts.kubernetes.api import (
 )
 from mlplatform.rollouts.kubernetes.capacity import CapacityShortage, room_for, within_quotas
 from mlplatform.rollouts.serving import golden
-from mlplatform.rollouts.serving.autoscaling import asked_for
+from mlplatform.rollouts.serving.autoscaling import declared_scaling
 from mlplatform.rollouts.serving.companions import autoscaler, disruption_budget
 from mlplatform.rollouts.serving.diagnosis import diagnose, ready_pods
 from mlplatform.rollouts.serving.ignored_fields import refuse_ignored
@@ -188,7 +188,7 @@ class KServePlane:
     def _check_autoscaler(self, manifest: Manifest) -> None:
         """Refuses a service that asks for an autoscaler if there is none: it would stay at one pod
         under any load."""
-        if asked_for(manifest) is None:
+        if declared_scaling(manifest) is None:
             return
         name = manifest["metadata"]["name"]
         if self._prometheus_url is None:

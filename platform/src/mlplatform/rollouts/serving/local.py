@@ -84,7 +84,7 @@ class StatusStore:
             return None
         return f"http://{found.host}:{found.port}"
 
-    def say(self, status: StatusFile) -> None:
+    def write(self, status: StatusFile) -> None:
         """Store the present status of a service."""
         self._write(self._path(status.name), msgspec.json.encode(status))
 

@@ -37,14 +37,14 @@ from mlplatform.rollouts.verdicts.verdict import (
     Harm,
     Picture,
     Prediction,
+    certainty_text,
     difference_values,
     harm_gate,
+    hits_text,
     in_percent,
     number_of,
-    of_all,
     points,
     rounded,
-    sure,
 )
 from mlplatform.runtime.figures import percent
 
@@ -99,13 +99,14 @@ def failure_gate(counts: Aggregates, bound: Bound, errors: Errors) -> Gate:
         return Gate("failures", bound.verdict(math.nan, math.nan), reason, {})
     figures = (
         "Not answered in time: "
-        f"{of_all(days.challenger_hits, days.challenger_trials, 'requests')}; of the champion's, "
-        f"within the same time, {of_all(days.champion_hits, days.champion_trials, 'requests')}."
+        f"{hits_text(days.challenger_hits, days.challenger_trials, 'requests')}; "
+        "of the champion's, within the same time, "
+        f"{hits_text(days.champion_hits, days.champion_trials, 'requests')}."
     )
     if alone.stop_low > STARVING * bound.limit:
         reason = (
             f"It fails to answer at least {in_percent(alone.stop_low)} of its requests in time "
-            f"({sure(errors.stop)}). {figures} "
+            f"({certainty_text(errors.stop)}). {figures} "
             f"However the champion fares, the limit is {in_percent(STARVING * bound.limit)}."
         )
         values = difference_values(alone) | {"proven": number_of(alone.stop_low)}
@@ -154,8 +155,8 @@ def alert_gate(
     if not deviations:
         reason = (
             "No verdict is possible yet: no alert is expected. "
-            f"It raised alerts on {of_all(raised, answers, 'requests')}; the champion raised "
-            f"alerts on {of_all(theirs, others, 'requests')}."
+            f"It raised alerts on {hits_text(raised, answers, 'requests')}; the champion raised "
+            f"alerts on {hits_text(theirs, others, 'requests')}."
         )
         return Gate(name, bound.verdict(math.nan, math.nan), reason, {"trials": answers})
     more = min(found.more for found in deviations)
@@ -163,8 +164,9 @@ def alert_gate(
     stop_low = max(more, fewer)
     nearest = min(shown, key=lambda found: found.left_open)
     figures = (
-        f"It raised alerts on {of_all(raised, answers, 'requests')}; {percent(nearest.expected)} "
-        f"was expected. The champion raised alerts on {of_all(theirs, others, 'requests')}."
+        f"It raised alerts on {hits_text(raised, answers, 'requests')}; "
+        f"{percent(nearest.expected)} was expected. "
+        f"The champion raised alerts on {hits_text(theirs, others, 'requests')}."
     )
     low, high = _change(nearest.low), _change(nearest.high)
     some = nearest.low > -1  # otherwise there may be no alerts
@@ -351,7 +353,7 @@ def copy_gate(counts: Aggregates) -> list[Gate]:
         return []
     reason = (
         "Too many requests were never put to the challenger: "
-        f"{of_all(missing, copies + missing, 'copies')} were dropped. "
+        f"{hits_text(missing, copies + missing, 'copies')} were dropped. "
         f"Allowed: {in_percent(UNCOPIED_SHARE)}."
     )
     return [Gate("copies", "INCONCLUSIVE", reason, {"copies": copies, "missing": missing})]

@@ -116,7 +116,7 @@ class RecordFacts:
         return self.decision_id, self.writer, self.seq, self.rows
 
 
-def together(parts: Sequence[RecordFacts]) -> RecordFacts:
+def concatenated(parts: Sequence[RecordFacts]) -> RecordFacts:
     """The parts joined; empty without parts."""
     nothing = np.zeros(0, dtype=object)
     empty = RecordFacts(nothing, nothing, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=ROW))

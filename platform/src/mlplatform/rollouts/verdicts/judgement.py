@@ -27,11 +27,11 @@ from mlplatform.rollouts.verdicts.verdict import (
     Errors,
     Gate,
     Prediction,
+    certainty_text,
     difference_values,
+    hits_text,
     in_percent,
     number_of,
-    of_all,
-    sure,
 )
 
 ALONE = 2.0
@@ -186,8 +186,8 @@ def _failing(seen: Aggregates, limits: GateLimits) -> Gate | None:
     counts = seen.arm("challenger")
     reason = (
         f"It fails to answer at least {in_percent(found.stop_low)} of its requests in time "
-        f"({sure(error)}). "
-        f"Not answered in time: {of_all(failures, counts['requests'], 'requests')}, of "
+        f"({certainty_text(error)}). "
+        f"Not answered in time: {hits_text(failures, counts['requests'], 'requests')}, of "
         f"{counts['units']:,} customers, in {counts['failed_moments']:,} of "
         f"{counts['moments']:,} quarter seconds. The limit is {in_percent(allowed)}."
     )
@@ -212,7 +212,7 @@ def _answers_gate(found: Aggregates) -> list[Gate]:
         return []
     reason = (
         "Too few of its answers count: the others are degraded. "
-        f"{of_all(counted, units, 'customers')} have an answer that counts. "
+        f"{hits_text(counted, units, 'customers')} have an answer that counts. "
         f"Needed: {100 * COUNTED_PART:g} %."
     )
     return [Gate("answers", "INCONCLUSIVE", reason, {"counted": counted, "units": units})]
@@ -230,7 +230,7 @@ def _split_gate(found: Aggregates, step: StepPolicy) -> list[Gate]:
         "p_value": number_of(p_value),
     }
     figures = (
-        f"It answered {of_all(mine, everyone, 'customers')}; {step.percent:g} % were asked for."
+        f"It answered {hits_text(mine, everyone, 'customers')}; {step.percent:g} % were asked for."
     )
     if not math.isfinite(p_value):
         return [Gate("split", "INCONCLUSIVE", f"No customer has come yet. {figures}", values)]
@@ -238,7 +238,7 @@ def _split_gate(found: Aggregates, step: StepPolicy) -> list[Gate]:
         reason = f"Customers are split as planned. {figures}"
         return [Gate("split", "HEALTHY", reason, values)]
     reason = (
-        f"Customers are not split as planned ({sure(step.errors.stop)}). {figures} "
+        f"Customers are not split as planned ({certainty_text(step.errors.stop)}). {figures} "
         f"A fair split is so uneven in at most one of {1 / max(p_value, 1e-6):,.0f} rollouts."
     )
     return [Gate("split", "UNHEALTHY", reason, values)]

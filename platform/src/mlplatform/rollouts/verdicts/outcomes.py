@@ -37,12 +37,12 @@ from mlplatform.rollouts.verdicts.verdict import (
     Errors,
     Gate,
     Harm,
+    certainty_text,
     difference_values,
     harm_gate,
     in_percent,
     number_of,
     points,
-    sure,
 )
 from mlplatform.runtime.figures import percent, span
 
@@ -292,14 +292,14 @@ def _no_verdict(requests: int, immature: int, *, is_silent: bool) -> Gate | None
 def _result(verdict: Verdict, least: float, worst: float, errors: Errors) -> str:
     than = "of the positives than the version before it"
     if verdict == "UNHEALTHY":
-        return f"It finds at least {points(least)} fewer {than} ({sure(errors.stop)})."
+        return f"It finds at least {points(least)} fewer {than} ({certainty_text(errors.stop)})."
     if math.isnan(worst):
         return "Nothing is known of the positives that it finds."
     most = points(max(worst, 0.0))
     if verdict == "INCONCLUSIVE":
-        return f"It may find up to {most} fewer {than} ({sure(errors.missed)})."
+        return f"It may find up to {most} fewer {than} ({certainty_text(errors.missed)})."
     most = f"no more than {most} fewer" if worst > 0 else "no fewer"
-    return f"It finds {most} {than} ({sure(errors.missed)})."
+    return f"It finds {most} {than} ({certainty_text(errors.missed)})."
 
 
 def _allowed_text(verdict: Verdict, bound: Bound, counted: float) -> str:

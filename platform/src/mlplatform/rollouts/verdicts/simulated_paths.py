@@ -131,7 +131,7 @@ class AnalysisSchedule:
         part = np.minimum(mine_h / (everyone @ rates), 1 - (1 - self.share) / 5)
         return part[:, None], repeat * alike[:, None]
 
-    def together(self, full: float) -> tuple[float, float]:
+    def hits_beside(self, full: float) -> tuple[float, float]:
         """The number of hits beside each hit, in the challenger's arm and in the champion's."""
         if self.share is None:
             return full, full
@@ -161,7 +161,7 @@ def failures(schedule: AnalysisSchedule, *, more: float, is_proof: bool = False)
     """
     rng, profile = schedule.rng("failures"), schedule.profile
     mine, other = schedule.trials()
-    here, there = schedule.together(profile.failed_together)
+    here, there = schedule.hits_beside(profile.failed_together)
     a, a_squares = _hits(rng, mine, profile.failed, here)
     b, b_squares = _hits(rng, other, profile.failed, there)
     if more:
@@ -184,7 +184,7 @@ def failure_evidence(schedule: AnalysisSchedule, *, more: float, limit: float) -
     more fails over `limit` more; none at looks that are not read."""
     rng, profile = schedule.rng("failures"), schedule.profile
     mine, other = schedule.trials()
-    here, there = schedule.together(profile.failed_together)
+    here, there = schedule.hits_beside(profile.failed_together)
     a, _ = _hits(rng, mine, profile.failed, here)
     b, b_squares = _hits(rng, other, profile.failed, there)
     added = _hits(schedule.rng("more failures"), mine, more, 0.0)[0]
@@ -212,7 +212,7 @@ def latency(
     rng, profile = schedule.rng(f"latency {quantile}"), schedule.profile
     mine, other = schedule.trials()
     together = profile.slow_together[QUANTILES.index(quantile)]
-    here, there = schedule.together(together)
+    here, there = schedule.hits_beside(together)
     share = profile.slower(ratio / slower * profile.quantile_us(quantile))
     a, a_squares = _hits(rng, mine, share, here)
     b, b_squares = _hits(rng, other, 1 - quantile, there)

@@ -12,11 +12,11 @@ from mlplatform.rollouts.verdicts.verdict import (
     Errors,
     Gate,
     Harm,
+    certainty_text,
     difference_values,
     harm_gate,
     in_percent,
     number_of,
-    sure,
 )
 
 MINIMUM_CALLS = 30
@@ -60,7 +60,7 @@ def latency_gate(
     own, theirs = found.quantile(0, quantile), found.quantile(1, quantile)
     own_us, theirs_us = float(EDGES[own]), max(float(EDGES[theirs]), 1.0)
 
-    def held_to(ratio: float) -> tuple[float, str]:
+    def effective_ratio(ratio: float) -> tuple[float, str]:
         harmful = harmful_ratio(ratio, theirs_us, immaterial_us)
         if harmful > ratio:
             return harmful, f"{immaterial_us / 1000:g} ms above the champion's"
@@ -71,8 +71,10 @@ def latency_gate(
         views = found.slow(above - whole, theirs)
         return share_difference(views, stop_error=errors.stop, pass_error=errors.missed)
 
-    limit, more = held_to(bound.limit)
-    tolerance, less = held_to(bound.tolerance) if bound.tolerance is not None else (None, "")
+    limit, more = effective_ratio(bound.limit)
+    tolerance, less = (
+        effective_ratio(bound.tolerance) if bound.tolerance is not None else (None, "")
+    )
     at_limit = excess(limit, whole=False)
     answers = int(found.answers[0].sum())
     what = "median latency" if quantile == 0.5 else f"{100 * quantile:g}th percentile of latency"
@@ -88,7 +90,7 @@ def latency_gate(
         "tolerance_ratio": number_of(tolerance) if tolerance is not None else None,
     }
     if at_limit.stop_low > 0:
-        reason = f"Its {what} is more than {more} ({sure(errors.stop)}). {figures}"
+        reason = f"Its {what} is more than {more} ({certainty_text(errors.stop)}). {figures}"
         return Gate(name, "UNHEALTHY", reason, values | difference_values(at_limit))
     if tolerance is None:
         reason = (
@@ -98,11 +100,10 @@ def latency_gate(
         return Gate(name, "HEALTHY", reason, values)
     at_tolerance = excess(tolerance, whole=True)
     if at_tolerance.pass_high <= 0:
-        reason = f"Its {what} is less than {less} ({sure(errors.missed)}). {figures}"
+        reason = f"Its {what} is less than {less} ({certainty_text(errors.missed)}). {figures}"
         return Gate(name, "HEALTHY", reason, values | difference_values(at_tolerance))
-    reason = (
-        f"Its {what} may be {less} or more. {figures} Less has to be shown ({sure(errors.missed)})."
-    )
+    wanted = f"Less has to be shown ({certainty_text(errors.missed)})."
+    reason = f"Its {what} may be {less} or more. {figures} {wanted}"
     return Gate(name, "INCONCLUSIVE", reason, values | difference_values(at_tolerance))
 
 

@@ -92,7 +92,7 @@ class TrafficProfile:
     hidden: HiddenRequests | None = None
     failed_apart: float = 0.0
 
-    def seen(self, hours: float, share: float = 1.0) -> float:
+    def expected_customers(self, hours: float, share: float = 1.0) -> float:
         """Number of customers expected to send a request within `hours`, among the share `share` of
         them."""
         return share * sum(n * -math.expm1(-rate * hours) for n, rate in self.customers)
@@ -100,7 +100,7 @@ class TrafficProfile:
     def customer_days(self, hours: float, share: float = 1.0) -> float:
         """Pairs of a customer and a day with a request of theirs."""
         days, rest = divmod(hours, 24.0)
-        return days * self.seen(24.0, share) + self.seen(rest, share)
+        return days * self.expected_customers(24.0, share) + self.expected_customers(rest, share)
 
     def quantile_us(self, quantile: float) -> float:
         """The latency in microseconds that the share 1 - quantile of the answers exceeds."""
@@ -164,7 +164,7 @@ class _Pieces:
         return self.hits / self.trials if self.trials else math.nan
 
     @property
-    def together(self) -> float:
+    def excess_variance(self) -> float:
         """The variance of the hits between the stretches beyond that of chance, over the variance
         of chance."""
         p = self.share
@@ -252,12 +252,12 @@ class ProfileBuilder:
             customers=customers,
             repeat_h=repeat_h,
             failed=self._failures.share,
-            failed_together=self._failures.together,
+            failed_together=self._failures.excess_variance,
             alerts=self._alerts / self._scored if self._scored else math.nan,
             alert_repeat_h=alert_repeat_h,
             latency_us=tuple(edges[kept].tolist()),
             latency=tuple(above[kept].tolist()),
-            slow_together=tuple(p.together for p in self._slow),
+            slow_together=tuple(p.excess_variance for p in self._slow),
             positives=math.nan if self._positives is None else self._positives / self._requests,
             speed=self.speed,
             hidden=self._hidden_requests(),

@@ -203,17 +203,17 @@ def harm_gate(
     """The gate on a harm, in three sentences: the verdict, the figures, and the requirement."""
     verdict = bound.verdict(harm.stop_low, harm.pass_high, harm.counted)
     if verdict == "UNHEALTHY":
-        sentence = f"{harm.proven} ({sure(errors.stop)})."
+        sentence = f"{harm.proven} ({certainty_text(errors.stop)})."
         asked = f"The limit is {harm.unit(bound.limit)}."
     elif bound.tolerance is None:
         sentence = (
             "No harm beyond the limit is proven, and this step asks for no more. "
-            f"{harm.still_open} ({sure(errors.missed)})."
+            f"{harm.still_open} ({certainty_text(errors.missed)})."
         )
         asked = f"The limit is {harm.unit(bound.limit)}."
     else:
         shown = harm.excluded if verdict == "HEALTHY" else harm.still_open
-        sentence = f"{shown} ({sure(errors.missed)})."
+        sentence = f"{shown} ({certainty_text(errors.missed)})."
         asked = f"Allowed: {harm.unit(bound.tolerance)}."
         if harm.counted > bound.limit:
             asked += f" In what was counted it may be {harm.unit(bound.limit)}."
@@ -251,7 +251,7 @@ def rounded(value: float) -> str:
     return f"{value:,.{digits}f}".rstrip("0").rstrip(".") if digits else f"{value:,.0f}"
 
 
-def of_all(hits: int, trials: int, what: str) -> str:
+def hits_text(hits: int, trials: int, what: str) -> str:
     """Hits among trials in words, with their share if there are any trials."""
     if not trials:
         return f"{hits:,} of {trials:,} {what}"
@@ -265,7 +265,7 @@ def in_percent(share: float) -> str:
     return f"{rounded(100 * share)} %"
 
 
-def sure(error_share: float) -> str:
+def certainty_text(error_share: float) -> str:
     """The certainty of a bound, in words."""
     if error_share < NEARLY_CERTAIN:
         return f"more than {100 * (1 - NEARLY_CERTAIN):g} % certain"

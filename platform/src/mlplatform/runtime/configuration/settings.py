@@ -358,7 +358,7 @@ def load(environment: Mapping[str, str]) -> Settings:
             profile needs is missing.
     """
     values, problems = variables.parse(environment)
-    problems += _at_odds(values)
+    problems += _conflicts(values)
     servers: dict[str, Any] = {}
     for name, parse in _SERVERS.items():
         try:
@@ -431,7 +431,7 @@ def _below(values: Mapping[str, Any], parent: str) -> dict[str, Any]:
     return {name: value for of, _, name, value in named if of == parent and value is not None}
 
 
-def _at_odds(values: Mapping[str, Any]) -> Iterator[ConfigInvalid]:
+def _conflicts(values: Mapping[str, Any]) -> Iterator[ConfigInvalid]:
     """The errors of values that exclude each other."""
     if values["KSERVE_PROMETHEUS"] and values["KSERVE_REPLICAS"]:
         wanted = "nothing beside KSERVE_PROMETHEUS: an autoscaler chooses the number"

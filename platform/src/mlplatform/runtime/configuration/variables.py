@@ -38,7 +38,7 @@ def parse(environment: Mapping[str, str]) -> tuple[dict[str, Any], list[ConfigIn
         except ConfigInvalid as error:
             values[setting.name] = None
             problems.append(error)
-    problems += _lonely(environment)
+    problems += _missing_companions(environment)
     problems += _missing_in_cluster(environment)
     return values, problems
 
@@ -78,7 +78,7 @@ def unknown(environment: Mapping[str, str]) -> Iterator[ConfigInvalid]:
             yield ConfigInvalid("a variable of the environment", name, f"{wanted}, or remove it")
 
 
-def _lonely(environment: Mapping[str, str]) -> Iterator[ConfigInvalid]:
+def _missing_companions(environment: Mapping[str, str]) -> Iterator[ConfigInvalid]:
     """The errors of settings that must stand beside others and do not."""
     lacking = {
         PREFIX + other: setting

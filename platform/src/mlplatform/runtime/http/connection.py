@@ -255,7 +255,7 @@ class Connection(asyncio.Protocol):
         self._read_closed = self._is_closing = True
         self._queue.clear()
         if self._incoming is not None:
-            self._incoming.break_off()
+            self._incoming.mark_broken()
         self._parser = None
 
     def eof_received(self) -> bool:
@@ -267,7 +267,7 @@ class Connection(asyncio.Protocol):
         self._read_closed = last.is_last = True
         self._is_arriving = False
         if self._incoming is not None:
-            self._incoming.break_off()
+            self._incoming.mark_broken()
         return True
 
     def pause_writing(self) -> None:
@@ -285,11 +285,11 @@ class Connection(asyncio.Protocol):
         self._read_bytes = len(data)
         try:
             if self._raw_left:
-                self._feed_on(data)
+                self._feed_other_protocol(data)
             else:
                 self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._feed_on(data[upgrade.args[0] :])
+            self._feed_other_protocol(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self._stop(error)
         if self._is_arriving:
@@ -512,7 +512,7 @@ class Connection(asyncio.Protocol):
         self._read_closed = True
         incoming, self._incoming = self._incoming, None
         if incoming is not None:
-            incoming.break_off()
+            incoming.mark_broken()
             if incoming.is_answered:
                 self._close()
                 return
@@ -614,7 +614,7 @@ class Connection(asyncio.Protocol):
         else:
             self._raw_left = int(request.headers.get(b"content-length", b"0"))
 
-    def _feed_on(self, data: bytes) -> None:
+    def _feed_other_protocol(self, data: bytes) -> None:
         """Read on where the parser expected another protocol."""
         while data and not self._read_closed:
             part = data[: self._raw_left]

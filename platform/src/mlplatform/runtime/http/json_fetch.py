@@ -38,7 +38,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-class _InTime(io.RawIOBase):
+class _DeadlineReader(io.RawIOBase):
     """Limits what a socket receives, by time and by size; its own timeout is for each read."""
 
     def __init__(self, sock: socket.socket, raw: io.RawIOBase, limits: _FetchLimits) -> None:
@@ -72,7 +72,7 @@ class _Response(HTTPResponse):
         self, limits: _FetchLimits, sock: socket.socket, *arguments: Any, **options: Any
     ) -> None:
         super().__init__(sock, *arguments, **options)
-        self.fp = io.BufferedReader(_InTime(sock, self.fp.detach(), limits))
+        self.fp = io.BufferedReader(_DeadlineReader(sock, self.fp.detach(), limits))
 
 
 def _connection(
@@ -83,7 +83,7 @@ def _connection(
     return made
 
 
-class _Plain(urllib.request.HTTPHandler):
+class _LimitedPlainHttp(urllib.request.HTTPHandler):
     def __init__(self, limits: _FetchLimits) -> None:
         super().__init__()
         self._limits = limits
@@ -93,7 +93,7 @@ class _Plain(urllib.request.HTTPHandler):
         return self.do_open(made, req)
 
 
-class _Secure(urllib.request.HTTPSHandler):
+class _LimitedHttps(urllib.request.HTTPSHandler):
     def __init__(self, limits: _FetchLimits) -> None:
         super().__init__()
         self._limits = limits
@@ -145,7 +145,9 @@ def post(
 
 def _body(request: urllib.request.Request, limits: _FetchLimits) -> bytes:
     url = request.full_url
-    opener = urllib.request.build_opener(_NoRedirects, _Plain(limits), _Secure(limits))
+    opener = urllib.request.build_opener(
+        _NoRedirects, _LimitedPlainHttp(limits), _LimitedHttps(limits)
+    )
     try:
         response = opener.open(request, timeout=limits.timeout_s)
     except (OSError, HTTPException, ValueError) as error:

@@ -189,7 +189,7 @@ class Request:
         self.is_whole = True
         self._tell()
 
-    def break_off(self) -> None:
+    def mark_broken(self) -> None:
         """Note that the rest of the body will not come."""
         self.is_broken = True
         self._tell()

@@ -35,7 +35,7 @@ class Rule:
     but: Sequence[Path] = ()
     anyones: bool = False
 
-    def lets(self, file: Path) -> bool:
+    def allows(self, file: Path) -> bool:
         """Whether a file, with its links resolved, lies where it may be opened."""
         if _is_below(file, self.but):
             return True
@@ -55,7 +55,7 @@ def open_plain(path: Path, rule: Rule) -> int:
     named = printable_name(path)
     try:
         file = path.parent.resolve(strict=True) / path.name
-        if not rule.lets(file):
+        if not rule.allows(file):
             raise InputInvalid(named, None, "files of this folder are not taken from a person")
         descriptor = os.open(file, _FLAGS)
     except (OSError, ValueError) as error:  # ValueError: a NUL in a name
@@ -92,7 +92,7 @@ def _check(descriptor: int, file: Path, named: str, rule: Rule) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise InputInvalid(named, None, "it is not a plain file")
     place = _place(descriptor, file)
-    if not rule.lets(place):  # a folder above has become a link
+    if not rule.allows(place):  # a folder above has become a link
         raise InputInvalid(named, None, "files of this folder are not taken from a person")
     if not rule.anyones:
         if found.st_nlink > 1 and not _is_below(place, rule.but):

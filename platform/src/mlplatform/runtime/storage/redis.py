@@ -17,7 +17,7 @@ from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage.addresses import Address
 
 
-class _FromFile(CredentialProvider):
+class _PasswordFromFile(CredentialProvider):
     """The present password, read at every connection."""
 
     def __init__(self, address: Address) -> None:
@@ -41,7 +41,7 @@ def client(address: Address, *, answer_s: float) -> Redis:
         host=address.host,
         port=address.port,
         db=int(address.name),
-        credential_provider=None if address.password_file is None else _FromFile(address),
+        credential_provider=None if address.password_file is None else _PasswordFromFile(address),
         socket_timeout=answer_s,
         socket_connect_timeout=answer_s,
         retry=Retry(NoBackoff(), 1, supported_errors=(Broken,)),

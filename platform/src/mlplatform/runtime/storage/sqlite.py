@@ -90,7 +90,7 @@ def transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def giving_way() -> Iterator[None]:
+def throttled() -> Iterator[None]:
     """Runs a piece of work, then sleeps for as long as the work took.
 
     A process that waits for the lock looks for it now and then. Between two pieces of work without
@@ -128,7 +128,7 @@ def shrink(db: sqlite3.Connection, *, keep_pages: int, bite_pages: int = _BITE_P
     return True
 
 
-def write_anew(db: sqlite3.Connection) -> None:
+def vacuum(db: sqlite3.Connection) -> None:
     """Write the file anew, so that none of its pages holds what was deleted. Then the write-ahead
     log is emptied, or overwritten once its readers have ended. Writers wait meanwhile."""
     db.execute("VACUUM")
@@ -164,9 +164,9 @@ class SqliteDatabase:
         with self._lock, transaction(self._db) as db:
             yield _SqliteSession(db)
 
-    def write_anew(self) -> None:
+    def vacuum(self) -> None:
         with self._lock:
-            write_anew(self._db)
+            vacuum(self._db)
 
     def close(self) -> None:
         self._db.close()

@@ -29,7 +29,7 @@ class People:
         self._client = client
         self._now_s = now_s
 
-    def proven(self, name: str, secret: bytes) -> Client | None:
+    def authenticate(self, name: str, secret: bytes) -> Client | None:
         """The person of that name whose secret this is; None if there is none."""
         if not 0 < len(secret) <= MOST_SECRET:
             return None

@@ -120,14 +120,14 @@ class Labels:
             detail = "name the decision by either decision_id or idempotency_key"
             raise Problem(422, "missing-field", detail, field="decision_id")
         if item.decision_id is None:
-            decision_id = self._asked_with(model, client.name, item.idempotency_key or "")
+            decision_id = self._decision_under_key(model, client.name, item.idempotency_key or "")
         elif item.decision_id in own:
             decision_id = item.decision_id
         else:
             raise await self._ownership.refuse("labels", model, client, item.decision_id)
         return self._entry(model, client.name, item, decision_id)
 
-    def _asked_with(self, model: str, client: str, key: str) -> str:
+    def _decision_under_key(self, model: str, client: str, key: str) -> str:
         """The id of the decision that this client asked for under its key."""
         try:
             stored = self._answers.find(client, model, key)

@@ -23,7 +23,7 @@ _PATH: Final = re.compile(r" - at `\$\.?(.*)`$")
 _NAMED: Final = re.compile(r"(?:unknown|missing required) field `(.*?)`")
 
 
-def unfit(message: str, shape: Any) -> Problem:
+def body_problem(message: str, shape: Any) -> Problem:
     """The problem for msgspec's message about a body. It leaves out the values sent, which may be
     about a person.
 

@@ -35,18 +35,18 @@ def refuse_repeats_of(name: str, body: bytes, items: Sequence[bytes]) -> None:
         Problem: 422 with the name of the list.
     """
     if body.count(QUOTE) != 2 + sum(item.count(QUOTE) for item in items):
-        raise _twice(name)
+        raise _repeated_field(name)
 
 
 def _once(members: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in members:
         if name in found:
-            raise _twice(name)
+            raise _repeated_field(name)
         found[name] = value
     return found
 
 
-def _twice(name: str) -> Problem:
+def _repeated_field(name: str) -> Problem:
     detail = f"Object contains field `{name}` more than once"
     return Problem(422, "repeated-field", detail, field=name)

@@ -137,7 +137,7 @@ class _Payload(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class _Again:
+class _ReExplanation:
     outcome: Outcome | None
     causes: tuple[InputCause | RuleCause, ...] = ()
     note: str | None = None
@@ -259,9 +259,11 @@ def _drawn(own: _Payload) -> str | None:
     return f"could have been let through by the exploration slice (chance {own.propensity:g})"
 
 
-def _again(record: Record, payload: _Payload, decider_of: Callable[[str, str], Decider]) -> _Again:
+def _again(
+    record: Record, payload: _Payload, decider_of: Callable[[str, str], Decider]
+) -> _ReExplanation:
     if record.decision is None:
-        return _Again(None, note=f"nothing was decided: {record.degraded_reason}")
+        return _ReExplanation(None, note=f"nothing was decided: {record.degraded_reason}")
     if record.answered_by == "default":
         is_stale = record.degraded_reason == FEATURES
         why = record.degraded_reason
@@ -270,7 +272,7 @@ def _again(record: Record, payload: _Payload, decider_of: Callable[[str, str], D
         tried = _failures(payload) or (
             "features were out of date" if is_stale else "no model answered"
         )
-        return _Again(outcome, note=f"{tried}; the rules abstained: the safe default holds")
+        return _ReExplanation(outcome, note=f"{tried}; the rules abstained: the safe default holds")
     if record.bundle is None:
         raise Corrupt(f"decision {record.decision_id} names no bundle")
     decider = decider_of(record.model, record.bundle)
@@ -286,7 +288,7 @@ def _safe(model: str) -> Decision:
     return load_definition(model).decision.safe
 
 
-def _by_model(decider: Decider, row: Row) -> _Again:
+def _by_model(decider: Decider, row: Row) -> _ReExplanation:
     bundle = decider.bundle
     if bundle.classes:
         return _by_class(decider, row)
@@ -298,15 +300,15 @@ def _by_model(decider: Decider, row: Row) -> _Again:
         found = drivers(bundle, _contributions(decider, row, raw, raw_without))
     except NotExplained as failure:
         outcome, note = Outcome(decision, score, raw), f"no reasons: {failure.reason}"
-        return _Again(outcome, note=note, method=bundle.attribution.method)
+        return _ReExplanation(outcome, note=note, method=bundle.attribution.method)
     causes = _input_causes(decider, found, row, raw, raw_without)
     is_alert = decision in bundle.cut_offs.alerts
     codes = tuple(driver.reason.code for driver in found) if is_alert else ()
     outcome = Outcome(decision, score, raw, codes)
-    return _Again(outcome, causes, method=bundle.attribution.method)
+    return _ReExplanation(outcome, causes, method=bundle.attribution.method)
 
 
-def _by_class(decider: Decider, row: Row) -> _Again:
+def _by_class(decider: Decider, row: Row) -> _ReExplanation:
     """The most probable class, and its probability with each input at its usual value."""
     bundle = decider.bundle
     rows = [row, *without_each(row, ordinary_row(bundle))]
@@ -323,7 +325,7 @@ def _by_class(decider: Decider, row: Row) -> _Again:
     )
     is_alert = decision in bundle.choice.alerts
     codes = tuple(driver.reason.code for driver in drove) if is_alert else ()
-    return _Again(Outcome(decision, raw, raw, codes), causes, method=method)
+    return _ReExplanation(Outcome(decision, raw, raw, codes), causes, method=method)
 
 
 def _class_cause(
@@ -382,7 +384,7 @@ def _input_cause(
     )
 
 
-def _by_small_model(bundle: Bundle, row: Row) -> _Again:
+def _by_small_model(bundle: Bundle, row: Row) -> _ReExplanation:
     small = SmallScorer.of(bundle)
     if small is None:
         raise Corrupt(f"bundle {bundle.digest} has no small model")
@@ -391,21 +393,21 @@ def _by_small_model(bundle: Bundle, row: Row) -> _Again:
     codes: tuple[str, ...] = ()
     if decision in bundle.cut_offs.alerts:
         codes = tuple(bundle.reasons[name].code for name in small.strongest(row, MOST))
-    return _Again(Outcome(decision, score, raw, codes), note="decided by the small model")
+    return _ReExplanation(Outcome(decision, score, raw, codes), note="decided by the small model")
 
 
-def _by_rules(bundle: Bundle, row: Row, safe: Decision) -> _Again:
+def _by_rules(bundle: Bundle, row: Row, safe: Decision) -> _ReExplanation:
     decided = rule_decision(bundle, row)
     if decided is None:
         outcome = Outcome(safe, reasons=(DEFAULT_REASON.code,))
-        return _Again(outcome, note="the rules abstain")
+        return _ReExplanation(outcome, note="the rules abstain")
     decision, reasons = decided
     rules = {rule.code: rule for rule in bundle.rules}
     inputs = dict(zip(bundle.input_names, row, strict=True))
     causes = tuple(_rule_cause(rules[reason.code], inputs) for reason in reasons)
     is_alert = decision in bundle.decider.alerts
     codes = tuple(reason.code for reason in reasons) if is_alert else ()
-    return _Again(Outcome(decision, reasons=codes), causes)
+    return _ReExplanation(Outcome(decision, reasons=codes), causes)
 
 
 def _rule_cause(rule: Rule, inputs: dict[str, float]) -> RuleCause:

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField, dns_name
 from mlplatform.runtime.http.problems import Problem
-from mlplatform.scoring.request.body_errors import unfit
+from mlplatform.scoring.request.body_errors import body_problem
 from mlplatform.scoring.request.duplicate_keys import (
     BACKSLASH,
     QUOTE,
@@ -158,7 +158,7 @@ def decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise unfit(str(error), decoder.type) from error
+        raise body_problem(str(error), decoder.type) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Problem(400, "malformed-json", f"the body is not JSON: {error}") from error
 

@@ -30,7 +30,7 @@ from mlplatform.scoring.worker.messages import (
     result,
 )
 from mlplatform.scoring.worker.metrics import Metrics
-from mlplatform.scoring.worker.spans import BatchSpan, FinishedBatch, came_from, context_of
+from mlplatform.scoring.worker.spans import BatchSpan, FinishedBatch, context_of, parent_links
 
 WAIT_S = 0.5
 KEEP_ALIVE_S = 1.0
@@ -136,7 +136,7 @@ class Worker:
             return 0
         is_sampled = random.random() < self._trace_share  # noqa: S311
         batch = BatchSpan(
-            self._names.requests, len(found), came_from(found), time.monotonic(), is_sampled
+            self._names.requests, len(found), parent_links(found), time.monotonic(), is_sampled
         )
         try:
             return self._drained(found, dropped, stopping, batch)

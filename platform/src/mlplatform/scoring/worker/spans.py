@@ -92,7 +92,7 @@ def outcome(status: int, traceparent: str | None) -> CallOutcome:
     return CallOutcome(status, None if status == 200 else f"status-{status}", is_kept)
 
 
-def came_from(messages: Sequence[ReceivedMessage]) -> tuple[Link, ...]:
+def parent_links(messages: Sequence[ReceivedMessage]) -> tuple[Link, ...]:
     """The first spans that the messages name in their traceparents, at most MAX_LINKS."""
     found: list[Link] = []
     for message in messages:

@@ -12,7 +12,7 @@ from mlplatform.runtime.telemetry.prometheus import Collector, Family, gauge_fam
 
 
 @dataclass(frozen=True, slots=True)
-class Behind:
+class PartitionBacklog:
     """The messages that one partition's reader has not served yet.
 
     Args:
@@ -94,7 +94,7 @@ class StreamLag:
                     known.reached_ms = now_ms
                 self._known[place] = known
 
-    def behind(self) -> list[Behind]:
+    def behind(self) -> list[PartitionBacklog]:
         """The present lag of each partition."""
         now_ms = self._wall_ms()
         with self._lock:
@@ -103,7 +103,7 @@ class StreamLag:
                 messages = max(known.messages, known.waiting)
                 since_ms = known.reached_ms if known.oldest_ms is None else known.oldest_ms
                 seconds = max(0.0, (now_ms - since_ms) / 1000) if messages else 0.0
-                found.append(Behind(topic, partition, messages, seconds))
+                found.append(PartitionBacklog(topic, partition, messages, seconds))
             return found
 
 

@@ -22,7 +22,7 @@ from mlplatform.observing.page.people.attempts import Attempts
 from mlplatform.observing.page.people.identity import Person
 from mlplatform.observing.page.people.provider import AuthorizationResponse, Provider
 from mlplatform.observing.page.people.sessions import WRONG
-from mlplatform.observing.page.process import asked_for_as, cookie_of, provider_of
+from mlplatform.observing.page.process import accepted_hosts, cookie_of, provider_of
 from mlplatform.operations.actions import rollouts as job
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal.transitions import Answered
@@ -477,7 +477,7 @@ def test_a_page_that_browsers_find_by_plain_http_takes_no_sign_in_of_a_provider(
 
 def test_the_page_answers_to_the_name_that_browsers_make_small(tmp_path: Path) -> None:
     told = {"MLPLATFORM_HOME": str(tmp_path), "MLPLATFORM_PAGE_URL": "https://ML.Bank.example"}
-    assert asked_for_as(load(told)) == ["ml.bank.example"]
+    assert accepted_hosts(load(told)) == ["ml.bank.example"]
 
 
 @pytest.mark.parametrize(

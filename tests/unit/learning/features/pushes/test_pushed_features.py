@@ -19,7 +19,7 @@ from mlplatform.learning.features.external import compaction
 from mlplatform.learning.features.external.columns import ExternalColumns
 from mlplatform.learning.features.external.compaction import compact
 from mlplatform.learning.features.external.table_import import serve_missing
-from mlplatform.learning.features.external_parts import MARK, PushedBy
+from mlplatform.learning.features.external_parts import MARK, ClientPushes
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.online import FeatureRow
 from mlplatform.learning.features.pushes.intake import take_pushed
@@ -318,7 +318,9 @@ def test_a_part_says_who_pushed_it(tmp_path: Path) -> None:
     assert world.project() == 3
     (note,) = world.offline.external("bureau").notes()
     at_ms = T_S * 1000
-    assert note.pushed == {"feed": PushedBy(pushes=2, rows=3, first_ms=at_ms, last_ms=at_ms + 500)}
+    assert note.pushed == {
+        "feed": ClientPushes(pushes=2, rows=3, first_ms=at_ms, last_ms=at_ms + 500)
+    }
     assert note.taken_ms == at_ms
 
 

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from mlplatform.learning.features.external.point_in_time_join import RANK
 from mlplatform.learning.features.external.table_import import GROUP_ROWS, database
 from mlplatform.learning.features.external_parts import (
+    ClientPushes,
     ExternalParts,
     Part,
     PartNote,
-    PushedBy,
 )
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
 from mlplatform.model.features.views import FeatureView, quote
@@ -117,10 +117,10 @@ def _note(parts: ExternalParts, chosen: Sequence[Part]) -> PartNote:
     notes = [note for path, note in parts.parts_and_notes() if path in paths]
     # with the parts that these replaced earlier, which may still be there
     replaced = {path.stem for path in paths} | {name for note in notes for name in note.replaces}
-    pushed: dict[str, PushedBy] = {}
+    pushed: dict[str, ClientPushes] = {}
     for client, one in (pair for note in notes for pair in note.pushed.items()):
-        before = pushed.get(client, PushedBy(0, 0, one.first_ms, one.last_ms))
-        pushed[client] = PushedBy(
+        before = pushed.get(client, ClientPushes(0, 0, one.first_ms, one.last_ms))
+        pushed[client] = ClientPushes(
             pushes=before.pushes + one.pushes,
             rows=before.rows + one.rows,
             first_ms=min(before.first_ms, one.first_ms),

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from mlplatform.learning.features.external.columns import VALUES, ExternalColumns
 from mlplatform.learning.features.external.table_import import add_served
-from mlplatform.learning.features.external_parts import ExternalParts, PartNote, PushedBy
+from mlplatform.learning.features.external_parts import ClientPushes, ExternalParts, PartNote
 from mlplatform.learning.features.online import OnlineWriter
 from mlplatform.learning.features.pushes.journal import KeptPush, Pushes
 from mlplatform.learning.features.pushes.serving import serve
@@ -99,7 +99,7 @@ def _note(group: Sequence[_PushSummary]) -> PartNote:
     return PartNote(
         taken_ms=max(times_ms) if is_late else min(times_ms),
         pushed={
-            client: PushedBy(
+            client: ClientPushes(
                 pushes=len(own),
                 rows=sum(push.rows for push in own),
                 first_ms=min(push.arrived_ms for push in own),

@@ -109,7 +109,7 @@ class SqlitePushes(SqlPushes):
         in it."""
         with self._translated():
             count = super().erase(model, view, keys)
-            self._file.write_anew()
+            self._file.vacuum()
         return count
 
     @contextmanager

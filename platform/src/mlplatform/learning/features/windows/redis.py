@@ -396,7 +396,11 @@ class RedisWindowReads:
             position, stored = self._store.read(position.token, asked)
             if position is not None and position.token != self._token:
                 raise Unavailable("windows are being built again and again")
-        if position is None or position.behind > MOST_BEHIND or self._went_back(reached, position):
+        if (
+            position is None
+            or position.behind > MOST_BEHIND
+            or self._is_behind_reads(reached, position)
+        ):
             return self._values.stale()
         found = [
             None if tiles is None else _unpacked(tiles, width)
@@ -410,7 +414,7 @@ class RedisWindowReads:
     def close(self) -> None:
         self._store.close()
 
-    def _went_back(self, reached: Mapping[str, int], position: Position) -> bool:
+    def _is_behind_reads(self, reached: Mapping[str, int], position: Position) -> bool:
         """Whether the state lacks records that this process has served already: a server without
         them took over.
 

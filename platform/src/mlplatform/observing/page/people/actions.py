@@ -24,7 +24,7 @@ from mlplatform.observing.page.people.acts import Act, Button
 from mlplatform.observing.page.people.form_checks import CONFLICT, WrongForm, check_own
 from mlplatform.observing.page.people.gate import PageAccess
 from mlplatform.observing.page.people.provider import Provider
-from mlplatform.observing.page.people.reader import READER, Reader, sees
+from mlplatform.observing.page.people.reader import READER, Reader, may_see
 from mlplatform.observing.page.people.sessions import Sessions
 from mlplatform.observing.page.people.sign_in import Show
 from mlplatform.observing.page.people.waiting_rollouts import WaitingRollout, waiting_rollout
@@ -123,7 +123,7 @@ class Actions:
         asking = [
             s
             for s in self._sources.rollouts_under_way()
-            if s.awaits_answer and s.answer is None and sees(s.model)
+            if s.awaits_answer and s.answer is None and may_see(s.model)
         ]
         if not asking:
             return []

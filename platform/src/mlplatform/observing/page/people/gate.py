@@ -53,13 +53,13 @@ class Identities:
         self._opening = threading.Lock()
         self._keyring: Keyring | None = None
 
-    def proven(self, name: str, secret: bytes) -> Client | None:
+    def authenticate(self, name: str, secret: bytes) -> Client | None:
         """The person of that name whose secret this is; None if there is none.
 
         Raises:
             Unavailable: the store does not answer.
         """
-        return People(self._open_keyring().client, self._now_s).proven(name, secret)
+        return People(self._open_keyring().client, self._now_s).authenticate(name, secret)
 
     def check_alone(self, person: Person) -> None:
         """Raises if a client with a key here has a name that looks like that of a provider's
@@ -69,7 +69,7 @@ class Identities:
             Refused: there is such a client; the message says what to write into the file.
             Unavailable: the store does not answer.
         """
-        if taken := self._taken(self._open_keyring(), person):
+        if taken := self._client_alike(self._open_keyring(), person):
             raise Refused(
                 f"the name {taken} has a key of this platform, and {person.client.name} of"
                 f" {person.identity.issuer} looks like the same person. Give subject"
@@ -83,7 +83,7 @@ class Identities:
         if keyring is None:
             return None
         found = keyring.client(b"", session.key) if person is None else person.client
-        if person is not None and self._taken(keyring, person):
+        if person is not None and self._client_alike(keyring, person):
             return None
         return found if found is not None and found.until_s > self._now_s() else None
 
@@ -96,7 +96,7 @@ class Identities:
             return self._keyring
 
     @staticmethod
-    def _taken(keyring: Keyring, person: Person) -> str:
+    def _client_alike(keyring: Keyring, person: Person) -> str:
         """The client whose name looks like one of this person's; empty if there is none."""
         if person.is_mapped:
             return ""
@@ -175,7 +175,7 @@ class SessionGate:
         if is_known or scope["path"] in OPEN:
             await self._application(scope, receive, send)
             return
-        if why := self._to_tell(scope, found, peer):
+        if why := self._refusal_to_record(scope, found, peer):
             who = found.name if isinstance(found, NoSession) and found.name else UNKNOWN
             self._access.refuse(who, f"{scope['method']} {scope['path']}", why)
         if _is_a_browsers(scope):
@@ -197,10 +197,10 @@ class SessionGate:
             self._access.sessions.end(found)
             what = "key" if found.person is None else "proof"
             return NoSession(found.name, f"the {what} of its session was revoked or has expired")
-        return Reader(found, client, _taken_notice(scope, found))
+        return Reader(found, client, _pop_notice(scope, found))
 
     @staticmethod
-    def _to_tell(scope: Scope, found: NoSession | None, peer: str) -> str:
+    def _refusal_to_record(scope: Scope, found: NoSession | None, peer: str) -> str:
         """Why a person should be told of this refusal; empty if nobody need be.
 
         A request that only reads is not recorded, unless another user of this machine uses a
@@ -212,7 +212,7 @@ class SessionGate:
         return found.why if scope["method"] not in SAFE_METHODS or is_elsewhere else ""
 
 
-def _taken_notice(scope: Scope, session: Session) -> str:
+def _pop_notice(scope: Scope, session: Session) -> str:
     """The result of the last action, for the next page."""
     if scope["method"] != "GET" or scope["path"] in OPEN:
         return ""

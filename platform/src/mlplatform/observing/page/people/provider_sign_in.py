@@ -78,7 +78,7 @@ class ProviderSignIn:
             problem = f"Too many sign-ins were wrong. Wait {math.ceil(wait_s)} seconds."
             return self._refused("/", f"too many wrong sign-ins came from {peer}", problem, 429)
         try:
-            state, answer = _brought_back(request)
+            state, answer = _authorization_response(request)
         except InputInvalid as error:
             return self._refused("/", str(error), status=400)
         cookie = forms.cookie(request.scope["headers"], self._cookie)
@@ -90,7 +90,7 @@ class ProviderSignIn:
             return self._refused("/", BEGIN_AGAIN)
         try:
             person = await anyio.to_thread.run_sync(
-                partial(self._proven, answer, attempt), limiter=self._limiter
+                partial(self._authenticate, answer, attempt), limiter=self._limiter
             )
         except Refused as refused:
             self._sign_in.wrong.count(peer)
@@ -105,7 +105,7 @@ class ProviderSignIn:
         begun = self._sign_in.begin(shown, person.client.name, b"", peer, person)
         return self._with_cookie(begun, "")
 
-    def _proven(self, answer: AuthorizationResponse, attempt: Attempt) -> Person:
+    def _authenticate(self, answer: AuthorizationResponse, attempt: Attempt) -> Person:
         person = self._provider.person(answer, attempt)
         self._access.identities.check_alone(person)
         return person
@@ -130,7 +130,7 @@ class ProviderSignIn:
         return response
 
 
-def _brought_back(request: Request) -> tuple[str, AuthorizationResponse]:
+def _authorization_response(request: Request) -> tuple[str, AuthorizationResponse]:
     """State and answer in the provider's redirect.
 
     Raises:

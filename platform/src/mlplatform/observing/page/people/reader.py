@@ -59,7 +59,7 @@ class Reader:
         return None if person is None else person.identity
 
 
-def sees(model: str) -> bool:
+def may_see(model: str) -> bool:
     """Whether the reader may look at a model, by any scope on it or by the page's token."""
     reader = READER.get()
     return reader is None or reader.client is None or reader.client.has_scope_on(model)

@@ -113,7 +113,7 @@ class Sessions:
                     del self._by_digest[digest]
             token = secrets.token_urlsafe(32)
             made = Session(name, key, peer, now_s, now_s, token, person=person)
-            own = [d for d, s in self._by_digest.items() if _whose(s) == _whose(made)]
+            own = [d for d, s in self._by_digest.items() if _owner_key(s) == _owner_key(made)]
             if len(own) >= MOST_OF_ONE:
                 del self._by_digest[own[0]]
             elif len(self._by_digest) >= MOST:
@@ -194,7 +194,7 @@ def _digest(cookie: str) -> bytes:
     return hashlib.sha256(cookie.encode()).digest()
 
 
-def _whose(session: Session) -> tuple[str, bytes, str]:
+def _owner_key(session: Session) -> tuple[str, bytes, str]:
     subject = "" if session.person is None else session.person.identity.subject
     return session.name, session.key, subject
 

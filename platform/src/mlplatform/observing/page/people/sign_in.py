@@ -79,7 +79,7 @@ class SignIn:
         name, secret = fields.get("name", ""), fields.get("key", "").strip()
         wanted = forms.own_path(fields.get("next", "/"))
         try:
-            found = await run_in_threadpool(self._proven, name, secret.encode())
+            found = await run_in_threadpool(self._authenticate, name, secret.encode())
         except PlatformError as error:
             return self._form(wanted, f"Keys cannot be looked up now: {error}", 503)
         if found is None:
@@ -119,12 +119,12 @@ class SignIn:
         to = SIGN_IN if session.person is None else f"{SIGN_IN}?out=1"
         return self._with_cookie(RedirectResponse(to, 303), "")
 
-    def _proven(self, name: str, secret: bytes) -> tuple[str, bytes] | None:
+    def _authenticate(self, name: str, secret: bytes) -> tuple[str, bytes] | None:
         """The name of the person and the digest of the key that proves it; None if nobody is
         proven."""
         if hmac.compare_digest(secret, self._token.encode()):
             return ANONYMOUS_READER, b""
-        found = self._access.identities.proven(name, secret)
+        found = self._access.identities.authenticate(name, secret)
         return None if found is None else (found.name, digest(secret))
 
     def _refused(

@@ -79,14 +79,14 @@ class Sources:
     """The page's data. Safe for threads; each store is opened when it is first needed.
 
     Args:
-        sees: whether the present reader may see a model; data of other models is left out.
+        may_see: whether the present reader may see a model; data of other models is left out.
     """
 
     def __init__(
-        self, platform: Platform, sees: Callable[[str], bool] = lambda model: True
+        self, platform: Platform, may_see: Callable[[str], bool] = lambda model: True
     ) -> None:
         self.platform: Final = platform
-        self._sees = sees
+        self._may_see = may_see
         self._opening = threading.Lock()
         self._explaining = threading.Semaphore(1)
         self._searching = threading.Semaphore(MOST_SEARCHES)
@@ -98,7 +98,7 @@ class Sources:
     def without_restriction(self) -> Sources:
         """The data of every model, for code that checks the reader's rights itself."""
         every = copy.copy(self)  # with the same locks
-        every._sees = lambda model: True
+        every._may_see = lambda model: True
         return every
 
     def processes(self) -> PlatformStatus | None:
@@ -121,7 +121,7 @@ class Sources:
         url = self.platform.settings.servers.alertmanager
         if not url:
             return None
-        hidden = [name for name in model_names() if not self._sees(name)]
+        hidden = [name for name in model_names() if not self._may_see(name)]
         with _turn(self._alerting, "others wait for Alertmanager's answer"):
             return firing_alerts.firing_alerts(url, _objectives().runbooks, hidden)
 
@@ -131,7 +131,7 @@ class Sources:
         Raises:
             Unavailable: the journal does not answer.
         """
-        return [self.model(name) for name in readable_names() if self._sees(name)]
+        return [self.model(name) for name in readable_names() if self._may_see(name)]
 
     def model(self, name: str) -> ModelRow:
         """A model and its routes.
@@ -183,7 +183,7 @@ class Sources:
             known = [
                 (name, of) for name, of in journal.list_rollouts() if model is None or of == model
             ]
-            visible = [name for name, of in known if self._sees(of)]
+            visible = [name for name, of in known if self._may_see(of)]
             return [fold(journal.read(name)) for name in visible[skip : skip + most]]
 
         nothing: list[RolloutState] = []
@@ -192,7 +192,7 @@ class Sources:
     def rollouts_under_way(self) -> list[RolloutState]:
         """Rollouts with a next step, the newest first."""
         found: list[RolloutState] = self._of_journal(lambda journal: journal.active()[::-1], [])
-        return [state for state in found if self._sees(state.model)]
+        return [state for state in found if self._may_see(state.model)]
 
     def rollout(self, rollout_id: str) -> tuple[Transition, ...]:
         """All transitions of a rollout.
@@ -201,7 +201,7 @@ class Sources:
             NotFound: nothing with this name exists.
         """
         facts: tuple[Transition, ...] = self._of_journal(lambda j: j.read(rollout_id), ())
-        if not facts or not self._sees(facts[0].model):
+        if not facts or not self._may_see(facts[0].model):
             raise NotFound(f"no rollout {rollout_id!r}")
         return facts
 
@@ -225,7 +225,7 @@ class Sources:
         facts = self._of_journal(carrying, no_facts)
         for fact in reversed(facts):
             carries = fact.evidence and fact.evidence_digest == digest
-            if carries and self._sees(fact.model) and (found := evidence(fact)) is not None:
+            if carries and self._may_see(fact.model) and (found := evidence(fact)) is not None:
                 return found
         raise NotFound(f"no transition carries evidence {digest!r}")
 
@@ -267,7 +267,7 @@ class Sources:
             incidents = self.platform.incidents
         with translated():
             every = incidents.list(closed=closed)[::-1]
-        return [found for found in every if self._sees(found.found.model)]
+        return [found for found in every if self._may_see(found.found.model)]
 
     def incident(self, name: str) -> Incident:
         """One incident.
@@ -298,7 +298,7 @@ class Sources:
         newest_ms = max((ms for ms in reached if ms is not None), default=0)
         with _turn(self._searching, "other searches go on"):
             found = search(log.read, asked, newest_ms, rows, columns, budget_s=budget_s)
-        return replace(found, rows=tuple(row for row in found.rows if self._sees(row["model"])))
+        return replace(found, rows=tuple(row for row in found.rows if self._may_see(row["model"])))
 
     def pseudonym(self, customer: str) -> int:
         """The pseudonym that the log holds in place of a customer's id; the id is neither stored
@@ -364,11 +364,11 @@ class Sources:
             return None
 
     def _check_visible(self, model: str) -> None:
-        if model not in model_names() or not self._sees(model):
+        if model not in model_names() or not self._may_see(model):
             raise NotFound(f"there is no model {model!r}")
 
     def _check_record_visible(self, rows: Sequence[Mapping[str, Any]], decision_id: str) -> None:
-        if not all(self._sees(row["model"]) for row in rows):
+        if not all(self._may_see(row["model"]) for row in rows):
             raise not_logged(decision_id)
 
     def _of_journal(self, read: Callable[[SqlRollouts], T], nothing: T) -> T:

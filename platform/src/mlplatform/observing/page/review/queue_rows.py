@@ -9,7 +9,7 @@ from typing import Final
 
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.operations.actions.review import ReviewResult
-from mlplatform.operations.review.opinions import Account, says, words
+from mlplatform.operations.review.opinions import Account, outcome_text, words
 from mlplatform.operations.review.queue import QueueCursor, QueuedDecision
 from mlplatform.runtime.errors import InputInvalid
 
@@ -65,7 +65,7 @@ class Row:
 def choices(label: str) -> tuple[Choice, ...]:
     """The two answers; the keys are the label's values."""
     known = words(label).items()
-    return tuple(Choice(word, says(value, label), str(value)) for word, value in known)
+    return tuple(Choice(word, outcome_text(value, label), str(value)) for word, value in known)
 
 
 def row(
@@ -89,14 +89,16 @@ def row(
         found.version,
         found.shown.fields,
         tuple(reasons.get(code, code) for code in found.shown.reasons),
-        tuple(PastOpinion(o.analyst, says(o.outcome, label), o.note) for o in found.opinions),
+        tuple(
+            PastOpinion(o.analyst, outcome_text(o.outcome, label), o.note) for o in found.opinions
+        ),
         any(o.is_by(reader, account) for o in found.opinions),
     )
 
 
 def result_sentence(done: ReviewResult, definition: ModelDefinition) -> str:
     """The result of an answer, in words."""
-    what = says(done.outcome, definition.label.name)
+    what = outcome_text(done.outcome, definition.label.name)
     if done.is_label:
         agreed = f", as {' and '.join(done.agreed)} said before" if done.agreed else ""
         return f"{done.decision_id} is labelled: {what}{agreed}."

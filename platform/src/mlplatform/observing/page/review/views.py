@@ -58,7 +58,7 @@ class Reviews:
             Route(path, self.record, methods=["POST"]),
         ]
 
-    def mine(self) -> list[tuple[str, int]]:
+    def review_queues(self) -> list[tuple[str, int]]:
         """The models that the reader may review, each with the number of its waiting decisions.
 
         Raises:
