@@ -89,7 +89,8 @@ def check_routes(
         earlier: all rollouts of the model; only a rollback needs them.
 
     Raises:
-        Refused: other routes are to be written.
+        Refused: other routes are to be written, or the version takes a step of the canary or is
+            promoted from it while the routes have another challenger, or none.
     """
     if isinstance(fact, RolledBack):
         admitted = _without(state, present, written, earlier)
@@ -105,15 +106,25 @@ def _admitted(state: RolloutState, fact: Transition, present: Routes) -> tuple[R
         case ShadowStarted():
             return (shadow_routes(state, present),)
         case CanaryStepped():
-            if present.challenger != state.challenger:
-                return ()
+            _check_challenger(state, fact, present)
             return (following(present, phase="canary", challenger_percent=fact.percent),)
         case Promoted():
+            is_direct = (state.bootstrap or state.emergency) and state.percent == 0
+            if not is_direct:
+                _check_challenger(state, fact, present)
             return (promoted_routes(state, present),)
         case Confirmed():
             return None, following(present, previous=None)
         case _:
             return (None,)
+
+
+def _check_challenger(state: RolloutState, fact: Transition, present: Routes) -> None:
+    if present.challenger != state.challenger:
+        raise Refused(
+            f"{type(fact).__name__} of {fact.rollout_id} can't be written: version"
+            f" {state.challenger.version} is not the challenger in the routes of {fact.model}"
+        )
 
 
 def _without(
