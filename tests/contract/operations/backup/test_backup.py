@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -389,6 +390,33 @@ def test_a_backup_of_a_newer_release_is_refused(
     with pytest.raises(Refused, match=r"rollouts in rollouts\.db is at schema version 99"):
         restored(target, empty)
     assert not empty.root.exists()
+
+
+@pytest.mark.parametrize("name", ["online.db", "rollouts.db", "mlflow/mlflow.db"])
+def test_a_damaged_database_is_named(world: HomeWorld, target: Path, name: str) -> None:
+    """Those that are held and those that are copied at once: no error of SQLite comes through."""
+    path = world.home.root / name
+    path.parent.mkdir(exist_ok=True)
+    for old in path.parent.glob(f"{path.name}*"):
+        old.unlink()
+    path.write_bytes(b"this is no database " * 500)
+    with pytest.raises(Corrupt, match=rf"{name} is damaged: file is not a database"):
+        taken(world, target)
+    assert not target.exists()
+
+
+def test_pages_that_are_damaged_are_named_as_their_database(world: HomeWorld, target: Path) -> None:
+    """The file opens, and what is wrong shows once it is copied or read."""
+    path = world.home.root / "pushes.db"
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE journal_of_pushes (body TEXT)")
+        db.execute("CREATE TABLE schema_versions (part TEXT, version INTEGER)")
+        db.commit()
+    pages = bytearray(path.read_bytes())
+    pages[-4096:] = b"x" * 4096
+    path.write_bytes(pages)
+    with pytest.raises(Corrupt, match=r"pushes\.db is damaged"):
+        taken(world, target)
 
 
 def test_nothing_is_overwritten(world: HomeWorld, target: Path, empty: Home) -> None:

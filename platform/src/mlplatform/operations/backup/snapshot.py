@@ -30,7 +30,7 @@ from mlplatform.operations.backup.manifest import JournalPosition
 from mlplatform.operations.backup.servers import HeldDatabase
 from mlplatform.rollouts.journal.sql import LAST_ANCHOR
 from mlplatform.runtime.configuration.settings import Home
-from mlplatform.runtime.errors import Busy, Unavailable
+from mlplatform.runtime.errors import Busy, Corrupt, Unavailable
 from mlplatform.runtime.storage.addresses import Address
 
 TRIES: Final = 20
@@ -86,6 +86,7 @@ def held_snapshot(home: Home, postgres: Address | None = None) -> Iterator[Snaps
     Raises:
         Busy: the rollouts changed at every try.
         Unavailable: a database is locked for long.
+        Corrupt: a database is damaged.
     """
     for _ in range(TRIES):
         with ExitStack() as holding:
@@ -97,26 +98,40 @@ def held_snapshot(home: Home, postgres: Address | None = None) -> Iterator[Snaps
 
 
 @contextmanager
+def database_errors(path: Path) -> Iterator[None]:
+    """Raises SQLite's errors on a database as the platform's own.
+
+    Raises:
+        Unavailable: the database is locked, or the file does not exist.
+        Corrupt: the file is damaged, or is no database.
+    """
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise Unavailable(f"the database {path}") from error
+    except sqlite3.ProgrammingError:
+        raise
+    except sqlite3.DatabaseError as error:
+        raise Corrupt(f"the database {path} is damaged: {error}") from error
+
+
+@contextmanager
 def database_snapshot(path: Path) -> Iterator[sqlite3.Connection]:
     """Hold a read transaction: it sees the database as it is now, however long it lasts.
 
     Raises:
-        Unavailable: the database is locked, or the file does not exist.
+        Unavailable, Corrupt: see `database_errors`.
     """
-    try:
-        with closing(
-            sqlite3.connect(
-                f"file:{quote(str(path))}?mode=ro",
-                uri=True,
-                timeout=LOCK_WAIT_S,
-                isolation_level=None,
-            )
-        ) as db:
-            db.execute("BEGIN")
-            db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-            yield db
-    except sqlite3.OperationalError as error:
-        raise Unavailable(f"the database {path}") from error
+    address = f"file:{quote(str(path))}?mode=ro"
+    with (
+        database_errors(path),
+        closing(
+            sqlite3.connect(address, uri=True, timeout=LOCK_WAIT_S, isolation_level=None)
+        ) as db,
+    ):
+        db.execute("BEGIN")
+        db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        yield db
 
 
 def schemas(db: sqlite3.Connection) -> dict[str, int | str]:
@@ -158,10 +173,11 @@ def _try_snapshot(root: Path, postgres: Address | None, holding: ExitStack) -> S
     source: _ReadTransaction | None = server or (
         _Sqlite(held[JOURNAL]) if JOURNAL in held else None
     )
-    journal = None if source is None else _journal(source)
-    if journal != _journal_now(root, postgres) or not _are_accounted_for(spills, held.get(LOG)):
-        return None
+    with database_errors(root / JOURNAL):
+        journal = None if source is None else _journal(source)
     log = held.get(LOG)
+    if journal != _journal_now(root, postgres) or not _are_accounted_for(spills, log):
+        return None
     return Snapshot(
         held=held,
         offline=offline,

@@ -23,6 +23,7 @@ from mlplatform.operations.backup.snapshot import (
     SPILLS,
     Snapshot,
     Spill,
+    database_errors,
     database_snapshot,
     held_snapshot,
     postgres_schemas,
@@ -61,6 +62,7 @@ def back_up(
         Refused: `target` exists, or is within the home folder.
         Busy: rollouts changed all the time, or a file was removed meanwhile.
         Unavailable: a database is locked for long, a server does not answer, or the disk is full.
+        Corrupt: a database is damaged.
     """
     home = settings.home
     if not (home.root / LOG).exists():
@@ -152,6 +154,10 @@ class _BackupRun:
         self._files.append(self._writer.write(name, database.dump))
 
     def _database(self, name: str, db: sqlite3.Connection) -> None:
+        with database_errors(self._root / name):
+            self._copy(name, db)
+
+    def _copy(self, name: str, db: sqlite3.Connection) -> None:
         page_bytes: int = db.execute("PRAGMA page_size").fetchone()[0]
         done = 0
 

@@ -125,7 +125,11 @@ def post(
     timeout_s: float,
     most_bytes: int,
 ) -> tuple[int, bytes]:
-    """The status and body of an answer to a form, a refusal (4xx) too, as `fetched` bounds them.
+    """The status and body of the answer to a form, without following redirects. A refusal (4xx) is
+    an answer too.
+
+    Args:
+        timeout_s: as of `fetch`.
 
     Raises:
         Unavailable: no answer arrives in time, the server failed, or it redirects elsewhere.
