@@ -114,9 +114,9 @@ def test_times_and_decimals_are_written_as_the_api_takes_them() -> None:
         (lambda: calls.score("fraud", PAYMENT, KEY, Terms(version=0)), "version", "from 1"),
         (lambda: calls.score("fraud", PAYMENT, KEY, Terms(version="7\r\nx: y")), "version", "64"),
         (lambda: calls.decision("../../models"), "decision_id", "an id as an answer has it"),
-        (lambda: calls.score_batch("fraud", [], []), "requests", "0 items"),
-        (lambda: calls.score_batch("fraud", [PAYMENT] * 2, [KEY]), "keys", "one for each of 2"),
-        (lambda: calls.score_batch("fraud", [PAYMENT] * 2, [KEY] * 2), "keys", "one key twice"),
+        (lambda: calls.score_batch("fraud", [], []), "requests", "requests is 0 items;"),
+        (lambda: calls.score_batch("fraud", [PAYMENT] * 2, [KEY]), "keys", "keys is 1 keys;"),
+        (lambda: calls.score_batch("fraud", [PAYMENT] * 2, [KEY] * 2), "keys", "a list with one"),
         (
             lambda: calls.score_batch("fraud", [{"idempotency_key": "x"}], [KEY]),
             "idempotency_key",

@@ -106,8 +106,8 @@ def test_the_form_of_earlier_releases_is_read_as_it_was_meant() -> None:
             {"thresholds": {"scores": {"refer": 0.6, "refuse": 0.5}}, "capacity": 0.1},
             "scores that do not fall",
         ),
-        ({"thresholds": {"scores": {"refer": 0.4, "refuse": 0.5}}}, "decision.capacity is None"),
-        (BY_COST | {"thresholds": {"costs": COSTS}}, "decision.thresholds.currency is None"),
+        ({"thresholds": {"scores": {"refer": 0.4, "refuse": 0.5}}}, "decision.capacity is missing"),
+        (BY_COST | {"thresholds": {"costs": COSTS}}, "decision.thresholds.currency is missing"),
         (
             BY_COST | {"thresholds": {"costs": {"grant": COSTS["grant"]}, "currency": "EUR"}},
             "each of grant, refer, refuse",

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
-from mlplatform_client.errors import refused
+from mlplatform_client.errors import refused, refused_as
 
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,8192}")
 SCHEMES: Final = ("https", "http")
@@ -24,10 +24,11 @@ def address(base_url: str) -> str:
         parts = urlsplit(base_url)
         host, _ = parts.hostname, parts.port
     except ValueError:
-        raise refused("client", "base_url", "an address that can't be read", wanted) from None
+        described = "an address that can't be read"
+        raise refused_as("client", "base_url", described, wanted) from None
     if parts.username is not None or parts.password is not None:
         # what it is stays out of the text: it is a secret
-        raise refused("client", "base_url", "an address with a password", wanted)
+        raise refused_as("client", "base_url", "an address with a password", wanted)
     is_plain = base_url.isascii() and base_url.isprintable() and " " not in base_url
     if parts.scheme not in SCHEMES or not host or not is_plain:
         raise refused("client", "base_url", base_url, wanted)
@@ -53,9 +54,9 @@ def bearer(api_key: str) -> str:
     """
     key = api_key.strip()
     if _KEY.fullmatch(key) is None:
-        shown = f"of {len(api_key)} characters"
+        described = f"of {len(api_key)} characters"
         wanted = "1 to 8192 printable ASCII characters without spaces"
-        raise refused("client", "api_key", shown, wanted)
+        raise refused_as("client", "api_key", described, wanted)
     return f"Bearer {key}"
 
 

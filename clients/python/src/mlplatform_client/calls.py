@@ -20,7 +20,7 @@ from mlplatform_client.answers import (
     PushReceipt,
     VoidReceipt,
 )
-from mlplatform_client.errors import DeadlineExceeded, Facts, refused
+from mlplatform_client.errors import DeadlineExceeded, Facts, refused, refused_as
 from mlplatform_client.exchange import Call, Continuation, Reply, Result
 from mlplatform_client.replies import (
     Problem,
@@ -128,9 +128,11 @@ def score_later(
     """
     name = f"score {_model(model)} later"
     if terms.within_ms is not None:
-        raise refused(name, "within_ms", terms.within_ms, "None, as it is decided later")
+        raise refused(
+            name, "within_ms", terms.within_ms, "nothing, as the request is decided later"
+        )
     if terms.version is not None:
-        raise refused(name, "version", terms.version, "None, as it is decided later")
+        raise refused(name, "version", terms.version, "nothing, as the request is decided later")
 
     def read(reply: Reply) -> Result[PendingDecision]:
         found = decoded(name, key, reply, PendingDecision, 202)
@@ -296,9 +298,9 @@ def score_batch(
     _count(name, "requests", len(requests))
     if len(keys) != len(requests):
         wanted = f"one for each of {len(requests)} requests"
-        raise refused(name, "keys", f"{len(keys)} keys", wanted)
+        raise refused_as(name, "keys", f"{len(keys)} keys", wanted)
     if len(set(keys)) != len(keys):
-        raise refused(name, "keys", "a list with one key twice", "another key for each request")
+        raise refused_as(name, "keys", "a list with one key twice", "another key for each request")
     bodies = []
     for number, (request, key) in enumerate(zip(requests, keys, strict=True)):
         item, _ = f"{name}, requests[{number}]", _keyed(name, key)
@@ -442,7 +444,7 @@ def _takes_s(terms: Terms) -> float:
 
 def _count(name: str, of: str, count: int) -> None:
     if not 1 <= count <= MAX_ITEMS:
-        raise refused(name, of, f"{count} items", f"1 to {MAX_ITEMS} at once")
+        raise refused_as(name, of, f"{count} items", f"1 to {MAX_ITEMS} at once")
 
 
 def _body(name: str, request: Request) -> bytes:

@@ -133,7 +133,12 @@ SHOWN = 60
 
 def refused(call: str, name: str, value: object, wanted: str) -> InputRefused:
     """An argument that is wrong; nothing was sent."""
-    message = f"{name} is {excerpt(repr(value), SHOWN)}; wanted: {wanted}"
+    return refused_as(call, name, excerpt(repr(value), SHOWN), wanted)
+
+
+def refused_as(call: str, name: str, description: str, wanted: str) -> InputRefused:
+    """An argument that is wrong, and is described instead of shown; nothing was sent."""
+    message = f"{name} is {description}; wanted: {wanted}"
     return InputRefused(Facts(call=call, message=message, way_out="Nothing was sent.", field=name))
 
 

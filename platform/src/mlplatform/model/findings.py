@@ -61,7 +61,7 @@ class DocumentInvalid(ConfigInvalid):
 
 def valued(path: Path, value: object, wanted: str) -> DocumentFinding:
     """A value that is not what is wanted at its key."""
-    text = repr(value)
+    text = "missing" if value is None else repr(value)
     shown = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
     return DocumentFinding(path, f"is {shown}", wanted)
 

@@ -29,7 +29,8 @@ class ConfigInvalid(PlatformError):
     """A setting or a model folder is wrong: names the key, the value and what is wanted."""
 
     def __init__(self, key: str, value: object, wanted: str) -> None:
-        super().__init__(f"{key} is {value!r}; wanted: {wanted}")
+        shown = "missing" if value is None else repr(value)
+        super().__init__(f"{key} is {shown}; wanted: {wanted}")
         self.key = key
 
 

@@ -14,7 +14,8 @@ class Gone(Exception):
 
 class Wrong(Gone):
     def __init__(self, key, value, wanted):
-        super().__init__(f"{key} is {value!r}; wanted: {wanted}")
+        shown = "missing" if value is None else repr(value)
+        super().__init__(f"{key} is {shown}; wanted: {wanted}")
 
 WANTED = "a port, " + "1 to 65535"
 '''
@@ -37,7 +38,16 @@ def messages(code: str) -> list[tuple[str, str]]:
         ('raise Gone(f"no {self._kind_name}, of {len(rows)} rows")',
          [("Gone", "no ‹kind name›, of 3 rows")]),
         ('raise Wrong("port", 80, WANTED)',
-         [("Wrong", "port is '80'; wanted: a port, 1 to 65535")]),
+         [("Wrong", "port is 80; wanted: a port, 1 to 65535")]),
+        ('raise Wrong("port", "one", WANTED)',
+         [("Wrong", "port is 'one'; wanted: a port, 1 to 65535")]),
+        ('raise Wrong("port", None, WANTED)',
+         [("Wrong", "port is missing; wanted: a port, 1 to 65535")]),
+        ('def _of(at):\n  return at.port if at else None\nraise Wrong("port", _of(at), WANTED)',
+         [("Wrong", "port is '‹port›'; wanted: a port, 1 to 65535"),
+          ("Wrong", "port is missing; wanted: a port, 1 to 65535")]),
+        ('def _why(at):\n  return "it is gone" if at else None\nraise Gone(f"{_why(at)} or not")',
+         [("Gone", "it is gone or not")]),
         ('def f(port):\n  why = f"{port:,} is no {port:.1%}"\n  raise Gone(why) from None',
          [("Gone", "12 is no 12.5%")]),
         ('def _gone(what):\n  return Gone(f"{what} is gone")\nraise _gone("a log")',

@@ -39,7 +39,7 @@ def changed(**changes: Any) -> FeatureField:
         ((FIELD, FIELD), "feature seen"),
         ((changed(window_days=0),), "seen: window_days is 0"),
         ((changed(delay_days=-1),), "seen: delay_days is -1"),
-        ((changed(aggregate="mean"),), "seen: column is None"),
+        ((changed(aggregate="mean"),), "seen: column is missing"),
         ((changed(column="amount"),), "seen: column is 'amount'"),
         ((changed(default=math.inf),), "seen: default is inf"),
         ((changed(name="1; DROP"),), "name is '1; DROP'"),

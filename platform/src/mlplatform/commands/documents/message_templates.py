@@ -40,6 +40,7 @@ _LEVELS: Final = frozenset(("debug", "info", "warning", "error", "exception", "c
 _BUILT_IN: Final = frozenset(("Exception", "ValueError", "OSError", "RuntimeError"))
 _KEYED: Final = re.compile(r"(?<=[a-z›])\.12\b")
 """An example number inside a key, such as the 12 of receivers.12.name."""
+_BARE: Final = re.compile(r"-?\d+(?:\.\d+)?|True|False")
 _CODE: Final = re.compile(
     r"\s*(?:SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|DROP|WITH|PRAGMA|BEGIN|COPY|LOCK|WHERE|FROM"
     r"|ORDER BY|VALUES|COALESCE|CASE|local)\b(?!:)|\s*[<{#(^]"
@@ -234,8 +235,13 @@ class Catalogue:
             return (
                 format(0.125 if spec.endswith("%") else 12 if spec[-1] in "d," else 12.5, spec),
             )
-        texts = self.texts(node.value, scope)
-        return tuple(map(repr, texts)) if node.conversion == ord("r") else texts
+        texts = self._shown(node.value, scope)
+        return tuple(map(_quoted, texts)) if node.conversion == ord("r") else texts
+
+    def _shown(self, node: ast.expr, scope: Scope) -> tuple[str, ...]:
+        """The texts of a value inside a message, which shows no None: code asks for it first."""
+        texts = tuple(text for text in self.texts(node, scope) if text != "None")
+        return texts or (placeholder(node),)
 
     def _name(self, node: ast.Name, scope: Scope) -> Iterable[str]:
         if node.id in scope.bound:
@@ -258,7 +264,9 @@ class Catalogue:
 
     def _call(self, call: ast.Call, scope: Scope) -> Iterable[str]:
         name = last_name(call.func)
-        if name in ("str", "repr") and call.args:
+        if name == "repr" and call.args:
+            return tuple(map(_quoted, self._shown(call.args[0], scope)))
+        if name == "str" and call.args:
             return self.texts(call.args[0], scope)
         message = next((k.value for k in call.keywords if k.arg == "message"), None)
         if message is not None:
@@ -336,8 +344,8 @@ def files_below(root: Path, folder: Path, package: str) -> dict[str, tuple[str, 
 
 
 def _branches(node: ast.IfExp, scope: Scope) -> tuple[ast.expr, ...]:
-    """The possible branches of a conditional expression: one if it compares a name of known text
-    with None, else two."""
+    """The possible branches of a conditional expression: one if it compares with None a name that
+    is known to be None, or not to be; else two."""
     match node.test:
         case ast.Compare(
             left=ast.Name(id=name),
@@ -345,8 +353,15 @@ def _branches(node: ast.IfExp, scope: Scope) -> tuple[ast.expr, ...]:
             comparators=[ast.Constant(None)],
         ) if name in scope.bound:
             is_none = scope.bound[name] == ("None",)
+            if not is_none and "None" in scope.bound[name]:
+                return node.body, node.orelse
             return (node.body if is_none == isinstance(asked, ast.Is) else node.orelse,)
     return node.body, node.orelse
+
+
+def _quoted(text: str) -> str:
+    """What `repr` gives for the value that a text stands for: only texts have quotes."""
+    return text if _BARE.fullmatch(text) else repr(text)
 
 
 def _status(call: ast.Call) -> str:
