@@ -46,12 +46,12 @@ def backup(
         int | None,
         typer.Option(
             min=1,
-            help="TARGET is a folder: write a .tar named by its time, check it, keep so many.",
+            help="TARGET is a folder: write a .tar named by its time, check it, keep this many.",
         ),
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Copy the platform's whole state, while it runs or not. Keep the copy as you keep the home.
+    """Copy the platform's whole state, whether it runs or not. Guard the copy as the home itself.
 
     Example: mlplatform backup /backups/2026-11-25.tar
     """
@@ -86,7 +86,7 @@ def _keep(path: Path, keep: int) -> list[str]:
 
 
 def restore(
-    source: Annotated[Path, typer.Argument(help="What `mlplatform backup` made.")],
+    source: Annotated[Path, typer.Argument(help="A backup that `mlplatform backup` made.")],
     check_only: Annotated[
         bool, typer.Option("--check", help="Only check it against its digests; change nothing.")
     ] = False,
@@ -98,10 +98,10 @@ def restore(
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Restore a backup into an empty home folder, after every digest and the decision log are
-    verified.
+    """Restore a backup into an empty home folder, after checking every digest and the decision log.
 
-    Exits 1 with a sentence for each finding, and then nothing was put in place.
+    If the checks find something, the command prints a sentence for each finding, puts nothing in
+    place and exits with 1.
 
     Example: mlplatform restore /backups/2026-11-25.tar
     """

@@ -35,7 +35,7 @@ def batch(
         str | None,
         typer.Option(
             metavar="PLACE",
-            help="A folder or s3://bucket/prefix. The same one again goes on with what was begun.",
+            help="A folder or s3://bucket/prefix. With the same one, unfinished work continues.",
         ),
     ] = None,
     map_: Annotated[
@@ -43,7 +43,7 @@ def batch(
         typer.Option(
             "--map",
             metavar="NAME=COLUMN",
-            help="Which column is which: request_id, event_time (may be missing: now), a field.",
+            help="The column of request_id, event_time (if missing: now) or a field.",
         ),
     ] = None,
     first: Annotated[
@@ -62,9 +62,9 @@ def batch(
 ) -> None:
     """Score a table: one row out for each row in, with decision, score and reasons.
 
-    It runs here; after a stop, the same command goes on where it was. A row that is no request gets
-    an error in its own row; with one or more of them, the command ends with 1. With --first, a flow
-    run scores the requests of past days again.
+    It runs on this machine; after a stop, the same command continues where it was. A row that is no
+    valid request gets an error in its own row, and the command then exits with 1. With --first, a
+    flow run scores the requests of past days again.
 
     Example: mlplatform batch fraud --input payments.parquet --output scores --map amount=TX_AMOUNT
     """

@@ -29,7 +29,9 @@ def group() -> None:
 
 @app.command()
 def check(
-    kubeconfig: Annotated[str | None, typer.Option(help="Default: kubectl's own.")] = None,
+    kubeconfig: Annotated[
+        str | None, typer.Option(help="Default: the one that kubectl uses.")
+    ] = None,
     context: Annotated[str | None, typer.Option(help="Default: the current one.")] = None,
     namespace: Annotated[
         str, typer.Option(help="The namespace of the models.")
@@ -42,11 +44,11 @@ def check(
     ] = "kserve",
     json: AsJson = False,
 ) -> None:
-    """Say what a cluster lacks, and what to do about it; changes nothing.
+    """Show what a cluster lacks, and what to do about it. Changes nothing.
 
-    The claim of bundles and the namespace of heavy jobs are those of MLPLATFORM_KSERVE_BUNDLES and
-    MLPLATFORM_ARGO_NAMESPACE. It asks for the names of a Secret's keys, never for a value. Exit
-    code 1: something is lacking, or could not be looked at.
+    MLPLATFORM_KSERVE_BUNDLES names the claim of bundles, and MLPLATFORM_ARGO_NAMESPACE the
+    namespace of heavy jobs. The check reads the names of a Secret's keys, never a value. Exit code
+    1: something is missing, or could not be checked.
 
     Example: mlplatform cluster check --context production
     """

@@ -35,7 +35,7 @@ Name = Annotated[str, typer.Argument(help="A receiver's name, as its file has it
 
 @app.command()
 def receivers(json: AsJson = False) -> None:
-    """Every receiver: where it is, what waits for it, and how its last delivery ended.
+    """List every receiver: where it is, what waits for it, and how its last delivery ended.
 
     Example: mlplatform events receivers
     """
@@ -55,7 +55,7 @@ def receivers(json: AsJson = False) -> None:
 
 @app.command("test")
 def send_test(name: Name, json: AsJson = False) -> None:
-    """Send one event of type mlplatform.test to a receiver now, and say what it answered.
+    """Send one event of type mlplatform.test to a receiver now, and show its answer.
 
     Example: mlplatform events test risk-desk
     """
@@ -79,15 +79,15 @@ def replay(
         typer.Option(
             min=0,
             max=MOST_HOURS,
-            help="Send again what happened in so many hours, with the same ids. 0: leave out what "
-            "waits. Default: go on where it is.",
+            help="Send again the events of this many hours, with the same ids. 0: skip what "
+            "waits. Default: continue where it is.",
         ),
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Move a receiver to an earlier or later event, or start one again that was stopped.
+    """Move a receiver to an earlier or later event, or start a stopped one again.
 
-    A process that waits before its next attempt sees it then, within two minutes.
+    A process that waits before its next attempt notices it within two minutes.
 
     Example: mlplatform events replay risk-desk --hours 24
     """
@@ -114,11 +114,11 @@ def verify(
     webhook_timestamp: Annotated[str, typer.Option(help="The header webhook-timestamp.")],
     webhook_signature: Annotated[str, typer.Option(help="The header webhook-signature.")],
     at: Annotated[
-        int | None, typer.Option(help="Unix time at which it came. Default: now.")
+        int | None, typer.Option(help="Unix time at which it arrived. Default: now.")
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Say whether a body that a webhook got is from this platform.
+    """Check whether a body that a webhook received is from this platform.
 
     Example: mlplatform events verify body.json --secret-file risk.secret --webhook-id
     rollout-7-5d2c… --webhook-timestamp 1790000000 --webhook-signature v1,…

@@ -81,7 +81,7 @@ def import_history(
 ) -> None:
     """Check the files, import all of them or none, and snapshot the features of their days.
 
-    Later imports add what comes behind the last one, until the first request is answered.
+    Later imports add what follows the last one, until the first request is answered.
 
     Example: mlplatform history import fraud payments.csv --map amount=TX_AMOUNT --dry-run
     """
@@ -114,7 +114,9 @@ def generate(
     seed: Annotated[int, typer.Option(help="The seed of the draw.")] = 1,
     days: Annotated[
         int | None,
-        typer.Option(min=1, max=3660, help="Default: what training needs, and 14 more."),
+        typer.Option(
+            min=1, max=3660, help="Days of requests. Default: what training needs, and 14 more."
+        ),
     ] = None,
     json: AsJson = False,
 ) -> None:
@@ -150,8 +152,8 @@ def generate(
 def windows(model: Model, json: AsJson = False) -> None:
     """Rebuild the state of a model's real-time windows from its history and the decision log.
 
-    Windows that model.yaml declares anew are stale until then. Gateways may run meanwhile. A series
-    is the tiles of one entity at one resolution.
+    Windows that are new in model.yaml are stale until then. Gateways may run meanwhile. A series is
+    the tiles of one entity at one resolution.
 
     Example: mlplatform history windows fraud
     """
@@ -166,7 +168,7 @@ def windows(model: Model, json: AsJson = False) -> None:
 
 @app.command()
 def schema(model: Model, json: AsJson = False) -> None:
-    """The columns of a model's history, and the names by which a file's columns are recognised.
+    """Show the columns of a model's history, and the names by which they are recognised.
 
     Example: mlplatform history schema fraud
     """

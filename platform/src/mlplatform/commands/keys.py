@@ -41,11 +41,13 @@ def create(
         ),
     ],
     priority: Annotated[str, typer.Option(help=f"One of {', '.join(PRIORITIES)}.")] = "standard",
-    rate: Annotated[float | None, typer.Option(help="Requests a second; none: no limit.")] = None,
-    burst: Annotated[
-        int | None, typer.Option(help="Requests at once; default: a second's.")
+    rate: Annotated[
+        float | None, typer.Option(help="Requests per second. Default: no limit.")
     ] = None,
-    expires_days: Annotated[int | None, typer.Option(help="Days until it ends.")] = None,
+    burst: Annotated[
+        int | None, typer.Option(help="Requests at once. Default: those of a second.")
+    ] = None,
+    expires_days: Annotated[int | None, typer.Option(help="Days until the key ends.")] = None,
     to: Annotated[
         Path | None,
         typer.Option(
@@ -54,10 +56,10 @@ def create(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Make a key and show its secret, this once. Running gateways take it within a second.
+    """Make a key and show its secret once. Running gateways accept it within a second.
 
-    A client's newest live key says its priority and limits. With a person's key its owner signs in
-    to the platform's page and logs in to Prefect.
+    The newest valid key of a client sets its priority and limits. With a person's key its owner
+    signs in to the platform's page and logs in to Prefect.
 
     Example: mlplatform keys create --name shop --model fraud --scope score --rate 200
     """
@@ -87,7 +89,7 @@ def create(
 
 @app.command("list")
 def list_keys(json: AsJson = False) -> None:
-    """Every key ever made, with what it may do and whether it still may; never a secret.
+    """List every key ever made, with what it allows and whether it is still valid; never a secret.
 
     Example: mlplatform keys list
     """

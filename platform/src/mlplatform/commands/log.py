@@ -53,8 +53,8 @@ OnlyNew = Annotated[
     bool,
     typer.Option(
         "--new",
-        help="Leave out segments that the last check found whole: bytes changed in them since are"
-        " found without --new alone.",
+        help="Skip segments that the last check found whole: bytes changed in them since are"
+        " found only without --new.",
     ),
 ]
 Cores = Annotated[int, typer.Option(min=1, max=64, help="Processes that check segments.")]
@@ -89,7 +89,7 @@ def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
     def verify(new: OnlyNew = False, cores: Cores = 1, json: AsJson = False) -> None:
         """Check every record, chain and segment, and the journal that anchors them.
 
-        Whatever is wrong is named, and the exit code is 1.
+        If something is wrong, the command names it and exits with 1.
         """
         settings = command_settings()
         what = "what is new" if new else "every record, chain and segment"
@@ -114,7 +114,7 @@ def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
 
 
 def status(json: AsJson = False) -> None:
-    """Print how far each writer has come, and what of it is spilled and not in the log yet."""
+    """Show how far each writer has come, and what is spilled and not in the log yet."""
     with errors_as_exit_codes(), closing(open_log(command_settings())) as log:
         spilled = {one.writer: one for one in log.backlogs()}
         marks = log.watermarks()
@@ -130,7 +130,7 @@ def status(json: AsJson = False) -> None:
 
 
 def show(
-    decision_id: Annotated[str, typer.Argument(help="As given in the answer.")],
+    decision_id: Annotated[str, typer.Argument(help="The decision's id, as the answer has it.")],
     json: AsJson = False,
 ) -> None:
     """Print every record of a decision: the decision, its shadow, its labels.
@@ -149,13 +149,14 @@ def show(
 
 
 def explain(
-    decision_id: Annotated[str, typer.Argument(help="As given in the answer.")],
+    decision_id: Annotated[str, typer.Argument(help="The decision's id, as the answer has it.")],
     json: AsJson = False,
 ) -> None:
-    """Decide again from the record and its bundle: is it the same (else exit code 1), and why.
+    """Decide again from the record and its bundle, and explain the decision.
 
-    Reasons are the inputs that raised the score most, by the method that the bundle carries. Of
-    an answer that no model gave, they are the rules that decided.
+    Exit code 1: the decision is not the same. Reasons are the inputs that raised the score most, by
+    the method that the bundle carries. If no model gave the answer, they are the rules that
+    decided.
     """
     settings = command_settings()
     with errors_as_exit_codes(), closing(open_log(settings)) as log:
@@ -175,11 +176,11 @@ def explain(
 
 
 def void(
-    decision_id: Annotated[str, typer.Argument(help="As given in the answer.")],
+    decision_id: Annotated[str, typer.Argument(help="The decision's id, as the answer has it.")],
     reason: Annotated[str, typer.Option(help="Why it is taken back; kept in the log.")],
     json: AsJson = False,
 ) -> None:
-    """Take a decision back: its record stays, features, training and statistics skip it."""
+    """Take a decision back: its record stays, but features, training and statistics skip it."""
     settings = command_settings()
     with errors_as_exit_codes():
         with closing(open_log(settings)) as log:
@@ -192,11 +193,14 @@ def void(
 
 
 def give_up(
-    writer: Annotated[str, typer.Argument(help="As `mlplatform log status` names it.")],
+    writer: Annotated[
+        str, typer.Argument(help="The gateway's name, as `mlplatform log status` shows it.")
+    ],
 ) -> None:
     """Stop waiting for a gateway whose volume is lost; what was not replicated is given up.
 
-    Verdicts are then given without those records. If it reports again, verdicts wait for it again.
+    Verdicts are then given without those records. If the gateway reports again, verdicts wait for
+    it again.
     """
     settings = command_settings()
     with errors_as_exit_codes():

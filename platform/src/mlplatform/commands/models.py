@@ -31,7 +31,7 @@ app = typer.Typer(help="Models of this installation and their versions.", no_arg
 
 @app.command("list")
 def list_models(model: OnlyModel = None, json: AsJson = False) -> None:
-    """Every model folder, with its champion.
+    """List the model folders, each with its champion.
 
     Example: mlplatform models list fraud
     """
@@ -62,8 +62,9 @@ def show(
     version: Annotated[int | None, typer.Argument(help="A version; default: list them.")] = None,
     json: AsJson = False,
 ) -> None:
-    """The versions of a model, or everything that the registry holds of one, with the memory that
-    serving it needs if its bundle is in the home folder.
+    """Show the versions of a model, or everything that the registry holds of one.
+
+    If the version's bundle is in the home folder, this includes the memory that serving it needs.
 
     Example: mlplatform models show fraud 2 --json
     """
@@ -96,9 +97,10 @@ def card(
     version: Annotated[int, typer.Argument(min=1, help="A version of the registry.")],
     json: AsJson = False,
 ) -> None:
-    """Everything on record about one version, and what is not, for those responsible for its risk.
+    """Show what is on record about a version, and what is not, for those responsible for its risk.
 
-    It reads the registry, the journals and what passes and drift checks keep, not the log.
+    The card is made from the registry, the journals, and what passes and drift checks keep, not
+    from the log.
 
     Example: mlplatform models card fraud 2
     """
@@ -118,8 +120,9 @@ def feast(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Render a folder for Feast's own commands: feature_store.yaml and a registry of the model's
-    feature views and windows, over the online store that gateways read.
+    """Write a folder for Feast's own commands, over the online store that gateways read.
+
+    It holds feature_store.yaml, and a registry of the model's feature views and windows.
 
     Example: mlplatform models feast fraud
     """

@@ -127,9 +127,10 @@ def down() -> None:
 
 
 def status(json: AsJson = False) -> None:
-    """Processes, memory, models, routes, rollouts. Exits 3 if nothing runs, 1 until all is ready.
+    """Show processes, memory, models, routes and rollouts.
 
-    A gateway that MLPLATFORM_GATEWAY_URL names is asked whether it is ready.
+    Exit code 3: nothing runs; 1: not everything is ready yet. A gateway that MLPLATFORM_GATEWAY_URL
+    names is asked whether it is ready.
 
     Example: mlplatform status --json
     """

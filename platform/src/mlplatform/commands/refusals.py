@@ -24,7 +24,7 @@ def refusals(
     days: Annotated[int, typer.Option(min=1, max=MOST_DAYS, help="How far back.")] = 1,
     json: AsJson = False,
 ) -> None:
-    """List refused requests: the surface, who asked, for what, and the rule. The newest comes last.
+    """List refused requests: the surface, who asked, for what, and the rule. The newest is last.
 
     Example: mlplatform refusals --days 7
     """

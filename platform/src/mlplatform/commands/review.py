@@ -20,7 +20,7 @@ from mlplatform.runtime.figures import utc_minute
 MOST_ROWS = 1_000
 
 app = typer.Typer(
-    help="Decisions that wait for a person: see them, say how they turned out.",
+    help="Decisions that wait for a person: list them, record how they turned out.",
     no_args_is_help=True,
 )
 
@@ -32,12 +32,14 @@ Analyst = Annotated[
 @app.command("list")
 def list_waiting(
     model: Model,
-    limit: Annotated[int, typer.Option(min=1, max=MOST_ROWS, help="At most so many.")] = 50,
+    limit: Annotated[
+        int, typer.Option(min=1, max=MOST_ROWS, help="The most decisions to show.")
+    ] = 50,
     json: AsJson = False,
 ) -> None:
-    """Decisions that wait for review, the oldest first (`label.review`, model.yaml).
+    """List decisions that wait for review, the oldest first (`label.review` in model.yaml).
 
-    Takes in what is new in the log first, for ten seconds at most.
+    The command first reads what is new in the log, for ten seconds at most.
 
     Example: mlplatform review list fraud --limit 20
     """
@@ -58,19 +60,21 @@ def list_waiting(
 
 @app.command()
 def record(
-    decision_id: Annotated[str, typer.Argument(help="As `review list` shows it.")],
+    decision_id: Annotated[
+        str, typer.Argument(help="The decision's id, as `review list` shows it.")
+    ],
     outcome: Annotated[
         str, typer.Argument(help="The label's name or not-NAME, for example: fraud, not-fraud")
     ],
     analyst: Analyst,
     key_file: KeyFile = None,
-    note: Annotated[str, typer.Option(help="Why, if you like; kept in the log.")] = "",
+    note: Annotated[str, typer.Option(help="A reason, if you like; kept in the log.")] = "",
     json: AsJson = False,
 ) -> None:
-    """Say how a decision turned out, with your own key: it is labelled in your name.
+    """Record how a decision turned out, with your own key: it is labelled in your name.
 
-    Where model.yaml has `label.review.four_eyes`, it is labelled once another person says the same.
-    A key that may is made by: mlplatform keys create --name ana --model fraud --scope review
+    If model.yaml has `label.review.four_eyes`, it is labelled once another person says the same. To
+    make a key for this: mlplatform keys create --name ana --model fraud --scope review
 
     Example: mlplatform review record DECISION_ID not-fraud --analyst ana --key-file fraud.key
     """

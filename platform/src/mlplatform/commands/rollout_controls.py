@@ -21,7 +21,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def pause(rollout_id: RolloutId, actor: Actor, reason: Reason, json: AsJson = False) -> None:
-    """Keep a rollout from any step forward until it is resumed; guardrails still take it back.
+    """Pause a rollout: it takes no step forward until it is resumed. Guardrails still roll it back.
 
     Its deadlines do not run meanwhile. An approval given in that time counts afterwards.
 
@@ -31,7 +31,7 @@ def pause(rollout_id: RolloutId, actor: Actor, reason: Reason, json: AsJson = Fa
 
 
 def resume(rollout_id: RolloutId, actor: Actor, reason: Reason, json: AsJson = False) -> None:
-    """Let a paused rollout go on, with the time that its phase had left.
+    """Resume a paused rollout, with the time that its phase had left.
 
     Example: mlplatform rollouts resume fraud-v2-1 --actor ana --reason "the analysts are back"
     """
@@ -39,7 +39,7 @@ def resume(rollout_id: RolloutId, actor: Actor, reason: Reason, json: AsJson = F
 
 
 def abort(rollout_id: RolloutId, actor: Actor, reason: Reason, json: AsJson = False) -> None:
-    """End a rollout at once: its version answers nobody any more.
+    """End a rollout at once: its version no longer answers anybody.
 
     Example: mlplatform rollouts abort fraud-v2-1 --actor ana --reason "the wrong training data"
     """
@@ -66,7 +66,7 @@ def lift(model: Model, actor: Actor, reason: Reason, json: AsJson = False) -> No
 
 
 def clear(model: Model, actor: Actor, reason: Reason, json: AsJson = False) -> None:
-    """Ask again the versions that gateways stopped, as they raised too many alerts.
+    """Let gateways ask versions again that they stopped for raising too many alerts.
 
     Example: mlplatform rollouts clear fraud --actor ana --reason "a real attack, by the analysts"
     """

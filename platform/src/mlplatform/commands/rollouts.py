@@ -57,17 +57,17 @@ def _despite(text: str | None) -> str | None:
     return None if text is None else REASON.checked("--despite-plan", text)
 
 
-app = typer.Typer(help="Who answers whom: open, follow, approve, take back.", no_args_is_help=True)
+app = typer.Typer(help="Rollouts: open, follow, approve, take back.", no_args_is_help=True)
 rollout_controls.add_to(app)
 
 
 @app.command("list")
 def list_rollouts(
     model: OnlyModel = None,
-    everything: Annotated[bool, typer.Option("--all", help="Finished ones too.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Show finished ones too.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Rollouts that are under way.
+    """List the rollouts that are under way.
 
     Example: mlplatform rollouts list fraud --all
     """
@@ -87,8 +87,9 @@ def list_rollouts(
 
 @app.command()
 def show(rollout_id: RolloutId, json: AsJson = False) -> None:
-    """Everything that happened to a rollout, with the evidence of its last question, and what the
-    newest pass saw of the step at which it stands.
+    """Show everything that happened to a rollout, with the evidence of its last question.
+
+    It also shows what the newest pass saw of the present step.
 
     Example: mlplatform rollouts show fraud-v2-1
     """
@@ -116,16 +117,17 @@ def show(rollout_id: RolloutId, json: AsJson = False) -> None:
 def plan(
     model: Model,
     challenger: Annotated[
-        int | None, typer.Option(help="A validated version. Default: any, never replayed.")
+        int | None,
+        typer.Option(help="A validated version. Default: none in particular, without a replay."),
     ] = None,
     days: Annotated[
         float, typer.Option(min=2, max=90, help="Days of event time to read from the decision log.")
     ] = PLANNED_DAYS,
     json: AsJson = False,
 ) -> None:
-    """What each step and gate of a rollout needs at the present traffic, and whether it can decide.
+    """Show what each step and gate of a rollout needs at the present traffic, and if it can decide.
 
-    Exits 4 for a plan that can't decide by its deadlines, after saying what would let it.
+    Exit code 4: the plan can't decide by its deadlines; the report says what would let it.
 
     Example: mlplatform rollouts plan fraud --challenger 7
     """
@@ -156,11 +158,13 @@ def open_rollout(
     ] = None,
     emergency: Annotated[
         bool,
-        typer.Option(help="Promote it at once; a second person confirms within a day, or it ends."),
+        typer.Option(
+            help="Promote it at once. If no second person confirms it within a day, it is undone."
+        ),
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Start to promote a version (the Prefect deployment MODEL-promote).
+    """Open a rollout of a version (the Prefect deployment MODEL-promote).
 
     A rollout that can't decide by its deadlines is refused: see `mlplatform rollouts plan`.
 
@@ -192,14 +196,15 @@ def approve(
 ) -> None:
     """Answer the question that a rollout waits for, with your own key, as Prefect's form does.
 
-    The evidence is shown as the journal has it now, and the answer is bound to it. Ends when the
-    answer stands in the journal, or says that it does not yet. A key that may approve is made by:
-    mlplatform keys create --name bo --model fraud --scope approve
+    The evidence is shown as the journal has it now, and the answer is bound to it. The command ends
+    when the answer is in the journal, or says that it is not there yet. To make a key that may
+    approve: mlplatform keys create --name bo --model fraud --scope approve
 
-    Who signs in at an identity provider has no key: the page gives them a code for `--page-code`.
+    People who sign in at an identity provider have no key: the page gives them a code for
+    `--page-code`.
 
-    Example: mlplatform rollouts approve fraud-v2-1 --decision approve --approver bo
-    --key-file bo.key --reason "gates read"
+    Example: mlplatform rollouts approve fraud-v2-1 --decision approve --approver bo --key-file
+    bo.key --reason "gates read"
     """
     platform = wiring.platform()
     question, evidence = job.question(platform, rollout_id, decision)
@@ -233,10 +238,10 @@ def approve(
 @app.command("pass")
 def take_pass(
     model: Model,
-    dry_run: Annotated[bool, typer.Option(help="Only say what the next step would be.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Only show what the next step would be.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Take the steps that are due, now (the Prefect deployment MODEL-rollout, scheduled too).
+    """Take the steps that are due now (the Prefect deployment MODEL-rollout, also on a schedule).
 
     Example: mlplatform rollouts pass fraud --dry-run
     """
@@ -269,14 +274,16 @@ def rollback(
     reason: Reason,
     without_prefect: Annotated[
         bool,
-        typer.Option("--without-prefect", help="Write only the journal: Prefect is not asked."),
+        typer.Option(
+            "--without-prefect", help="Write only to the journal, without asking Prefect."
+        ),
     ] = False,
     json: AsJson = False,
 ) -> None:
     """Take a model's traffic back at once (the Prefect deployment MODEL-rollback).
 
-    It takes back the rollout that has the traffic when the command is given, and no other one.
-    Where Prefect does not answer, `--without-prefect` needs only the journal.
+    The command rolls back the rollout that has the traffic at that moment, and no other one. If
+    Prefect does not answer, use `--without-prefect`: it needs only the journal.
 
     Example: mlplatform rollouts rollback fraud --actor ana --reason "too many declines"
     """

@@ -69,7 +69,7 @@ def validate(
     actor: Actor = "cli",
     json: AsJson = False,
 ) -> None:
-    """Make a version of an ONNX model that was made elsewhere, if it passes every gate.
+    """Register an ONNX model that was made elsewhere as a version, if it passes every gate.
 
     Example: mlplatform validate fraud --actor ana
     """

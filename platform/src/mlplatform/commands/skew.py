@@ -45,10 +45,10 @@ def skew(
     ] = job.SAMPLE,
     json: AsJson = False,
 ) -> None:
-    """Compute the features of a sample of decisions again from raw records; name what differs.
+    """Compute the features of a sample of decisions again from raw records; show what differs.
 
-    Without --since and --days: the decisions since the last pass; the first time those of a week.
-    Exit code 1 if a feature is skewed.
+    Without --since and --days, the sample is of the decisions since the last pass, the first time
+    of the last week. Exit code 1: a feature is skewed.
 
     Example: mlplatform skew fraud --days 3 --sample 5000
     """

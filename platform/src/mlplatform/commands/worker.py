@@ -22,11 +22,11 @@ def worker(
     name: Annotated[
         str,
         typer.Option(
-            help="One process a name, and the same name after a restart: it keeps partitions."
+            help="A name that no other process has; kept after a restart, it keeps partitions."
         ),
     ] = "worker-1",
     outbox: Annotated[
-        bool, typer.Option(help="Publish the decision log too; one process a model may.")
+        bool, typer.Option(help="Publish the decision log too; only one process of a model may.")
     ] = False,
     key_file: Annotated[
         Path | None,

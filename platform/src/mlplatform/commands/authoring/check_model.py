@@ -43,8 +43,10 @@ SOURCES_FILE: Final = "sources.py"
 def check_model(
     folder: Annotated[Path, typer.Argument(help="A model's folder.")], json: AsJson = False
 ) -> None:
-    """Check a model folder: its files, then in processes of their own the import of sources.py,
-    gates.py and a fit on made-up rows, or the golden set of a ready ONNX file.
+    """Check a model folder: its files, and what its Python or its ready ONNX file does.
+
+    The folder's Python is imported and fitted to made-up rows; a ready ONNX file scores its golden
+    set. Each of these runs in a process of its own.
 
     Example: mlplatform check-model teams/credit/credit-default
     """

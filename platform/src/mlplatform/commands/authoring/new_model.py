@@ -31,7 +31,7 @@ NAME = "@NAME@"
 def new_model(
     name: Annotated[str, typer.Argument(help="The model's name, for example: credit-default")],
     template: Annotated[
-        str, typer.Option(help=f"What it is fitted with: {', '.join(get_args(Template))}.")
+        str, typer.Option(help=f"What to start from: {', '.join(get_args(Template))}.")
     ] = "sklearn",
     file: Annotated[
         Path | None, typer.Option(help="With --template onnx, the ready ONNX file.")
@@ -41,14 +41,13 @@ def new_model(
     ] = Path(),
     json: AsJson = False,
 ) -> None:
-    """Write a model folder that can be trained as it is, or one around a ready ONNX file; lines
-    marked CHANGE are yours.
+    """Write a model folder that can be trained as it is, or one around a ready ONNX file.
 
-    One that decides a class: --template classes; one that gives a number: --template real (both
-    scikit-learn).
+    Lines marked CHANGE are for you to change. For a model that decides a class, use --template
+    classes; for one that gives a number, --template real (both scikit-learn).
 
-    A model that is an ONNX file already: --template onnx --file limits.onnx; files beside it that
-    hold its weights are taken along.
+    For a model that is an ONNX file already: --template onnx --file limits.onnx. Files beside it
+    that hold its weights are copied too.
 
     Example: mlplatform new-model credit-default --into models
     """

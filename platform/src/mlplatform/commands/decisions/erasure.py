@@ -83,8 +83,8 @@ def erase(
         str | None,
         typer.Option(
             metavar="NAME=KEY",
-            help="As --unit, by the key that requests have, like customer=4711. Takes also a key"
-            " that no decision is about, or that is not a unit.",
+            help="As --unit, by the key that requests have, like customer=4711. It may also be"
+            " a key that no decision is about, or that is not a unit.",
         ),
     ] = None,
     model: OfModel = None,
@@ -94,14 +94,15 @@ def erase(
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Erase what is kept of a customer, by law: inputs, features and reasons of the log, and rows.
+    """Erase what is kept of a customer, as the law asks: inputs, features and reasons, and rows.
 
-    Rows are those of external views: pushed, streamed or imported, in journal, table, online store
-    and embedded topics. Who did it and why is a record of its own; name nobody in the reason.
-    Scores, decisions, labels, pseudonyms and digests stay, so that the log can still be verified.
-    Copies that are elsewhere are named, with what to do about them. Databases are written anew:
-    meanwhile gateways spill what they record, and pushes wait. If it is killed, run it again.
-    Nothing brings back what was erased but a backup, or its source.
+    The inputs, features and reasons are those of the log. The rows are those of external views:
+    pushed, streamed or imported, in journal, table, online store and embedded topics. A record says
+    who did it and why; name nobody in the reason. Scores, decisions, labels, pseudonyms and digests
+    stay, so that the log can still be verified. The command lists copies elsewhere, with what to do
+    about them. It writes databases anew: meanwhile gateways spill what they record, and pushes
+    wait. If it is killed, run it again. Only a backup, or the source of the data, can bring back
+    what was erased.
     """
     settings = command_settings()
     if sum(one is not None for one in (decision, unit, entity)) != 1:

@@ -36,8 +36,7 @@ from mlplatform.runtime.errors import ConfigInvalid
 _FOLDER = typer.Option(exists=True, file_okay=False, help="A bundle's folder, from anywhere.")
 _FROM = typer.Option(
     "--from",
-    help="OUTCOME=SCORE: the score (0-1), or the number, at which it begins instead; may be "
-    "repeated.",
+    help="OUTCOME=SCORE: the score (0-1), or number, at which the outcome begins; may be repeated.",
 )
 
 
@@ -57,9 +56,9 @@ def replay(
 ) -> None:
     """Decide the requests of the last days again, by two bundles, from the inputs in the log.
 
-    It tells what is decided otherwise and for whom, what labels say of both, and what shadow is
-    to see. Nothing is written. Without --version and --bundle it is the champion with other
-    thresholds (--from review=0.12).
+    The report shows which decisions differ and for whom, what labels say about both bundles, and
+    what the shadow phase is expected to see. Nothing is written. Without --version and --bundle,
+    the second bundle is the champion's with other thresholds (--from review=0.12).
 
     Example: mlplatform replay fraud --version 7 --days 7
     """
@@ -118,8 +117,9 @@ def _print(found: Replay) -> None:
 def replay_verdicts(rollout_id: RolloutId, json: AsJson = False) -> None:
     """Compute every verdict of a rollout again, from the log and the evidence in the journal.
 
-    Later records, voids and labels change nothing. A changed record, label, byte or evidence is
-    named, and so is a policy that has changed since. Exits 1 if a verdict is not as it was.
+    Later records, voids and labels do not matter. The report names each record, label, byte and
+    piece of evidence that was changed, and a policy that has changed since. Exit code 1: a verdict
+    is not as it was.
 
     Example: mlplatform rollouts replay fraud-v2-1
     """

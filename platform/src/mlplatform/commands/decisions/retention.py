@@ -37,12 +37,12 @@ def retention(
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Let payloads go that are older than their model keeps them, as passes do once a day.
+    """Remove payloads that are older than their model keeps them, as passes do once a day.
 
     A payload is request, features and reasons. model.yaml says for how many days of event time it
-    is kept (`retention.payload_days`); without, it is kept for ever. Payloads of a sealed file go
-    once all of the model in it are due, and one pass goes at most 31 days of event time on. What
-    goes is on record first. Nothing brings a payload back but a backup.
+    is kept (`retention.payload_days`); without this setting it is kept for ever. Payloads of a
+    sealed file are removed once all of the model in it are due, and one pass covers at most 31 days
+    of event time. What is removed is put on record first. Only a backup can bring a payload back.
     """
     platform = wiring.platform()
     folder = platform.settings.home.decisions

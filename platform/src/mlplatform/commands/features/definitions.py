@@ -31,7 +31,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def render(model: Model, json: AsJson = False) -> None:
-    """Write features.json of a model's features.py: every process reads it in place of Feast.
+    """Write features.json from a model's features.py. All processes read it instead of Feast.
 
     Feast and the folder's Python run in a process of their own.
 

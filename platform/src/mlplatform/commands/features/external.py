@@ -55,11 +55,11 @@ def import_table(
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Check a table's files, and import all of them or none: training and gateways read them.
+    """Check a table's files, and import all of them or none. Training and gateways read the rows.
 
-    Rows that are there already change nothing. A correction has a later availability time.
+    Rows that were imported before change nothing. A correction has a later availability time.
 
-    What lies elsewhere is copied into the home folder first, and removed after it.
+    Files from elsewhere are copied into the home folder first; the copy is removed afterwards.
 
     Example: mlplatform features import fraud customer_master master.parquet --dry-run
     """
@@ -90,7 +90,7 @@ def import_table(
 
 @app.command()
 def schema(model: Model, view: View, json: AsJson = False) -> None:
-    """The columns that an external view's files have.
+    """Show the columns that an external view's files have.
 
     Example: mlplatform features schema fraud customer_master
     """
@@ -105,10 +105,10 @@ def schema(model: Model, view: View, json: AsJson = False) -> None:
 
 @app.command()
 def status(model: Model, json: AsJson = False) -> None:
-    """Topics that feed a model's views, and what they dropped before the worker read it.
+    """Show the topics that feed a model's views, and what they dropped before the worker read it.
 
     A topic drops messages when its retention is over, or when somebody deletes records: requests
-    and training lack their values.
+    and training then lack their values.
 
     Example: mlplatform features status fraud
     """
@@ -150,8 +150,8 @@ def take_over(json: AsJson = False) -> None:
     """Claim the tables of external views for this home, if another home held them.
 
     Use it only if that home is lost. Rows that it imported, and that are in no backup restored
-    here, are served and never trained from: import their tables again. The other home, if it comes
-    back, is refused.
+    here, are served but never used for training: import their tables again. If the other home comes
+    back, it is refused.
 
     Example: mlplatform features take-over
     """

@@ -21,9 +21,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def doctor(json: AsJson = False) -> None:
-    """Say what machine, ports, packages, clock, home and platform lack, and what mends it.
+    """Show what machine, ports, packages, clock, home and platform lack, and how to mend it.
 
-    Changes nothing. Exit code 1: something is lacking; optional or unknown findings are reported.
+    Changes nothing. Exit code 1: something needed is missing; findings that are optional or unknown
+    are shown too.
 
     Example: mlplatform doctor
     """

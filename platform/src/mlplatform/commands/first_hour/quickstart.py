@@ -58,7 +58,7 @@ def quickstart(
 ) -> None:
     """Start a platform, train a first version on generated requests, score one and explain it.
 
-    It shows each command that it runs, in a home of its own, var-quickstart, unless MLPLATFORM_HOME
+    It shows each command that it runs. Its home folder is var-quickstart, unless MLPLATFORM_HOME
     names another. The platform stays up; `mlplatform down` with that home stops it.
 
     Example: mlplatform quickstart fraud
