@@ -206,8 +206,8 @@ def reviewable_decision(
         raise Refused(f"{decision_id} has a label by now: somebody has said how it turned out")
     if decided[0] not in reviewed:
         if not reviewed:
-            why = "they answer yes or no, and its labels are classes or numbers"
-            raise Refused(f"people review no decision of {model}: {why}")
+            why = "reviewers answer yes or no, and its labels are classes or numbers"
+            raise Refused(f"decisions of {model} are not reviewed: {why}")
         known = ", ".join(reviewed)
         what = f"decided {decided[0]}" if decided[0] else "not a decision"
         raise Refused(f"{decision_id} is {what}; people review only decisions of {known}")

@@ -92,7 +92,7 @@ def test_a_reader_sees_no_alert_of_a_model_that_they_do_not_see() -> None:
 
 
 def test_what_is_not_known_is_not_said_to_be_quiet() -> None:
-    quiet = "None fires"
+    quiet = "No alert fires"
     assert quiet in page(parsed(alert("Watchdog", "none")))
     assert quiet not in page(parsed())
     assert "always fires, is not among them" in page(parsed())

@@ -99,11 +99,11 @@ async def test_nobody_is_asked_about_decisions_of_classes(
     name = world.decide("small")
     for reader in (wiring, sources):
         monkeypatch.setattr(reader, "load_definition", lambda name: class_definition())
-    with pytest.raises(Refused, match="people review no decision of fraud: they answer yes or no"):
+    with pytest.raises(Refused, match="decisions of fraud are not reviewed: reviewers answer yes or no"):
         world.say(name, person("ana"))
     async with page.browser("ana") as browser:
         text = (await browser.get(PATH)).text
-    assert "People review no decision of fraud" in text
+    assert "Decisions of fraud are not reviewed" in text
     assert "wait for a person" not in text
     async with page.browser("vera") as browser:
         assert "keys create" not in (await browser.get(PATH)).text
@@ -126,7 +126,7 @@ async def test_an_analyst_answers_one_decision_after_the_other(page: Page, world
             assert (answer.status_code, answer.headers["location"]) == (303, PATH)
             told = (await browser.get(PATH)).text
             assert f"{name} is labelled: {'not ' if outcome == 'not-fraud' else ''}fraud." in told
-        assert "Nothing waits for your word." in told
+        assert "No decision waits for your answer." in told
     assert world.labels() == dict(zip(names, (1, 0, 1), strict=True))
     assert all(held["client"] == "ana" for name in names for held in world.held(name))
 
@@ -142,7 +142,7 @@ async def test_two_people_answer_where_two_are_asked(
         await send(ana, "fraud", note="<b>seen</b> before")
         told = (await ana.get(PATH)).text
         assert "Another person has to confirm it." in told
-        assert "Nothing waits for your word." in told
+        assert "No decision waits for your answer." in told
         again = (await ana.get(f"{PATH}?look={name}")).text
         assert "another person has to say the same" in again
         assert 'name="outcome"' not in again
@@ -294,7 +294,7 @@ async def test_a_later_page_does_not_say_that_nothing_waits(page: Page, world: W
     async with page.browser("ana") as browser:
         text = (await browser.get(f"{PATH}?after=1:d")).text
     assert name in text
-    assert "Nothing waits for your word." not in text
+    assert "No decision waits for your answer." not in text
 
 
 async def test_a_version_too_long_to_be_a_number_is_not_found(page: Page) -> None:
