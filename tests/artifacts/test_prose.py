@@ -1,4 +1,4 @@
-"""Documents are easy to read: 120 columns, decimals with their zero, plain words."""
+"""Documents are easy to read: 120 columns, short sentences, numbers one way, plain words."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ COLUMNS: Final = 120
 ITEM: Final = re.compile(r"(?:\d+\.|[-*]) ")
 LINK: Final = re.compile(r"https?://\S+|\]\([^)]*\)")
 CODE: Final = re.compile(r"`+[^`\n]+`+")
+WORDS: Final = 45
+"""Most words of a sentence: of a longer one, a reader who learned English from documents loses the
+subject."""
+GENERATED: Final = "<!-- Generated"
+SENTENCE_END: Final = re.compile(r"(?<=[.?!])[\"')*]*\s+")
+WORD: Final = re.compile(r"\S*\w\S*")
+SPACED_NUMBER: Final = re.compile(r"(?<![\w.,])\d{1,3}(?: \d{3})+(?!\w)")
 BARE_DECIMAL: Final = re.compile(r"(?<![\w.])[-+]?\.\d+")
 HABITS: Final = re.compile(
     r"\b(?:(?:is|are) told (?:at once|as|by|of)|is no pass|is stood for by"
@@ -52,13 +59,41 @@ def too_wide(text: str) -> list[int]:
     ]
 
 
+def paragraphs(text: str) -> Iterator[tuple[int, str]]:
+    """Number of the first line, and text, of each paragraph, item of a list and cell of a table."""
+    begun, parts, last = 0, list[str](), 0
+    for number, line in [*prose(text), (0, "")]:
+        is_row = line.lstrip().startswith("|")
+        begins = ITEM.match(line.lstrip()) or line.startswith("#") or is_row or number != last + 1
+        if parts and (begins or not line.strip()):
+            yield begun, " ".join(parts)
+            parts = []
+        last = number
+        if is_row:
+            yield from ((number, cell.strip()) for cell in line.strip().strip("|").split("|"))
+        elif line.strip() and not line.startswith("#"):
+            begun = begun if parts else number
+            parts.append(line.strip())
+
+
+def long_sentences(text: str) -> list[tuple[int, int]]:
+    """Line of the paragraph, and words, of each sentence that is too long; code is one word."""
+    return [
+        (number, words)
+        for number, paragraph in paragraphs(text)
+        for sentence in SENTENCE_END.split(CODE.sub("code", paragraph))
+        if (words := len(WORD.findall(sentence))) > WORDS
+    ]
+
+
 def stumbles(text: str) -> list[tuple[int, str]]:
-    """Line and words of each number without its zero, and of each clause that misleads."""
+    """Line and words of each number without its zero or with a space in it, and of each clause
+    that misleads."""
     plain = ((number, CODE.sub("", line)) for number, line in prose(text))
     return [
         (number, found[0])
         for number, line in plain
-        for pattern in (BARE_DECIMAL, HABITS)
+        for pattern in (BARE_DECIMAL, SPACED_NUMBER, HABITS)
         for found in pattern.finditer(line)
     ]
 
@@ -75,6 +110,31 @@ def test_numbers_and_clauses_read_at_a_glance() -> None:
     assert {name: hits for name, hits in found.items() if hits} == {}
 
 
+def test_sentences_are_short() -> None:
+    living = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    texts = {p.relative_to(ROOT).as_posix(): p.read_text() for p in living}
+    written = {name: text for name, text in texts.items() if not text.startswith(GENERATED)}
+    assert len(written) > 20
+    found = {name: long_sentences(text) for name, text in written.items()}
+    assert {name: long for name, long in found.items() if long} == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("word " * 46, [(1, 46)]),
+        ("word " * 30 + "end. " + "word " * 30, []),
+        ("# A title\n\n" + "word\n" * 46, [(3, 46)]),
+        ("- " + "word " * 30 + "\n- " + "word " * 30, []),
+        ("| " + "word " * 30 + "| " + "word " * 46 + "|", [(1, 46)]),
+        ("`two words` " * 45, []),
+        ("```\n" + "word " * 46 + "\n```", []),
+    ],
+)
+def test_a_long_sentence_is_found(text: str, expected: list[tuple[int, int]]) -> None:
+    assert long_sentences(text) == expected
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -84,6 +144,7 @@ def test_numbers_and_clauses_read_at_a_glance() -> None:
         ("all errors are told at once", ["are told at once"]),
         ("a gateway asks an arm no more", ["asks an arm no more"]),
         ("it says no more than this", []),
+        ("20 000 rows of 1,000,000", ["20 000"]),
         ("```\n.1\n```\n", []),
     ],
 )
