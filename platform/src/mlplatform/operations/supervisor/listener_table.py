@@ -46,7 +46,7 @@ class Listener:
 def _own(limits: HttpLimits) -> str:
     """Limits of the platform's own HTTP server."""
     return (
-        f"{limits.connections} connections a process, {limits.strangers} of them strangers';"
+        f"{limits.connections:,} connections a process, {limits.strangers:,} of them strangers';"
         f" {limits.arrival_s:g} s for a request, {limits.idle_s:g} s idle and for reading an"
         f" answer; {_HEAD}"
     )
