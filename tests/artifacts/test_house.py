@@ -424,17 +424,6 @@ def retired_words(text: str) -> set[str]:
     return RETIRED_WORDS & words(KEPT_NAMES.sub("", text))
 
 
-def test_every_process_starts_by_one_entry() -> None:
-    """Only the entry, the command line and the confined child are programs of their own."""
-    programs = {
-        n for n, text in modules().items() if re.search(r'^if __name__ == "__main__":', text, re.M)
-    }
-    assert programs == {
-        *("process.py", "commands/__main__.py", "commands/generate.py"),
-        *("runtime/sandbox/child.py", "learning/features/feast_repo.py"),
-    }
-
-
 def test_what_these_tests_look_for_is_found() -> None:
     assert too_long("def f():\n" + "    pass\n" * 3, 3) == ["f, line 1: 4 lines"]
     assert retired("class Reign:\n    pass\n# a Lifeline\n") == {"Reign"}

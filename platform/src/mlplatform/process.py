@@ -4,10 +4,8 @@ A process ends with its supervisor, or with status 0 when it is told to end; low
 where its work may wait, logs JSON lines without personal values, loads the settings, and calls
 `run` of the module that `ENTRIES` names; `parser()` of that module is its command line. `run` takes
 the options, the settings, an event that signals set, and the metrics, each where its entry has it.
-An error that is expected becomes one line and exit code 1. Five programs start otherwise: the
-command line, of which `mlplatform up` is a command; `commands.generate` and `feast_repo`, which
-render files; `learning.training.fit_check`, by which `check-model` runs a folder's Python; and
-`runtime.sandbox.child`, which must find an empty environment.
+An error that is expected becomes one line and exit code 1. The few programs that start otherwise
+are listed in tests/artifacts/test_programs.py, with what each is.
 """
 
 from __future__ import annotations
