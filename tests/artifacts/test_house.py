@@ -357,10 +357,17 @@ def test_docstrings_name_packages_in_the_order_of_the_layers() -> None:
     }
     held = layers()
     assert documented_order == held
-    assert {f"mlplatform.{area}" for area in AREAS} <= held.keys()
     for container, levels in held.items():
         inside = {n for n in packages() if n.rpartition(".")[0] == container}
         assert {f"{container}.{n}" for level in levels for n in level} == inside, container
+
+
+def test_packages_that_lie_side_by_side_have_layers() -> None:
+    """Each area, and each package at any depth that has two packages or more in it."""
+    side_by_side = Counter(name.rpartition(".")[0] for name in packages())
+    wanted = {name for name, count in side_by_side.items() if name.count(".") and count > 1}
+    assert {f"mlplatform.{area}" for area in AREAS} <= wanted
+    assert wanted == layers().keys()
 
 
 def test_no_package_holds_more_than_a_reader_takes_in() -> None:
