@@ -27,7 +27,7 @@ from mlplatform.operations.wiring import Platform, api_key
 from mlplatform.runtime.canonical import canonical_json
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Refused, Unavailable
-from mlplatform.scoring import backends
+from mlplatform.scoring import wiring as scoring_wiring
 
 QUIET_RATE = 1300.0  # requests a second at the most
 BUSY_RATE = 450.0  # while a model is trained or ramps: flows need the same two cores
@@ -236,7 +236,7 @@ def _state(folder: Path, options: Options) -> DemoState | None:
 
 def _refuse_used(platform: Platform, model: str) -> None:
     settings = platform.settings
-    if backends.has_rollouts(settings) and platform.rollouts.active(model, finished=True):
+    if scoring_wiring.has_rollouts(settings) and platform.rollouts.active(model, finished=True):
         where = settings.postgres or settings.home.rollouts_db
         raise Refused(f"{where} has rollouts of {model} already: a demo begins with an empty one")
 

@@ -36,7 +36,7 @@ NOUNS: Final = {
     "serving": "models behind an address, as KServe says it",
     "staging": "a folder of inputs before their use",
     "training": "how a model learns",
-    "wiring": "the composition root",
+    "wiring": "what makes the adapters of a process and connects them",
 }
 """Words that look like a participle and are nouns of the field: each with what it means here."""
 

@@ -68,7 +68,7 @@ READERS: Final = {
     "observing/page/": {"page"},
     "scoring/gateway/": {"gateway"},
     "scoring/worker/process.py": {"worker"},
-    "decisions/topics/choice.py": {"worker", "outbox", "log-publisher", "log-replicator"},
+    "decisions/topics/wiring.py": {"worker", "outbox", "log-publisher", "log-replicator"},
     "decisions/replication/replicator.py": {"log-replicator"},
 }
 """Of a module that is one process's, or of processes that all have it: who reads what it names."""

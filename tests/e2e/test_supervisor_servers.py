@@ -35,6 +35,7 @@ from pathlib import Path
 from mlplatform.operations.prefect_server.local_flows import TAG, retire_former
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.operations.prefect_server.prefect_server import Places, run
+from mlplatform.scoring.wiring import keys
 
 def deployments():
     from prefect.flows import load_flow_from_entrypoint
@@ -57,7 +58,8 @@ def ready():
     Path(sys.argv[1], "level").write_text(logging.getLevelName(level))
     Path(sys.argv[1], "ready").touch()
 
-run(load(os.environ), deployments, ready, preload=("colorsys",))
+settings = load(os.environ)
+run(settings, lambda: keys(settings), deployments, ready, preload=("colorsys",))
 """
 
 FLOW = """

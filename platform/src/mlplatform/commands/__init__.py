@@ -40,9 +40,10 @@ from mlplatform.commands.features import definitions, external
 from mlplatform.commands.first_hour import doctor, quickstart
 from mlplatform.commands.terminal.exit_codes import exit_code
 from mlplatform.commands.terminal.hints import print_with_hint
+from mlplatform.operations import wiring
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import PlatformError
-from mlplatform.scoring import backends
+from mlplatform.scoring import wiring as scoring_wiring
 
 HELP = """Train, check, roll out, watch and take back the models that score requests.
 
@@ -54,9 +55,9 @@ Exit codes: 0 done, 1 it failed or found something, 2 wrong use or unknown name,
 def _journal(chosen: Settings) -> log.JournalAnchor | None:
     """The log's last head in the rollout journal, and the findings of the journal's own check; None
     if there is no journal."""
-    if not backends.has_rollouts(chosen):
+    if not scoring_wiring.has_rollouts(chosen):
         return None
-    with closing(backends.rollouts(chosen)) as rollouts:
+    with closing(wiring.Platform(chosen).rollouts) as rollouts:
         return log.JournalAnchor(rollouts.last_anchor(), rollouts.verify())
 
 

@@ -10,6 +10,7 @@ import typer
 from mlplatform.commands.terminal.exit_codes import FAILED
 from mlplatform.commands.terminal.output import AsJson, print_json, print_table
 from mlplatform.model.folders import load_definition, model_names
+from mlplatform.operations import wiring
 from mlplatform.operations.cluster.check import check as judge
 from mlplatform.operations.cluster.finding import ClusterRequirements, Gpu
 from mlplatform.rollouts.serving.placement import DEVELOPMENT, PRODUCTION, gpu_of, priority_class
@@ -53,10 +54,9 @@ def check(
     Example: mlplatform cluster check --context production
     """
     from mlplatform.operations.cluster import facts  # imports the Kubernetes client
-    from mlplatform.rollouts.kubernetes.api import KubernetesApi
 
     wanted = _requirements(namespace, platform_namespace, kserve_namespace)
-    found = judge(facts.read(KubernetesApi.connect(kubeconfig, context), wanted), wanted)
+    found = judge(facts.read(wiring.kubernetes_api(kubeconfig, context), wanted), wanted)
     if json:
         print_json([dataclasses.asdict(f) for f in found])
     else:

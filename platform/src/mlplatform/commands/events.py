@@ -13,14 +13,15 @@ import typer
 from mlplatform.commands.terminal.output import AsJson, print_json, print_table
 from mlplatform.observing.events import signature
 from mlplatform.observing.events.receivers import Receiver, declared_receivers, host, receiver_named
-from mlplatform.observing.events.sender import DeliverySuccess, HttpSender
+from mlplatform.observing.events.sender import DeliverySuccess
+from mlplatform.observing.events.wiring import sender
 from mlplatform.operations import wiring
 from mlplatform.rollouts.events.event import event_of_test, rfc3339
 from mlplatform.rollouts.events.positions import Progress
 from mlplatform.rollouts.events.stream import JournalStream, Lag
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.errors import InputInvalid, NotFound, Unavailable
-from mlplatform.scoring import backends
+from mlplatform.scoring import wiring as scoring_wiring
 
 HOUR_MS = 3_600_000
 MOST_HOURS = 24 * 366
@@ -62,7 +63,7 @@ def send_test(name: Name, json: AsJson = False) -> None:
     settings = wiring.settings()
     receiver = receiver_named(settings, name)
     event = event_of_test(name, declared_receivers(settings).page, SystemClock().wall_ms())
-    tried = asyncio.run(HttpSender().send(receiver, event))
+    tried = asyncio.run(sender().send(receiver, event))
     if not isinstance(tried, DeliverySuccess):
         raise Unavailable(f"{name} did not take {event.id}: {tried.why}")
     if json:
@@ -168,9 +169,9 @@ def _state(at: Progress | None) -> str:
 
 def _stream() -> JournalStream:
     settings = wiring.settings()
-    if not backends.has_rollouts(settings):
+    if not scoring_wiring.has_rollouts(settings):
         raise NotFound(f"no journal of rollouts in {settings.home.root}: nothing has happened yet")
-    return backends.journal_stream(settings)
+    return wiring.Platform(settings).stream
 
 
 def _bytes(file: Path) -> bytes:

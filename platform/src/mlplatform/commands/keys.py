@@ -14,7 +14,6 @@ from mlplatform.operations import wiring
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.runtime.storage.files import create_atomically
-from mlplatform.scoring import backends
 from mlplatform.scoring.admission.clients import Key, check_client, parse_scope, rate_limit
 from mlplatform.scoring.admission.keyring import create_key
 from mlplatform.scoring.admission.priorities import PRIORITIES, Priority
@@ -122,7 +121,7 @@ def revoke(
 def _store() -> Keys:
     settings = wiring.settings()
     settings.home.create()
-    return backends.keys(settings)
+    return wiring.Platform(settings).keys
 
 
 def _priority(text: str) -> Priority:

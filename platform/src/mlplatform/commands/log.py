@@ -28,8 +28,8 @@ from mlplatform.commands.terminal.output import (
 from mlplatform.decisions.log.lookup import all_records, erased_by, logged_records
 from mlplatform.decisions.records.port import ManifestHead, VerifyReport, Watermark
 from mlplatform.decisions.records.record import trace_of
-from mlplatform.decisions.replication.replica_log import ReplicaLog
 from mlplatform.decisions.spill.backlog import SpillBacklog
+from mlplatform.operations import wiring
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Corrupt, NotFound
 from mlplatform.runtime.processes.last_settings import command_settings
@@ -205,7 +205,7 @@ def give_up(
     settings = command_settings()
     with errors_as_exit_codes():
         open_log(settings).close()
-        with closing(ReplicaLog(settings.home.decisions)) as log:
+        with closing(wiring.replica_log(settings.home)) as log:
             log.give_up(writer)
     print_line(f"verdicts do not wait for {writer} any more")
 

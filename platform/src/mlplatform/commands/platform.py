@@ -46,7 +46,7 @@ from mlplatform.runtime.processes.records import read_supervisor
 from mlplatform.runtime.telemetry import logs
 from mlplatform.runtime.telemetry.refusals import of_the_last_day
 from mlplatform.runtime.text import shown
-from mlplatform.scoring import backends
+from mlplatform.scoring import wiring as scoring_wiring
 
 STOP_LIMIT_S = 40.0
 READY_TIMEOUT_S = 3.0
@@ -191,7 +191,7 @@ class ModelStatus:
 
 
 def _models(settings: Settings) -> dict[str, ModelStatus]:
-    if not backends.has_rollouts(settings):
+    if not scoring_wiring.has_rollouts(settings):
         return {}
     rollouts = wiring.platform().rollouts
     return {

@@ -1,7 +1,6 @@
-"""Adapters for flows, commands, the page and the demo: their composition root.
+"""Wiring of flows, commands, the page and the demo: every adapter that they use is made here.
 
-A gateway has one of its own, `scoring.gateway.composition`; what both choose is in
-`scoring.backends`.
+A gateway has a wiring of its own, `scoring.gateway.wiring`; `scoring.wiring` makes what both use.
 """
 
 from __future__ import annotations
@@ -11,12 +10,16 @@ import os
 import socket
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.pseudonym import key_of
+from mlplatform.decisions.records.tables import DATABASE
+from mlplatform.decisions.replication.replica_log import ReplicaLog
 from mlplatform.learning.features.external.columns import ExternalColumns
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import OnlineWriter
@@ -27,7 +30,7 @@ from mlplatform.learning.registry.mlflow import MlflowRegistry
 from mlplatform.model.bundle import load_bundle
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.views import FeatureView, external, load_views
-from mlplatform.model.folders import load_definition, model_folder, model_names
+from mlplatform.model.folders import load_definition, model_folder, model_names, readable_names
 from mlplatform.model.routes import Arm
 from mlplatform.operations.compute.jobs import Jobs
 from mlplatform.operations.compute.local import LocalJobs
@@ -35,6 +38,7 @@ from mlplatform.operations.compute.private_pool import PrivatePool
 from mlplatform.operations.prefect_client.approvals import PrefectApprovals
 from mlplatform.operations.prefect_client.prefect import PrefectApi
 from mlplatform.rollouts.drift.sql import SqlIncidents
+from mlplatform.rollouts.events.stream import JournalStream
 from mlplatform.rollouts.journal.sql import SqlRollouts
 from mlplatform.rollouts.passes.ports import Ports, RawRoutes
 from mlplatform.rollouts.serving.local import LocalPlane
@@ -48,8 +52,16 @@ from mlplatform.runtime.errors import NotFound, Unavailable
 from mlplatform.runtime.processes import last_settings
 from mlplatform.runtime.telemetry import logs
 from mlplatform.runtime.telemetry.refusals import Refusals
-from mlplatform.scoring import backends
-from mlplatform.scoring.admission.store import Keys
+from mlplatform.scoring import wiring as scoring_wiring
+from mlplatform.scoring.admission.sqlite import SqliteAdmission
+from mlplatform.scoring.labels.labels import Labels
+from mlplatform.scoring.request.recording import KeptAnswers, Recorder
+from mlplatform.scoring.request.times import EventTimes
+
+if TYPE_CHECKING:  # import the clients of Redis, Kubernetes and PostgreSQL
+    from mlplatform.learning.features.windows.redis import RedisWindows
+    from mlplatform.rollouts.kubernetes.api import KubernetesApi
+    from mlplatform.scoring.admission.postgres import PostgresKeys
 
 
 @functools.cache
@@ -130,7 +142,7 @@ class Platform:
         views = external(self.views(model))
         if views:
             self.hold_tables()
-        if not views or not backends.has_pushes(self.settings):
+        if not views or not scoring_wiring.has_pushes(self.settings):
             return offline
         key, clock_ms = self.pseudonym_key(), self.clock.event_ms
         with closing(self.online(model)) as online:
@@ -140,8 +152,9 @@ class Platform:
                 take_pushed(self.pushes, columns, model, parts, online, clock_ms)
         return offline
 
-    def hold_tables(self, *, over: bool = False) -> None:
-        """Claim the tables of external views for this home, if other homes may share their servers.
+    def hold_tables(self, *, over: bool = False) -> list[str]:
+        """Claim the tables of external views for this home, if other homes may share their servers;
+        returns the places of these servers.
 
         Args:
             over: whether to take them from another home that holds them.
@@ -150,14 +163,28 @@ class Platform:
             Refused: another home holds them; the message names it.
             Unavailable: a server does not answer.
         """
-        if stores := backends.shared_table_stores(self.settings):
+        if stores := scoring_wiring.shared_table_stores(self.settings):
             root = self.settings.home.root.absolute()
             place = f"{socket.gethostname()}:{root}"
             own = Holder(home_id(self.settings.home.offline("")), place, SystemClock().wall_ms())
             hold_tables(stores, own, over=over)
+        return [store.place for store in stores]
 
-    def online(self, model: str) -> OnlineWriter:
-        return backends.online(self.settings, model, self.views(model))
+    def online(self, model: str, views: Sequence[FeatureView] | None = None) -> OnlineWriter:
+        """The model's online features.
+
+        Args:
+            views: some of the model's views; None: all of them.
+        """
+        some = self.views(model) if views is None else views
+        return scoring_wiring.online(self.settings, model, some)
+
+    def shared_windows(self, model: str) -> RedisWindows | None:
+        """The state of the model's windows on a server; None if windows lie beside the log."""
+        address = self.settings.redis
+        if address is None:
+            return None
+        return scoring_wiring.shared_windows(address, load_definition(model))
 
     def pseudonym_key(self) -> bytes:
         return key_of(self.settings.home)
@@ -166,31 +193,58 @@ class Platform:
     def clock(self) -> Clock:
         replayed = self.settings.clock == "replay"
         start_ms = self._history_end() if replayed else 0
-        return backends.clock(self.settings, self._recorded_until, start_ms)
+        return scoring_wiring.clock(self.settings, self._recorded_until, start_ms)
 
     @functools.cached_property
     def log(self) -> SqliteDecisionLog:
-        return backends.log_of(self.settings.home)
+        return scoring_wiring.log_of(self.settings.home)
+
+    def opened_log(self) -> SqliteDecisionLog:
+        """The log for code that records labels, opened as by gateways: with their durability,
+        followed by the same windows.
+
+        Raises:
+            NotFound: there is no log yet.
+        """
+        if not (self.settings.home.decisions / DATABASE).is_file():
+            raise NotFound("no decision was made here yet")
+        return scoring_wiring.decision_log(self.settings, map(load_definition, readable_names()))
+
+    def labels(self, model: str, log: SqliteDecisionLog, recorder: Recorder) -> Labels:
+        """The labels of a model, for analysts, in a log that `opened_log` gave."""
+        settings, clock = self.settings, self.clock
+        return scoring_wiring.labels(
+            recorder,
+            KeptAnswers(log),
+            clock,
+            EventTimes(settings.clock, clock.event_ms),
+            scoring_wiring.ownership(settings, log, clock, self.pseudonym_key()),
+            [load_definition(model)],
+        )
 
     @functools.cached_property
     def rollouts(self) -> SqlRollouts:
-        return backends.rollouts(self.settings)
+        return scoring_wiring.rollouts(self.settings)
 
     @functools.cached_property
-    def keys(self) -> Keys:
-        return backends.keys(self.settings)
+    def keys(self) -> PostgresKeys | SqliteAdmission:
+        return scoring_wiring.keys(self.settings)
 
     @functools.cached_property
     def pushes(self) -> Pushes:
-        return backends.pushes(self.settings)
+        return scoring_wiring.pushes(self.settings)
 
     @functools.cached_property
     def refusals(self) -> Refusals:
         return Refusals(self.settings.home.audit)
 
     @functools.cached_property
+    def stream(self) -> JournalStream:
+        return scoring_wiring.journal_stream(self.settings)
+
+    @functools.cached_property
     def incidents(self) -> SqlIncidents:
-        return backends.incidents(self.settings)
+        return scoring_wiring.incidents(self.settings)
 
     @functools.cached_property
     def plane(self) -> ServingPlane:
@@ -205,10 +259,9 @@ class Platform:
             return LocalJobs(self.settings.home.jobs)
         from mlplatform.operations.compute.argo import ArgoJobs  # imports the Kubernetes client
         from mlplatform.operations.compute.artifacts import Artifacts
-        from mlplatform.rollouts.kubernetes.api import KubernetesApi
 
-        api, artifacts = KubernetesApi.connect(), Artifacts(argo.artifacts)
-        return ArgoJobs(api, argo.namespace, artifacts, self.settings.home.jobs)
+        artifacts = Artifacts(argo.artifacts)
+        return ArgoJobs(kubernetes_api(), argo.namespace, artifacts, self.settings.home.jobs)
 
     @functools.cached_property
     def prefect(self) -> PrefectApi:
@@ -245,9 +298,9 @@ class Platform:
             clock=self.clock,
             bundles=self.settings.home.bundles,
             counted=self.settings.home.counted,
-            storage_uri=backends.storage_uri(self.settings),
+            storage_uri=scoring_wiring.storage_uri(self.settings),
             repositories=None if self.settings.kserve is None else self.settings.home.bundles,
-            scales=backends.scales(self.settings),
+            scales=scoring_wiring.scales(self.settings),
             raw=raw_routes(self.settings),
             replicas=None if self.settings.kserve is None else self.settings.kserve.replicas,
         )
@@ -276,6 +329,36 @@ class Platform:
         return max((end for end in ends if end is not None), default=0)
 
 
+def journal_of(home: Home) -> SqlRollouts:
+    """The journal of rollouts in a home folder, whatever the settings name."""
+    return scoring_wiring.journal_of(home)
+
+
+def log_of(home: Home) -> SqliteDecisionLog:
+    """The decision log of a home folder, for code that reads it."""
+    return scoring_wiring.log_of(home)
+
+
+def replica_log(home: Home) -> ReplicaLog:
+    """The log of a home that replicates those of other gateways."""
+    return ReplicaLog(home.decisions)
+
+
+def kubernetes_api(kubeconfig: str | None = None, context: str | None = None) -> KubernetesApi:
+    """A client of a cluster's API: in a pod of its own cluster, elsewhere of kubectl's.
+
+    Args:
+        kubeconfig: the file to read; None: kubectl's own.
+        context: the context in the file; None: the current one.
+
+    Raises:
+        ConfigInvalid: no cluster can be found.
+    """
+    from mlplatform.rollouts.kubernetes.api import KubernetesApi  # imports the Kubernetes client
+
+    return KubernetesApi.connect(kubeconfig, context)
+
+
 def prefect_api(settings: Settings) -> PrefectApi:
     """A client of this platform's Prefect server.
 
@@ -298,7 +381,7 @@ def _operator(home: Home) -> str:
 
 
 def serving_plane(settings: Settings, *, by_address: bool = False) -> ServingPlane:
-    """The plane that serves versions. It is not among `backends`, so that no request's path imports
+    """The plane that serves versions. It is not made in `scoring.wiring`: no request's path imports
     the Kubernetes client.
 
     Args:
@@ -309,11 +392,10 @@ def serving_plane(settings: Settings, *, by_address: bool = False) -> ServingPla
     """
     if settings.kserve is None:
         return LocalPlane(settings.home.serving)
-    from mlplatform.rollouts.kubernetes.api import KubernetesApi  # imports the Kubernetes client
-    from mlplatform.rollouts.serving.kserve import KServePlane
+    from mlplatform.rollouts.serving.kserve import KServePlane  # imports the Kubernetes client
 
     return KServePlane(
-        KubernetesApi.connect(),
+        kubernetes_api(),
         settings.kserve.namespace,
         by_address=by_address,
         prometheus_url=settings.kserve.prometheus,
@@ -335,10 +417,9 @@ def raw_routes(settings: Settings) -> RawRoutes | None:
     """The routes of raw callers; None if there are none."""
     if settings.kserve is None or settings.entrance is None:
         return None
-    from mlplatform.rollouts.kubernetes.api import KubernetesApi  # imports the Kubernetes client
-    from mlplatform.rollouts.serving.httproute import HttpRoutes
+    from mlplatform.rollouts.serving.httproute import HttpRoutes  # imports the Kubernetes client
 
-    return HttpRoutes(KubernetesApi.connect(), settings.kserve.namespace, settings.entrance)
+    return HttpRoutes(kubernetes_api(), settings.kserve.namespace, settings.entrance)
 
 
 class _Versions:

@@ -22,8 +22,8 @@ from mlplatform.decisions.log.lookup import logged_records
 from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.decisions.records.record import Record
-from mlplatform.decisions.topics.choice import open_topics
 from mlplatform.decisions.topics.messages import Message
+from mlplatform.decisions.topics.wiring import open_topics
 from mlplatform.learning.features.pushes.journal import Push, PushedRow
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features

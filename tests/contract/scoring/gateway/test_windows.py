@@ -23,7 +23,7 @@ from mlplatform.model.folders import load_definition
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.storage import addresses, sqlite
 from mlplatform.runtime.storage.addresses import Address
-from mlplatform.scoring.backends import shared_windows
+from mlplatform.scoring.wiring import shared_windows
 from support import scoring_world
 from support.model_folders import windowed
 from support.ports import free_port

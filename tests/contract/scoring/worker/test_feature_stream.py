@@ -25,12 +25,12 @@ from confluent_kafka.cimpl import NewTopic
 from msgspec.structs import replace
 
 from mlplatform.decisions.records.pseudonym import pseudonym
-from mlplatform.decisions.topics.choice import open_topics
 from mlplatform.decisions.topics.kafka import KafkaTopics
 from mlplatform.decisions.topics.kafka_access import Access
 from mlplatform.decisions.topics.local import LocalTopics
 from mlplatform.decisions.topics.local_group import LocalSubscription
 from mlplatform.decisions.topics.messages import DroppedRange, Message, Topics
+from mlplatform.decisions.topics.wiring import open_topics
 from mlplatform.learning.features import feast_repo
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.pushes.sqlite import SqlitePushes

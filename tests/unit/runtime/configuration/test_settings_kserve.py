@@ -11,7 +11,7 @@ from mlplatform.rollouts.serving.local import LocalPlane
 from mlplatform.runtime.configuration.entrance import Entrance
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import ConfigInvalid
-from mlplatform.scoring import backends
+from mlplatform.scoring import wiring as scoring_wiring
 
 ON = {"MLPLATFORM_KSERVE_NAMESPACE": "models", "MLPLATFORM_KSERVE_BUNDLES": "pvc://bundles/prod"}
 
@@ -21,13 +21,15 @@ def test_without_them_predictors_are_processes_that_read_a_folder() -> None:
 
     assert settings.kserve is None
     assert isinstance(wiring.serving_plane(settings), LocalPlane)
-    assert backends.storage_uri(settings)(settings.home.bundles / "0ab") == "bundle:0ab"
+    assert scoring_wiring.storage_uri(settings)(settings.home.bundles / "0ab") == "bundle:0ab"
 
 
 def test_with_them_pods_read_the_same_folder_from_a_volume() -> None:
     settings = load(ON)
 
-    assert backends.storage_uri(settings)(Path("/home/bundles/0ab")) == "pvc://bundles/prod/0ab"
+    assert (
+        scoring_wiring.storage_uri(settings)(Path("/home/bundles/0ab")) == "pvc://bundles/prod/0ab"
+    )
 
 
 def test_children_get_them_too() -> None:
@@ -58,8 +60,8 @@ def test_half_or_wrong_settings_are_refused_by_name(changes: dict[str, str], key
 def test_pods_are_scaled_where_it_is_said_who_has_the_metrics() -> None:
     settings = load(ON | {"MLPLATFORM_KSERVE_PROMETHEUS": "http://prometheus.monitoring:9090"})
 
-    assert (backends.scales(settings), backends.scales(load(ON))) == (True, False)
-    assert backends.scales(load({})) is False
+    assert (scoring_wiring.scales(settings), scoring_wiring.scales(load(ON))) == (True, False)
+    assert scoring_wiring.scales(load({})) is False
     assert load(settings.environment()).kserve == settings.kserve
     with pytest.raises(ConfigInvalid, match="KSERVE_NAMESPACE"):
         load({"MLPLATFORM_KSERVE_PROMETHEUS": "http://prometheus.monitoring:9090"})

@@ -19,7 +19,7 @@ from mlplatform.model.policies.training import ExplorationPolicy
 from mlplatform.scoring.arms.exploration import DAY_MS, REMEMBERED, Exploration, is_chosen
 from mlplatform.scoring.arms.live import Live, Target
 from mlplatform.scoring.arms.routing import Assignment
-from mlplatform.scoring.gateway.composition import _exploration
+from mlplatform.scoring.gateway.wiring import _exploration
 from mlplatform.scoring.request.answers import ReasonInfo
 from mlplatform.scoring.request.decision import (
     Caller,

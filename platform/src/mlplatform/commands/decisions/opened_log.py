@@ -11,9 +11,9 @@ from mlplatform.commands.terminal.exit_codes import exit_code
 from mlplatform.commands.terminal.hints import print_with_hint
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.tables import DATABASE
+from mlplatform.operations import wiring
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import NotFound, PlatformError
-from mlplatform.scoring import backends
 
 
 def open_log(settings: Settings) -> SqliteDecisionLog:
@@ -25,7 +25,7 @@ def open_log(settings: Settings) -> SqliteDecisionLog:
         where = "if it is elsewhere, set MLPLATFORM_HOME to the platform's home folder"
         makes = "`mlplatform up` makes it"
         raise NotFound(f"no decision log in {settings.home.decisions}: {makes}; {where}")
-    return backends.log_of(settings.home)
+    return wiring.log_of(settings.home)
 
 
 @contextmanager

@@ -26,7 +26,6 @@ from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import InputInvalid, NotFound
 from mlplatform.runtime.telemetry import line_files, signals, span_files
 from mlplatform.runtime.telemetry.span_files import StoredSpan
-from mlplatform.scoring import backends
 
 _ID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{42}")
 MOST_DECISIONS = 100
@@ -113,7 +112,7 @@ def _records(settings: Settings, decision_ids: Iterable[str]) -> list[dict[str, 
     if not (settings.home.decisions / DATABASE).is_file():
         return []
     found = []
-    with closing(backends.log_of(settings.home)) as log:
+    with closing(wiring.log_of(settings.home)) as log:
         for decision_id in sorted(decision_ids)[:MOST_DECISIONS]:
             table = log.read(LogSpan(decision_id_starts=decision_id, columns=tuple(COLUMNS)))
             found += [_short(row) for row in table.to_pylist()]

@@ -23,7 +23,6 @@ from mlplatform.operations import wiring
 from mlplatform.operations.actions import features as job
 from mlplatform.operations.tables.imported_tables import local_input
 from mlplatform.operations.tables.locations import input_of
-from mlplatform.scoring import backends
 
 app = typer.Typer(
     help="Definitions of features, and what the bank already has.", no_args_is_help=True
@@ -155,9 +154,7 @@ def take_over(json: AsJson = False) -> None:
 
     Example: mlplatform features take-over
     """
-    platform = wiring.platform()
-    platform.hold_tables(over=True)
-    stores = [store.place for store in backends.shared_table_stores(platform.settings)]
+    stores = wiring.platform().hold_tables(over=True)
     if json:
         print_json({"stores": stores})
     else:

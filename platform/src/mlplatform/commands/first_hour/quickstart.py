@@ -31,7 +31,7 @@ from mlplatform.runtime.configuration.settings import Home, Settings
 from mlplatform.runtime.errors import Refused, Unavailable
 from mlplatform.runtime.processes.commands import PYTHON
 from mlplatform.runtime.text import shown
-from mlplatform.scoring import backends
+from mlplatform.scoring import wiring as scoring_wiring
 
 HOME: Final = "var-quickstart"
 """Home folder unless `MLPLATFORM_HOME` names another, so that it disturbs no other
@@ -100,7 +100,8 @@ def _refuse_used(settings: Settings, model: str) -> None:
         )
     platform = wiring.Platform(settings)
     is_used = platform.offline(model).history_end_ms() is not None
-    if is_used or (backends.has_rollouts(settings) and platform.rollouts.routes(model).generation):
+    has_rollouts = scoring_wiring.has_rollouts(settings)
+    if is_used or (has_rollouts and platform.rollouts.routes(model).generation):
         raise Refused(
             f"{home.root} holds history or rollouts of {model} already: start it with"
             f" `MLPLATFORM_HOME={home.root} mlplatform up`, or begin anew with"

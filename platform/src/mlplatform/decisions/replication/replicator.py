@@ -14,8 +14,8 @@ from mlplatform.decisions.replication.copies import Item, decoded
 from mlplatform.decisions.replication.messages import ConfirmedOffset, Names, confirmation
 from mlplatform.decisions.replication.process import BACK_OFF_S, require_brokers
 from mlplatform.decisions.replication.replica_log import ReplicaLog, ReplicaPosition
-from mlplatform.decisions.topics.choice import open_topics
 from mlplatform.decisions.topics.messages import Message, ReceivedMessage, Subscription
+from mlplatform.decisions.topics.wiring import open_topics
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Busy, InputInvalid, PlatformError, StaleFence, Unavailable
 

@@ -13,15 +13,15 @@ import time
 from collections.abc import Sequence
 
 from mlplatform.model.personal_fields import personal_fields
+from mlplatform.observing.events import wiring
 from mlplatform.observing.events.delivery import DOWN, POLL_S, Delivery, DeliveryPorts
 from mlplatform.observing.events.receivers import VARIABLE, Receiver, declared_receivers
-from mlplatform.observing.events.sender import HttpSender
 from mlplatform.rollouts.events.stream import JournalStream
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.runtime.processes.shutdown_signals import called_at_signals
-from mlplatform.scoring import backends
+from mlplatform.scoring import wiring as scoring_wiring
 
 START_S = 60.0
 """Longest wait for the database at the start, in seconds."""
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
             declaration.receivers,
             DeliveryPorts(
                 stream,
-                HttpSender(),
+                wiring.sender(),
                 SystemClock(),
                 holder=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
                 page=declaration.page,
@@ -77,7 +77,7 @@ def _open(settings: Settings, names: Sequence[str]) -> JournalStream:
     until_s = time.monotonic() + START_S
     while True:
         try:
-            stream = backends.journal_stream(settings)
+            stream = scoring_wiring.journal_stream(settings)
             stream.positions.declare(names, stream.head())
             return stream
         except DOWN as error:

@@ -14,7 +14,7 @@ from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.http.listener import MetricsListener, add_options
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 from mlplatform.runtime.telemetry.refusals import Refusals
-from mlplatform.scoring import backends
+from mlplatform.scoring import wiring as scoring_wiring
 
 TARGETS_S = 2.0
 
@@ -46,16 +46,16 @@ def run(
 
 
 def collector(settings: Settings) -> StateCollector:
-    """The collector over the backends that these settings name."""
+    """The collector over the adapters that these settings name."""
     settings.home.create()
-    log = backends.log_of(settings.home)
-    stream = backends.journal_stream(settings)
+    log = scoring_wiring.log_of(settings.home)
+    stream = scoring_wiring.journal_stream(settings)
     return StateCollector(
         readable_names(),
-        backends.rollouts(settings),
-        backends.incidents(settings),
+        scoring_wiring.rollouts(settings),
+        scoring_wiring.incidents(settings),
         log.watermarks,
-        backends.clock(settings, log.latest_event_ms),
+        scoring_wiring.clock(settings, log.latest_event_ms),
         settings.home.measured,
         settings.home,
         stream.lags,

@@ -13,6 +13,7 @@ from mlplatform.observing.page.people.gate import SURFACE, Identities, PageAcces
 from mlplatform.observing.page.people.provider import Provider
 from mlplatform.observing.page.people.reader import may_see
 from mlplatform.observing.page.people.sessions import Sessions
+from mlplatform.observing.page.queries.burn_rates import BurnRates
 from mlplatform.observing.page.queries.sources import Sources
 from mlplatform.operations import wiring
 from mlplatform.runtime.clock import SystemClock
@@ -24,7 +25,7 @@ from mlplatform.runtime.http.listener import read_token
 from mlplatform.runtime.http.uvicorn_limits import ListenerConnections, serve
 from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.runtime.telemetry.sign_ins import SignIns
-from mlplatform.scoring import backends
+from mlplatform.scoring import wiring as scoring_wiring
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT."""
     refusals = Refusals(settings.home.audit)
     connections = ListenerConnections(SURFACE, refusals)
-    identities = Identities(partial(backends.keys, settings), SystemClock().wall_ms)
+    identities = Identities(partial(scoring_wiring.keys, settings), SystemClock().wall_ms)
     access = PageAccess(
         identities,
         Sessions(),
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
         secure=_is_secure(settings),
     )
     shown = application(
-        Sources(wiring.platform(), may_see),
+        Sources(wiring.platform(), may_see, burn_rates_of(settings)),
         token=read_token(options.token_file or settings.home.page_token),
         hosts=accepted_hosts(settings),
         links=_links(settings),
@@ -60,6 +61,12 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
         provider=provider_of(settings),
     )
     serve(shown, connections, host=options.host, port=settings.page_port, stop_s=1)
+
+
+def burn_rates_of(settings: Settings) -> BurnRates | None:
+    """The burn rates that the settings' Prometheus has; None if they name none."""
+    url = settings.servers.prometheus
+    return BurnRates(url) if url else None
 
 
 def provider_of(settings: Settings) -> Provider | None:

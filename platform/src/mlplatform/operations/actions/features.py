@@ -35,7 +35,7 @@ from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.runtime.errors import Corrupt, InputInvalid, NotFound, Refused
 from mlplatform.runtime.figures import utc_day
-from mlplatform.scoring import backends
+from mlplatform.scoring import wiring as scoring_wiring
 from mlplatform.scoring.worker.feature_stream import topic_of
 
 DAY_MS = 86_400_000
@@ -79,12 +79,12 @@ def build_windows(platform: Platform, model: str) -> int:
     # imports the client of Redis
     from mlplatform.learning.features.windows.build import build, build_shared
 
-    offline, address = platform.offline(model), platform.settings.redis
+    offline = platform.offline(model)
     if not offline.definition.windows:
         return 0
-    if address is not None:
-        with closing(backends.shared_windows(address, offline.definition)) as store:
-            return build_shared(store, offline, platform.log)
+    if (windows := platform.shared_windows(model)) is not None:
+        with closing(windows):
+            return build_shared(windows, offline, platform.log)
     database = platform.settings.home.decisions / DATABASE
     return build(database, offline, platform.log)
 
@@ -148,7 +148,7 @@ def streams(platform: Platform, model: str) -> list[StreamStatus]:
         NotFound: there is no such model.
         Unavailable: pushes are on a server that does not answer.
     """
-    has_pushes = backends.has_pushes(platform.settings)
+    has_pushes = scoring_wiring.has_pushes(platform.settings)
     return [
         StreamStatus(view.name, topic, platform.pushes.gaps(model, view.name) if has_pushes else ())
         for view in external(platform.views(model))

@@ -34,11 +34,6 @@ from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.telemetry.refusals import UNKNOWN, Refusal
 from mlplatform.scoring.admission.clients import Client
 from mlplatform.scoring.admission.people import people
-from mlplatform.scoring.labels.kinds import LabelKind
-from mlplatform.scoring.labels.labels import Labels
-from mlplatform.scoring.labels.ownership import Ownership, client_lookup
-from mlplatform.scoring.request.recording import KeptAnswers
-from mlplatform.scoring.request.times import EventTimes
 
 NOTE: Final = Length(0, 500, text.cleaned)
 UNAVAILABLE: Final = 503
@@ -171,11 +166,8 @@ def record(
     asked = f"say how {model} decision {decision_id} turned out"
     with keep_refusals(platform, analyst.name, asked, account):
         check_may_review(analyst, model)
-        settings = platform.settings
-        with recording.turn(settings.home.run), closing(recording.opened(settings)) as decisions:
-            return _ReviewSession(platform, decisions, model).record(
-                decision_id, now, analyst, seen
-            )
+        with recording.turn(platform.settings.home.run), closing(platform.opened_log()) as opened:
+            return _ReviewSession(platform, opened, model).record(decision_id, now, analyst, seen)
 
 
 def check_may_review(client: Client, model: str) -> None:
@@ -264,21 +256,8 @@ class _ReviewSession:
         Raises:
             Refused: the rules of labels refuse it. Unavailable: the log can't store it.
         """
-        platform, settings = self._platform, self._platform.settings
-        ownership = Ownership(
-            client_lookup(self._decisions, settings.clock),
-            platform.clock,
-            platform.pseudonym_key(),
-            platform.refusals.keep,
-        )
-        labels = Labels(
-            recording.recorder(self._decisions),
-            KeptAnswers(self._decisions),
-            EventTimes(settings.clock, platform.clock.event_ms),
-            platform.clock,
-            ownership,
-            {self._definition.name: LabelKind.of(self._definition)},
-        )
+        recorder = recording.recorder(self._decisions)
+        labels = self._platform.labels(self._definition.name, self._decisions, recorder)
         label = {"decision_id": found.decision_id, "label": now.outcome}
         item, beside = msgspec.Raw(msgspec.json.encode(label)), opinions.payload(now, agreed)
         try:

@@ -17,7 +17,7 @@ from mlplatform.model.features.views import external
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.errors import Corrupt, NotFound
 from mlplatform.runtime.text import markdown
-from mlplatform.scoring import backends
+from mlplatform.scoring import wiring as scoring_wiring
 
 DAY_MS: Final = 86_400_000
 FIRST_DAYS: Final = 7
@@ -122,7 +122,7 @@ def lost(
     Raises:
         Unavailable: pushes are on a server that does not answer.
     """
-    if not backends.has_pushes(platform.settings):
+    if not scoring_wiring.has_pushes(platform.settings):
         return ()
     found = (
         lost_values(

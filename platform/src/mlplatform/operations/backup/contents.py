@@ -6,9 +6,10 @@ import collections
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.runtime.configuration.settings import Settings
-from mlplatform.scoring import backends
+from mlplatform.scoring import wiring as scoring_wiring
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,9 @@ def contents_of(settings: Settings, now_ms: int) -> Contents:
     """
     champions: dict[str, int | None] = {}
     phases: collections.Counter[str] = collections.Counter()
-    if backends.has_rollouts(settings):
-        rollouts = backends.rollouts(settings)
+    platform = Platform(settings)
+    if scoring_wiring.has_rollouts(settings):
+        rollouts = platform.rollouts
         for state in rollouts.active(finished=True):
             phases[state.phase] += 1
             champion = rollouts.routes(state.model).champion
@@ -45,13 +47,14 @@ def contents_of(settings: Settings, now_ms: int) -> Contents:
     bundles = settings.home.bundles
     folders = bundles.glob("[!.]*") if bundles.is_dir() else ()
     count = sum(ServiceName.parse(folder.name) is None for folder in folders)  # others are Triton's
-    return Contents(champions, dict(phases), _keys(settings, now_ms), count)
+    return Contents(champions, dict(phases), _live_keys(platform, now_ms), count)
 
 
-def _keys(settings: Settings, now_ms: int) -> int:
+def _live_keys(platform: Platform, now_ms: int) -> int:
+    settings = platform.settings
     if settings.postgres is None and not settings.home.admission_db.exists():
         return 0
-    store = backends.keys(settings)
+    store = platform.keys
     live = sum(key.is_live(now_ms) for key in store.all_keys())
     store.close()
     return live

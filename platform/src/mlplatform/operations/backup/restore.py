@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from mlplatform.decisions.records.port import VerifyReport
+from mlplatform.operations import wiring
 from mlplatform.operations.backup import manifest as manifests
 from mlplatform.operations.backup import servers
 from mlplatform.operations.backup.archive import (
@@ -35,7 +36,6 @@ from mlplatform.runtime.configuration.settings import Home, Settings
 from mlplatform.runtime.errors import Busy, Corrupt, Refused, Unavailable
 from mlplatform.runtime.processes.records import Lock
 from mlplatform.runtime.storage.files import sync, write_atomically
-from mlplatform.scoring import backends
 
 FINDINGS: Final = 100
 LOG_AND_JOURNAL: Final = ("decisions/", "rollouts.db")
@@ -223,10 +223,10 @@ def _verified(folder: Path, manifest: Manifest) -> tuple[VerifyReport, tuple[str
     anchor = manifest.anchor
     findings: tuple[str, ...] = ()
     if home.rollouts_db.exists():
-        rollouts = backends.journal_of(home)
+        rollouts = wiring.journal_of(home)
         anchor, findings = rollouts.last_anchor(), rollouts.verify()
         rollouts.close()
-    log = backends.log_of(home)
+    log = wiring.log_of(home)
     report = log.verify(anchor)
     log.close()
     if report.records and manifest.journal is None:

@@ -15,7 +15,7 @@ from mlplatform.operations.card.rollouts import Journal
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift.incidents import Incident
 from mlplatform.runtime.errors import NotFound
-from mlplatform.scoring import backends
+from mlplatform.scoring import wiring as scoring_wiring
 
 GREATEST_VERSION: Final = 1_000_000_000
 """The greatest version that is looked up: the registry counts from 1, and a larger number is a
@@ -64,7 +64,7 @@ def _journal(
 ) -> tuple[Routes, tuple[Journal, ...], tuple[Incident, ...]]:
     """The routes, journals and incidents of a version; empty if there is no journal yet, and none
     is created."""
-    if not backends.has_rollouts(platform.settings):
+    if not scoring_wiring.has_rollouts(platform.settings):
         return no_routes(model), (), ()
     rollouts = platform.rollouts
     journals = tuple(

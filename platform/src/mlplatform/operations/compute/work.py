@@ -25,7 +25,7 @@ from mlplatform.runtime.storage.files import write_atomically
 from mlplatform.runtime.telemetry import signals
 from mlplatform.runtime.telemetry.context import trace_context
 from mlplatform.runtime.telemetry.spans import ProcessIdentity, Span, Trace
-from mlplatform.scoring import backends
+from mlplatform.scoring import wiring as scoring_wiring
 
 Result = Mapping[str, Any]
 Program = Callable[[argparse.Namespace], Result]
@@ -68,7 +68,7 @@ def traced(work: str, environment: Mapping[str, str]) -> Iterator[None]:
             name = kind.name.format(work=work)
             span = Span(kind, name, parent.span_id, parent.parent_id, *at_s, is_error=is_error)
             try:
-                sender = backends.span_sender(
+                sender = scoring_wiring.span_sender(
                     settings.load(environment), ProcessIdentity("jobs", "items")
                 )
                 sender.send([Trace(parent.trace_id, (span,), has_remote_parent=True)])

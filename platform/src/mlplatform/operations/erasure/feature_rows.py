@@ -28,7 +28,7 @@ from mlplatform.model.folders import model_names
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
-from mlplatform.scoring import backends
+from mlplatform.scoring import wiring as scoring_wiring
 from mlplatform.scoring.worker.feature_stream import letters_of, topic_of
 
 MOST_DIGITS: Final = 20
@@ -279,9 +279,8 @@ def _row_match(platform: Platform, entity: Entity) -> Keys | IsAbout:
 
 @contextmanager
 def _stores(platform: Platform, entity: Entity, view: FeatureView) -> Iterator[ViewStores]:
-    settings = platform.settings
-    pushes = platform.pushes if backends.has_pushes(settings) else None
-    online = backends.online(settings, entity.model, [view])
+    pushes = platform.pushes if scoring_wiring.has_pushes(platform.settings) else None
+    online = platform.online(entity.model, [view])
     parts = platform.offline(entity.model).external(view.name)
     try:
         yield ViewStores(entity.model, view, pushes, parts, online)

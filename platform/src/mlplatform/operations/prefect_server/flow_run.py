@@ -23,7 +23,7 @@ from mlplatform.runtime.configuration.kinds import Level
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.telemetry import flow_spans, logs
 from mlplatform.runtime.telemetry.spans import ProcessIdentity
-from mlplatform.scoring import backends
+from mlplatform.scoring import wiring as scoring_wiring
 
 ENGINE: Final = "prefect.engine"
 INSTANCE: Final = "runs"
@@ -35,7 +35,7 @@ OWN_HANDLERS: Final = ("uvicorn", "fastapi", "prefect._internal")
 def observe(settings: Settings) -> None:
     """Write this process's log lines as JSON with their trace, and send its spans."""
     lines_as_json(INSTANCE, settings.log_level)
-    flow_spans.install(backends.span_sender(settings, ProcessIdentity("flows", INSTANCE)))
+    flow_spans.install(scoring_wiring.span_sender(settings, ProcessIdentity("flows", INSTANCE)))
 
 
 def lines_as_json(instance: str, level: Level) -> None:

@@ -11,6 +11,7 @@ import itertools
 import sys
 from collections.abc import Iterable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -21,6 +22,7 @@ from mlplatform.operations.prefect_client import events, names
 from mlplatform.operations.prefect_server import prefect_server
 from mlplatform.operations.prefect_server.prefect_server import Places
 from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.scoring import wiring as scoring_wiring
 
 if TYPE_CHECKING:  # Prefect reads its environment when it is imported
     from prefect.client.orchestration import SyncPrefectClient
@@ -221,6 +223,7 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
     """Serve until SIGTERM."""
     prefect_server.run(
         settings,
+        partial(scoring_wiring.keys, settings),
         lambda: places(settings),
         lambda: on_ready(settings),
         preload=PRELOADED if settings.kserve is None else (*PRELOADED, *ON_KSERVE),

@@ -31,9 +31,9 @@ from mlplatform.runtime.http.uvicorn_limits import ListenerConnections
 from mlplatform.runtime.processes.inherited_socket import inherited_socket
 from mlplatform.runtime.storage.private_folder import may_others_write
 from mlplatform.runtime.telemetry.refusals import Refusals
-from mlplatform.scoring import backends
 from mlplatform.scoring.admission.keyring import Keyring
 from mlplatform.scoring.admission.people import People
+from mlplatform.scoring.admission.store import Keys
 
 if TYPE_CHECKING:  # Prefect reads its environment when it is imported
     from prefect.deployments.runner import RunnerDeployment
@@ -99,6 +99,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 def run(
     settings: Settings,
+    open_keys: Callable[[], Keys],
     places: Callable[[], Sequence[Places]],
     on_ready: Callable[[], None] = lambda: None,
     preload: Sequence[str] = (),
@@ -106,6 +107,7 @@ def run(
     """Serve the API, the UI and the deployments until SIGTERM.
 
     Args:
+        open_keys: opens the store of the keys of people.
         places: returns the deployments to serve; called once the API is up.
         on_ready: called once, when the API is up and every deployment is registered.
         preload: modules that are imported in advance for flow runs.
@@ -137,7 +139,7 @@ def run(
 
     hosts = [f"{name}:{settings.prefect_port}" for name in ("127.0.0.1", "localhost")]
     connections = ListenerConnections(SURFACE, Refusals(settings.home.audit))
-    with people_of(settings) as people:
+    with people_of(open_keys()) as people:
         gated = gate(
             create_app(),
             settings,
@@ -200,13 +202,13 @@ def configuration(
 
 
 @contextmanager
-def people_of(settings: Settings) -> Iterator[People]:
-    """The people who may log in, kept up to date.
+def people_of(keys: Keys) -> Iterator[People]:
+    """The people of a store of keys, who may log in, kept up to date.
 
     Raises:
         Unavailable: the store of keys does not answer.
     """
-    keyring = Keyring(backends.keys(settings), SystemClock().wall_ms, lambda: None)
+    keyring = Keyring(keys, SystemClock().wall_ms, lambda: None)
     keyring.start()
     try:
         yield People(keyring.client)

@@ -18,6 +18,7 @@ from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.runtime.http.uvicorn_limits import ListenerConnections
 from mlplatform.runtime.telemetry.refusals import Refusals
+from mlplatform.scoring import wiring as scoring_wiring
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,7 +44,7 @@ def tokens(settings: Settings) -> Tokens:
 def run(options: argparse.Namespace, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
     known = tokens(settings)
-    with prefect_server.people_of(settings) as people:
+    with prefect_server.people_of(scoring_wiring.keys(settings)) as people:
         # Prefect reads its environment when it is imported
         from prefect.server.api.server import create_app
 

@@ -13,11 +13,7 @@ from typing import Final
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry, Outcome
-from mlplatform.decisions.records.tables import DATABASE
-from mlplatform.model.folders import load_definition, readable_names
-from mlplatform.runtime.configuration.settings import Settings
-from mlplatform.runtime.errors import Busy, NotFound
-from mlplatform.scoring import backends
+from mlplatform.runtime.errors import Busy
 from mlplatform.scoring.request.recording import Recorder
 
 WRITER: Final = "review"
@@ -90,18 +86,6 @@ class OwnCommit:
             return self._log.append(WRITER, entries)
         finally:
             self._log.close_writer(WRITER)
-
-
-def opened(settings: Settings) -> SqliteDecisionLog:
-    """The log of a home, opened as by its gateways: with their durability, followed by the same
-    windows.
-
-    Raises:
-        NotFound: there is no log yet.
-    """
-    if not (settings.home.decisions / DATABASE).is_file():
-        raise NotFound("no decision was made here yet")
-    return backends.decision_log(settings, map(load_definition, readable_names()))
 
 
 def recorder(log: SqliteDecisionLog) -> Recorder:

@@ -43,7 +43,7 @@ from mlplatform.rollouts.whatif.report import WhatIf
 from mlplatform.rollouts.whatif.shadow import ShadowDisagreement, shadow_disagreements
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound, Refused
 from mlplatform.runtime.storage import plain_files
-from mlplatform.scoring import backends
+from mlplatform.scoring import wiring as scoring_wiring
 
 if TYPE_CHECKING:  # imports ONNX Runtime
     from mlplatform.scoring.request.explain import Decider
@@ -298,7 +298,7 @@ def _seen_in_shadow(
     platform: Platform, model: str, found: WhatIf, reference: Side, candidate: Side
 ) -> tuple[ShadowDisagreement, ...]:
     """What shadow saw, in rollouts of the candidate's bundle; looking makes no journal."""
-    if found.disagreement is None or not backends.has_rollouts(platform.settings):
+    if found.disagreement is None or not scoring_wiring.has_rollouts(platform.settings):
         return ()
     bundle = candidate.bundle.digest
     return shadow_disagreements(

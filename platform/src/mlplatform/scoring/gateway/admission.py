@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.runtime.configuration.settings import Settings
-from mlplatform.scoring import backends
 from mlplatform.scoring.admission.clients import rate_limit
 from mlplatform.scoring.admission.gate import Credentials, Gate
 from mlplatform.scoring.admission.jwks import IssuerKeys
 from mlplatform.scoring.admission.keyring import Keyring, ensure_first_key
 from mlplatform.scoring.admission.leases import Leases
 from mlplatform.scoring.admission.priorities import MAX_IN_FLIGHT, in_flight_limits
+from mlplatform.scoring.admission.store import Admission
 from mlplatform.scoring.admission.tokens import KeysAndTokens, Tokens
 from mlplatform.scoring.request.metrics import AdmissionMetrics
 
@@ -46,16 +46,21 @@ class AdmissionServices:
             await asyncio.to_thread(self.issuer_keys.stop)
 
 
-def compose(
-    settings: Settings, definitions: Iterable[ModelDefinition], metrics: AdmissionMetrics
+def admission_services(
+    settings: Settings,
+    store: Admission,
+    issuer_keys: IssuerKeys | None,
+    definitions: Iterable[ModelDefinition],
+    metrics: AdmissionMetrics,
 ) -> AdmissionServices:
-    """Admission over the stores that the settings name; it creates the first key at the first
-    start.
+    """Admission over this store; it creates the first key at the first start.
+
+    Args:
+        issuer_keys: keys of the issuer that the settings name; None if they name none.
 
     Raises:
-        Unavailable: the store can't be opened.
+        Unavailable: the store does not answer.
     """
-    store = backends.admission(settings)
     ensure_first_key(store, settings.home.api_key, now_ms())
     keyring = Keyring(store, now_ms, lambda: metrics.store_failed("keys"))
     leases = Leases(
@@ -64,9 +69,7 @@ def compose(
         lambda: metrics.store_failed("tokens"),
     )
     credentials: Credentials = keyring
-    issuer_keys = None
-    if settings.oidc is not None:
-        issuer_keys = IssuerKeys(settings.oidc, metrics.issuer_keys_fetched)
+    if settings.oidc is not None and issuer_keys is not None:
         tokens = Tokens(settings.oidc, issuer_keys, metrics.token_refused)
         credentials = KeysAndTokens(keyring, tokens)
     limits = {d.name: rate_limit(d.admission.rate_per_s, d.admission.burst) for d in definitions}

@@ -13,13 +13,13 @@ import msgspec
 
 from mlplatform.decisions.records.port import Span, Watermark
 from mlplatform.decisions.records.record import LABEL_VALUES, SCALARS, Kind
-from mlplatform.decisions.topics.choice import open_topics
 from mlplatform.decisions.topics.messages import TRACE_HEADER, Message, Progress, Topics, TopicSpec
+from mlplatform.decisions.topics.wiring import open_topics
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Busy, Unavailable
 from mlplatform.runtime.telemetry.context import ACCEPTED, derived_span_id, parent, trace_id_of
-from mlplatform.scoring import backends
+from mlplatform.scoring import wiring as scoring_wiring
 from mlplatform.scoring.worker.messages import ACCEPTED_HEADER, Names
 
 BATCH = 1_000
@@ -200,7 +200,7 @@ def publish(model: str, settings: Settings, stopping: threading.Event) -> None:
     Raises:
         StaleFence: another process publishes.
     """
-    decisions = backends.log_of(settings.home)
+    decisions = scoring_wiring.log_of(settings.home)
     topics = open_topics(settings, [topic_of(model), *Names(model).specs()])
     try:
         follow(

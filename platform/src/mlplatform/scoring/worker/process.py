@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from mlplatform.decisions.records.pseudonym import key_of
-from mlplatform.decisions.topics.choice import open_topics
 from mlplatform.decisions.topics.messages import Topics
+from mlplatform.decisions.topics.wiring import open_topics
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.views import external, load_views
 from mlplatform.model.folders import load_definition, model_folder
@@ -22,7 +22,7 @@ from mlplatform.runtime.http.listener import MetricsListener, add_options
 from mlplatform.runtime.telemetry.export import SpanExport
 from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.runtime.telemetry.spans import ProcessIdentity
-from mlplatform.scoring import backends
+from mlplatform.scoring import wiring as scoring_wiring
 from mlplatform.scoring.pushes.pushes import PushTarget
 from mlplatform.scoring.worker import outbox
 from mlplatform.scoring.worker.drain import DrainLimits, Worker
@@ -87,7 +87,7 @@ def run(
     listener.registry.register(lags)
     listener.begin(Refusals(settings.home.audit))
     limits = limits_of(definition.asynchronous, options.batch)
-    sender = backends.span_sender(settings, ProcessIdentity("worker", options.name))
+    sender = scoring_wiring.span_sender(settings, ProcessIdentity("worker", options.name))
     spans = SpanExport(sender, build, metrics.count_traces)
     worker = Worker(
         subscription,
@@ -122,7 +122,7 @@ def _streamed(definition: ModelDefinition, settings: Settings) -> list[PushTarge
     if not any(topic_of(view) for view in views):
         return []
     key = key_of(settings.home)
-    targets = backends.push_targets(settings, [definition], key)
+    targets = scoring_wiring.push_targets(settings, [definition], key)
     return [target for target in targets if topic_of(target.view)]
 
 
@@ -136,7 +136,7 @@ def _stream(
 ) -> FeatureStream:
     group = group_of(target.model, target.view.name)
     subscription = topics.subscribe([topic_of(target.view) or ""], group, member)
-    entry = backends.push_entry(settings, [target], SystemClock().event_ms)
+    entry = scoring_wiring.push_entry(settings, [target], SystemClock().event_ms)
     return FeatureStream(subscription, target, entry, lag, dropped)
 
 

@@ -26,9 +26,9 @@ from tests.support.documented_views import known_rows, with_documented_view
 from tests.support.scoring_world import ScoringWorld, wait_for
 from tests.support.team_folder import command, team_folder
 
-from mlplatform.decisions.topics.choice import open_topics
 from mlplatform.decisions.topics.kafka_access import Access
 from mlplatform.decisions.topics.messages import Message
+from mlplatform.decisions.topics.wiring import open_topics
 from mlplatform.learning.training import evaluate, retrain
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.validation.gate_report import GateReport

@@ -48,7 +48,7 @@ from mlplatform.rollouts.journal.state import RolloutState, fold
 from mlplatform.rollouts.journal.transitions import Transition
 from mlplatform.runtime.errors import ConfigInvalid, NotFound, Unavailable
 from mlplatform.runtime.telemetry.refusals import of_the_last_day
-from mlplatform.scoring import backends
+from mlplatform.scoring import wiring as scoring_wiring
 
 if TYPE_CHECKING:  # imports ONNX Runtime
     from mlplatform.scoring.request.explain import Explanation
@@ -80,10 +80,14 @@ class Sources:
 
     Args:
         may_see: whether the present reader may see a model; data of other models is left out.
+        burn_rates: what Prometheus has measured; None if no Prometheus is named.
     """
 
     def __init__(
-        self, platform: Platform, may_see: Callable[[str], bool] = lambda model: True
+        self,
+        platform: Platform,
+        may_see: Callable[[str], bool] = lambda model: True,
+        burn_rates: BurnRates | None = None,
     ) -> None:
         self.platform: Final = platform
         self._may_see = may_see
@@ -92,8 +96,7 @@ class Sources:
         self._searching = threading.Semaphore(MOST_SEARCHES)
         self._alerting = threading.Semaphore(MOST_ALERTING)
         self._evidence = EvidenceIndex()
-        url = platform.settings.servers.prometheus
-        self._burn_rates = BurnRates(url) if url else None
+        self._burn_rates = burn_rates
 
     def without_restriction(self) -> Sources:
         """The data of every model, for code that checks the reader's rights itself."""
@@ -254,14 +257,14 @@ class Sources:
         self._check_visible(model)
         with translated(), self._opening:
             _ = self.platform.registry
-            if backends.has_rollouts(self.platform.settings):
+            if scoring_wiring.has_rollouts(self.platform.settings):
                 _ = self.platform.rollouts, self.platform.incidents
         with translated():
             return read_card(self.platform, model, version, fetches=False)
 
     def incidents(self, *, closed: bool = True) -> list[Incident]:
         """Incidents, the newest first: all, or those that are not closed."""
-        if not backends.has_rollouts(self.platform.settings):
+        if not scoring_wiring.has_rollouts(self.platform.settings):
             return []
         with translated(), self._opening:
             incidents = self.platform.incidents
@@ -374,7 +377,7 @@ class Sources:
     def _of_journal(self, read: Callable[[SqlRollouts], T], nothing: T) -> T:
         """The result of a read of the journal; `nothing` before there is a journal, because reading
         creates no file."""
-        if not backends.has_rollouts(self.platform.settings):
+        if not scoring_wiring.has_rollouts(self.platform.settings):
             return nothing
         with translated(), self._opening:
             journal = self.platform.rollouts

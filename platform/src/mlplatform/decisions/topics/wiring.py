@@ -1,4 +1,4 @@
-"""The choice of the adapter for an installation's topics."""
+"""Wiring of an installation's topics, for what publishes and what follows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builds the parts of one gateway process from the settings: its composition root."""
+"""Wiring of one gateway process: its parts, made and connected as the settings say."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from mlplatform.runtime.http.server import Life
 from mlplatform.runtime.telemetry.export import SpanExport
 from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.runtime.telemetry.spans import ProcessIdentity
-from mlplatform.scoring import backends
+from mlplatform.scoring import wiring as scoring_wiring
+from mlplatform.scoring.admission.jwks import IssuerKeys
 from mlplatform.scoring.api import openapi
 from mlplatform.scoring.api.app import Gateway
 from mlplatform.scoring.api.grpc_server import GrpcListener
@@ -35,11 +36,9 @@ from mlplatform.scoring.arms.freshness import Freshness
 from mlplatform.scoring.arms.live import LiveModel
 from mlplatform.scoring.arms.processes import Processes
 from mlplatform.scoring.arms.watermark import Watermark
-from mlplatform.scoring.gateway import admission
-from mlplatform.scoring.gateway.pushes import bodies, feature_pushes
-from mlplatform.scoring.labels.kinds import LabelKind
-from mlplatform.scoring.labels.labels import Labels
-from mlplatform.scoring.labels.ownership import Ownership, client_lookup
+from mlplatform.scoring.gateway.admission import AdmissionServices, admission_services
+from mlplatform.scoring.gateway.pushes import bodies, targets_by_view
+from mlplatform.scoring.labels.ownership import Ownership
 from mlplatform.scoring.labels.voids import Voids
 from mlplatform.scoring.predictor_client.predictor import ClientLimits, Predictor
 from mlplatform.scoring.pushes.pushes import FeaturePushes
@@ -64,7 +63,7 @@ SHADOW_DRAIN_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Composition:
+class WiredGateway:
     """A gateway, with the steps at its start and at its end."""
 
     app: Gateway
@@ -95,9 +94,9 @@ class _GatewayContext:
     windows: ProjectorThread | None
 
 
-def compose(
+def wired_gateway(
     settings: Settings, name: str, host: str = "127.0.0.1", *, supervised: bool = False
-) -> Composition:
+) -> WiredGateway:
     """The gateway process of that name, which no other living process may have.
 
     Args:
@@ -112,7 +111,7 @@ def compose(
     models = {model: _scoring(live[model], shared, shadow) for model in live}
     follower = _follower(settings, live, shared)
     definitions = [model.definition for model in live.values()]
-    admitting = admission.compose(settings, definitions, shared.metrics.admission)
+    admitting = _admission(settings, definitions, shared.metrics)
     health = Health(lambda: shared.recorder.alive, lambda: follower.ready)
     spans = _spans(settings, name, shared.metrics)
     traces = _traces(settings, definitions, spans, shared.metrics)
@@ -120,19 +119,19 @@ def compose(
     ended = EndedConnections("gateway-grpc", Refusals(settings.home.audit))
     calls = GrpcListener(host, port, admitting.gate, models, health, shared.metrics, traces, ended)
     fresh = [scoring.freshness for scoring in models.values()]
-    pushes = feature_pushes(settings, definitions, shared.key, shared.clock.event_ms)
+    pushes = _pushes(settings, definitions, shared)
     steps = _life(settings, shared, shadow, follower, admitting, spans, fresh, pushes)
     start, stop = _with_calls(*steps, calls) if settings.gateway_grpc_port else steps
     app = Gateway(
         admitting.gate,
         models,
-        Labels(
+        scoring_wiring.labels(
             shared.recorder,
             shared.answers,
-            shared.times,
             shared.clock,
+            shared.times,
             shared.ownership,
-            {d.name: LabelKind.of(d) for d in definitions},
+            definitions,
         ),
         Voids(shared.recorder, shared.times, shared.clock, shared.ownership),
         AsyncAcceptor(models, shared.answers, shared.recorder, shared.clock, shared.key),
@@ -145,16 +144,16 @@ def compose(
     )
     # Without a recorder every request would be refused; a new process can record again.
     life = Life(start, calls.begin_drain, stop, is_useful=lambda: shared.recorder.alive)
-    return Composition(app, life)
+    return WiredGateway(app, life)
 
 
 def _shared(settings: Settings, name: str, supervised: bool) -> _GatewayContext:
     home, metrics = settings.home, Metrics(readable_names())
     windowed = [d for d in map(load_definition, readable_names()) if d.windows]
-    log = backends.decision_log(settings, windowed, lock_wait_ms=LOG_LOCK_WAIT_MS)
-    backends.begin_windows(settings, windowed)
+    log = scoring_wiring.decision_log(settings, windowed, lock_wait_ms=LOG_LOCK_WAIT_MS)
+    scoring_wiring.begin_windows(settings, windowed)
     watermark = Watermark(log.latest_event_ms)
-    clock = backends.clock(settings, lambda: watermark.event_ms)
+    clock = scoring_wiring.clock(settings, lambda: watermark.event_ms)
     windows = _windows(settings, name, windowed, metrics, clock)
 
     def on_committed(count: int) -> None:
@@ -177,9 +176,7 @@ def _shared(settings: Settings, name: str, supervised: bool) -> _GatewayContext:
         times=times,
         metrics=metrics,
         recorder=_recorder(name, spilling, times, watermark),
-        ownership=Ownership(
-            client_lookup(log, settings.clock), clock, key, Refusals(home.audit).keep
-        ),
+        ownership=scoring_wiring.ownership(settings, log, clock, key),
         windows=windows,
     )
 
@@ -192,16 +189,35 @@ def _windows(
     clock: Clock,
 ) -> ProjectorThread | None:
     """What adds this process's records to windows that gateways share."""
-    projector = backends.window_projector(settings, name, windowed, clock)
+    projector = scoring_wiring.window_projector(settings, name, windowed, clock)
     if projector is None:
         return None
     metrics.watch_windows(projector.lags, clock.wall_ms)
     return ProjectorThread(projector)
 
 
+def _admission(
+    settings: Settings, definitions: Sequence[ModelDefinition], metrics: Metrics
+) -> AdmissionServices:
+    store, measured = scoring_wiring.admission(settings), metrics.admission
+    issuer_keys = None
+    if settings.oidc is not None:
+        issuer_keys = IssuerKeys(settings.oidc, measured.issuer_keys_fetched)
+    return admission_services(settings, store, issuer_keys, definitions, measured)
+
+
+def _pushes(
+    settings: Settings, definitions: Sequence[ModelDefinition], shared: _GatewayContext
+) -> FeaturePushes:
+    targets = scoring_wiring.push_targets(settings, definitions, shared.key)
+    entry = scoring_wiring.push_entry(settings, targets, shared.clock.event_ms)
+    return FeaturePushes(targets_by_view(targets), entry)
+
+
 def _spans(settings: Settings, name: str, metrics: Metrics) -> SpanExport[AnsweredRequest]:
     """The export of this process's spans."""
-    ends, sender = metrics.traces, backends.span_sender(settings, ProcessIdentity("gateway", name))
+    ends = metrics.traces
+    sender = scoring_wiring.span_sender(settings, ProcessIdentity("gateway", name))
     return SpanExport(sender, build, lambda end, count: ends.labels(end).inc(count))
 
 
@@ -267,7 +283,7 @@ def _scoring(live: LiveModel, shared: _GatewayContext, shadow: ShadowCopies) -> 
     model = live.definition.name
     return Scoring(
         live,
-        backends.online_for_requests(shared.settings, live.definition, _views(model)),
+        scoring_wiring.online_for_requests(shared.settings, live.definition, _views(model)),
         shared.answers,
         shared.recorder,
         shadow,
@@ -303,7 +319,7 @@ def _follower(
     return RouteFollower(
         shared.name,
         list(live.values()),
-        lambda: backends.rollouts(settings, answer_s=backends.GATEWAY_ANSWER_S),
+        lambda: scoring_wiring.rollouts(settings, answer_s=scoring_wiring.GATEWAY_ANSWER_S),
         lambda model, number: generation.labels(model).set(number),
         Processes(StatusStore(settings.home.serving).status),
     )
@@ -317,7 +333,7 @@ def _life(
     shared: _GatewayContext,
     shadow: ShadowCopies,
     follower: RouteFollower,
-    admitting: admission.AdmissionServices,
+    admitting: AdmissionServices,
     spans: SpanExport[AnsweredRequest],
     fresh: Sequence[Freshness],
     pushes: FeaturePushes,

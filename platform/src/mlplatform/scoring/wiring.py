@@ -1,4 +1,4 @@
-"""The choice of the adapters for the ports that a request's path shares with other code.
+"""Wiring that processes of scoring share with those above: adapters on a request's path.
 
 A port is embedded unless the settings name its server. Code for a server is imported only if one is
 named.
@@ -40,12 +40,18 @@ from mlplatform.runtime.storage.addresses import Address
 from mlplatform.runtime.storage.sqlite import BUSY_TIMEOUT_MS
 from mlplatform.runtime.telemetry.export import Sender
 from mlplatform.runtime.telemetry.otlp import OtlpSender
+from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.runtime.telemetry.span_files import FileSender
 from mlplatform.runtime.telemetry.spans import ProcessIdentity
 from mlplatform.scoring.admission.sqlite import SqliteAdmission
 from mlplatform.scoring.admission.store import Admission, Buckets, KeysAndBuckets
+from mlplatform.scoring.labels.kinds import LabelKind
+from mlplatform.scoring.labels.labels import Labels
+from mlplatform.scoring.labels.ownership import Ownership, client_lookup
 from mlplatform.scoring.pushes.pushes import PushEntry, PushTarget
 from mlplatform.scoring.pushes.rows import RowsBody
+from mlplatform.scoring.request.recording import KeptAnswers, Recorder
+from mlplatform.scoring.request.times import EventTimes
 
 if TYPE_CHECKING:  # imports the client of Redis
     from mlplatform.learning.features.windows.redis import RedisWindows
@@ -340,6 +346,29 @@ def _buckets(settings: Settings) -> Buckets | None:
     from mlplatform.scoring.admission.redis import RedisBuckets  # imports the client of Redis
 
     return RedisBuckets(settings.redis, answer_s=ADMISSION_S)
+
+
+def ownership(settings: Settings, log: SqliteDecisionLog, clock: Clock, key: bytes) -> Ownership:
+    """The rule on who may label and void decisions, by who asked for them.
+
+    Args:
+        key: the installation's key of pseudonyms.
+    """
+    askers = client_lookup(log, settings.clock)
+    return Ownership(askers, clock, key, Refusals(settings.home.audit).keep)
+
+
+def labels(
+    recorder: Recorder,
+    answers: KeptAnswers,
+    clock: Clock,
+    times: EventTimes,
+    owned: Ownership,
+    definitions: Iterable[ModelDefinition],
+) -> Labels:
+    """The labels of these models, from applications or analysts, recorded by this recorder."""
+    kinds = {definition.name: LabelKind.of(definition) for definition in definitions}
+    return Labels(recorder, answers, times, clock, owned, kinds)
 
 
 def storage_uri(settings: Settings) -> Callable[[Path], str]:
