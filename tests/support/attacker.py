@@ -89,7 +89,7 @@ class _ConnectionHolder:
         self._selector.register(sock, selectors.EVENT_READ, _OpenConnection(sock, kind))
         self.open += kind != _WHOLE
 
-    def look(self, wait_s: float) -> int:
+    def poll(self, wait_s: float) -> int:
         """How many were ended."""
         ended = 0
         for key, _ in self._selector.select(wait_s):
@@ -119,11 +119,11 @@ def main(port: int, count: int, protocol: str, uid: int) -> None:
     print("holding", flush=True)
     began_s = time.monotonic()
     while time.monotonic() < began_s + REOPEN_S:
-        for _ in range(min(holding.look(0.05), 20)):
+        for _ in range(min(holding.poll(0.05), 20)):
             holding.add()
             time.sleep(PAUSE_S)
     while holding.open and time.monotonic() < began_s + WATCH_S:
-        holding.look(0.2)
+        holding.poll(0.2)
     print(json.dumps({"opened": holding.opened, "open": holding.open}))
 
 

@@ -53,7 +53,7 @@ def finding(bundle: Bundle, champion: tuple[str, ...], rows: int = ROWS) -> Any:
     names, numbers = bundle.input_names, np.arange(rows)
     matrix = Matrix(names, np.zeros((rows, len(names)), np.float32), numbers, numbers)
     fitted: Any = SimpleNamespace(bundle=own.bundle, model=own.model, customers=1.0)
-    dataset: Any = SimpleNamespace(fitting=SimpleNamespace(taught=range(900)))
+    dataset: Any = SimpleNamespace(fitting=SimpleNamespace(training_rows=range(900)))
     return folds.tested_fold(
         Fold(1, 0, 1, 2),
         fitted,

@@ -116,7 +116,7 @@ def test_one_that_is_slow_holds_up_no_other_status(
     followed: ClusterStatusMirror, pods: Pods, told: StatusStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pods.services = {ONE: (True, "http://10.96.0.7:80"), TWO: (True, "http://10.96.0.8:80")}
-    has_told_two, plain = threading.Event(), StatusStore.say
+    has_told_two, plain = threading.Event(), StatusStore.write
 
     def status(name: str) -> ServiceStatus:
         if name == ONE and not has_told_two.wait(5):
@@ -129,7 +129,7 @@ def test_one_that_is_slow_holds_up_no_other_status(
             has_told_two.set()
 
     monkeypatch.setattr(pods, "status", status)
-    monkeypatch.setattr(StatusStore, "say", say)
+    monkeypatch.setattr(StatusStore, "write", say)
     followed.refresh()
     assert told.names() == {ONE, TWO}
 
@@ -151,7 +151,7 @@ def test_one_that_cannot_be_asked_keeps_no_other_from_its_status(
     assert told.names() == {TWO}
 
 
-def test_a_look_that_waits_for_a_server_ends_before_statuses_are_stale() -> None:
+def test_a_refresh_that_waits_for_a_server_ends_before_statuses_are_stale() -> None:
     assert REFRESH_S + WITHIN_S < STALE_MS / 1000
 
 

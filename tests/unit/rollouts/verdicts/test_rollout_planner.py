@@ -127,7 +127,7 @@ def test_a_part_of_many_customers_stands_for_all(monkeypatch: pytest.MonkeyPatch
     assert whole is not None
     assert part is not None
     assert sum(n for n, _ in part.customers) == pytest.approx(5000, rel=0.15)
-    assert part.expected_customers(0.1) == pytest.approx(whole.expected_customers(0.1), rel=0.15)
+    assert part.customers_in(0.1) == pytest.approx(whole.customers_in(0.1), rel=0.15)
     assert part.repeat_h == pytest.approx(whole.repeat_h, rel=0.15)
 
 

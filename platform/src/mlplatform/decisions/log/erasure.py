@@ -92,7 +92,7 @@ class PendingErasures:
 
 
 @dataclass(frozen=True, slots=True)
-class RecordedRemovals:
+class RemovalRecords:
     """Every payload that may be missing, by what is on record.
 
     Args:
@@ -146,7 +146,7 @@ def pending_erasures(db: sqlite3.Connection, folder: Path) -> PendingErasures | 
     return PendingErasures(numbers, decisions, ranges, reached) if ready else None
 
 
-def recorded_removals(folder: Path) -> RecordedRemovals:
+def removal_records(folder: Path) -> RemovalRecords:
     """The payloads whose erasure, or end of retention, is on record.
 
     Raises:
@@ -155,7 +155,7 @@ def recorded_removals(folder: Path) -> RecordedRemovals:
     rows = _records_of(folder, Span(kinds=KEPT_KINDS, columns=_COLUMNS))
     erasures = [erasure_of(row["payload"]) for row in rows if row["kind"] == "erasure"]
     rules = [row for row in rows if row["kind"] == "retention"]
-    return RecordedRemovals(numbers_of(erasures), _expired(folder, rules))
+    return RemovalRecords(numbers_of(erasures), _expired(folder, rules))
 
 
 def ranges_to_expire(folder: Path) -> Mapping[str, Sequence[ExpiredRange]]:

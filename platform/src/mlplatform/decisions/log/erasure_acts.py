@@ -208,7 +208,7 @@ def _records_of(
     log: SqliteDecisionLog, folder: Path, request: ErasureRequest
 ) -> tuple[list[dict[str, Any]], int]:
     """The records that the act is about, and the number of those that an earlier act has named."""
-    before = erasure.recorded_removals(folder)
+    before = erasure.removal_records(folder)
     columns = ("writer", "seq", "decision_id", "kind", "model", "event_ms")
     try:
         rows = [r for span in _spans(log, request, columns) for r in log.read(span).to_pylist()]

@@ -187,10 +187,10 @@ class _Walk:
         if not any(one.chain.absent for one in self.writers.values()):
             return
         # after the rest was checked: an erasure is on record before a payload is removed
-        recorded_removals = _recorded_removals(self.folder)
+        removal_records = _removal_records(self.folder)
         for name, one in self.writers.items():
             for absent in one.chain.absent:
-                if recorded_removals.covers(name, absent):
+                if removal_records.covers(name, absent):
                     self.erased += 1
                     continue
                 what = f"record {absent.seq} of writer {name} (decision {absent.decision_id})"
@@ -257,11 +257,11 @@ class _Walk:
                 return
 
 
-def _recorded_removals(folder: Path) -> erasure.RecordedRemovals:
+def _removal_records(folder: Path) -> erasure.RemovalRecords:
     try:
-        return erasure.recorded_removals(folder)
+        return erasure.removal_records(folder)
     except (sqlite3.DatabaseError, UnicodeDecodeError, Corrupt):  # a finding names it
-        return erasure.RecordedRemovals({}, {})
+        return erasure.RemovalRecords({}, {})
 
 
 def _database(db: sqlite3.Connection) -> Iterator[str]:

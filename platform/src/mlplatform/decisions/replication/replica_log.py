@@ -203,7 +203,7 @@ class ReplicaLog:
         came = [i for i in items if isinstance(i, ReplicatedRecord) and i.payload is None]
         if not came:
             return frozenset()
-        found = erasure.recorded_removals(self._folder)
+        found = erasure.removal_records(self._folder)
         return {i.seq for i in came if found.covers(writer, i.without_payload())}
 
     def _known_records(

@@ -35,7 +35,7 @@ MOST_STATES: Final = 100
 Values = Mapping[str, float | None]
 
 
-class _SeenBounds(NamedTuple):
+class _ReadBounds(NamedTuple):
     """The first request of an entity that a decision had not seen although it was recorded long
     enough before, and the last one that it had seen; wall times."""
 
@@ -101,7 +101,7 @@ def _plain(source: EntityWindows, one: DecisionReads, right: Values) -> Iterator
 
 
 def _late(
-    source: EntityWindows, one: DecisionReads, own: Values, right: Values, behind: _SeenBounds
+    source: EntityWindows, one: DecisionReads, own: Values, right: Values, behind: _ReadBounds
 ) -> Iterator[Cell]:
     for name in source.feature_names:
         if exactly(own[name], right[name]):
@@ -191,7 +191,7 @@ def _values(
 
 def _behind(
     db: duckdb.DuckDBPyConnection, source: EntityWindows, late_after_ms: int
-) -> dict[str, _SeenBounds]:
+) -> dict[str, _ReadBounds]:
     rank, seen = OWN[2:]
     rows = db.execute(
         f'WITH p AS (SELECT request_id, "{source.key}" AS _key, {rank}, {seen}, _recorded_ms'
@@ -205,14 +205,14 @@ def _behind(
         f" ASOF LEFT JOIN p b ON w._key = b._key AND w.{seen} >= b.{rank}",
         [late_after_ms],
     ).fetchall()
-    return {request_id: _SeenBounds(*found) for request_id, *found in rows}
+    return {request_id: _ReadBounds(*found) for request_id, *found in rows}
 
 
 def _due(
     db: duckdb.DuckDBPyConnection,
     definition: ModelDefinition,
     served: Sequence[DecisionReads],
-    behind: Mapping[str, Mapping[str, _SeenBounds]],
+    behind: Mapping[str, Mapping[str, _ReadBounds]],
 ) -> dict[str, Values]:
     """The values that decisions should have read whose position is behind, or that had no
     position."""

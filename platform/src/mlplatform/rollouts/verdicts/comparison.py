@@ -39,8 +39,8 @@ from mlplatform.rollouts.verdicts.verdict import (
     Prediction,
     certainty_text,
     difference_values,
+    fraction,
     harm_gate,
-    hits_text,
     in_percent,
     number_of,
     points,
@@ -99,9 +99,8 @@ def failure_gate(counts: Aggregates, bound: Bound, errors: Errors) -> Gate:
         return Gate("failures", bound.verdict(math.nan, math.nan), reason, {})
     figures = (
         "Not answered in time: "
-        f"{hits_text(days.challenger_hits, days.challenger_trials, 'requests')}; "
-        "of the champion's, within the same time, "
-        f"{hits_text(days.champion_hits, days.champion_trials, 'requests')}."
+        f"{fraction(days.challenger_hits, days.challenger_trials, 'requests')}; of the champion's, "
+        f"within the same time, {fraction(days.champion_hits, days.champion_trials, 'requests')}."
     )
     if alone.stop_low > STARVING * bound.limit:
         reason = (
@@ -155,8 +154,8 @@ def alert_gate(
     if not deviations:
         reason = (
             "No verdict is possible yet: no alert is expected. "
-            f"It raised alerts on {hits_text(raised, answers, 'requests')}; the champion raised "
-            f"alerts on {hits_text(theirs, others, 'requests')}."
+            f"It raised alerts on {fraction(raised, answers, 'requests')}; the champion raised "
+            f"alerts on {fraction(theirs, others, 'requests')}."
         )
         return Gate(name, bound.verdict(math.nan, math.nan), reason, {"trials": answers})
     more = min(found.more for found in deviations)
@@ -164,9 +163,8 @@ def alert_gate(
     stop_low = max(more, fewer)
     nearest = min(shown, key=lambda found: found.left_open)
     figures = (
-        f"It raised alerts on {hits_text(raised, answers, 'requests')}; "
-        f"{percent(nearest.expected)} was expected. "
-        f"The champion raised alerts on {hits_text(theirs, others, 'requests')}."
+        f"It raised alerts on {fraction(raised, answers, 'requests')}; {percent(nearest.expected)} "
+        f"was expected. The champion raised alerts on {fraction(theirs, others, 'requests')}."
     )
     low, high = _change(nearest.low), _change(nearest.high)
     some = nearest.low > -1  # otherwise there may be no alerts
@@ -353,7 +351,7 @@ def copy_gate(counts: Aggregates) -> list[Gate]:
         return []
     reason = (
         "Too many requests were never put to the challenger: "
-        f"{hits_text(missing, copies + missing, 'copies')} were dropped. "
+        f"{fraction(missing, copies + missing, 'copies')} were dropped. "
         f"Allowed: {in_percent(UNCOPIED_SHARE)}."
     )
     return [Gate("copies", "INCONCLUSIVE", reason, {"copies": copies, "missing": missing})]

@@ -29,7 +29,7 @@ from mlplatform.rollouts.verdicts.verdict import (
     Prediction,
     certainty_text,
     difference_values,
-    hits_text,
+    fraction,
     in_percent,
     number_of,
 )
@@ -187,7 +187,7 @@ def _failing(seen: Aggregates, limits: GateLimits) -> Gate | None:
     reason = (
         f"It fails to answer at least {in_percent(found.stop_low)} of its requests in time "
         f"({certainty_text(error)}). "
-        f"Not answered in time: {hits_text(failures, counts['requests'], 'requests')}, of "
+        f"Not answered in time: {fraction(failures, counts['requests'], 'requests')}, of "
         f"{counts['units']:,} customers, in {counts['failed_moments']:,} of "
         f"{counts['moments']:,} quarter seconds. The limit is {in_percent(allowed)}."
     )
@@ -212,7 +212,7 @@ def _answers_gate(found: Aggregates) -> list[Gate]:
         return []
     reason = (
         "Too few of its answers count: the others are degraded. "
-        f"{hits_text(counted, units, 'customers')} have an answer that counts. "
+        f"{fraction(counted, units, 'customers')} have an answer that counts. "
         f"Needed: {100 * COUNTED_PART:g} %."
     )
     return [Gate("answers", "INCONCLUSIVE", reason, {"counted": counted, "units": units})]
@@ -230,7 +230,7 @@ def _split_gate(found: Aggregates, step: StepPolicy) -> list[Gate]:
         "p_value": number_of(p_value),
     }
     figures = (
-        f"It answered {hits_text(mine, everyone, 'customers')}; {step.percent:g} % were asked for."
+        f"It answered {fraction(mine, everyone, 'customers')}; {step.percent:g} % were asked for."
     )
     if not math.isfinite(p_value):
         return [Gate("split", "INCONCLUSIVE", f"No customer has come yet. {figures}", values)]

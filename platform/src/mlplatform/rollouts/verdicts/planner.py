@@ -372,7 +372,7 @@ def _schedule(profile: TrafficProfile, stage: Stage, drawn: int) -> AnalysisSche
 
 def _sampled(profile: TrafficProfile, stage: Stage, schedule: AnalysisSchedule) -> Flags:
     """Whether, at each look, the arm has had as many customers and requests as the step wants."""
-    units = np.array([profile.expected_customers(h, stage.share or 1.0) for h in schedule.hours])
+    units = np.array([profile.customers_in(h, stage.share or 1.0) for h in schedule.hours])
     requests, _ = schedule.trials()
     return (units >= stage.step.units) & (requests >= stage.step.requests)
 
@@ -391,16 +391,14 @@ def _gate_plan(
     wrongly = _first((gate.passes(good=False) & every)[:, in_time], schedule.hours)
     ended = np.minimum(np.minimum(stopped, wrongly), stage.deadline_h)
     answered = 0.0 if stage.share is None else profile.requests_h * share * float(ended.mean())
-    met = (
-        [profile.expected_customers(h, share) for h in ended] if stage.share is not None else [0.0]
-    )
+    met = [profile.customers_in(h, share) for h in ended] if stage.share is not None else [0.0]
     return GatePlan(
         gate=gate.name,
         tolerance=gate.tolerance,
         limit=gate.limit,
         hours=hours,
         requests=round(requests),
-        customers=round(profile.expected_customers(needed, share)),
+        customers=round(profile.customers_in(needed, share)),
         customer_days=round(profile.customer_days(needed, share)),
         positives=None if math.isnan(profile.positives) else round(requests * profile.positives),
         passes=float((reached <= schedule.hours[in_time][-1]).mean()),

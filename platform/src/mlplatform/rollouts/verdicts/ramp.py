@@ -188,7 +188,7 @@ def _remedies(
 def _smaller_sample(profile: TrafficProfile, stage: Stage) -> Iterator[Remedy]:
     """A smaller sample: what the arm has by nine tenths of the deadline."""
     step, share, hours = stage.step, stage.share or 1.0, 0.9 * stage.deadline_h
-    units, requests = profile.expected_customers(hours, share), profile.requests_h * hours * share
+    units, requests = profile.customers_in(hours, share), profile.requests_h * hours * share
     if units < step.units:
         yield Remedy(f"{stage.key}.minimum_units", step.units, max(math.floor(units), 1))
     if requests < step.requests:

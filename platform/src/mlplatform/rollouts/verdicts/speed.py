@@ -50,8 +50,7 @@ def latency_gate(
     is the edge of the bin in which the quantile lies, and r times x is rounded to an edge against
     what is to be proven.
 
-    Source: the duality of quantiles and shares, as in Howard and Ramdas (2022), Sequential
-    estimation of quantiles.
+    Source: Howard and Ramdas (2022), Sequential estimation of quantiles: duality with shares.
     """
     name, found = f"latency_p{100 * quantile:g}", seen.latencies
     if found is None or not found.answers.any(axis=1).all():
@@ -60,7 +59,7 @@ def latency_gate(
     own, theirs = found.quantile(0, quantile), found.quantile(1, quantile)
     own_us, theirs_us = float(EDGES[own]), max(float(EDGES[theirs]), 1.0)
 
-    def effective_ratio(ratio: float) -> tuple[float, str]:
+    def ratio_in_force(ratio: float) -> tuple[float, str]:
         harmful = harmful_ratio(ratio, theirs_us, immaterial_us)
         if harmful > ratio:
             return harmful, f"{immaterial_us / 1000:g} ms above the champion's"
@@ -71,10 +70,8 @@ def latency_gate(
         views = found.slow(above - whole, theirs)
         return share_difference(views, stop_error=errors.stop, pass_error=errors.missed)
 
-    limit, more = effective_ratio(bound.limit)
-    tolerance, less = (
-        effective_ratio(bound.tolerance) if bound.tolerance is not None else (None, "")
-    )
+    limit, more = ratio_in_force(bound.limit)
+    tolerance, less = ratio_in_force(bound.tolerance) if bound.tolerance is not None else (None, "")
     at_limit = excess(limit, whole=False)
     answers = int(found.answers[0].sum())
     what = "median latency" if quantile == 0.5 else f"{100 * quantile:g}th percentile of latency"
@@ -102,8 +99,10 @@ def latency_gate(
     if at_tolerance.pass_high <= 0:
         reason = f"Its {what} is less than {less} ({certainty_text(errors.missed)}). {figures}"
         return Gate(name, "HEALTHY", reason, values | difference_values(at_tolerance))
-    wanted = f"Less has to be shown ({certainty_text(errors.missed)})."
-    reason = f"Its {what} may be {less} or more. {figures} {wanted}"
+    reason = (
+        f"Its {what} may be {less} or more. {figures} "
+        f"Less has to be shown ({certainty_text(errors.missed)})."
+    )
     return Gate(name, "INCONCLUSIVE", reason, values | difference_values(at_tolerance))
 
 

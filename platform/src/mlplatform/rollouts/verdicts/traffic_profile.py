@@ -92,7 +92,7 @@ class TrafficProfile:
     hidden: HiddenRequests | None = None
     failed_apart: float = 0.0
 
-    def expected_customers(self, hours: float, share: float = 1.0) -> float:
+    def customers_in(self, hours: float, share: float = 1.0) -> float:
         """Number of customers expected to send a request within `hours`, among the share `share` of
         them."""
         return share * sum(n * -math.expm1(-rate * hours) for n, rate in self.customers)
@@ -100,7 +100,7 @@ class TrafficProfile:
     def customer_days(self, hours: float, share: float = 1.0) -> float:
         """Pairs of a customer and a day with a request of theirs."""
         days, rest = divmod(hours, 24.0)
-        return days * self.expected_customers(24.0, share) + self.expected_customers(rest, share)
+        return days * self.customers_in(24.0, share) + self.customers_in(rest, share)
 
     def quantile_us(self, quantile: float) -> float:
         """The latency in microseconds that the share 1 - quantile of the answers exceeds."""

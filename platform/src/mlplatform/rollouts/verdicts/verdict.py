@@ -251,7 +251,7 @@ def rounded(value: float) -> str:
     return f"{value:,.{digits}f}".rstrip("0").rstrip(".") if digits else f"{value:,.0f}"
 
 
-def hits_text(hits: int, trials: int, what: str) -> str:
+def fraction(hits: int, trials: int, what: str) -> str:
     """Hits among trials in words, with their share if there are any trials."""
     if not trials:
         return f"{hits:,} of {trials:,} {what}"
