@@ -46,7 +46,7 @@ PROMOTED = Promoted(**FACT, predecessor=CHAMPION)
 
 
 def opened(**changes: Any) -> Opened:
-    usual = {"bootstrap": False, "approval": "none"} | changes
+    usual: dict[str, Any] = {"bootstrap": False, "approval": "none"} | changes
     return Opened(**FACT, challenger=MINE, author="ana", alert_low=0.0, alert_high=0.1, **usual)
 
 
