@@ -18,12 +18,13 @@ class Wrong(Gone):
         super().__init__(f"{key} is {shown}; wanted: {wanted}")
 
 WANTED = "a port, " + "1 to 65535"
+KIB = 1024
 '''
 
 
 def messages(code: str) -> list[tuple[str, str]]:
     """Names and texts that a module has beside one of errors."""
-    head = "import logging\nfrom own.errors import WANTED, Gone, Wrong\n"
+    head = "import logging\nfrom own.errors import KIB, WANTED, Gone, Wrong\n"
     files = {
         "errors.py": ("own.errors", ERRORS),
         "module.py": ("own.module", head + textwrap.dedent(code)),
@@ -60,6 +61,8 @@ def messages(code: str) -> list[tuple[str, str]]:
         ('log.warning("kept %s of %d", name, len(all))\n', [("warning", "kept ‹name› of 3")]),
         ('LIMIT = 2 * 1024\nraise Gone(f"more than {LIMIT} bytes")',
          [("Gone", "more than 2048 bytes")]),
+        ('LIMIT = 2 * KIB\nraise Gone(f"more than {LIMIT} bytes, or {LIMIT * rows}")',
+         [("Gone", "more than 2048 bytes, or ‹LIMIT›")]),
         ('raise Gone(str(error))', []),
         ('print(f"a sentence of {name} for people")', [("", "a sentence of ‹name› for people")]),
         ('"""A sentence about this module."""\nsql = "SELECT all of the rows"', []),

@@ -198,7 +198,7 @@ class Catalogue:
                 return self._joined([self.texts(part, scope) for part in node.values])
             case ast.FormattedValue():
                 return self._formatted(node, scope)
-            case ast.BinOp() if (number := number_of(node)) is not None:
+            case ast.BinOp() if (number := self._number(node, scope)) is not None:
                 return (str(number),)
             case ast.BinOp(op=ast.Add()) if not is_arithmetic(node):
                 return self._joined([self.texts(n, scope) for n in (node.left, node.right)])
@@ -222,6 +222,23 @@ class Catalogue:
             case ast.Call():
                 return self._call(node, scope)
         return (placeholder(node),)
+
+    def _number(self, node: ast.expr, scope: Scope) -> int | float | None:
+        """The value of an expression of numbers and of modules' constants, such as 4 * MIB."""
+
+        def constant(named: ast.expr) -> int | float | None:
+            if isinstance(named, ast.Name) and named.id in scope.module.constants:
+                there, name = scope.module, named.id
+            else:
+                place, name = self._place(named, scope)
+                if place is None or name not in place.constants:
+                    return None
+                there = place
+            if scope.depth > _DEEPEST:
+                return None
+            return self._number(there.constants[name], Scope(there, None, {}, scope.depth + 1))
+
+        return number_of(node, constant)
 
     def _joined(self, parts: Sequence[tuple[str, ...]]) -> Iterator[str]:
         return (_KEYED.sub(".‹number›", "".join(chosen)) for chosen in product(*parts))

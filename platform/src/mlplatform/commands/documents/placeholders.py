@@ -37,13 +37,21 @@ _OPERATORS: Final[Mapping[type[ast.operator], Callable[[Any, Any], int | float]]
 _WORD: Final = re.compile(r"(?<![\w./`-])[A-Za-z][a-z']*(?![\w/`=(-])")
 
 
-def number_of(node: ast.expr) -> int | float | None:
-    """The value of an expression that has only numbers, such as 4 * 1024; None for any other."""
+def number_of(
+    node: ast.expr, constant: Callable[[ast.expr], int | float | None] = lambda node: None
+) -> int | float | None:
+    """The value of an expression that has only numbers, such as 4 * 1024; None for any other.
+
+    Args:
+        constant: the number behind a name or an attribute, if the code defines one.
+    """
     match node:
         case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
             return value
+        case ast.Name() | ast.Attribute():
+            return constant(node)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
-            one, other = number_of(left), number_of(right)
+            one, other = number_of(left, constant), number_of(right, constant)
             if one is not None and other is not None:
                 return _OPERATORS[type(op)](one, other)
     return None
