@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from demo.process import PlatformProcess
-from demo.source import DAY_MS, Source
+from demo.source import Source
 from demo.state import Diary
 from demo.story import LoopNotClosed, Story
 from demo.traffic import Player
 from mlplatform.operations.wiring import Platform
+from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring.request.times import REPLAY_BEHIND_MS
 
 CHUNK = 500  # rows between two saves of the state

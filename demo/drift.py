@@ -14,7 +14,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from demo.source import DAY_MS, keep
+from demo.source import keep
 from demo.state import DemoState
 from mlplatform.learning.registry.versions import Version
 from mlplatform.learning.validation.report import MEASURES as WORDS
@@ -25,6 +25,7 @@ from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition
 from mlplatform.rollouts.drift.incidents import DRIFT, Incident
 from mlplatform.runtime.figures import utc_day
+from mlplatform.runtime.units import DAY_MS
 
 JUDGED_DAYS: Final = 3
 """Days after the change with as many requests as a drift check needs to judge them."""

@@ -14,12 +14,12 @@ from typing import Any, Final
 
 from demo import drift
 from demo.chapters import Scene
-from demo.source import DAY_MS
 from demo.story import POLL_S, RUN_LIMIT_S, LoopNotClosed
 from demo.traffic import Recording
 from mlplatform.operations.prefect_client.prefect import FlowRun
 from mlplatform.rollouts.drift.incidents import Incident
 from mlplatform.runtime.errors import Unavailable
+from mlplatform.runtime.units import DAY_MS
 
 CHANGED: Final = "the requests change (the platform is not told)"
 

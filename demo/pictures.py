@@ -10,10 +10,9 @@ import pyarrow as pa
 
 from demo import charts
 from demo.charts import Mark, PhaseSpan, Picture
-from demo.source import DAY_MS
 from demo.tenures import ChampionTenure
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
 
-HOUR_MS = 3_600_000
 ROLLED_BACK_MS = 3 * HOUR_MS
 """How long a rollback is drawn: it takes no time."""
 

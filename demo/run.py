@@ -18,7 +18,7 @@ from rich.console import Console
 from demo import drift, report, team
 from demo.chapters import Scene, Tasks, beside, finished, play, reached
 from demo.process import PlatformProcess
-from demo.source import DAY_MS, MODEL, Source, prepare
+from demo.source import MODEL, Source, prepare
 from demo.state import DemoState, Diary, DiaryEntry, load_state
 from demo.story import LoopNotClosed, Story
 from demo.traffic import Player, Recording
@@ -27,6 +27,7 @@ from mlplatform.operations.wiring import Platform, api_key
 from mlplatform.runtime.canonical import canonical_json
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Refused, Unavailable
+from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring import wiring as scoring_wiring
 
 QUIET_RATE = 1300.0  # requests a second at the most

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.units import DAY_MS
 from models.fraud import sources
 
 MODEL = "fraud"
-DAY_MS = 86_400_000
 FIRST_DAY_MS = 1_772_323_200_000  # 2026-03-01, a Sunday
 HISTORY_DAYS = 63  # 30-day windows, their delay, a training window and label maturity
 QUIET_DAYS = 2

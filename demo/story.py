@@ -25,15 +25,15 @@ from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.journal.transitions import RolledBack, Transition
 from mlplatform.rollouts.passes import plan_text
 from mlplatform.runtime.errors import InputInvalid, NotFound, PlatformError, Refused, Unavailable
+from mlplatform.runtime.units import DAY_S, HOUR_MS
 from mlplatform.scoring.admission.clients import Scope
 from mlplatform.scoring.admission.keyring import create_key
 
 ENGINEER, BRINGER, APPROVER = "demo.engineer", "demo.modeller", "demo.approver"
 TRAINER = "drift-watch"
-DAY_S = 86_400
 POLL_S = 0.3
 PASS_PAUSE_S = 0.5
-PASS_WITHIN_MS = 12 * 3_600_000
+PASS_WITHIN_MS = 12 * HOUR_MS
 RUN_LIMIT_S = 600.0
 SLOW_SHARE_OF_GATE = 0.2
 

@@ -17,13 +17,14 @@ import pyarrow.parquet as pq
 
 from demo import drift, drift_chapter
 from demo.chapters import Scene, Tasks, beside, finished, reached
-from demo.source import DAY_MS, FIRST_DAY_MS, Source, keep
+from demo.source import FIRST_DAY_MS, Source, keep
 from demo.story import LoopNotClosed
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition, model_folder, model_names
 from mlplatform.model.folds import history_days
 from mlplatform.runtime.configuration.declarations import PREFIX
 from mlplatform.runtime.errors import Refused
+from mlplatform.runtime.units import DAY_MS
 
 TEAMS: Final = Path(__file__).parents[1] / "teams"
 MORE_DAYS: Final = 14

@@ -24,7 +24,6 @@ from mlplatform_client import Answer, AsyncClient, CallFailed, Label, Retries, c
 from mlplatform_client.exchange import Call, Reply, Result
 from mlplatform_client.replies import error_of, may_repeat
 
-DAY_MS = 86_400_000
 WORKERS = 24
 LABELS_A_POST = 500
 GIVE_UP_S = 120.0

@@ -16,6 +16,9 @@ from typing import Final
 
 import pytest
 
+from mlplatform.commands.documents.placeholders import number_of
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
+
 ROOT: Final = Path(__file__).parents[2]
 PACKAGE: Final = ROOT / "platform" / "src" / "mlplatform"
 AREAS: Final = (
@@ -431,6 +434,29 @@ def retired_words(text: str) -> set[str]:
     return RETIRED_WORDS & words(KEPT_NAMES.sub("", text))
 
 
+UNIT: Final = re.compile(
+    r"_?(?:(?:SECOND|MINUTE|HOUR|DAY|WEEK)_(?:NS|US|MS|S|MIN|H)|[KMGT]IB|MICROS|MILLIS)"
+)
+
+
+def units_again(text: str) -> set[str]:
+    """Units that a text names or writes out instead of importing them."""
+    nodes = [*ast.walk(ast.parse(text))]
+    stored = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    numbers = {number_of(n) for n in nodes if isinstance(n, ast.expr)}
+    return {n for n in stored if UNIT.fullmatch(n)} | {str(n) for n in numbers & {HOUR_MS, DAY_MS}}
+
+
+def test_a_unit_is_defined_once() -> None:
+    """`mlplatform/runtime/units.py` holds the units, and all others import them."""
+    home = PACKAGE / "runtime" / "units.py"
+    beside = (*(ROOT / "demo").glob("*.py"), *(ROOT / "flows").glob("*.py"))
+    paths = {*(PACKAGE / name for name in modules()), *beside} - {home}
+    found = {path.relative_to(ROOT).as_posix(): units_again(path.read_text()) for path in paths}
+    assert units_again(home.read_text()) >= {"DAY_MS", "HOUR_MS", "MIB"}
+    assert {path: again for path, again in found.items() if again} == {}
+
+
 def test_what_these_tests_look_for_is_found() -> None:
     assert too_long("def f():\n" + "    pass\n" * 3, 3) == ["f, line 1: 4 lines"]
     assert retired("class Reign:\n    pass\n# a Lifeline\n") == {"Reign"}
@@ -450,6 +476,10 @@ def test_what_these_tests_look_for_is_found() -> None:
     assert unexplained(hidden) == ["line 2: from a import b", "line 4: import a.c"]
     assert unexplained("def f():\n    import a  # slow\ndef g():\n    import a.b\n") == []
     assert unexplained("def f():\n    from mlplatform import a\n") != []
+    assert units_again("_DAY_S, B = 1, 3_600_000\nC = 24 * 3600 * 1000\n") == {
+        *("_DAY_S", "3600000", "86400000"),
+    }
+    assert units_again("from units import DAY_MS\nKEPT_MS = 7 * DAY_MS\n") == set()
     assert cycle({"a": {"b"}, "b": {"c"}, "c": set()}) == []
     assert len(cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}})) == 3
     assert said_layers("Packages from the ground up: `a`; `b` and `c`. Imports `d`.") == [

@@ -46,9 +46,9 @@ from mlplatform.rollouts.drift.verdict import (
     drift_verdict,
     window_verdict,
 )
+from mlplatform.runtime.units import DAY_MS
 
 FRAUD = load_definition("fraud")
-DAY_MS = 86_400_000
 TRAINING_DAYS, HOLDOUT_DAYS, MATURITY_DAYS = 21, 3, FRAUD.label.maturity_days
 INPUTS = FRAUD.drift.inputs
 CHANGE_DAY = 17  # of the champion's days: two weeks of labels have matured by then

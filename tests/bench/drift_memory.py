@@ -22,8 +22,8 @@ from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.rollouts.drift.verdict import Band, window_verdict
 from mlplatform.rollouts.drift.windows import ChampionTenure, drift_plan, read_windows
+from mlplatform.runtime.units import DAY_MS
 
-DAY_MS = 86_400_000
 FRAUD = load_definition("fraud")
 REST = {
     "feature_times": {"customer_stats": 2 * DAY_MS, "terminal_stats": 2 * DAY_MS},

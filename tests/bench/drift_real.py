@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from tests.bench.drift import DAY_MS, FRAUD, HALF, ONE_COLUMN, Baselines, Champion, Day
+from tests.bench.drift import FRAUD, HALF, ONE_COLUMN, Baselines, Champion, Day
 from tests.bench.drift_streams import (
     CHANGE,
     Floats,
@@ -50,6 +50,7 @@ from mlplatform.rollouts.drift.plan import (
 )
 from mlplatform.rollouts.drift.retrain import MaturedRequests, Page, Retrain
 from mlplatform.rollouts.drift.verdict import Window, WindowVerdict, drift_verdict, window_verdict
+from mlplatform.runtime.units import DAY_MS
 
 NEVER, WEEKLY, PLATFORM = "never retrained", "retrained weekly", "platform"
 ADWIN: Final = ("adwin, scores", "adwin, mistakes")

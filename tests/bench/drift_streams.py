@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from tests.bench.drift import DAY_MS, FRAUD, Champion, Day, learned
+from tests.bench.drift import FRAUD, Champion, Day, learned
 from tests.bench.hidden import SEED, Bank, World
 from tests.bench.quality import delayed
 
@@ -26,6 +26,7 @@ from mlplatform.learning.training.folder import load_training
 from mlplatform.learning.training_sets.dataset import input_plan
 from mlplatform.learning.validation.statistics import average_precision
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.runtime.units import DAY_MS
 from models.fraud.sources import read_transactions, sample_customers, with_pattern_change
 
 MARKET: Final = ("nswprice", "nswdemand", "vicprice", "vicdemand", "transfer")

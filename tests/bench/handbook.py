@@ -43,11 +43,12 @@ from threadpoolctl import threadpool_limits
 
 from mlplatform.learning.features.windows.sql import windows_sql
 from mlplatform.learning.training.folder import load_folder, load_training
-from mlplatform.learning.training_sets.dataset import DAY_MS, input_plan
+from mlplatform.learning.training_sets.dataset import input_plan
 from mlplatform.learning.validation.statistics import average_precision
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.windows.declaration import Window
 from mlplatform.model.windows.tiles import series_of
+from mlplatform.runtime.units import DAY_MS
 from models.fraud.sources import read_transactions
 
 WEEK: Final = 7

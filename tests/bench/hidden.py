@@ -28,10 +28,11 @@ from mlplatform.learning.features.online import EVENT_TIMESTAMP
 from mlplatform.learning.training.calibration import KnownScores, fit_calibration, fit_thresholds
 from mlplatform.learning.training.candidate import fit_rows
 from mlplatform.learning.training.folder import load_folder, load_training
-from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, dataset, input_plan
+from mlplatform.learning.training_sets.dataset import Dataset, dataset, input_plan
 from mlplatform.learning.validation.statistics import average_precision
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.policies.decision_scale import CutOffs
+from mlplatform.runtime.units import DAY_MS
 from models.fraud.sources import read_transactions, sample_customers
 
 WEEKS: Final = 9

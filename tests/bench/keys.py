@@ -26,10 +26,10 @@ from mlplatform.decisions.records.port import KEEP_MS, Entry, Idempotency
 from mlplatform.decisions.records.prepared_record import StorableRecord, prepared
 from mlplatform.decisions.records.record import Record
 from mlplatform.runtime.storage import sqlite
+from mlplatform.runtime.units import DAY_MS
 
 MODEL, CLIENT = "fraud", "app"
 START_MS: Final = 1_760_054_400_000 + 43_200_000
-DAY_MS: Final = 86_400_000
 DAYS: Final = 8
 BATCH: Final = 64
 LOOKUPS: Final = 20_000

@@ -32,6 +32,7 @@ from mlplatform.rollouts.verdicts.hidden_outcomes import (
     recall,
     recall_difference,
 )
+from mlplatform.runtime.units import DAY_MS
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -46,7 +47,7 @@ TOLERANCE, PASS_ERROR = 0.2, 0.05
 promotion (`rollout.stop.recall`, `confirm_recall_drop` of the fraud model)."""
 ERROR = 0.025
 """Of either end of an interval."""
-DAY_MS, LONGEST_D = 86_400_000, 90
+LONGEST_D = 90
 WEAK, SOUND, STRONG = 2.31, 2.65, 2.95
 """How far frauds score above genuine payments, in standard deviations: recall .48, .60, .70."""
 SLICES = (0.0, 0.01, 0.02, 0.05)

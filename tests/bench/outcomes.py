@@ -41,8 +41,8 @@ from mlplatform.rollouts.passes.observe import OUTCOME_STEP_MS
 from mlplatform.rollouts.verdicts.basis import OutcomeBasis, outcome_gates
 from mlplatform.rollouts.verdicts.verdict import Bound, Errors
 from mlplatform.runtime.storage import sqlite
+from mlplatform.runtime.units import DAY_MS
 
-DAY_MS: Final = 86_400_000
 FRAUD: Final = 0.008
 CAPACITY: Final = 0.013
 DAYS: Final = 38

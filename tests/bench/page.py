@@ -39,13 +39,13 @@ from mlplatform.model.folders import load_definition
 from mlplatform.operations.actions import interim_analyses
 from mlplatform.operations.review import queue
 from mlplatform.operations.traffic import projection
-from mlplatform.operations.traffic.buckets import DAY_MS
 from mlplatform.rollouts.drift.incidents import IncidentFinding
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
 from mlplatform.rollouts.journal.transitions import Transition
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.storage import sqlite
+from mlplatform.runtime.units import DAY_MS
 from rollout_world import arm
 from support.journal_steps import commit, give_champion
 from support.judged_rollout import JudgedRollout

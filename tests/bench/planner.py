@@ -41,13 +41,13 @@ from mlplatform.rollouts.verdicts.simulated_paths import Alerts
 from mlplatform.rollouts.verdicts.traffic import Traffic
 from mlplatform.rollouts.verdicts.traffic_profile import Slice, TrafficProfile
 from mlplatform.rollouts.verdicts.verdict import Prediction
+from mlplatform.runtime.units import HOUR_MS
 
 LOOKS = 40
 PODS = 10
 """Of the challenger: at 1 000/s one would be busy for four seconds of each second."""
 AHEAD, AHEAD_BAD = 2.0, 5.0
 """Times the hours in which most good ones are to have passed: how long a step is played."""
-HOUR_MS = 3_600_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

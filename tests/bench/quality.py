@@ -24,10 +24,11 @@ from tests.bench.hidden import SEED, Bank, World, at_time
 
 from mlplatform.learning.training.candidate import fit_rows
 from mlplatform.learning.training.folder import load_training
-from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, LabelledRows
+from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows
 from mlplatform.learning.validation.gates import QualityEvidence, judge_leakage, judge_quality
 from mlplatform.learning.validation.leakage import leakage_evidence
 from mlplatform.learning.validation.statistics import average_precision, average_precision_interval
+from mlplatform.runtime.units import DAY_MS
 from models.fraud.sources import read_transactions, sample_customers
 
 TEST_DAYS: Final = 28

@@ -30,6 +30,7 @@ from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.runtime.storage import sqlite
+from mlplatform.runtime.units import DAY_MS
 
 FILE_ROWS: Final = 50_000
 DAYS: Final = 100
@@ -38,7 +39,7 @@ OTHER: Final = "credit"
 
 def record(number: int, records: int) -> Record:
     """Of 200 days, and of two models in turn."""
-    event_ms = scale.START_MS + number * 2 * DAYS * retention.DAY_MS // records
+    event_ms = scale.START_MS + number * 2 * DAYS * DAY_MS // records
     model = scale.MODEL if number % 2 else OTHER
     return msgspec.structs.replace(scale.record(number), event_ms=event_ms, model=model)
 
@@ -62,7 +63,7 @@ def measure(folder: Path, records: int, due_share: float) -> dict[str, Any]:
     found: dict[str, Any] = {"records": records}
     made = partial(record, records=records)
     scale.write_log(folder, records // FILE_ROWS, FILE_ROWS, made, segments.write)
-    end_ms = scale.START_MS + 2 * DAYS * retention.DAY_MS
+    end_ms = scale.START_MS + 2 * DAYS * DAY_MS
     with closing(sqlite.connect(folder / DATABASE)) as db:
         db.execute("UPDATE writers SET event_ms = ?", (end_ms,))
     days = round(2 * DAYS * (1 - due_share))

@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from mlplatform.model.policies.segments import SegmentSource
 from mlplatform.rollouts.verdicts.aggregates import (
-    DAY_MS,
     OUTAGE_SLICE_MS,
     RATE_WINDOW_MS,
     SEGMENT_WIDTH,
@@ -34,6 +33,7 @@ from mlplatform.rollouts.verdicts.facts import Flags, Integers, Subject
 from mlplatform.rollouts.verdicts.latencies import BINS, Latencies, bins_of
 from mlplatform.rollouts.verdicts.statistics import Clusters, ClusterSums
 from mlplatform.rollouts.verdicts.traffic import Traffic
+from mlplatform.runtime.units import DAY_MS
 
 Calls = dict[int, tuple[int, int, int]]
 

@@ -18,12 +18,12 @@ from mlplatform.rollouts.journal.state import RolloutState, fold
 from mlplatform.rollouts.kubernetes.api import HTTP_ROUTES
 from mlplatform.rollouts.passes.commands import Candidate, open_rollout, record_approval, roll_back
 from mlplatform.rollouts.passes.execute import run_pass
-from mlplatform.rollouts.passes.plan import DAY_MS
 from mlplatform.rollouts.passes.ports import Ports
 from mlplatform.rollouts.serving.httproute import HttpRoutes
 from mlplatform.rollouts.serving.kserve import KServePlane
 from mlplatform.rollouts.serving.raw_route import applied_generation, read, route_name
 from mlplatform.runtime.configuration.settings import OnKServe
+from mlplatform.runtime.units import DAY_MS
 from rollout_world import (
     ENTRANCE,
     FakeApprovals,

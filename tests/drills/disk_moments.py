@@ -19,11 +19,11 @@ from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.errors import PlatformError
+from mlplatform.runtime.units import DAY_S
 from models.fraud.generator import Population
 from support.handbook_payments import write_payments
 from support.scoring_world import MODEL, payment
 
-DAY_S = 86_400
 DAYS = 63
 POPULATION = Population(customers=1_500, payments_per_day=3_000)
 WHO = ("--actor", "drill", "--reason", "the disk fills up")

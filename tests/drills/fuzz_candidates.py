@@ -41,8 +41,8 @@ from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.model.rules import parse_rules
 from mlplatform.runtime.configuration.kinds import SHIPPED
 from mlplatform.runtime.errors import PlatformError
-from mlplatform.runtime.sandbox.limits import MIB
 from mlplatform.runtime.sandbox.process import MOST_CHARACTERS
+from mlplatform.runtime.units import MIB
 
 REPORT = Path("build/drills/fuzz_candidates.json")
 PARENT_MAY_GROW_BYTES = 512 * MIB

@@ -31,15 +31,15 @@ from mlplatform.learning.onnx.model_files import model_files
 from mlplatform.learning.onnx.onnx_limits import MOST_BYTES
 from mlplatform.learning.training.external_model import candidate_from_onnx
 from mlplatform.learning.training.folder import load_folder
-from mlplatform.learning.training_sets.dataset import DAY_MS, dataset
+from mlplatform.learning.training_sets.dataset import dataset
 from mlplatform.model.bundle import Bundle, load_bundle
 from mlplatform.model.weights.memory import needed_mib
 from mlplatform.runtime.errors import Corrupt
 from mlplatform.runtime.storage.plain_files import Rule
+from mlplatform.runtime.units import DAY_MS, MIB
 
 NAME: Final = "large"
 AS_OF_MS: Final = 20_000 * DAY_MS
-MIB: Final = 1024 * 1024
 LAYERS: Final = 60
 """Of 16 MiB each; the rest is the table."""
 CALLS: Final = 50

@@ -28,6 +28,7 @@ import httpx
 
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.processes.records import read_processes, read_supervisor
+from mlplatform.runtime.units import DAY_MS
 from models.fraud.generator import Population
 from support.handbook_payments import write_payments
 from support.ports import free_port
@@ -36,7 +37,6 @@ OUT = Path(__file__).parents[2] / "build" / "drills" / "restore.json"
 MODEL = "fraud"
 START_MS = 1_772_323_200_000
 DAYS = 63
-DAY_MS = 86_400_000
 POPULATION = Population(customers=2_000, payments_per_day=3_500)
 SENDERS = 2
 PAUSE_S = 0.01

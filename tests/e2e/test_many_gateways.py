@@ -16,11 +16,11 @@ from tests.drills.idempotency import drill, passed
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.operations.supervisor.status import status
+from mlplatform.runtime.units import HOUR_MS
 from mlplatform.scoring.protos import scoring_pb2 as pb
 from support.gateways_world import GatewaysWorld
 from support.scoring_world import MODEL, payment, wait_for
 
-HOUR_MS = 3_600_000
 GRPC_ATTEMPTS = 3
 pytestmark = pytest.mark.slow
 

@@ -26,10 +26,10 @@ from mlplatform.rollouts.journal.transitions import (
     ShadowStarted,
     Transition,
 )
+from mlplatform.runtime.units import DAY_MS
 from rollout_world import gate_report
 from support.scoring_world import write_amount_bundle
 
-DAY_MS = 86_400_000
 FOLDER = "f" * 64
 RECALL = {
     "verdict": "HEALTHY",

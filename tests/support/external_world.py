@@ -19,9 +19,9 @@ from mlplatform.model.features.views import (
     source_digest,
 )
 from mlplatform.model.folders import load_definition
+from mlplatform.runtime.units import DAY_S
 
 NAME = "scored-by-bureau"
-DAY_S = 86_400
 T_S = 20_000 * DAY_S
 TIME = pa.timestamp("us")
 FEATURES = """

@@ -23,9 +23,9 @@ from mlplatform.rollouts.passes.observe import step_limits
 from mlplatform.rollouts.verdicts.facts import Role
 from mlplatform.rollouts.verdicts.judgement import Sources
 from mlplatform.rollouts.verdicts.verdict import Prediction
+from mlplatform.runtime.units import DAY_MS
 from rollout_world import WRITER, arm, fraud, gate_report, judged
 
-DAY_MS = 86_400_000
 BEGUN_MS = 1_760_000_000_000
 PREDICTED = Prediction(alert_ratio=1.0, disagreement=0.1, alert_share=0.03)
 

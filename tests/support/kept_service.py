@@ -39,14 +39,13 @@ import httpx
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.feast_values import project_name
 from mlplatform.model.folders import load_definition, model_folder
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
 from support import kept_home, scoring_world
 from support.scoring_world import ScoringWorld, wait_for
 from support.snapshots import NOBODY, snapshot_row
 
-DAY_MS: Final = 86_400_000
 BEGAN_MS: Final = 20_000 * DAY_MS
 """Event time of the snapshots, and of the times in `support.external_world`."""
-HOUR_MS: Final = 3_600_000
 CUSTOMERS: Final = (1, 2, 3)
 TERMINAL: Final = 3
 AMOUNTS: Final = (300.5, 640.25, 950.75)

@@ -17,8 +17,8 @@ from mlplatform.rollouts.journal.sqlite import SqliteRollouts
 from mlplatform.rollouts.journal.state import RolloutState, fold
 from mlplatform.rollouts.passes.commands import Candidate, open_rollout, record_approval
 from mlplatform.rollouts.passes.execute import run_pass
-from mlplatform.rollouts.passes.plan import DAY_MS
 from mlplatform.rollouts.passes.ports import Ports
+from mlplatform.runtime.units import DAY_MS
 from rollout_world import (
     FakeApprovals,
     FakeLog,

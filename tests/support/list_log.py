@@ -10,8 +10,7 @@ import pyarrow.compute as pc
 
 from mlplatform.decisions.records.port import Span, Watermark
 from mlplatform.decisions.records.record import Record, arrow_schema
-
-DAY_MS = 86_400_000
+from mlplatform.runtime.units import DAY_MS
 
 
 class ListLog:

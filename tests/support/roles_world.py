@@ -38,10 +38,11 @@ from mlplatform.rollouts.journal.transitions import (
 )
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.settings import load
+from mlplatform.runtime.units import DAY_MS
 from rollout_world import fraud
 from support import journal_steps
 from support.home_world import HomeWorld
-from support.judged_rollout import DAY_MS, JudgedRollout
+from support.judged_rollout import JudgedRollout
 from support.page_process import PageProcess
 from support.people_world import PeopleWorld
 from support.scoring_world import ScoringWorld, payment

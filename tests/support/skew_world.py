@@ -22,16 +22,14 @@ from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP, Online
 from mlplatform.learning.features.snapshots import materialize
 from mlplatform.learning.skew.comparison import SkewPass, compare
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.features.transforms import DAY_MS
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.windows.declaration import Filter, Window
 from mlplatform.model.windows.ratios import ratios_of
 from mlplatform.model.windows.tiles import SeriesReader, fold, new_columns, series_of
+from mlplatform.runtime.units import DAY_MS, HOUR_MS, MINUTE_MS
 
 BEGIN_MS = 20_500 * DAY_MS
-MINUTE_MS = 60_000
-HOUR_MS = 60 * MINUTE_MS
 WRITERS = ("gateway-a", "gateway-b")
 WINDOWS = (
     Window(name="c_n_1h", entity="customer", aggregate="count", window="1h", resolution="5m"),

@@ -22,9 +22,9 @@ from mlplatform.operations.tables.batch import TableBatch, score_table
 from mlplatform.rollouts.journal.sql import SqlRollouts
 from mlplatform.rollouts.journal.transitions import Opened, Promoted
 from mlplatform.runtime.configuration.settings import load
+from mlplatform.runtime.units import DAY_MS
 from models.fraud.generator import Population, generate
 
-DAY_MS = 86_400_000
 START_MS = 20_000 * DAY_MS
 DAYS = 3
 CUSTOMERS = 20

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from mlplatform.learning.training_sets.dataset import (
-    DAY_MS,
     Dataset,
     LabelledRows,
     Matrix,
@@ -13,6 +12,7 @@ from mlplatform.learning.training_sets.dataset import (
     window,
 )
 from mlplatform.model.folders import load_definition
+from mlplatform.runtime.units import DAY_MS
 
 DEFINITION = load_definition("fraud")
 NAMES = tuple(i.name for i in DEFINITION.inputs)

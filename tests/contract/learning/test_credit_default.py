@@ -29,12 +29,12 @@ from mlplatform.operations.actions import batch, fitting, training
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.units import DAY_MS
 
 pytestmark = pytest.mark.slow
 
 NAME = "credit-default"
 MODELS = Path(__file__).parents[3] / "teams" / "credit"
-DAY_MS = 86_400_000
 
 
 @pytest.fixture(scope="module")

@@ -31,12 +31,12 @@ from mlplatform.operations.actions import training
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import InputInvalid, Unavailable
+from mlplatform.runtime.units import DAY_MS
 from support.ports import free_port
 
 pytestmark = pytest.mark.slow
 
 NAME, TOKEN = "limits", "the token of this test"
-DAY_MS = 86_400_000
 PER_DAY, DAYS = 300, 26
 
 

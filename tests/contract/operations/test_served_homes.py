@@ -37,21 +37,11 @@ from mlplatform.operations.review.opinions import Account, Opinion
 from mlplatform.rollouts.journal.state import fold
 from mlplatform.rollouts.journal.transitions import Answered
 from mlplatform.runtime.errors import Refused
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
 from mlplatform.scoring.admission.clients import Client, parse_scope
 from support import scoring_world
 from support.external_world import table, written
-from support.kept_service import (
-    ANALYST,
-    BEGAN_MS,
-    CUSTOMERS,
-    DAY_MS,
-    HOUR_MS,
-    ISSUER,
-    NOTE,
-    SUBJECT,
-    TERMINAL,
-    VIEW,
-)
+from support.kept_service import ANALYST, BEGAN_MS, CUSTOMERS, ISSUER, NOTE, SUBJECT, TERMINAL, VIEW
 from support.mlflow_process import mlflow_server
 from support.model_folders import OF_WINDOWS
 from support.page_process import PageProcess

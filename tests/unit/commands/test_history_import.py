@@ -32,9 +32,9 @@ from mlplatform.operations import wiring
 from mlplatform.operations.actions.features import history_is_whole, import_history, materialize
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, Refused
+from mlplatform.runtime.units import DAY_MS
 from models.fraud.generator import Population, generate
 
-DAY_MS = 86_400_000
 START_MS = 20_000 * DAY_MS
 US = pa.timestamp("us")
 VIEWS = ("customer_stats", "terminal_stats")

@@ -11,11 +11,12 @@ import pyarrow.compute as pc
 import pytest
 
 from demo import drift, team
-from demo.source import DAY_MS, event_ms
+from demo.source import event_ms
 from demo.state import DemoState
 from mlplatform.learning.registry.versions import Version, VersionFacts
 from mlplatform.model.folders import load_definition
 from mlplatform.rollouts.drift.incidents import Change, Incident, IncidentFinding
+from mlplatform.runtime.units import DAY_MS
 
 MODEL = "merchant-category"
 CHANGE_MS = 20_600 * DAY_MS

@@ -14,8 +14,8 @@ from demo.report import problems_of
 from demo.story import gates_that_stopped
 from demo.tenures import ChampionTenure, Promotion, tenures
 from mlplatform.rollouts.journal.transitions import RolledBack
+from mlplatform.runtime.units import HOUR_MS
 
-HOUR_MS = 3_600_000
 FOUND: dict[str, Any] = {
     "closed": True,
     "problems": [],

@@ -14,12 +14,13 @@ import pytest
 from demo import __main__ as command
 from demo import team
 from demo.run import Options, run
-from demo.source import DAY_MS, event_ms
+from demo.source import event_ms
 from demo.state import DemoState, Diary
 from demo.traffic import Recording
 from mlplatform.operations import wiring
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import ConfigInvalid, Refused
+from mlplatform.runtime.units import DAY_MS
 
 MODEL = "merchant-category"
 

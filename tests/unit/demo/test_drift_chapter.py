@@ -11,12 +11,12 @@ from tests.unit.demo.test_demo_drift import CHANGE_MS, MODEL, incident, measured
 
 from demo import drift, drift_chapter, team
 from demo.chapters import Scene
-from demo.source import DAY_MS
 from demo.state import DemoState, Diary
 from demo.story import LoopNotClosed
 from mlplatform.model.folders import load_definition
 from mlplatform.operations.prefect_client.prefect import FlowRun
 from mlplatform.rollouts.drift.incidents import Incident
+from mlplatform.runtime.units import DAY_MS
 
 REASON = "1,600 requests of the new pattern have matured"
 PARAMETERS = {"model": MODEL, "incident": "drift-1", "reason": REASON}

@@ -7,8 +7,8 @@ import pytest
 
 from mlplatform.model import profile as profiles
 from mlplatform.model.rhythm import rhythm, weekday, weekday_of
+from mlplatform.runtime.units import DAY_MS
 
-DAY_MS = 86_400_000
 RETAIL = np.array([0.90, 0.93, 0.96, 1.0, 1.10, 1.24, 0.87])
 MONDAY = 4  # 1970-01-05
 

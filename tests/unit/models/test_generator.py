@@ -10,11 +10,11 @@ from scipy.stats import wasserstein_distance
 
 from mlplatform.learning.features.rows import check_history, history_schema
 from mlplatform.model.folders import load_definition
+from mlplatform.runtime.units import DAY_MS
 from models.fraud.generator import LARGE_SHARE, PRICE_LEVEL
 from models.fraud.sources import Population, generate, sample_customers
 
 FRAUD = load_definition("fraud")
-DAY_MS = 86_400_000
 START_MS = 20_400 * DAY_MS
 SMALL = Population(customers=2_000, terminals=800, payments_per_day=4_000)
 

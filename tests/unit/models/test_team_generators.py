@@ -13,9 +13,9 @@ import pytest
 from mlplatform.learning.features.rows import check_history, history_schema
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition
+from mlplatform.runtime.units import DAY_MS
 
 TEAMS = Path(__file__).parents[3] / "teams"
-DAY_MS = 86_400_000
 START_MS = 20_400 * DAY_MS
 CHANGE_MS = START_MS + 6 * DAY_MS
 

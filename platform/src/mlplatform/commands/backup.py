@@ -28,8 +28,7 @@ from mlplatform.operations.backup.retention import name_at, superseded_backups
 from mlplatform.operations.backup.take import back_up
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.errors import Corrupt
-
-MIB = 1024 * 1024
+from mlplatform.runtime.units import MIB
 
 
 def add_to(app: typer.Typer) -> None:

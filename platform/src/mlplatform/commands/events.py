@@ -21,11 +21,11 @@ from mlplatform.rollouts.events.positions import Progress
 from mlplatform.rollouts.events.stream import JournalStream, Lag
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.errors import InputInvalid, NotFound, Unavailable
+from mlplatform.runtime.units import HOUR_MS, MIB
 from mlplatform.scoring import wiring as scoring_wiring
 
-HOUR_MS = 3_600_000
 MOST_HOURS = 24 * 366
-MOST_BODY_BYTES = 1 << 20
+MOST_BODY_BYTES = MIB
 
 app = typer.Typer(
     help="Events of rollouts and incidents, and who gets them (docs/events.md).",

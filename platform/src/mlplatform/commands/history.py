@@ -29,13 +29,13 @@ from mlplatform.model.folds import history_days, training_day_ms
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features as job
 from mlplatform.runtime.errors import InputInvalid, PlatformError, Refused
+from mlplatform.runtime.units import DAY_MS
 
 SHOWN_ROWS = 10
 SHOWN_REFUSALS = 100
 SHOWN_ALIKE = 3
 """Most refusals of one kind that are shown, each with another value."""
 MORE_DAYS = 14
-DAY_MS = 86_400_000
 NEXT = "next: mlplatform retrain {model}{as_of} --actor NAME --reason WHY --rollout"
 ENDED_EARLY = (
     "the labels of the last day matured by {day}, and later days have no requests:"

@@ -14,12 +14,12 @@ from mlplatform.operations import wiring
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.runtime.storage.files import create_atomically
+from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring.admission.clients import Key, check_client, parse_scope, rate_limit
 from mlplatform.scoring.admission.keyring import create_key
 from mlplatform.scoring.admission.priorities import PRIORITIES, Priority
 from mlplatform.scoring.admission.store import Keys
 
-DAY_MS = 24 * 3600 * 1000
 MAX_EXPIRY_DAYS = 3650
 
 app = typer.Typer(help="Keys of applications and of people.", no_args_is_help=True)

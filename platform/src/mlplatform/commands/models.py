@@ -20,11 +20,12 @@ from mlplatform.commands.terminal.output import (
 )
 from mlplatform.commands.terminal.times import second
 from mlplatform.model.folders import check_folders, load_definition, model_names
-from mlplatform.model.weights.memory import MIB, folder_needs_mib
+from mlplatform.model.weights.memory import folder_needs_mib
 from mlplatform.operations import wiring
 from mlplatform.operations.actions.features import feast_folder
 from mlplatform.operations.card.records import read_card
 from mlplatform.runtime.processes.memory import memory_bytes
+from mlplatform.runtime.units import MIB
 
 app = typer.Typer(help="Models of this installation and their versions.", no_args_is_help=True)
 

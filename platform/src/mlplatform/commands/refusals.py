@@ -11,7 +11,8 @@ from mlplatform.commands.terminal.output import AsJson, print_json, print_table
 from mlplatform.commands.terminal.times import second
 from mlplatform.operations import wiring
 from mlplatform.runtime.clock import SystemClock
-from mlplatform.runtime.telemetry.refusals import DAY_MS, Refusals
+from mlplatform.runtime.telemetry.refusals import Refusals
+from mlplatform.runtime.units import DAY_MS
 
 MOST_DAYS = 366
 

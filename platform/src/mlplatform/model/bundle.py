@@ -37,6 +37,7 @@ from mlplatform.runtime.canonical import NOT_JSON, canonical_json, digest
 from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable, Corrupt
 from mlplatform.runtime.storage.large_files import file_digest, write_new
 from mlplatform.runtime.storage.readers import open_as
+from mlplatform.runtime.units import MIB
 
 BUNDLE_FILE = "bundle.json"
 MODEL_FILE = "model.onnx"
@@ -54,7 +55,7 @@ checked."""
 AS_THEY_ARE = ("session.disable_prepacking", "1")
 """Setting of ONNX Runtime's sessions: weights are used where they lie in data files, without
 copying them into another layout."""
-MAX_DESCRIPTION_BYTES = 256 * 1024 * 1024
+MAX_DESCRIPTION_BYTES = 256 * MIB
 MARGIN_TOLERANCE = 1e-4
 
 Link = Literal["logistic", "identity"]

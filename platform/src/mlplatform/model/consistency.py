@@ -21,7 +21,6 @@ from mlplatform.model.definition import (
     word_inputs,
     word_problems,
 )
-from mlplatform.model.features.transforms import DAY_MS
 from mlplatform.model.findings import DocumentFinding, valued
 from mlplatform.model.folds import history_days
 from mlplatform.model.freeze_times import WANTED, LocalTime, is_before, is_zone, local_time
@@ -35,6 +34,7 @@ from mlplatform.model.policies.training import GpuPolicy
 from mlplatform.model.signature_checks import signature_problems, text_rules
 from mlplatform.model.tensors.categories import vocabulary_problems
 from mlplatform.model.windows import declaration as windows
+from mlplatform.runtime.units import DAY_H, DAY_MS, HOUR_S
 
 
 class _Need(NamedTuple):
@@ -46,7 +46,6 @@ class _Need(NamedTuple):
 
 
 _ALWAYS_DAYS: Final = 7
-_DAY_H: Final = 24
 SLICE = "1 of a slice or a share"
 OF_EVERY_REQUEST = (
     *("request_id", "label", "label_time", "recorded_ms", "seq"),
@@ -327,24 +326,24 @@ def _needs(model: ModelDefinition) -> Iterator[_Need]:
             "a rollout that takes every deadline_h of its steps and approval_deadline_h, then "
             "confirm_after_days, and label.maturity_days"
         )
-        yield _Need(math.ceil(ramp_h / _DAY_H) + rollout.confirm_after_days + mature, why)
-    watched = math.ceil(drift.windows * drift.window_h / _DAY_H)
+        yield _Need(math.ceil(ramp_h / DAY_H) + rollout.confirm_after_days + mature, why)
+    watched = math.ceil(drift.windows * drift.window_h / DAY_H)
     yield _Need(watched, "drift.windows of drift.window_h each")
     for window in model.windows:
         delay_ms = windows.span_ms(window.delay) if window.delay else 0
         covered_ms = window.length_ms + delay_ms + window.tile_ms
         yield _Need(math.ceil(covered_ms / DAY_MS), f"window {window.name}, its delay and a tile")
-    yield _Need(math.ceil(model.idempotency_keep_h / _DAY_H), "idempotency_keep_h")
+    yield _Need(math.ceil(model.idempotency_keep_h / DAY_H), "idempotency_keep_h")
     yield _Need(model.label.review.days, "label.review.days")
     if model.exploration is not None:
-        yield _Need(math.ceil(model.exploration.hours / _DAY_H), "exploration.hours")
+        yield _Need(math.ceil(model.exploration.hours / DAY_H), "exploration.hours")
     yield _Need(_ALWAYS_DAYS, "features are counted again after a week, and labels may be repeated")
 
 
 def _tolerances(policy: RolloutPolicy) -> Iterator[Rule]:
     """Rules of steps: none tolerates proven harm, and none ends before its time."""
     deadlines_h = [policy.shadow.deadline_h, *(step.deadline_h for step in policy.canary)]
-    longest_s = 3600 * max(deadlines_h)
+    longest_s = HOUR_S * max(deadlines_h)
     wanted = f"the longest deadline_h in seconds ({longest_s:g}) or more"
     key, value = "rollout.step_wall_deadline_s", policy.step_wall_deadline_s
     yield value >= longest_s or math.isinf(longest_s), key, value, wanted

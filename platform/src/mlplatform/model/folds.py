@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.features.transforms import DAY_MS
+from mlplatform.runtime.units import DAY_MS
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,13 @@ from typing import Final, Literal, Protocol
 
 import msgspec
 
+from mlplatform.runtime.units import KIB, MIB
+
 INPUT, OUTPUT = "inputs", "scores"
 FLOAT32_MAX = 3.4028234e38
-REPLY_HEAD_BYTES, REPLY_NUMBER_BYTES = 64 * 1024, 64
+REPLY_HEAD_BYTES, REPLY_NUMBER_BYTES = 64 * KIB, 64
 """Bytes of an answer: for headers and the JSON around its numbers, and for each number."""
-REPLY_BYTES = 4 * 1024 * 1024
+REPLY_BYTES = 4 * MIB
 HEADER_LENGTH = b"inference-header-content-length"
 SERVER_TIMING = b"server-timing"
 FailureReason = Literal[

@@ -18,8 +18,8 @@ from mlplatform.model.profile import (
     levels,
     share_psi,
 )
+from mlplatform.runtime.units import DAY_MS
 
-DAY_MS = 86_400_000
 WEEK = 7
 SCORE = "score"
 LEVELS = 50  # of a weekday's quantiles: it has a seventh of the rows

@@ -26,9 +26,9 @@ from mlplatform.operations import wiring
 from mlplatform.operations.whatif import logged_requests
 from mlplatform.operations.whatif import replay as whatif
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
+from mlplatform.runtime.units import DAY_MS
 from support.scoring_world import MODEL, write_amount_bundle
 
-DAY_MS = 86_400_000
 NOW_MS = 20_000 * DAY_MS
 PAYMENTS = 900
 FEATURES = {name: 1.0 for view in load_views(model_folder(MODEL)) for name in view.feature_names}

@@ -43,8 +43,8 @@ from mlplatform.operations.whatif import replay as whatif
 from mlplatform.rollouts.journal.transitions import Opened
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import ConfigInvalid, Refused
+from mlplatform.runtime.units import DAY_MS
 
-DAY_MS = 86_400_000
 NOW_MS = 20_000 * DAY_MS
 REQUESTS = 600
 UNITS = 71

@@ -34,10 +34,10 @@ from mlplatform.decisions.records.port import (
 from mlplatform.decisions.records.record import COLUMNS, Record, link, record_digest
 from mlplatform.decisions.records.tables import STORED
 from mlplatform.runtime.errors import Busy, Corrupt, InputInvalid, PlatformError, StaleFence
+from mlplatform.runtime.units import HOUR_MS
 
 EVERYTHING = Span(columns=tuple(COLUMNS))
 NOW_MS = 1_700_000_000_000
-HOUR_MS = 3_600_000
 
 
 class Wall:

@@ -12,8 +12,8 @@ from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.rollouts.drift import windows
 from mlplatform.rollouts.drift.windows import ChampionTenure
+from mlplatform.runtime.units import DAY_MS
 
-DAY_MS = 86_400_000
 FRAUD = load_definition("fraud")
 PLAN = windows.drift_plan(FRAUD, load_views(model_folder("fraud")), FRAUD.inputs)
 

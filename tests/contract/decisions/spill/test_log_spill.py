@@ -43,10 +43,10 @@ from mlplatform.decisions.spill.key_locks import KeyLocks
 from mlplatform.decisions.spill.recovery import resolved
 from mlplatform.decisions.spill.writer import SpillingLog, SpillPolicy
 from mlplatform.runtime.errors import Busy, InputInvalid, Unavailable
+from mlplatform.runtime.units import MIB
 from support.stopped_writer import stopped_writer
 from support.thread_commit import ThreadCommit
 
-MIB = 1024 * 1024
 WRITER = "gateway-0"
 
 

@@ -26,11 +26,11 @@ from mlplatform.decisions.topics.messages import (
     Topics,
     TopicSpec,
 )
+from mlplatform.runtime.units import HOUR_MS
 from support.scoring_world import wait_for
 
 KAFKA = pytest.param("kafka", marks=pytest.mark.kafka)
 WAIT_S = 60.0
-HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True)

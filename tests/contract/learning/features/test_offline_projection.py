@@ -12,8 +12,8 @@ from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.record import Record
 from mlplatform.learning.features.offline import OfflineTable, ProjectionCounts
 from mlplatform.model.folders import load_definition
+from mlplatform.runtime.units import DAY_MS
 
-DAY_MS = 86_400_000
 T_MS = 20_000 * DAY_MS
 
 

@@ -25,12 +25,12 @@ from mlplatform.learning.features.online import OnlineFeatures, OnlineWriter
 from mlplatform.model.features.views import FeatureView, load_views
 from mlplatform.model.folders import model_folder
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt, NotFound, StaleFence, Unavailable
+from mlplatform.runtime.units import DAY_MS, DAY_S
 from support import feast_sdk
-from support.external_world import BUREAU, DAY_S, T_S, fraud_like, table, written
+from support.external_world import BUREAU, T_S, fraud_like, table, written
 from support.stopped_writer import stopped_writer
 
 CUSTOMERS, TERMINALS = VIEWS = load_views(model_folder("fraud"))
-DAY_MS = 86_400_000
 T_MS = 20_000 * DAY_MS
 TIME = pa.timestamp("us")
 

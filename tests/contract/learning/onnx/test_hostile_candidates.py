@@ -20,8 +20,8 @@ from mlplatform.learning.onnx.onnx_work import _small_trees
 from mlplatform.operations.actions import training as job
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import Corrupt, InputInvalid
-from mlplatform.runtime.sandbox.limits import MIB
 from mlplatform.runtime.telemetry.refusals import Refusals
+from mlplatform.runtime.units import MIB
 from mlplatform.scoring.predictor.model import scorer
 from support import hostile_models as made
 

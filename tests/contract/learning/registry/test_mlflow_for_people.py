@@ -15,8 +15,8 @@ from mlplatform.learning.training import retrain
 from mlplatform.learning.training.candidate import train
 from mlplatform.learning.training.evaluate import load_runnable
 from mlplatform.learning.training.folder import load_folder
-from mlplatform.learning.training_sets.dataset import DAY_MS
 from mlplatform.model.bundle import MODEL_FILE, load_bundle
+from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring.predictor.model import scorer
 from support.mlflow_process import mlflow_server
 from support.training_rows import DEFINITION, TO_MS, payments

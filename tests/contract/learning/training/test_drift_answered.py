@@ -18,7 +18,7 @@ import pytest
 from tests.support.team_folder import team_folder
 
 from demo import drift, team
-from demo.source import DAY_MS, Source, event_ms
+from demo.source import Source, event_ms
 from demo.traffic import Recording
 from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.record import Record
@@ -36,6 +36,7 @@ from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift.execute import RetrainRequest
 from mlplatform.rollouts.journal.transitions import Opened, Promoted
 from mlplatform.runtime.configuration.settings import load
+from mlplatform.runtime.units import DAY_MS
 
 pytestmark = pytest.mark.slow
 

@@ -19,11 +19,11 @@ from mlplatform.learning.training.evaluate import Runnable, load_runnable
 from mlplatform.learning.training.folds import later_rows
 from mlplatform.learning.validation.fold_gate import FoldFinding
 from mlplatform.learning.validation.statistics import average_precision
-from mlplatform.model.features.transforms import DAY_MS
 from mlplatform.model.folds import folds
 from mlplatform.operations.actions import fitting, training
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.configuration.settings import load
+from mlplatform.runtime.units import DAY_MS
 
 pytestmark = pytest.mark.slow
 

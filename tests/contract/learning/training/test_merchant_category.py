@@ -17,12 +17,12 @@ from mlplatform.learning.training import retrain
 from mlplatform.operations.actions import batch, fitting, training
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.configuration.settings import load
+from mlplatform.runtime.units import DAY_MS
 
 pytestmark = pytest.mark.slow
 
 NAME = "merchant-category"
 MODELS = Path(__file__).parents[4] / "teams" / "payments-data"
-DAY_MS = 86_400_000
 
 
 def test_it_is_generated_fitted_validated_loaded_and_scores_a_batch(tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ from mlplatform.learning.features.snapshots import materialize
 from mlplatform.learning.training_sets.join import training_join
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
+from mlplatform.runtime.units import DAY_MS
 from models.fraud.generator import Population, generate
 from support import feast_sdk
 
 FRAUD = load_definition("fraud")
 VIEWS = load_views(model_folder("fraud"))
-DAY_MS = 86_400_000
 T_MS = 20_000 * DAY_MS
 KEY = b"k" * 32
 MISSED_DAYS = (12, 13, 14)  # no snapshot: some rows outlive their ttl

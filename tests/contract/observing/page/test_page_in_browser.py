@@ -20,10 +20,10 @@ from mlplatform.decisions.records.record import Record
 from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.operations.actions import interim_analyses, traffic
 from mlplatform.operations.traffic import projection
-from mlplatform.operations.traffic.buckets import DAY_MS, HOUR_MS
 from mlplatform.rollouts.drift.incidents import IncidentFinding
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
 from mlplatform.rollouts.journal.transitions import ApprovalAsked
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
 from support import chromium, journal_steps
 from support.chromium import AXE, PICTURES, Chromium, looked_at, violations
 from support.home_world import HomeWorld

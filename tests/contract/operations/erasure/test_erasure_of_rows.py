@@ -39,7 +39,6 @@ LETTER_KEYS = [b"471108.15e2", b"47110815.0", b"7.5", b"1e999", b"1" * 5_000, b"
 """The first two are the customer's."""
 IN_TOPICS = 3
 PLACES = ["journal of pushes", "table", "online store"]
-DAY_S = 86_400
 
 
 class World:

@@ -19,8 +19,8 @@ from mlplatform.rollouts.serving.manifest import read, render
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.runtime.processes.parent_death import ParentDeathPipe
+from mlplatform.runtime.units import MIB
 
-MIB = 1024**2
 LIMIT_S = 60
 TAKES = """
 import sys, time

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.support.external_world import DAY_S, NAME, T_S, model_with_table, table, written
+from tests.support.external_world import NAME, T_S, model_with_table, table, written
 from tests.support.team_folder import command, team_folder
 from typer.testing import CliRunner
 
@@ -19,6 +19,7 @@ from mlplatform.operations import wiring
 from mlplatform.operations.tables import imported_tables, postgres_table
 from mlplatform.operations.tables.locations import input_of
 from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.units import DAY_S
 
 pytestmark = pytest.mark.slow
 COUNT = 1_500

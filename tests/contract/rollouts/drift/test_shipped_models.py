@@ -16,7 +16,7 @@ from tests.support.team_folder import team_folder
 from mlplatform.learning.training import retrain
 from mlplatform.learning.training.evaluate import Runnable, load_runnable
 from mlplatform.learning.training.folder import load_folder
-from mlplatform.learning.training_sets.dataset import DAY_MS, Matrix, requests_between
+from mlplatform.learning.training_sets.dataset import Matrix, requests_between
 from mlplatform.learning.validation.replay import replay
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition
@@ -32,6 +32,7 @@ from mlplatform.rollouts.drift.verdict import (
     window_verdict,
 )
 from mlplatform.runtime.configuration.settings import load
+from mlplatform.runtime.units import DAY_MS
 
 pytestmark = pytest.mark.slow
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from mlplatform.runtime.sandbox import landlock, seccomp
-from mlplatform.runtime.sandbox.limits import MIB, ProcessLimits
+from mlplatform.runtime.sandbox.limits import ProcessLimits
 from mlplatform.runtime.sandbox.probe_work import prepare
 from mlplatform.runtime.sandbox.process import Sandbox, WorkRefused
+from mlplatform.runtime.units import MIB
 
 LIMITS = ProcessLimits(memory_bytes=256 * MIB, cpu_s=30)
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="Landlock and seccomp are Linux's")

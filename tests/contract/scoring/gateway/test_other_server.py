@@ -41,10 +41,11 @@ from mlplatform.rollouts.serving.local import bundle_uri
 from mlplatform.rollouts.serving.manifest import render
 from mlplatform.runtime.configuration.settings import Home, load
 from mlplatform.runtime.processes.parent_death import ParentDeathPipe
+from mlplatform.runtime.units import DAY_MS
 
 pytestmark = pytest.mark.slow
 
-NAME, DAY_MS = "limits", 86_400_000
+NAME = "limits"
 
 
 class Server:

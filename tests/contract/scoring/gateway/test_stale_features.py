@@ -19,12 +19,11 @@ from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import model_folder
 from mlplatform.operations import wiring
 from mlplatform.operations.supervisor.probe import ProbeReply, ask
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
 from mlplatform.scoring.arms.freshness import StaleShare
 from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
 from support.snapshots import snapshot_row
 
-DAY_MS = 86_400_000
-HOUR_MS = 3_600_000
 MIDNIGHT_MS = 20_000 * DAY_MS
 VIEWS = load_views(model_folder(MODEL))
 CUSTOMER, TERMINAL = 4711, 3

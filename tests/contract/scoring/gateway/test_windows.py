@@ -23,6 +23,8 @@ from mlplatform.model.folders import load_definition
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.storage import addresses, sqlite
 from mlplatform.runtime.storage.addresses import Address
+from mlplatform.runtime.units import MINUTE_MS
+from mlplatform.scoring.backends import shared_windows
 from mlplatform.scoring.wiring import shared_windows
 from support import scoring_world
 from support.model_folders import windowed
@@ -34,7 +36,6 @@ from support.windows_world import differing
 pytestmark = pytest.mark.slow
 MODEL = "windowed"
 PAYMENTS, DEATHS, MOST_ASKED = 40, (19, 39), 400
-MINUTE_MS = 60_000
 READY_S = 60.0
 
 

@@ -22,8 +22,8 @@ from mlplatform.operations.actions import rollouts
 from mlplatform.operations.actions.retention import expire_with_a_pass
 from mlplatform.rollouts.passes.execute import PassReport
 from mlplatform.runtime.configuration.settings import load
+from mlplatform.runtime.units import DAY_MS
 
-DAY_MS = 86_400_000
 RUN = CliRunner().invoke
 WIDE = {"COLUMNS": "300"}
 

@@ -16,6 +16,7 @@ from mlplatform.commands.first_hour import quickstart as command
 from mlplatform.operations import wiring
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import Refused, Unavailable
+from mlplatform.runtime.units import DAY_MS
 
 Answers = Callable[[list[str]], tuple[int, str]]
 
@@ -104,7 +105,7 @@ def test_a_history_is_of_the_days_before_today(monkeypatch: pytest.MonkeyPatch) 
     platform = wiring.Platform(load(os.environ))
     end_ms = platform.offline("fraud").history_end_ms()
     assert end_ms is not None
-    assert 0 <= platform.clock.event_ms() - end_ms < 2 * command.DAY_MS
+    assert 0 <= platform.clock.event_ms() - end_ms < 2 * DAY_MS
 
 
 def test_a_folder_whose_generate_takes_no_population_makes_what_it_makes() -> None:

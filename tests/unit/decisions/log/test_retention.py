@@ -25,7 +25,7 @@ from mlplatform.decisions.log.retention import (
     reached_ms,
 )
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records.port import DAY_MS, Entry, Span
+from mlplatform.decisions.records.port import Entry, Span
 from mlplatform.decisions.records.record import COLUMNS, SCALARS, Kind, Record
 from mlplatform.decisions.records.retention import (
     AbsentPayload,
@@ -41,6 +41,7 @@ from mlplatform.decisions.replication.copies import CopyReader
 from mlplatform.decisions.replication.replica_log import ReplicaLog
 from mlplatform.runtime.errors import Busy
 from mlplatform.runtime.storage import sqlite
+from mlplatform.runtime.units import DAY_MS
 
 EVERYTHING = Span(columns=tuple(COLUMNS))
 SECRET = "what she bought"

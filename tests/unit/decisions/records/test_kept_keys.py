@@ -18,7 +18,6 @@ from mlplatform.decisions.log.erasure_acts import ErasureRequest, erase
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records import kept_keys
 from mlplatform.decisions.records.port import (
-    DAY_MS,
     KEEP_MS,
     AppendReceipt,
     DuplicateKey,
@@ -33,6 +32,7 @@ from mlplatform.decisions.records.tables import DATABASE, SCHEMA
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.storage.sql import Schema
+from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring.request.answers import ScoreBody
 
 START_MS = 1_760_054_400_000 + DAY_MS // 3

@@ -25,10 +25,10 @@ from mlplatform.rollouts.cache.pair_cache import shadow_outcomes
 from mlplatform.rollouts.verdicts.basis import OutcomeBasis
 from mlplatform.rollouts.verdicts.outcomes import Outcomes
 from mlplatform.rollouts.verdicts.verdict import Bound, Errors
+from mlplatform.runtime.units import DAY_MS
 
 FRAUD = load_definition("fraud")
 TERMINALS = next(v for v in load_views(model_folder("fraud")) if v.name == "terminal_stats")
-DAY_MS = 86_400_000
 NOW_MS = 6 * DAY_MS
 REQUEST = {"customer_id": 1, "terminal_id": 3, "amount": 12.5}
 PAYMENT: dict[str, Any] = {

@@ -18,10 +18,10 @@ from mlplatform.learning.features.offline import OfflineTable, ProjectionCounts
 from mlplatform.learning.features.rows import history_digest, history_schema
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.errors import Corrupt, InputInvalid, Refused
+from mlplatform.runtime.units import DAY_MS
 
 FRAUD = load_definition("fraud")
 KEY = b"k" * 32
-DAY_MS = 86_400_000
 NOON_MS = 20_000 * DAY_MS + DAY_MS // 2
 
 

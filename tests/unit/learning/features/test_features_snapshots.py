@@ -25,12 +25,11 @@ from mlplatform.learning.training_sets.join import training_join
 from mlplatform.model.features.views import Aggregate, FeatureField, load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.runtime.errors import InputInvalid, Refused
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
 
 FRAUD = load_definition("fraud")
 CUSTOMERS, TERMINALS = VIEWS = load_views(model_folder("fraud"))
 KEY = b"k" * 32
-DAY_MS = 86_400_000
-HOUR_MS = 3_600_000
 T_MS = 20_000 * DAY_MS
 
 Payment = tuple[int, int, int, float, int, int]

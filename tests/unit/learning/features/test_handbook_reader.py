@@ -15,10 +15,10 @@ import pytest
 from mlplatform.learning.features.rows import check_history, history_schema
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.units import DAY_MS
 from models.fraud.sources import read_transactions, with_pattern_change
 
 FRAUD = load_definition("fraud")
-DAY_MS = 86_400_000
 START_MS = 17_600 * DAY_MS
 SCHEMA = pa.schema(
     [

@@ -26,12 +26,13 @@ from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.evaluate import load_runnable
 from mlplatform.learning.training.external_model import candidate_from_onnx
 from mlplatform.learning.training.folder import ModelFolder, load_folder
-from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, dataset
+from mlplatform.learning.training_sets.dataset import Dataset, dataset
 from mlplatform.model.bundle import BundleCorrupt, load_bundle
 from mlplatform.model.weights.memory import needed_mib
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, Refused
 from mlplatform.runtime.storage import large_files
 from mlplatform.runtime.storage.plain_files import Rule
+from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring.predictor import model as predictor
 from mlplatform.scoring.request.explain import load_decider
 

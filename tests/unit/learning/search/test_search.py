@@ -23,12 +23,13 @@ from mlplatform.learning.search.folds import search_folds
 from mlplatform.learning.search.study import Study
 from mlplatform.learning.training import handover
 from mlplatform.learning.training.candidate import fit_rows
-from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, LabelledRows
+from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.learning.validation.search_report import SearchReport, Trial
 from mlplatform.model.policies.search import SearchParameter, SearchPolicy
 from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.units import DAY_MS
 
 MATURE = DEFINITION.label.maturity_days
 HONEST, LEAKING = 0, 1

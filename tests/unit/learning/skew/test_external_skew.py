@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.support.external_world import BUREAU, DAY_S, T_S
+from tests.support.external_world import BUREAU, T_S
 from tests.unit.learning.features.external.test_external_join import NAMES, Values, World, values
 
 from mlplatform.learning.skew.decision_reads import DecisionReads
 from mlplatform.learning.skew.tables import table_cells
+from mlplatform.runtime.units import DAY_S
 
 
 def served(world: World, key: int, at_s: int, read: Values, **gaps: str) -> DecisionReads:

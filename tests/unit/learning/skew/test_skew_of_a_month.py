@@ -11,8 +11,8 @@ import pytest
 
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.skew.verdict import FeatureSkew, SkewReport
-from mlplatform.model.features.transforms import DAY_MS
-from support.skew_world import BEGIN_MS, HOUR_MS, MINUTE_MS, WINDOWS, Faults, ServedValues, World
+from mlplatform.runtime.units import DAY_MS, HOUR_MS, MINUTE_MS
+from support.skew_world import BEGIN_MS, WINDOWS, Faults, ServedValues, World
 
 DAYS, A_DAY = 5, 400
 WRONG_DAY = 3

@@ -11,11 +11,10 @@ from mlplatform.learning.skew.cells import Cell, LateInterval
 from mlplatform.learning.skew.verdict import FeatureSkew, SkewReport, cause, judge
 from mlplatform.learning.validation.skew_gate import judge_skew
 from mlplatform.model.folders import load_definition
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
 
 GATES = load_definition("fraud").gates
 REFUSES = msgspec.structs.replace(GATES, skew="refuse")
-HOUR_MS = 3_600_000
-DAY_MS = 24 * HOUR_MS
 
 
 def cell(outcome: str, number: int = 0, **more: object) -> Cell:

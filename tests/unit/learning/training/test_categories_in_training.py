@@ -14,10 +14,11 @@ from mlplatform.learning.training import handover
 from mlplatform.learning.training.candidate import Candidate, train
 from mlplatform.learning.training.evaluate import JudgingInputs, Runnable, gather
 from mlplatform.learning.training.folder import ModelFolder, load_folder
-from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, dataset, window
+from mlplatform.learning.training_sets.dataset import Dataset, dataset, window
 from mlplatform.model.bundle import load_bundle, problems
 from mlplatform.model.inputs import InputPlan
 from mlplatform.operations.whatif.decided_pages import BundleRun
+from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring.arms.reasons import tree_shap
 from mlplatform.scoring.request.explain import Decider, _by_model
 

@@ -11,13 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.learning.features.test_features_offline import (
-    DAY_MS,
-    FRAUD,
-    MemoryLog,
-    decision,
-    label,
-)
+from tests.unit.learning.features.test_features_offline import FRAUD, MemoryLog, decision, label
 
 from mlplatform.learning.features.hidden_outcomes import Interventions, training_labels
 from mlplatform.learning.features.offline import OfflineTable
@@ -31,6 +25,7 @@ from mlplatform.learning.training_sets.dataset import LabelledRows, dataset, row
 from mlplatform.learning.training_sets.join import training_join
 from mlplatform.learning.validation.gates import judge_hidden
 from mlplatform.model.policies.training import TrainingPolicy
+from mlplatform.runtime.units import DAY_MS
 from support.training_rows import payments
 
 VIEWS = load_folder("fraud").views

@@ -18,10 +18,11 @@ from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.evaluate import load_runnable
 from mlplatform.learning.training.external_model import candidate_from_onnx
 from mlplatform.learning.training.folder import ModelFolder, load_folder
-from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, dataset
+from mlplatform.learning.training_sets.dataset import Dataset, dataset
 from mlplatform.model.bundle import MODEL_FILE, load_bundle
 from mlplatform.model.folders import is_ready
 from mlplatform.operations.compute.scoring import ORDER, Order, score
+from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring.predictor.model import load
 from mlplatform.scoring.request.explain import load_decider
 

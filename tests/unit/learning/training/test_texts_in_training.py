@@ -21,11 +21,13 @@ from mlplatform.learning.training.candidate import Candidate, train
 from mlplatform.learning.training.evaluate import JudgingInputs, Runnable, gather
 from mlplatform.learning.training.fit_check import run
 from mlplatform.learning.training.folder import ModelFolder, load_folder
+from mlplatform.learning.training.trial import run
 from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, any_matrix, dataset, window
 from mlplatform.model.bundle import load_bundle, problems
 from mlplatform.model.inputs import InputPlan
 from mlplatform.operations.card.inputs import card_inputs
 from mlplatform.operations.compute.scoring import ORDER, score
+from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring.arms.reasons import tree_shap
 from mlplatform.scoring.predictor.model import load
 from mlplatform.scoring.request.explain import Decider, _by_model

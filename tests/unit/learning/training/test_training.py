@@ -22,11 +22,12 @@ from mlplatform.learning.training.candidate import GOLDEN_ROWS, train
 from mlplatform.learning.training.evaluate import load_runnable
 from mlplatform.learning.training.external_model import candidate_from_onnx
 from mlplatform.learning.training.folder import load_folder
-from mlplatform.learning.training_sets.dataset import DAY_MS, dataset, window
+from mlplatform.learning.training_sets.dataset import dataset, window
 from mlplatform.learning.validation.gates import MINIMUM_POSITIVES
 from mlplatform.model.bundle import MODEL_FILE, BundleCorrupt, load_bundle
 from mlplatform.model.inputs import InputPlan
 from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring.arms.reasons import NotExplained, tree_shap
 from models.fraud.generator import Population, generate
 

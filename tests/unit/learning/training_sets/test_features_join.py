@@ -13,8 +13,8 @@ from mlplatform.learning.training_sets.join import training_join
 from mlplatform.model.features.views import FeatureField, FeatureView
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.units import DAY_MS
 
-DAY_MS = 86_400_000
 T_MS = 20_000 * DAY_MS
 VIEW = FeatureView(
     name="stats",

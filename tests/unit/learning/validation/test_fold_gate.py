@@ -16,9 +16,9 @@ from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.measures import Measure
 from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.learning.validation.statistics import Interval
-from mlplatform.model.features.transforms import DAY_MS
 from mlplatform.model.folders import load_definition
 from mlplatform.model.folds import Fold, folds, history_days, training_day_ms
+from mlplatform.runtime.units import DAY_MS
 
 DEFINITION = load_definition("fraud")
 GATES = msgspec.structs.replace(

@@ -26,8 +26,8 @@ from mlplatform.learning.validation.statistics import Interval
 from mlplatform.model.bundle import AlertBand
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.folders import load_definition
+from mlplatform.runtime.units import DAY_MS
 
-DAY_MS = 86_400_000
 NAN = math.nan
 DEFINITION = load_definition("fraud")
 GATES, TRAINING = DEFINITION.gates, DEFINITION.training

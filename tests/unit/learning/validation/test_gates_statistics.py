@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from mlplatform.learning.training_sets.dataset import DAY_MS, Matrix, share_of_units
+from mlplatform.learning.training_sets.dataset import Matrix, share_of_units
 from mlplatform.learning.validation.replay import Recent, flip_share, predicted_band
 from mlplatform.learning.validation.statistics import (
     average_precision,
@@ -13,6 +13,7 @@ from mlplatform.learning.validation.statistics import (
     share_band,
 )
 from mlplatform.model.bundle import AlertBand
+from mlplatform.runtime.units import DAY_MS
 
 NO_FLAGS = np.empty(0, bool)
 NO_UNITS = np.empty(0, np.int64)

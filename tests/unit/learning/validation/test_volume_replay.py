@@ -15,8 +15,8 @@ from mlplatform.learning.validation.replay_result import ReplayResult
 from mlplatform.model.bundle import AlertBand
 from mlplatform.model.folders import load_definition
 from mlplatform.model.policies.decision_scale import EARLIER, VolumeLimit
+from mlplatform.runtime.units import HOUR_MS
 
-HOUR_MS = 3_600_000
 LIMIT = cast(VolumeLimit, load_definition("fraud").decision.limit)
 SEEN = ReplayEvidence(
     rows=2_400,

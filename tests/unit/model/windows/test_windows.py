@@ -22,8 +22,8 @@ from mlplatform.model.windows.tiles import (
     series_of,
 )
 from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.units import MINUTE_MS
 
-MINUTE_MS = 60_000
 REQUEST = {
     "customer": RequestField(type="int64", entity="customer", pseudonymous=True),
     "terminal": RequestField(type="string", entity="terminal"),

@@ -40,7 +40,8 @@ from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt, Unavailable
 from mlplatform.runtime.http.listener import listen
 from mlplatform.runtime.telemetry.prometheus import Registry
-from mlplatform.runtime.telemetry.refusals import DAY_MS, Refusal, Refusals
+from mlplatform.runtime.telemetry.refusals import Refusal, Refusals
+from mlplatform.runtime.units import DAY_MS
 
 MODEL = "fraud"
 

@@ -17,8 +17,9 @@ from mlplatform.observing.page.queries.sources import ModelRow
 from mlplatform.observing.page.rendering import render
 from mlplatform.observing.page.traffic import Metric, TrafficDetail
 from mlplatform.operations.actions.traffic import AGES, CHECK
-from mlplatform.operations.traffic.buckets import BINS, DAY_MS, EDGES, HOUR_MS, Counts
+from mlplatform.operations.traffic.buckets import BINS, EDGES, Counts
 from mlplatform.operations.traffic.projection import Bucket, TrafficReport
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
 from rollout_world import fraud
 
 NEWEST_MS = 20_000 * DAY_MS + 7 * HOUR_MS

@@ -19,9 +19,9 @@ from mlplatform.operations.actions.features import import_history
 from mlplatform.operations.compute.scoring import SCORES
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import InputInvalid, NotFound
+from mlplatform.runtime.units import DAY_MS
 from models.fraud.generator import Population, generate
 
-DAY_MS = 86_400_000
 START_MS = 20_000 * DAY_MS
 DAYS = ("2024-10-04.parquet", "2024-10-05.parquet", "2024-10-06.parquet")
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mlplatform.operations.actions.training import DAY_MS, training_moment
+from mlplatform.operations.actions.training import training_moment
 from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.units import DAY_MS
 
 MIDNIGHT_MS = 20_000 * DAY_MS
 

@@ -22,7 +22,8 @@ from mlplatform.operations.card.limits import limits
 from mlplatform.operations.card.sections import NOT_RECORDED, Section, sections
 from mlplatform.rollouts.journal.transitions import Answered, Opened, RolledBack
 from mlplatform.runtime.errors import Corrupt
-from support.carded_version import DAY_MS, promoted_journal, recorded, tenure, version
+from mlplatform.runtime.units import DAY_MS
+from support.carded_version import promoted_journal, recorded, tenure, version
 from support.class_model import class_definition, real_definition
 
 

@@ -22,10 +22,11 @@ from mlplatform.model.policies.classes import ClassDecision
 from mlplatform.operations.actions import review as job
 from mlplatform.operations.review import opinions, queue, recording
 from mlplatform.operations.review.opinions import Account, Consensus, OpenOpinion, Opinion
-from mlplatform.operations.review.queue import DAY_MS, QueueCursor
+from mlplatform.operations.review.queue import QueueCursor
 from mlplatform.runtime.errors import Busy, InputInvalid, NotFound, Refused, Unavailable
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.telemetry.refusals import Refusals
+from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring.worker.outbox import Outbox, decisions_of
 from support.review_world import NOW_MS, World, append, decision, label, person, reviewing, void
 

@@ -9,7 +9,7 @@ import msgspec
 import pyarrow as pa
 import yaml
 from tests.support import external_world, table_world
-from tests.support.external_world import BUREAU, DAY_S, T_S
+from tests.support.external_world import BUREAU, T_S
 
 from mlplatform.learning.features.external.columns import ExternalColumns
 from mlplatform.learning.features.external.table_import import import_table
@@ -24,6 +24,7 @@ from mlplatform.model.windows.declaration import Window
 from mlplatform.operations.tables.columns import matched_columns
 from mlplatform.operations.tables.request_rows import requests_of
 from mlplatform.operations.tables.row_features import RowFeatures
+from mlplatform.runtime.units import DAY_S
 
 KEY = b"k" * 32
 

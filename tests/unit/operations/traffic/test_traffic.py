@@ -20,10 +20,11 @@ from mlplatform.decisions.records.port import Span, Watermark
 from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.operations.actions import traffic
 from mlplatform.operations.traffic import buckets, projection
-from mlplatform.operations.traffic.buckets import DAY_MS, HOUR_MS, LEVELS
+from mlplatform.operations.traffic.buckets import LEVELS
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import Unavailable
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
 from rollout_world import table
 from support.home_world import HomeWorld
 

@@ -16,8 +16,8 @@ from mlplatform.rollouts.drift import matured_outcomes
 from mlplatform.rollouts.drift.health import Health
 from mlplatform.rollouts.drift.performance import MaturedDays, performance_verdict
 from mlplatform.rollouts.drift.windows import ChampionTenure, drift_plan
+from mlplatform.runtime.units import DAY_MS
 
-DAY_MS = 86_400_000
 DEFINITION = class_definition()
 A_DAY = 400
 

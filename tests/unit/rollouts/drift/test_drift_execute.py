@@ -33,8 +33,8 @@ from mlplatform.rollouts.drift.verdict import (
     WindowVerdict,
 )
 from mlplatform.runtime.errors import Busy
+from mlplatform.runtime.units import DAY_MS
 
-DAY_MS = 86_400_000
 FRAUD = load_definition("fraud")
 
 

@@ -13,8 +13,8 @@ from mlplatform.rollouts.drift.faults import (
     stuck_fault,
     view_faults,
 )
+from mlplatform.runtime.units import DAY_MS
 
-DAY_MS = 86_400_000
 RNG = np.random.default_rng(1)
 COUNTS = RNG.poisson(1.0, 20_000).astype(float)  # 37 % are 0
 MEANS = np.where(RNG.random(20_000) < 0.4, np.nan, RNG.lognormal(3, 0.6, 20_000))

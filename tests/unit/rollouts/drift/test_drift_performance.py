@@ -19,8 +19,8 @@ from mlplatform.rollouts.drift.performance import (
     plain,
 )
 from mlplatform.runtime.canonical import canonical_json
+from mlplatform.runtime.units import DAY_MS
 
-DAY_MS = 86_400_000
 POLICY = load_definition("fraud").drift
 Change = Callable[[int, ScoredRequests, np.random.Generator], ScoredRequests]
 

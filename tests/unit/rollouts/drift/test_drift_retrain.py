@@ -22,8 +22,8 @@ from mlplatform.rollouts.drift.retrain import (
     matured_since,
     retrain_when,
 )
+from mlplatform.runtime.units import DAY_MS
 
-DAY_MS = 86_400_000
 INT8 = pa.int8()
 POLICY = load_definition("fraud").drift
 NEEDED = POLICY.matured_positives

@@ -11,8 +11,7 @@ from mlplatform.operations.actions import tenures
 from mlplatform.rollouts.drift.performance import CALIBRATION, DailyHits, MaturedDay, MaturedDays
 from mlplatform.rollouts.drift.tenure import matured_metric, matured_tenure
 from mlplatform.runtime.errors import Corrupt
-
-DAY_MS = 86_400_000
+from mlplatform.runtime.units import DAY_MS
 
 
 def day(rng: np.random.Generator, frauds: int = 40, recall: float = 0.6) -> DailyHits:

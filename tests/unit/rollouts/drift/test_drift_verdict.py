@@ -33,8 +33,8 @@ from mlplatform.rollouts.drift.verdict import (
     WindowVerdict,
 )
 from mlplatform.runtime.canonical import canonical_json
+from mlplatform.runtime.units import DAY_MS
 
-DAY_MS = 86_400_000
 INPUTS = ("amount", "customer_count", "customer_mean", "terminal_count")
 POLICY = DriftPolicy(
     window_h=24,

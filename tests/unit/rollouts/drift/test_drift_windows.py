@@ -23,9 +23,8 @@ from mlplatform.rollouts.drift.observe import Champion, observe
 from mlplatform.rollouts.drift.verdict import Band, DriftFinding, NoDrift
 from mlplatform.rollouts.drift.windows import ChampionTenure
 from mlplatform.runtime.errors import Corrupt
+from mlplatform.runtime.units import DAY_MS
 
-HOUR_MS = 3_600_000
-DAY_MS = 24 * HOUR_MS
 FRAUD = load_definition("fraud")
 PLAN = windows.drift_plan(FRAUD, load_views(model_folder("fraud")), FRAUD.inputs)
 FEATURES = {"customer_count_1d": 3.0, "customer_mean_1d": 25.0, "terminal_count_1d": 1.0}

@@ -16,8 +16,9 @@ from mlplatform.model.folders import load_definition
 from mlplatform.model.profile import profile
 from mlplatform.rollouts.drift.health import Health
 from mlplatform.rollouts.drift.verdict import Window, WindowVerdict, window_verdict
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
 
-NAME, DAY_MS, HOUR_MS = "merchant-category", 86_400_000, 3_600_000
+NAME = "merchant-category"
 TEAM = Path(__file__).parents[4] / "teams" / "payments-data"
 PER_DAY, DAYS = 2_000, 5
 INPUTS = ("amount", "hour")

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.rollouts.drift.test_drift_windows import DAY_MS, HOUR_MS
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import DecisionLog, Entry, Span, Watermark
@@ -22,6 +21,7 @@ from mlplatform.rollouts.cache import days
 from mlplatform.rollouts.drift import matured_outcomes
 from mlplatform.rollouts.drift.performance import MaturedDays
 from mlplatform.rollouts.drift.windows import ChampionTenure, drift_plan
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
 
 SHIPPED = load_definition("fraud")
 FRAUD = msgspec.structs.replace(

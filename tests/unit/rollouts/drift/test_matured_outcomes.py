@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.unit.rollouts.drift.test_drift_windows import DAY_MS, HOUR_MS, ListLog, decision
+from tests.unit.rollouts.drift.test_drift_windows import ListLog, decision
 
 from mlplatform.decisions.records.record import Record
 from mlplatform.model.features.views import load_views
@@ -19,6 +19,7 @@ from mlplatform.model.policies.monitoring import Segment
 from mlplatform.rollouts.drift import matured_outcomes, slices
 from mlplatform.rollouts.drift.performance import MaturedDays
 from mlplatform.rollouts.drift.windows import ChampionTenure, drift_plan
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
 
 MATURITY_DAYS = 3
 FRAUD = load_definition("fraud")

@@ -16,9 +16,10 @@ from mlplatform.rollouts.passes.history import read_profile
 from mlplatform.rollouts.passes.planning import plan_rollout
 from mlplatform.rollouts.verdicts.ramp import Plan
 from mlplatform.rollouts.verdicts.verdict import Prediction
+from mlplatform.runtime.units import HOUR_MS
 from rollout_world import fraud
 
-HOUR_MS, START_MS = 3_600_000, 1_800_000_000_000
+START_MS = 1_800_000_000_000
 WEEK_MS = 168 * HOUR_MS
 REQUESTS = 70_000
 SPEED = 121.0

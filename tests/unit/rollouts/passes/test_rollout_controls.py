@@ -36,6 +36,7 @@ from mlplatform.rollouts.passes.controls import abort, clear_stops, kill, lift, 
 from mlplatform.rollouts.passes.freeze import FreezePeriod, frozen_at
 from mlplatform.rollouts.passes.wait_reasons import excluded_time, running_since_wall_ms
 from mlplatform.runtime.errors import NotFound, Refused, StaleFence
+from mlplatform.runtime.units import HOUR_MS
 from rollout_world import arm, canary_rows, shadow_rows
 
 WHO: dict[str, Any] = {"actor": "ana", "reason": "whole countries declined"}
@@ -43,7 +44,6 @@ FACT: dict[str, Any] = {"model": "fraud", "event_ms": 1, "wall_ms": 2, **WHO}
 STEADY = Routes("fraud", 4, arm(1), None, None, None, "steady", 0.0)
 
 
-HOUR_MS = 3_600_000
 FROZEN_MS = int(datetime(2026, 11, 2, tzinfo=UTC).timestamp() * 1000)
 """When the freeze of two days begins."""
 

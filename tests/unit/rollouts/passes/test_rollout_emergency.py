@@ -20,9 +20,8 @@ from mlplatform.rollouts.passes.plan import Hold, Now, Observation, Service, nex
 from mlplatform.rollouts.passes.summary import question
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import Busy, Refused
+from mlplatform.runtime.units import HOUR_MS
 from rollout_world import arm
-
-HOUR_MS = 3_600_000
 
 
 @pytest.fixture

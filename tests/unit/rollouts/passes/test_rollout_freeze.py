@@ -16,9 +16,9 @@ from mlplatform.model.folders import load_definition, parse
 from mlplatform.model.policies.rollout import FreezePolicy, FreezeWindow
 from mlplatform.rollouts.passes.freeze import frozen_at, frozen_ms
 from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.units import HOUR_MS
 
 BERLIN = ZoneInfo("Europe/Berlin")
-HOUR_MS = 3_600_000
 WEEKEND = FreezePolicy(
     windows=(FreezeWindow(start="Fri 16:00", end="Mon 07:00", reason="nobody is at work"),),
     time_zone="Europe/Berlin",

@@ -27,9 +27,9 @@ from mlplatform.rollouts.passes.planning import rollout_plan
 from mlplatform.rollouts.passes.summary import question
 from mlplatform.rollouts.verdicts.ramp import Plan
 from mlplatform.runtime.errors import PlanRefused
+from mlplatform.runtime.units import HOUR_MS
 from rollout_world import StoppedClock, arm, fraud
 
-HOUR_MS = 3_600_000
 START_MS = 1_800_000_000_000
 A_DAY = 400
 STEP = PlannedStep(

@@ -25,12 +25,12 @@ from mlplatform.rollouts.journal.sqlite import SqliteRollouts
 from mlplatform.rollouts.journal.state import RolloutState, fold
 from mlplatform.rollouts.passes.commands import Candidate, open_rollout, record_approval, roll_back
 from mlplatform.rollouts.passes.execute import PassReport, run_pass
-from mlplatform.rollouts.passes.plan import DAY_MS
 from mlplatform.rollouts.passes.ports import Ports
 from mlplatform.rollouts.passes.replay import ReplayedVerdict, replay_verdict
 from mlplatform.rollouts.passes.services import retire
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import Busy, PlatformError, Refused, Unavailable
+from mlplatform.runtime.units import DAY_MS
 from rollout_world import (
     FakeApprovals,
     FakeLog,

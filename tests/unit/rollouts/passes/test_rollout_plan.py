@@ -16,8 +16,6 @@ from mlplatform.rollouts.journal.state import RolloutState, apply, fold
 from mlplatform.rollouts.journal.transitions import Answered, DeployRefused, Opened, decode, encode
 from mlplatform.rollouts.passes.execute import transition_of
 from mlplatform.rollouts.passes.plan import (
-    DAY_MS,
-    HOUR_MS,
     AskApproval,
     Deploy,
     Hold,
@@ -35,6 +33,7 @@ from mlplatform.rollouts.passes.plan import (
 )
 from mlplatform.rollouts.verdicts.judgement import Judgement
 from mlplatform.runtime.errors import Refused
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
 from rollout_world import arm, fraud, gate_report
 
 POLICY = fraud().rollout

@@ -40,11 +40,11 @@ from mlplatform.rollouts.verdicts.traffic_profile import (
     TrafficProfile,
 )
 from mlplatform.rollouts.verdicts.verdict import ALIKE, Errors, Prediction
+from mlplatform.runtime.units import HOUR_MS
 from rollout_world import fraud
 
 PREDICTED = Prediction(alert_ratio=1.0, disagreement=0.3, alert_share=0.013)
 REPLAYED: dict[str, Any] = {"replayed": {"payments": 30_000}}
-HOUR_MS = 3_600_000
 
 
 @functools.cache

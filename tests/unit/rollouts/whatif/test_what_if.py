@@ -24,8 +24,8 @@ from mlplatform.rollouts.whatif.requests import (
     word_bands,
 )
 from mlplatform.runtime.errors import Refused
+from mlplatform.runtime.units import DAY_MS
 
-DAY_MS = 86_400_000
 GRADES = DecisionScale(("grant", "refer", "refuse"), ("refer", "refuse"))
 SIZES = DecisionScale(("small", "usual", "large"), (), by_class=True)
 EUR = Quantity("EUR", 20.0)

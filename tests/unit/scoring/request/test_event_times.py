@@ -7,9 +7,10 @@ import asyncio
 import pytest
 
 from mlplatform.runtime.http.problems import Problem
+from mlplatform.runtime.units import HOUR_MS
 from mlplatform.scoring.arms import watermark as watermark_module
 from mlplatform.scoring.arms.watermark import Watermark
-from mlplatform.scoring.request.times import HOUR_MS, IN_FLIGHT_MS, SYSTEM_TOLERANCE_MS, EventTimes
+from mlplatform.scoring.request.times import IN_FLIGHT_MS, SYSTEM_TOLERANCE_MS, EventTimes
 
 T_MS = 1_600_000_000_000
 

@@ -16,7 +16,8 @@ from mlplatform.learning.features.policy import NO_GAPS
 from mlplatform.model.folders import load_definition
 from mlplatform.model.policies.decision_scale import EARLIER, CutOffs, Decision
 from mlplatform.model.policies.training import ExplorationPolicy
-from mlplatform.scoring.arms.exploration import DAY_MS, REMEMBERED, Exploration, is_chosen
+from mlplatform.runtime.units import DAY_MS
+from mlplatform.scoring.arms.exploration import REMEMBERED, Exploration, is_chosen
 from mlplatform.scoring.arms.live import Live, Target
 from mlplatform.scoring.arms.routing import Assignment
 from mlplatform.scoring.gateway.wiring import _exploration

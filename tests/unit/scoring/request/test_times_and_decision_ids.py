@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mlplatform.model.folders import load_definition, model_names
 from mlplatform.runtime.http.problems import Problem
+from mlplatform.runtime.units import HOUR_MS
 from mlplatform.scoring.api import openapi
 from mlplatform.scoring.api.versions import VERSIONS, ApiVersion
 from mlplatform.scoring.arms.watermark import Watermark
@@ -22,7 +23,7 @@ from mlplatform.scoring.request.decision_ids import (
     owned_decision_id,
     ownership,
 )
-from mlplatform.scoring.request.times import HOUR_MS, EventTimes
+from mlplatform.scoring.request.times import EventTimes
 from support.earlier_state import earlier_decision_id
 
 NOW_MS = 1_767_225_600_000

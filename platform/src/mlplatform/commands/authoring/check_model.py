@@ -26,13 +26,14 @@ from mlplatform.model.folders import (
     parse,
 )
 from mlplatform.model.inputs import InputPlan
-from mlplatform.model.weights.memory import MIB, needed_mib
+from mlplatform.model.weights.memory import needed_mib
 from mlplatform.runtime.configuration.model_roots import VARIABLE
 from mlplatform.runtime.errors import ConfigInvalid, PlatformError
 from mlplatform.runtime.processes.folder_python import run_error
 from mlplatform.runtime.processes.memory import memory_bytes
 from mlplatform.runtime.storage import plain_files, private_folder
 from mlplatform.runtime.text import shown
+from mlplatform.runtime.units import MIB
 
 FIT: Final = "from mlplatform.learning.training.fit_check import main; main()"
 SOURCES: Final = "from mlplatform.learning.training.fit_check import read_sources; read_sources()"

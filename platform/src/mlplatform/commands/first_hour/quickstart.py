@@ -31,12 +31,12 @@ from mlplatform.runtime.configuration.settings import Home, Settings
 from mlplatform.runtime.errors import Refused, Unavailable
 from mlplatform.runtime.processes.commands import PYTHON
 from mlplatform.runtime.text import shown
+from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring import wiring as scoring_wiring
 
 HOME: Final = "var-quickstart"
 """Home folder unless `MLPLATFORM_HOME` names another, so that it disturbs no other
 installation."""
-DAY_MS: Final = 86_400_000
 MORE_DAYS: Final = 12
 CUSTOMERS: Final = 3_000
 REQUESTS: Final = 216_000

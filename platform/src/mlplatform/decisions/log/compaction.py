@@ -14,6 +14,7 @@ from mlplatform.decisions.log.sealed_files import SealedFile
 from mlplatform.runtime.errors import Corrupt
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.storage.files import sync
+from mlplatform.runtime.units import DAY_MS
 
 if TYPE_CHECKING:  # a gateway starts without pyarrow
     import pyarrow as pa
@@ -21,7 +22,7 @@ if TYPE_CHECKING:  # a gateway starts without pyarrow
 MOST_RECORDS: Final = 200_000
 """Most records that one seal merges; the rest waits for the next, so that no seal takes long."""
 _FEWEST: Final = 8
-_MOST_SPAN_MS: Final = 31 * 86_400_000
+_MOST_SPAN_MS: Final = 31 * DAY_MS
 """Longest span of event time in a merged file: payloads that go by age wait for the last one in
 their file."""
 _logger = logging.getLogger(__name__)

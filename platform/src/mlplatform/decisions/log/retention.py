@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final, NamedTuple
 
-from mlplatform.decisions.records.port import DAY_MS
 from mlplatform.decisions.records.retention import RetentionRule
+from mlplatform.runtime.units import DAY_MS
 
 MOST_DAYS: Final = 31
 """Most days of event time that one pass goes further than the one before."""

@@ -25,7 +25,7 @@ from mlplatform.decisions.log.retention import (
 from mlplatform.decisions.log.sealed_files import SealedFile
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records import tables
-from mlplatform.decisions.records.port import DAY_MS, Span
+from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.retention import (
     KEPT_KINDS,
     ExpiredRange,
@@ -36,6 +36,7 @@ from mlplatform.decisions.records.retention import (
 )
 from mlplatform.decisions.records.sqlite_errors import Translation
 from mlplatform.runtime.storage import sqlite
+from mlplatform.runtime.units import DAY_MS
 
 _READ: Final = ("model", "kind", "event_ms")
 _OWN: Final = f"model = ? AND kind NOT IN ({','.join('?' * len(KEPT_KINDS))})"

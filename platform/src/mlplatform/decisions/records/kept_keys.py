@@ -14,10 +14,11 @@ from collections.abc import Iterator, Sequence, Set
 from functools import cache
 from typing import Any, Final, NamedTuple
 
-from mlplatform.decisions.records.port import DAY_MS, StoredAnswer, shortened
+from mlplatform.decisions.records.port import StoredAnswer, shortened
 from mlplatform.decisions.records.prepared_record import Key, StorableRecord
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.storage.batches import chunks, inserting
+from mlplatform.runtime.units import DAY_MS
 
 _PARTS: Final = 2
 """Number of tables over which the time of a claim is divided, by whole days; each costs a

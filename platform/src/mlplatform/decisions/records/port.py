@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from mlplatform.decisions.records.record import KINDS, SCALARS, Kind, Record
+from mlplatform.runtime.units import DAY_MS
 
 if TYPE_CHECKING:  # a gateway starts without pyarrow
     import pyarrow as pa
 
 
 BODY_DIGITS: Final = 32
-DAY_MS: Final = 86_400_000
 KEEP_MS: Final = 7 * DAY_MS
 """Lifetime of claims for which no model has a policy, such as that of a label."""
 

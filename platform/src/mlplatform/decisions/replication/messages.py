@@ -8,11 +8,12 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from mlplatform.decisions.topics.messages import HOUR_MS, Message, TopicSpec
+from mlplatform.decisions.topics.messages import Message, TopicSpec
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.units import DAY_MS
 
-KEPT_MS: Final = 7 * 24 * HOUR_MS
+KEPT_MS: Final = 7 * DAY_MS
 """Retention of the topics in milliseconds. What is deleted before it was replicated is sent again,
 so a longer retention only saves that."""
 

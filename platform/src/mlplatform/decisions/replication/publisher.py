@@ -22,11 +22,13 @@ from mlplatform.decisions.replication.copies import (
 )
 from mlplatform.decisions.replication.messages import ConfirmedOffset, Names, confirmed
 from mlplatform.decisions.replication.process import BACK_OFF_S, require_brokers
+from mlplatform.decisions.topics.choice import open_topics
 from mlplatform.decisions.topics.messages import HOUR_MS, Message, Progress, Subscription, Topics
 from mlplatform.decisions.topics.wiring import open_topics
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Busy, InputInvalid, PlatformError, Unavailable
+from mlplatform.runtime.units import HOUR_MS
 
 BATCH: Final = 500
 POLL_S: Final = 0.2

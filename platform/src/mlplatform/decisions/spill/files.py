@@ -29,11 +29,12 @@ from mlplatform.decisions.records.prepared_record import StorableRecord
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Busy, Unavailable
 from mlplatform.runtime.storage.files import sync
+from mlplatform.runtime.units import MIB
 
 FOLDER: Final = "spill"
 SUFFIX: Final = ".spill"
 DAMAGED: Final = ".damaged"
-MAXIMUM_FRAME_BYTES: Final = 8 * 1024 * 1024
+MAXIMUM_FRAME_BYTES: Final = 8 * MIB
 """Most bytes of a frame, more than any record has. A larger length means damage, and is not
 allocated."""
 
@@ -42,7 +43,7 @@ _ID_BYTES: Final = 16
 START: Final = len(_MAGIC) + _ID_BYTES
 _FRAME: Final = struct.Struct("<IIq")
 _EVENT: Final = struct.Struct("<q")
-_READ_BYTES: Final = 1024 * 1024
+_READ_BYTES: Final = MIB
 _logger = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(StorableRecord).decode

@@ -17,9 +17,10 @@ from mlplatform.decisions.topics.kafka_transactions import (
     transactional,
     translated,
 )
-from mlplatform.decisions.topics.messages import HOUR_MS, Message, Progress, TopicSpec
+from mlplatform.decisions.topics.messages import Message, Progress, TopicSpec
 from mlplatform.runtime.errors import StaleFence, Unavailable
 from mlplatform.runtime.storage.addresses import Brokers
+from mlplatform.runtime.units import HOUR_MS
 
 if TYPE_CHECKING:  # only where topics are on Kafka
     from confluent_kafka import Producer

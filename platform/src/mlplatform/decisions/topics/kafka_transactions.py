@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 from mlplatform.decisions.topics.kafka_access import Access
 from mlplatform.decisions.topics.messages import Message
 from mlplatform.runtime.errors import NotFound, StaleFence, Unavailable
+from mlplatform.runtime.units import MINUTE_MS
 
 if TYPE_CHECKING:  # only where topics are on Kafka
     from confluent_kafka import Producer
 
 TIMEOUT_S: Final = 30.0
 POLL_S: Final = 0.2
-TRANSACTION_TIMEOUT_MS: Final = 60_000
+TRANSACTION_TIMEOUT_MS: Final = MINUTE_MS
 log = logging.getLogger(__name__)
 
 

@@ -9,7 +9,8 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
-HOUR_MS = 3_600_000
+from mlplatform.runtime.units import HOUR_MS
+
 TRACE_HEADER = "traceparent"
 """Header of a message: the span that it comes from, in the form of W3C Trace Context. The process
 that works on the message later links its own trace with that span."""

@@ -13,9 +13,9 @@ from __future__ import annotations
 from typing import assert_never
 
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
-from mlplatform.model.features.transforms import DAY_MS
 from mlplatform.model.features.views import FeatureField, FeatureView
 from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.units import DAY_MS
 
 
 def reach_ms(view: FeatureView, at_ms: int) -> tuple[int, int]:

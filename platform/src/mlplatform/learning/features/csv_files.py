@@ -16,6 +16,7 @@ import pyarrow as pa
 from mlplatform.learning.features.input_files import open_files
 from mlplatform.learning.features.parquet_work import MOST_COLUMNS, MOST_ROWS
 from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.units import DAY_S, SECOND_US
 
 MOST_ROW: Final = 65_536
 """Most characters of a row. Python's reader reads a row whole, which with quoted cells may be
@@ -263,7 +264,7 @@ def _time(text: str) -> int:
     moment = datetime.fromisoformat(text.strip())
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     since = moment - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    return (since.days * DAY_S + since.seconds) * SECOND_US + since.microseconds
 
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

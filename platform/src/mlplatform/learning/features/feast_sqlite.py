@@ -44,12 +44,12 @@ from mlplatform.runtime.storage.sqlite import (
     vacuum,
 )
 from mlplatform.runtime.storage.wal_readers import WalReaders
+from mlplatform.runtime.units import SECOND_US
 
 if TYPE_CHECKING:  # a gateway starts without pyarrow
     import pyarrow as pa
 
 FOLLOW_S = 0.5
-MICROS: Final = 1_000_000
 NEWEST: Final = "mlplatform_newest"
 _NEWEST_TABLE: Final = (
     f"CREATE TABLE IF NOT EXISTS {NEWEST} (project TEXT, view TEXT, event_s INTEGER NOT NULL,"
@@ -159,7 +159,7 @@ class FeastSqlite:
 
     def put(self, view: str, rows: Sequence[FeatureRow], *, fence: str | None = None) -> int:
         definition = self._view(view)
-        newest_s = max((event_us // MICROS for _, event_us, _, _ in rows), default=None)
+        newest_s = max((event_us // SECOND_US for _, event_us, _, _ in rows), default=None)
         with self._translated():
             self._follow()
             return self._stored_rows(definition, _row_cells(definition, rows), newest_s, fence)
@@ -329,7 +329,7 @@ def _cells(view: FeatureView, rows: pa.Table) -> Iterator[Cell]:
 def _row_cells(view: FeatureView, rows: Sequence[FeatureRow]) -> Iterator[Cell]:
     prefix = entity_key_prefix(view.join_key)
     for key, event_us, made_us, values in rows:
-        place, event_s, made_s = prefix + key_value(key), event_us // MICROS, _exact_s(made_us)
+        place, event_s, made_s = prefix + key_value(key), event_us // SECOND_US, _exact_s(made_us)
         for field, value in zip(view.fields, values, strict=True):
             yield place, field.name, encode(value, field.dtype), _text(value), event_s, made_s
 
@@ -341,7 +341,7 @@ def _text(value: float | None) -> str | None:
 def _exact_s(micros: int) -> int | float:
     """Seconds, with a fraction if there is one, because pushed values may change within a
     second."""
-    return micros / MICROS if micros % MICROS else micros // MICROS
+    return micros / SECOND_US if micros % SECOND_US else micros // SECOND_US
 
 
 def _created_s(rows: pa.Table) -> list[int | float]:

@@ -10,9 +10,10 @@ from typing import Final
 
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.storage import plain_files
+from mlplatform.runtime.units import GIB
 
 MOST_FILES: Final = 1_000
-MOST_FILE_BYTES: Final = 2 * 1024**3
+MOST_FILE_BYTES: Final = 2 * GIB
 
 
 def open_files(paths: Sequence[Path], until: ExitStack) -> list[int]:

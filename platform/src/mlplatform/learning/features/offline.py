@@ -31,8 +31,8 @@ from mlplatform.learning.features import arrivals, rows, unfinished_import
 from mlplatform.learning.features.external_parts import ExternalParts
 from mlplatform.learning.features.unfinished_import import UnfinishedImport
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.features.transforms import DAY_MS
 from mlplatform.runtime.errors import InputInvalid, Refused
+from mlplatform.runtime.units import DAY_MS
 
 KINDS: tuple[Kind, ...] = ("decision", "label", "void")
 LOG_COLUMNS = ("writer", "kind", "payload", "decision", "answered_by", "score", *LABEL_COLUMNS)

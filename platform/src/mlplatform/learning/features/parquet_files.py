@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from mlplatform.learning.features.input_files import open_files
 from mlplatform.learning.features.parquet_work import BATCH_ROWS, MOST_COLUMNS, MOST_ROWS, prepare
 from mlplatform.runtime.errors import InputInvalid
-from mlplatform.runtime.sandbox.limits import MIB, ProcessLimits
+from mlplatform.runtime.sandbox.limits import ProcessLimits
 from mlplatform.runtime.sandbox.process import Sandbox, WorkRefused
 from mlplatform.runtime.sandbox.protocol import Frame
+from mlplatform.runtime.units import GIB
 
-LIMITS: Final = ProcessLimits(memory_bytes=1024 * MIB, cpu_s=600)
+LIMITS: Final = ProcessLimits(memory_bytes=GIB, cpu_s=600)
 """Limits of the process, beyond what the libraries take. A row group is decoded page by page; 65
 536 rows of a file of a million rows in one group took 40 MiB."""
 OPEN_CPU_S: Final = 20.0

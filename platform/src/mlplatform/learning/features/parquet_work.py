@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.sandbox.protocol import Frame
+from mlplatform.runtime.units import MIB
 
-MIB: Final = 1024 * 1024
 BATCH_ROWS: Final = 65_536
 MOST_TEXT_BYTES: Final = 16 * MIB
 """Most bytes of one column's texts in one batch: 256 to a row."""

@@ -19,11 +19,11 @@ from mlplatform.learning.features.compile import reach_ms, snapshot_sql
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import OnlineFeatures
 from mlplatform.learning.features.rows import LABEL_RANK
-from mlplatform.model.features.transforms import DAY_MS
 from mlplatform.model.features.views import FeatureField, FeatureView
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import InputInvalid, Refused
 from mlplatform.runtime.storage.files import DRAFT, sweep_drafts
+from mlplatform.runtime.units import DAY_MS
 
 SOURCES_KEY: Final = b"mlplatform.made_of"
 """Key of the metadata in a snapshot's file that says what it was made from."""

@@ -21,12 +21,13 @@ from mlplatform.model.tensors.signature import Tensors
 from mlplatform.model.weights.data_files import MOST_NAME_BYTES, DataFile, name_problem
 from mlplatform.model.weights.memory import OF_DATA, shortage
 from mlplatform.runtime.processes.memory import free_memory_bytes
-from mlplatform.runtime.sandbox.limits import MIB, ProcessLimits
+from mlplatform.runtime.sandbox.limits import ProcessLimits
 from mlplatform.runtime.sandbox.process import Sandbox, WorkRefused
 from mlplatform.runtime.sandbox.protocol import Arrays, Frame
+from mlplatform.runtime.units import GIB, MIB
 
 ROWS_AT_ONCE: Final = 2048
-LIMITS: Final = ProcessLimits(memory_bytes=1024 * MIB, cpu_s=900)
+LIMITS: Final = ProcessLimits(memory_bytes=GIB, cpu_s=900)
 """Limits of the process, beyond what the libraries take. A boosting of 150 trees takes 20 MiB, and
 a model with 60 MiB of weights that scores 2 048 rows at a time 400 MiB."""
 LOAD_CPU_S: Final = 30.0

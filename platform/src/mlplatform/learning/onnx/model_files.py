@@ -11,10 +11,10 @@ from pathlib import Path
 from mlplatform.learning.onnx.confined_model import data_file_names
 from mlplatform.learning.onnx.onnx_limits import ModelRefused
 from mlplatform.model.weights.data_files import DataFile
-from mlplatform.model.weights.memory import MIB
 from mlplatform.runtime.errors import NotFound
 from mlplatform.runtime.storage.large_files import copy
 from mlplatform.runtime.storage.plain_files import Rule, open_plain, read_plain
+from mlplatform.runtime.units import MIB
 
 
 @dataclass(frozen=True, slots=True)

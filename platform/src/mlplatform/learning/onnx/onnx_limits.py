@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlplatform.model.weights.data_files import MOST_FILES, name_problem
 from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.units import KIB, MIB
 
 if TYPE_CHECKING:  # commands start without onnx
     from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-MIB: Final = 1024 * 1024
 MOST_BYTES: Final = 64 * MIB
 MOST_NODES: Final = 5_000
 MOST_TENSORS: Final = 5_000
@@ -21,7 +21,7 @@ MOST_TENSOR_BYTES: Final = 64 * MIB
 MOST_ENTRIES: Final = 16_000_000
 """Most entries of all attributes together; a node of a tree ensemble takes about ten."""
 MOST_STRING_BYTES: Final = 1_024
-MOST_TEXT_BYTES: Final = 256 * 1024
+MOST_TEXT_BYTES: Final = 256 * KIB
 """Most bytes of documentation and metadata, which nothing reads."""
 MOST_RANK: Final = 8
 MOST_ENDS: Final = 4_096

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, LabelledRows
+from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows
 from mlplatform.model.policies.search import SearchPolicy
 from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.units import DAY_MS
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,9 @@ from mlplatform.learning.skew.verdict import SkewReport, UncountableRequests, ju
 from mlplatform.learning.skew.views import view_cells
 from mlplatform.learning.skew.windows import window_cells
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.features.transforms import DAY_MS, HOUR_MS
 from mlplatform.model.features.views import FeatureView, external, request_views
 from mlplatform.model.windows.tiles import series_of
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
 
 SAMPLE: Final = 2_000
 """Size of a sample. If none of so many is wrong, at most half a percent of all are, for 20 features

@@ -12,8 +12,9 @@ from mlplatform.learning.skew.cells import Cell, Note, nearly_equal
 from mlplatform.learning.skew.decision_reads import DecisionReads
 from mlplatform.learning.training_sets.join import view_join
 from mlplatform.model.features.views import FeatureView
+from mlplatform.runtime.units import MINUTE_MS
 
-SLACK_MS: Final = 5 * 60_000
+SLACK_MS: Final = 5 * MINUTE_MS
 """Milliseconds by which an event time may differ from the request's arrival, and in which an import
 may end."""
 

@@ -20,6 +20,7 @@ from mlplatform.learning.features.pushes.gaps import StreamLoss
 from mlplatform.learning.skew.cells import Cell, Note, Outcome
 from mlplatform.runtime.figures import utc_minute
 from mlplatform.runtime.intervals import exact_share
+from mlplatform.runtime.units import MINUTE_MS
 
 ERROR_SHARE: Final = 0.001
 """Chance that a pass calls any feature skewed whose skew is within what is tolerated."""
@@ -29,7 +30,6 @@ MOSTLY: Final = 0.5
 """Least share of the wrong values that a cause must explain to be named."""
 ALIKE: Final = 0.02
 """Relative difference up to which two factors count as one."""
-MINUTE_MS: Final = 60_000
 Verdict = Literal["equal", "skewed", "not known"]
 
 

@@ -22,8 +22,8 @@ from mlplatform.learning.features.snapshots import SnapshotSources, declaration,
 from mlplatform.learning.skew.cells import Cell, LateInterval, Note, Outcome, nearly_equal
 from mlplatform.learning.skew.decision_reads import DecisionReads, Key
 from mlplatform.learning.skew.raw_records import keys_table
-from mlplatform.model.features.transforms import DAY_MS
 from mlplatform.model.features.views import FeatureView
+from mlplatform.runtime.units import DAY_MS
 
 Values = Mapping[str, float | None]
 Rows = Mapping[Key, Values]

@@ -50,11 +50,12 @@ from mlplatform.model.policies.decision_scale import CutOffs
 from mlplatform.model.policies.model_server import model_server
 from mlplatform.model.policies.search import OWN
 from mlplatform.model.profile import Profile, column, profile
-from mlplatform.model.rhythm import DAY_MS, SCORE, Rhythm, rhythm
+from mlplatform.model.rhythm import SCORE, Rhythm, rhythm
 from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.model.weights.data_files import DataFile
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.units import DAY_MS
 
 GOLDEN_ROWS = 32
 GOLDEN_TOLERANCE = 1e-5

@@ -16,7 +16,7 @@ from mlplatform.learning.onnx.onnx_file import OnnxFile, ScoringSession
 from mlplatform.learning.registry.versions import TRAINED_HERE
 from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.learning.training.candidate import Candidate
-from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, LabelledRows
+from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows
 from mlplatform.learning.validation.fairness import Fairness, GroupRows, fairness_of
 from mlplatform.learning.validation.gate_report import GateReport, ReplayCounts
 from mlplatform.learning.validation.gates import (
@@ -46,6 +46,7 @@ from mlplatform.model.policies.segments import Flags, SegmentSource
 from mlplatform.model.scorecard import SmallScorer
 from mlplatform.model.weights.data_files import data_of
 from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.units import DAY_MS
 
 LATENCY_CALLS = 1000
 LATENCY_BUDGET_S = 5.0

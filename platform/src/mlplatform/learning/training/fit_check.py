@@ -39,6 +39,7 @@ from mlplatform.model.policies.search import OWN, SearchPolicy
 from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.model.tensors.signature import Tensors
 from mlplatform.runtime.errors import ConfigUnusable, InputInvalid, PlatformError
+from mlplatform.runtime.units import DAY_MS
 
 ROWS: Final = 4000
 HOLES: Final = 0.05
@@ -152,7 +153,7 @@ def rows(
     random = np.random.default_rng(seed)
     features = [*(n for v in views for n in v.feature_names), *(w.name for w in definition.windows)]
     columns: dict[str, pa.Array[Any]] = {
-        EVENT_TIME: pa.array(random.integers(0, 30 * 86_400_000, ROWS), pa.timestamp("ms")),
+        EVENT_TIME: pa.array(random.integers(0, 30 * DAY_MS, ROWS), pa.timestamp("ms")),
         **{n: pa.array(_values(f, random)) for n, f in definition.request.items()},
         **{i.of: _texts(random) for i in definition.inputs if i.kind == "text" and i.of},
         **{n: pa.array(random.gamma(2.0, 1.0, ROWS)) for n in features},

@@ -10,13 +10,7 @@ from mlplatform.learning.training.candidate import CALIBRATE, Candidate, untrain
 from mlplatform.learning.training.evaluate import Runnable
 from mlplatform.learning.training.folder import ModelFolder
 from mlplatform.learning.training.labelled_evaluation import beside
-from mlplatform.learning.training_sets.dataset import (
-    DAY_MS,
-    Dataset,
-    LabelledRows,
-    any_matrix,
-    label_rows,
-)
+from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows, any_matrix, label_rows
 from mlplatform.learning.training_sets.join import training_join
 from mlplatform.learning.validation.class_measures import class_measures
 from mlplatform.learning.validation.fold_gate import FoldFinding
@@ -26,6 +20,7 @@ from mlplatform.model.features.views import request_views
 from mlplatform.model.folds import Fold
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.figures import utc_day
+from mlplatform.runtime.units import DAY_MS
 
 
 def fold_problem(folder: ModelFolder, offline: OfflineTable, fold: Fold) -> str:

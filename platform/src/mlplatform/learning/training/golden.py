@@ -25,9 +25,10 @@ from mlplatform.model.tensors.tokens import Tokenizer, Tokens
 from mlplatform.model.weights.data_files import DataFile
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable, InputInvalid
+from mlplatform.runtime.units import MIB
 
 GOLDEN_FILE: Final = "golden.json"
-MOST_BYTES: Final = 16 * 1024 * 1024
+MOST_BYTES: Final = 16 * MIB
 MOST_ROWS: Final = 10_000
 WANTED: Final = 'a list of {"inputs": {name: value}, "score": 0.5}, one for each row'
 

@@ -31,6 +31,7 @@ from mlplatform.learning.validation.replay import Recent
 from mlplatform.learning.validation.report import to_dict
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.runtime.code_version import code_version
+from mlplatform.runtime.units import DAY_MS
 
 if TYPE_CHECKING:  # imports DuckDB; a fit does without
     from mlplatform.learning.features.offline import OfflineTable
@@ -81,7 +82,7 @@ def recent_requests(
     than two such days.
     """
     from_ms = dataset.window(folder.definition, as_of_ms).holdout_from_ms
-    to_ms = as_of_ms // dataset.DAY_MS * dataset.DAY_MS
+    to_ms = as_of_ms // DAY_MS * DAY_MS
     also = champion.bundle.inputs if champion else ()
     matrix = dataset.requests_between(
         folder.definition,
@@ -92,7 +93,7 @@ def recent_requests(
         also=also,
         words=champion.bundle.vocabularies if champion else {},
     )
-    days = len(set((matrix.event_ms // dataset.DAY_MS).tolist()))
+    days = len(set((matrix.event_ms // DAY_MS).tolist()))
     if days < 2:
         return None
     recent = Recent(matrix, f"requests of the last {days} days")

@@ -30,13 +30,13 @@ from mlplatform.model.tensors.categories import (
 from mlplatform.model.tensors.tokens import MOST_TOKENS, text_of
 from mlplatform.runtime.canonical import canonical_json
 from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.units import DAY_MS
 
 if TYPE_CHECKING:  # a model's folder is read without pyarrow
     import pyarrow as pa
 
     from mlplatform.learning.features.offline import OfflineTable
 
-DAY_MS = 86_400_000
 NO_WORDS: Final[Vocabularies] = {}
 Groups = NDArray[np.int16]
 """For each row, the place of its group among the `values` of a protected field; -1 if unknown."""

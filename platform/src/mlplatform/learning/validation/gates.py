@@ -22,6 +22,7 @@ from mlplatform.model.definition import InputSpec
 from mlplatform.model.inputs import protected_sources
 from mlplatform.model.policies.training import GatePolicy, TrainingPolicy
 from mlplatform.runtime.figures import percent, span, utc_minute
+from mlplatform.runtime.units import DAY_MS
 
 MINIMUM_POSITIVES = 10
 MINIMUM_CALLS = 100
@@ -434,13 +435,13 @@ def judge_volume(replay: ReplayEvidence) -> tuple[GateResult, ...]:
 
 def _judge_maturity(data: DataEvidence) -> GateResult:
     name = "label_maturity"
-    early_days = (data.window_to_ms - data.matured_until_ms) / 86_400_000
+    early_days = (data.window_to_ms - data.matured_until_ms) / DAY_MS
     if early_days > 0:
         reason = f"labels of the window's last {_days(early_days)} have not matured"
         return GateResult(name, "failed", early_days, 0.0, reason)
     if data.labels_until_ms is None:
         return GateResult(name, "inconclusive", None, 0.0, "no label has ever arrived")
-    silent_days = (data.window_to_ms - data.labels_until_ms) / 86_400_000
+    silent_days = (data.window_to_ms - data.labels_until_ms) / DAY_MS
     if silent_days <= 0:
         return GateResult(name, "passed", silent_days, 0.0, "labels came until the window's end")
     reason = f"the last label came {silent_days:.1f} days before the window's end"
@@ -459,8 +460,7 @@ def above(
     value, low, high = interval.value, interval.low, interval.high
     if any(math.isnan(v) for v in (value, low, high)):
         return GateResult(name, "inconclusive", None, limit, f"{measure} is not a number")
-    within = f"{form.format(low)} to {form.format(high)}"
-    level = f"{100 * QUALITY_LEVEL:g} % interval {within}"
+    level = f"{100 * QUALITY_LEVEL:g} % interval {form.format(low)} to {form.format(high)}"
     reason = f"{text} ({level}; all of it must be {form.format(limit)} or more)"
     passed: Verdict = "passed" if low >= limit else "failed" if high < limit else "inconclusive"
     return GateResult(name, passed, value, limit, reason, (low, high))

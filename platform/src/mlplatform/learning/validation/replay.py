@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlplatform.learning.onnx.onnx_file import ScoringSession
-from mlplatform.learning.training_sets.dataset import DAY_MS, Matrix, share_of_units
+from mlplatform.learning.training_sets.dataset import Matrix, share_of_units
 from mlplatform.learning.validation.gate_report import VolumeReplay
 from mlplatform.learning.validation.replay_result import ReplayResult
 from mlplatform.learning.validation.statistics import share_band
@@ -18,6 +18,7 @@ from mlplatform.model.policies.volume import DecisionVolume
 from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.figures import percent
+from mlplatform.runtime.units import DAY_MS
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
+
 Column = NDArray[np.float64]
 Times = NDArray[np.int64]
 
-HOUR_MS = 3_600_000
-DAY_MS = 24 * HOUR_MS
 THURSDAY = 3  # 1970-01-01
 SATURDAY = 5
 LAST_NIGHT_HOUR = 6  # Source: Fraud Detection Handbook, chapter 3: a night ends with hour 6

@@ -12,6 +12,7 @@ import numpy as np
 from msgspec import Meta
 
 from mlplatform.model.policies.values import Positive, Text
+from mlplatform.runtime.units import DAY_S
 
 Task = Literal["binary", "classes", "real"]
 """The kind of labels: 0 and 1, a class, or a number."""
@@ -216,7 +217,7 @@ class VolumeLimit(_Strict, frozen=True):
     """
 
     alert_share: PartShare
-    once_per_s: Annotated[float, Meta(gt=0, le=86_400)]
+    once_per_s: Annotated[float, Meta(gt=0, le=DAY_S)]
     decisions_per_false_stop: Annotated[int, Meta(ge=1_000, le=1_000_000_000_000)]
     shares: dict[Decision, PartShare] = {}
 

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from mlplatform.model.policies.values import Count, FieldName, Section
+from mlplatform.runtime.units import DAY_S
 
 Rule = tuple[bool, str, object, str]
 """A rule, as in `model.consistency`."""
@@ -48,7 +49,7 @@ class SearchPolicy(Section, frozen=True):
 
     space: Annotated[dict[FieldName, SearchParameter], Meta(min_length=1, max_length=50)]
     trials: Annotated[int, Meta(ge=1, le=1000)]
-    budget_s: Annotated[int, Meta(ge=1, le=86_400)]
+    budget_s: Annotated[int, Meta(ge=1, le=DAY_S)]
     measure: SearchMeasure = "average_precision"
     folds: Annotated[int, Meta(ge=1, le=10)] = 3
     fold_days: Count = 1

@@ -9,6 +9,7 @@ from typing import Annotated, Final
 from msgspec import Meta
 
 from mlplatform.model.policies.values import Count, ErrorShare, Positive, Section, Share
+from mlplatform.runtime.units import HOUR_S
 
 OWN_RUNTIMES: Final = ("mlplatform", "triton")
 """Runtimes that get the bundle itself, or a repository made from it."""
@@ -118,7 +119,7 @@ class ServingPolicy(Section, frozen=True):
     queue_requests: Count
     batch_rows: Count
     batch_delay_us: Annotated[int, Meta(ge=0)]
-    load_deadline_s: Annotated[int, Meta(ge=1, le=3600)] = 60
+    load_deadline_s: Annotated[int, Meta(ge=1, le=HOUR_S)] = 60
     cpus: Annotated[float, Meta(ge=0.1, le=128)] | None = None
     memory_mib: Annotated[int, Meta(ge=128, le=1_048_576)] | None = None
     scaling: ScalingPolicy | None = None

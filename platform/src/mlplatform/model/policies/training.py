@@ -11,6 +11,7 @@ from mlplatform.model.policies.decision_scale import Decision
 from mlplatform.model.policies.search import SearchPolicy
 from mlplatform.model.policies.segments import FairnessPolicy
 from mlplatform.model.policies.values import Count, FieldName, Positive, Section, Share
+from mlplatform.runtime.units import DAY_S
 
 
 class SmallModelPolicy(Section, frozen=True):
@@ -118,7 +119,7 @@ class TrainingPolicy(Section, frozen=True):
     folds: Annotated[int, Meta(ge=1, le=20)] = 1
     hidden_outcomes: Literal["leave_out", "pseudo_label", "weight"] = "pseudo_label"
     pseudo_label_precision: Share = 0.8
-    deadline_s: Annotated[int, Meta(ge=60, le=86_400)] = 1200
+    deadline_s: Annotated[int, Meta(ge=60, le=DAY_S)] = 1200
     gpu: GpuPolicy | None = None
     vocabulary: Annotated[int, Meta(ge=1, le=10_000)] = 100
     search: SearchPolicy | None = None

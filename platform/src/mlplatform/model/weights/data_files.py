@@ -12,12 +12,13 @@ import msgspec
 
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.storage.large_files import copy, file_digest
+from mlplatform.runtime.units import MIB
 
 MOST_FILES: Final = 64
 MOST_NAME_BYTES: Final = 200
 NOT_DATA: Final = frozenset(("bundle.json", "model.onnx", "contributions.onnx", "MLmodel"))
 """Names that other files of a bundle, or of its record in MLflow, already have."""
-MOST_DESCRIPTION_BYTES: Final = 64 * 1024 * 1024
+MOST_DESCRIPTION_BYTES: Final = 64 * MIB
 
 
 @dataclass(frozen=True, slots=True)

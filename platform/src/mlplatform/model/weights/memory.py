@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from mlplatform.model.weights.data_files import data_names
+from mlplatform.runtime.units import MIB
 
-MIB: Final = 1024 * 1024
 BASE_BYTES: Final = 192 * MIB
 """Memory of a predictor without a model: its libraries and its buffers."""
 OF_GRAPH: Final = 3

@@ -8,11 +8,10 @@ from typing import Annotated, Any, Final, Literal, Protocol
 import msgspec
 from msgspec import Meta
 
-from mlplatform.model.features.transforms import DAY_MS, HOUR_MS
 from mlplatform.model.features.views import MissingPolicy, StalePolicy
 from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.units import DAY_MS, HOUR_MS, MINUTE_MS
 
-MINUTE_MS: Final = 60_000
 LONGEST_MS: Final = 90 * DAY_MS
 MOST_TILES: Final = 400
 """Most tiles of one window, so that an entity takes bounded space however many requests it has."""

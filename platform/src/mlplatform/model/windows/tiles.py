@@ -16,9 +16,9 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 
 import msgspec
 
-from mlplatform.model.features.transforms import HOUR_MS
 from mlplatform.model.windows import distinct_count
 from mlplatform.model.windows.declaration import OF_VALUES, Aggregate, Filter, Window, span_ms
+from mlplatform.runtime.units import HOUR_MS
 
 LATE_MS: Final = HOUR_MS
 """Milliseconds by which a request may be older than its entity's newest and still find its whole

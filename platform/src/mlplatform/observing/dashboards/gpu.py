@@ -6,6 +6,7 @@ from mlplatform.observing.dashboards import links
 from mlplatform.observing.dashboards.panels import Dashboard, Panel, Query, Row
 from mlplatform.observing.dashboards.queries import PERIOD, WINDOW, increase, level, series
 from mlplatform.runtime.telemetry import signals
+from mlplatform.runtime.units import HOUR_S
 
 _NAME = "{{service}}"
 _EVERY = "1m"
@@ -50,7 +51,7 @@ def _hours() -> Row:
         ),
         Panel(
             "bars", "GPU seconds for 1000 requests", "Hours taken over inference requests.",
-            (Query(f"({taken}) * 3600 / {asked}", _NAME),), "s", width=12, empty=_NONE,
+            (Query(f"({taken}) * {HOUR_S} / {asked}", _NAME),), "s", width=12, empty=_NONE,
         ),
         Panel(
             "bars", "Energy", "Without the rest of the machine.", (Query(energy, _NAME),), "watth",

@@ -5,9 +5,11 @@ from __future__ import annotations
 from email.utils import parsedate_to_datetime
 from typing import Final
 
+from mlplatform.runtime.units import HOUR_S
+
 FIRST_S: Final = 1.0
 LONGEST_S: Final = 120.0
-LONGEST_ASKED_S: Final = 3600.0
+LONGEST_ASKED_S: Final = 1.0 * HOUR_S
 """Longest Retry-After in seconds that is obeyed."""
 
 

@@ -35,6 +35,7 @@ from mlplatform.runtime.telemetry.prometheus import (
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.runtime.telemetry.signals import Metric
+from mlplatform.runtime.units import DAY_MS
 
 Sample = tuple[tuple[str, ...], float]
 Read = tuple[Metric, Sequence[Sample]]
@@ -219,7 +220,7 @@ class StateCollector(Collector):
         yield signals.HOME_SIZE, [((), found.size_bytes)]
 
     def _refusal_counts(self) -> Iterator[Read]:
-        since_ms = self._clock.wall_ms() - refusals.DAY_MS
+        since_ms = self._clock.wall_ms() - DAY_MS
         found = refusals.counts(self._refusals.since(since_ms))
         yield signals.REFUSALS, [((surface,), count) for surface, count in sorted(found.items())]
 

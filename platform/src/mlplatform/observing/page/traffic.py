@@ -11,15 +11,9 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.observing.page.pictures.lines import Points, Spark, spark
 from mlplatform.observing.page.pictures.scales import percents
 from mlplatform.operations.actions.traffic import AGES, CHECK, ages_of, check_of
-from mlplatform.operations.traffic.buckets import (
-    DAY_MS,
-    HOUR_MS,
-    SHADOW,
-    Counts,
-    no_counts,
-    quantile_ms,
-)
+from mlplatform.operations.traffic.buckets import SHADOW, Counts, no_counts, quantile_ms
 from mlplatform.operations.traffic.projection import TrafficReport
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
 
 PERIODS: Final[Mapping[str, tuple[int, int]]] = {
     "day": (DAY_MS, HOUR_MS // 2),

@@ -11,6 +11,7 @@ from mlplatform.observing.slo.rules import Rule
 from mlplatform.runtime.telemetry import signals
 from mlplatform.runtime.telemetry.refusals import REPORTED_AT_ONCE
 from mlplatform.runtime.telemetry.signals import Metric
+from mlplatform.runtime.units import HOUR_S
 
 JOBS: Final = {
     "gateway": "mlplatform-gateway",
@@ -103,7 +104,7 @@ def _overdue(made: _Maker, model: ModelDefinition, objectives: Objectives) -> Ru
         "deploying": policy.deploy_wall_deadline_s,
         "shadow": steps_s,
         "canary": steps_s,
-        "awaiting_approval": policy.approval_deadline_h * 3600,
+        "awaiting_approval": policy.approval_deadline_h * HOUR_S,
     }
     since = f"time() - max by (model) ({signals.ROLLOUT_SINCE.name}{{{own}}})"
     phases = [

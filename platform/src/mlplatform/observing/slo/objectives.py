@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from mlplatform.model import document
 from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
+from mlplatform.runtime.units import DAY_S, HOUR_S
 
 FILE: Final = "observability/slo.yaml"
 _PACKAGED: Final = Path(__file__).with_name("slo.yaml")
@@ -18,7 +19,7 @@ SHIPPED: Final = _PACKAGED if _PACKAGED.is_file() else Path(__file__).parents[5]
 WINDOWS: Final = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 """The windows over which error ratios are recorded."""
 
-UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+UNITS_S: Final = {"s": 1, "m": 60, "h": HOUR_S, "d": DAY_S}
 
 Severity = Literal["page", "ticket"]
 HEARTBEAT: Final = "none"

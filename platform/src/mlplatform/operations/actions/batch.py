@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mlplatform.learning.features.external.point_in_time_join import newest_ms
-from mlplatform.learning.training_sets.dataset import DAY_MS, input_plan
+from mlplatform.learning.training_sets.dataset import input_plan
 from mlplatform.learning.training_sets.join import training_join
 from mlplatform.model.bundle import Bundle, load_bundle
 from mlplatform.model.definition import word_inputs
@@ -32,6 +32,7 @@ from mlplatform.runtime.errors import InputInvalid, NotFound
 from mlplatform.runtime.figures import utc_day
 from mlplatform.runtime.storage.files import write_atomically
 from mlplatform.runtime.text import markdown
+from mlplatform.runtime.units import DAY_MS
 
 MANIFEST: Final = "manifest.json"
 NO_FEATURES: Final = (

@@ -18,6 +18,7 @@ from mlplatform.rollouts.drift.plan import Observation
 from mlplatform.rollouts.drift.ports import DriftPorts
 from mlplatform.rollouts.drift.report import summary
 from mlplatform.runtime.errors import Busy, Corrupt, PlanRefused
+from mlplatform.runtime.units import DAY_MS
 
 AUTHOR = "drift-watch"
 
@@ -132,7 +133,7 @@ def report_note(path: Path) -> str:
 def write_report(platform: Platform, model: str, check: DriftCheck) -> Path:
     """Write Evidently's HTML report on the judged windows; returns its path."""
     observation = check.observation
-    day = str(observation.now_ms // 86_400_000)
+    day = str(observation.now_ms // DAY_MS)
     path = platform.settings.home.reports / f"drift-{model}-v{observation.champion}-day{day}.html"
     then, now = (
         report.profile_sample(check.champion.profile),

@@ -35,10 +35,9 @@ from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.runtime.errors import Corrupt, InputInvalid, NotFound, Refused
 from mlplatform.runtime.figures import utc_day
+from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring import wiring as scoring_wiring
 from mlplatform.scoring.worker.feature_stream import topic_of
-
-DAY_MS = 86_400_000
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from mlplatform.decisions.records.record import Kind
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.policies.decision_scale import DecisionPolicy
 from mlplatform.operations.actions.last_results import Outcomes
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
 
-HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 _DECISION = ("decision_id", "event_ms", "decision")
 
 

@@ -17,9 +17,9 @@ from mlplatform.model.features.views import external
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.errors import Corrupt, NotFound
 from mlplatform.runtime.text import markdown
+from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring import wiring as scoring_wiring
 
-DAY_MS: Final = 86_400_000
 FIRST_DAYS: Final = 7
 """Days before the end of the log that the first pass reads."""
 SAMPLE: Final = 2_000

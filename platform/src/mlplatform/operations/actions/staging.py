@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from mlplatform.operations.compute.jobs import ITEMS, SHARED
+from mlplatform.runtime.units import DAY_S
 
-LEFT_S: Final = 7 * 24 * 3600
+LEFT_S: Final = 7 * DAY_S
 """Seconds after which a run removes inputs that a killed run left behind."""
 
 

@@ -50,10 +50,10 @@ from mlplatform.runtime.errors import GateFailed, InputInvalid, NotFound, Refuse
 from mlplatform.runtime.storage import plain_files
 from mlplatform.runtime.telemetry.refusals import Refusal
 from mlplatform.runtime.text import cleaned
+from mlplatform.runtime.units import DAY_MS, DAY_S
 
-DAY_MS = 86_400_000
 COPIES: Final = ".brought."
-FORGOTTEN_S: Final = 86_400.0
+FORGOTTEN_S: Final = DAY_S
 """Seconds after which copies of data files count as abandoned: no run takes so long to make a
 candidate."""
 log = logging.getLogger(__name__)

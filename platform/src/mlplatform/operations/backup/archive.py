@@ -15,9 +15,10 @@ from typing import IO, Final, Protocol
 from mlplatform.operations.backup.manifest import NAME, File
 from mlplatform.runtime.errors import Corrupt, NotFound, Refused, Unavailable
 from mlplatform.runtime.storage.files import sync
+from mlplatform.runtime.units import MIB
 
 TAR: Final = ".tar"
-CHUNK_BYTES: Final = 1024 * 1024
+CHUNK_BYTES: Final = MIB
 Progress = Callable[[str, int], None]
 """Callback with a file's name and the number of bytes copied since the last call."""
 

@@ -40,12 +40,13 @@ from mlplatform.runtime.processes.parent_death import ParentDeathPipe
 from mlplatform.runtime.processes.records import kill_group
 from mlplatform.runtime.storage.files import write_atomically
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
+from mlplatform.runtime.units import DAY_S
 
 log = logging.getLogger(__name__)
 log.addFilter(RateLimitFilter())
 
 POLL_S: Final = 0.25
-KEPT_S: Final = 7 * 24 * 3600
+KEPT_S: Final = 7 * DAY_S
 """Seconds after which an ended job is removed with its outputs."""
 REASON_BYTES: Final = 2000
 

@@ -8,10 +8,11 @@ from typing import Any, Final
 from mlplatform.operations.prefect_client.names import APPROVAL_FLOW
 from mlplatform.operations.prefect_client.prefect import FlowRun, PrefectApi
 from mlplatform.runtime.clock import Clock
+from mlplatform.runtime.units import MINUTE_MS
 
 DEAD_AFTER_MS: Final = 90_000
 """Milliseconds after which a run that has not reached its suspension counts as killed."""
-AGAIN_AFTER_MS: Final = 60_000
+AGAIN_AFTER_MS: Final = MINUTE_MS
 """Least milliseconds between two runs of one question, however many wrong answers end its runs."""
 
 

@@ -34,6 +34,7 @@ from mlplatform.rollouts.journal import approval_codes
 from mlplatform.runtime.errors import Refused
 from mlplatform.runtime.http.cross_site_guard import Application, Receive, Scope, Send
 from mlplatform.runtime.telemetry.refusals import UNKNOWN, Refusal, Refusals
+from mlplatform.runtime.units import MIB
 from mlplatform.scoring.admission.clients import Client, Operation
 from mlplatform.scoring.admission.people import People
 
@@ -41,7 +42,7 @@ SURFACE: Final = "prefect"
 APPROVAL: Final = "approval"
 HEALTH: Final = "/health"
 """The only open path: it says whether Prefect's API answers, and nothing else."""
-MOST_BODY_BYTES: Final = 1024 * 1024
+MOST_BODY_BYTES: Final = MIB
 MOST_FIRST_BYTES: Final = 4096
 """Most bytes of a socket's first message, which is read before its sender is proven."""
 PROVEN_FOR_S: Final = 1.0

@@ -12,6 +12,7 @@ import msgspec
 from mlplatform.operations.prefect_client import names
 from mlplatform.rollouts.journal import approval_codes
 from mlplatform.rollouts.journal.approval_codes import Question
+from mlplatform.runtime.units import DAY_S, HOUR_S
 
 ACTOR: Final = "actor"
 MODEL: Final = "model"
@@ -33,7 +34,7 @@ STOPS_THINGS: Final = frozenset({"rollback", "control"})
 MOST_UNFINISHED: Final = 20
 """Most unended runs of one person: waiting runs occupy no place, but they fill the database and the
 queue."""
-DUE_WITHIN_S: Final = 24 * 3600
+DUE_WITHIN_S: Final = DAY_S
 AT_ONCE_S: Final = 300
 """Most seconds until a person's run that stops things or promotes at once may begin. Its starter's
 right is checked when the run is asked for, and revoking a key ends no run."""
@@ -90,7 +91,7 @@ def run_start(
         return StartRefusal("a run begins SCHEDULED, now or at a time")
     within_s = AT_ONCE_S if flow in STOPS_THINGS or is_emergency(body) else DUE_WITHIN_S
     if person is not None and not _is_due(when, now_s + within_s):
-        ahead = "now" if within_s == AT_ONCE_S else f"within {within_s // 3600} hours"
+        ahead = "now" if within_s == AT_ONCE_S else f"within {within_s // HOUR_S} hours"
         return StartRefusal(
             f"a run that a person starts begins {ahead}; wanted: such a time, with its zone"
         )

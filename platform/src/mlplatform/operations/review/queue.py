@@ -31,6 +31,7 @@ from mlplatform.rollouts.cache.portions import up_to
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage import sqlite
+from mlplatform.runtime.units import DAY_MS
 
 KINDS: Final[tuple[Kind, ...]] = ("decision", "label", "void", "erasure")
 COLUMNS: Final = (
@@ -45,7 +46,6 @@ BUDGET_S: Final = 10.0
 """Seconds after which an advance stops; the next one continues."""
 ANSWER_WAITS_MS: Final = 1_000
 """Milliseconds that an answer waits while a pass writes a portion."""
-DAY_MS: Final = 86_400_000
 EARLY_MS: Final = DAY_MS
 """Event time for which the queue remembers a label whose decision it has not read yet, as that may
 be spilled. A decision that arrives later still is shown, and a label for it is refused."""

@@ -30,7 +30,7 @@ from mlplatform.runtime.processes.core_wait import core_wait_s
 from mlplatform.runtime.processes.parent_death import ParentDeathPipe
 from mlplatform.runtime.processes.records import ProcessId, ProcessRecord, kill_group
 from mlplatform.runtime.telemetry import retention
-from mlplatform.runtime.telemetry.retention import MIB
+from mlplatform.runtime.units import MIB
 
 State = Literal["starting", "ready", "not ready", "restarting", "stopping", "stopped"]
 

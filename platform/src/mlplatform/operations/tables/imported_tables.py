@@ -16,8 +16,9 @@ from mlplatform.operations.tables.locations import Bucket, Input, Table
 from mlplatform.operations.tables.postgres_table import ColumnSelection, arrow_types, export_columns
 from mlplatform.operations.tables.sources import BucketFiles
 from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.units import GIB
 
-MOST_BYTES: Final = 8 * 1024**3
+MOST_BYTES: Final = 8 * GIB
 """Most bytes of a bucket's objects together: they lie on the disk of the home folder, which records
 need too."""
 

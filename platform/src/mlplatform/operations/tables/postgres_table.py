@@ -25,6 +25,7 @@ from mlplatform.operations.tables.locations import Table
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound, Unavailable
 from mlplatform.runtime.storage.addresses import Address
 from mlplatform.runtime.storage.postgres import tls_context
+from mlplatform.runtime.units import MIB
 
 _TYPES: Final[Mapping[str, tuple[str, pa.DataType]]] = {
     "smallint": ("{}::bigint", pa.int64()),
@@ -51,7 +52,7 @@ SORTED_S: Final = 600.0
 """Seconds to wait for each answer: the first row comes after the server has sorted the table."""
 MOST_TEXT_BYTES: Final = 4 * MOST_FILE_BYTES
 """Most bytes of a table as text: it lies on the disk of the home folder, which records need too."""
-_BLOCK_BYTES: Final = 4 * 1024 * 1024
+_BLOCK_BYTES: Final = 4 * MIB
 
 
 class ColumnSelection(NamedTuple):

@@ -20,17 +20,16 @@ from mlplatform.learning.features.rows import is_missing
 from mlplatform.learning.training_sets.join import training_join
 from mlplatform.model.bundle import Bundle
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition
-from mlplatform.model.features.transforms import DAY_MS
 from mlplatform.model.features.views import FeatureSource, FeatureView, external, request_views
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.windows.declaration import (
-    MINUTE_MS,
     EntityWindows,
     Window,
     by_entity,
     check_same,
     read_by,
 )
+from mlplatform.runtime.units import DAY_MS, MINUTE_MS
 
 _CAUSES: Final = (0, 1, 2)
 _THERE, _MISSING, _STALE = _CAUSES

@@ -18,8 +18,9 @@ from mlplatform.operations.tables.plan import InputFile
 from mlplatform.operations.tables.postgres_table import export
 from mlplatform.runtime.errors import InputInvalid, NotFound, Refused
 from mlplatform.runtime.storage.objects import Objects
+from mlplatform.runtime.units import MIB
 
-COPIED_BYTES = 1024 * 1024
+COPIED_BYTES = MIB
 
 
 class Source(Protocol):

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mlplatform.decisions.records.record import Kind
+from mlplatform.runtime.units import DAY_MS, HOUR_MS, MINUTE_MS
 
 KINDS: Final[tuple[Kind, ...]] = ("decision", "inference", "shadow")
 COLUMNS: Final = (
@@ -28,9 +29,6 @@ BINS: Final = len(EDGES) + 1
 SHADOW: Final = "shadow"
 NOBODY: Final = "unassigned"
 """Role of raw callers' requests whose arm the log does not name."""
-
-HOUR_MS: Final = 3_600_000
-DAY_MS: Final = 24 * HOUR_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,7 @@ class Level:
 
 
 LEVELS: Final = (
-    Level(300_000, 26 * HOUR_MS),
+    Level(5 * MINUTE_MS, 26 * HOUR_MS),
     Level(HOUR_MS, 8 * DAY_MS),
     Level(6 * HOUR_MS, 400 * DAY_MS),
 )

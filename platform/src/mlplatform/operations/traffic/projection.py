@@ -25,13 +25,14 @@ from mlplatform.operations.traffic.buckets import Counts, Key
 from mlplatform.rollouts.cache.portions import up_to
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage import sqlite
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
 
 PORTION: Final = 50_000
 """Most records of each writer that are counted in one transaction."""
 BUDGET_S: Final = 10.0
 """Seconds after which an advance stops; the next one continues."""
-SAMPLE_EVERY_MS: Final = buckets.HOUR_MS
-SAMPLES_KEPT_MS: Final = 32 * buckets.DAY_MS
+SAMPLE_EVERY_MS: Final = HOUR_MS
+SAMPLES_KEPT_MS: Final = 32 * DAY_MS
 FORMAT: Final = 1
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS buckets (

@@ -15,8 +15,8 @@ from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import FEATURES
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.rollouts.whatif.requests import NEGATIVE, POSITIVE, UNKNOWN, Flags, Integers
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
 
-DAY_MS, HOUR_MS = 86_400_000, 3_600_000
 PAGE: Final = 20_000
 """Records of each writer that are in memory at once, with their payloads."""
 _COLUMNS = (

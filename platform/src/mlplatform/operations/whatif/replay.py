@@ -35,7 +35,7 @@ from mlplatform.operations.whatif.decided_pages import (
     own_decisions,
     requests_of,
 )
-from mlplatform.operations.whatif.logged_requests import DAY_MS, LoggedRequests
+from mlplatform.operations.whatif.logged_requests import LoggedRequests
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal.transitions import Transition
 from mlplatform.rollouts.whatif.changes import DisagreementLimits, check_comparable, what_if
@@ -43,6 +43,7 @@ from mlplatform.rollouts.whatif.report import WhatIf
 from mlplatform.rollouts.whatif.shadow import ShadowDisagreement, shadow_disagreements
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound, Refused
 from mlplatform.runtime.storage import plain_files
+from mlplatform.runtime.units import DAY_MS, MIB
 from mlplatform.scoring import wiring as scoring_wiring
 
 if TYPE_CHECKING:  # imports ONNX Runtime
@@ -50,7 +51,7 @@ if TYPE_CHECKING:  # imports ONNX Runtime
 
 MOST_REQUESTS: Final = 2_000_000
 EXPLAINED: Final = 200
-MOST_DESCRIPTION_BYTES: Final = 16 * 1024 * 1024
+MOST_DESCRIPTION_BYTES: Final = 16 * MIB
 """Most bytes of a bundle.json in a person's folder, because this process parses it."""
 
 

@@ -19,12 +19,13 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from mlplatform.decisions.records.port import DAY_MS, DecisionLog, Span
+from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import Kind
 from mlplatform.rollouts.cache.files import alone, file_of, with_file
 from mlplatform.rollouts.cache.portions import PORTION, common_positions, next_portion, up_to
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.storage import sqlite
+from mlplatform.runtime.units import DAY_MS
 
 TABLES: Final = """
 CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;

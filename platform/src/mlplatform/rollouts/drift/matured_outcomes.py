@@ -40,15 +40,14 @@ from mlplatform.rollouts.drift.performance import (
 )
 from mlplatform.rollouts.drift.slices import slices, void_times
 from mlplatform.rollouts.drift.windows import (
-    HOUR_MS,
     ChampionTenure,
     countable,
     gaps_before,
     scored_by,
     units_of,
 )
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
 
-DAY_MS = 86_400_000
 QUIET_MS = DAY_MS
 """A day counts as labelled if any label, of whatever request, came in the last so many milliseconds
 before the day matured, or later. Without such a label the feed may have stopped."""

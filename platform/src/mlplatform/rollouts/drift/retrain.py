@@ -13,8 +13,8 @@ from mlplatform.model.policies.decision_scale import Task
 from mlplatform.model.policies.monitoring import DriftPolicy
 from mlplatform.rollouts.drift.incidents import Incident
 from mlplatform.runtime.figures import utc_day
+from mlplatform.runtime.units import DAY_MS
 
-DAY_MS = 86_400_000
 BUDGET_DAYS = 30
 MAX_CLAIMS = 3  # retrains of an incident that may die before a person is asked
 

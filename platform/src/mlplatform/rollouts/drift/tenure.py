@@ -24,6 +24,7 @@ from mlplatform.rollouts.verdicts.statistics import (
     sequence_width,
     share_difference,
 )
+from mlplatform.runtime.units import DAY_MS
 
 ERROR_SHARE = 0.05
 """Chance that an interval is ever wrong, at any look; half of it on either side."""
@@ -93,7 +94,7 @@ def matured_tenure(
     stretches = tuple(
         MaturedStretch(
             from_ms=days[0].start_ms,
-            to_ms=days[-1].start_ms + 86_400_000,
+            to_ms=days[-1].start_ms + DAY_MS,
             days=len(days),
             requests=sum(day.requests for day in days),
             hidden=sum(day.hidden for day in days),

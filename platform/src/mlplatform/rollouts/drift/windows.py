@@ -23,8 +23,8 @@ from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.rollouts.drift.faults import ViewReading
 from mlplatform.rollouts.drift.slices import slices, void_ids
 from mlplatform.rollouts.drift.verdict import Window
+from mlplatform.runtime.units import HOUR_MS
 
-HOUR_MS = 3_600_000
 COLUMNS = (
     "decision_id",
     "event_ms",

@@ -29,6 +29,7 @@ from mlplatform.rollouts.journal.transitions import (
 )
 from mlplatform.runtime import text
 from mlplatform.runtime.errors import Refused
+from mlplatform.runtime.units import HOUR_MS
 
 Phase = Literal[
     "deploying",
@@ -432,7 +433,7 @@ def _check_in_time(state: RolloutState, fact: Answered) -> None:
 
 def in_time_to_confirm(state: RolloutState, wall_ms: int) -> bool:
     """Whether an emergency promotion may still be confirmed at this wall time."""
-    return wall_ms - state.since_wall_ms < EMERGENCY_CONFIRM_H * 3_600_000
+    return wall_ms - state.since_wall_ms < EMERGENCY_CONFIRM_H * HOUR_MS
 
 
 def _check_paused(state: RolloutState, fact: PhaseChange | PhaseRemark) -> None:

@@ -23,12 +23,12 @@ from mlplatform.rollouts.verdicts.facts import (
     scored_flags,
 )
 from mlplatform.rollouts.verdicts.traffic_profile import (
-    HOUR_MS,
     HiddenRequests,
     ProfileBuilder,
     Slice,
     TrafficProfile,
 )
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
 
 SLICE_REQUESTS = 200_000
 """The number of requests that are held in memory at a time, about."""
@@ -50,7 +50,7 @@ def read_profile(
     log: DecisionLog, definition: ModelDefinition, *, days: float, now_event_ms: int
 ) -> TrafficProfile | None:
     """The traffic profile of these days; None if the log has no request of them."""
-    from_ms = now_event_ms - round(days * 24 * HOUR_MS)
+    from_ms = now_event_ms - round(days * DAY_MS)
     rate_h, speed = _newest(log, definition.name, from_ms, now_event_ms)
     if not rate_h:
         return None
@@ -120,7 +120,7 @@ def _usual_pace(log: DecisionLog, model: str, days: tuple[int, int], rate_h: flo
     """The median pace of stretches of the last day; None if too few requests show it. A median is
     used because requests that a pause of the machine held up are recorded at once after it, a
     hundred times as fast."""
-    from_ms, now_ms = max(days[0], days[1] - round(24 * HOUR_MS)), days[1]
+    from_ms, now_ms = max(days[0], days[1] - DAY_MS), days[1]
     long_ms = round(min(now_ms - from_ms, SLICE_REQUESTS / rate_h * HOUR_MS) / PACES)
     found = []
     for start in np.linspace(from_ms, now_ms - long_ms, PACES).astype(np.int64).tolist():

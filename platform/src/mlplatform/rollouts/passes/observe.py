@@ -19,7 +19,6 @@ from mlplatform.rollouts.cache.pair_cache import shadow_outcomes
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.passes.count_cache import count
 from mlplatform.rollouts.passes.plan import (
-    DAY_MS,
     Observation,
     Service,
     canary_step,
@@ -39,10 +38,11 @@ from mlplatform.runtime.canonical import NOT_JSON, digest
 from mlplatform.runtime.code_version import code_version
 from mlplatform.runtime.errors import NotFound
 from mlplatform.runtime.storage.files import write_atomically
+from mlplatform.runtime.units import DAY_MS, HOUR_MS, MINUTE_MS
 
-SLOW_GATES_EVERY_MS: Final = 3_600_000
+SLOW_GATES_EVERY_MS: Final = HOUR_MS
 """Interval between two judgements by matured labels, in milliseconds of event time."""
-OUTCOME_STEP_MS: Final = 60_000
+OUTCOME_STEP_MS: Final = MINUTE_MS
 """Resolution in which ages of requests and delays of labels are counted: far fewer values than
 single milliseconds."""
 GATES_PER_PHASE: Final = most_gates_of_a_phase()

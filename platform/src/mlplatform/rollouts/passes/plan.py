@@ -18,9 +18,7 @@ from mlplatform.rollouts.journal.state import EMERGENCY_CONFIRM_H, RolloutState,
 from mlplatform.rollouts.passes.wait_reasons import excluded_time, reason_to_wait
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.rollouts.verdicts.judgement import Judgement
-
-HOUR_MS = 3_600_000
-DAY_MS = 24 * HOUR_MS
+from mlplatform.runtime.units import DAY_MS, HOUR_MS, HOUR_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +337,7 @@ def _awaiting_approval(
     deadline_h = policy.approval_deadline_h
     if answer is not None:
         answered = Now(answer.event_ms, answer.wall_ms)
-        if late := _expired(_waited(state, policy, answered), deadline_h, deadline_h * 3600):
+        if late := _expired(_waited(state, policy, answered), deadline_h, deadline_h * HOUR_S):
             return _back(
                 state, observation, f"{answer.approver} answered too late: after {late}", {}
             )
@@ -347,7 +345,7 @@ def _awaiting_approval(
         if state.bootstrap:
             return Promote(promoted_routes(state, observation.routes), reason)
         return _canary_step(state, observation, policy, 0, reason, {})
-    expired = _expired(_waited(state, policy, now), deadline_h, deadline_h * 3600)
+    expired = _expired(_waited(state, policy, now), deadline_h, deadline_h * HOUR_S)
     if expired:
         return _back(state, observation, f"nobody answered: {expired}", {})
     return Hold(f"waits for an approval of evidence {state.asked}")

@@ -10,8 +10,9 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from mlplatform.model.oip import Reply
+from mlplatform.runtime.units import KIB
 
-HEAD_BYTES: Final = 1 << 16
+HEAD_BYTES: Final = 64 * KIB
 """Most bytes of status lines and headers, with those of each `100 Continue` before them."""
 
 

@@ -23,6 +23,7 @@ from mlplatform.rollouts.serving.bounded_reply import reply
 from mlplatform.rollouts.serving.named_codec import codec_of
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Unavailable
+from mlplatform.runtime.units import MIB
 
 TIMEOUT_S: Final = 2.0
 """Longest time of one call in seconds, from its connection to the end of its answer."""
@@ -31,7 +32,7 @@ WITHIN_S: Final = 6.0
 a cluster's services, which must be repeated before its statuses are too old (`local.STALE_MS`)."""
 PROBLEM_CHARACTERS: Final = 500
 """Most characters of a server's own words in statuses, logs and pages."""
-METADATA_BYTES: Final = 1 << 20
+METADATA_BYTES: Final = MIB
 MOST_DIMENSIONS: Final = 8
 Row = Sequence[float]
 Score = Callable[[Sequence[Row]], list[float]]

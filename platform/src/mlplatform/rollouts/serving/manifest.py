@@ -19,6 +19,7 @@ from mlplatform.rollouts.serving.placement import placement, resources
 from mlplatform.rollouts.serving.plane import Manifest
 from mlplatform.runtime.canonical import digest as digest_of
 from mlplatform.runtime.errors import ConfigInvalid, Refused
+from mlplatform.runtime.units import DAY_S, GIB, MIB
 
 API_VERSION: Final = "serving.kserve.io/v1beta1"
 KIND: Final = "InferenceService"
@@ -42,7 +43,7 @@ GENERATED: Final = (
 _OWN: Final = {"modelFormat": {"name": MODEL_FORMAT}, "runtime": RUNTIME}
 _TRITON: Final = {"modelFormat": {"name": TRITON_FORMAT, "version": "2"}, "runtime": TRITON}
 
-MOST_LOAD_S: Final = 24 * 3600
+MOST_LOAD_S: Final = DAY_S
 REPLICAS: Final = {1: 2, 2: 2, 3: 1}
 """Pods by tier; a tier with somebody on call has more than one."""
 
@@ -264,7 +265,7 @@ def _memory_bytes(limit: object) -> int | None:
     if found is None:
         key = "spec.predictor.model.resources.limits.memory"
         raise ConfigInvalid(key, limit, "mebibytes or gibibytes, such as 512Mi")
-    return int(found[1]) * 1024 ** (2 if found[2] == "Mi" else 3)
+    return int(found[1]) * (MIB if found[2] == "Mi" else GIB)
 
 
 _ARG: Final = re.compile(

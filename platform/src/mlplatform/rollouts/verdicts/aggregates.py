@@ -26,8 +26,8 @@ from mlplatform.rollouts.verdicts.statistics import (
 )
 from mlplatform.rollouts.verdicts.traffic import Traffic, traffic
 from mlplatform.runtime.canonical import digest
+from mlplatform.runtime.units import DAY_MS
 
-DAY_MS = 86_400_000
 OUTAGE_SLICE_MS = 250
 """Length of an outage slice in wall time. One pause of a machine or a process fails all requests
 that it meets, of many customers at once: within a slice all failures count as one event."""

@@ -45,6 +45,7 @@ from mlplatform.rollouts.verdicts.verdict import (
     points,
 )
 from mlplatform.runtime.figures import percent, span
+from mlplatform.runtime.units import DAY_MS
 
 NAME = "recall"
 ACCURACY = "accuracy"
@@ -52,7 +53,6 @@ ERROR = "error"
 POSITIVES = "frauds"
 LABELS = ("genuine", "fraud")
 """Names of the labels 0 and 1 in a gate's values; journals hold these names."""
-DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)

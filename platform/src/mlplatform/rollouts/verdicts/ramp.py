@@ -24,7 +24,7 @@ from mlplatform.rollouts.verdicts.planner import (
 from mlplatform.rollouts.verdicts.simulated_paths import Alerts
 from mlplatform.rollouts.verdicts.traffic_profile import TrafficProfile
 
-DAY_H = 24.0
+LONGEST_STEP_H = 24.0
 """Longest time of a proposed step in hours: it sees all hours of a day, and needs no more."""
 STEADY = 0.95
 """The chance with which a proposed step passes a challenger as good as the champion in time."""
@@ -219,7 +219,7 @@ def _better(
 ) -> Stage:  # fmt: skip
     def within_a_day(stage: Stage) -> bool:
         going = progress(profile, stage, expected)
-        return going.passes >= STEADY and going.hours <= DAY_H
+        return going.passes >= STEADY and going.hours <= LONGEST_STEP_H
 
     if not within_a_day(stage):
         return stage

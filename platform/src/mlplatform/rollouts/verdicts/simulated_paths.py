@@ -35,13 +35,9 @@ from mlplatform.rollouts.verdicts.statistics import (
     excess_evidence,
     sequence_width,
 )
-from mlplatform.rollouts.verdicts.traffic_profile import (
-    HOUR_MS,
-    QUANTILES,
-    HiddenRequests,
-    TrafficProfile,
-)
+from mlplatform.rollouts.verdicts.traffic_profile import QUANTILES, HiddenRequests, TrafficProfile
 from mlplatform.rollouts.verdicts.verdict import Errors
+from mlplatform.runtime.units import HOUR_MS
 
 Floats = npt.NDArray[np.float64]
 

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from mlplatform.rollouts.verdicts.aggregates import OUTAGE_SLICE_MS, outage_bits
 from mlplatform.rollouts.verdicts.facts import Flags, Integers
 from mlplatform.rollouts.verdicts.statistics import first_of_each
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
 
 Floats = npt.NDArray[np.float64]
 
-HOUR_MS = 3_600_000
 MOST_CUSTOMERS = 100_000
 """Most customers that a profile counts one by one; if there are more, a random part represents
 all."""
@@ -270,7 +270,7 @@ class ProfileBuilder:
         return HiddenRequests(self._hidden / self._scored, self._hidden_score / self._hidden)
 
     def _piece_ms(self) -> int:
-        span_ms = self.days * 24 * HOUR_MS / self.speed
+        span_ms = self.days * DAY_MS / self.speed
         return OUTAGE_SLICE_MS << outage_bits(int(span_ms) // OUTAGE_SLICE_MS + 1)
 
     def _add_events(self, recorded_ms: Integers, failed: Flags) -> None:

@@ -30,8 +30,8 @@ from mlplatform.rollouts.whatif.requests import (
     Requests,
 )
 from mlplatform.runtime.errors import Refused
+from mlplatform.runtime.units import DAY_MS
 
-DAY_MS: Final = 86_400_000
 QUANTILES: Final = {
     "least": 0.0, "p1": 0.01, "p5": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95,
     "p99": 0.99, "most": 1.0,

@@ -21,9 +21,10 @@ from mlplatform.runtime.http.ended_connections import EndedConnections
 from mlplatform.runtime.http.messages import MAX_BODY_BYTES, Refusal, Reply, Request
 from mlplatform.runtime.http.open_connections import ConnectionLimits, OpenConnections
 from mlplatform.runtime.http.peers import Peers
+from mlplatform.runtime.units import KIB
 
 MAX_HEADERS: Final = 100
-MAX_HEAD_BYTES: Final = 16 * 1024
+MAX_HEAD_BYTES: Final = 16 * KIB
 _HEAD_SLACK_BYTES: Final = 1024  # bytes of an unfinished head that do not count later
 MAX_PIPELINED: Final = 64
 """Most requests of one connection that wait for their turn; later ones are not read yet."""

@@ -15,8 +15,9 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 
 from mlplatform.runtime.errors import Unavailable
+from mlplatform.runtime.units import KIB
 
-HEAD_BYTES: Final = 64 * 1024
+HEAD_BYTES: Final = 64 * KIB
 """Most bytes of an answer besides its body: its head, and what a transfer coding adds."""
 
 MOST_TEXT: Final = 200

@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Final, NewType
 
+from mlplatform.runtime.units import MIB
+
 Line = NewType("Line", bytes)
 """A header of a reply in the form in which it is sent; only `line` makes one."""
 
-MAX_BODY_BYTES: Final = 1024 * 1024
+MAX_BODY_BYTES: Final = MIB
 
 _STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus

@@ -26,12 +26,13 @@ from mlplatform.runtime.http.server import connections_within
 from mlplatform.runtime.processes.inherited_socket import inherited_socket
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 from mlplatform.runtime.telemetry.refusals import Refusals
+from mlplatform.runtime.units import MIB
 
 BACKLOG: Final = 128
 """Connections that the kernel queues for the listener; this many may be open and not counted."""
 
 MAX_PIPELINED: Final = 16
-MAX_MESSAGE_BYTES: Final = 2 * 1024 * 1024
+MAX_MESSAGE_BYTES: Final = 2 * MIB
 """Most bytes of a WebSocket message; an event of Prefect's may have 1.5 MB."""
 CHECK_S: Final = 1
 """Seconds between two checks of connections; their limits are kept to this precision."""

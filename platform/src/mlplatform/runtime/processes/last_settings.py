@@ -15,9 +15,10 @@ from mlplatform.runtime.configuration.settings import Home, Settings, home_of, l
 from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
 from mlplatform.runtime.processes.records import read_supervisor
 from mlplatform.runtime.storage.files import write_atomically
+from mlplatform.runtime.units import KIB
 
 FILE: Final = "settings.json"
-MOST_BYTES: Final = 65_536
+MOST_BYTES: Final = 64 * KIB
 LASTING: Final = (*(port.variable for port in PORTS), f"{PREFIX}PROFILE", f"{PREFIX}CLOCK")
 """Settings that the next start takes over too. They say where the platform is and which clock it
 has: a command with others would speak to another platform than the running one."""

@@ -16,8 +16,9 @@ import msgspec
 
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.sandbox import confinement, protocol
-from mlplatform.runtime.sandbox.limits import MIB, ProcessLimits
+from mlplatform.runtime.sandbox.limits import ProcessLimits
 from mlplatform.runtime.sandbox.protocol import Frame
+from mlplatform.runtime.units import MIB
 
 MOST_REQUEST_BYTES: Final = 512 * MIB
 

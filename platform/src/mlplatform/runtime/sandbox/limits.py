@@ -10,7 +10,6 @@ from typing import Final
 
 import msgspec
 
-MIB: Final = 1024 * 1024
 _STATM: Final = Path("/proc/self/statm")
 
 

@@ -23,8 +23,9 @@ import msgspec
 from mlplatform.runtime.errors import PlatformError, Unavailable
 from mlplatform.runtime.sandbox import protocol
 from mlplatform.runtime.sandbox.child import Prepare, Start
-from mlplatform.runtime.sandbox.limits import MIB, ProcessLimits
+from mlplatform.runtime.sandbox.limits import ProcessLimits
 from mlplatform.runtime.sandbox.protocol import Arrays, BrokenFrame, Frame
+from mlplatform.runtime.units import MIB
 
 START_S: Final = 120.0
 """Longest time in seconds to load libraries, on a fully loaded machine."""

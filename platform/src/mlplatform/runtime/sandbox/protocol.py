@@ -12,7 +12,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_HEAD_BYTES: Final = 256 * 1024
+from mlplatform.runtime.units import KIB
+
+MOST_HEAD_BYTES: Final = 256 * KIB
 MOST_RANK: Final = 8
 MOST_ARRAYS: Final = 64
 _LENGTH: Final = struct.Struct("=I")

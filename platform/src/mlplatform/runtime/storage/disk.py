@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from mlplatform.runtime.units import KIB
+
 LOW_SHARE: Final = 0.05
 """Share of the disk; with less free, `status`, the page and an alert report it."""
-FULL_BYTES: Final = 64 * 1024
+FULL_BYTES: Final = 64 * KIB
 """Free bytes; with less, files of the usual sizes can't be written."""
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 

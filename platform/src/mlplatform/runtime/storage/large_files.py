@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 from typing import Final
 
-PIECE_BYTES: Final = 4 * 1024 * 1024
-REMEMBERED_FROM_BYTES: Final = 64 * 1024 * 1024
+from mlplatform.runtime.units import MIB
+
+PIECE_BYTES: Final = 4 * MIB
+REMEMBERED_FROM_BYTES: Final = 64 * MIB
 SETTLED_S: Final = 2.0
 """Resolution of a file system's clock in seconds: a file that has just changed could change again
 without a new time."""

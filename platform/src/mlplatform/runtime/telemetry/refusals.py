@@ -19,8 +19,9 @@ from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.storage.files import append_lines
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
-from mlplatform.runtime.telemetry.retention import MIB, Retention, is_full, rotate
+from mlplatform.runtime.telemetry.retention import Retention, is_full, rotate
 from mlplatform.runtime.text import shown
+from mlplatform.runtime.units import DAY_MS, MIB
 
 KEPT: Final = Retention(4 * MIB, 2)
 MOST_CHARACTERS: Final = 200
@@ -34,7 +35,6 @@ UNKNOWN: Final = "unknown"
 REPORTED_AT_ONCE: Final = ("approval", "flow run")
 """Surfaces at which a single refusal is an event, because nobody comes to them by mistyping an
 address."""
-DAY_MS: Final = 24 * 3600 * 1000
 AGAIN_S: Final = 60.0
 """Seconds in which each process stores the same refusal once, so that repeats hide no other."""
 MOST_IN_A_WHILE: Final = 240

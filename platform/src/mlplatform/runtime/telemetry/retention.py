@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from mlplatform.runtime.storage.files import DRAFT, open_private
-
-MIB: Final = 1024 * 1024
+from mlplatform.runtime.units import MIB
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from typing import Final, Literal
 import msgspec
 
 from mlplatform.runtime.storage.files import append_lines
-from mlplatform.runtime.telemetry.retention import MIB, Retention, is_full, rotate
+from mlplatform.runtime.telemetry.retention import Retention, is_full, rotate
+from mlplatform.runtime.units import MIB
 
 KEPT: Final = Retention(4 * MIB, 2)
 FILE: Final = "sign-ins.jsonl"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
 from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.units import DAY_S
 from mlplatform.scoring.admission.priorities import Priority
 
 Operation = Literal[
@@ -35,7 +36,7 @@ approve rollouts. `*` leaves these out, so that no application's key approves an
 ANY = "*"
 FOREVER: Final = math.inf
 MAX_RATE_PER_S: Final = 1_000_000
-MAX_REFILL_S: Final = 24 * 3600
+MAX_REFILL_S: Final = DAY_S
 
 _CLIENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _MODEL = re.compile(r"\*|[a-z0-9][a-z0-9_-]{0,63}")

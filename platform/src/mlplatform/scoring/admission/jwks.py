@@ -23,6 +23,7 @@ from mlplatform.runtime.configuration.issuer import Issuer
 from mlplatform.runtime.configuration.kinds import is_trustworthy
 from mlplatform.runtime.errors import PlatformError, Unavailable
 from mlplatform.runtime.http.json_fetch import fetch
+from mlplatform.runtime.units import KIB
 
 REFRESH_S: Final = 300.0
 MIN_REFRESH_S: Final = 10.0
@@ -34,7 +35,7 @@ FETCH_S: Final = 5.0
 last byte."""
 
 STOP_S: Final = 1.0
-MAX_JWKS_BYTES: Final = 256 * 1024
+MAX_JWKS_BYTES: Final = 256 * KIB
 MAX_KEYS: Final = 64
 MIN_RSA_BITS: Final = 2048
 

@@ -17,10 +17,10 @@ import msgspec
 
 from mlplatform.model.policies.decision_scale import Decision
 from mlplatform.model.policies.training import ExplorationPolicy
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
 
 Exclusion = Literal["amount", "sum", "twice_in_a_row"]
 
-HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 REMEMBERED: Final = 10_000
 """Most customers whose last such request was let through that a process remembers. Beyond this
 number, it forgets those let through longest ago."""

@@ -24,6 +24,7 @@ from mlplatform.runtime.http.server import Life
 from mlplatform.runtime.telemetry.export import SpanExport
 from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.runtime.telemetry.spans import ProcessIdentity
+from mlplatform.runtime.units import MIB
 from mlplatform.scoring import wiring as scoring_wiring
 from mlplatform.scoring.admission.jwks import IssuerKeys
 from mlplatform.scoring.api import openapi
@@ -58,7 +59,6 @@ with evenly spaced requests at rates that it sustains for requests in groups."""
 LOG_LOCK_WAIT_MS = 20
 """Longest wait in milliseconds for commits of other processes before records are spilled: requests
 that wait for them have deadlines."""
-MIB = 1024 * 1024
 SHADOW_DRAIN_S = 2.0
 
 

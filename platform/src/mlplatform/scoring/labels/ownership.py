@@ -14,10 +14,11 @@ from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 from mlplatform.runtime.telemetry.refusals import Refusal
+from mlplatform.runtime.units import MINUTE_MS
 from mlplatform.scoring.admission.clients import Client
 from mlplatform.scoring.request.decision_ids import is_known, made_ms, ownership
 from mlplatform.scoring.request.recording import log_unavailable
-from mlplatform.scoring.request.times import MINUTE_MS, SYSTEM_TOLERANCE_MS, ClockMode
+from mlplatform.scoring.request.times import SYSTEM_TOLERANCE_MS, ClockMode
 
 ClientLookup = Callable[[str, Sequence[str]], Mapping[str, str]]
 """Function from a model and ids to the client of each decision that is on record here."""

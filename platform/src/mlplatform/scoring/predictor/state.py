@@ -6,6 +6,7 @@ import hmac
 from typing import Final
 
 from mlplatform.rollouts.serving.names import ServiceName
+from mlplatform.runtime.units import MIB
 from mlplatform.scoring.predictor.batching import BatchLimits, ScoreQueue
 from mlplatform.scoring.predictor.metrics import Metrics
 from mlplatform.scoring.predictor.model import Model
@@ -14,7 +15,7 @@ from mlplatform.scoring.predictor.protocol import RequestRefused
 SERVER_NAME: Final = "mlplatform-predictor"
 PROTOCOL_VERSION: Final = "2"
 PLATFORM: Final = "onnxruntime_onnx"
-MAX_BODY_BYTES: Final = 1024 * 1024
+MAX_BODY_BYTES: Final = MIB
 RETRY_AFTER_S: Final = 1
 
 

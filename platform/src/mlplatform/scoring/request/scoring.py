@@ -30,6 +30,7 @@ from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.telemetry.context import ACCEPTED, Origin, derived_span_id, trace_id_of
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
+from mlplatform.runtime.units import HOUR_MS
 from mlplatform.scoring.arms.exploration import Exploration
 from mlplatform.scoring.arms.fallback import features_until, predict_until
 from mlplatform.scoring.arms.freshness import Freshness
@@ -76,7 +77,7 @@ from mlplatform.scoring.request.recording import (
     looked_up,
 )
 from mlplatform.scoring.request.shadow import ShadowCopies, ShadowCopy
-from mlplatform.scoring.request.times import HOUR_MS, EventTimes
+from mlplatform.scoring.request.times import EventTimes
 
 log = logging.getLogger(__name__)
 log.addFilter(RateLimitFilter())

@@ -10,9 +10,8 @@ from contextlib import AbstractContextManager
 from typing import Literal
 
 from mlplatform.runtime.http.problems import Problem
+from mlplatform.runtime.units import DAY_MS, HOUR_MS, MINUTE_MS
 
-MINUTE_MS = 60_000
-HOUR_MS = 60 * MINUTE_MS
 SYSTEM_TOLERANCE_MS = 5 * MINUTE_MS
 IN_FLIGHT_MS = 15_000
 LEAST_MS = 100_000_000_000
@@ -22,7 +21,7 @@ SETTLED_S = 2.0
 """Seconds after which, in a replay, everything sent has arrived."""
 REPLAY_BEHIND_MS = HOUR_MS
 REPLAY_AHEAD_MS = 48 * HOUR_MS
-REPLAY_ARRIVAL_BEHIND_MS = 7 * 24 * HOUR_MS
+REPLAY_ARRIVAL_BEHIND_MS = 7 * DAY_MS
 
 ClockMode = Literal["system", "replay"]
 

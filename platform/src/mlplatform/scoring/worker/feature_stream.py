@@ -21,6 +21,7 @@ from mlplatform.model.features.views import FeatureView
 from mlplatform.runtime.errors import StaleFence, Unavailable
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
+from mlplatform.runtime.units import KIB
 from mlplatform.scoring.pushes.pushes import PushEntry, PushTarget, push_of
 from mlplatform.scoring.worker.drain import BACK_OFF_S, LAG_S, MAX_FENCED, WAIT_S
 from mlplatform.scoring.worker.messages import DEAD_LETTER_KEEP_MS, Poison, letter_of
@@ -28,7 +29,7 @@ from mlplatform.scoring.worker.metrics import DroppedCounts
 from mlplatform.scoring.worker.stream_lag import StreamLag
 
 BATCH: Final = 1_000
-MOST_BYTES: Final = 64 * 1024
+MOST_BYTES: Final = 64 * KIB
 """Most bytes of one row."""
 
 log = logging.getLogger(__name__)

@@ -15,14 +15,15 @@ from mlplatform.decisions.topics.messages import (
     dropped_words,
     requests_topic,
 )
+from mlplatform.runtime.units import DAY_MS, KIB
 
 KEY_HEADER = "idempotency-key"
 ACCEPTED_HEADER = "accepted"
 """Header with the id of a request that a gateway accepted; such a message is sent back to a gateway
 unchanged."""
 BODY_KEY = "idempotency_key"
-MAX_BYTES = 256 * 1024
-DEAD_LETTER_KEEP_MS = 14 * 86_400_000
+MAX_BYTES = 256 * KIB
+DEAD_LETTER_KEEP_MS = 14 * DAY_MS
 
 _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from tests.support import feast_sdk
-from tests.support.external_world import BUREAU, DAY_S, NAME, T_S, model_with_table, table, written
+from tests.support.external_world import BUREAU, NAME, T_S, model_with_table, table, written
 from tests.support.team_folder import command, team_folder
 from typer.testing import CliRunner
 
@@ -36,6 +36,7 @@ from mlplatform.operations.actions.features import (
     materialize,
 )
 from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.units import DAY_S
 from models.fraud.generator import Population, generate
 
 pytestmark = pytest.mark.slow

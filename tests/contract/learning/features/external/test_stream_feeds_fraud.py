@@ -37,6 +37,7 @@ from mlplatform.operations import wiring
 from mlplatform.operations.actions import fitting, training
 from mlplatform.operations.actions.features import import_history
 from mlplatform.runtime.storage import addresses
+from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring.worker.feature_stream import letters_of, specs_of
 from models.fraud.generator import Population, generate
 
@@ -47,7 +48,6 @@ FEATURE = "acquirer_risk"
 TIMES, TTL = ("seen_at", "told_at"), pd.Timedelta(days=14)
 POPULATION = Population(customers=1_500, terminals=400, payments_per_day=1_500, fraud_share=0.02)
 DAYS = 27
-DAY_MS = 86_400_000
 TAKEN_S = 120.0
 
 Publish = Callable[[list[bytes]], None]

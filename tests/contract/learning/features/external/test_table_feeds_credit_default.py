@@ -38,13 +38,13 @@ from mlplatform.model.inputs import InputPlan
 from mlplatform.operations.actions import fitting, training
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.configuration.settings import load
+from mlplatform.runtime.units import DAY_MS
 
 pytestmark = pytest.mark.slow
 
 NAME, SHIPPED, VIEW = "credit-default", "teams/credit/credit-default", "bureau"
 FEATURES = ("bureau_score", "open_loans")
 SEED, DAYS = 3, 92
-DAY_MS = 86_400_000
 DEFAULT_LOANS = 0
 
 Deliver = Callable[[pd.DataFrame], dict[str, Any]]

@@ -14,16 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from tests.support.external_world import (
-    BUREAU,
-    DAY_S,
-    T_S,
-    TIME,
-    Row,
-    fraud_like,
-    table,
-    written,
-)
+from tests.support.external_world import BUREAU, T_S, TIME, Row, fraud_like, table, written
 
 from mlplatform.learning.features.external import table_import
 from mlplatform.learning.features.external.columns import ExternalColumns
@@ -36,6 +27,7 @@ from mlplatform.learning.features.external.table_import import (
 from mlplatform.learning.features.external_parts import MARK, ExternalParts
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.runtime.errors import InputInvalid, PlatformError
+from mlplatform.runtime.units import DAY_S
 
 NOW_MS = (T_S + 30 * DAY_S) * 1000
 ROWS: list[Row] = [(1, 0, 10, 1.0), (2, 5, 5, 9.0), (3, DAY_S, DAY_S, None)]

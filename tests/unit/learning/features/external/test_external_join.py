@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv as csv
 import pytest
 from msgspec.structs import replace
-from tests.support.external_world import BUREAU, DAY_S, T_S, TIME, Row, fraud_like, table
+from tests.support.external_world import BUREAU, T_S, TIME, Row, fraud_like, table
 
 from mlplatform.learning.features.external.columns import ExternalColumns
 from mlplatform.learning.features.external.point_in_time_join import NEVER_MS, newest_ms
@@ -21,6 +21,7 @@ from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.policy import FeaturePolicies
 from mlplatform.learning.training_sets.join import view_join
 from mlplatform.model.features.views import check
+from mlplatform.runtime.units import DAY_S
 
 KEY = bytes(32)
 NAMES = BUREAU.feature_names

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from tests.support.external_world import BUREAU, DAY_S, fraud_like, table, written
+from tests.support.external_world import BUREAU, fraud_like, table, written
 from tests.unit.learning.features.external.test_external_join import KEY, values
 from tests.unit.learning.features.pushes.test_pushed_features import (
     MODEL,
@@ -39,6 +39,7 @@ from mlplatform.learning.features.pushes.erasure import (
 )
 from mlplatform.learning.features.pushes.serving import serve
 from mlplatform.runtime.errors import Unavailable
+from mlplatform.runtime.units import DAY_S
 
 ERASED, OTHER = 1, 2
 LEAST_STEPS = 11

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from msgspec.structs import replace
-from tests.support.external_world import BUREAU, DAY_S, T_S, fraud_like
+from tests.support.external_world import BUREAU, T_S, fraud_like
 from tests.unit.learning.features.external.test_external_join import KEY, Values, World, values
 
 from mlplatform.decisions.topics.messages import DroppedRange
@@ -36,6 +36,7 @@ from mlplatform.learning.features.pushes.serving import serve
 from mlplatform.learning.features.pushes.sqlite import SqlitePushes
 from mlplatform.learning.training_sets.join import view_join
 from mlplatform.model.features.views import FeatureView
+from mlplatform.runtime.units import DAY_S
 
 MODEL = "fraud"
 

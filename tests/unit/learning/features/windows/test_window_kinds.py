@@ -22,8 +22,8 @@ from mlplatform.model.windows.declaration import Aggregate, Filter, Window, span
 from mlplatform.model.windows.distinct_count import ESTIMATES
 from mlplatform.model.windows.ratios import ratios_of
 from mlplatform.model.windows.tiles import LATE_MS, Series, fold, new_columns, series_of
+from mlplatform.runtime.units import MINUTE_MS
 
-MINUTE_MS = 60_000
 KEYS = {"customer": "customer_id"}
 WEB = Filter(field="place", op="==", value="web")
 LARGE = Filter(field="amount", op=">=", value=50)

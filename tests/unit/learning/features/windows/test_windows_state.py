@@ -23,9 +23,9 @@ from mlplatform.learning.features.windows.state import begin
 from mlplatform.learning.features.windows.training import with_windows
 from mlplatform.learning.training_sets.dataset import requests_between
 from mlplatform.model.definition import InputSpec
-from mlplatform.model.features.transforms import DAY_MS
 from mlplatform.runtime.errors import InputInvalid, Unavailable
 from mlplatform.runtime.storage import sqlite
+from mlplatform.runtime.units import DAY_MS, MINUTE_MS
 from support.windows_world import (
     NOON_MS,
     WINDOWS,
@@ -40,7 +40,6 @@ from support.windows_world import (
 FRAUD = definition_with_windows()
 ONE = {"customer_id": 1, "terminal_id": 2, "amount": 10.0}
 KEYS = {"customer": 1, "terminal": 2}
-MINUTE_MS = 60_000
 
 
 def begun(home: Path) -> Path:

@@ -16,9 +16,8 @@ from mlplatform.decisions.records.port import Span
 from mlplatform.observing.page.queries import search
 from mlplatform.observing.page.queries.search import Query, SearchCursor
 from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.units import DAY_MS
 from rollout_world import table
-
-DAY_MS = 86_400_000
 
 
 @dataclass

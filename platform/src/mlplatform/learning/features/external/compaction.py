@@ -22,13 +22,14 @@ from mlplatform.learning.features.external_parts import (
 )
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
 from mlplatform.model.features.views import FeatureView, quote
+from mlplatform.runtime.units import DAY_S
 
 SMALL_ROWS: Final = 4_000_000
 MOST_SMALL: Final = 16
 """Number of parts with fewer than `SMALL_ROWS` rows that are merged into one."""
 DROPPED_SHARE: Final = 0.1
 """Least share of all rows that must have ended before all parts are written again."""
-READ_S: Final = 24 * 3600.0
+READ_S: Final = DAY_S
 """Longest time in seconds that a reader of merged parts may take."""
 
 

@@ -16,10 +16,10 @@ from mlplatform.learning.features.pushes.journal import KeptPush, Pushes
 from mlplatform.learning.features.pushes.serving import serve
 from mlplatform.learning.features.pushes.sql import PAGE
 from mlplatform.model.features.views import FeatureView
+from mlplatform.runtime.units import MINUTE_MS
 
 MOST_PUSHES: Final = 100_000
 """Most pushes of one part; further ones make another part."""
-MINUTE_MS: Final = 60_000
 MARKED: Final = 1_000
 """Most pushes that one transaction marks as taken; new pushes wait for it."""
 

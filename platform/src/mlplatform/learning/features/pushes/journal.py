@@ -11,9 +11,9 @@ from mlplatform.decisions.topics.messages import DroppedRange
 from mlplatform.learning.features.online import FeatureRow
 from mlplatform.learning.features.pushes.gaps import StreamGap
 from mlplatform.model.features.views import FeatureView
+from mlplatform.runtime.units import DAY_MS, SECOND_US
 
-MICROS = 1_000_000
-KEEP_MS = 7 * 24 * 3_600_000
+KEEP_MS = 7 * DAY_MS
 """Event time for which a push's idempotency key is kept, as for a decision."""
 PROMPT_MS = 1_000
 """Milliseconds within which a served push counts in training from its arrival; a later one counts
@@ -80,7 +80,7 @@ class KeptPush:
         return [
             (
                 row.key,
-                row.event_s * MICROS,
+                row.event_s * SECOND_US,
                 made_us,
                 tuple(None if at is None else row.values[at] for at in places),
             )

@@ -26,12 +26,12 @@ import msgspec
 
 from mlplatform.decisions.records.projection import ProjectedRecord
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.features.transforms import DAY_MS
 from mlplatform.model.windows.tiles import Columns, Series, fold, series_of
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
+from mlplatform.runtime.units import DAY_MS
 
 TABLES: Final = """
 CREATE TABLE IF NOT EXISTS window_series (

@@ -10,8 +10,9 @@ from urllib.parse import parse_qsl
 from starlette.requests import ClientDisconnect, Request
 
 from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.units import KIB
 
-MOST_BYTES: Final = 16 * 1024
+MOST_BYTES: Final = 16 * KIB
 """Most bytes of a form: a reason of 500 characters has up to 6,000 bytes as browsers send it."""
 MOST_FIELDS: Final = 16
 KIND: Final = "application/x-www-form-urlencoded"

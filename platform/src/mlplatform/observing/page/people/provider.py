@@ -25,6 +25,7 @@ from mlplatform.runtime.errors import Refused, Unavailable
 from mlplatform.runtime.http.json_fetch import fetch, post
 from mlplatform.runtime.http.listener import read_token
 from mlplatform.runtime.text import shown
+from mlplatform.runtime.units import KIB
 from mlplatform.scoring.admission import signed_claims
 from mlplatform.scoring.admission.clients import ANY, Scope
 from mlplatform.scoring.admission.jwks import IssuerKeys
@@ -32,8 +33,8 @@ from mlplatform.scoring.admission.signed_claims import TokenRefused, named_key
 
 ANSWER_S: Final = 5.0
 """Seconds to connect, and again for an answer from its first byte to its last."""
-MOST_BYTES: Final = 256 * 1024
-MOST_TOKEN_BYTES: Final = 64 * 1024
+MOST_BYTES: Final = 256 * KIB
+MOST_TOKEN_BYTES: Final = 64 * KIB
 MIN_REFRESH_S: Final = 1.0
 """Least seconds between two fetches of keys; each fetch needs a code for which the provider gave a
 token."""

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mlplatform.observing.page.people.identity import Person
+from mlplatform.runtime.units import HOUR_S
 
-LASTS_S: Final = 12 * 3600.0
+LASTS_S: Final = 12.0 * HOUR_S
 IDLE_S: Final = 30 * 60.0
 """Seconds without a request after which a session ends; a page that is only left open asks
 nothing."""
@@ -202,7 +203,7 @@ def _owner_key(session: Session) -> tuple[str, bytes, str]:
 def _end_reason(session: Session, now_s: float) -> str:
     """Why a session is over; empty while it goes on."""
     if now_s - session.began_s >= LASTS_S:
-        return f"its session ended: it lasts {LASTS_S / 3600:.0f} hours"
+        return f"its session ended: it lasts {LASTS_S / HOUR_S:.0f} hours"
     if now_s - session.used_s >= IDLE_S:
         return f"its session ended: {IDLE_S / 60:.0f} minutes without a request"
     if session.person is not None and now_s >= session.person.client.until_s:

@@ -10,9 +10,9 @@ from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.observing.page.people.acts import own
 from mlplatform.rollouts.journal.state import EMERGENCY_CONFIRM_H, RolloutState
 from mlplatform.rollouts.passes.wait_reasons import running_since_wall_ms
+from mlplatform.runtime.units import HOUR_MS
 from mlplatform.scoring.admission.clients import Key, directory
 
-HOUR_MS: Final = 3_600_000
 MOST_NAMES: Final = 8
 
 

@@ -12,10 +12,10 @@ from mlplatform.observing.page.pictures.scales import Tick
 from mlplatform.rollouts.journal.state import RAMPING, RolloutState, apply
 from mlplatform.rollouts.journal.transitions import Transition
 from mlplatform.rollouts.passes.plan_text import length
+from mlplatform.runtime.units import HOUR_MS
 
 WIDTH, HEIGHT = 400.0, 140.0
 LEFT, RIGHT, TOP, BOTTOM = 42.0, 392.0, 10.0, 116.0
-HOUR_MS: Final = 3_600_000
 LINE_APART: Final = 13.0
 PLANNED: Final = 0.4
 """Share of the width for the steps to come, if there are any."""

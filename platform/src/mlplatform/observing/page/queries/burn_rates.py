@@ -14,9 +14,10 @@ import msgspec
 from mlplatform.observing.slo.rules import BURN_OF_PERIOD
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.http.json_fetch import fetch
+from mlplatform.runtime.units import MIB
 
 TIMEOUT_S: Final = 1.0
-MOST_BYTES: Final = 2 * 1024 * 1024
+MOST_BYTES: Final = 2 * MIB
 KEPT_S: Final = 15.0
 """Seconds for which an answer, or its absence, is kept; rules are evaluated no more often."""
 

@@ -10,6 +10,7 @@ from mlplatform.decisions.records.record import trace_of
 from mlplatform.model.policies.decision_scale import SCORE_WORDS, DecisionScale
 from mlplatform.observing.page.pictures.scales import NONE, probability
 from mlplatform.operations.review.opinions import opinion
+from mlplatform.runtime.units import HOUR_MS
 
 
 def tone(scale: DecisionScale | None, decision: str | None) -> str:
@@ -260,7 +261,7 @@ _LATER = {"label": _label, "void": _void}
 
 
 def _ages(found: RecordDetail) -> tuple[Age, ...]:
-    hours = {view: (found.event_ms - ms) / 3_600_000 for view, ms in found.feature_times}
+    hours = {view: (found.event_ms - ms) / HOUR_MS for view, ms in found.feature_times}
     most = max([*hours.values(), 1e-9])
     ordered = sorted(hours, key=lambda view: -hours[view])
     return tuple(

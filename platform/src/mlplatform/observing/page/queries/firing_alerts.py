@@ -13,10 +13,11 @@ import msgspec
 from mlplatform.observing.slo.objectives import HEARTBEAT
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.http.json_fetch import fetch
+from mlplatform.runtime.units import MIB
 
 PATH: Final = "/api/v2/alerts?active=true&silenced=false&inhibited=false&unprocessed=true"
 TIMEOUT_S: Final = 2.0
-MOST_BYTES: Final = 2 * 1024 * 1024
+MOST_BYTES: Final = 2 * MIB
 MOST_ROWS: Final = 100
 MOST_TEXT: Final = 300
 WATCHDOG: Final = "Watchdog"

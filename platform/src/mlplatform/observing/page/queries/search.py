@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.record import Kind
 from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.units import HOUR_MS, MINUTE_MS
 
 KINDS: Final[tuple[Kind, ...]] = ("decision", "inference")
 SHOWN: Final = (
@@ -29,7 +30,7 @@ READ: Final = (*SHOWN, "unit")
 """Columns that a search reads. A unit is a pseudonym, which does not reveal whom a decision was
 about."""
 
-FIRST_WIDTH_MS: Final = 60_000
+FIRST_WIDTH_MS: Final = MINUTE_MS
 LEAST_WIDTH_MS: Final = 1_000
 WIDER: Final = 8
 MOST_OF_WINDOW: Final = 20_000
@@ -38,7 +39,7 @@ MOST_READ: Final = 200_000
 MOST_WINDOWS: Final = 40
 BUDGET_S: Final = 0.2
 """Seconds for a page; after them, the rest of the search is left to the next page."""
-FIRST_WIDTH_OF_UNIT_MS: Final = 6 * 3_600_000
+FIRST_WIDTH_OF_UNIT_MS: Final = 6 * HOUR_MS
 """Length of the first stretch when searching a customer, longer because the log finds one
 customer's records without reading others."""
 MOST_TEXT: Final = 64

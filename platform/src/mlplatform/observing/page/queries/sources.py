@@ -39,7 +39,6 @@ from mlplatform.operations.actions.interim_analyses import StepHistory, step_his
 from mlplatform.operations.card.card import Card
 from mlplatform.operations.card.records import read_card
 from mlplatform.operations.supervisor.status import PlatformStatus, status
-from mlplatform.operations.traffic.buckets import DAY_MS
 from mlplatform.operations.traffic.projection import TrafficReport
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift.incidents import Incident
@@ -48,6 +47,7 @@ from mlplatform.rollouts.journal.state import RolloutState, fold
 from mlplatform.rollouts.journal.transitions import Transition
 from mlplatform.runtime.errors import ConfigInvalid, NotFound, Unavailable
 from mlplatform.runtime.telemetry.refusals import of_the_last_day
+from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring import wiring as scoring_wiring
 
 if TYPE_CHECKING:  # imports ONNX Runtime
