@@ -16,10 +16,11 @@ from mlplatform.operations.prefect_client import names
 from mlplatform.rollouts.journal.approval_codes import MOST_CHARACTERS, Question
 from mlplatform.runtime import text
 from mlplatform.runtime.errors import InputInvalid, Refused
+from mlplatform.runtime.units import DAY_S
 
 ATTEMPTS = 10
 """Of answers to one run. The next pass asks anew, so wrong answers keep nobody from answering."""
-WAIT_S = 7 * 24 * 3600
+WAIT_S = 7 * DAY_S
 
 
 class Approval(RunInput):

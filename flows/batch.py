@@ -18,6 +18,7 @@ from mlplatform.operations.prefect_client import names
 from mlplatform.operations.tables import batch as tables
 from mlplatform.operations.tables.plan import LEAST_ROWS, MOST_ROWS, PARTITION_ROWS, Partition
 from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.units import DAY_S, HOUR_S
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
@@ -53,7 +54,7 @@ def batch(
     first: date | None = None,
     last: date | None = None,
     version: Annotated[int | None, Field(ge=1, description="Default: the champion")] = None,
-    deadline_s: Annotated[int, Field(ge=10, le=86_400)] = 3600,
+    deadline_s: Annotated[int, Field(ge=10, le=DAY_S)] = HOUR_S,
     input: str = "",
     output: str = "",
     columns: dict[str, str] | None = None,

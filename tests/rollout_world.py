@@ -21,10 +21,11 @@ from mlplatform.model.folders import load_definition
 from mlplatform.model.policies.rollout import Tolerance
 from mlplatform.model.policies.segments import SegmentSource
 from mlplatform.model.routes import Arm
+from mlplatform.rollouts.journal.basis_evidence import Role
 from mlplatform.rollouts.serving.plane import Manifest, ServiceStatus
 from mlplatform.rollouts.verdicts.aggregates import Aggregates, aggregates
 from mlplatform.rollouts.verdicts.completeness import complete_until_ms
-from mlplatform.rollouts.verdicts.facts import Role, Subject, facts
+from mlplatform.rollouts.verdicts.facts import Subject, facts
 from mlplatform.rollouts.verdicts.judgement import GateLimits, Judgement, Sources, judge
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.configuration.entrance import Entrance

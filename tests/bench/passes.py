@@ -34,10 +34,11 @@ from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.record import SCALARS, Record
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.model.folders import load_definition
+from mlplatform.rollouts.journal.basis_evidence import Role
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.passes.count_cache import count
 from mlplatform.rollouts.passes.observe import step_limits
-from mlplatform.rollouts.verdicts.facts import Role, Subject
+from mlplatform.rollouts.verdicts.facts import Subject
 from mlplatform.rollouts.verdicts.judgement import Sources, judge
 from mlplatform.rollouts.verdicts.verdict import Prediction
 from mlplatform.runtime.storage import sqlite

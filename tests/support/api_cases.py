@@ -19,8 +19,8 @@ from schemathesis.checks import (
 
 from mlplatform.model.definition import MAX_DEADLINE_MS, MIN_DEADLINE_MS
 from mlplatform.model.folders import load_definition, model_names
+from mlplatform.runtime.clock import LAST_MS
 from mlplatform.scoring.api import openapi
-from mlplatform.scoring.request.payloads import YEAR_9999_MS
 from support.scoring_world import SERVED
 
 DOCUMENTS = openapi.documents([load_definition(name) for name in model_names()])
@@ -88,7 +88,7 @@ def make_possible(body: Any, decision_id: str) -> None:
         if not isinstance(item, dict):
             continue
         sent_ms = item.get("event_time")
-        if type(sent_ms) is int and 0 <= sent_ms <= YEAR_9999_MS:
+        if type(sent_ms) is int and 0 <= sent_ms <= LAST_MS:
             item["event_time"] = int(time.time() * 1000)
         elif isinstance(sent_ms, str) and is_moment(sent_ms):
             item["event_time"] = datetime.now(UTC).isoformat()

@@ -8,6 +8,7 @@ import numpy as np
 
 from mlplatform.decisions.records.port import Watermark
 from mlplatform.operations.actions.interim_analyses import StepHistory, analysis_of, followed_by
+from mlplatform.rollouts.journal.basis_evidence import Role
 from mlplatform.rollouts.journal.transitions import (
     Answered,
     ApprovalAsked,
@@ -20,7 +21,6 @@ from mlplatform.rollouts.journal.transitions import (
     Transition,
 )
 from mlplatform.rollouts.passes.observe import step_limits
-from mlplatform.rollouts.verdicts.facts import Role
 from mlplatform.rollouts.verdicts.judgement import Sources
 from mlplatform.rollouts.verdicts.verdict import Prediction
 from mlplatform.runtime.units import DAY_MS

@@ -18,12 +18,11 @@ from mlplatform.commands.terminal.output import (
     print_table,
     progress,
 )
+from mlplatform.learning.skew.comparison import MOST_SAMPLED, SAMPLE
 from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import skew as job
 from mlplatform.operations.actions.training import milliseconds
-
-MOST_SAMPLED = 20_000
 
 
 def add_to(app: typer.Typer) -> None:
@@ -42,7 +41,7 @@ def skew(
     ] = None,
     sample: Annotated[
         int, typer.Option(min=1, max=MOST_SAMPLED, help="Decisions that are counted again.")
-    ] = job.SAMPLE,
+    ] = SAMPLE,
     json: AsJson = False,
 ) -> None:
     """Compute the features of a sample of decisions again from raw records; show what differs.

@@ -29,8 +29,9 @@ from mlplatform.model.policies.model_server import server_rules
 from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.model.policies.search import search_rules
 from mlplatform.model.policies.segments import MOST_GROUPS, RolloutSegment
-from mlplatform.model.policies.threshold_rules import Rule, number_rules, threshold_rules
+from mlplatform.model.policies.threshold_rules import number_rules, threshold_rules
 from mlplatform.model.policies.training import GpuPolicy
+from mlplatform.model.policies.values import Rule
 from mlplatform.model.signature_checks import signature_problems, text_rules
 from mlplatform.model.tensors.categories import vocabulary_problems
 from mlplatform.model.windows import declaration as windows

@@ -13,11 +13,9 @@ from mlplatform.model.definition import (
     RequestField,
     row_inputs,
 )
+from mlplatform.model.tensors.named_tensors import WHOLE_MOST
 from mlplatform.model.tensors.signature import InputTensor, OutputTensor, Signature
 from mlplatform.model.tensors.tokens import Tokens, text_of
-
-MOST_EXACT: Final = 2**24
-"""Largest whole number up to which float32 holds every whole number."""
 
 MOST_COLUMNS: Final = 1024
 """Most columns of a row: explaining a score by reference values takes as many rows, in one call of
@@ -99,7 +97,7 @@ def _of_input(
         for name in numbers:
             field = fields.get(specs[name].of or "") if kinds[name] == "field" else None
             if field is not None and field.type == "int64" and not _is_exact(field):
-                wanted = f"a field with minimum and maximum within {MOST_EXACT}: rows are float32"
+                wanted = f"a field with minimum and maximum within {WHOLE_MOST}: rows are float32"
                 yield "of", name, wanted
 
 
@@ -126,4 +124,4 @@ def _is_below(column: int | None, columns: int | str) -> bool:
 
 def _is_exact(field: RequestField) -> bool:
     bounds = (field.minimum, field.maximum)
-    return all(bound is not None and abs(bound) <= MOST_EXACT for bound in bounds)
+    return all(bound is not None and abs(bound) <= WHOLE_MOST for bound in bounds)

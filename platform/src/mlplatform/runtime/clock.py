@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
+
+LAST_MS: Final = 253_402_300_799_999
+"""The end of the year 9999, after which Python has no dates, in epoch milliseconds."""
 
 
 class Clock(Protocol):

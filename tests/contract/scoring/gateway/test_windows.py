@@ -24,7 +24,6 @@ from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.storage import addresses, sqlite
 from mlplatform.runtime.storage.addresses import Address
 from mlplatform.runtime.units import MINUTE_MS
-from mlplatform.scoring.backends import shared_windows
 from mlplatform.scoring.wiring import shared_windows
 from support import scoring_world
 from support.model_folders import windowed

@@ -21,8 +21,7 @@ from mlplatform.learning.training.candidate import Candidate, train
 from mlplatform.learning.training.evaluate import JudgingInputs, Runnable, gather
 from mlplatform.learning.training.fit_check import run
 from mlplatform.learning.training.folder import ModelFolder, load_folder
-from mlplatform.learning.training.trial import run
-from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, any_matrix, dataset, window
+from mlplatform.learning.training_sets.dataset import Dataset, any_matrix, dataset, window
 from mlplatform.model.bundle import load_bundle, problems
 from mlplatform.model.inputs import InputPlan
 from mlplatform.operations.card.inputs import card_inputs

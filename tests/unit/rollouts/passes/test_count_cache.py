@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 from mlplatform.decisions.records.port import Span, Watermark
 from mlplatform.model.policies.segments import SegmentSource
+from mlplatform.rollouts.journal.basis_evidence import Role
 from mlplatform.rollouts.passes import count_cache, count_store
 from mlplatform.rollouts.passes.count_cache import LogCounts, count
 from mlplatform.rollouts.verdicts.aggregates import Aggregates, aggregates
-from mlplatform.rollouts.verdicts.facts import Role, Subject, facts
+from mlplatform.rollouts.verdicts.facts import Subject, facts
 from mlplatform.runtime.storage import sqlite
 from rollout_world import canary_rows, shadow_rows, table
 

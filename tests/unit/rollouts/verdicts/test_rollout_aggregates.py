@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from mlplatform.decisions.records.port import Watermark
 from mlplatform.decisions.records.record import ARM_FAILURES
 from mlplatform.model.oip import OWN_FAILURES, FailureReason
+from mlplatform.rollouts.journal.basis_evidence import Role
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.verdicts.aggregates import OUTAGE_SLICE_MS, Aggregates, Extent
 from mlplatform.rollouts.verdicts.completeness import behind
-from mlplatform.rollouts.verdicts.facts import Role
 from mlplatform.rollouts.verdicts.latencies import EDGES
 from mlplatform.rollouts.verdicts.statistics import Clusters
 from rollout_world import counted

@@ -9,7 +9,8 @@ import pytest
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry, Span
 from mlplatform.decisions.records.record import Kind, Record
-from mlplatform.rollouts.verdicts.facts import COPY, Role, Subject, facts
+from mlplatform.rollouts.journal.basis_evidence import Role
+from mlplatform.rollouts.verdicts.facts import COPY, Subject, facts
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,8 @@ def test_kills_are_counted_in_the_own_control_group_first(
     own, kernel = tmp_path / "cgroup", tmp_path / "vmstat"
     kernel.write_text("nr_free_pages 5\noom_kill 7\n")
     monkeypatch.setattr(endings, "_KERNEL", kernel)
-    monkeypatch.setattr(endings, "_OWN_CGROUP", own)
-    monkeypatch.setattr(endings, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(endings, "OWN_CGROUP", own)
+    monkeypatch.setattr(endings, "CGROUPS", tmp_path)
     assert endings.memory_kills() == 7  # no group
     own.write_text("4:memory:/old\n0::/platform\n")
     assert endings.memory_kills() == 7  # a group without the file, as the root is

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from mlplatform.model.definition import MAX_DEADLINE_MS, MIN_DEADLINE_MS
 from mlplatform.model.folders import load_definition
+from mlplatform.runtime.clock import LAST_MS
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.admission.clients import EVERYTHING, Client
 from mlplatform.scoring.api.terms import terms
 from mlplatform.scoring.request.payloads import (
     MAX_KEY,
-    YEAR_9999_MS,
     LabelItem,
     Payloads,
     decoded,
@@ -140,7 +140,7 @@ def test_what_is_taken_is_of_its_type_and_within_its_range(sent: bytes) -> None:
     if isinstance(taken, Problem):
         assert taken.status in (400, 422)
         return
-    assert 0 <= taken.event_ms <= YEAR_9999_MS
+    assert 0 <= taken.event_ms <= LAST_MS
     assert {type(taken.fields[name]) for name in ("customer_id", "terminal_id")} == {int}
     assert math.isfinite(taken.fields["amount"])
     again = {**taken.fields, "event_time": taken.event_ms}

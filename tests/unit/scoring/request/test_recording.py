@@ -14,10 +14,10 @@ import pytest
 from mlplatform.decisions.records.port import AppendReceipt, Entry, Outcome
 from mlplatform.decisions.records.record import Record
 from mlplatform.runtime.http.problems import Problem
+from mlplatform.scoring.predictor_client.predictor import STALL_S
 from mlplatform.scoring.request import recording
 from mlplatform.scoring.request.recording import (
     BEYOND_S,
-    STALL_S,
     InFlight,
     LogUnavailable,
     Recorder,

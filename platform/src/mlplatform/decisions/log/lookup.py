@@ -11,7 +11,7 @@ from typing import Any
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.erasures import acts_on
 from mlplatform.decisions.records.port import Span
-from mlplatform.decisions.records.record import COLUMNS, SCALARS
+from mlplatform.decisions.records.record import ANSWERED, COLUMNS, SCALARS
 from mlplatform.decisions.records.retention import AbsentPayload, expired_ranges, rule_of
 from mlplatform.runtime.errors import Corrupt, NotFound
 
@@ -90,7 +90,7 @@ def recorded_clients(
     """
     span = Span(
         model=model,
-        kinds=("decision", "inference"),
+        kinds=ANSWERED,
         from_ms=from_ms,
         to_ms=to_ms,
         decision_ids=tuple(decision_ids),

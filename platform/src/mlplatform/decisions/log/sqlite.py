@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import sqlite3
 import threading
 import time
@@ -30,7 +29,7 @@ from mlplatform.decisions.records.port import (
 )
 from mlplatform.decisions.records.prepared_record import Key, StorableRecord, prepared
 from mlplatform.decisions.records.projection import Projection, committed
-from mlplatform.decisions.records.record import GENESIS, Record, link, record_digest
+from mlplatform.decisions.records.record import GENESIS, WRITER_NAME, Record, link, record_digest
 from mlplatform.decisions.records.sqlite_errors import Translation
 from mlplatform.decisions.spill import files
 from mlplatform.decisions.spill.backlog import (
@@ -57,7 +56,6 @@ _AUTOCHECKPOINT_PAGES = 20_000
 _WAL_BYTES: Final = 4_096 * _AUTOCHECKPOINT_PAGES
 """Size in bytes to which a write-ahead log is cut when it starts anew, if a reader has made it
 larger."""
-_WRITER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _LOOKUP_WAIT_MS = 5
 _HELD_UP_S: Final = 0.001
 """Longest wait of a read on the event loop in seconds. In WAL mode readers wait only for a
@@ -431,8 +429,8 @@ class SqliteDecisionLog:
         known = self._heads.get(writer)
         if known is not None:
             return known
-        if not _WRITER_NAME.fullmatch(writer):
-            raise InputInvalid(f"writer {writer!r}", None, f"wanted: {_WRITER_NAME.pattern}")
+        if not WRITER_NAME.fullmatch(writer):
+            raise InputInvalid(f"writer {writer!r}", None, f"wanted: {WRITER_NAME.pattern}")
         row = self._db.execute(_CLAIM, (writer, GENESIS, self._wall_ms())).fetchone()
         return _Head(*row)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -28,7 +29,10 @@ KINDS: Final[tuple[Kind, ...]] = (
     "erasure",
     "retention",
 )
+ANSWERED: Final[tuple[Kind, ...]] = ("decision", "inference")
+"""Kinds of the records of answered requests."""
 GENESIS: Final = bytes(32)
+WRITER_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 ARM_FAILURES: Final = ("deadline", "unavailable", "invalid_output", "breaker_open", "volume_limit")
 """Reasons of degradation for which the assigned arm's predictor or bundle is to blame."""

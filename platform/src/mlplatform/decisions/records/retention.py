@@ -13,14 +13,13 @@ from msgspec import Meta
 from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.record import Kind, Record
 from mlplatform.runtime.canonical import NOT_JSON
+from mlplatform.runtime.clock import LAST_MS
 from mlplatform.runtime.errors import Corrupt
 
 KEPT_KINDS: Final[tuple[Kind, ...]] = ("erasure", "retention")
 """Kinds of records that say what was removed; they stay as long as the log does."""
-_LAST_MS: Final = 253_402_300_799_999
-"""The end of the year 9999."""
 _Seq = Annotated[int, Meta(ge=1)]
-_INT64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class AbsentPayload(NamedTuple):
@@ -69,7 +68,7 @@ class Retention(msgspec.Struct, frozen=True):
 
     act: str
     payload_days: Annotated[int, Meta(ge=1)]
-    before_ms: _INT64
+    before_ms: Int64
     payloads: Annotated[int, Meta(ge=0)]
     ranges: dict[str, list[tuple[_Seq, _Seq]]]
 
@@ -125,7 +124,7 @@ def rule_of(row: Mapping[str, Any]) -> RetentionRule:
     Raises:
         Corrupt: the payload is not that of a retention record, or recorded_ms is not a time.
     """
-    if not 0 <= row["recorded_ms"] <= _LAST_MS:
+    if not 0 <= row["recorded_ms"] <= LAST_MS:
         raise Corrupt(f"a retention was recorded at {row['recorded_ms']} ms, which is not a time")
     try:
         return RetentionRule(row["model"], row["recorded_ms"], _decode(row["payload"] or ""))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -20,21 +19,19 @@ from mlplatform.decisions.log.sealed_files import SealedFile
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.port import Watermark
-from mlplatform.decisions.records.record import COLUMNS, GENESIS, REQUIRED, SCALARS
-from mlplatform.decisions.records.retention import AbsentPayload
+from mlplatform.decisions.records.record import COLUMNS, GENESIS, REQUIRED, SCALARS, WRITER_NAME
+from mlplatform.decisions.records.retention import AbsentPayload, Int64
 from mlplatform.decisions.records.sqlite_errors import Translation
 from mlplatform.decisions.spill.backlog import lowered
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.storage import sqlite
 
-_WRITER_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_INT64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _SEQ = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 _DIGEST = Annotated[bytes, Meta(min_length=32, max_length=32)]
 _KINDS: Final[dict[str, Any]] = {
     "string": str,
-    "int64": _INT64,
+    "int64": Int64,
     "int8": Annotated[int, Meta(ge=0, le=1)],
     "float64": float,
     "bool": Annotated[int, Meta(ge=0, le=1)],
@@ -83,8 +80,8 @@ class ReplicaOffset(msgspec.Struct, frozen=True, array_like=True, tag="stand"):
     writer: str
     seq: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     chain: _DIGEST
-    event_ms: _INT64 | None
-    heartbeat_at_ms: _INT64
+    event_ms: Int64 | None
+    heartbeat_at_ms: Int64
     closed: bool
     spilled: Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
@@ -115,8 +112,8 @@ def decoded(data: bytes, source: str) -> Item:
             msgspec.convert(item.scalars, _shape())
     except NOT_JSON as error:
         raise InputInvalid(source, None, str(error)) from error
-    if not _WRITER_NAME.fullmatch(item.writer):
-        problem = f"writer {item.writer[:80]!r}; wanted: {_WRITER_NAME.pattern}"
+    if not WRITER_NAME.fullmatch(item.writer):
+        problem = f"writer {item.writer[:80]!r}; wanted: {WRITER_NAME.pattern}"
         raise InputInvalid(source, None, problem)
     return item
 

@@ -22,8 +22,7 @@ from mlplatform.decisions.replication.copies import (
 )
 from mlplatform.decisions.replication.messages import ConfirmedOffset, Names, confirmed
 from mlplatform.decisions.replication.process import BACK_OFF_S, require_brokers
-from mlplatform.decisions.topics.choice import open_topics
-from mlplatform.decisions.topics.messages import HOUR_MS, Message, Progress, Subscription, Topics
+from mlplatform.decisions.topics.messages import Message, Progress, Subscription, Topics
 from mlplatform.decisions.topics.wiring import open_topics
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.settings import Settings

@@ -14,6 +14,8 @@ import pyarrow as pa
 
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
 
+INTEGERS: Final = (pa.int64(), pa.int32(), pa.int16(), pa.int8())
+TIMES: Final = tuple(pa.timestamp(unit) for unit in ("us", "ns", "ms", "s"))
 LEAST_LIKENESS: Final = 0.5
 MOST_NAMED: Final = 20
 MOST_ALIKE: Final = 100

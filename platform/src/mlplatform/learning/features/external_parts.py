@@ -21,6 +21,7 @@ from mlplatform.runtime.storage.files import is_held, sync, write_atomically
 
 TAKEN: Final = "taken_"
 BUILDING: Final = ".building"
+"""Folder of incomplete files in a folder of complete ones."""
 MARK: Final = "online-mark"
 """File with the mark of the online store that had the rows of all parts."""
 _NUMBER: Final = "[0-9]" * 8

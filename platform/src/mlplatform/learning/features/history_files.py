@@ -9,19 +9,23 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mlplatform.learning.features.columns import ExpectedColumn, FileCheck, match_columns
+from mlplatform.learning.features.columns import (
+    INTEGERS,
+    TIMES,
+    ExpectedColumn,
+    FileCheck,
+    match_columns,
+)
 from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.learning.features.rows import history_schema, is_missing, refuse
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.runtime.errors import InputInvalid
 
-_INTEGERS: Final = (pa.int64(), pa.int32(), pa.int16(), pa.int8())
-_TIMES: Final = tuple(pa.timestamp(unit) for unit in ("us", "ns", "ms", "s"))
 _TAKEN: Final[dict[str, tuple[pa.DataType, ...]]] = {
-    "request_id": _INTEGERS,
-    "event_time": _TIMES,
-    "label": _INTEGERS,
-    "label_time": _TIMES,
+    "request_id": INTEGERS,
+    "event_time": TIMES,
+    "label": INTEGERS,
+    "label_time": TIMES,
 }
 _MEANING: Final = {
     "request_id": "the request's own id; no two have one",
@@ -30,14 +34,14 @@ _MEANING: Final = {
     "label_time": "when that was known",
 }
 _LABELS: Final[dict[str, tuple[tuple[pa.DataType, ...], str]]] = {
-    "binary": (_INTEGERS, _MEANING["label"]),
+    "binary": (INTEGERS, _MEANING["label"]),
     "classes": ((pa.string(),), "its class, one of decision.outcomes; may be missing"),
-    "real": ((pa.float64(), pa.float32(), *_INTEGERS), "its number; may be missing"),
+    "real": ((pa.float64(), pa.float32(), *INTEGERS), "its number; may be missing"),
 }
 """Task of a model → the accepted types of labels, and their meaning."""
 _FIELDS: Final[dict[str, tuple[pa.DataType, ...]]] = {
-    "int64": _INTEGERS,
-    "float64": (pa.float64(), pa.float32(), *_INTEGERS),
+    "int64": INTEGERS,
+    "float64": (pa.float64(), pa.float32(), *INTEGERS),
     "string": (pa.string(),),
 }
 

@@ -12,6 +12,8 @@ from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.storage import plain_files
 from mlplatform.runtime.units import GIB
 
+PARQUET: Final = ".parquet"
+CSV: Final = ".csv"
 MOST_FILES: Final = 1_000
 MOST_FILE_BYTES: Final = 2 * GIB
 

@@ -28,7 +28,7 @@ from mlplatform.decisions.records.last_labels import LABEL_COLUMNS
 from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import Kind
 from mlplatform.learning.features import arrivals, rows, unfinished_import
-from mlplatform.learning.features.external_parts import ExternalParts
+from mlplatform.learning.features.external_parts import BUILDING, ExternalParts
 from mlplatform.learning.features.unfinished_import import UnfinishedImport
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.runtime.errors import InputInvalid, Refused
@@ -36,7 +36,6 @@ from mlplatform.runtime.units import DAY_MS
 
 KINDS: tuple[Kind, ...] = ("decision", "label", "void")
 LOG_COLUMNS = ("writer", "kind", "payload", "decision", "answered_by", "score", *LABEL_COLUMNS)
-BUILDING = ".building"
 NO_POSITION = b"{}"  # position of history, which comes from no record of the log
 
 

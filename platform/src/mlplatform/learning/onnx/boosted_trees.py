@@ -15,12 +15,11 @@ from typing import Any, Final, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.onnx.ensembles import Ensemble
+from mlplatform.learning.onnx.ensembles import IR_VERSION, Ensemble
 from mlplatform.learning.onnx.sklearn import GRAPH, OPSET, one_thread
 from mlplatform.model.bundle import INPUT_NAME, OUTPUT_NAME, Link
 from mlplatform.runtime.errors import ConfigInvalid
 
-IR_VERSION = 8
 LARGEST = float(np.finfo(np.float32).max)
 _STOPPING: Final = "none: it needs rows that are not fitted; n_estimators says how many trees"
 REFUSED: Final = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from mlplatform.model.bundle import INPUT_NAME, OUTPUT_NAME, Link
 from mlplatform.runtime.errors import InputInvalid
 
+IR_VERSION: Final = 8
+"""Version of the ONNX format in which files are written here."""
 HALF_A_ROW = 0.5
 """Rows added to the cover of every leaf, so that a leaf which no row of the background reaches has
 a weight, and every fraction of a path is positive."""

@@ -27,12 +27,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.onnx.ensembles import Ensemble
+from mlplatform.learning.onnx.ensembles import IR_VERSION, Ensemble
 from mlplatform.model.bundle import CONTRIBUTIONS_NAME, INPUT_NAME
 from mlplatform.runtime.errors import InputInvalid
 
 OPSET = 17
-IR_VERSION = 8
 MOST_ELEMENTS = 2_000_000
 """Most conditions in one graph: 40 MB of tables and some 15 ms a row."""
 

@@ -17,6 +17,8 @@ from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
 
 FILE: Final = "features.json"
 SOURCE: Final = "features.py"
+MOST_WHOLE: Final = 2**53
+"""Largest whole number that is exact as a float, which is what a model reads."""
 Aggregate = Literal["count", "mean", "std", "max", "label_share"]
 OF_COLUMN: Final[frozenset[Aggregate]] = frozenset(("mean", "std", "max"))
 MissingPolicy = Literal["default", "degrade", "refuse"]

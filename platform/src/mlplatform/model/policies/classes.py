@@ -15,7 +15,7 @@ from mlplatform.model.policies.decision_scale import (
     DecisionScale,
     ThresholdPolicy,
 )
-from mlplatform.model.policies.neutral import NeutralGates, NeutralStop, NeutralTraining
+from mlplatform.model.policies.neutral import NO_SMALL, NeutralGates, NeutralStop, NeutralTraining
 from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.model.policies.values import Count, Positive, Share
 
@@ -153,7 +153,6 @@ class ClassRollout(RolloutPolicy, frozen=True, kw_only=True):
 
 _NO_SCORE: Final = "each outcome is a class, not a range of one score"
 _NO_ALERTS: Final = "the platform plans no share of alerts for classes"
-_NO_SMALL: Final = "the small model is a scorecard of two outcomes"
 NOT_OF_CLASSES: Final[Mapping[str, str]] = {
     "decision.thresholds": _NO_SCORE,
     "decision.capacity": _NO_ALERTS,
@@ -162,7 +161,7 @@ NOT_OF_CLASSES: Final[Mapping[str, str]] = {
     "exploration": "no class hides its outcome, so there is nothing to let through",
     "label.review": "analysts answer yes or no, not by a class",
     "training.minimum_positives": "a label is a class: minimum_per_class says how many of each",
-    "training.small_model": _NO_SMALL,
+    "training.small_model": NO_SMALL,
     "training.hidden_outcomes": "no class hides its outcome",
     "training.pseudo_label_precision": "no class hides its outcome",
     "training.search": "trials are measured by one score of two outcomes",
@@ -170,7 +169,7 @@ NOT_OF_CLASSES: Final[Mapping[str, str]] = {
     "gates.average_precision_loss": "accuracy_loss compares classes",
     "gates.minimum_average_precision": "minimum_accuracy and minimum_macro_f1 stand for it",
     "gates.single_input_average_precision": "it measures one score of two outcomes",
-    "gates.small_model_lift": _NO_SMALL,
+    "gates.small_model_lift": NO_SMALL,
     "gates.alert_share_minimum": _NO_ALERTS,
     "gates.alert_share_maximum": _NO_ALERTS,
     "gates.alert_band_factor": _NO_ALERTS,

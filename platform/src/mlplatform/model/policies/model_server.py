@@ -15,7 +15,7 @@ from mlplatform.model.policies.serving import (
     ServingPolicy,
     is_address,
 )
-from mlplatform.model.policies.threshold_rules import Rule
+from mlplatform.model.policies.values import Rule
 from mlplatform.model.tensors.signature import Signature
 
 RESERVED: Final = ("mlplatform-onnx", "mlplatform-triton")

@@ -9,6 +9,7 @@ from mlplatform.model.policies.rollout import StopLimits
 from mlplatform.model.policies.training import GatePolicy, SmallModelPolicy, TrainingPolicy
 from mlplatform.model.policies.values import Count, Positive, Ratio, Share
 
+NO_SMALL: Final = "the small model is a scorecard of two outcomes"
 UNBOUNDED: Final = 1e9
 """Value of a limit that nothing reaches."""
 

@@ -16,7 +16,7 @@ from mlplatform.model.policies.decision_scale import (
     Quantity,
     ThresholdPolicy,
 )
-from mlplatform.model.policies.neutral import NeutralGates, NeutralStop, NeutralTraining
+from mlplatform.model.policies.neutral import NO_SMALL, NeutralGates, NeutralStop, NeutralTraining
 from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.model.policies.values import Count, Positive, Share
 
@@ -127,7 +127,6 @@ class RealRollout(RolloutPolicy, frozen=True, kw_only=True):
 
 _NO_PROBABILITY: Final = "a number is not a probability"
 _NO_ALERTS: Final = "the platform plans no share of alerts for numbers"
-_NO_SMALL: Final = "the small model is a scorecard of two outcomes"
 _BY_NUMBER: Final = "thresholds.scores says from which number on each outcome is given"
 _UNKNOWN: Final = "a request without a label is unknown, whatever was decided"
 _BY_ERROR: Final = "mae_rise, rmse_rise and quantile_loss_rise compare numbers"
@@ -141,7 +140,7 @@ NOT_OF_NUMBERS: Final[Mapping[str, str]] = {
     "exploration": "no outcome is hidden, so there is nothing to let through",
     "label.review": "analysts answer yes or no, not by a number",
     "training.minimum_positives": "a label is a number: minimum_labelled says how many of them",
-    "training.small_model": _NO_SMALL,
+    "training.small_model": NO_SMALL,
     "training.hidden_outcomes": _UNKNOWN,
     "training.pseudo_label_precision": _UNKNOWN,
     "training.search": "trials are measured by one score of two outcomes",
@@ -150,7 +149,7 @@ NOT_OF_NUMBERS: Final[Mapping[str, str]] = {
     "gates.average_precision_loss": "mae_loss compares numbers",
     "gates.minimum_average_precision": "maximum_mae stands for it",
     "gates.single_input_average_precision": "it measures one score of two outcomes",
-    "gates.small_model_lift": _NO_SMALL,
+    "gates.small_model_lift": NO_SMALL,
     "gates.calibration_error": f"{_NO_PROBABILITY}: maximum_bias bounds its mean error",
     "gates.alert_share_minimum": _NO_ALERTS,
     "gates.alert_share_maximum": _NO_ALERTS,

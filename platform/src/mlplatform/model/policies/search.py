@@ -7,11 +7,9 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from mlplatform.model.policies.values import Count, FieldName, Section
+from mlplatform.model.policies.values import Count, FieldName, Rule, Section
 from mlplatform.runtime.units import DAY_S
 
-Rule = tuple[bool, str, object, str]
-"""A rule, as in `model.consistency`."""
 Choice = Annotated[str, Meta(max_length=100)] | int | float | bool
 SearchMeasure = Literal["average_precision", "auc", "gini", "ks", "brier", "log_loss", "own"]
 OWN: Final = "own"

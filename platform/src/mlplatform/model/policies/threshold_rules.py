@@ -8,9 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from mlplatform.model.policies.decision_scale import DecisionPolicy, LabelCosts
 from mlplatform.model.policies.real import RealDecision
-
-Rule = tuple[bool, str, object, str]
-"""Whether a rule holds, the key that it is about, that key's value, and what is wanted there."""
+from mlplatform.model.policies.values import Rule
 
 
 def threshold_rules(decision: DecisionPolicy) -> Iterator[Rule]:

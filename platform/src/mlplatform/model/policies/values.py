@@ -1,4 +1,4 @@
-"""Types of values that sections of model.yaml share. No number is NaN."""
+"""Types of values that sections of model.yaml share, and of their rules. No number is NaN."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ Ratio = Annotated[float, Meta(ge=1)]
 ErrorShare = Annotated[float, Meta(gt=0, lt=0.5)]
 """Share of errors, more than 0: at 0 an interval is so wide that nothing is ever proven, and the
 test is switched off."""
+Rule = tuple[bool, str, object, str]
+"""Whether a rule holds, the key that it is about, that key's value, and what is wanted there."""
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mlplatform.model.rhythm import SCORE
+from mlplatform.observing.page.pictures.gates import TONES
 from mlplatform.observing.page.queries.plots import Plot, PlottedInterval, plot
 from mlplatform.rollouts.drift.incidents import FAULT, PERFORMANCE, Incident
 from mlplatform.rollouts.drift.retrain import MAX_CLAIMS
 
 MOST_CAUSES: Final = 3
-TONES = {"HEALTHY": "good", "UNHEALTHY": "bad"}
 HEALTH = {"HEALTHY": "as the profile", "UNHEALTHY": "drifted", "INCONCLUSIVE": "inconclusive"}
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from mlplatform.learning.features.pushes.gaps import StreamLoss, lost_values
 from mlplatform.learning.skew import last_pass
-from mlplatform.learning.skew.comparison import compare
+from mlplatform.learning.skew.comparison import SAMPLE, compare
 from mlplatform.learning.skew.last_pass import LastPass
 from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.model.features.views import external
@@ -22,7 +22,6 @@ from mlplatform.scoring import wiring as scoring_wiring
 
 FIRST_DAYS: Final = 7
 """Days before the end of the log that the first pass reads."""
-SAMPLE: Final = 2_000
 log = logging.getLogger(__name__)
 
 

@@ -16,11 +16,11 @@ from mlplatform.model.definition import dns_name
 from mlplatform.operations.compute.artifacts import Artifacts
 from mlplatform.operations.compute.jobs import Job, JobStatus, State, Work
 from mlplatform.rollouts.kubernetes.api import AlreadyThere, KubernetesApi, Object, Resource
+from mlplatform.rollouts.serving.manifest import MODEL_LABEL
 from mlplatform.runtime.errors import NotFound, Refused
 
 WORKFLOWS: Final = Resource("argoproj.io/v1alpha1", "workflows")
 DIGEST: Final = "mlplatform/job-digest"
-MODEL_LABEL: Final = "mlplatform/model"
 ITEMS_PARAMETER: Final = "items"
 SERVICE_ACCOUNT: Final = "mlplatform-jobs"
 POOLS: Final = "mlplatform-pools"

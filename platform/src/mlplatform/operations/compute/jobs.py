@@ -9,6 +9,7 @@ from typing import Final, Literal, Protocol
 
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.units import DAY_S
 
 Work = Literal["score", "fit"]
 """A program of `compute.work`."""
@@ -22,6 +23,8 @@ ITEMS: Final = "items"
 RESULT: Final = "result.json"
 """File of an item's outputs that is written last: its result, as one JSON object."""
 MAX_ITEMS: Final = 1000
+KEPT_S: Final = 7 * DAY_S
+"""Seconds after which an ended job is removed with its outputs."""
 TRACEPARENT: Final = "TRACEPARENT"
 """Environment variable of an item's process: the span in which the job was asked for.
 

@@ -21,7 +21,15 @@ from typing import IO, Final
 
 import msgspec
 
-from mlplatform.operations.compute.jobs import FINAL, ITEMS, RESULT, SHARED, TRACEPARENT, State
+from mlplatform.operations.compute.jobs import (
+    FINAL,
+    ITEMS,
+    KEPT_S,
+    RESULT,
+    SHARED,
+    TRACEPARENT,
+    State,
+)
 from mlplatform.operations.compute.local import (
     CANCEL_FILE,
     LOCK_FILE,
@@ -40,14 +48,11 @@ from mlplatform.runtime.processes.parent_death import ParentDeathPipe
 from mlplatform.runtime.processes.records import kill_group
 from mlplatform.runtime.storage.files import write_atomically
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
-from mlplatform.runtime.units import DAY_S
 
 log = logging.getLogger(__name__)
 log.addFilter(RateLimitFilter())
 
 POLL_S: Final = 0.25
-KEPT_S: Final = 7 * DAY_S
-"""Seconds after which an ended job is removed with its outputs."""
 REASON_BYTES: Final = 2000
 
 

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 
 from mlplatform.operations.supervisor.spec import ChildSpec
 from mlplatform.runtime.errors import Busy
-
-BACKLOG = 512
+from mlplatform.runtime.http.server import BACKLOG
 
 log = logging.getLogger(__name__)
 

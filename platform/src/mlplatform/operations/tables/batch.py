@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from mlplatform.operations.tables import locations, outputs, sources
 from mlplatform.operations.tables.locations import Bucket, Input, Output
 from mlplatform.operations.tables.outputs import MANIFEST, Results
 from mlplatform.operations.tables.partitions import (
+    Report,
     Work,
     agreed,
     carry_out,
@@ -31,7 +32,6 @@ from mlplatform.operations.tables.plan import (
     LEAST_ROWS,
     MOST_ROWS,
     PARTITION_ROWS,
-    Partition,
     Plan,
     is_complete,
     manifest,
@@ -65,9 +65,6 @@ class TableBatch:
     version: int | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     partition_rows: int = PARTITION_ROWS
-
-
-Report = Callable[[Partition], None]
 
 
 def score_table(platform: Platform, asked: TableBatch, report: Report) -> dict[str, Any]:

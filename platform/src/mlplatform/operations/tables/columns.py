@@ -7,27 +7,25 @@ from typing import Final
 
 import pyarrow as pa
 
-from mlplatform.learning.features.columns import ExpectedColumn, match_columns
+from mlplatform.learning.features.columns import INTEGERS, TIMES, ExpectedColumn, match_columns
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition
 from mlplatform.runtime.errors import InputInvalid
 
 ROW_ID: Final = "request_id"
-_INTEGERS: Final = (pa.int64(), pa.int32(), pa.int16(), pa.int8())
 _FLOATS: Final = (pa.float64(), pa.float32())
 _TEXTS: Final = (pa.string(), pa.large_string())
-_TIMES: Final = tuple(pa.timestamp(unit) for unit in ("us", "ns", "ms", "s"))
 _FIELDS: Final[Mapping[str, tuple[pa.DataType, ...]]] = {
-    "int64": (*_INTEGERS, *_FLOATS),  # whole numbers with gaps are written as floats
-    "float64": (*_FLOATS, *_INTEGERS),
+    "int64": (*INTEGERS, *_FLOATS),  # whole numbers with gaps are written as floats
+    "float64": (*_FLOATS, *INTEGERS),
     "string": _TEXTS,
-    "bool": (pa.bool_(), *_INTEGERS),
+    "bool": (pa.bool_(), *INTEGERS),
 }
 
 
 def column_types(definition: ModelDefinition) -> dict[str, tuple[pa.DataType, ...]]:
     """Column → accepted types; text is read as the first of them."""
     fields = {name: _FIELDS[field.type] for name, field in definition.request.items()}
-    return {ROW_ID: (*_TEXTS, *_INTEGERS), EVENT_TIME: _TIMES, **fields}
+    return {ROW_ID: (*_TEXTS, *INTEGERS), EVENT_TIME: TIMES, **fields}
 
 
 def expected_columns(definition: ModelDefinition) -> list[ExpectedColumn]:

@@ -6,17 +6,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import pyarrow as pa
 
 from mlplatform.learning.features.csv_files import CsvFiles
+from mlplatform.learning.features.input_files import CSV, PARQUET
 from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.operations.tables.columns import matched_columns
-
-PARQUET: Final = ".parquet"
-CSV: Final = ".csv"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol, assert_never
 
-from mlplatform.learning.features.input_files import MOST_FILE_BYTES, MOST_FILES
+from mlplatform.learning.features.input_files import CSV, MOST_FILE_BYTES, MOST_FILES, PARQUET
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.operations.tables.input_files import CSV, PARQUET, check_columns, is_table
+from mlplatform.operations.tables.input_files import check_columns, is_table
 from mlplatform.operations.tables.locations import Bucket, Input, Table
 from mlplatform.operations.tables.plan import InputFile
 from mlplatform.operations.tables.postgres_table import export

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired, TypedDict
 
+from mlplatform.model.policies.decision_scale import Task
+
 Role = Literal["shadow", "canary", "champion"]
-Task = Literal["binary", "classes", "real"]
 Values = list[bool | float | str]
 
 

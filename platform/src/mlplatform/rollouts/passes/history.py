@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from mlplatform.decisions.records.draws import logged_draws
 from mlplatform.decisions.records.port import DecisionLog, Span
-from mlplatform.decisions.records.record import ASSIGNED, Kind
+from mlplatform.decisions.records.record import ANSWERED, ASSIGNED
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.rollouts.passes.observe import waited_ms
 from mlplatform.rollouts.verdicts.facts import (
@@ -43,7 +43,6 @@ PACES: Final = 24
 """The number of stretches of the last day in which the pace of event time is measured."""
 LIVE: Final = (0.8, 1.25)
 """Range of paces (hours of event time in an hour of wall time) that count as a live clock."""
-KINDS: Final[tuple[Kind, ...]] = ("decision", "inference")
 
 
 def read_profile(
@@ -102,7 +101,7 @@ def _newest(log: DecisionLog, model: str, from_ms: int, now_ms: int) -> tuple[fl
     for hours in (NEWEST_H, 24.0, (now_ms - from_ms) / HOUR_MS):
         start = max(now_ms - round(hours * HOUR_MS), from_ms)
         span = Span(
-            model=model, kinds=KINDS, from_ms=start, to_ms=now_ms, limit=MOST_REQUESTS,
+            model=model, kinds=ANSWERED, from_ms=start, to_ms=now_ms, limit=MOST_REQUESTS,
             columns=("event_ms", "recorded_ms"),
         )  # fmt: skip
         event_ms, recorded_ms = (c.to_numpy() for c in log.read(span).columns)
@@ -125,7 +124,7 @@ def _usual_pace(log: DecisionLog, model: str, days: tuple[int, int], rate_h: flo
     found = []
     for start in np.linspace(from_ms, now_ms - long_ms, PACES).astype(np.int64).tolist():
         span = Span(
-            model=model, kinds=KINDS, from_ms=start, to_ms=start + long_ms,
+            model=model, kinds=ANSWERED, from_ms=start, to_ms=start + long_ms,
             columns=("event_ms", "recorded_ms"),
         )  # fmt: skip
         pace = _pace(*(c.to_numpy() for c in log.read(span).columns))
@@ -167,7 +166,7 @@ def _slice(
     log: DecisionLog, definition: ModelDefinition, piece: tuple[int, int], within_us: float
 ) -> Slice:
     model, (start, end) = definition.name, piece
-    span = Span(model=model, kinds=KINDS, from_ms=start, to_ms=end, columns=COLUMNS)
+    span = Span(model=model, kinds=ANSWERED, from_ms=start, to_ms=end, columns=COLUMNS)
     rows = log.read(span)
     rows = rows.filter(rows["unit"].is_valid())
     rows = rows.filter(pc.field("arm").isin(ASSIGNED))

@@ -16,6 +16,7 @@ from mlplatform.model.inputs import segment_sources
 from mlplatform.model.policies.rollout import CanaryStep, RolloutPolicy, ShadowStep
 from mlplatform.model.routes import Routes
 from mlplatform.rollouts.cache.pair_cache import shadow_outcomes
+from mlplatform.rollouts.journal.basis_evidence import Role
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.passes.count_cache import count
 from mlplatform.rollouts.passes.plan import (
@@ -30,7 +31,7 @@ from mlplatform.rollouts.passes.raw_callers import unrouted_reason
 from mlplatform.rollouts.serving.plane import ServingPlane
 from mlplatform.rollouts.verdicts.basis import Basis, OutcomeBasis, outcome_gates, verdict
 from mlplatform.rollouts.verdicts.comparison import SegmentStep, most_gates_of_a_phase
-from mlplatform.rollouts.verdicts.facts import Role, Subject
+from mlplatform.rollouts.verdicts.facts import Subject
 from mlplatform.rollouts.verdicts.judgement import GateLimits, Judgement, Sources, StepPolicy
 from mlplatform.rollouts.verdicts.speed import IMMATERIAL_SHARE
 from mlplatform.rollouts.verdicts.verdict import ALIKE, Bound, Errors, Gate, Prediction

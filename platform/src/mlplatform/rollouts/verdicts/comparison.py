@@ -19,8 +19,8 @@ from typing import Final, get_args
 from mlplatform.model.policies.decision_scale import Task
 from mlplatform.model.policies.rollout import StopLimits, Tolerance
 from mlplatform.model.policies.segments import SegmentLimits
+from mlplatform.rollouts.journal.basis_evidence import Role
 from mlplatform.rollouts.verdicts.aggregates import Aggregates
-from mlplatform.rollouts.verdicts.facts import Role
 from mlplatform.rollouts.verdicts.speed import latency_gate, utilisation_gate
 from mlplatform.rollouts.verdicts.statistics import (
     ClusterSums,

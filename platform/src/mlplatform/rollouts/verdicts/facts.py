@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,7 @@ from mlplatform.decisions.records.record import ARM_FAILURES, ASSIGNED, FEATURES
 from mlplatform.model.oip import OWN_FAILURES
 from mlplatform.model.policies.decision_scale import EARLIER, DecisionScale
 from mlplatform.model.policies.segments import SegmentSource
-
-Role = Literal["shadow", "canary", "champion"]
+from mlplatform.rollouts.journal.basis_evidence import Role
 
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]

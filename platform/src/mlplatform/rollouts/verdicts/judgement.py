@@ -16,12 +16,12 @@ from dataclasses import dataclass
 
 from mlplatform.decisions.records.port import Watermark
 from mlplatform.model.policies.rollout import StopLimits, Tolerance
+from mlplatform.rollouts.journal.basis_evidence import Role
 from mlplatform.rollouts.journal.evidence import Evidence, GateEvidence, Verdict
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.verdicts.aggregates import ARMS, Aggregates
 from mlplatform.rollouts.verdicts.comparison import Requirements, SegmentStep, comparisons
 from mlplatform.rollouts.verdicts.completeness import behind, unlogged_gateways
-from mlplatform.rollouts.verdicts.facts import Role
 from mlplatform.rollouts.verdicts.statistics import sample_ratio_p_value, share_difference
 from mlplatform.rollouts.verdicts.verdict import (
     Errors,

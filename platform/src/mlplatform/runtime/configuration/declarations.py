@@ -96,7 +96,7 @@ GROUPS: Final = (
                 "stop; sign in with name and key, or only to look with `run/page.token`"),
         Setting("MLFLOW_PORT", kinds.PORT, "5000", ("mlflow", _UP, "page", *_WORK),
                 "registry; its token of this start is in `run/mlflow.token`"),
-        Setting("CLOCK", kinds.Clock,
+        Setting("CLOCK", kinds.ClockMode,
                 "system", ("gateway", "exporter", "flows", "flow-deployments", "page", _UP, *_WORK),
                 "`replay`: event time is that of the recorded traffic"),
         Setting("JOB_PROCESSES", number(0, 64, "processes of jobs"), "1", (_UP, *_WORK),

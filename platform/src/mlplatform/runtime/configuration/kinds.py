@@ -17,7 +17,7 @@ from msgspec import Meta
 from mlplatform.runtime.configuration.installed_models import installed_models
 
 Profile = Literal["embedded", "cluster"]
-Clock = Literal["system", "replay"]
+ClockMode = Literal["system", "replay"]
 Durability = Literal["process", "disk"]
 Level = Literal["debug", "info", "warning"]
 

@@ -20,7 +20,7 @@ from mlplatform.runtime.configuration.identity_provider import IdentityProvider
 from mlplatform.runtime.configuration.issuer import Issuer
 from mlplatform.runtime.configuration.kinds import (
     NO_FOLDERS,
-    Clock,
+    ClockMode,
     Durability,
     Folders,
     Level,
@@ -286,7 +286,7 @@ class Settings:
     """
 
     home: Home
-    clock: Clock
+    clock: ClockMode
     gateway_port: int
     prefect_port: int
     mlflow_port: int

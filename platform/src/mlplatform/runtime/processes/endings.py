@@ -11,8 +11,8 @@ from typing import Final
 
 import psutil
 
-_CGROUPS: Final = Path("/sys/fs/cgroup")
-_OWN_CGROUP: Final = Path("/proc/self/cgroup")
+from mlplatform.runtime.processes.memory import CGROUPS, OWN_CGROUP
+
 _KERNEL: Final = Path("/proc/vmstat")
 _TAIL_BYTES: Final = 4096
 _MEMORY_ERROR: Final = re.compile(rb"^(?:[\w.]*\.)?\w*MemoryError\b", re.MULTILINE)
@@ -42,9 +42,9 @@ def memory_kills() -> int | None:
     """The number of processes that the kernel has killed for memory, in this control group or else
     in all; None if unknown."""
     with suppress(OSError, ValueError):
-        for line in _OWN_CGROUP.read_text().splitlines():
+        for line in OWN_CGROUP.read_text().splitlines():
             if line.startswith("0::/"):
-                own = _CGROUPS / line.removeprefix("0::/") / "memory.events"
+                own = CGROUPS / line.removeprefix("0::/") / "memory.events"
                 if own.exists():
                     return _kill_count(own.read_text())
     with suppress(OSError, ValueError):

@@ -7,9 +7,10 @@ import subprocess
 import sys
 from typing import Final
 
+from mlplatform.runtime.configuration.declarations import PREFIX
+
 LIMIT_S: Final = 180.0
 MOST_LINES: Final = 12
-_SETTINGS: Final = "MLPLATFORM_"
 
 
 def run_error(*words: str, settings: dict[str, str] | None = None) -> str | None:
@@ -21,7 +22,7 @@ def run_error(*words: str, settings: dict[str, str] | None = None) -> str | None
     Raises:
         TimeoutError: the process took more than LIMIT_S, and was ended.
     """
-    others = {name: v for name, v in os.environ.items() if not name.startswith(_SETTINGS)}
+    others = {name: v for name, v in os.environ.items() if not name.startswith(PREFIX)}
     try:
         done = subprocess.run(
             [sys.executable, "-P", *words],

@@ -8,8 +8,8 @@ from typing import Final
 
 import psutil
 
-_CGROUPS: Final = Path("/sys/fs/cgroup")
-_OWN_CGROUP: Final = Path("/proc/self/cgroup")
+CGROUPS: Final = Path("/sys/fs/cgroup")
+OWN_CGROUP: Final = Path("/proc/self/cgroup")
 
 
 def memory_bytes() -> int:
@@ -35,11 +35,11 @@ def _groups() -> list[tuple[int, int]]:
     """Control groups of this process that have a limit: the limit, and the bytes held."""
     found = []
     with suppress(OSError, ValueError):
-        for line in _OWN_CGROUP.read_text().splitlines():
+        for line in OWN_CGROUP.read_text().splitlines():
             if line.startswith("0::/"):
-                own = _CGROUPS / line.removeprefix("0::/")
+                own = CGROUPS / line.removeprefix("0::/")
                 for folder in (own, *own.parents):
-                    if not folder.is_relative_to(_CGROUPS):
+                    if not folder.is_relative_to(CGROUPS):
                         break
                     if (limit := _limit(folder / "memory.max")) is not None:
                         found.append((limit, _held_bytes(folder / "memory.stat")))

@@ -8,15 +8,11 @@ from typing import Final
 from mlplatform.runtime.storage.addresses import Address
 from mlplatform.runtime.storage.redis import client, translated
 from mlplatform.scoring.admission.bucket import Take, TokenGrant
-from mlplatform.scoring.admission.clients import MAX_REFILL_S
+from mlplatform.scoring.admission.store import FORGET_AFTER_MS
 
 PREFIX: Final = "{mlplatform:buckets}:"
 """Prefix of keys. Its braces put all buckets into one slot of a cluster, because one script works
 on several."""
-
-FORGET_AFTER_MS: Final = 2 * MAX_REFILL_S * 1000
-"""Life of a bucket without requests in milliseconds. It is full long before, and a missing bucket
-counts as full."""
 
 _TAKE: Final = """
 local now, forget, given = tonumber(ARGV[1]), ARGV[2], {}

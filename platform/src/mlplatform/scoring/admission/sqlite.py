@@ -13,12 +13,11 @@ from mlplatform.runtime.errors import NotFound, Refused, Unavailable
 from mlplatform.runtime.storage.sql import Schema
 from mlplatform.runtime.storage.sqlite import connect, transaction
 from mlplatform.scoring.admission.bucket import Level, Take, TokenGrant, full, take_tokens
-from mlplatform.scoring.admission.clients import MAX_REFILL_S, Key
+from mlplatform.scoring.admission.clients import Key
 from mlplatform.scoring.admission.key_rows import COLUMNS
 from mlplatform.scoring.admission.key_rows import key as key_of
 from mlplatform.scoring.admission.key_rows import row as row_of
-
-FORGET_AFTER_MS = 2 * MAX_REFILL_S * 1000
+from mlplatform.scoring.admission.store import FORGET_AFTER_MS
 
 SCHEMA = Schema(
     "admission",

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from mlplatform.scoring.admission.bucket import Take, TokenGrant
-from mlplatform.scoring.admission.clients import Key
+from mlplatform.scoring.admission.clients import MAX_REFILL_S, Key
+
+FORGET_AFTER_MS: Final = 2 * MAX_REFILL_S * 1000
+"""Life of a bucket without requests in milliseconds. It is full long before, and a missing bucket
+counts as full."""
 
 
 class Keys(Protocol):

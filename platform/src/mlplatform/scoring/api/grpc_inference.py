@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.api.grpc_calls import Answer, Call, model_of, parsed
@@ -14,8 +14,6 @@ from mlplatform.scoring.predictor.protocol import DATATYPE, OUTPUT, RequestRefus
 from mlplatform.scoring.protos import open_inference_pb2 as pb
 from mlplatform.scoring.request.raw_calls import PARAMETER, infer, problem_of, target_of
 from mlplatform.scoring.request.scoring import Scoring
-
-SERVICE: Final = "inference.GRPCInferenceService"
 
 
 def answers(models: Mapping[str, Scoring], health: Health) -> dict[str, Answer]:

@@ -18,13 +18,14 @@ from mlplatform.scoring.api import grpc_health, grpc_inference, grpc_reflection,
 from mlplatform.scoring.api.grpc_calls import handlers
 from mlplatform.scoring.api.grpc_health import HealthService
 from mlplatform.scoring.api.probes import Health
+from mlplatform.scoring.predictor.grpc_server import SERVICE as INFERENCE
 from mlplatform.scoring.predictor.grpc_server import options
 from mlplatform.scoring.request.metrics import Metrics
 from mlplatform.scoring.request.scoring import Scoring
 from mlplatform.scoring.request.spans import Traces
 
 DRAIN_S: Final = 10.0
-SERVICES: Final = (grpc_scoring.SERVICE, grpc_inference.SERVICE)
+SERVICES: Final = (grpc_scoring.SERVICE, INFERENCE)
 
 
 class GrpcListener:
@@ -56,7 +57,7 @@ class GrpcListener:
         reflected = grpc_reflection.answers((*SERVICES, grpc_health.SERVICE))
         self._handlers = (
             made(grpc_scoring.SERVICE, grpc_scoring.answers(models)),
-            made(grpc_inference.SERVICE, grpc_inference.answers(models, health)),
+            made(INFERENCE, grpc_inference.answers(models, health)),
             made(grpc_health.SERVICE, self._health.answers(), notices=self._health.notices()),
             *(made(service, reflected, streams=True) for service in grpc_reflection.SERVICES),
         )

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from mlplatform.model import oip
 from mlplatform.model.tensors.named_tensors import (
     MATRIX,
     NamedTensors,
@@ -24,7 +25,7 @@ from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import PlatformError
 
 INPUT: Final = MATRIX
-OUTPUT: Final = "scores"
+OUTPUT: Final = oip.OUTPUT
 DATATYPE: Final = "FP32"
 FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"

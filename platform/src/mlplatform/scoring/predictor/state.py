@@ -7,7 +7,7 @@ from typing import Final
 
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.runtime.units import MIB
-from mlplatform.scoring.predictor.batching import BatchLimits, ScoreQueue
+from mlplatform.scoring.predictor.batching import RETRY_AFTER_S, BatchLimits, ScoreQueue
 from mlplatform.scoring.predictor.metrics import Metrics
 from mlplatform.scoring.predictor.model import Model
 from mlplatform.scoring.predictor.protocol import RequestRefused
@@ -16,7 +16,6 @@ SERVER_NAME: Final = "mlplatform-predictor"
 PROTOCOL_VERSION: Final = "2"
 PLATFORM: Final = "onnxruntime_onnx"
 MAX_BODY_BYTES: Final = MIB
-RETRY_AFTER_S: Final = 1
 
 
 class Predictor:

@@ -11,7 +11,7 @@ from msgspec import Meta
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.learning.features.pushes.journal import PushedRow
 from mlplatform.model.definition import RequestField, dns_name
-from mlplatform.model.features.views import FeatureView, ValueType
+from mlplatform.model.features.views import MOST_WHOLE, FeatureView, ValueType
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.request.payloads import (
     MAX_ITEMS,
@@ -21,8 +21,6 @@ from mlplatform.scoring.request.payloads import (
     field_type,
 )
 
-MOST_WHOLE: Final = 2**53
-"""Largest whole number that is exact as a float, which is what a model reads."""
 SKEW_S: Final = 30
 """Seconds by which clocks of a topic's producers may be ahead, as for token issuers."""
 _VALUES: Final[Mapping[ValueType, Any]] = {

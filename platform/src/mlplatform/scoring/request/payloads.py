@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField, dns_name
+from mlplatform.runtime.clock import LAST_MS
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.request.body_errors import body_problem
 from mlplatform.scoring.request.duplicate_keys import (
@@ -27,8 +28,7 @@ MAX_TEXT = 1024
 MAX_KEY = 255
 MAX_LISTED = 20
 INT64 = 2**63
-YEAR_9999_MS = 253_402_300_799_999
-EventTime = Annotated[int, Meta(ge=0, le=YEAR_9999_MS)] | Annotated[datetime, Meta(tz=True)]
+EventTime = Annotated[int, Meta(ge=0, le=LAST_MS)] | Annotated[datetime, Meta(tz=True)]
 Key = Annotated[str, Meta(min_length=1, max_length=MAX_KEY, pattern=r"^[\x21-\x7e]*$")]
 
 _KEY = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_KEY)
@@ -205,7 +205,7 @@ def epoch_ms(value: int | datetime) -> int:
     if isinstance(value, int):
         return value
     event_ms = round(value.timestamp() * 1000)
-    if not 0 <= event_ms <= YEAR_9999_MS:
+    if not 0 <= event_ms <= LAST_MS:
         detail = f"{EVENT_TIME} must be from 1970 to 9999, in UTC"
         raise Problem(422, "invalid-field", detail, field=EVENT_TIME)
     return event_ms

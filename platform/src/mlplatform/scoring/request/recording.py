@@ -24,6 +24,7 @@ from mlplatform.runtime.errors import PlatformError, Unavailable
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 from mlplatform.scoring.predictor_client.deadlines import Deadlines
+from mlplatform.scoring.predictor_client.predictor import STALL_S
 
 WAIT_S = 2.0
 """Seconds for which a record without a deadline is waited for: a label, a void, a copy."""
@@ -32,10 +33,6 @@ BEYOND_S = 0.01
 """Seconds beyond its deadline for which an answer waits for its record. Most records that are late
 come within a few milliseconds, and a recorded decision is worth more than a refusal. The wait also
 lasts so long from the time when the record was handed in, or when this process was itself held
-up."""
-
-STALL_S = 0.005
-"""Seconds. A wait whose end is noticed this much too late shows that this process was itself held
 up."""
 
 UNLOGGED_KEPT = 4096

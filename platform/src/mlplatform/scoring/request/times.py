@@ -7,8 +7,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Literal
 
+from mlplatform.runtime.configuration.kinds import ClockMode
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.units import DAY_MS, HOUR_MS, MINUTE_MS
 
@@ -22,8 +22,6 @@ SETTLED_S = 2.0
 REPLAY_BEHIND_MS = HOUR_MS
 REPLAY_AHEAD_MS = 48 * HOUR_MS
 REPLAY_ARRIVAL_BEHIND_MS = 7 * DAY_MS
-
-ClockMode = Literal["system", "replay"]
 
 
 class EventTimes:

@@ -10,27 +10,24 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mlplatform.learning.features.columns import INTEGERS, MOST_NAMED
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
 from mlplatform.learning.features.rows import is_missing, pseudonyms, value_problem, within_bounds
 from mlplatform.model.definition import ModelDefinition, RequestField
-from mlplatform.model.features.views import FeatureView, ValueType
+from mlplatform.model.features.views import MOST_WHOLE, FeatureView, ValueType
 from mlplatform.runtime.errors import InputInvalid
 
-MOST_WHOLE: Final = 2**53
-"""Largest whole number that is exact as a float, which is what a model reads."""
 LAST_S: Final = 2**33
 """Latest accepted time in seconds of the epoch, in the year 2242; later times are mistakes."""
-MOST_NAMED: Final = 20
 UNITS: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 VALUES: Final[Mapping[ValueType, pa.DataType]] = {
     "float64": pa.float64(),
     "int64": pa.int64(),
     "bool": pa.bool_(),
 }
-_INTEGERS: Final = (pa.int64(), pa.int32(), pa.int16(), pa.int8())
 _TAKEN: Final[Mapping[str, tuple[pa.DataType, ...]]] = {
-    "float64": (pa.float64(), pa.float32(), *_INTEGERS),
-    "int64": _INTEGERS,
+    "float64": (pa.float64(), pa.float32(), *INTEGERS),
+    "int64": INTEGERS,
     "bool": (pa.bool_(),),
     "string": (pa.string(), pa.large_string()),
     "time": tuple(pa.timestamp(unit) for unit in ("us", "ns", "ms", "s")),

@@ -10,11 +10,10 @@ import pyarrow as pa
 
 from mlplatform.learning.features.csv_files import CsvFiles
 from mlplatform.learning.features.external.columns import ExternalColumns
+from mlplatform.learning.features.input_files import CSV, PARQUET
 from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.runtime.errors import InputInvalid
 
-PARQUET: Final = ".parquet"
-CSV: Final = ".csv"
 _IN_CSV: Final[Mapping[str, pa.DataType]] = {
     "float64": pa.float64(),
     "int64": pa.int64(),

@@ -14,16 +14,16 @@ from typing import Any, Final
 
 import msgspec
 
+from mlplatform.learning.features.feast_values import INT64, STRING
+from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
 from mlplatform.model.features.views import FeatureField, FeatureView, KeyType, ValueType
 from mlplatform.model.windows.declaration import EntityWindows, Window
 
 SCHEMA: Final = "1"
-INT64: Final = 4
-KEYS: Final[Mapping[KeyType, int]] = {"int64": INT64, "string": 2}
+KEYS: Final[Mapping[KeyType, int]] = {"int64": INT64, "string": STRING}
 TYPES: Final[Mapping[ValueType, int]] = {"float64": 5, "int64": INT64, "bool": 7}
 BATCH_FILE: Final = 1
 FILE_SOURCE: Final = "feast.infra.offline_stores.file_source.FileSource"
-EVENT_TIMESTAMP, CREATED = "event_timestamp", "created"
 WINDOWS: Final = "windows"
 """The tag of a view whose features are real-time windows, which are counted when they are read."""
 COUNTED: Final = "Real-time windows: counted from their tiles at each read, as of then."

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mlplatform.observing.page.people.roles import Roles
+from mlplatform.observing.page.people.roles import SUBJECT, Roles
 from mlplatform.rollouts.journal.state import appearances
 from mlplatform.rollouts.journal.transitions import ProvenIdentity
 from mlplatform.runtime.configuration.identity_provider import IdentityProvider
@@ -22,7 +22,6 @@ MOST_GROUPS: Final = 2_000
 MOST_NAMED: Final = 20
 """Most groups that a refusal names."""
 MOST_OF_A_NAME: Final = 80
-_SUBJECT: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}(@[a-z0-9][a-z0-9.-]{0,63})?")
 """Pattern of a client's name, with a domain if the provider gives one; no other name has an `@`."""
 _OTHER_NAMES: Final = ("preferred_username", "email", "name", "nickname")
@@ -70,7 +69,7 @@ def person(claims: Mapping[str, Any], provider: IdentityProvider, roles: Roles) 
             and what is wanted.
     """
     subject = claims.get("sub")
-    if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):
+    if not isinstance(subject, str) or not SUBJECT.fullmatch(subject):
         raise Refused("the token names no subject: its claim sub is not a text in ASCII")
     name = roles.people.get(subject)
     is_mapped = name is not None

@@ -27,7 +27,8 @@ VARIABLE: Final = f"{PREFIX}SIGN_IN_ROLES"
 MOST_GROUPS: Final = 500
 MOST_PEOPLE: Final = 5_000
 MOST_CHARACTERS: Final = 256
-_SUBJECT: Final = re.compile(r"[\x20-\x7e]{1,255}")
+SUBJECT: Final = re.compile(r"[\x20-\x7e]{1,255}")
+"""Pattern of a subject: a person's identifier at the provider."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def _is_of_people(scope: object) -> bool:
 
 def _of_people(people: Mapping[object, object]) -> Iterator[str]:
     for subject, name in people.items():
-        if not _SUBJECT.fullmatch(str(subject)):
+        if not SUBJECT.fullmatch(str(subject)):
             yield f"people has {str(subject)[:40]!r}; wanted: a subject, 1 to 255 of ASCII"
         try:
             check_client(name if isinstance(name, str) else "")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlplatform.decisions.records.record import trace_of
+from mlplatform.decisions.records.record import ANSWERED, trace_of
 from mlplatform.model.policies.decision_scale import SCORE_WORDS, DecisionScale
 from mlplatform.observing.page.pictures.scales import NONE, probability
 from mlplatform.operations.review.opinions import opinion
@@ -108,7 +108,7 @@ def record(found: Mapping[str, Any], scale: DecisionScale | None) -> RecordDetai
     """
     payload = found["payload"] if isinstance(found["payload"], Mapping) else {}
     fields = tuple((k, v) for k, v in found.items() if v is not None and k != "payload")
-    decided = found["kind"] in ("decision", "inference")
+    decided = found["kind"] in ANSWERED
     return RecordDetail(
         kind=found["kind"],
         model=found["model"],
@@ -205,7 +205,7 @@ class DecisionDetail:
 
 def decision(records: Sequence[RecordDetail]) -> DecisionDetail:
     """The details of one decision, from its records."""
-    decided = [r for r in records if r.kind in ("decision", "inference")]
+    decided = [r for r in records if r.kind in ANSWERED]
     copies = [r for r in records if r.kind == "shadow"]
     later = sorted((r for r in records if r.kind in _LATER), key=lambda r: r.event_ms)
     return DecisionDetail(

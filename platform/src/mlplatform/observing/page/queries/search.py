@@ -15,11 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mlplatform.decisions.records.port import Span
-from mlplatform.decisions.records.record import Kind
+from mlplatform.decisions.records.record import ANSWERED
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.units import HOUR_MS, MINUTE_MS
 
-KINDS: Final[tuple[Kind, ...]] = ("decision", "inference")
 SHOWN: Final = (
     *("writer", "seq", "kind", "decision_id", "model", "event_ms", "recorded_ms", "generation"),
     *("arm", "answered_by", "version", "score", "decision", "degraded", "degraded_reason"),
@@ -205,8 +204,8 @@ def _window(
     limit = None if width <= LEAST_WIDTH_MS else MOST_OF_WINDOW
     table = read(
         Span(
-            model=asked.model, kinds=KINDS, from_ms=start, to_ms=end, unit=asked.unit, limit=limit,
-            columns=READ,
+            model=asked.model, kinds=ANSWERED, from_ms=start, to_ms=end, unit=asked.unit,
+            limit=limit, columns=READ,
         )
     )  # fmt: skip
     if limit is None or len(table) < limit:
