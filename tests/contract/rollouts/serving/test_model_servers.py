@@ -331,7 +331,7 @@ async def test_one_machine_follows_an_address(
     name = service_of(bundle)
     assert plane.status(name).reason == "waits for the supervisor to start it"
     store = StatusStore(home.serving)
-    server = AddressedServer(read(manifest), home.bundles / bundle.digest, store.say)
+    server = AddressedServer(read(manifest), home.bundles / bundle.digest, store.write)
     await asyncio.to_thread(until, lambda: plane.status(name), lambda s: s.ready)
     assert plane.endpoint(name) == url
 

@@ -31,7 +31,7 @@ from mlplatform.operations.actions.last_results import (
     last,
     undecided_since,
 )
-from mlplatform.operations.actions.outcomes import outcomes, together
+from mlplatform.operations.actions.outcomes import outcomes, total
 from mlplatform.rollouts.drift.incidents import Change, Incident, IncidentFinding
 from mlplatform.rollouts.events.positions import Position, Progress
 from mlplatform.rollouts.events.stream import Backlog, Lag
@@ -313,8 +313,8 @@ def test_a_home_that_is_gone_has_no_room_to_show_and_is_counted(tmp_path: Path) 
 
 def test_windows_together_are_their_sums_and_the_newest_label() -> None:
     one, none = Outcomes(4, 2, 2, 1, 1, 7), Outcomes(3, 0, 1, 0, 0, None)
-    assert together([one, none]) == Outcomes(7, 2, 3, 1, 1, 7)
-    assert together([none]).newest_label_ms is None
+    assert total([one, none]) == Outcomes(7, 2, 3, 1, 1, 7)
+    assert total([none]).newest_label_ms is None
 
 
 def test_a_figure_that_cannot_be_kept_fails_no_pass(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from mlplatform.operations.prefect_server.prefect_requests import (
     DUE_WITHIN_S,
     MOST_DEPTH,
     Start,
-    Wrong,
+    StartRefusal,
     form_values,
     is_cancelling,
 )
@@ -26,11 +26,11 @@ PARAMETERS = {"model": "fraud", "actor": "ana", "reason": "weekly"}
 started = functools.partial(prefect_requests.run_start, now_s=NOW_S)
 
 
-def _start(**body: Any) -> Start | Wrong:
+def _start(**body: Any) -> Start | StartRefusal:
     return started({"parameters": PARAMETERS, **body}, flow="retrain", model="fraud", person="ana")
 
 
-def _parameters(taken: Start | Wrong) -> Any:
+def _parameters(taken: Start | StartRefusal) -> Any:
     assert isinstance(taken, Start)
     return taken.body["parameters"]
 
@@ -45,7 +45,7 @@ def test_prefect_is_told_to_hold_parameters_to_their_schema() -> None:
 def test_a_person_answers_no_drift_incident(given: dict[str, Any]) -> None:
     """A run that fails its gates would close the claim of the one that a check asked for."""
     taken = _start(parameters={**PARAMETERS, **given})
-    assert taken == Wrong(f"{next(iter(given))}: only a drift check answers an incident")
+    assert taken == StartRefusal(f"{next(iter(given))}: only a drift check answers an incident")
     of_forms = {"incident": None, "claim": 0, "traceparent": ""}
     assert isinstance(_start(parameters={**PARAMETERS, **of_forms}), Start)
 
@@ -57,7 +57,7 @@ def test_a_person_starts_runs_in_their_own_name() -> None:
     )
     assert _parameters(nameless)["actor"] == "ana"
     other = started({"parameters": PARAMETERS}, flow="retrain", model="fraud", person="bo")
-    assert isinstance(other, Wrong)
+    assert isinstance(other, StartRefusal)
     assert "give your own name" in other.reason
 
 
@@ -84,7 +84,7 @@ def test_a_flow_without_an_actor_gets_none() -> None:
     ],
 )
 def test_nothing_about_where_or_how_it_runs_is_taken(body: dict[str, Any]) -> None:
-    assert isinstance(_start(**body), Wrong)
+    assert isinstance(_start(**body), StartRefusal)
 
 
 def test_what_prefects_own_form_sends_besides_is_left_out() -> None:
@@ -114,7 +114,7 @@ def test_a_run_may_be_due_later() -> None:
 )
 def test_a_run_is_not_due_long_after_its_starter_may_have_lost_the_right(when: object) -> None:
     """A key that is revoked does not end the runs that it has started."""
-    assert isinstance(_start(state=due(when)), Wrong)
+    assert isinstance(_start(state=due(when)), StartRefusal)
     of_the_operator = {"parameters": PARAMETERS, "state": due(when)}
     free = started(of_the_operator, flow="retrain", model="fraud", person=None)
     assert isinstance(free, Start)
@@ -127,23 +127,23 @@ def test_a_run_is_not_due_long_after_its_starter_may_have_lost_the_right(when: o
 def test_what_stops_things_or_promotes_at_once_begins_now(
     flow: str, parameters: dict[str, Any]
 ) -> None:
-    def asked(ahead_s: float) -> Start | Wrong:
+    def asked(ahead_s: float) -> Start | StartRefusal:
         body = {"parameters": parameters, "state": due(at(ahead_s))}
         return started(body, flow=flow, model="fraud", person="ana")
 
     assert isinstance(asked(AT_ONCE_S), Start)
-    assert isinstance(asked(AT_ONCE_S + 1), Wrong)
+    assert isinstance(asked(AT_ONCE_S + 1), StartRefusal)
 
 
 def test_nobody_asks_for_an_approval_but_a_pass() -> None:
     assert isinstance(
-        started({"parameters": {}}, flow="approval", model="fraud", person=None), Wrong
+        started({"parameters": {}}, flow="approval", model="fraud", person=None), StartRefusal
     )
 
 
 @pytest.mark.parametrize("body", [None, [], "x", 3])
 def test_a_body_that_is_no_object_is_refused(body: object) -> None:
-    assert isinstance(started(body, flow="retrain", model="fraud", person="ana"), Wrong)
+    assert isinstance(started(body, flow="retrain", model="fraud", person="ana"), StartRefusal)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_state_is_set_to_end_a_run_alone(body: object, wanted: bool) -> None:
 def test_a_run_is_about_the_model_of_its_deployment(person: str | None, model: object) -> None:
     asked = {"parameters": PARAMETERS | {"model": model}}
     taken = started(asked, flow="retrain", model="fraud", person=person)
-    assert isinstance(taken, Wrong)
+    assert isinstance(taken, StartRefusal)
     assert "the deployment is of fraud" in taken.reason
 
 
@@ -195,8 +195,8 @@ for _ in range(MOST_DEPTH + 2):
 @pytest.mark.parametrize("person", ["ana", None])
 def test_what_was_checked_is_what_runs(parameters: dict[str, Any], person: str | None) -> None:
     asked = {"parameters": parameters}
-    assert isinstance(started(asked, flow="retrain", model="fraud", person=person), Wrong)
-    assert isinstance(form_values({"run_input": parameters}, person=person), Wrong)
+    assert isinstance(started(asked, flow="retrain", model="fraud", person=person), StartRefusal)
+    assert isinstance(form_values({"run_input": parameters}, person=person), StartRefusal)
 
 
 def test_an_answer_is_a_forms_values_alone() -> None:
@@ -204,12 +204,12 @@ def test_an_answer_is_a_forms_values_alone() -> None:
     taken = form_values({"run_input": form, "other": 1}, person="bo")
     assert isinstance(taken, Start)
     assert taken.body == {"run_input": form}
-    assert isinstance(form_values({}, person="bo"), Wrong)
+    assert isinstance(form_values({}, person="bo"), StartRefusal)
 
 
 @pytest.mark.parametrize("code", ["ana:1:2:A", "bob:1:2:A", "", "Chief Risk Officer:1:A", None, 3])
 def test_a_person_answers_with_a_code_of_their_own(code: object) -> None:
     form = {"decision": "approve", "code": code, "reason": "read it"}
     taken = form_values({"run_input": form}, person="bo")
-    assert taken == Wrong("the code is not one of bo: give your own")
+    assert taken == StartRefusal("the code is not one of bo: give your own")
     assert isinstance(form_values({"run_input": form}, person=None), Start)
