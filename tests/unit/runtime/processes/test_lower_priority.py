@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from mlplatform.runtime.processes.parent_death import lower_priority
 
-lower_priority()
+lower_priority(10)
 group = Path("/proc/self/autogroup")
 print(os.nice(0), group.read_text().strip() if group.exists() else "")
 """

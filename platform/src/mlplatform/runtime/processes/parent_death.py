@@ -10,7 +10,6 @@ import threading
 from pathlib import Path
 
 VARIABLE = "MLPLATFORM_LIFELINE_FD"
-BACKGROUND_NICE = 10
 _AUTOGROUP = Path("/proc/self/autogroup")
 
 log = logging.getLogger(__name__)
@@ -49,16 +48,20 @@ def follow_parent() -> bool:
     return True
 
 
-def lower_priority() -> None:
+def lower_priority(niceness: int) -> None:
     """Lower the priority of this process and its children to the cores that requests leave, because
-    their work may be late and requests may not."""
-    os.nice(BACKGROUND_NICE)
+    their work may be late and requests may not.
+
+    Args:
+        niceness: what is added to the present one, 1 to 19.
+    """
+    os.nice(niceness)
     # Linux may first share the cores between sessions, and every child has its own session.
     # Niceness then counts only within a session, so the niceness of the session must be set
     # (sched(7)).
     if os.getsid(0) == os.getpid() and _AUTOGROUP.exists():
         try:
-            _AUTOGROUP.write_text(str(BACKGROUND_NICE))
+            _AUTOGROUP.write_text(str(niceness))
         except OSError as error:
             log.warning("requests may have to wait for this process: %s", error)
 
