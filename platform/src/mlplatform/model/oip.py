@@ -15,7 +15,8 @@ import msgspec
 
 from mlplatform.runtime.units import KIB, MIB
 
-INPUT, OUTPUT = "inputs", "scores"
+INPUT = "inputs"
+OUTPUT = "scores"
 FLOAT32_MAX = 3.4028234e38
 REPLY_HEAD_BYTES, REPLY_NUMBER_BYTES = 64 * KIB, 64
 """Bytes of an answer: for headers and the JSON around its numbers, and for each number."""
