@@ -354,8 +354,8 @@ def ownership(settings: Settings, log: SqliteDecisionLog, clock: Clock, key: byt
     Args:
         key: the installation's key of pseudonyms.
     """
-    askers = client_lookup(log, settings.clock)
-    return Ownership(askers, clock, key, Refusals(settings.home.audit).keep)
+    lookup = client_lookup(log, settings.clock)
+    return Ownership(lookup, clock, key, Refusals(settings.home.audit).keep)
 
 
 def labels(

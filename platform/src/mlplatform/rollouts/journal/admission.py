@@ -17,6 +17,7 @@ from mlplatform.rollouts.journal.transitions import (
     Promoted,
     RolledBack,
     ShadowStarted,
+    Superseded,
     Transition,
 )
 from mlplatform.runtime.errors import Busy, Refused
@@ -89,9 +90,12 @@ def check_routes(
         earlier: all rollouts of the model; only a rollback needs them.
 
     Raises:
-        Refused: other routes are to be written, or the version takes a step of the canary or is
-            promoted from it while the routes have another challenger, or none.
+        Refused: other routes are to be written; or the version takes a step of the canary or is
+            promoted from it while the routes have another challenger, or none; or it is confirmed
+            while another version is champion, or replaced while it is champion itself; or a
+            promotion names another predecessor than the champion.
     """
+    _check_champion(state, fact, present)
     if isinstance(fact, RolledBack):
         admitted = _without(state, present, written, earlier)
     else:
@@ -117,6 +121,22 @@ def _admitted(state: RolloutState, fact: Transition, present: Routes) -> tuple[R
             return None, following(present, previous=None)
         case _:
             return (None,)
+
+
+def _check_champion(state: RolloutState, fact: Transition, present: Routes) -> None:
+    is_champion = present.champion == state.challenger
+    match fact:
+        case Confirmed() if not is_champion:
+            why = f"version {state.challenger.version} is not the champion"
+        case Superseded() if is_champion:
+            why = f"version {state.challenger.version} is the champion"
+        case Promoted() if fact.predecessor != present.champion:
+            why = "its predecessor is not the champion"
+        case _:
+            return
+    raise Refused(
+        f"{type(fact).__name__} of {fact.rollout_id} can't be written: {why} of {fact.model}"
+    )
 
 
 def _check_challenger(state: RolloutState, fact: Transition, present: Routes) -> None:

@@ -114,8 +114,8 @@ def controlled_routes(fact: Control, routes: Routes) -> Routes:
             assert_never(fact)
 
 
-def check_may_move(fact: Transition, present: Routes, following: Routes) -> None:
-    """Raises unless a rollout's transition may write these routes.
+def check_may_move(fact: Transition, present: Routes, following: Routes | None) -> None:
+    """Raises unless a rollout's transition may write these routes; None leaves the present ones.
 
     Raises:
         Refused: the model is killed and the transition leads forward, or the transition changes
@@ -124,6 +124,8 @@ def check_may_move(fact: Transition, present: Routes, following: Routes) -> None
     forward = ShadowStarted | CanaryStepped | Promoted | Confirmed
     if present.killed and isinstance(fact, forward):
         raise Refused(f"{fact.model} is killed: no rollout moves until `rollouts lift` ends it")
+    if following is None:
+        return
     if (following.killed, following.cleared) != (present.killed, present.cleared):
         raise Refused(f"a rollout of {fact.model} can't change what people control")
 

@@ -62,7 +62,7 @@ class SqlRollouts:
             present = _routes_of(transition.model, db.rows(_ROUTES, model=transition.model))
             if routes is not None:
                 _check_generation(present, routes)
-                check_may_move(transition, present, routes)
+            check_may_move(transition, present, routes)
             before = _transitions(db, transition.rollout_id)
             state = admit(fold(before) if before else None, transition)
             reads_others = isinstance(transition, Opened | RolledBack)

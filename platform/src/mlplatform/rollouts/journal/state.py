@@ -88,6 +88,7 @@ class RolloutState:
         emergency: one person had it promoted at once; `asked` and `answer` are then about the
             confirmation.
         opened_by: name of the person who opened it; empty if an earlier release opened it.
+        opener: identity of that person that a provider proved; None if none did.
     """
 
     rollout_id: str
@@ -116,6 +117,7 @@ class RolloutState:
     pauses: tuple[Pause, ...] = ()
     emergency: bool = False
     opened_by: str = ""
+    opener: ProvenIdentity | None = None
 
     @property
     def ramping(self) -> bool:
@@ -151,16 +153,42 @@ def admit(state: RolloutState | None, fact: Transition) -> RolloutState:
 
     Raises:
         Refused: the transition can't follow that state, a person has no name, the author approves
-            under any form of the name, or nothing says whether an approval is required.
+            under any form of the name, nothing says whether an approval is required, the version
+            would miss its shadow or its canary, or a share is not one that rises.
     """
-    if isinstance(fact, Opened) and not fact.author.strip():
-        raise Refused(f"version {fact.challenger.version} has no author: nobody could approve it")
-    if isinstance(fact, Opened) and fact.approval is None:
-        raise Refused(f"{fact.rollout_id} does not say whether it needs an approval")
+    if isinstance(fact, Opened):
+        _check_opening(fact)
     after = apply(state, fact)
     if state is not None and isinstance(fact, Answered):
         check_approver(state, fact.approver, fact.identity)
+    if state is not None:
+        _check_ramp(state, fact)
     return after
+
+
+def _check_opening(fact: Opened) -> None:
+    if not fact.author.strip():
+        raise Refused(f"version {fact.challenger.version} has no author: nobody could approve it")
+    if fact.approval is None:
+        raise Refused(f"{fact.rollout_id} does not say whether it needs an approval")
+    if fact.emergency and not fact.actor.strip():
+        raise Refused(f"nobody is named who asked for the emergency promotion {fact.rollout_id}")
+
+
+def _check_ramp(state: RolloutState, fact: Transition) -> None:
+    """Check that a canary's share rises, and that a version that replaces a champion goes through
+    shadow and canary."""
+    if isinstance(fact, CanaryStepped) and not state.percent < fact.percent <= 100.0:
+        raise Refused(
+            f"the canary of rollout {state.rollout_id}: {fact.percent:g} % can't follow"
+            f" {state.percent:g} %; wanted: a larger share, at most 100 %"
+        )
+    if isinstance(fact, ApprovalAsked):
+        skips = state.phase == "deploying"
+    else:
+        skips = isinstance(fact, Promoted) and state.phase == "awaiting_approval"
+    if skips and not state.bootstrap:
+        raise _unfitting(state, fact)
 
 
 def apply(state: RolloutState | None, fact: Transition) -> RolloutState:
@@ -251,6 +279,10 @@ def check_approver(
     """
     names = appearances(approver, *(() if identity is None else identity.known_as))
     _check_somebody_else(state, approver, names, appearances)
+    if state.emergency and (opener := state.opener) is not None:
+        same = identity is not None and identity.account == opener.account
+        if same or names & appearances(*opener.known_as):
+            raise _is_opener(approver)
 
 
 def _check_answered(state: RolloutState, fact: Answered) -> None:
@@ -276,7 +308,11 @@ def _check_somebody_else(
     if names & appearances_of(state.author):
         raise Refused(f"{approver} made version {state.challenger.version}; somebody else approves")
     if state.emergency and names & appearances_of(state.opened_by):
-        raise Refused(f"{approver} asked for this emergency promotion; somebody else confirms it")
+        raise _is_opener(approver)
+
+
+def _is_opener(approver: str) -> Refused:
+    return Refused(f"{approver} asked for this emergency promotion; somebody else confirms it")
 
 
 def _appearance(name: str) -> frozenset[str]:
@@ -321,6 +357,7 @@ def _opened(fact: Opened) -> RolloutState:
         plan=fact.plan,
         emergency=fact.emergency,
         opened_by=fact.actor,
+        opener=fact.identity,
     )
 
 

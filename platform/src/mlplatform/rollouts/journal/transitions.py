@@ -30,6 +30,11 @@ class ProvenIdentity(msgspec.Struct, frozen=True, kw_only=True):
     subject: str
     known_as: tuple[str, ...] = ()
 
+    @property
+    def account(self) -> tuple[str, str]:
+        """Issuer and subject."""
+        return self.issuer, self.subject
+
     def __str__(self) -> str:
         return f"subject {self.subject} of {self.issuer}"
 
