@@ -1,4 +1,4 @@
-"""Who gets in: scopes, priorities, leases and the gate over them."""
+"""Who gets in: scopes, priorities, blocks of tokens and the gate over them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 
 from mlplatform.runtime.errors import ConfigInvalid, Unavailable
 from mlplatform.runtime.http.problems import Problem
-from mlplatform.scoring.admission.bucket import Level, Take, TokenGrant, block, full, take_tokens
+from mlplatform.scoring.admission.bucket import (
+    Level,
+    Take,
+    TokenGrant,
+    block_size,
+    full,
+    take_tokens,
+)
 from mlplatform.scoring.admission.clients import (
     EVERYTHING,
     Client,
@@ -25,7 +32,6 @@ from mlplatform.scoring.admission.clients import (
     rate_limit,
 )
 from mlplatform.scoring.admission.gate import Gate
-from mlplatform.scoring.admission.leases import WAIT_S, Leases
 from mlplatform.scoring.admission.priorities import (
     PRIORITIES,
     Enter,
@@ -34,6 +40,7 @@ from mlplatform.scoring.admission.priorities import (
     in_flight_limits,
     lowered,
 )
+from mlplatform.scoring.admission.token_blocks import WAIT_S, TokenBlocks
 
 LIMIT = RateLimit(100.0, 50)
 
@@ -169,98 +176,100 @@ def store() -> Store:
 
 
 @pytest.fixture
-async def leases(store: Store) -> AsyncIterator[Leases]:
-    leases = Leases(store.take, 2, lambda: alone.append(1))
-    leases.start()
+async def blocks(store: Store) -> AsyncIterator[TokenBlocks]:
+    blocks = TokenBlocks(store.take, 2, lambda: alone.append(1))
+    blocks.start()
     alone.clear()
-    yield leases
-    await leases.stop()
+    yield blocks
+    await blocks.stop()
 
 
 alone: list[int] = []
 
 
-async def used(leases: Leases, count: int, limit: RateLimit = LIMIT) -> int:
+async def used(blocks: TokenBlocks, count: int, limit: RateLimit = LIMIT) -> int:
     """Of so many requests at once, how many got a token."""
-    lease = leases.lease("b", limit)
+    block = blocks.block("b", limit)
 
     async def one() -> bool:
-        return leases.try_take(lease) or await leases.wait_and_take(lease) == 0
+        return blocks.try_take(block) or await blocks.wait_and_take(block) == 0
 
     return sum(await asyncio.gather(*(one() for _ in range(count))))
 
 
 async def test_an_answer_that_comes_as_all_waits_end_is_not_passed_over(
-    leases: Leases, store: Store, monkeypatch: pytest.MonkeyPatch
+    blocks: TokenBlocks, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that got no processor for longer than a request waits: the first request of a
     gateway in a pod was refused by a limit of 50,000 a second."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[list[TokenGrant]] = loop.create_future()
     monkeypatch.setattr(loop, "run_in_executor", lambda *_: answer)
-    lease = leases.lease("b", LIMIT)
-    request = asyncio.create_task(leases.wait_and_take(lease))
+    block = blocks.block("b", LIMIT)
+    request = asyncio.create_task(blocks.wait_and_take(block))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     loop.call_later(WAIT_S + 0.001, answer.set_result, [TokenGrant("b", 5, 0.0)])
     time.sleep(WAIT_S + 0.01)  # the loop itself is held up
     assert await request == 0.0
-    assert lease.tokens == 4
+    assert block.tokens == 4
 
 
 async def test_a_burst_that_the_limit_allows_gets_in_and_no_more(
-    leases: Leases, store: Store
+    blocks: TokenBlocks, store: Store
 ) -> None:
-    granted = await used(leases, 200)
+    granted = await used(blocks, 200)
     assert granted <= LIMIT.burst
     if not alone:  # a store that is late on a busy machine is another test's business
         assert granted == LIMIT.burst
         calls = store.calls
-        assert await used(leases, 100) == 0
+        assert await used(blocks, 100) == 0
         assert store.calls <= calls + 1
 
 
-async def test_most_requests_never_wait_for_the_store(leases: Leases, store: Store) -> None:
+async def test_most_requests_never_wait_for_the_store(blocks: TokenBlocks, store: Store) -> None:
     limit = RateLimit(10_000.0, 10_000)
     let_in = 0
     for _ in range(200):
-        let_in += await used(leases, 10, limit)
+        let_in += await used(blocks, 10, limit)
         await asyncio.sleep(0)
     assert let_in == 2000 or alone
     assert store.calls < 50
 
 
-async def test_a_process_holds_at_most_a_block_unused(leases: Leases, store: Store) -> None:
-    await used(leases, 1)
+async def test_a_process_holds_at_most_a_block_unused(blocks: TokenBlocks, store: Store) -> None:
+    await used(blocks, 1)
     for _ in range(20):
         await asyncio.sleep(0.01)
-    assert leases.lease("b", LIMIT).tokens <= block(LIMIT) == 10
-    assert store.levels["b"] >= LIMIT.burst - 1 - block(LIMIT) - block(LIMIT) * bool(alone)
+    assert blocks.block("b", LIMIT).tokens <= block_size(LIMIT) == 10
+    assert store.levels["b"] >= LIMIT.burst - 1 - block_size(LIMIT) - block_size(LIMIT) * bool(
+        alone
+    )
 
 
 async def test_without_the_store_a_process_goes_on_at_its_even_share(
-    leases: Leases, store: Store
+    blocks: TokenBlocks, store: Store
 ) -> None:
     store.failing = True
     began_s = asyncio.get_running_loop().time()
     total = 0
     for _ in range(20):
-        total += await used(leases, 20)
+        total += await used(blocks, 20)
         await asyncio.sleep(0.02)
     passed_s = asyncio.get_running_loop().time() - began_s
-    assert 0 < total <= block(LIMIT) + passed_s * LIMIT.rate_per_s / 2 + 1
+    assert 0 < total <= block_size(LIMIT) + passed_s * LIMIT.rate_per_s / 2 + 1
     assert alone
 
 
 async def test_what_was_used_without_the_store_is_paid_when_it_is_back(
-    leases: Leases, store: Store
+    blocks: TokenBlocks, store: Store
 ) -> None:
     store.failing = True
-    assert await used(leases, 10) > 0
+    assert await used(blocks, 10) > 0
     store.failing = False
-    await used(leases, 200)
+    await used(blocks, 200)
     await asyncio.sleep(0.05)
-    assert leases.lease("b", LIMIT).unpaid == 0 or alone
+    assert blocks.block("b", LIMIT).unpaid == 0 or alone
 
 
 class KnownCredentials:
@@ -287,10 +296,12 @@ CLIENTS = KnownCredentials(
 )
 
 
-def gate_over(leases: Leases, places: int = 100, **limits: RateLimit) -> tuple[Gate, list[Any]]:
+def gate_over(
+    blocks: TokenBlocks, places: int = 100, **limits: RateLimit
+) -> tuple[Gate, list[Any]]:
     counted: list[Any] = []
     gate = Gate(
-        CLIENTS, leases, in_flight_limits(places), limits, lambda *what: counted.append(what)
+        CLIENTS, blocks, in_flight_limits(places), limits, lambda *what: counted.append(what)
     )
     return gate, counted
 
@@ -308,8 +319,8 @@ def gate_over(leases: Leases, places: int = 100, **limits: RateLimit) -> tuple[G
         {b"authorization": b"all"},
     ],
 )
-async def test_nobody_else_gets_in(leases: Leases, headers: dict[bytes, bytes]) -> None:
-    gate, counted = gate_over(leases)
+async def test_nobody_else_gets_in(blocks: TokenBlocks, headers: dict[bytes, bytes]) -> None:
+    gate, counted = gate_over(blocks)
     with pytest.raises(Problem) as caught:
         await gate.admit(headers, "fraud", "score")
     assert (caught.value.status, caught.value.name) == (401, "unauthenticated")
@@ -317,8 +328,8 @@ async def test_nobody_else_gets_in(leases: Leases, headers: dict[bytes, bytes]) 
     assert counted == [("unauthenticated", "")]
 
 
-async def test_a_key_opens_its_model_and_operation_only(leases: Leases) -> None:
-    gate, _ = gate_over(leases)
+async def test_a_key_opens_its_model_and_operation_only(blocks: TokenBlocks) -> None:
+    gate, _ = gate_over(blocks)
     admitted = await gate.admit({b"authorization": b"bearer shop"}, "fraud", "score")
     assert admitted.client.name == "shop"
     for model, operation in (("credit", "score"), ("fraud", "labels"), (None, "metrics")):
@@ -327,8 +338,8 @@ async def test_a_key_opens_its_model_and_operation_only(leases: Leases) -> None:
         assert (caught.value.status, caught.value.name) == (403, "forbidden")
 
 
-async def test_a_client_over_its_rate_is_told_when_to_come_back(leases: Leases) -> None:
-    gate, counted = gate_over(leases)
+async def test_a_client_over_its_rate_is_told_when_to_come_back(blocks: TokenBlocks) -> None:
+    gate, counted = gate_over(blocks)
     admitted = 0
     problem: Problem | None = None
     for _ in range(6):
@@ -346,8 +357,8 @@ async def test_a_client_over_its_rate_is_told_when_to_come_back(leases: Leases) 
     assert gate.in_flight == 0
 
 
-async def test_a_models_limit_holds_for_all_clients_together(leases: Leases) -> None:
-    gate, _ = gate_over(leases, fraud=RateLimit(1.0, 3))
+async def test_a_models_limit_holds_for_all_clients_together(blocks: TokenBlocks) -> None:
+    gate, _ = gate_over(blocks, fraud=RateLimit(1.0, 3))
     outcomes = []
     for name in ("all", "shop") * 4:
         try:
@@ -360,8 +371,10 @@ async def test_a_models_limit_holds_for_all_clients_together(leases: Leases) -> 
     await gate.admit(bearer("all"), "credit", "score")
 
 
-async def test_the_lowest_class_is_shed_first_and_the_header_only_lowers(leases: Leases) -> None:
-    gate, _ = gate_over(leases, places=10)
+async def test_the_lowest_class_is_shed_first_and_the_header_only_lowers(
+    blocks: TokenBlocks,
+) -> None:
+    gate, _ = gate_over(blocks, places=10)
     held = [await gate.admit(bearer("all"), "fraud", "score") for _ in range(5)]
     with pytest.raises(Problem) as caught:
         await gate.admit(bearer("all", x_priority="background"), "fraud", "score")
@@ -379,8 +392,8 @@ async def test_the_lowest_class_is_shed_first_and_the_header_only_lowers(leases:
     assert gate.in_flight == 0
 
 
-async def test_metrics_are_read_while_nothing_else_gets_in(leases: Leases) -> None:
-    gate, _ = gate_over(leases, places=1)
+async def test_metrics_are_read_while_nothing_else_gets_in(blocks: TokenBlocks) -> None:
+    gate, _ = gate_over(blocks, places=1)
     await gate.admit(bearer("all"), "fraud", "score")
     with pytest.raises(Problem):
         await gate.admit(bearer("all"), "fraud", "score")
@@ -388,8 +401,8 @@ async def test_metrics_are_read_while_nothing_else_gets_in(leases: Leases) -> No
     assert gate.in_flight == 1
 
 
-async def test_a_batch_owes_a_token_an_item(leases: Leases) -> None:
-    gate, _ = gate_over(leases, fraud=RateLimit(1.0, 5))
+async def test_a_batch_owes_a_token_an_item(blocks: TokenBlocks) -> None:
+    gate, _ = gate_over(blocks, fraud=RateLimit(1.0, 5))
     gate.charge(await gate.admit(bearer("all"), "fraud", "score"), 40)
     outcomes = []
     for _ in range(3):

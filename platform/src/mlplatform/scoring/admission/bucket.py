@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mlplatform.scoring.admission.clients import RateLimit
 
-LEASE_S = 0.1
+BLOCK_S = 0.1
 """Seconds of a limit that make a block: ten renewals a second keep a process supplied."""
 
 
@@ -64,6 +64,6 @@ def take_tokens(level: Level, take: Take, now_ms: int) -> tuple[Level, TokenGran
     return Level(left, now.at_ms), TokenGrant(take.bucket, tokens, wait_s)
 
 
-def block(limit: RateLimit) -> int:
+def block_size(limit: RateLimit) -> int:
     """Most tokens that one process holds unused."""
-    return max(min(math.ceil(limit.rate_per_s * LEASE_S), limit.burst), 1)
+    return max(min(math.ceil(limit.rate_per_s * BLOCK_S), limit.burst), 1)

@@ -11,7 +11,6 @@ from typing import Final, Protocol
 
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.admission.clients import ANY, Client, Operation, RateLimit
-from mlplatform.scoring.admission.leases import Lease, Leases
 from mlplatform.scoring.admission.priorities import (
     PRIORITIES,
     InFlightLimits,
@@ -20,6 +19,7 @@ from mlplatform.scoring.admission.priorities import (
     entry,
     lowered,
 )
+from mlplatform.scoring.admission.token_blocks import TokenBlock, TokenBlocks
 
 _SCHEME: Final = b"bearer "
 PRIORITY_HEADER: Final = "X-Priority"
@@ -54,7 +54,7 @@ class AdmittedRequest:
 
     client: Client
     priority: Priority
-    leases: tuple[Lease, ...] = ()
+    blocks: tuple[TokenBlock, ...] = ()
     is_counted: bool = False
 
 
@@ -69,13 +69,13 @@ class Gate:
     def __init__(
         self,
         credentials: Credentials,
-        leases: Leases,
+        blocks: TokenBlocks,
         in_flight_limits: InFlightLimits,
         limits: Mapping[str, RateLimit | None],
         counted: OutcomeCounter,
     ) -> None:
         self._credentials = credentials
-        self._leases = leases
+        self._blocks = blocks
         self._in_flight_limits = in_flight_limits
         self._limits = limits
         self._counted = counted
@@ -117,8 +117,8 @@ class Gate:
     def charge(self, admitted: AdmittedRequest, more: int) -> None:
         """Charge the further items of a batch, a token each. The batch is not refused for them; its
         client owes them."""
-        for lease in admitted.leases:
-            self._leases.owe(lease, more)
+        for block in admitted.blocks:
+            self._blocks.owe(block, more)
 
     def _client(self, headers: Mapping[bytes, bytes]) -> Client:
         authorization = headers.get(b"authorization")
@@ -176,14 +176,14 @@ class Gate:
         for bucket, limit, name in wanted:
             if limit is None:
                 continue
-            lease = self._leases.lease(bucket, limit)
-            if not self._leases.try_take(lease):
-                wait_s = await self._leases.wait_and_take(lease)
+            block = self._blocks.block(bucket, limit)
+            if not self._blocks.try_take(block):
+                wait_s = await self._blocks.wait_and_take(block)
                 if wait_s:
-                    for taken in admitted.leases:
-                        self._leases.give_back(taken)
+                    for taken in admitted.blocks:
+                        self._blocks.give_back(taken)
                     raise self._limited(admitted, limit, name, wait_s)
-            admitted.leases = (*admitted.leases, lease)
+            admitted.blocks = (*admitted.blocks, block)
 
     def _limited(
         self, admitted: AdmittedRequest, limit: RateLimit, name: str, wait_s: float

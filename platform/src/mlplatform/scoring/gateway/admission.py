@@ -1,4 +1,4 @@
-"""Admission as one gateway process runs it: gate, keys and leases over the shared store."""
+"""Admission as one gateway process runs it: gate, keys and token blocks over the shared store."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mlplatform.scoring.admission.clients import rate_limit
 from mlplatform.scoring.admission.gate import Credentials, Gate
 from mlplatform.scoring.admission.jwks import IssuerKeys
 from mlplatform.scoring.admission.keyring import Keyring, ensure_first_key
-from mlplatform.scoring.admission.leases import Leases
 from mlplatform.scoring.admission.priorities import MAX_IN_FLIGHT, in_flight_limits
 from mlplatform.scoring.admission.store import Admission
+from mlplatform.scoring.admission.token_blocks import TokenBlocks
 from mlplatform.scoring.admission.tokens import KeysAndTokens, Tokens
 from mlplatform.scoring.request.metrics import AdmissionMetrics
 
@@ -30,17 +30,17 @@ class AdmissionServices:
 
     gate: Gate
     keyring: Keyring
-    leases: Leases
+    blocks: TokenBlocks
     issuer_keys: IssuerKeys | None = None
 
     async def start(self) -> None:
         self.keyring.start()
         if self.issuer_keys is not None:
             self.issuer_keys.start()
-        self.leases.start()
+        self.blocks.start()
 
     async def stop(self) -> None:
-        await self.leases.stop()
+        await self.blocks.stop()
         await asyncio.to_thread(self.keyring.stop)
         if self.issuer_keys is not None:
             await asyncio.to_thread(self.issuer_keys.stop)
@@ -63,7 +63,7 @@ def admission_services(
     """
     ensure_first_key(store, settings.home.api_key, now_ms())
     keyring = Keyring(store, now_ms, lambda: metrics.store_failed("keys"))
-    leases = Leases(
+    blocks = TokenBlocks(
         lambda takes: store.take(takes, now_ms()),
         settings.gateways,
         lambda: metrics.store_failed("tokens"),
@@ -74,5 +74,5 @@ def admission_services(
         credentials = KeysAndTokens(keyring, tokens)
     limits = {d.name: rate_limit(d.admission.rate_per_s, d.admission.burst) for d in definitions}
     room = in_flight_limits(MAX_IN_FLIGHT)
-    gate = Gate(credentials, leases, room, limits, metrics.count_request)
-    return AdmissionServices(gate, keyring, leases, issuer_keys)
+    gate = Gate(credentials, blocks, room, limits, metrics.count_request)
+    return AdmissionServices(gate, keyring, blocks, issuer_keys)

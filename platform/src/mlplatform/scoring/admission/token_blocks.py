@@ -5,7 +5,7 @@ the store in the steady state. Only tokens that the store gave are used, and at 
 here unused: in any stretch of time all processes together let through what one bucket would, plus
 at most a block for each process.
 
-A request that finds the lease empty waits for the next renewal, at most `WAIT_S`: a burst that the
+A request that finds the block empty waits for the next renewal, at most `WAIT_S`: a burst that the
 limit allows is not refused because it came faster than the last renewal.
 
 While the store is late or does not answer, a process goes on alone, at the rate at which it was
@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from mlplatform.runtime.errors import PlatformError
-from mlplatform.scoring.admission.bucket import Take, TokenGrant, block
+from mlplatform.scoring.admission.bucket import Take, TokenGrant, block_size
 from mlplatform.scoring.admission.clients import RateLimit
 
 WAIT_S = 0.025
@@ -38,13 +38,13 @@ PAUSE_S = 0.005
 """Seconds between two renewals, so that a flood of refused requests does not flood the store."""
 
 RATE_WINDOW_S = 5.0
-MAX_LEASES = 10_000
+MAX_BLOCKS = 10_000
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Lease:
+class TokenBlock:
     """The tokens of one bucket in this process; a number below zero is owed.
 
     Args:
@@ -66,13 +66,13 @@ class Lease:
     used_s: float = 0.0
     spent: int = 0
     spent_per_s: float = 0.0
-    block: int = field(init=False)
+    size: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.block = block(self.limit)
+        self.size = block_size(self.limit)
 
     def tokens_needed(self) -> int:
-        return math.ceil(self.block - self.tokens + self.unpaid) + self.waiting
+        return math.ceil(self.size - self.tokens + self.unpaid) + self.waiting
 
     def supply(self, taken: TokenGrant, now_s: float) -> None:
         """Add tokens from the store. The number that it gives in a second is tracked in windows."""
@@ -89,17 +89,17 @@ class Lease:
     def supply_alone(self, share: float, now_s: float) -> None:
         """Add tokens without the store, for the time since tokens last came; at most a full
         block."""
-        room = self.block - self.tokens
+        room = self.size - self.tokens
         rate_per_s = max(self.spent_per_s, self.limit.rate_per_s * share)
         passed_s = math.inf if self.supplied_s is None else now_s - self.supplied_s
         tokens = max(min(rate_per_s * passed_s, room), 0.0)
         self.tokens += tokens
-        self.unpaid = min(self.unpaid + tokens, float(self.block))
+        self.unpaid = min(self.unpaid + tokens, float(self.size))
         self.supplied_s = now_s
 
 
-class Leases:
-    """The leases of one process. All calls are made on the event loop, and none blocks it.
+class TokenBlocks:
+    """The blocks of one process. All calls are made on the event loop, and none blocks it.
 
     Args:
         take: takes tokens from the store; called in a thread.
@@ -116,11 +116,11 @@ class Leases:
         self._take = take
         self._share = 1 / processes
         self._alone = alone
-        self._leases: dict[str, Lease] = {}
-        self._low: dict[str, Lease] = {}
+        self._blocks: dict[str, TokenBlock] = {}
+        self._low: dict[str, TokenBlock] = {}
         self._wake = asyncio.Event()
         self._next: asyncio.Future[None] | None = None
-        self._thread = ThreadPoolExecutor(1, "admission-leases")
+        self._thread = ThreadPoolExecutor(1, "admission-tokens")
         self._call: asyncio.Future[list[TokenGrant]] | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -134,59 +134,59 @@ class Leases:
                 await self._task
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def lease(self, bucket: str, limit: RateLimit) -> Lease:
-        """The lease of a bucket; if the limit has changed, a new lease without tokens."""
-        lease = self._leases.get(bucket)
-        if lease is None or lease.limit != limit:
-            if len(self._leases) >= MAX_LEASES:
+    def block(self, bucket: str, limit: RateLimit) -> TokenBlock:
+        """The block of a bucket; if the limit has changed, a new block without tokens."""
+        block = self._blocks.get(bucket)
+        if block is None or block.limit != limit:
+            if len(self._blocks) >= MAX_BLOCKS:
                 self._forget()
-            lease = self._leases[bucket] = Lease(bucket, limit, time.monotonic())
-        return lease
+            block = self._blocks[bucket] = TokenBlock(bucket, limit, time.monotonic())
+        return block
 
-    def try_take(self, lease: Lease) -> bool:
+    def try_take(self, block: TokenBlock) -> bool:
         """Take one token if there is one. More tokens are asked for in time."""
-        left = lease.tokens - 1
-        if left + left < lease.block:
-            self._ask(lease)
+        left = block.tokens - 1
+        if left + left < block.size:
+            self._ask(block)
         if left < 0:
             return False
-        lease.tokens = left
+        block.tokens = left
         return True
 
-    async def wait_and_take(self, lease: Lease) -> float:
+    async def wait_and_take(self, block: TokenBlock) -> float:
         """Take one token after a renewal. Returns 0.0, or after how many seconds there may be
         one."""
         now_s = time.monotonic()
-        if now_s < lease.refused_until_s:
-            return lease.refused_until_s - now_s
+        if now_s < block.refused_until_s:
+            return block.refused_until_s - now_s
         if self._next is None:
             self._next = asyncio.get_running_loop().create_future()
-        self._ask(lease)
-        lease.waiting += 1
+        self._ask(block)
+        block.waiting += 1
         try:
             done, _ = await asyncio.wait((self._next,), timeout=WAIT_S)
         finally:
-            lease.waiting -= 1
+            block.waiting -= 1
         if not done:
-            lease.supply_alone(self._share, time.monotonic())
-        if self.try_take(lease):
+            block.supply_alone(self._share, time.monotonic())
+        if self.try_take(block):
             return 0.0
-        wait_s = lease.refused_until_s - time.monotonic()
-        return wait_s if wait_s > 0 else 1 / lease.limit.rate_per_s
+        wait_s = block.refused_until_s - time.monotonic()
+        return wait_s if wait_s > 0 else 1 / block.limit.rate_per_s
 
-    def give_back(self, lease: Lease) -> None:
+    def give_back(self, block: TokenBlock) -> None:
         """Give back a token that was taken and not used."""
-        lease.tokens += 1
+        block.tokens += 1
 
-    def owe(self, lease: Lease, tokens: int) -> None:
-        """Take tokens without asking: the lease may go below zero, and pays before it gives
+    def owe(self, block: TokenBlock, tokens: int) -> None:
+        """Take tokens without asking: the block may go below zero, and pays before it gives
         again."""
-        lease.tokens -= tokens
-        self._ask(lease)
+        block.tokens -= tokens
+        self._ask(block)
 
-    def _ask(self, lease: Lease) -> None:
-        lease.used_s = time.monotonic()
-        self._low[lease.bucket] = lease
+    def _ask(self, block: TokenBlock) -> None:
+        block.used_s = time.monotonic()
+        self._low[block.bucket] = block
         self._wake.set()
 
     async def _run(self) -> None:
@@ -197,20 +197,20 @@ class Leases:
             await asyncio.sleep(PAUSE_S)
 
     async def _renew(self) -> None:
-        """Renew all leases that ran low: from the store or, if it is late, alone."""
+        """Renew all blocks that ran low: from the store or, if it is late, alone."""
         now_s = time.monotonic()
         low, self._low = self._low, {}
         waiters, self._next = self._next, None
         takes = [
-            Take(lease.bucket, lease.limit, lease.tokens_needed())
-            for lease in low.values()
-            if now_s >= lease.refused_until_s and lease.tokens_needed() > 0
+            Take(block.bucket, block.limit, block.tokens_needed())
+            for block in low.values()
+            if now_s >= block.refused_until_s and block.tokens_needed() > 0
         ]
         try:
             if takes and not await self._ask_in_time(takes):
                 self._alone()
-                for lease in low.values():
-                    lease.supply_alone(self._share, time.monotonic())
+                for block in low.values():
+                    block.supply_alone(self._share, time.monotonic())
         finally:
             if waiters is not None:
                 waiters.set_result(None)
@@ -243,15 +243,15 @@ class Leases:
             return
         now_s = time.monotonic()
         for taken in call.result():
-            lease = self._leases.get(taken.bucket)
-            if lease is not None:
-                lease.supply(taken, now_s)
+            block = self._blocks.get(taken.bucket)
+            if block is not None:
+                block.supply(taken, now_s)
 
     def _forget(self) -> None:
-        """Make room for new leases: drop a tenth of those that owe nothing, the longest unused."""
+        """Make room for new blocks: drop a tenth of those that owe nothing, the longest unused."""
         idle = sorted(
-            (lease for lease in self._leases.values() if lease.tokens >= 0),
-            key=lambda lease: lease.used_s,
+            (block for block in self._blocks.values() if block.tokens >= 0),
+            key=lambda block: block.used_s,
         )
-        for lease in idle[: MAX_LEASES // 10]:
-            del self._leases[lease.bucket]
+        for block in idle[: MAX_BLOCKS // 10]:
+            del self._blocks[block.bucket]
