@@ -15,18 +15,18 @@ from mlplatform.operations.cluster.check import check
 from mlplatform.operations.cluster.facts import version_of
 from mlplatform.operations.cluster.finding import (
     CheckFinding,
-    Claim,
     ClusterFacts,
     ClusterRequirements,
     Controller,
     Gpu,
     UnreadableObject,
+    VolumeClaim,
 )
 from mlplatform.operations.cluster.installation import LET_IN, SECRETS
 from mlplatform.operations.cluster.rights import RIGHTS
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
-SHARED = Claim("Bound", frozenset({"ReadWriteMany"}), "files")
+SHARED = VolumeClaim("Bound", frozenset({"ReadWriteMany"}), "files")
 CLOSED = UnreadableObject("this user may not get it")
 WHOLE = ClusterFacts(
     version="v1.34.4",
@@ -73,7 +73,7 @@ def judged(wanted: ClusterRequirements = WANTED, **changes: Any) -> list[CheckFi
 
 def claim(phase: str = "Bound", mode: str = "ReadWriteMany", of: str = "files") -> dict[str, Any]:
     """Facts in which the models' claim is so."""
-    found = Claim(phase, frozenset({mode}), of)
+    found = VolumeClaim(phase, frozenset({mode}), of)
     return {"claims": {("models", "bundles"): found, ("platform", "bundles"): SHARED}}
 
 

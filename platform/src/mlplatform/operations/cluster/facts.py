@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Final
 
 from mlplatform.operations.cluster.finding import (
-    Claim,
     ClusterFacts,
     ClusterRequirements,
     Controller,
     UnreadableObject,
+    VolumeClaim,
 )
 from mlplatform.operations.cluster.installation import LET_IN
 from mlplatform.operations.cluster.installation import SECRETS as WANTED_SECRETS
@@ -187,13 +187,13 @@ def _storage_classes(api: KubernetesApi) -> dict[str, bool] | UnreadableObject:
     }
 
 
-def _claim(api: KubernetesApi, namespace: str, name: str) -> Claim | UnreadableObject | None:
+def _claim(api: KubernetesApi, namespace: str, name: str) -> VolumeClaim | UnreadableObject | None:
     what = f"persistentvolumeclaims of {namespace}"
     found = _find(api, CLAIMS.path(namespace, name), what)
     if found is None or isinstance(found, UnreadableObject):
         return found
     status = found.get("status", {})
-    return Claim(
+    return VolumeClaim(
         phase=status.get("phase", "Pending"),
         modes=frozenset(status.get("accessModes") or found["spec"].get("accessModes", ())),
         storage_class=found["spec"].get("storageClassName") or None,

@@ -54,7 +54,7 @@ class Controller:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class VolumeClaim:
     """A PersistentVolumeClaim.
 
     Args:
@@ -104,7 +104,7 @@ class ClusterFacts:
     priorities: frozenset[str] | UnreadableObject
     policies: frozenset[str] | UnreadableObject
     storage_classes: Mapping[str, bool] | UnreadableObject
-    claims: Mapping[tuple[str, str], Claim | UnreadableObject | None]
+    claims: Mapping[tuple[str, str], VolumeClaim | UnreadableObject | None]
     secrets: Mapping[str, frozenset[str] | UnreadableObject | None]
     workloads: bool | UnreadableObject
     quota_classes: frozenset[str] | UnreadableObject

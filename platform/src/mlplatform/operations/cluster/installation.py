@@ -9,10 +9,10 @@ from mlplatform.operations.cluster.finding import (
     APPLY_BASE,
     APPLY_WORKLOADS,
     CheckFinding,
-    Claim,
     ClusterFacts,
     ClusterRequirements,
     UnreadableObject,
+    VolumeClaim,
     unreadable_finding,
 )
 
@@ -138,7 +138,7 @@ def _claim(facts: ClusterFacts, namespace: str, name: str, modes: frozenset[str]
     return CheckFinding("lacking", what, seen, _why_unbound(facts, found, name, namespace))
 
 
-def _why_unbound(facts: ClusterFacts, claim: Claim, name: str, namespace: str) -> str:
+def _why_unbound(facts: ClusterFacts, claim: VolumeClaim, name: str, namespace: str) -> str:
     classes = facts.storage_classes
     if (
         claim.storage_class

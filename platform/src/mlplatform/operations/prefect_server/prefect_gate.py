@@ -54,7 +54,7 @@ _REALM: Final = b'Basic realm="mlplatform: your name and your key", charset="UTF
 
 
 @dataclass(frozen=True, slots=True)
-class Platform:
+class PlatformCaller:
     """One of the platform's own processes, which may do everything."""
 
     name: str = PLATFORM
@@ -67,7 +67,7 @@ class Operator:
     name: str = OPERATOR
 
 
-Identity = Platform | Operator | Client
+Identity = PlatformCaller | Operator | Client
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class PrefectGate:
                 await self._unknown(
                     scope, receive, send, method, has_credentials=credentials is not None
                 )
-            case Platform():
+            case PlatformCaller():
                 self._admit(scope)
                 await self._application(scope, receive, send)
             case Operator() | Client() as person:
@@ -147,7 +147,7 @@ class PrefectGate:
             return None
         name, secret = credentials
         if _is(secret, self._tokens.platform):
-            return Platform()
+            return PlatformCaller()
         if _is(secret, self._tokens.operator):
             return Operator()
         return self._people.authenticate(name, secret)
@@ -182,7 +182,9 @@ class PrefectGate:
             if is_proven or message["type"] != "websocket.receive":
                 return message
             name, _, secret = _token(message).partition(":")
-            if isinstance(self._identity((name, secret.encode("utf-8", "replace"))), Platform):
+            if isinstance(
+                self._identity((name, secret.encode("utf-8", "replace"))), PlatformCaller
+            ):
                 is_proven = True
                 self._admit(scope)
                 return message
