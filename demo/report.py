@@ -20,7 +20,7 @@ from demo.source import MODEL
 from demo.state import Diary
 from demo.tenures import ChampionTenure, Promotion, tenures
 from demo.traffic import Counts, Recording
-from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal.state import RolloutState, apply
 from mlplatform.rollouts.journal.transitions import Transition
@@ -90,7 +90,7 @@ def write(
 
 
 def _decisions(platform: Platform, model: str) -> pa.Table:
-    return platform.log.read(Span(model=model, kinds=("decision",), columns=COLUMNS))
+    return platform.log.read(RecordQuery(model=model, kinds=("decision",), columns=COLUMNS))
 
 
 def _figures(
@@ -270,13 +270,13 @@ def _phases(facts: tuple[Transition, ...]) -> list[dict[str, Any]]:
 
 def _arms(platform: Platform, state: RolloutState) -> dict[str, dict[str, int]]:
     """Requests and customers by assigned arm while the rollout was shadowed or ramping."""
-    span = Span(
+    query = RecordQuery(
         model=state.model,
         kinds=("decision", "shadow"),
         rollout_id=state.rollout_id,
         columns=("kind", "arm", "unit", "decision_id"),
     )
-    rows = platform.log.read(span)
+    rows = platform.log.read(query)
     arms = {}
     for arm in ("champion", "challenger"):
         own = rows.filter(pc.field("arm") == arm)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mlplatform.decisions.records.port import ManifestHead, Span, Watermark
+from mlplatform.decisions.records.port import ManifestHead, RecordQuery, Watermark
 from mlplatform.decisions.records.record import COLUMNS, arrow_schema
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import load_definition
@@ -318,17 +318,17 @@ class FakeLog:
     def append(self, writer: str, entries: Sequence[Any]) -> list[Any]:
         raise AssertionError("a pass appends nothing to the log")
 
-    def read(self, span: Span) -> pa.Table:
+    def read(self, query: RecordQuery) -> pa.Table:
         numbers = self._numbers()
-        if span.kinds == ("label",):
+        if query.kinds == ("label",):
             rows = self.labels
-        elif "decision" in span.kinds:
-            rows = self.rows.get(span.generation or 0, [])
+        elif "decision" in query.kinds:
+            rows = self.rows.get(query.generation or 0, [])
         else:
             return table([])
-        after = (span.after or {}).get(WRITER, 0)
+        after = (query.after or {}).get(WRITER, 0)
         found = table([row | {"seq": numbers[id(row)]} for row in rows])
-        return found.filter(pc.field("seq") > after).slice(0, span.limit)
+        return found.filter(pc.field("seq") > after).slice(0, query.limit)
 
     def seal(self) -> ManifestHead:
         return ManifestHead(len(self.rows), digest(sorted(self.rows)), {})

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mlplatform.decisions.records.port import Span, Watermark
+from mlplatform.decisions.records.port import RecordQuery, Watermark
 from mlplatform.decisions.records.record import arrow_schema
 from mlplatform.model import profile as profiles
 from mlplatform.model.features.views import load_views
@@ -47,10 +47,10 @@ class RemoteLog:
     def watermarks(self) -> list[Watermark]:
         return []
 
-    def read(self, span: Span) -> pa.Table:
+    def read(self, query: RecordQuery) -> pa.Table:
         assert self._maker.stdin is not None
         assert self._maker.stdout is not None
-        wanted = [span.from_ms, span.to_ms, list(span.kinds), list(span.columns)]
+        wanted = [query.from_ms, query.to_ms, list(query.kinds), list(query.columns)]
         self._maker.stdin.write(json.dumps(wanted).encode() + b"\n")
         self._maker.stdin.flush()
         size = int(self._maker.stdout.readline())
@@ -64,14 +64,14 @@ class RemoteLog:
 
 
 def make(rows: int) -> None:
-    """Answer each span on standard input with its records, as a length and an Arrow stream."""
+    """Answer each query on standard input with its records, as a length and an Arrow stream."""
     log = MadeLog(rows)
     for line in sys.stdin:
         from_ms, to_ms, kinds, columns = json.loads(line)
-        span = Span(
+        query = RecordQuery(
             model="fraud", kinds=tuple(kinds), from_ms=from_ms, to_ms=to_ms, columns=tuple(columns)
         )
-        table, sink = log.read(span), pa.BufferOutputStream()
+        table, sink = log.read(query), pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
         answer = sink.getvalue()
@@ -86,13 +86,13 @@ class MadeLog:
     def __init__(self, rows: int) -> None:
         self.rows = rows
 
-    def read(self, span: Span) -> pa.Table:
-        low, high = (self._number(at_ms) for at_ms in (span.from_ms, span.to_ms))
-        if span.kinds != ("decision",):
+    def read(self, query: RecordQuery) -> pa.Table:
+        low, high = (self._number(at_ms) for at_ms in (query.from_ms, query.to_ms))
+        if query.kinds != ("decision",):
             low = high = 0
         numbers = np.arange(low, high)
         event_ms = 2 * DAY_MS + numbers * DAY_MS // self.rows
-        if span.columns == ("event_ms",):
+        if query.columns == ("event_ms",):
             return pa.table({"event_ms": event_ms})
         rng = np.random.default_rng(low)
         amount, mean = rng.lognormal(3.5, 0.6, (2, len(numbers))).round(2)
@@ -115,7 +115,7 @@ class MadeLog:
             "degraded_reason": pa.nulls(len(numbers), pa.string()),
             "payload": payloads,
         }
-        return pa.table({n: columns[n] for n in span.columns}).cast(arrow_schema(span.columns))
+        return pa.table({n: columns[n] for n in query.columns}).cast(arrow_schema(query.columns))
 
     def _number(self, at_ms: int | None) -> int:
         """Of the first decision at that time or later."""

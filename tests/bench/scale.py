@@ -32,7 +32,7 @@ from tests.bench import keys
 
 from mlplatform.decisions.log import segments
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records.port import Entry, Span
+from mlplatform.decisions.records.port import Entry, RecordQuery
 from mlplatform.decisions.records.record import (
     GENESIS,
     Record,
@@ -48,11 +48,11 @@ WRITER, MODEL = "gateway-1", "fraud"
 START_MS = 1_760_000_000_000
 VOID_EVERY, GENERATION_EVERY = 100_000, 1_000
 APPENDED, BATCH = 50_000, 8
-READS: Final[dict[str, Span]] = {
-    "empty generation": Span(MODEL, generation=999_999),
-    "one generation": Span(MODEL, generation=2),
-    "voids": Span(MODEL, ("void",)),
-    "one id": Span(decision_id="?"),
+READS: Final[dict[str, RecordQuery]] = {
+    "empty generation": RecordQuery(MODEL, generation=999_999),
+    "one generation": RecordQuery(MODEL, generation=2),
+    "voids": RecordQuery(MODEL, ("void",)),
+    "one id": RecordQuery(decision_id="?"),
 }
 STATES: Final = ("as sealed", "merged")
 CLASSES: Final = {
@@ -173,9 +173,9 @@ def measure(row: str, folder: Path, number: int, most_rows: int) -> dict[str, An
         elif row == "append and seal":
             found = appended(folder, log)
         else:
-            span = READS[row] if row != "one id" else Span(decision_id=decision_id(number))
+            query = READS[row] if row != "one id" else RecordQuery(decision_id=decision_id(number))
             counts: list[int] = []
-            found = timed(lambda: counts.append(len(log.read(span))), 5)
+            found = timed(lambda: counts.append(len(log.read(query))), 5)
             found["records"] = counts[-1]
     return found | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
 

@@ -22,7 +22,7 @@ from tests.servers import given
 from tests.support.scoring_world import MODEL, ScoringWorld
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.topics.kafka import KafkaTopics
 from mlplatform.decisions.topics.messages import Message
 from mlplatform.runtime.storage import addresses
@@ -142,7 +142,7 @@ def _decisions(world: ScoringWorld) -> tuple[int, int]:
     """Decisions that were recorded, and how many of them were for a request that had one."""
     log = SqliteDecisionLog(world.home.decisions)
     try:
-        payloads = log.read(Span(model=MODEL, kinds=("decision",), columns=("payload",)))
+        payloads = log.read(RecordQuery(model=MODEL, kinds=("decision",), columns=("payload",)))
     finally:
         log.close()
     keys = [json.loads(p)["idempotency_key"] for p in payloads.column("payload").to_pylist()]

@@ -31,7 +31,7 @@ from tests.drills.memory import Growth, Sample, growth
 from tests.drills.scoring import child_environment
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records.port import Span, VerifyReport
+from mlplatform.decisions.records.port import RecordQuery, VerifyReport
 from mlplatform.runtime.processes.records import read_processes
 from support.gateways_world import GatewaysWorld
 from support.scoring_world import MODEL, wait_for
@@ -204,7 +204,7 @@ def _balanced(world: GatewaysWorld, told: dict[str, Any]) -> Books:
     log = SqliteDecisionLog(world.home.decisions)
     try:
         columns = ("kind", "decision_id", "degraded")
-        records = log.read(Span(model=MODEL, kinds=("decision", "shadow"), columns=columns))
+        records = log.read(RecordQuery(model=MODEL, kinds=("decision", "shadow"), columns=columns))
     finally:
         log.close()
     is_shadow = pc.equal(records["kind"].cast("string"), "shadow")

@@ -8,7 +8,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mlplatform.decisions.records.port import Span, Watermark
+from mlplatform.decisions.records.port import RecordQuery, Watermark
 from mlplatform.decisions.records.record import Record, arrow_schema
 from mlplatform.runtime.units import DAY_MS
 
@@ -21,12 +21,12 @@ class ListLog:
         numbered = [row | {"seq": seq} for seq, row in enumerate(rows)]
         self.table = pa.Table.from_pylist(numbered, arrow_schema([*numbered[0]]))
 
-    def read(self, span: Span) -> pa.Table:
-        keep = pc.field("kind").isin(list(span.kinds))
-        keep &= pc.field("event_ms") >= (span.from_ms or 0)
-        if span.to_ms is not None:
-            keep &= pc.field("event_ms") < span.to_ms
-        return self.table.filter(keep).select(list(span.columns))
+    def read(self, query: RecordQuery) -> pa.Table:
+        keep = pc.field("kind").isin(list(query.kinds))
+        keep &= pc.field("event_ms") >= (query.from_ms or 0)
+        if query.to_ms is not None:
+            keep &= pc.field("event_ms") < query.to_ms
+        return self.table.filter(keep).select(list(query.columns))
 
     def watermarks(self) -> list[Watermark]:
         return [Watermark("w", 10**6, 99 * DAY_MS, 0, live=True)]

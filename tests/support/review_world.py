@@ -11,7 +11,7 @@ import pytest
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.last_labels import LABEL_COLUMNS, last_labels
-from mlplatform.decisions.records.port import Entry, Span
+from mlplatform.decisions.records.port import Entry, RecordQuery
 from mlplatform.decisions.records.record import Record
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.observing.page.queries import sources
@@ -82,12 +82,12 @@ class World:
         return name
 
     def labels(self) -> dict[str, int]:
-        table = self.log.read(Span(kinds=("label",), columns=LABEL_COLUMNS))
+        table = self.log.read(RecordQuery(kinds=("label",), columns=LABEL_COLUMNS))
         return last_labels(table)
 
     def held(self, name: str) -> list[dict[str, Any]]:
-        span = Span(kinds=("label",), decision_id=name, columns=("seq", "label", "payload"))
-        rows = self.log.read(span).to_pylist()
+        query = RecordQuery(kinds=("label",), decision_id=name, columns=("seq", "label", "payload"))
+        rows = self.log.read(query).to_pylist()
         return [{**msgspec.json.decode(r["payload"]), "label": r["label"]} for r in rows]
 
     def waiting(self) -> list[str]:

@@ -21,7 +21,7 @@ import pyarrow as pa
 from onnx import TensorProto, helper, numpy_helper
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.record import COLUMNS, Kind
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.feast_values import project_name
@@ -408,7 +408,9 @@ class ScoringWorld:
         """All records of these kinds, payload decoded."""
         log = SqliteDecisionLog(self.home.decisions)
         try:
-            table: pa.Table = log.read(Span(model=MODEL, kinds=kinds, columns=tuple(COLUMNS)))
+            table: pa.Table = log.read(
+                RecordQuery(model=MODEL, kinds=kinds, columns=tuple(COLUMNS))
+            )
         finally:
             log.close()
         rows: list[dict[str, Any]] = table.to_pylist()

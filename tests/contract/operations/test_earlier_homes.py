@@ -22,7 +22,7 @@ import pytest
 from tests.unit.rollouts.passes import test_rollout_passes
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records.port import DuplicateKey, Entry, Idempotency, Span
+from mlplatform.decisions.records.port import DuplicateKey, Entry, Idempotency, RecordQuery
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.spill.writer import SpillingLog, SpillPolicy
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
@@ -131,7 +131,7 @@ def test_it_is_whole_and_holds_what_it_held(opened: OpenedHome) -> None:
     assert (routes.champion, routes.challenger, routes.phase) == (arm(1), arm(2), "canary")
     assert fold(opened.rollouts.read(FIRST)).phase == "confirmed"
     assert fold(opened.rollouts.read(SECOND)).phase == "canary"
-    kinds = opened.log.read(Span(columns=("kind",)))["kind"].to_pylist()
+    kinds = opened.log.read(RecordQuery(columns=("kind",)))["kind"].to_pylist()
     assert (kinds.count("label"), kinds.count("void")) == (1, 1)
 
 

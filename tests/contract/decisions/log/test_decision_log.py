@@ -29,14 +29,14 @@ from mlplatform.decisions.records.port import (
     Entry,
     Idempotency,
     ManifestHead,
-    Span,
+    RecordQuery,
 )
 from mlplatform.decisions.records.record import COLUMNS, Record, link, record_digest
 from mlplatform.decisions.records.tables import STORED
 from mlplatform.runtime.errors import Busy, Corrupt, InputInvalid, PlatformError, StaleFence
 from mlplatform.runtime.units import HOUR_MS
 
-EVERYTHING = Span(columns=tuple(COLUMNS))
+EVERYTHING = RecordQuery(columns=tuple(COLUMNS))
 NOW_MS = 1_700_000_000_000
 
 
@@ -88,8 +88,8 @@ def filled(log: SqliteDecisionLog, count: int = 50, writer: str = "gw") -> None:
     log.append(writer, [entry(f"d{i}", event_ms=1_000 + i) for i in range(1, count + 1)])
 
 
-def rows(log: SqliteDecisionLog, span: Span = EVERYTHING) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = log.read(span).to_pylist()
+def rows(log: SqliteDecisionLog, query: RecordQuery = EVERYTHING) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = log.read(query).to_pylist()
     return found
 
 
@@ -227,21 +227,21 @@ def test_keys_outlive_the_process_and_sealing_until_their_time(
 
 # Reading
 
-SPANS = [
-    Span(columns=tuple(COLUMNS)),
-    Span("fraud"),
-    Span("fraud", ("decision",)),
-    Span("fraud", ("label", "shadow"), columns=("decision_id", "kind", "label", "degraded")),
-    Span(from_ms=1_010, to_ms=1_040, columns=("event_ms", "seq")),
-    Span(generation=2, columns=("generation", "payload")),
-    Span(rollout_id="r1"),
-    Span(decision_id="d7", columns=tuple(COLUMNS)),
-    Span(decision_ids=("d7", "d30", "d99")),
-    Span("other", decision_ids=("d3", "d4"), columns=("decision_id", "payload")),
-    Span(decision_id_starts="d4"),
-    Span(after={"a": 13, "b": 0}),
-    Span(after={"a": 1_000, "b": 29}),
-    Span("nothing"),
+QUERIES = [
+    RecordQuery(columns=tuple(COLUMNS)),
+    RecordQuery("fraud"),
+    RecordQuery("fraud", ("decision",)),
+    RecordQuery("fraud", ("label", "shadow"), columns=("decision_id", "kind", "label", "degraded")),
+    RecordQuery(from_ms=1_010, to_ms=1_040, columns=("event_ms", "seq")),
+    RecordQuery(generation=2, columns=("generation", "payload")),
+    RecordQuery(rollout_id="r1"),
+    RecordQuery(decision_id="d7", columns=tuple(COLUMNS)),
+    RecordQuery(decision_ids=("d7", "d30", "d99")),
+    RecordQuery("other", decision_ids=("d3", "d4"), columns=("decision_id", "payload")),
+    RecordQuery(decision_id_starts="d4"),
+    RecordQuery(after={"a": 13, "b": 0}),
+    RecordQuery(after={"a": 1_000, "b": 29}),
+    RecordQuery("nothing"),
 ]
 
 
@@ -267,20 +267,20 @@ def varied(log: SqliteDecisionLog) -> None:
         )
 
 
-@pytest.mark.parametrize("span", SPANS, ids=range(len(SPANS)))
+@pytest.mark.parametrize("query", QUERIES, ids=range(len(QUERIES)))
 def test_a_span_reads_the_same_before_during_and_after_sealing(
-    folder: Path, log: SqliteDecisionLog, span: Span
+    folder: Path, log: SqliteDecisionLog, query: RecordQuery
 ) -> None:
     """Where a record lies is nobody's business; order, types and values are the same."""
     varied(log)
-    before = log.read(span)
-    assert before.column_names == list(span.columns)
+    before = log.read(query)
+    assert before.column_names == list(query.columns)
     with closing(database(folder)) as db:
         limits = seal.SealLimits(minimum_rows=1, maximum_rows=20)
         for _ in itertools.islice(seal.steps(db, folder, limits, now_ms=0), 6):
-            assert log.read(span).equals(before)
+            assert log.read(query).equals(before)
     log.seal()
-    assert log.read(span).equals(before)
+    assert log.read(query).equals(before)
 
 
 def test_filters_do_what_they_say(log: SqliteDecisionLog) -> None:
@@ -289,17 +289,17 @@ def test_filters_do_what_they_say(log: SqliteDecisionLog) -> None:
     log.seal()
     everything = rows(log)
     assert len(everything) == 75
-    for span in SPANS:
+    for query in QUERIES:
         wanted = [
-            {name: row[name] for name in span.columns} for row in everything if _in(row, span)
+            {name: row[name] for name in query.columns} for row in everything if _in(row, query)
         ]
-        assert rows(log, span) == wanted
+        assert rows(log, query) == wanted
 
 
 def test_an_unknown_column_is_an_error(log: SqliteDecisionLog) -> None:
     """It is named; nothing is silently left out."""
     with pytest.raises(InputInvalid, match="prediction"):
-        log.read(Span(columns=("seq", "prediction")))
+        log.read(RecordQuery(columns=("seq", "prediction")))
 
 
 # Sealing
@@ -682,7 +682,7 @@ def test_a_killed_writer_loses_and_doubles_nothing(folder: Path) -> None:
         # the batch in which it died is sent again, as a client would
         start = int(lines[-1].split("-")[0])
     with closing(SqliteDecisionLog(folder)) as log:
-        found = rows(log, Span(columns=("seq", "decision_id")))
+        found = rows(log, RecordQuery(columns=("seq", "decision_id")))
         assert log.verify().findings == ()
         assert log.verify(log.seal()).findings == ()
     numbers = {row["decision_id"]: str(row["seq"]) for row in found}
@@ -723,7 +723,9 @@ for batch in range(60):
             log.seal()
         assert [process.returncode for process in writers] == [0, 0]
         head = log.seal()
-        found = [(row["writer"], row["seq"]) for row in rows(log, Span(columns=("writer", "seq")))]
+        found = [
+            (row["writer"], row["seq"]) for row in rows(log, RecordQuery(columns=("writer", "seq")))
+        ]
         assert found == [(w, s) for w in "ab" for s in range(1, 601)]
         assert log.verify(head).findings == ()
 
@@ -732,21 +734,21 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 
 
-def _in(row: dict[str, Any], span: Span) -> bool:
+def _in(row: dict[str, Any], query: RecordQuery) -> bool:
     equal = {
-        "model": span.model,
-        "generation": span.generation,
-        "rollout_id": span.rollout_id,
-        "decision_id": span.decision_id,
+        "model": query.model,
+        "generation": query.generation,
+        "rollout_id": query.rollout_id,
+        "decision_id": query.decision_id,
     }
     return (
-        row["kind"] in span.kinds
+        row["kind"] in query.kinds
         and all(row[name] == value for name, value in equal.items() if value is not None)
-        and (span.decision_ids is None or row["decision_id"] in span.decision_ids)
-        and row["decision_id"].startswith(span.decision_id_starts or "")
-        and (span.from_ms is None or row["event_ms"] >= span.from_ms)
-        and (span.to_ms is None or row["event_ms"] < span.to_ms)
-        and row["seq"] > (span.after or {}).get(row["writer"], 0)
+        and (query.decision_ids is None or row["decision_id"] in query.decision_ids)
+        and row["decision_id"].startswith(query.decision_id_starts or "")
+        and (query.from_ms is None or row["event_ms"] >= query.from_ms)
+        and (query.to_ms is None or row["event_ms"] < query.to_ms)
+        and row["seq"] > (query.after or {}).get(row["writer"], 0)
     )
 
 

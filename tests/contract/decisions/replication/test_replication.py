@@ -17,7 +17,7 @@ import pytest
 
 from mlplatform.decisions.log.pruning import prune
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records.port import Entry, Span, Watermark
+from mlplatform.decisions.records.port import Entry, RecordQuery, Watermark
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.replication.continuation import Divergence, Gap
 from mlplatform.decisions.replication.copies import CopyReader, ReplicaOffset, ReplicatedRecord
@@ -217,7 +217,7 @@ def test_two_logs_are_one_that_is_sealed_and_followed_as_any(
             one.append(count)
         world.settle()
         home.seal()
-    table = home.read(Span(columns=("writer", "seq", "decision_id")))
+    table = home.read(RecordQuery(columns=("writer", "seq", "decision_id")))
     assert len({(row["writer"], row["seq"]) for row in table.to_pylist()}) == 157
     assert [one.records() for one in gateways] == [
         copies(tmp_path / "home", home, one.writer) for one in gateways
@@ -396,7 +396,7 @@ def test_a_log_drops_what_is_safe_elsewhere_and_old_and_stays_whole(
     assert [
         c.seq for c in CopyReader(one.folder, one.log).copies(one.writer, after=0, limit=99)
     ] == [*range(551, 601)]
-    assert one.log.read(Span()).num_rows == 50
+    assert one.log.read(RecordQuery()).num_rows == 50
     assert one.log.verify().ok, one.log.verify().findings
     one.append(20)
     with closing(SqliteDecisionLog(one.folder, segment_rows=(1, 40))) as log:

@@ -30,7 +30,7 @@ from mlplatform.decisions.records.port import (
     Idempotency,
     Outcome,
     RecordingFailure,
-    Span,
+    RecordQuery,
     SpillReceipt,
     StoredAnswer,
     UnloggedAnswer,
@@ -107,7 +107,7 @@ def recorded(folder: Path) -> list[tuple[int, str]]:
     """Numbers and names of all records of the writer, after the whole log was checked."""
     with closing(SqliteDecisionLog(folder)) as log:
         assert log.verify().findings == ()
-        rows = log.read(Span(columns=("seq", "decision_id"))).to_pylist()
+        rows = log.read(RecordQuery(columns=("seq", "decision_id"))).to_pylist()
     return [(row["seq"], row["decision_id"]) for row in rows]
 
 
@@ -344,7 +344,9 @@ def test_a_key_answered_otherwise_in_the_log_is_a_conflict_that_is_counted(folde
         assert stored is not None
         assert stored.decision_id == "d9"
     with closing(SqliteDecisionLog(folder)) as reader:
-        rows = reader.read(Span(columns=("writer", "kind", "decision_id", "payload"))).to_pylist()
+        rows = reader.read(
+            RecordQuery(columns=("writer", "kind", "decision_id", "payload"))
+        ).to_pylist()
         assert reader.verify().ok
     mine = [(r["kind"], r["decision_id"]) for r in rows if r["writer"] == WRITER]
     assert mine == [("decision", "d0"), ("decision", "d1"), ("void", "d1"), ("decision", "d2")]
@@ -393,7 +395,7 @@ def test_a_label_is_a_record_whenever_it_says_something_else_than_the_one_before
                 caught_up(log)
         caught_up(log)
     with closing(SqliteDecisionLog(folder)) as log:
-        rows = log.read(Span(columns=("seq", "label"))).to_pylist()
+        rows = log.read(RecordQuery(columns=("seq", "label"))).to_pylist()
     assert [row["label"] for row in rows] == expected
 
 
@@ -440,7 +442,9 @@ def test_damage_inside_a_spill_is_kept_and_told(folder: Path) -> None:
     with closing(SqliteDecisionLog(folder)) as reader:
         (finding,) = reader.verify().findings
         assert kept.name in finding
-        assert reader.read(Span(columns=("decision_id",))).to_pylist() == [{"decision_id": "d0"}]
+        assert reader.read(RecordQuery(columns=("decision_id",))).to_pylist() == [
+            {"decision_id": "d0"}
+        ]
 
 
 @pytest.mark.parametrize("step", ["spill_mark", "catch_up", "forget_spill"])

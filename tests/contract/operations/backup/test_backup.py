@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.spill.writer import SpillingLog, SpillPolicy
 from mlplatform.operations.backup import snapshot as snapshots
 from mlplatform.operations.backup.manifest import Manifest
@@ -70,7 +70,7 @@ def restored(target: Path, home: Home, **options: Any) -> RestoreReport:
 def records(home: Home) -> list[dict[str, Any]]:
     with contextlib.closing(SqliteDecisionLog(home.decisions)) as log:
         columns = ("writer", "seq", "decision_id", "generation")
-        rows: list[dict[str, Any]] = log.read(Span(columns=columns)).to_pylist()
+        rows: list[dict[str, Any]] = log.read(RecordQuery(columns=columns)).to_pylist()
     return rows
 
 

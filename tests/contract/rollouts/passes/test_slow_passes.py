@@ -63,9 +63,9 @@ class StoredWorld(World):
 class SlowLog(FakeLog):
     """A log whose generations are long: reading one takes longer than a lease lasts."""
 
-    def read(self, span: Any) -> Any:
+    def read(self, query: Any) -> Any:
         time.sleep(TTL_S * 1.5)
-        return super().read(span)
+        return super().read(query)
 
 
 class LeaseCounts:

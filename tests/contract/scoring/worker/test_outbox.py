@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records.port import Entry, Span
+from mlplatform.decisions.records.port import Entry, RecordQuery
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.topics.local import LocalTopics
 from mlplatform.decisions.topics.messages import Message, Progress, ReceivedMessage
@@ -52,7 +52,7 @@ def topics(tmp_path: Path) -> Iterator[FailingTopics]:
 def append(
     log: SqliteDecisionLog, count: int, *, kind: Any = "decision", writer: str = "gw-0"
 ) -> None:
-    first = log.read(Span(kinds=(kind,))).num_rows
+    first = log.read(RecordQuery(kinds=(kind,))).num_rows
     log.append(
         writer,
         [
@@ -140,7 +140,7 @@ def test_a_limit_takes_the_first_records_of_each_writer(log: SqliteDecisionLog) 
     log.seal()
     append(log, 10)
     append(log, 3, kind="void", writer="gw-1")
-    table = log.read(Span(after={"gw-0": 35}, limit=20))
+    table = log.read(RecordQuery(after={"gw-0": 35}, limit=20))
     rows = [(r["writer"], r["seq"]) for r in table.to_pylist()]
     assert [seq for writer, seq in rows if writer == "gw-0"] == list(range(36, 56))
     assert [seq for writer, seq in rows if writer == "gw-1"] == [1, 2, 3]

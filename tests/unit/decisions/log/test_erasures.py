@@ -20,7 +20,7 @@ from mlplatform.decisions.log.erasure_acts import ErasureRequest, erase
 from mlplatform.decisions.log.lookup import erased_by, logged_records
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.erasures import Erasure, erasure_of, erasure_record
-from mlplatform.decisions.records.port import Entry, Idempotency, Span
+from mlplatform.decisions.records.port import Entry, Idempotency, RecordQuery
 from mlplatform.decisions.records.prepared_record import prepared
 from mlplatform.decisions.records.record import COLUMNS, SCALARS, Kind, Record
 from mlplatform.decisions.records.tables import DATABASE
@@ -32,7 +32,7 @@ from mlplatform.operations.review.queue import file_of as queue_file
 from mlplatform.runtime.errors import Busy, Corrupt, InputInvalid
 from mlplatform.runtime.storage import sqlite
 
-EVERYTHING = Span(columns=tuple(COLUMNS))
+EVERYTHING = RecordQuery(columns=tuple(COLUMNS))
 UNIT = 3
 SECRET = "where she lives"
 LIMITS = seal.SealLimits(minimum_rows=1, maximum_rows=20)
@@ -94,8 +94,8 @@ def log(made: Path, folder: Path) -> Iterator[SqliteDecisionLog]:
         yield opened
 
 
-def rows(log: SqliteDecisionLog, span: Span = EVERYTHING) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = log.read(span).to_pylist()
+def rows(log: SqliteDecisionLog, query: RecordQuery = EVERYTHING) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = log.read(query).to_pylist()
     return found
 
 
@@ -148,7 +148,7 @@ def test_an_act_is_on_record_in_the_chain(folder: Path, log: SqliteDecisionLog) 
     erase(
         log, folder, ErasureRequest("a1", "Ann Lee", "request 4711", decision_id=one), now_ms=9_000
     )
-    found = rows(log, Span(decision_id=one, columns=tuple(COLUMNS)))
+    found = rows(log, RecordQuery(decision_id=one, columns=tuple(COLUMNS)))
     assert [row["kind"] for row in found] == ["erasure", "decision", "label"]
     said = erasure_of(found[0]["payload"])
     assert (said.by, said.reason, said.records) == ("Ann Lee", "request 4711", {"gw": [3, 41]})

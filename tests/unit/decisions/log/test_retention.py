@@ -25,7 +25,7 @@ from mlplatform.decisions.log.retention import (
     reached_ms,
 )
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records.port import Entry, Span
+from mlplatform.decisions.records.port import Entry, RecordQuery
 from mlplatform.decisions.records.record import COLUMNS, SCALARS, Kind, Record
 from mlplatform.decisions.records.retention import (
     AbsentPayload,
@@ -43,7 +43,7 @@ from mlplatform.runtime.errors import Busy
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.units import DAY_MS
 
-EVERYTHING = Span(columns=tuple(COLUMNS))
+EVERYTHING = RecordQuery(columns=tuple(COLUMNS))
 SECRET = "what she bought"
 WALL_MS = 400 * DAY_MS
 DAYS = 60
@@ -271,7 +271,7 @@ def test_an_act_is_one_record_and_the_next_one_begins_after_it(
     with closing(sqlite.connect(folder / DATABASE)) as db:
         changed = {file.name for file in sealed_files.present(db)} - {*first}
     assert len(changed) == 1
-    acts = log.read(Span(kinds=("retention",), columns=("decision_id", "model"))).to_pylist()
+    acts = log.read(RecordQuery(kinds=("retention",), columns=("decision_id", "model"))).to_pylist()
     assert [act["model"] for act in acts] == ["fraud", "fraud"]
     assert log.verify().findings == ()
 

@@ -28,12 +28,12 @@ from mlplatform.decisions.log import (
 from mlplatform.decisions.log.file_checks import FileCheck, FileFinding
 from mlplatform.decisions.log.sealed_files import SealedFile
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records.port import Entry, Span
+from mlplatform.decisions.records.port import Entry, RecordQuery
 from mlplatform.decisions.records.record import COLUMNS, Record
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.runtime.storage import sqlite
 
-EVERYTHING = Span(columns=tuple(COLUMNS))
+EVERYTHING = RecordQuery(columns=tuple(COLUMNS))
 LIMITS = seal.SealLimits(minimum_rows=1, maximum_rows=20)
 
 
@@ -82,10 +82,10 @@ def on_disk(folder: Path) -> set[Path]:
     return {*folder.glob("segments/*/*"), *folder.glob("segments/*.parquet")}
 
 
-def opened(folder: Path, span: Span) -> list[SealedFile]:
+def opened(folder: Path, query: RecordQuery) -> list[SealedFile]:
     with closing(sqlite.connect(folder / DATABASE)) as db:
         catalogue.attach(db, folder)
-        return catalogue.files_of_span(db, span)
+        return catalogue.files_of_query(db, query)
 
 
 def adjacent(sizes: list[int]) -> list[SealedFile]:
@@ -182,7 +182,7 @@ def test_merging_is_safe_to_kill_at_every_step(tmp_path: Path) -> None:
             assert log.read(EVERYTHING).equals(wanted)
             assert on_disk(folder) == {file.path(folder) for file in files(folder)}
             assert not sealed_files.is_unfinished(folder)
-            assert len(opened(folder, Span(kinds=("void",)))) == 1
+            assert len(opened(folder, RecordQuery(kinds=("void",)))) == 1
             names.add(tuple(sorted(file.name for file in files(folder))))
         if len(done) < steps:
             break
@@ -232,29 +232,29 @@ def test_a_damaged_part_is_not_merged(folder: Path, log: SqliteDecisionLog) -> N
 
 # The catalogue
 
-SPANS = {
-    "void": Span(kinds=("void",)),
-    "generation": Span(generation=4),
-    "no such generation": Span(generation=99),
-    "model": Span("fraud"),
-    "rollout": Span("fraud", rollout_id="r1"),
-    "id": Span(decision_id=f"{12:032x}0123456789"),
-    "ids": Span(decision_ids=(f"{12:032x}0123456789", f"{35:032x}0123456789", "none")),
-    "trace": Span(decision_id_starts=f"{12:032x}"),
-    "first digits": Span(decision_id_starts="0000"),
-    "after": Span("other", after={"gw": 30}, generation=12),
-    "times": Span(from_ms=1_010, to_ms=1_013),
+QUERIES = {
+    "void": RecordQuery(kinds=("void",)),
+    "generation": RecordQuery(generation=4),
+    "no such generation": RecordQuery(generation=99),
+    "model": RecordQuery("fraud"),
+    "rollout": RecordQuery("fraud", rollout_id="r1"),
+    "id": RecordQuery(decision_id=f"{12:032x}0123456789"),
+    "ids": RecordQuery(decision_ids=(f"{12:032x}0123456789", f"{35:032x}0123456789", "none")),
+    "trace": RecordQuery(decision_id_starts=f"{12:032x}"),
+    "first digits": RecordQuery(decision_id_starts="0000"),
+    "after": RecordQuery("other", after={"gw": 30}, generation=12),
+    "times": RecordQuery(from_ms=1_010, to_ms=1_013),
 }
 
 
-@pytest.mark.parametrize("span", SPANS.values(), ids=SPANS)
+@pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
 @pytest.mark.parametrize("state", ["catalogued", "missing", "damaged", "stale"])
 def test_reads_are_the_same_with_a_catalogue_or_without(
-    folder: Path, log: SqliteDecisionLog, span: Span, state: str
+    folder: Path, log: SqliteDecisionLog, query: RecordQuery, state: str
 ) -> None:
     """It says which files need not be opened; without it, or where it is of others, all are."""
     in_segments(log, folder, 5, rows=10)
-    wanted = log.read(span)
+    wanted = log.read(query)
     log.seal()
     path = folder / "segments" / catalogue.DATABASE
     match state:
@@ -268,9 +268,9 @@ def test_reads_are_the_same_with_a_catalogue_or_without(
                 db.execute("UPDATE entries SET sha256 = 'of another file', kind = '', model = ''")
                 db.execute("DELETE FROM prints")
                 db.execute("UPDATE whole SET token = x'00'")
-    assert log.read(span).equals(wanted)
+    assert log.read(query).equals(wanted)
     log.seal()
-    assert log.read(span).equals(wanted)
+    assert log.read(query).equals(wanted)
 
 
 def test_a_read_opens_only_the_files_that_may_hold_what_it_asks(
@@ -278,9 +278,9 @@ def test_a_read_opens_only_the_files_that_may_hold_what_it_asks(
 ) -> None:
     """Of five files of ten records."""
     in_segments(log, folder, 5, rows=10)
-    assert len(opened(folder, SPANS["void"])) == 5
+    assert len(opened(folder, QUERIES["void"])) == 5
     log.seal()
-    counts = {name: len(opened(folder, span)) for name, span in SPANS.items()}
+    counts = {name: len(opened(folder, query)) for name, query in QUERIES.items()}
     assert counts == {
         "void": 1,
         "generation": 1,
@@ -325,7 +325,7 @@ def test_one_id_costs_the_ids_of_a_file_and_one_row_group(
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
     wanted = f"{10:032x}0123456789"
-    (row,) = log.read(Span(decision_id=wanted, columns=tuple(COLUMNS))).to_pylist()
+    (row,) = log.read(RecordQuery(decision_id=wanted, columns=tuple(COLUMNS))).to_pylist()
     assert (row["decision_id"], row["seq"]) == (wanted, 10)
     assert [group for group, columns in decoded if columns == ["decision_id"]] == [0, 1, 2, 3, 4]
     assert [group for group, columns in decoded if columns != ["decision_id"]] == [2]
@@ -342,13 +342,13 @@ def test_what_the_catalogue_says_wrongly_is_found_and_made_again(
     log.seal()
     with closing(sqlite3.connect(folder / "segments" / catalogue.DATABASE)) as db, db:
         db.execute(f"{wrong} WHERE file = 1")
-    assert log.read(Span(kinds=("void",))).num_rows == 0
+    assert log.read(RecordQuery(kinds=("void",))).num_rows == 0
     (finding,) = log.verify().findings
     assert "the catalogue was wrong about segment gw/000000000001-000000000010" in finding
-    assert log.read(Span(kinds=("void",))).num_rows == 1
+    assert log.read(RecordQuery(kinds=("void",))).num_rows == 1
     log.seal()
     assert log.verify().findings == ()
-    assert len(opened(folder, Span(kinds=("void",)))) == 1
+    assert len(opened(folder, RecordQuery(kinds=("void",)))) == 1
 
 
 def test_files_that_are_merged_while_they_are_checked_mislead_nobody(
@@ -401,7 +401,7 @@ def test_a_log_of_before_there_were_merged_files_goes_on(
         assert again.read(EVERYTHING).equals(wanted)
         again.seal()
         assert again.verify().findings == ()
-        assert len(opened(folder, Span(kinds=("void",)))) == 1
+        assert len(opened(folder, RecordQuery(kinds=("void",)))) == 1
 
 
 # Verifying

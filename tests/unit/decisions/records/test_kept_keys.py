@@ -23,7 +23,7 @@ from mlplatform.decisions.records.port import (
     DuplicateKey,
     Entry,
     Idempotency,
-    Span,
+    RecordQuery,
     StoredAnswer,
 )
 from mlplatform.decisions.records.prepared_record import prepared
@@ -471,7 +471,7 @@ def test_a_transaction_that_fails_leaves_neither_table_nor_shape_in_mind(
     assert found(log, "k0") is None
     assert log.append("gw", [entry("k0", named(1))]) == [AppendReceipt(1)]
     assert found(log, "k0") == answer(named(1), 0.25)
-    rows = log.read(Span(columns=("decision_id",))).to_pylist()
+    rows = log.read(RecordQuery(columns=("decision_id",))).to_pylist()
     assert rows == [{"decision_id": named(1)}]
 
 

@@ -13,7 +13,7 @@ from tests.unit.rollouts.drift.test_matured_outcomes import alive, read
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.last_labels import LABEL_COLUMNS, last_labels
-from mlplatform.decisions.records.port import Entry, Span
+from mlplatform.decisions.records.port import Entry, RecordQuery
 from mlplatform.decisions.records.record import Record
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.snapshots import snapshot
@@ -94,7 +94,7 @@ def test_every_reader_takes_the_same_label_however_they_tie(said: list[Any]) -> 
             seqs[writer] += 1
             ranked.append((event, recorded, seqs[writer], value))
         expected = max(ranked)[-1]
-        table = log.read(Span(model="fraud", kinds=("label",), columns=LABEL_COLUMNS))
+        table = log.read(RecordQuery(model="fraud", kinds=("label",), columns=LABEL_COLUMNS))
         assert last_labels(table) == {"d1": expected}
         found = every_reader(log, Path(folder) / "offline")
         assert found == dict.fromkeys(found, expected)

@@ -11,7 +11,7 @@ import msgspec
 import pyarrow as pa
 import pytest
 
-from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.decisions.records.record import COLUMNS, Record, arrow_schema
 from mlplatform.learning.features.offline import OfflineTable, ProjectionCounts
@@ -38,16 +38,16 @@ class MemoryLog:
             row["payload"] = msgspec.json.encode(row["payload"]).decode()
             self.rows.append({"writer": writer, "seq": seq, **row})
 
-    def read(self, span: Span) -> pa.Table:
-        after = span.after or {}
+    def read(self, query: RecordQuery) -> pa.Table:
+        after = query.after or {}
         rows = [
-            {name: row[name] for name in span.columns}
+            {name: row[name] for name in query.columns}
             for row in self.rows
-            if row["model"] == span.model
-            and row["kind"] in span.kinds
+            if row["model"] == query.model
+            and row["kind"] in query.kinds
             and row["seq"] > after.get(row["writer"], 0)
         ]
-        return pa.Table.from_pylist(rows, schema=arrow_schema(span.columns))
+        return pa.Table.from_pylist(rows, schema=arrow_schema(query.columns))
 
 
 def decision(number: int, *, event_ms: int = NOON_MS, **request: Any) -> Record:

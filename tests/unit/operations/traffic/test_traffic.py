@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlplatform.decisions.records.port import Span, Watermark
+from mlplatform.decisions.records.port import RecordQuery, Watermark
 from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.operations.actions import traffic
 from mlplatform.operations.traffic import buckets, projection
@@ -45,18 +45,18 @@ class SmallLog:
         last = {r["writer"]: r["seq"] for r in self.rows}
         return [Watermark(writer, seq, 0, 0, live=True) for writer, seq in last.items()]
 
-    def read(self, span: Span) -> pa.Table:
-        after = span.after or {}
+    def read(self, query: RecordQuery) -> pa.Table:
+        after = query.after or {}
         rows = sorted(self.rows, key=lambda r: (r["writer"], r["seq"]))
         kept: list[dict[str, Any]] = []
         for row in rows:
             mine = [r for r in kept if r["writer"] == row["writer"]]
-            wanted = row.get("kind", "decision") in span.kinds
-            room = span.limit is None or len(mine) < span.limit
+            wanted = row.get("kind", "decision") in query.kinds
+            room = query.limit is None or len(mine) < query.limit
             if row["seq"] > after.get(row["writer"], 0) and wanted and room:
                 kept.append(row)
         found = table(kept)
-        return found.select([c for c in span.columns if c in found.column_names])
+        return found.select([c for c in query.columns if c in found.column_names])
 
 
 ROWS = st.tuples(

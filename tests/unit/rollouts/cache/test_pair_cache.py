@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.rollouts.passes.test_count_cache import Log
 
-from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.rollouts.cache import pair_cache, pair_counts, pairs
 from mlplatform.rollouts.cache.pair_cache import shadow_outcomes
 from mlplatform.rollouts.verdicts.basis import LabelledRequests, OutcomeBasis, outcome_gates
@@ -101,7 +101,7 @@ def basis_of(log: Log, now_ms: int = NOW_MS, **more: Any) -> OutcomeBasis:
 
 def recount(log: Log, basis: OutcomeBasis) -> LabelledRequests:
     """Of everything that is there, at once, without a file."""
-    rows = Log(log.written, log.reached).read(Span())
+    rows = Log(log.written, log.reached).read(RecordQuery())
     own = rows.filter((pc.field("generation") == 1) & pc.field("kind").isin(["decision", "shadow"]))
     decisions = rows.filter(pc.field("kind") != "label")
     first_ms = pc.min(own["event_ms"]).as_py() or 0

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from mlplatform.decisions.records.port import Span, Watermark
+from mlplatform.decisions.records.port import RecordQuery, Watermark
 from mlplatform.decisions.records.record import Record, arrow_schema
 from mlplatform.model import profile as profiles
 from mlplatform.model.features.views import load_views
@@ -41,13 +41,13 @@ class ListLog:
         self.table = pa.Table.from_pylist(rows, arrow_schema([*rows[0]]) if rows else None)
         self.marks = [Watermark("w", len(rows), reached_ms, 0, live=True)]
 
-    def read(self, span: Span) -> pa.Table:
+    def read(self, query: RecordQuery) -> pa.Table:
         time, kind = pc.field("event_ms"), pc.field("kind")
-        keep = kind.isin(list(span.kinds)) & (pc.field("model") == span.model)
-        keep &= time >= (span.from_ms or 0)
-        if span.to_ms is not None:
-            keep &= time < span.to_ms
-        return self.table.filter(keep).select(list(span.columns))
+        keep = kind.isin(list(query.kinds)) & (pc.field("model") == query.model)
+        keep &= time >= (query.from_ms or 0)
+        if query.to_ms is not None:
+            keep &= time < query.to_ms
+        return self.table.filter(keep).select(list(query.columns))
 
     def watermarks(self) -> list[Watermark]:
         return self.marks

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records.port import DecisionLog, Entry, Span, Watermark
+from mlplatform.decisions.records.port import DecisionLog, Entry, RecordQuery, Watermark
 from mlplatform.decisions.records.record import Record
 from mlplatform.model.folders import load_definition
 from mlplatform.rollouts.cache import days
@@ -50,8 +50,8 @@ class CountedLog:
     def append(self, records: Sequence[Record], writer: str = "gateway-1") -> None:
         self._log.append(writer, [Entry(record) for record in records])
 
-    def read(self, span: Span) -> pa.Table:
-        found = self._log.read(span)
+    def read(self, query: RecordQuery) -> pa.Table:
+        found = self._log.read(query)
         self.rows += len(found)
         return found
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlplatform.decisions.records.port import Span, Watermark
+from mlplatform.decisions.records.port import RecordQuery, Watermark
 from mlplatform.model.policies.segments import SegmentSource
 from mlplatform.rollouts.journal.basis_evidence import Role
 from mlplatform.rollouts.passes import count_cache, count_store
@@ -56,20 +56,20 @@ class Log:
     complete_ms: int | None = None
     reads: list[int] = field(default_factory=list)
 
-    def read(self, span: Span) -> pa.Table:
+    def read(self, query: RecordQuery) -> pa.Table:
         parts = []
         for writer in self.writers():
             rows = self.written.filter(
                 (pc.field("writer") == writer)
-                & (pc.field("seq") > (span.after or {}).get(writer, 0))
+                & (pc.field("seq") > (query.after or {}).get(writer, 0))
                 & (pc.field("seq") <= self.reached.get(writer, 10**9))
-                & pc.field("kind").isin(list(span.kinds))
+                & pc.field("kind").isin(list(query.kinds))
             )
-            if span.generation is not None:
-                rows = rows.filter(pc.field("generation") == span.generation)
-            if span.from_ms is not None:
-                rows = rows.filter(pc.field("event_ms") >= span.from_ms)
-            parts.append(rows.slice(0, span.limit))
+            if query.generation is not None:
+                rows = rows.filter(pc.field("generation") == query.generation)
+            if query.from_ms is not None:
+                rows = rows.filter(pc.field("event_ms") >= query.from_ms)
+            parts.append(rows.slice(0, query.limit))
         found = pa.concat_tables(parts) if parts else self.written
         self.reads.append(len(found))
         return found
@@ -101,7 +101,7 @@ def subject_of(role: Role) -> Subject:
 
 def recount(log: Log, role: Role, until_ms: float = math.inf) -> Aggregates:
     """Of everything that is there, at once, without a file."""
-    rows = Log(log.written, log.reached).read(Span())
+    rows = Log(log.written, log.reached).read(RecordQuery())
     subject = subject_of(role)
     found = facts(rows, subject)
     voids = rows.filter(pc.field("kind") == "void")["decision_id"].to_pylist()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records.port import Entry, Span
+from mlplatform.decisions.records.port import Entry, RecordQuery
 from mlplatform.decisions.records.record import Kind, Record
 from mlplatform.rollouts.journal.basis_evidence import Role
 from mlplatform.rollouts.verdicts.facts import COPY, Subject, facts
@@ -39,7 +39,7 @@ def test_a_raw_call_counts_for_a_rollout_only_with_its_unit_and_has_no_copy(
         for number, (kind, unit) in enumerate(kinds)
     ]
     log.append("gw", entries)
-    found = facts(log.read(Span(model="fraud")), Subject(4, role, version=1))
+    found = facts(log.read(RecordQuery(model="fraud")), Subject(4, role, version=1))
     log.close()
     assert sorted(found.decision_id) == counted
     assert found.decision_id[found.has(COPY)].tolist() == [i for i in counted if i == "d3"]
@@ -62,6 +62,6 @@ def test_a_request_that_names_its_version_is_no_arms(
         for kind in kinds
     ]  # fmt: skip
     log.append("gw", [Entry(record) for record in records])
-    found = facts(log.read(Span(model="fraud")), Subject(4, role, version=1))
+    found = facts(log.read(RecordQuery(model="fraud")), Subject(4, role, version=1))
     log.close()
     assert len(found) == 0

@@ -18,7 +18,7 @@ from mlplatform.commands.terminal.output import (
     print_line,
     print_table,
 )
-from mlplatform.decisions.records.port import Span as LogSpan
+from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.record import COLUMNS
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.operations import wiring
@@ -114,7 +114,7 @@ def _records(settings: Settings, decision_ids: Iterable[str]) -> list[dict[str, 
     found = []
     with closing(wiring.log_of(settings.home)) as log:
         for decision_id in sorted(decision_ids)[:MOST_DECISIONS]:
-            table = log.read(LogSpan(decision_id_starts=decision_id, columns=tuple(COLUMNS)))
+            table = log.read(RecordQuery(decision_id_starts=decision_id, columns=tuple(COLUMNS)))
             found += [_short(row) for row in table.to_pylist()]
     return found
 

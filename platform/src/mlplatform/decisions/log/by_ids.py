@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.record import arrow_schema
 
 if TYPE_CHECKING:  # a gateway starts without pyarrow
@@ -20,21 +20,21 @@ if TYPE_CHECKING:  # a gateway starts without pyarrow
 
 _ID: Final = "decision_id"
 _FILTERED: Final = ("seq", "kind", "model", "event_ms", "generation", "rollout_id", "unit", _ID)
-"""The columns for which a span can have conditions."""
+"""The columns for which a query can have conditions."""
 
 
-def has_ids(span: Span) -> bool:
-    """Whether a span asks for certain decisions only."""
-    named = (span.decision_id, span.decision_id_starts, span.decision_ids)
+def has_ids(query: RecordQuery) -> bool:
+    """Whether a query asks for certain decisions only."""
+    named = (query.decision_id, query.decision_id_starts, query.decision_ids)
     return any(one is not None for one in named)
 
 
-def by_ids(path: Path, span: Span, matching: pc.Expression) -> Iterator[pa.Table]:
-    """The records of a file that match, in order, with the span's columns.
+def by_ids(path: Path, query: RecordQuery, matching: pc.Expression) -> Iterator[pa.Table]:
+    """The records of a file that match, in order, with the query's columns.
 
     Args:
-        span: a span that `has_ids`.
-        matching: filter with all conditions of the span, over the columns `_FILTERED`.
+        query: a query that `has_ids`.
+        matching: filter with all conditions of the query, over the columns `_FILTERED`.
 
     Raises:
         pyarrow.ArrowException, OSError, ValueError: the file is missing or not readable.
@@ -42,25 +42,25 @@ def by_ids(path: Path, span: Span, matching: pc.Expression) -> Iterator[pa.Table
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    columns = list(dict.fromkeys((*span.columns, *_FILTERED)))
-    schema = arrow_schema(span.columns)
+    columns = list(dict.fromkeys((*query.columns, *_FILTERED)))
+    schema = arrow_schema(query.columns)
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             ids = file.read_row_group(group, columns=[_ID], use_threads=False).column(_ID)
-            places = pc.indices_nonzero(_matches(ids, span))
+            places = pc.indices_nonzero(_matches(ids, query))
             if not len(places):
                 continue
             table = file.read_row_group(group, columns=columns, use_threads=False)
             found = table.take(places).filter(matching)
-            yield found.select(list(span.columns)).cast(schema)
+            yield found.select(list(query.columns)).cast(schema)
 
 
-def _matches(ids: pa.ChunkedArray[Any], span: Span) -> pa.BooleanArray:
+def _matches(ids: pa.ChunkedArray[Any], query: RecordQuery) -> pa.BooleanArray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if span.decision_id is not None:
-        return pc.equal(ids, pa.scalar(span.decision_id))
-    if span.decision_ids is not None:
-        return pc.is_in(ids, value_set=pa.array(span.decision_ids, pa.string()))
-    return pc.starts_with(ids, span.decision_id_starts or "")
+    if query.decision_id is not None:
+        return pc.equal(ids, pa.scalar(query.decision_id))
+    if query.decision_ids is not None:
+        return pc.is_in(ids, value_set=pa.array(query.decision_ids, pa.string()))
+    return pc.starts_with(ids, query.decision_id_starts or "")

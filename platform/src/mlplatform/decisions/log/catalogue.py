@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from mlplatform.decisions.log.sealed_files import FIELDS, SealedFile, present
 from mlplatform.decisions.log.segments import SEGMENTS
-from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.record import KINDS
 from mlplatform.runtime.storage import sqlite
 
@@ -102,26 +102,26 @@ def contents_of(path: Path) -> Contents:
         return contents(file.read(list(COLUMNS)))
 
 
-def files_of_span(db: sqlite3.Connection, span: Span) -> list[SealedFile]:
-    """The files that may hold records of the span, ordered by writer and number.
+def files_of_query(db: sqlite3.Connection, query: RecordQuery) -> list[SealedFile]:
+    """The files that may hold records of the query, ordered by writer and number.
 
     Args:
         db: database of the log; its catalogue is attached if there is one.
     """
-    conditions, values = _bounds(span)
+    conditions, values = _bounds(query)
     try:
-        found, more = _contained(db, span)
+        found, more = _contained(db, query)
         if not found:
             return present(db, " AND ".join(conditions), *values)
         (is_whole,) = db.execute(_IS_WHOLE).fetchone()
-        query = (
+        statement = (
             f"SELECT {', '.join(f'f.{name}' for name in FIELDS.split(', '))}"
             f" FROM {'catalogue.entries e JOIN files f' if is_whole else _EVERY_FILE}"
             " ON e.file = f.file AND e.sha256 = f.sha256"
             f" WHERE {' AND '.join(conditions)}"
             f" AND ({'' if is_whole else 'e.file IS NULL OR '}{' AND '.join(found)})"
         )
-        files = [SealedFile(*row) for row in db.execute(query, (*values, *more))]
+        files = [SealedFile(*row) for row in db.execute(statement, (*values, *more))]
     except sqlite3.DatabaseError:  # missing or damaged: the next seal makes it again
         return present(db, " AND ".join(conditions), *values)
     return sorted(files, key=lambda file: (file.writer, file.first))
@@ -130,7 +130,7 @@ def files_of_span(db: sqlite3.Connection, span: Span) -> list[SealedFile]:
 def attach(db: sqlite3.Connection, folder: Path) -> None:
     """Attach the catalogue to a connection, if there is one."""
     if exists(folder):
-        with suppress(sqlite3.DatabaseError):  # damaged: `files_of_span` does without
+        with suppress(sqlite3.DatabaseError):  # damaged: `files_of_query` does without
             db.execute("ATTACH ? AS catalogue", (str(folder / SEGMENTS / DATABASE),))
 
 
@@ -200,13 +200,13 @@ def entry_of(folder: Path, file: SealedFile) -> Contents | None:
         return None
     pieces = _pieces(file.rows)
     with closing(sqlite.connect(folder / SEGMENTS / DATABASE)) as db:
-        query = f"SELECT {', '.join(_LISTED)} FROM entries WHERE file = ? AND sha256 = ?"
-        row = db.execute(query, (file.file, file.sha256)).fetchone()
-        query = (
+        statement = f"SELECT {', '.join(_LISTED)} FROM entries WHERE file = ? AND sha256 = ?"
+        row = db.execute(statement, (file.file, file.sha256)).fetchone()
+        statement = (
             f"SELECT piece, prints FROM prints WHERE piece IN ({','.join(map(str, pieces))})"
             " AND file = ? ORDER BY piece"
         )
-        return None if row is None else Contents(row, dict(db.execute(query, (file.file,))))
+        return None if row is None else Contents(row, dict(db.execute(statement, (file.file,))))
 
 
 def forget(folder: Path, files: Sequence[SealedFile]) -> None:
@@ -224,56 +224,56 @@ def discard(folder: Path) -> None:
         (folder / SEGMENTS / f"{DATABASE}{name}").unlink(missing_ok=True)
 
 
-def _bounds(span: Span) -> tuple[list[str], list[object]]:
+def _bounds(query: RecordQuery) -> tuple[list[str], list[object]]:
     conditions, values = ["true"], list[object]()
-    if span.after:
-        cases = " ".join(["WHEN ? THEN ?"] * len(span.after))
+    if query.after:
+        cases = " ".join(["WHEN ? THEN ?"] * len(query.after))
         conditions.append(f"last > CASE writer {cases} ELSE 0 END")
-        values += [part for pair in span.after.items() for part in pair]
-    if span.from_ms is not None:
+        values += [part for pair in query.after.items() for part in pair]
+    if query.from_ms is not None:
         conditions.append("to_ms >= ?")
-        values.append(span.from_ms)
-    if span.to_ms is not None:
+        values.append(query.from_ms)
+    if query.to_ms is not None:
         conditions.append("from_ms < ?")
-        values.append(span.to_ms)
+        values.append(query.to_ms)
     return conditions, values
 
 
-def _contained(db: sqlite3.Connection, span: Span) -> tuple[list[str], list[object]]:
+def _contained(db: sqlite3.Connection, query: RecordQuery) -> tuple[list[str], list[object]]:
     conditions, values = list[str](), list[object]()
     wanted: dict[str, Sequence[object]] = {
         name: [value]
         for name in ("model", "generation", "rollout_id")
-        if (value := getattr(span, name)) is not None
+        if (value := getattr(query, name)) is not None
     }
-    if span.kinds != KINDS:
-        wanted["kind"] = span.kinds
+    if query.kinds != KINDS:
+        wanted["kind"] = query.kinds
     for name, any_of in wanted.items():
         holds = " OR ".join([f"e.{name} IS NULL", *[f"instr(e.{name}, ?) > 0"] * len(any_of)])
         conditions.append(f"({holds})")
         values += [json.dumps(str(value)) for value in any_of]
-    if (ids := _ids(span)) is not None:
+    if (ids := _ids(query)) is not None:
         files = sorted({file for one in ids for file in _holding(db, one)})
         conditions.append("e.file IN (SELECT value FROM json_each(?))")
         values.append(json.dumps(files))
     return conditions, values
 
 
-def _ids(span: Span) -> Sequence[str] | None:
-    if span.decision_id is not None:
-        return [span.decision_id]
-    if span.decision_id_starts is not None and len(span.decision_id_starts) >= ID_LENGTH:
-        return [span.decision_id_starts]
-    return span.decision_ids
+def _ids(query: RecordQuery) -> Sequence[str] | None:
+    if query.decision_id is not None:
+        return [query.decision_id]
+    if query.decision_id_starts is not None and len(query.decision_id_starts) >= ID_LENGTH:
+        return [query.decision_id_starts]
+    return query.decision_ids
 
 
 def _holding(db: sqlite3.Connection, decision_id: str) -> Iterator[int]:
     places = [place(decision_id[:ID_LENGTH], few=few) for few in (True, False)]
-    query = (
+    statement = (
         "SELECT file FROM catalogue.prints"
         f" WHERE piece IN ({', '.join(str(piece) for piece, _ in places)}) AND instr(prints, ?) > 0"
     )
-    return (file for (file,) in db.execute(query, (places[0][1],)))
+    return (file for (file,) in db.execute(statement, (places[0][1],)))
 
 
 def _pieces(rows: int) -> range:

@@ -21,7 +21,7 @@ from mlplatform.decisions.log import catalogue, compaction, reader, sealed_files
 from mlplatform.decisions.log.sealed_files import SealedFile
 from mlplatform.decisions.records import kept_keys, tables
 from mlplatform.decisions.records.erasures import WRITERS, Erasure, erasure_of, numbers_of
-from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.retention import (
     KEPT_KINDS,
     AbsentPayload,
@@ -128,7 +128,7 @@ def pending_erasures(db: sqlite3.Connection, folder: Path) -> PendingErasures | 
     ready: list[Erasure | RetentionRule] = []
     decisions, reached, waiting = set[str](), dict[str, int](), set[str]()
     elsewhere = tables.replicated_writers(db)  # their rules remove nothing here: see `_expired`
-    for row in _records_of(folder, Span(kinds=KEPT_KINDS, after=after, columns=_COLUMNS)):
+    for row in _records_of(folder, RecordQuery(kinds=KEPT_KINDS, after=after, columns=_COLUMNS)):
         writer = row["writer"]
         if row["kind"] == "retention" and writer in elsewhere:
             continue
@@ -152,7 +152,7 @@ def removal_records(folder: Path) -> RemovalRecords:
     Raises:
         Corrupt: the payload of an erasure or retention record is damaged.
     """
-    rows = _records_of(folder, Span(kinds=KEPT_KINDS, columns=_COLUMNS))
+    rows = _records_of(folder, RecordQuery(kinds=KEPT_KINDS, columns=_COLUMNS))
     erasures = [erasure_of(row["payload"]) for row in rows if row["kind"] == "erasure"]
     rules = [row for row in rows if row["kind"] == "retention"]
     return RemovalRecords(numbers_of(erasures), _expired(folder, rules))
@@ -164,7 +164,9 @@ def ranges_to_expire(folder: Path) -> Mapping[str, Sequence[ExpiredRange]]:
     Raises:
         Corrupt: the payload of a retention record is damaged.
     """
-    return _expired(folder, _records_of(folder, Span(kinds=("retention",), columns=_COLUMNS)))
+    return _expired(
+        folder, _records_of(folder, RecordQuery(kinds=("retention",), columns=_COLUMNS))
+    )
 
 
 def rules_of(folder: Path, model: str) -> list[RetentionRule]:
@@ -174,7 +176,7 @@ def rules_of(folder: Path, model: str) -> list[RetentionRule]:
         Corrupt: the payload of a retention record is damaged.
     """
     own = _own_writers(folder)
-    rows = _records_of(folder, Span(model, ("retention",), columns=_COLUMNS))
+    rows = _records_of(folder, RecordQuery(model, ("retention",), columns=_COLUMNS))
     return [rule_of(row) for row in rows if row["writer"] in own]
 
 
@@ -242,13 +244,13 @@ def steps(db: sqlite3.Connection, folder: Path, most_records: int = _NO_LIMIT) -
     yield "erasures done"
 
 
-def _records_of(folder: Path, span: Span) -> list[dict[str, Any]]:
-    """The records of a span, ordered by writer and number."""
+def _records_of(folder: Path, query: RecordQuery) -> list[dict[str, Any]]:
+    """The records of a query, ordered by writer and number."""
     import pyarrow as pa
 
     try:
         with closing(sqlite.connect(folder / tables.DATABASE)) as db:
-            found: list[dict[str, Any]] = reader.read(db, folder, span).to_pylist()
+            found: list[dict[str, Any]] = reader.read(db, folder, query).to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise Corrupt(f"a sealed file of {folder} cannot be read; {CHECK}") from error
     return found
@@ -301,7 +303,9 @@ def _holding(folder: Path, todo: PendingErasures) -> Mapping[str, Set[int]]:
     models = {one.model for ranges in todo.ranges.values() for one in ranges}
     with closing(sqlite.connect(folder / tables.DATABASE)) as db:
         catalogue.attach(db, folder)
-        return {m: {f.file for f in catalogue.files_of_span(db, Span(model=m))} for m in models}
+        return {
+            m: {f.file for f in catalogue.files_of_query(db, RecordQuery(model=m))} for m in models
+        }
 
 
 def _rewrite(

@@ -16,7 +16,7 @@ from mlplatform.decisions.log import erasure, seal
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.erasures import WRITERS, Erasure, erasure_record
-from mlplatform.decisions.records.port import Entry, Span
+from mlplatform.decisions.records.port import Entry, RecordQuery
 from mlplatform.decisions.records.record import KINDS
 from mlplatform.decisions.records.retention import KEPT_KINDS, AbsentPayload
 from mlplatform.decisions.records.sqlite_errors import Translation
@@ -211,7 +211,7 @@ def _records_of(
     before = erasure.removal_records(folder)
     columns = ("writer", "seq", "decision_id", "kind", "model", "event_ms")
     try:
-        rows = [r for span in _spans(log, request, columns) for r in log.read(span).to_pylist()]
+        rows = [r for query in _queries(log, request, columns) for r in log.read(query).to_pylist()]
     except (pa.ArrowException, OSError, ValueError) as error:
         raise Corrupt(f"a sealed file of {folder} cannot be read; {erasure.CHECK}") from error
     new = [row for row in rows if not before.covers(row["writer"], _place(row))]
@@ -223,18 +223,20 @@ def _place(row: dict[str, Any]) -> AbsentPayload:
     return AbsentPayload(*(row[name] for name in AbsentPayload._fields))
 
 
-def _spans(
+def _queries(
     log: SqliteDecisionLog, request: ErasureRequest, columns: tuple[str, ...]
-) -> Iterator[Span]:
+) -> Iterator[RecordQuery]:
     if request.unit is None:
-        yield Span(request.model, _KINDS, decision_id=request.decision_id, columns=columns)
+        yield RecordQuery(request.model, _KINDS, decision_id=request.decision_id, columns=columns)
         return
     # labels and voids have no unit: they are found by the decisions that they are about
-    of_unit = log.read(Span(request.model, _KINDS, unit=request.unit, columns=("decision_id",)))
+    of_unit = log.read(
+        RecordQuery(request.model, _KINDS, unit=request.unit, columns=("decision_id",))
+    )
     ids = sorted({str(one) for one in of_unit.column("decision_id").to_pylist()})
     for start in range(0, len(ids), _IDS):
         bite = tuple(ids[start : start + _IDS])
-        yield Span(request.model, _KINDS, decision_ids=bite, columns=columns)
+        yield RecordQuery(request.model, _KINDS, decision_ids=bite, columns=columns)
 
 
 def _record(

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.erasures import acts_on
-from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.record import ANSWERED, COLUMNS, SCALARS
 from mlplatform.decisions.records.retention import AbsentPayload, expired_ranges, rule_of
 from mlplatform.runtime.errors import Corrupt, NotFound
@@ -24,7 +24,7 @@ def logged_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, A
     Raises:
         NotFound: the log holds no record of the decision.
     """
-    table = log.read(Span(decision_id=decision_id, columns=tuple(COLUMNS)))
+    table = log.read(RecordQuery(decision_id=decision_id, columns=tuple(COLUMNS)))
     if table.num_rows == 0:
         raise not_logged(decision_id)
     records: list[dict[str, Any]] = table.to_pylist()
@@ -59,8 +59,8 @@ def erased_by(log: SqliteDecisionLog, records: Sequence[Mapping[str, Any]]) -> s
 
 def _expired_by(log: SqliteDecisionLog, gone: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for model in {record["model"] for record in gone}:
-        span = Span(model, ("retention",), columns=("model", "recorded_ms", "payload"))
-        for row in log.read(span).to_pylist():
+        query = RecordQuery(model, ("retention",), columns=("model", "recorded_ms", "payload"))
+        for row in log.read(query).to_pylist():
             try:
                 rule = rule_of(row)
             except Corrupt as error:  # perhaps from another log: go on with the rest
@@ -88,7 +88,7 @@ def recorded_clients(
         from_ms, to_ms: event times that enclose all of these decisions, `to_ms` exclusive. None
             means that the times are not known, and every record is searched.
     """
-    span = Span(
+    query = RecordQuery(
         model=model,
         kinds=ANSWERED,
         from_ms=from_ms,
@@ -97,7 +97,7 @@ def recorded_clients(
         columns=("decision_id", "payload"),
     )
     found = {}
-    for row in log.read(span).to_pylist():
+    for row in log.read(query).to_pylist():
         client = json.loads(row["payload"] or "{}").get("client")
         if client is not None:
             found[row["decision_id"]] = client

@@ -25,7 +25,7 @@ from mlplatform.decisions.log.retention import (
 from mlplatform.decisions.log.sealed_files import SealedFile
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records import tables
-from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.retention import (
     KEPT_KINDS,
     ExpiredRange,
@@ -156,7 +156,7 @@ def _uncovered_payloads(
     catalogue.attach(db, folder)
     files = [
         file
-        for file in catalogue.files_of_span(db, Span(model=model))
+        for file in catalogue.files_of_query(db, RecordQuery(model=model))
         if not any(
             r.first <= file.first and file.last <= r.last for r in covered.get(file.writer, ())
         )

@@ -22,7 +22,7 @@ from mlplatform.decisions.records.port import (
     Entry,
     ManifestHead,
     Outcome,
-    Span,
+    RecordQuery,
     StoredAnswer,
     VerifyReport,
     Watermark,
@@ -236,10 +236,10 @@ class SqliteDecisionLog:
         if self._were_held_up:
             raise Unavailable(f"decision log {self._path}: another process blocks its readers")
 
-    def read(self, span: Span) -> pa.Table:
-        """The records of the span, ordered by writer and number, with the span's columns."""
+    def read(self, query: RecordQuery) -> pa.Table:
+        """The records of the query, ordered by writer and number, with the query's columns."""
         with self._translation, closing(self._connection()) as db:
-            return reader.read(db, self._folder, span)
+            return reader.read(db, self._folder, query)
 
     def seal(self) -> ManifestHead:
         """Move the records that have piled up into immutable segments. Returns the head to anchor

@@ -108,11 +108,11 @@ def shortened(body_digest: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class RecordQuery:
     """The records to read; a field of None does not filter.
 
     Args:
-        to_ms: end of the span, exclusive. Both `from_ms` and `to_ms` are event times.
+        to_ms: end of the range, exclusive. Both `from_ms` and `to_ms` are event times.
         after: writer → last number already read; writers that are not named are read from the
             start.
         unit: pseudonym of a customer (`Record.unit`); the read opens every file for it.
@@ -219,8 +219,8 @@ class DecisionLog(Protocol):
         """
         ...
 
-    def read(self, span: Span) -> pa.Table:
-        """The records of the span, ordered by writer and number, with the span's columns."""
+    def read(self, query: RecordQuery) -> pa.Table:
+        """The records of the query, ordered by writer and number, with the query's columns."""
         ...
 
     def seal(self) -> ManifestHead:

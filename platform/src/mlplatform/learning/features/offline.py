@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mlplatform.decisions.records.last_labels import LABEL_COLUMNS
-from mlplatform.decisions.records.port import DecisionLog, Span
+from mlplatform.decisions.records.port import DecisionLog, RecordQuery
 from mlplatform.decisions.records.record import Kind
 from mlplatform.learning.features import arrivals, rows, unfinished_import
 from mlplatform.learning.features.external_parts import BUILDING, ExternalParts
@@ -163,10 +163,10 @@ class OfflineTable:
         """
         with self._lock():
             position = self.position()
-            span = Span(
+            query = RecordQuery(
                 model=self.definition.name, kinds=KINDS, after=position, columns=LOG_COLUMNS
             )
-            records = log.read(span)
+            records = log.read(query)
             if not records.num_rows:
                 return ProjectionCounts(0, 0, 0)
             by_kind = {k: records.filter(pc.field("kind") == k) for k in KINDS}

@@ -11,7 +11,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mlplatform.decisions.records.port import DecisionLog, Span
+from mlplatform.decisions.records.port import DecisionLog, RecordQuery
 from mlplatform.decisions.records.record import Kind
 from mlplatform.learning.features.rows import last_seq
 from mlplatform.model.definition import ModelDefinition
@@ -94,10 +94,10 @@ def stream(
     limit = max(CHUNK_ROWS // max(len(upto), 1), FEWEST_ROWS)
     reached = dict(after or {})
     while True:
-        span = Span(
+        query = RecordQuery(
             model=model, kinds=kinds, from_ms=from_ms, after=reached, limit=limit, columns=columns
         )
-        found = log.read(span)
+        found = log.read(query)
         if not found.num_rows:
             return
         reached |= last_seq(found)
@@ -150,14 +150,14 @@ def _read(
 ) -> tuple[list[DecisionReads], int]:
     served, missing = [], 0
     for start in range(0, len(ids), IDS_AT_ONCE):
-        span = Span(
+        query = RecordQuery(
             model=definition.name,
             kinds=("decision",),
             from_ms=from_ms,
             decision_ids=tuple(ids[start : start + IDS_AT_ONCE]),
             columns=("decision_id", "event_ms", "recorded_ms", "payload"),
         )
-        for row in log.read(span).to_pylist():
+        for row in log.read(query).to_pylist():
             one = _reads_of(row, definition)
             if one is None:
                 missing += 1

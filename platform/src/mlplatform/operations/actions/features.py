@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.features import rows, snapshots
 from mlplatform.learning.features.external.columns import ExternalColumns
@@ -263,8 +263,8 @@ def _has_decisions(platform: Platform, model: str) -> bool:
     """Whether the log holds a decision of the model."""
     if not (platform.settings.home.decisions / DATABASE).exists():
         return False
-    span = Span(model=model, kinds=("decision",), columns=("decision_id",), limit=1)
-    return platform.log.read(span).num_rows > 0
+    query = RecordQuery(model=model, kinds=("decision",), columns=("decision_id",), limit=1)
+    return platform.log.read(query).num_rows > 0
 
 
 def history_is_whole(platform: Platform, model: str) -> bool:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mlplatform.decisions.records.last_labels import in_order, label_columns
-from mlplatform.decisions.records.port import DecisionLog, Span
+from mlplatform.decisions.records.port import DecisionLog, RecordQuery
 from mlplatform.decisions.records.record import Kind
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.policies.decision_scale import DecisionPolicy
@@ -33,8 +33,8 @@ def read_outcomes(log: DecisionLog, definition: ModelDefinition, now_ms: int) ->
     from_ms = now_ms - maturity_ms - windows * window_ms
 
     def read(kind: Kind, since: int, to_ms: int | None, columns: tuple[str, ...]) -> pa.Table:
-        span = Span(model=model, kinds=(kind,), from_ms=since, to_ms=to_ms, columns=columns)
-        return log.read(span)
+        query = RecordQuery(model=model, kinds=(kind,), from_ms=since, to_ms=to_ms, columns=columns)
+        return log.read(query)
 
     task = definition.task
     labels = read("label", from_ms, now_ms + 1, label_columns(task))

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mlplatform.decisions.records.port import DecisionLog, Span
+from mlplatform.decisions.records.port import DecisionLog, RecordQuery
 from mlplatform.operations.actions import last_results
 from mlplatform.operations.actions.last_results import Check
 from mlplatform.operations.traffic import projection
@@ -51,9 +51,11 @@ def feature_ages(log: DecisionLog, model: str) -> dict[str, int]:
     """View → the median age of its features in the newest decisions, in milliseconds."""
     after = {mark.writer: max(0, mark.seq - SAMPLED) for mark in log.watermarks()}
     columns = ("event_ms", "payload")
-    span = Span(model=model, kinds=("decision",), after=after, limit=SAMPLED, columns=columns)
+    query = RecordQuery(
+        model=model, kinds=("decision",), after=after, limit=SAMPLED, columns=columns
+    )
     found: dict[str, list[int]] = {}
-    for row in log.read(span).to_pylist():
+    for row in log.read(query).to_pylist():
         payload = json.loads(row["payload"] or "{}")
         for view, ms in (payload.get("feature_times") or {}).items():
             if ms is not None:  # None: the view had no features of this entity

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mlplatform.decisions.records.erasures import Erasure
-from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.record import Kind
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.operations.review.opinions import Account, Opinion, opinion
@@ -318,7 +318,7 @@ def _add(
         if position == marks:
             return False
         table = log.read(
-            Span(
+            RecordQuery(
                 model=model, kinds=KINDS, after=position, from_ms=from_ms, limit=portion,
                 columns=COLUMNS,
             )
@@ -354,7 +354,7 @@ def _payloads_of(
     found: dict[tuple[str, int], Mapping[str, Any]] = {}
     for start in range(0, len(rows), MOST_IDS):
         part = rows[start : start + MOST_IDS]
-        span = Span(
+        query = RecordQuery(
             model=model,
             kinds=("decision", "label", "erasure"),
             from_ms=part[0]["event_ms"],
@@ -362,7 +362,7 @@ def _payloads_of(
             decision_ids=tuple({row["decision_id"] for row in part}),
             columns=("writer", "seq", "payload"),
         )
-        for row in log.read(span).to_pylist():
+        for row in log.read(query).to_pylist():
             found[row["writer"], row["seq"]] = _payload(row)
     return found
 

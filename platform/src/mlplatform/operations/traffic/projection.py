@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from mlplatform.decisions.records.port import Span, Watermark
+from mlplatform.decisions.records.port import RecordQuery, Watermark
 from mlplatform.operations.traffic import buckets
 from mlplatform.operations.traffic.buckets import Counts, Key
 from mlplatform.rollouts.cache.portions import up_to
@@ -62,7 +62,7 @@ class LogReader(Protocol):
 
     def watermarks(self) -> Sequence[Watermark]: ...
 
-    def read(self, span: Span) -> pa.Table: ...
+    def read(self, query: RecordQuery) -> pa.Table: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,10 +203,10 @@ def _add(
         position = _position(db)
         if position == marks:
             return False
-        span = Span(
+        query = RecordQuery(
             model=model, kinds=buckets.KINDS, after=position, limit=portion, columns=buckets.COLUMNS
         )
-        table = log.read(span)
+        table = log.read(query)
         come_to, full = read_positions(table, marks, portion)
         table = up_to(table, come_to)
         write(db, buckets.bucket_counts(table, alerting))

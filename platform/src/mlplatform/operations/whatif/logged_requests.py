@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mlplatform.decisions.records.last_labels import dated_labels, label_columns
-from mlplatform.decisions.records.port import DecisionLog, Span
+from mlplatform.decisions.records.port import DecisionLog, RecordQuery
 from mlplatform.decisions.records.record import FEATURES
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.rollouts.whatif.requests import NEGATIVE, POSITIVE, UNKNOWN, Flags, Integers
@@ -45,17 +45,17 @@ class LoggedRequests:
         self.erased = 0
 
     def _void_ids(self) -> set[str]:
-        span = Span(
+        query = RecordQuery(
             model=self._model, kinds=("void",), from_ms=self._from_ms, columns=("decision_id",)
         )
-        return {str(i) for i in self._log.read(span)["decision_id"].to_pylist()}
+        return {str(i) for i in self._log.read(query)["decision_id"].to_pylist()}
 
     def _read_labels(self) -> dict[str, Any]:
-        span = Span(
+        query = RecordQuery(
             model=self._model, kinds=("label",), from_ms=self._from_ms,
             columns=label_columns(self._task),
         )  # fmt: skip
-        labels = dated_labels(self._log.read(span), task=self._task)
+        labels = dated_labels(self._log.read(query), task=self._task)
         return {decision_id: label for decision_id, (_, label) in labels.items()}
 
     def pages(self) -> Iterator[pa.Table]:
@@ -75,11 +75,11 @@ class LoggedRequests:
                     break
 
     def _page(self, from_ms: int, to_ms: int, after: Mapping[str, int]) -> pa.Table:
-        span = Span(
+        query = RecordQuery(
             model=self._model, kinds=("decision",), from_ms=from_ms, to_ms=to_ms, after=dict(after),
             limit=PAGE, columns=_COLUMNS,
         )  # fmt: skip
-        return self._log.read(span)
+        return self._log.read(query)
 
     def _usable_rows(self, rows: pa.Table) -> pa.Table:
         ids = rows["decision_id"].to_pylist()

@@ -15,7 +15,7 @@ import msgspec
 import numpy.typing as npt
 from msgspec import UNSET, UnsetType
 
-from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.record import COLUMNS, Record
 from mlplatform.learning.onnx.confined_model import MOST_EXPLAINER_BYTES, ConfinedModel
 from mlplatform.learning.onnx.onnx_file import ScoringSession
@@ -327,8 +327,10 @@ def _reasons(platform: Platform, model: str, side: Side, ids: npt.NDArray[Any]) 
     asked = tuple(ids[:EXPLAINED].tolist())
     rows = []
     if asked:
-        span = Span(model=model, kinds=("decision",), decision_ids=asked, columns=tuple(COLUMNS))
-        rows = platform.log.read(span).to_pylist()
+        query = RecordQuery(
+            model=model, kinds=("decision",), decision_ids=asked, columns=tuple(COLUMNS)
+        )
+        rows = platform.log.read(query).to_pylist()
     first: Counter[str] = Counter()
     for row in rows:
         payload = msgspec.json.decode(row["payload"] or b"{}")

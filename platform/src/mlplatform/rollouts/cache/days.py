@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from mlplatform.decisions.records.port import DecisionLog, Span
+from mlplatform.decisions.records.port import DecisionLog, RecordQuery
 from mlplatform.decisions.records.record import Kind
 from mlplatform.rollouts.cache.files import alone, file_of, with_file
 from mlplatform.rollouts.cache.portions import PORTION, common_positions, next_portion, up_to
@@ -137,10 +137,10 @@ def _next(
     to_ms: int | None,
 ) -> tuple[pa.Table, dict[str, int]]:
     columns = ("writer", "seq", "kind", "decision_id", "event_ms")
-    span = Span(
+    query = RecordQuery(
         model=asked.model, kinds=kinds, to_ms=to_ms, after=position, limit=PORTION, columns=columns
     )
-    return next_portion(log, span)
+    return next_portion(log, query)
 
 
 def _changed(rows: pa.Table, late_ms: int) -> Iterator[tuple[int, int]]:
@@ -158,9 +158,9 @@ def _days_of(
     """First and last day of each voided decision, which are the same day."""
     ids = sorted({str(i) for i in voids["decision_id"].to_pylist()})
     for start in range(0, len(ids), IDS_AT_ONCE):
-        span = Span(
+        query = RecordQuery(
             model=model, kinds=("decision",), from_ms=kept[0], to_ms=kept[1],
             decision_ids=tuple(ids[start : start + IDS_AT_ONCE]), columns=("event_ms",),
         )  # fmt: skip
-        for day in (log.read(span)["event_ms"].to_numpy() // DAY_MS).tolist():
+        for day in (log.read(query)["event_ms"].to_numpy() // DAY_MS).tolist():
             yield day, day

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from mlplatform.decisions.records.last_labels import label_columns
-from mlplatform.decisions.records.port import DecisionLog, Span
+from mlplatform.decisions.records.port import DecisionLog, RecordQuery
 from mlplatform.rollouts.cache import pair_counts, pairs
 from mlplatform.rollouts.cache.files import alone, file_of, with_file
 from mlplatform.rollouts.cache.pair_outcomes import PairAges, classes_of, numbers_of, outcomes_of
@@ -99,7 +99,7 @@ def _add_records(
         columns = (*COLUMNS, "payload") if basis.explores else COLUMNS
         records, full = next_portion(
             log,
-            Span(
+            RecordQuery(
                 model=model, kinds=("decision", "shadow"), generation=basis.generation,
                 after=state.position, limit=portion, columns=columns,
             ),
@@ -107,7 +107,9 @@ def _add_records(
         named = ("writer", "seq", "decision_id")
         voids, voids_full = next_portion(
             log,
-            Span(model=model, kinds=("void",), after=state.position, limit=portion, columns=named),
+            RecordQuery(
+                model=model, kinds=("void",), after=state.position, limit=portion, columns=named
+            ),
         )
         state.position = common_positions(basis.marks, full, voids_full)
         voided = {str(i) for i in up_to(voids, state.position)["decision_id"].to_pylist()}
@@ -126,7 +128,7 @@ def _add_labels(
             return False
         labels, full = next_portion(
             log,
-            Span(
+            RecordQuery(
                 model=model, kinds=("label",), from_ms=state.first_ms, after=state.labels,
                 limit=portion, columns=("writer", *label_columns(basis.task)),
             ),

@@ -8,27 +8,27 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from mlplatform.decisions.records.port import DecisionLog, Span
+from mlplatform.decisions.records.port import DecisionLog, RecordQuery
 
 PORTION: Final = 20_000
 """The number of records of each writer that are counted in one transaction."""
 
 
-def next_portion(log: DecisionLog, span: Span) -> tuple[pa.Table, dict[str, int]]:
-    """The records after the span's position, and the last number read of each writer that may have
-    more.
+def next_portion(log: DecisionLog, query: RecordQuery) -> tuple[pa.Table, dict[str, int]]:
+    """The records after the query's positions, and the last number read of each writer that may
+    have more.
 
     Args:
-        span: span with `after` and `limit`; its columns include writer and seq.
+        query: query with `after` and `limit`; its columns include writer and seq.
     """
-    table = log.read(span)
+    table = log.read(query)
     pa.default_memory_pool().release_unused()  # otherwise the pool keeps all of it
     full: dict[str, int] = {}
-    assert span.limit is not None
-    if len(table) >= span.limit:
+    assert query.limit is not None
+    if len(table) >= query.limit:
         groups = table.select(["writer", "seq"]).group_by("writer", use_threads=False)
         for row in groups.aggregate([("seq", "max"), ("seq", "count")]).to_pylist():
-            if row["seq_count"] >= span.limit:
+            if row["seq_count"] >= query.limit:
                 full[row["writer"]] = row["seq_max"]
     return table, full
 

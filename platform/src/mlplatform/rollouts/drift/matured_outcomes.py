@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from mlplatform.decisions.records.last_labels import LABEL_COLUMNS, in_order, label_columns
 from mlplatform.decisions.records.logged_inputs import LoggedInputs
-from mlplatform.decisions.records.port import DecisionLog, Span
+from mlplatform.decisions.records.port import DecisionLog, RecordQuery
 from mlplatform.decisions.records.record import LABEL_VALUES, Kind
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.inputs import InputPlan
@@ -185,11 +185,11 @@ def _numbers(
     faulty: Sequence[tuple[int, int]],
 ) -> list[int]:
     """The epoch days that have matured under the champion, and that the log has."""
-    span = Span(
+    query = RecordQuery(
         model=definition.name, kinds=("decision",), from_ms=champion.since_ms, limit=1,
         columns=("event_ms",),
     )  # fmt: skip
-    event_ms = log.read(span)["event_ms"].to_numpy()
+    event_ms = log.read(query)["event_ms"].to_numpy()
     if not len(event_ms):
         return []
     since_ms = max(champion.since_ms, int(event_ms.min()) // DAY_MS * DAY_MS)
@@ -235,14 +235,14 @@ def _read_labels(
 ) -> _Labels:
     if definition.task != "binary":
         return _read_all_labels(log, definition, stretch, maturity_ms)
-    decided = _span(definition, "decision", stretch, ("decision_id", "event_ms", "decision"))
+    decided = _query(definition, "decision", stretch, ("decision_id", "event_ms", "decision"))
     stopped: list[str | None] = []
     for rows in slices(log, decided):
         hides = np.isin(rows["decision"].to_numpy(), definition.decision.hides_outcome)
         stopped += rows.filter(pa.array(hides))["decision_id"].to_pylist()
     found = _Labels()
-    span = _span(definition, "label", (stretch[0], stretch[1] + maturity_ms), LABEL_COLUMNS)
-    for rows in slices(log, span):
+    query = _query(definition, "label", (stretch[0], stretch[1] + maturity_ms), LABEL_COLUMNS)
+    for rows in slices(log, query):
         rows = in_order(rows)
         found.hours.update(np.unique(rows["event_ms"].to_numpy() // HOUR_MS).tolist())
         positive = rows.filter(pa.array(rows["label"].to_numpy() == 1))["decision_id"].to_pylist()
@@ -260,8 +260,8 @@ def _read_all_labels(
     log: DecisionLog, definition: ModelDefinition, stretch: tuple[int, int], maturity_ms: int
 ) -> _Labels:
     found, columns = _Labels(), label_columns(definition.task)
-    span = _span(definition, "label", (stretch[0], stretch[1] + maturity_ms), columns)
-    for rows in slices(log, span):
+    query = _query(definition, "label", (stretch[0], stretch[1] + maturity_ms), columns)
+    for rows in slices(log, query):
         rows = in_order(rows, definition.task)
         found.hours.update(np.unique(rows["event_ms"].to_numpy() // HOUR_MS).tolist())
         for decision_id, *rank in zip(*(rows[n].to_pylist() for n in columns), strict=True):
@@ -285,7 +285,7 @@ def _read_labelled_day(
     known = labels.between(start_ms, end_ms + definition.label.maturity_days * DAY_MS)
     column = LABEL_VALUES[definition.task]
     units, pairs, requests, before = [], list[tuple[Any, Any]](), 0, 0
-    for rows in slices(log, _span(definition, "decision", (start_ms, end_ms), _DECISION)):
+    for rows in slices(log, _query(definition, "decision", (start_ms, end_ms), _DECISION)):
         rows = countable(rows, void)
         of_rows = units_of(rows, before).tolist()
         before += rows.num_rows
@@ -337,7 +337,7 @@ def _read_day(
     columns = (*_DECISION, "payload") if segments else _DECISION
     parts: list[tuple[npt.NDArray[Any], ...]] = []
     hidden = before = 0
-    for rows in slices(log, _span(definition, "decision", (start_ms, end_ms), columns)):
+    for rows in slices(log, _query(definition, "decision", (start_ms, end_ms), columns)):
         rows = countable(rows, void)
         units = units_of(rows, before)
         before += rows.num_rows
@@ -372,11 +372,13 @@ def _members(
     return tuple(found)
 
 
-def _span(
+def _query(
     definition: ModelDefinition, kind: Kind, stretch: tuple[int, int], columns: tuple[str, ...]
-) -> Span:
+) -> RecordQuery:
     from_ms, to_ms = stretch
-    return Span(model=definition.name, kinds=(kind,), from_ms=from_ms, to_ms=to_ms, columns=columns)
+    return RecordQuery(
+        model=definition.name, kinds=(kind,), from_ms=from_ms, to_ms=to_ms, columns=columns
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

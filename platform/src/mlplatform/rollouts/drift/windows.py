@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mlplatform.decisions.records.logged_inputs import LoggedInputs
-from mlplatform.decisions.records.port import DecisionLog, Span, Watermark
+from mlplatform.decisions.records.port import DecisionLog, RecordQuery, Watermark
 from mlplatform.decisions.records.record import FEATURES, NAMED
 from mlplatform.model.definition import InputSpec, ModelDefinition
 from mlplatform.model.features.views import FeatureView
@@ -97,14 +97,14 @@ def read_windows(
     decoded = LoggedInputs(plan)
     late = {v.name: int(definition.features.late_share * v.ttl_ms) for v in plan.views}
     for start_ms, end_ms in wanted:
-        span = Span(
+        query = RecordQuery(
             model=definition.name,
             kinds=("decision",),
             from_ms=start_ms,
             to_ms=end_ms,
             columns=COLUMNS,
         )
-        sliced = slices(log, span)
+        sliced = slices(log, query)
         parts = _Parts(plan.names, sliced.rows, definition.decision.alerts)
         for rows in sliced:
             parts.add(countable(rows, void), decoded, champion)

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 import pyarrow as pa
 
-from mlplatform.decisions.records.port import DecisionLog, Span, Watermark
+from mlplatform.decisions.records.port import DecisionLog, RecordQuery, Watermark
 from mlplatform.decisions.records.record import Kind
 from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.rollouts.cache.files import alone, file_of, with_file
@@ -192,7 +192,7 @@ class _Counter:
     ) -> tuple[pa.Table, dict[str, int]]:
         """The records after the position, and the last number read of each writer that may have
         more."""
-        span = Span(
+        query = RecordQuery(
             model=self._model,
             kinds=kinds,
             generation=generation,
@@ -200,7 +200,7 @@ class _Counter:
             limit=self._portion,
             columns=self._subject.columns,
         )
-        return next_portion(self._log, span)
+        return next_portion(self._log, query)
 
     def _settle(self) -> None:
         """Count the records that the line has passed, and let the line pass a writer that stands

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from mlplatform.decisions.records.draws import logged_draws
-from mlplatform.decisions.records.port import DecisionLog, Span
+from mlplatform.decisions.records.port import DecisionLog, RecordQuery
 from mlplatform.decisions.records.record import ANSWERED, ASSIGNED
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.rollouts.passes.observe import waited_ms
@@ -75,11 +75,11 @@ def _explored(
     """The hidden requests with those that were let through, and the chance of that. If the slice
     has drawn nothing yet, model.yaml's declaration counts."""
     assert definition.exploration is not None
-    span = Span(
+    query = RecordQuery(
         model=definition.name, kinds=("decision",), from_ms=newest[0], to_ms=newest[1],
         limit=PAYLOADS, columns=("decision_id", "decision", "payload"),
     )  # fmt: skip
-    rows = log.read(span)
+    rows = log.read(query)
     draws = logged_draws(rows).values()
     declared = definition.exploration.share
     if not draws:
@@ -100,11 +100,11 @@ def _newest(log: DecisionLog, model: str, from_ms: int, now_ms: int) -> tuple[fl
     time."""
     for hours in (NEWEST_H, 24.0, (now_ms - from_ms) / HOUR_MS):
         start = max(now_ms - round(hours * HOUR_MS), from_ms)
-        span = Span(
+        query = RecordQuery(
             model=model, kinds=ANSWERED, from_ms=start, to_ms=now_ms, limit=MOST_REQUESTS,
             columns=("event_ms", "recorded_ms"),
         )  # fmt: skip
-        event_ms, recorded_ms = (c.to_numpy() for c in log.read(span).columns)
+        event_ms, recorded_ms = (c.to_numpy() for c in log.read(query).columns)
         if len(event_ms) < 2:
             continue
         rate_h = len(event_ms) * HOUR_MS / max(now_ms - start, 1)
@@ -123,11 +123,11 @@ def _usual_pace(log: DecisionLog, model: str, days: tuple[int, int], rate_h: flo
     long_ms = round(min(now_ms - from_ms, SLICE_REQUESTS / rate_h * HOUR_MS) / PACES)
     found = []
     for start in np.linspace(from_ms, now_ms - long_ms, PACES).astype(np.int64).tolist():
-        span = Span(
+        query = RecordQuery(
             model=model, kinds=ANSWERED, from_ms=start, to_ms=start + long_ms,
             columns=("event_ms", "recorded_ms"),
         )  # fmt: skip
-        pace = _pace(*(c.to_numpy() for c in log.read(span).columns))
+        pace = _pace(*(c.to_numpy() for c in log.read(query).columns))
         found += [] if pace is None else [pace]
     return float(np.median(found)) if found else None
 
@@ -166,8 +166,8 @@ def _slice(
     log: DecisionLog, definition: ModelDefinition, piece: tuple[int, int], within_us: float
 ) -> Slice:
     model, (start, end) = definition.name, piece
-    span = Span(model=model, kinds=ANSWERED, from_ms=start, to_ms=end, columns=COLUMNS)
-    rows = log.read(span)
+    query = RecordQuery(model=model, kinds=ANSWERED, from_ms=start, to_ms=end, columns=COLUMNS)
+    rows = log.read(query)
     rows = rows.filter(rows["unit"].is_valid())
     rows = rows.filter(pc.field("arm").isin(ASSIGNED))
     order = np.argsort(rows["event_ms"].to_numpy(), kind="stable")
@@ -194,6 +194,8 @@ def _slice(
 
 def _positives(log: DecisionLog, model: str, from_ms: int, to_ms: int) -> int | None:
     """The number of positive labels that arrived; None if no label arrived at all."""
-    span = Span(model=model, kinds=("label",), from_ms=from_ms, to_ms=to_ms, columns=("label",))
-    labels = log.read(span)["label"].drop_null().to_numpy()
+    query = RecordQuery(
+        model=model, kinds=("label",), from_ms=from_ms, to_ms=to_ms, columns=("label",)
+    )
+    labels = log.read(query)["label"].drop_null().to_numpy()
     return int((labels == 1).sum()) if len(labels) else None

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from mlplatform.decisions.records.port import Span, Watermark
+from mlplatform.decisions.records.port import RecordQuery, Watermark
 from mlplatform.decisions.records.record import LABEL_VALUES, SCALARS, Kind
 from mlplatform.decisions.topics.messages import TRACE_HEADER, Message, Progress, Topics, TopicSpec
 from mlplatform.decisions.topics.wiring import open_topics
@@ -43,7 +43,7 @@ _position = msgspec.json.Decoder(dict[str, int]).decode
 class Log(Protocol):
     """The calls of the decision log that are used here."""
 
-    def read(self, span: Span) -> Any: ...
+    def read(self, query: RecordQuery) -> Any: ...
 
     def watermarks(self) -> list[Watermark]: ...
 
@@ -146,10 +146,10 @@ class Outbox:
         if all(before.get(writer, 0) >= seq for writer, seq in marks.items()):
             return 0
         of = self._projection
-        span = Span(
+        query = RecordQuery(
             model=of.model, kinds=of.kinds, columns=of.columns, after=before, limit=self._batch
         )
-        rows: list[dict[str, Any]] = self._log.read(span).to_pylist()
+        rows: list[dict[str, Any]] = self._log.read(query).to_pylist()
         after = self._reached(before, marks, rows)
         if rows:
             self._read_to = None

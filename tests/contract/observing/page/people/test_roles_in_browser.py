@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.port import RecordQuery
 from support import chromium
 from support.chromium import Chromium, looked_at
 from support.hands import Hands
@@ -191,11 +191,11 @@ class Visit:
 
     @property
     def _declined_ms(self) -> int:
-        span = Span(decision_id=self.world.declined, columns=("event_ms",))
-        return int(self.world.home.log.read(span)["event_ms"][0].as_py())
+        query = RecordQuery(decision_id=self.world.declined, columns=("event_ms",))
+        return int(self.world.home.log.read(query)["event_ms"][0].as_py())
 
     def _labels(self) -> int:
-        return len(self.world.home.log.read(Span(kinds=("label",), columns=("seq",))))
+        return len(self.world.home.log.read(RecordQuery(kinds=("label",), columns=("seq",))))
 
 
 @pytest.mark.parametrize("by_keys", [False, True], ids=["mouse", "keyboard"])

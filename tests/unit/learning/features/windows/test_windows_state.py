@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records.port import Entry, Span
+from mlplatform.decisions.records.port import Entry, RecordQuery
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.rows import history_schema
@@ -152,7 +152,7 @@ def test_damaged_tiles_fail_no_record_and_no_read_otherwise_than_by_saying_so(
         with pytest.raises(Unavailable, match="columns"):
             gateway.reads.read(KEYS, NOON_MS)
         gateway.write([decision("d2", NOON_MS, ONE)])
-        assert gateway.log.read(Span()).num_rows == 2
+        assert gateway.log.read(RecordQuery()).num_rows == 2
 
 
 def test_whatever_a_projection_raises_the_record_is_written(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_whatever_a_projection_raises_the_record_is_written(tmp_path: Path) -> N
 
     with closing(SqliteDecisionLog(tmp_path, projection=BrokenProjection())) as log:
         log.append("a", [Entry(decision("d1", NOON_MS, ONE))])
-        assert log.read(Span()).num_rows == 1
+        assert log.read(RecordQuery()).num_rows == 1
 
 
 def test_a_state_that_is_behind_catches_up_in_short_transactions(tmp_path: Path) -> None:

@@ -391,7 +391,7 @@ class NoMarks:
     def watermarks(self) -> list[Any]:
         return []
 
-    def read(self, span: Any) -> Any:
+    def read(self, query: Any) -> Any:
         raise AssertionError("nobody reads it")
 
 

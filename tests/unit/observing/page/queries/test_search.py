@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.observing.page.queries import search
 from mlplatform.observing.page.queries.search import Query, SearchCursor
 from mlplatform.runtime.errors import InputInvalid
@@ -25,21 +25,21 @@ class Log:
     """Records by time, and what was asked of them."""
 
     records: pa.Table
-    spans: list[Span] = field(default_factory=list)
+    queries: list[RecordQuery] = field(default_factory=list)
 
-    def read(self, span: Span) -> pa.Table:
-        self.spans.append(span)
+    def read(self, query: RecordQuery) -> pa.Table:
+        self.queries.append(query)
         found, ms = self.records, self.records.column("event_ms")
-        chosen = pc.greater_equal(ms, span.from_ms)
-        if span.to_ms is not None:
-            chosen = pc.and_(chosen, pc.less(ms, span.to_ms))
+        chosen = pc.greater_equal(ms, query.from_ms)
+        if query.to_ms is not None:
+            chosen = pc.and_(chosen, pc.less(ms, query.to_ms))
         found = found.filter(chosen)
-        if span.unit is not None:
-            found = found.filter(pc.equal(found["unit"], span.unit))
-        if span.limit is not None:
+        if query.unit is not None:
+            found = found.filter(pc.equal(found["unit"], query.unit))
+        if query.limit is not None:
             parts = [found.filter(pc.equal(found["writer"], w)) for w in ("a", "b")]
-            found = pa.concat_tables([part.slice(0, span.limit) for part in parts])
-        return found.select(span.columns)
+            found = pa.concat_tables([part.slice(0, query.limit) for part in parts])
+        return found.select(query.columns)
 
 
 def log(*rows: dict[str, Any]) -> Log:
@@ -132,12 +132,12 @@ def test_a_slow_log_is_looked_through_over_more_pages(asked: Query) -> None:
     found = log(*rows, {"seq": 31, "event_ms": 1, "unit": 7, "decision": "review"})
     now_s = [0.0]
 
-    def read(span: Span) -> pa.Table:
+    def read(query: RecordQuery) -> pa.Table:
         now_s[0] += 0.1
-        return found.read(span)
+        return found.read(query)
 
     page = search.search(read, asked, 30 * DAY_MS, 5, budget_s=0.15, clock=lambda: now_s[0])
-    assert (len(found.spans), page.rows) == (2, ())
+    assert (len(found.queries), page.rows) == (2, ())
     assert page.older is not None
     assert page.reached_ms == page.older.event_ms
     assert everything(found, asked, 5) == [("a", 31)]
@@ -147,9 +147,9 @@ def test_a_log_whose_reads_take_long_whatever_they_find_is_looked_through_by_day
     found = log({"seq": 1, "event_ms": 30 * DAY_MS})
     now_s = [0.0]
 
-    def read(span: Span) -> pa.Table:
+    def read(query: RecordQuery) -> pa.Table:
         now_s[0] += 0.03
-        return found.read(span)
+        return found.read(query)
 
     asked = Query(outcome="review")
     page = search.search(read, asked, 30 * DAY_MS, 5, budget_s=0.2, clock=lambda: now_s[0])
@@ -162,10 +162,12 @@ def test_a_log_whose_reads_take_longer_by_their_length_ends_soon_after_its_time(
     found = log({"seq": 1, "event_ms": 30 * DAY_MS})
     now_s = [0.0]
 
-    def read(span: Span) -> pa.Table:
-        assert span.from_ms is not None
-        now_s[0] += ((span.to_ms or 30 * DAY_MS + 1) - span.from_ms) / search.FIRST_WIDTH_MS * 0.01
-        return found.read(span)
+    def read(query: RecordQuery) -> pa.Table:
+        assert query.from_ms is not None
+        now_s[0] += (
+            ((query.to_ms or 30 * DAY_MS + 1) - query.from_ms) / search.FIRST_WIDTH_MS * 0.01
+        )
+        return found.read(query)
 
     asked = Query(outcome="review")
     page = search.search(read, asked, 30 * DAY_MS, 5, budget_s=0.2, clock=lambda: now_s[0])
@@ -180,9 +182,9 @@ def test_each_page_of_a_slow_and_crowded_log_reaches_further_back(
     found = log(*({"seq": n, "event_ms": 100 * n} for n in range(1, 2001)))
     now_s, asked = [0.0], Query(version=7)
 
-    def read(span: Span) -> pa.Table:
+    def read(query: RecordQuery) -> pa.Table:
         now_s[0] += 1.0
-        return found.read(span)
+        return found.read(query)
 
     reached = [200_001]
     for _ in range(3):
@@ -196,7 +198,7 @@ def test_each_page_of_a_slow_and_crowded_log_reaches_further_back(
 def test_a_customers_search_is_given_to_the_log() -> None:
     found = log(*({"seq": n, "event_ms": 1000 * n, "unit": n % 50} for n in range(1, 3000)))
     page = search.search(found.read, Query(unit=7), 3_000_000, 5)
-    assert {span.unit for span in found.spans} == {7}
+    assert {query.unit for query in found.queries} == {7}
     assert page.read < 100
 
 
@@ -213,8 +215,8 @@ def test_a_range_of_time_is_all_that_is_read() -> None:
     asked = Query(from_ms=3 * DAY_MS, to_ms=5 * DAY_MS)
     page = search.search(found.read, asked, 30 * DAY_MS, 50)
     assert [row["seq"] for row in page.rows] == [4, 3]
-    assert all(span.from_ms is not None and span.from_ms >= 3 * DAY_MS for span in found.spans)
-    assert all(span.to_ms is not None and span.to_ms <= 5 * DAY_MS for span in found.spans)
+    assert all(query.from_ms is not None and query.from_ms >= 3 * DAY_MS for query in found.queries)
+    assert all(query.to_ms is not None and query.to_ms <= 5 * DAY_MS for query in found.queries)
 
 
 def test_a_form_and_its_link_ask_for_the_same() -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from mlplatform.decisions.records.port import DecisionLog, Span
+from mlplatform.decisions.records.port import DecisionLog, RecordQuery
 from mlplatform.decisions.records.projection import ProjectedRecord
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.windows.redis import RedisWindows
@@ -130,7 +130,7 @@ def _records_of(
     log: DecisionLog, model: str, position: Mapping[str, int]
 ) -> Iterator[ProjectedRecord]:
     columns = ("writer", "seq", "event_ms", "payload")
-    records = log.read(Span(model=model, kinds=("decision",), columns=columns))
+    records = log.read(RecordQuery(model=model, kinds=("decision",), columns=columns))
     for batch in records.to_batches(max_chunksize=10_000):
         for row in batch.to_pylist():
             if row["seq"] <= position.get(row["writer"], 0):

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.record import ANSWERED
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.units import HOUR_MS, MINUTE_MS
@@ -135,7 +135,7 @@ def query(form: Mapping[str, str]) -> Query:
 
 
 def search(
-    read: Callable[[Span], pa.Table],
+    read: Callable[[RecordQuery], pa.Table],
     asked: Query,
     newest_ms: int,
     rows: int,
@@ -198,12 +198,12 @@ def _longer_s(took_s: float, quickest_s: float) -> float:
 
 
 def _window(
-    read: Callable[[Span], pa.Table], asked: Query, start: int, end: int | None, width: int
+    read: Callable[[RecordQuery], pa.Table], asked: Query, start: int, end: int | None, width: int
 ) -> tuple[pa.Table, bool]:
     """The records of a stretch of event time, and whether there are too many of them."""
     limit = None if width <= LEAST_WIDTH_MS else MOST_OF_WINDOW
     table = read(
-        Span(
+        RecordQuery(
             model=asked.model, kinds=ANSWERED, from_ms=start, to_ms=end, unit=asked.unit,
             limit=limit, columns=READ,
         )
