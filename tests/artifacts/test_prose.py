@@ -25,9 +25,12 @@ SPACED_NUMBER: Final = re.compile(r"(?<![\w.,])\d{1,3}(?: \d{3})+(?!\w)")
 BARE_DECIMAL: Final = re.compile(r"(?<![\w.])[-+]?\.\d+")
 HABITS: Final = re.compile(
     r"\b(?:(?:is|are) told (?:at once|as|by|of)|is no pass|is stood for by"
-    r"|(?:asks?|asked|scores?|says?) (?:\w+ ){0,2}no more\b(?! than))"
+    r"|(?:asks?|asked|scores?|says?) (?:\w+ ){0,2}no more\b(?! than)"
+    r"|(?:[Ss]o|[Nn]or|[Nn]either) (?:do|does|is|are|has|have|was|were)\b"
+    r"|(?:Left (?:out|empty)|Given),)"
 )
-"""Clauses over which readers stumbled: `report`, `no longer` and a subject in front do better."""
+"""Clauses over which readers stumbled: `report`, `no longer`, `too` and a subject in front do
+better."""
 
 
 def documents() -> list[Path]:
@@ -87,15 +90,20 @@ def long_sentences(text: str) -> list[tuple[int, int]]:
 
 
 def stumbles(text: str) -> list[tuple[int, str]]:
-    """Line and words of each number without its zero or with a space in it, and of each clause
-    that misleads."""
-    plain = ((number, CODE.sub("", line)) for number, line in prose(text))
-    return [
+    """Words of each number without its zero or with a space in it, with its line, and of each
+    clause that misleads, with the first line of its paragraph."""
+    numbers = [
         (number, found[0])
-        for number, line in plain
-        for pattern in (BARE_DECIMAL, SPACED_NUMBER, HABITS)
-        for found in pattern.finditer(line)
+        for number, line in prose(text)
+        for pattern in (BARE_DECIMAL, SPACED_NUMBER)
+        for found in pattern.finditer(CODE.sub("", line))
     ]
+    clauses = [
+        (number, found[0])
+        for number, paragraph in paragraphs(text)
+        for found in HABITS.finditer(CODE.sub("code", paragraph))
+    ]
+    return numbers + clauses
 
 
 def test_documents_wrap() -> None:
@@ -144,6 +152,12 @@ def test_a_long_sentence_is_found(text: str, expected: list[tuple[int, int]]) ->
         ("all errors are told at once", ["are told at once"]),
         ("a gateway asks an arm no more", ["asks an arm no more"]),
         ("it says no more than this", []),
+        ("rows stay, and so\ndoes the key", ["so does"]),
+        ("ids are not kept, nor are names", ["nor are"]),
+        ("Neither are\nnames", ["Neither are"]),
+        ("neither ids nor names are kept, so `is` is code", []),
+        ("rows stay. Left out, all do", ["Left out,"]),
+        ("What is left out stays. Given a key, it is found", []),
         ("20 000 rows of 1,000,000", ["20 000"]),
         ("```\n.1\n```\n", []),
     ],

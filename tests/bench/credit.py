@@ -4,8 +4,8 @@ Source: Yeh and Lien (2009), the default of credit card clients; UCI Machine Lea
 30,000 clients of whom 22 % default. Sex, age and marriage are no inputs.
 
 First the folder's own fit: five parts of the clients, each judged by a model that was fitted to
-three others, calibrated and given thresholds on a fourth. All measures are of the 30,000 together,
-and so is the table of protected groups. Then thresholds by cost beside those by shares, with the
+three others, calibrated and given thresholds on a fourth. All measures, and the table of protected
+groups, are of the 30,000 together. Then thresholds by cost beside those by shares, with the
 fit of the template `sklearn`: each run fits 60 % of the clients drawn at random, calibrates and
 chooses thresholds on 20 %, and judges on 20 %.
 """

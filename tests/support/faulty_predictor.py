@@ -86,7 +86,7 @@ class Proxy:
                 writer.write(await self._treated(head, body, time.monotonic() - began_s))
                 await writer.drain()
         except (OSError, asyncio.IncompleteReadError):
-            pass  # one of them has gone: so does the other
+            pass  # one of them has gone: the other goes too
         finally:
             writer.close()
             if upstream is not None:

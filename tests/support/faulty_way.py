@@ -75,7 +75,7 @@ class FaultyWay:
             while await self._carry(reader, writer):
                 pass
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # one of them has gone, or the test is over: so does the other
+            pass  # one of them has gone, or the test is over: the other goes too
         finally:
             writer.close()
 

@@ -1,8 +1,8 @@
 """What types of a provider take and give, read from its CDK Terrain wheel.
 
 The wheels carry generated JavaScript that knows names, types, nesting, and what is required,
-optional, computed or write-only. They don't know which values a provider accepts, so neither do
-tests that use them.
+optional, computed or write-only. They don't know which values a provider accepts, and tests
+that use them don't know it either.
 """
 
 from __future__ import annotations

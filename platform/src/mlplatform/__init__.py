@@ -1,4 +1,4 @@
-"""The platform that keeps a bank's scoring models right."""
+"""The platform that trains, checks, rolls out, watches and rolls back a bank's scoring models."""
 
 import os
 

@@ -146,7 +146,7 @@ def _status(api: KubernetesApi, service: Object, wanted: list[Variant]) -> Objec
         "deploymentMode": "Standard",
         "canaryStatuses": canaries,
         "modelStatus": {"transitionStatus": "UpToDate" if bad is None else "InProgress"},
-        # Not this object's generation: KServe writes its Deployment's here, and so does this.
+        # Not this object's generation: KServe and this stand-in write its Deployment's here.
         "observedGeneration": found[wanted[0].name]["metadata"]["generation"],
     }
     if canaries:

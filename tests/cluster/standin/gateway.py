@@ -66,7 +66,7 @@ class Translator:
     def write(self, routes: list[Object], where: dict[str, set[envoy.Address]]) -> bool:
         """Whether Envoy routes by these by now.
 
-        Backends come before the routes that use them, and so do their endpoints: a service that
+        Backends and their endpoints come before the routes that use them: a service that
         was ready for an earlier route would else get requests of this one.
         """
         for name, addresses in where.items():

@@ -1,6 +1,6 @@
 """The demo's chapter of drift without its processes: a team's model over a real log and journal.
 
-Requests and labels are the demo's, and so are the nights on which a check is made. What the check
+Requests, labels and the nights on which a check is made are the demo's. What the check
 finds, when it asks for a retrain and what the gates say is the platform's.
 """
 

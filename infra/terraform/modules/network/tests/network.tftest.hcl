@@ -30,7 +30,7 @@ run "three_zones" {
   }
   assert {
     condition     = [for s in aws_subnet.public : s.cidr_block] == ["10.40.192.0/22", "10.40.196.0/22", "10.40.200.0/22"]
-    error_message = "So have load balancers."
+    error_message = "Load balancers have ranges of their own."
   }
   assert {
     condition     = length(aws_nat_gateway.egress) == 3

@@ -22,8 +22,8 @@ def prune(folder: Path, writer: str, *, seq: int, chain: bytes, before_ms: int, 
 
     Args:
         seq: number of the last record that the other log has; `chain` is the chain there.
-        before_ms: wall time. The first record that was recorded at this time or later stays, and so
-            do all records after it.
+        before_ms: wall time. The first record that was recorded at this time or later, and all
+            records after it, stay.
         now_ms: wall time against which the life of idempotency keys is checked.
     """
     path = folder / tables.DATABASE

@@ -53,7 +53,7 @@ def verify(
     Args:
         db: connection without an open transaction.
         since: head of the log at an earlier check that found nothing. Records that were sealed by
-            then are left out, and so is the check of the database file itself.
+            then, and the check of the database file itself, are left out.
     """
     db.text_factory = lambda data: data.decode("utf-8", "replace")
     walk = _Walk(db, folder, anchor, since)

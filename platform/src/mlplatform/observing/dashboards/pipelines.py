@@ -112,8 +112,8 @@ def _topics(objectives: Objectives) -> Row:
             "lines", "Time of a batch", "From its first message to its commit.", took, "s",
         ),
         Panel(
-            "lines", "Batches that are read again", "Given up, as the gateway was not there or "
-            "another worker took over.",
+            "lines", "Batches that are read again", "The worker gave them up: the gateway was not "
+            "there or another worker took over.",
             (Query(rate(signals.WORKER_GIVEN_UP, "model", "reason", of_all=True),
                    "{{model}}: {{reason}}"),), "cps", width=12,
         ),

@@ -117,7 +117,7 @@ def _controller(api: KubernetesApi, namespace: str) -> Controller | UnreadableOb
 
 
 def version_of(deployment: Mapping[str, object]) -> str | None:
-    """KServe's version, from the tag of its controller's image or from a label; None if neither has
+    """KServe's version, from the tag of its controller's image or from a label; None if none of them has
     one."""
     found: Object = dict(deployment)
     pod = found["spec"]["template"]["spec"]["containers"]

@@ -80,7 +80,7 @@ class _PoolJob:
         return sum((self.folder / OUTPUTS / i / RESULT).exists() for i in self.job.items)
 
     def waiting_items(self) -> Iterator[str]:
-        """Yield the items that neither are done nor run."""
+        """Yield the items that are neither done nor running."""
         busy = {item.name for item in self.items}
         for name in self.job.items:
             if name not in busy and not (self.folder / OUTPUTS / name / RESULT).exists():

@@ -83,7 +83,7 @@ class AddressedServer:
             found = self._problem()
             self._previous = found[0]
             self._answer_until_s = math.inf
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and so does this process
+            with contextlib.suppress(RuntimeError):  # the loop has ended; this process ends too
                 self._loop.call_soon_threadsafe(self._learn, *found)
             self._stopping.wait(ASK_S if found == READY else ASK_UNREADY_S)
 

@@ -112,8 +112,8 @@ def matured_tenure(
 def matured_metric(name: str, days: Sequence[DailyHits]) -> MaturedMetric:
     """The metric of some days, with an interval that holds at every look.
 
-    Hits of one customer count as one event as far as they come together. So do the hits of one day,
-    from seven days on: fewer days do not show how much days differ.
+    Hits of one customer count as one event as far as they come together. Hits of one day count as
+    one event in the same way, from seven days on: fewer days do not show how much days differ.
 
     Source: as `rollouts.verdicts.statistics`.
     """

@@ -157,10 +157,10 @@ def window_verdict(
 ) -> WindowVerdict:
     """Whether one window of decisions looks like the champion's profile.
 
-    One drifted input, score or alert share makes it UNHEALTHY. A window that is not complete or
-    too small is INCONCLUSIVE whatever it holds, and so is one with a fault in its data: what a
-    broken input does to scores, alerts and other inputs is no drift. One where something could not
-    be measured is INCONCLUSIVE unless something else drifted.
+    One drifted input, score or alert share makes it UNHEALTHY. A window that is not complete, is
+    too small or has a fault in its data is INCONCLUSIVE whatever it holds: what a broken input does
+    to scores, alerts and other inputs is no drift. One where something could not be measured is
+    INCONCLUSIVE unless something else drifted.
 
     Args:
         band: expected band of the share of alerts; None if the champion raises no alerts.

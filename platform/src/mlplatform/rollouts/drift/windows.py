@@ -86,8 +86,8 @@ def read_windows(
 
     Every decision counts for the inputs, whichever version answered it, except those whose features
     were not fresh: a job that stopped is no change of what customers do. The score and the alerts
-    are those of the champion alone, without degraded answers. A void decision counts for nothing,
-    nor does one whose request named its version: its caller chose it.
+    are those of the champion alone, without degraded answers. Two kinds of decisions count for
+    nothing: void ones, and those whose request named its version, because its caller chose it.
     """
     wanted = bounds(definition.drift, champion, now_ms)
     if not wanted:

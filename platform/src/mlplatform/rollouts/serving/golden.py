@@ -28,8 +28,9 @@ from mlplatform.runtime.units import MIB
 TIMEOUT_S: Final = 2.0
 """Longest time of one call in seconds, from its connection to the end of its answer."""
 WITHIN_S: Final = 6.0
-"""Longest time in seconds of all calls about one service. A pass waits for them. So does a look at
-a cluster's services, which must be repeated before its statuses are too old (`local.STALE_MS`)."""
+"""Longest time in seconds of all calls about one service. A pass waits for them. A check of a
+cluster's services waits too, and must be repeated before its statuses are too old
+(`local.STALE_MS`)."""
 PROBLEM_CHARACTERS: Final = 500
 """Most characters of a server's own words in statuses, logs and pages."""
 METADATA_BYTES: Final = MIB

@@ -20,7 +20,7 @@ class ShadowDisagreement(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the gate on disagreement saw when shadow was judged.
 
     Args:
-        trials: as in `PredictedDisagreement`; so is `share`.
+        trials, share: as in `PredictedDisagreement`.
         low, high: bounds of the share, which hold at every look, by the policy of the rollout.
         validation: share that the version's validation predicted.
         as_predicted: whether the interval of shadow overlaps the range that the replay expects of a

@@ -228,7 +228,7 @@ GROUPS: Final = (
                 "availability's budget; empty: the page shows no such figure",
                 place="servers.prometheus"),
     ), note=(
-        "`docs/cluster.md` says when to use which. Left empty, each is in the home folder or on "
+        "`docs/cluster.md` says when to use which. What no setting names is in the home folder or on "
         "this machine."
     )),
     Group("Kubernetes", (

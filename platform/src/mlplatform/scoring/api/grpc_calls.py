@@ -85,8 +85,8 @@ class Call:
             self.trace = new_trace()
 
     def caller(self, scoring: Scoring, client: Client, key: str = "", version: str = "") -> Caller:
-        """The terms of this call. A key in the message takes precedence over one in the metadata;
-        so does a version."""
+        """The terms of this call. A key or a version in the message takes precedence over one in
+        the metadata."""
         headers: Mapping[bytes, bytes] = self.headers
         if key:
             headers = {**headers, b"idempotency-key": key.encode()}

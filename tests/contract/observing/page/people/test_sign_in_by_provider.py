@@ -425,7 +425,7 @@ def test_what_was_not_begun_in_this_browser_is_refused_and_kept(
     state = dict(parse_qsl(parts.query))["state"]
     assert other.get(url).status_code == 403, "another browser has no cookie of it"
     to_provider(other)
-    assert other.get(url).status_code == 403, "nor has one that began its own"
+    assert other.get(url).status_code == 403, "one that began its own has none either"
     assert jo.get(url.replace(state, "made-up")).status_code == 403
     assert jo.get(f"{url}&state={state}").status_code == 400
     assert jo.get("/").status_code == 303, "nobody is signed in"

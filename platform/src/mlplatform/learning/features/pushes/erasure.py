@@ -96,9 +96,9 @@ def erase_rows(
     """Remove the rows of these entities from journal, table and online store. Returns their number.
 
     If it is killed between two steps, the next call does the rest. Imports and other readers of the
-    journal wait meanwhile; a running import is waited for. Other rows stay as they are, and so does
-    the time from which they count. Rows that come later are not erased. A gateway that is writing
-    such a row to the online store is refused, however slow it is.
+    journal wait meanwhile; a running import is waited for. Other rows, and the time from which they
+    count, stay as they are. Rows that come later are not erased. A gateway that is writing such a
+    row to the online store is refused, however slow it is.
 
     Args:
         whose: the entities' keys, or a function that recognises them among `known_keys`, which are

@@ -206,7 +206,7 @@ class Pushes(Protocol):
     def erase(self, model: str, view: str, keys: Set[int | str]) -> int:
         """Remove the rows of these entities from the journal for good. Returns their number.
 
-        Other rows of a push stay, and so does its idempotency key.
+        Other rows of a push and its idempotency key stay.
         """
         ...
 
