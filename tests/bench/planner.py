@@ -131,7 +131,7 @@ def play(
     deadline_h: float,
     seed: int,
 ) -> Run:
-    """One step, judged at looks from early to late until it is stopped or has passed."""
+    """One step, judged at interim analyses from early to late until it is stopped or has passed."""
     rng = np.random.default_rng([seed, 2])
     customers = drawn_customers(rng, world)
     predicted, _ = drawn_prediction(rng, world, customers)

@@ -1,4 +1,5 @@
-"""What a pass keeps of a step's traffic, advanced by each look's new records alone, in memory.
+"""What a pass keeps of a step's traffic, advanced by each interim analysis's new records alone, in
+memory.
 
 Sums over clusters change by what the touched clusters add now less what they added before, as in
 passes. Clusters are numbered, so that they are counted without sorting; `recounted` counts all

@@ -1,7 +1,8 @@
 """Rules that others judge a rollout by, read at the same looks of the same streams.
 
-Each stops a challenger at the first look that speaks against it, once the step's minimum sample is
-there, and passes a step after the time in which the platform's rule passes an equal challenger.
+Each stops a challenger at the first interim analysis that speaks against it, once the step's
+minimum sample is there, and passes a step after the time in which the platform's rule passes an
+equal challenger.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from mlplatform.rollouts.verdicts.judgement import StepPolicy
 from mlplatform.rollouts.verdicts.latencies import EDGES
 
 CERTAIN_Z: Final = 1.959964
-"""Two-sided at 5 %, at each look."""
+"""Two-sided at 5 %, at each interim analysis."""
 ONE_SIDED_Z: Final = 1.644854
 SCORE_BINS: Final = 400
 
@@ -70,8 +71,8 @@ def fixed_threshold(look: Look) -> bool:
 
 
 def repeated_test(look: Look) -> bool:
-    """Two proportions differ by a z-test of a fixed sample, asked at every look: of failures on
-    the one side, of alerts on both."""
+    """Two proportions differ by a z-test of a fixed sample, asked at every interim analysis: of
+    failures on the one side, of alerts on both."""
     failures, view = _failures(look.found), look.found.alerts
     alerts = ((view.challenger_hits, view.challenger_trials),
               (view.champion_hits, view.champion_trials))  # fmt: skip
@@ -81,7 +82,7 @@ def repeated_test(look: Look) -> bool:
 
 def mann_whitney(look: Look) -> bool:
     """Scores are of two distributions, or in canary latencies are higher, by ranks, at every
-    look."""
+    interim analysis."""
     latencies = look.found.latencies
     slower = latencies is not None and rank_z(latencies.answers) > ONE_SIDED_Z
     return slower or abs(rank_z(look.scores)) > CERTAIN_Z

@@ -111,7 +111,7 @@ class Stream:
         self._share_of_tenth = float(weight @ share / weight.sum())
 
     def until(self, hour: float) -> Payments:
-        """The payments from the last look on, up to that hour."""
+        """The payments from the last interim analysis on, up to that hour."""
         rng, world, start_s, until_s = self._rng, self._world, self._until_s, 3600 * hour
         self._until_s = until_s
         count = rng.poisson(world.payments_a_day * (until_s - start_s) / SECONDS)

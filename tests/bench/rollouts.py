@@ -47,8 +47,8 @@ COMPLETE = Sources(
     (Watermark("gateway-1", 10**9, 10**15, 0, True),), (GatewayLease("gateway-1", 1),)
 )
 LOOK_AHEAD: Final = 1.1
-"""Each look is so many times as late as the one before: a bound that holds at every look is
-crossed, if ever, about as often at these as at all."""
+"""Each interim analysis is so many times as late as the one before: a bound that holds at every
+interim analysis is crossed, if ever, about as often at these as at all."""
 FIRST_LOOK_H: Final = 1.0
 BUSY_FIRST_LOOK_H: Final = 5 / 3600
 PASSED_AFTER_H: Final = {None: 52.0, 5.0: 28.0, 25.0: 4.0, 50.0: 4.0}
@@ -211,8 +211,9 @@ def _telling(evidence: dict[str, Any]) -> tuple[str, ...]:
 
 
 def margins(world: World, asked: RolloutStep, seed: int) -> frozenset[str]:
-    """Gates that say HEALTHY at any look of a step, of a challenger that is as harmful in each as
-    the step tolerates; no gate stops it. "all" is in it where all of them do at one look."""
+    """Gates that say HEALTHY at any interim analysis of a step, of a challenger that is as harmful
+    in each as the step tolerates; no gate stops it. "all" is in it where all of them do at one
+    interim analysis."""
     rng = np.random.default_rng([seed, 100])
     customers = drawn_customers(rng, world)
     percent, tolerance = percent_of(asked), asked.tolerance

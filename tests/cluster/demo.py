@@ -101,7 +101,7 @@ def _own() -> dict[str, str]:
 
 
 def _run(module: str, *words: str, environment: dict[str, str]) -> int:
-    """Exit status of a module's program; when this process is told to end, the command is told too."""
+    """Exit status of a module's program; when this process is told to end, it tells the command."""
     command = [sys.executable, "-m", module, *words]
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
     try:

@@ -1,4 +1,5 @@
-"""A rollout whose evidence the judge itself made: its journal, and the looks in between."""
+"""A rollout whose evidence the judge itself made: its journal, and the interim analyses in
+between."""
 
 from __future__ import annotations
 

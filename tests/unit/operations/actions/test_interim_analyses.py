@@ -1,4 +1,5 @@
-"""The looks at a rollout's steps: bounded, in their order, and nobody's basis for a decision."""
+"""The interim analyses of a rollout's steps: bounded, in their order, and nobody's basis for a
+decision."""
 
 from __future__ import annotations
 
@@ -139,5 +140,5 @@ def test_what_keeps_a_rollout_is_said_by_gate_and_nothing_else_is() -> None:
     assert undecided(gates) == "answers in time: It may fail more often."
     assert undecided(gates[1:]) == ""
     text = judged(gates, 0)
-    assert text.startswith("### The newest look at this step, of 1970-01-01 00:00 UTC")
+    assert text.startswith("### The newest interim analysis of this step, of 1970-01-01 00:00 UTC")
     assert "✔ healthy: **share of alerts**. It flags as often." in text

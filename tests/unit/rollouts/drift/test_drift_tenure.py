@@ -1,4 +1,4 @@
-"""What has matured of a champion is told with intervals that cover the truth, at every look."""
+"""What has matured of a champion is told with intervals that cover the truth, at every check."""
 
 from __future__ import annotations
 

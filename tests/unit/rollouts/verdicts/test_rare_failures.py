@@ -27,7 +27,8 @@ many."""
 
 
 def watched(mine: float, other: float, outage: int = 1) -> np.ndarray:
-    """The most evidence at any look, of arms that fail these shares of requests by outages."""
+    """The most evidence at any interim analysis, of arms that fail these shares of requests by
+    outages."""
     rng = np.random.default_rng([outage, round(1e4 * mine)])
     n = STEPS * EACH
     starts = rng.random((RUNS, n)) < mine / outage

@@ -1,4 +1,5 @@
-"""Bounds on the rise of a mean error hold at every look, also where few errors make most of it."""
+"""Bounds on the rise of a mean error hold at every interim analysis, also where few errors make
+most of it."""
 
 from __future__ import annotations
 

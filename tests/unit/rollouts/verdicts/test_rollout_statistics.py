@@ -1,4 +1,4 @@
-"""Bounds hold what they say, at every look, on clustered traffic too."""
+"""Bounds hold what they say, at every interim analysis, on clustered traffic too."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def test_a_split_that_is_far_off_is_seen_early() -> None:
 
 
 def test_no_event_leaves_open_what_that_many_trials_leave_open() -> None:
-    # (1 - p)^n = 0.05 at n p = 3.0, the rule of three, is true of one look; this one is of all
+    # (1 - p)^n = 0.05 at n p = 3.0, the rule of three, is true of one interim analysis; this one is
+    # of all
     assert sequence_width(0.0, error_share=0.05) == pytest.approx(math.sqrt(2) * math.log(20))
 
 

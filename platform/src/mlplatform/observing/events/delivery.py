@@ -54,7 +54,7 @@ class DeliveryPorts:
         page: address of the platform's page.
         redacted: removes personal values from a text.
         lease_s: seconds for which a claim holds; more than twice the time limit of one attempt.
-        poll_s: seconds between two looks at the journals.
+        poll_s: seconds between two reads of the journals.
     """
 
     stream: JournalStream

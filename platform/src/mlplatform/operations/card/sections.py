@@ -346,7 +346,7 @@ def _stretch(stretch: Stretch) -> Table:
         f"As champion, {stretch.days:,} days from {_moment(stretch.from_ms)} to"
         f" {_moment(stretch.to_ms)}: {stretch.requests:,} requests"
     )
-    head = ("metric", "value", "95 % interval, at every look")
+    head = ("metric", "value", "95 % interval, at every check")
     rows = tuple((m.name, _value(m), _between(m)) for m in stretch.metrics)
     return Table(caption, head, rows)
 

@@ -117,8 +117,8 @@ def _controller(api: KubernetesApi, namespace: str) -> Controller | UnreadableOb
 
 
 def version_of(deployment: Mapping[str, object]) -> str | None:
-    """KServe's version, from the tag of its controller's image or from a label; None if none of them has
-    one."""
+    """KServe's version, from the tag of its controller's image or from a label; None if none of
+    them has one."""
     found: Object = dict(deployment)
     pod = found["spec"]["template"]["spec"]["containers"]
     images = [c["image"] for c in pod if c["name"] == "manager"] or [c["image"] for c in pod]

@@ -1,4 +1,4 @@
-"""Whether the champion still finds as much as at first, by matured labels, at every look."""
+"""Whether the champion still finds as much as at first, by matured labels, at every check."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from mlplatform.rollouts.verdicts.statistics import (
 from mlplatform.runtime.units import DAY_MS
 
 ERROR_SHARE = 0.05
-"""Chance that an interval is ever wrong, at any look; half of it on either side."""
+"""Chance that an interval is ever wrong, at any check; half of it on either side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def matured_tenure(
 
 
 def matured_metric(name: str, days: Sequence[DailyHits]) -> MaturedMetric:
-    """The metric of some days, with an interval that holds at every look.
+    """The metric of some days, with an interval that holds at every check.
 
     Hits of one customer count as one event as far as they come together. Hits of one day count as
     one event in the same way, from seven days on: fewer days do not show how much days differ.

@@ -2,7 +2,8 @@
 
 The file follows from the log and may be deleted at any time; then everything is counted again, in
 portions. A portion is one transaction, so that a pass that is killed leaves the file as it was
-before or after it. If several passes and looks run at once, one counts and the others wait.
+before or after it. If several passes and reads for people run at once, one counts and the others
+wait.
 
 Records that nobody can add to any more are counted for good, up to a line in event time. Those
 after it wait in the file, and are counted in a transaction that is rolled back.

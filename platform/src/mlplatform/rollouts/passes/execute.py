@@ -84,7 +84,8 @@ class PassReport:
 
 @dataclass(frozen=True, slots=True)
 class JudgedStep:
-    """A look at a rollout: the state that was judged, and the evidence of the judgement."""
+    """An interim analysis of a rollout: the state that was judged, and the evidence of the
+    judgement."""
 
     state: RolloutState
     event_ms: int

@@ -232,7 +232,7 @@ def gate_errors(policy: RolloutPolicy) -> Errors:
 
 def outcome_errors(policy: RolloutPolicy) -> Errors:
     """The errors of the gate on outcomes. One sample is read in several phases by bounds that hold
-    at every look, so this gate gets its parts of all phases together."""
+    at every interim analysis, so this gate gets its parts of all phases together."""
     errors = gate_errors(policy)
     return Errors(errors.stop * _phases(policy), errors.missed)
 

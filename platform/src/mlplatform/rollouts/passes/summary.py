@@ -100,10 +100,11 @@ def to_markdown(rollout_id: str, evidence: Evidence) -> str:
 
 
 def judged(gates: Sequence[Gate], event_ms: int) -> str:
-    """The gates of a step as one look judged them, in Markdown."""
+    """The gates of a step as one interim analysis judged them, in Markdown."""
     at = datetime.fromtimestamp(event_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
     found = {g.name: {"verdict": g.verdict, "reason": g.reason, "holds": g.holds} for g in gates}
-    return "\n".join([f"### The newest look at this step, of {at} UTC", "", *_gates(found)])
+    title = f"### The newest interim analysis of this step, of {at} UTC"
+    return "\n".join([title, "", *_gates(found)])
 
 
 def undecided(gates: Sequence[Gate]) -> str:

@@ -2,7 +2,8 @@
 
 Each has a limit and, at each step, a tolerance. It is UNHEALTHY as soon as more than the limit is
 proven against the challenger, HEALTHY as soon as no more than the tolerance is left open, else
-INCONCLUSIVE: no data, or too little, shows nothing. The bounds hold at every look (`statistics`).
+INCONCLUSIVE: no data, or too little, shows nothing. The bounds hold at every interim analysis
+(`statistics`).
 
 In shadow both arms answered identical requests and are compared pair by pair; in canary customers
 were split at random.
@@ -55,9 +56,9 @@ BY_EVENTS = 0.75
 """The proof by events has this part of a stop's error by failures, that by sums the rest."""
 MAY_HAVE_LEFT, HAS_LEFT = 1.96, 3.29
 """Distances of the champion's share of alerts from that in replay, in standard errors, on the same
-requests. Beyond the first (by chance one champion in 20, at one look), the predicted share excuses
-a challenger. Beyond the second (one in 1000, and 2 % at any of 200 looks), it also shows health, if
-each of them is as close to the predicted share too."""
+requests. Beyond the first (by chance one champion in 20, at one interim analysis), the predicted
+share excuses a challenger. Beyond the second (one in 1000, and 2 % at any of 200 interim analyses),
+it also shows health, if each of them is as close to the predicted share too."""
 UNCOPIED_SHARE = 0.1
 """Largest share of the champion's decisions that may lack a copy: nobody chose which they are."""
 

@@ -2,10 +2,11 @@
 
 Three kinds of gates:
 
-1. In shadow and canary both arms are compared (`comparison`), by bounds that hold at every look.
-2. The split is tested by a p-value that holds at every look.
+1. In shadow and canary both arms are compared (`comparison`), by bounds that hold at every interim
+   analysis.
+2. The split is tested by a p-value that holds at every interim analysis.
 3. A promoted champion has nobody to be compared with: a guardrail bounds the share of its failures,
-   at every look too.
+   at every interim analysis too.
 """
 
 from __future__ import annotations

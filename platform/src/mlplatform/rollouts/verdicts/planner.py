@@ -242,7 +242,7 @@ class _Gate:
     by_events: Callable[[], Flags] | None = None
 
     def passes(self, *, good: bool) -> Flags:
-        """Whether, at each look, no more than the tolerance is left open."""
+        """Whether, at each interim analysis, no more than the tolerance is left open."""
         if self.tolerance is None:
             shape = self.counts(good, False)[0].value.shape
             return np.ones(shape, dtype=bool)
@@ -254,7 +254,8 @@ class _Gate:
         return passed & _any([self._size(sums) <= self.limit for sums in every])
 
     def stops(self) -> Flags:
-        """Whether, at each look, more than the limit is proven of the bad challenger."""
+        """Whether, at each interim analysis, more than the limit is proven of the bad
+        challenger."""
         most = self.limit if self.absolute else 0.0
         every = self.counts(False, False)
         stopped = _all([s.value - s.width(self.errors.stop) > most for s in every])
@@ -371,7 +372,8 @@ def _schedule(profile: TrafficProfile, stage: Stage, drawn: int) -> AnalysisSche
 
 
 def _sampled(profile: TrafficProfile, stage: Stage, schedule: AnalysisSchedule) -> Flags:
-    """Whether, at each look, the arm has had as many customers and requests as the step wants."""
+    """Whether, at each interim analysis, the arm has had as many customers and requests as the step
+    wants."""
     units = np.array([profile.customers_in(h, stage.share or 1.0) for h in schedule.hours])
     requests, _ = schedule.trials()
     return (units >= stage.step.units) & (requests >= stage.step.requests)
@@ -488,7 +490,7 @@ def _normal(z: float) -> float:
 
 
 def _first(flags: Flags, hours: Floats) -> Floats:
-    """Hours of each path's first look with the flag; infinite if there is none."""
+    """Hours of each path's first interim analysis with the flag; infinite if there is none."""
     return np.where(flags.any(axis=1), hours[flags.argmax(axis=1)], np.inf)
 
 

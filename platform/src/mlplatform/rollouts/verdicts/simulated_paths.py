@@ -1,8 +1,8 @@
 """Simulated paths of a gate's bounds during a step, drawn from a traffic profile.
 
-Each path holds the counts that the gate would read at each look, drawn for a challenger of a
-known truth; the bounds on them are those of the judge (`event_size`, `sequence_width`). Hits that
-come together (an outage, a customer) are drawn together, as often as the profile says.
+Each path holds the counts that the gate would read at each interim analysis, drawn for a challenger
+of a known truth; the bounds on them are those of the judge (`event_size`, `sequence_width`). Hits
+that come together (an outage, a customer) are drawn together, as often as the profile says.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ ALONE = 0.05
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sums:
-    """The sums that a gate reads, by path and look.
+    """The sums that a gate reads, by path and interim analysis.
 
     Args:
         difference: the challenger's hits less the expected ones.
@@ -90,7 +90,7 @@ class AnalysisSchedule:
     """The times at which a step is looked at, with the traffic until then.
 
     Args:
-        hours: hours of the looks, ascending.
+        hours: hours of the interim analyses, ascending.
         share: share (0-1) of customers in the challenger's arm; None in shadow, where both arms
             decide everything.
         paths: number of paths to draw.
@@ -106,7 +106,7 @@ class AnalysisSchedule:
         return np.random.default_rng([self.seed, *gate.encode()])
 
     def trials(self) -> tuple[Floats, Floats]:
-        """Requests of the challenger and of the champion at each look."""
+        """Requests of the challenger and of the champion at each interim analysis."""
         every = np.tile(self.profile.requests_h * self.hours, (self.paths, 1))
         if self.share is None:
             return every, every
@@ -171,13 +171,13 @@ def failures(schedule: AnalysisSchedule, *, more: float, is_proof: bool = False)
 
 
 _LATEST, _EVERY = 72, 2
-"""The looks at which evidence by events is read: of the latest 72 before the last, every second
-one."""
+"""The interim analyses at which evidence by events is read: of the latest 72 before the last, every
+second one."""
 
 
 def failure_evidence(schedule: AnalysisSchedule, *, more: float, limit: float) -> Floats:
-    """The judge's evidence, by path and look, that a challenger that fails this share of requests
-    more fails over `limit` more; none at looks that are not read."""
+    """The judge's evidence, by path and interim analysis, that a challenger that fails this share
+    of requests more fails over `limit` more; none at interim analyses that are not read."""
     rng, profile = schedule.rng("failures"), schedule.profile
     mine, other = schedule.trials()
     here, there = schedule.hits_beside(profile.failed_together)
@@ -360,7 +360,8 @@ def disagreement(schedule: AnalysisSchedule, expected: Alerts, *, more: float) -
 def _customers_alerts(
     schedule: AnalysisSchedule, arm: str, trials: Floats, share: float
 ) -> tuple[Floats, Floats]:
-    """Alerts and their variance; some customers have more alerts than others, at all looks."""
+    """Alerts and their variance; some customers have more alerts than others, at all interim
+    analyses."""
     rng, beside_h = schedule.rng(f"{arm} alerts"), schedule.profile.alert_repeat_h
     alerts_h = np.maximum(trials[:, -1:] / schedule.hours[-1] * share, 1e-12)
     level = rng.normal(1.0, np.sqrt(np.minimum(beside_h / alerts_h, 0.25)), (len(trials), 1))
@@ -385,7 +386,8 @@ def _deviation(variance: float, trials: float) -> float:
 def _hits(
     rng: np.random.Generator, trials: Floats, share: float, together: float
 ) -> tuple[Floats, Floats]:
-    """Hits up to each look, and their variance: the sum of the squares of their events' sizes.
+    """Hits up to each interim analysis, and their variance: the sum of the squares of their events'
+    sizes.
 
     Args:
         together: number of other hits in a hit's event.

@@ -1,4 +1,5 @@
-"""Bounds on differences of two arms that hold at every look, from sums over clusters."""
+"""Bounds on differences of two arms that hold at every interim analysis, from sums over
+clusters."""
 
 from __future__ import annotations
 
@@ -15,12 +16,13 @@ Numbers = float | npt.NDArray[np.float64]
 
 
 def sequence_width(variance: float, *, error_share: float) -> float:
-    """Half the width of a one-sided bound on a sum of events. The bound holds at every look.
+    """Half the width of a one-sided bound on a sum of events. The bound holds at every interim
+    analysis.
 
     The bound is wrong at any time, ever, with probability `error_share` at most (asymptotically;
     the simulations in tests hold it to that for sums that are as lumpy as failures). Where nothing
     varied it is 1.4 log(1 / error_share): log(1 / error_share) trials without an event would leave
-    as much open at a single look.
+    as much open at a single interim analysis.
 
     Args:
         variance: variance of the sum, in squared events.
@@ -99,7 +101,8 @@ class Clusters:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The challenger's share less what is expected of it, with bounds that hold at every look.
+    """The challenger's share less what is expected of it, with bounds that hold at every interim
+    analysis.
 
     Args:
         challenger, champion: shares (0-1) of hits among trials; NaN if there are no trials.
@@ -194,7 +197,7 @@ def rise_of_mean(
     pass_error: float,
 ) -> Difference:
     """How far the mean of `mine` lies above the mean of `other`, as a share of the latter, with
-    bounds that hold at every look. Both are numbers of the same requests.
+    bounds that hold at every interim analysis. Both are numbers of the same requests.
 
     One event is as large as the most that one unit adds: the bounds stay wide while few units make
     most of the difference.
@@ -357,13 +360,14 @@ def excess_evidence(
     """Logarithm of the evidence that the challenger's share exceeds the champion's by over `more`.
 
     It is an e-process: where the challenger's share is no larger, it passes log(1 / error) at any
-    look, ever, with the chance `error` at most. A view's hits are 0 or 1 in a stretch of trials (a
-    customer's day, some time); only their expected share needs to be bounded. The champion's share
-    is unknown: for each possible share, the evidence against the challenger's is added to that
-    against the champion's, and the least sum counts. Arms may fail together; if one fails when the
-    other does not, that is taken for chance. Views leave out what follows an event, but the
-    champion's events do not. If both arms fail only at some hours and for some customers, the views
-    may show more than there is. So `failure_gate` takes no more for proven than was counted.
+    interim analysis, ever, with the chance `error` at most. A view's hits are 0 or 1 in a stretch
+    of trials (a customer's day, some time); only their expected share needs to be bounded. The
+    champion's share is unknown: for each possible share, the evidence against the challenger's is
+    added to that against the champion's, and the least sum counts. Arms may fail together; if one
+    fails when the other does not, that is taken for chance. Views leave out what follows an event,
+    but the champion's events do not. If both arms fail only at some hours and for some customers,
+    the views may show more than there is. So `failure_gate` takes no more for proven than was
+    counted.
 
     Args:
         views: the challenger's events, clustered in different ways; the view with the least
@@ -419,9 +423,10 @@ def sample_ratio_p_value(challengers: int, units: int, *, share: float) -> float
     """The p-value of the split, which may be read at any time; small values are evidence against
     the split.
 
-    It falls below x at any look of a fair split, whenever counting stops, with probability x at
-    most: it is the inverse of the ratio of two likelihoods, that of a share drawn from a beta
-    distribution around the one asked for (as wide as the share itself) and that of the share.
+    It falls below x at any interim analysis of a fair split, whenever counting stops, with
+    probability x at most: it is the inverse of the ratio of two likelihoods, that of a share drawn
+    from a beta distribution around the one asked for (as wide as the share itself) and that of the
+    share.
 
     Args:
         challengers: number of customers that appeared first in the challenger's arm.

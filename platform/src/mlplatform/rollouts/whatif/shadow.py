@@ -21,7 +21,8 @@ class ShadowDisagreement(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Args:
         trials, share: as in `PredictedDisagreement`.
-        low, high: bounds of the share, which hold at every look, by the policy of the rollout.
+        low, high: bounds of the share, which hold at every interim analysis, by the policy of the
+            rollout.
         validation: share that the version's validation predicted.
         as_predicted: whether the interval of shadow overlaps the range that the replay expects of a
             coming day; None if the replay has no such range.

@@ -228,8 +228,8 @@ GROUPS: Final = (
                 "availability's budget; empty: the page shows no such figure",
                 place="servers.prometheus"),
     ), note=(
-        "`docs/cluster.md` says when to use which. What no setting names is in the home folder or on "
-        "this machine."
+        "`docs/cluster.md` says when to use which. What no setting names is in the home folder or "
+        "on this machine."
     )),
     Group("Kubernetes", (
         Setting("KSERVE_NAMESPACE", kinds.NAMESPACE, "", ("gateway", "flows", _UP, *_WORK),

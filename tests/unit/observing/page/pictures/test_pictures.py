@@ -124,7 +124,7 @@ def test_an_interval_narrows_from_look_to_look_towards_what_is_allowed() -> None
     assert d.well is not None
     assert d.well[0] <= d.last[3], "the interval's upper end lies in what is allowed"
     assert (d.shape, drawn.mark, drawn.analyses) == ("dot", "✔ healthy", 2)
-    assert "2 looks, the first between -2 points and 3 points" in drawn.description
+    assert "2 interim analyses, the first between -2 points and 3 points" in drawn.description
     assert [(b.name, b.width, b.text) for b in drawn.bars] == [
         ("challenger", 100.0, "4 %"), ("champion", 25.0, "1 %"),
     ]  # fmt: skip

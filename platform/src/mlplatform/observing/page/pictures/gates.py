@@ -223,7 +223,8 @@ def _description(
     if stops:
         parts.append(f"more than {measure.write(stops[-1])} stops it")
     if len(seen) > 1:
-        parts.append(f"{len(seen)} looks, the first between {_between(measure, seen[0][2])}")
+        first = _between(measure, seen[0][2])
+        parts.append(f"{len(seen)} interim analyses, the first between {first}")
     return "; ".join(parts)
 
 
