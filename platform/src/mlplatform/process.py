@@ -43,12 +43,13 @@ class Entry:
         module: has `parser()` and `run()`.
         process: what the lines of its log say that it is.
         instance: which one of them it is, with names of options in braces.
-        niceness: how far it steps back behind requests, 1 to 19; 0: not at all.
+        niceness: how much lower than that of requests its priority is, 1 to 19; 0: not at all.
         has_settings: `run` takes the settings; else its options say all, and the environment holds
             a log level: a predictor's pod knows nothing of an installation.
         stops: "event": `run` takes an event that a signal sets, finishes what is in work and
-            returns. "server": what serves takes the signals over meanwhile, and drains. "signal":
-            its work has an end, and what dies of a signal has not done it. The status is else 0.
+            returns. "server": the server handles signals while it serves, and drains. "signal": it
+            works through one task and ends; a signal that comes earlier ends it, with the signal's
+            status, because the task is not done. In all other cases the status is 0.
         has_metrics: `run` takes a `MetricsListener`; the others have no metrics, or show them on
             the port that they serve, to callers whom that port lets in.
     """

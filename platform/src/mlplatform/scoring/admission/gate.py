@@ -59,7 +59,7 @@ class AdmittedRequest:
 
 
 class Gate:
-    """Checks identity, permission, room and rate, in this order: the cheapest check first.
+    """Checks identity, permission, capacity and rate, in this order: the cheapest check first.
 
     Args:
         limits: model → rate limit of all its clients together; None: no limit.
