@@ -166,16 +166,16 @@ def test_segments_have_metrics_of_their_own() -> None:
     assert day.metrics["precision of large"].units.tolist() == [9]
 
 
-def test_slices_are_the_span(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slices_are_the_records_of_the_query(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     records = [decision(int(t)) for t in rng.integers(0, 40, 500)]
     records = [msgspec.structs.replace(r, decision_id=f"n{i}") for i, r in enumerate(records)]
     log = ListLog(records)
-    span = slices.Span(
+    query = slices.RecordQuery(
         model="fraud", kinds=("decision",), from_ms=3, to_ms=37, columns=("event_ms", "decision_id")
     )
     monkeypatch.setattr(slices, "SLICE_ROWS", 30)
-    parts = list(slices.slices(log, span))  # type: ignore[arg-type]
+    parts = list(slices.slices(log, query))  # type: ignore[arg-type]
     assert len(parts) > 5
     whole = pa.concat_tables(parts)["decision_id"].to_pylist()
-    assert sorted(whole) == sorted(log.read(span)["decision_id"].to_pylist())
+    assert sorted(whole) == sorted(log.read(query)["decision_id"].to_pylist())

@@ -2,8 +2,7 @@
 
 Each has a limit and, at each step, a tolerance. It is UNHEALTHY as soon as more than the limit is
 proven against the challenger, HEALTHY as soon as no more than the tolerance is left open, else
-INCONCLUSIVE: no data, or too little, shows nothing. The bounds hold at every interim analysis
-(`statistics`).
+INCONCLUSIVE: no data, or too little, shows nothing. Bounds hold at each interim analysis.
 
 In shadow both arms answered identical requests and are compared pair by pair; in canary customers
 were split at random.

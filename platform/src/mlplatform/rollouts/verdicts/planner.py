@@ -254,8 +254,7 @@ class _Gate:
         return passed & _any([self._size(sums) <= self.limit for sums in every])
 
     def stops(self) -> Flags:
-        """Whether, at each interim analysis, more than the limit is proven of the bad
-        challenger."""
+        """Whether, at each interim analysis, the bad challenger is proven beyond the limit."""
         most = self.limit if self.absolute else 0.0
         every = self.counts(False, False)
         stopped = _all([s.value - s.width(self.errors.stop) > most for s in every])
@@ -372,8 +371,7 @@ def _schedule(profile: TrafficProfile, stage: Stage, drawn: int) -> AnalysisSche
 
 
 def _sampled(profile: TrafficProfile, stage: Stage, schedule: AnalysisSchedule) -> Flags:
-    """Whether, at each interim analysis, the arm has had as many customers and requests as the step
-    wants."""
+    """Whether, at each interim analysis, the arm has had the customers and requests wanted."""
     units = np.array([profile.customers_in(h, stage.share or 1.0) for h in schedule.hours])
     requests, _ = schedule.trials()
     return (units >= stage.step.units) & (requests >= stage.step.requests)
