@@ -24,7 +24,7 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition
 from mlplatform.rollouts.drift.incidents import DRIFT, Incident
-from mlplatform.runtime.figures import utc_day
+from mlplatform.runtime.times import day_text
 from mlplatform.runtime.units import DAY_MS
 
 JUDGED_DAYS: Final = 3
@@ -119,7 +119,7 @@ def drift_incident(
         return None, late if days >= JUDGED_DAYS else ""
     newest = found[-1]
     if newest.found.changed_ms < change_ms:
-        since, changed = utc_day(newest.found.changed_ms), utc_day(change_ms)
+        since, changed = day_text(newest.found.changed_ms), day_text(change_ms)
         return newest, f"{newest.id} finds drift since {since}; requests changed on {changed}"
     return newest, ""
 
@@ -136,9 +136,9 @@ def figures(
     report = version.facts.report
     compared = _compared(report.get("measures", []), measure)
     return {
-        "changed": utc_day(change_ms),
-        "since": utc_day(incident.found.changed_ms),
-        "found": utc_day(incident.found.opened_ms),
+        "changed": day_text(change_ms),
+        "since": day_text(incident.found.changed_ms),
+        "found": day_text(incident.found.opened_ms),
         "incident": incident.id,
         "reasons": list(incident.found.evidence.get("reasons", [])),
         "retrain": reason,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from mlplatform.rollouts.journal.state import RolloutState, apply
 from mlplatform.rollouts.journal.transitions import Transition
 from mlplatform.runtime.canonical import canonical_json
 from mlplatform.runtime.storage.files import write_atomically
+from mlplatform.runtime.times import iso_text, minute_text
 
 COLUMNS = (
     *("decision_id", "event_ms", "generation", "rollout_id", "arm", "answered_by", "unit"),
@@ -67,7 +67,7 @@ def write(
     rollouts = found["rollouts"]
     champions = tenures(_promotions(rollouts))
     found |= {
-        "pattern_change": event_time(state.change_ms),
+        "pattern_change": minute_text(state.change_ms),
         "champions": [_tenure(r) for r in champions],
         "outcome": outcome,
         "incidents": [_incident(i) for i in platform.incidents.list(state.model)],
@@ -75,7 +75,7 @@ def write(
     write_atomically(folder / "report.json", canonical_json(found))
     html = page.render(
         found,
-        timeline=[(event_time(m.event_ms), f"{m.elapsed_s:.0f} s", m.text) for m in state.entries],
+        timeline=[(minute_text(m.event_ms), f"{m.elapsed_s:.0f} s", m.text) for m in state.entries],
         pictures=pictures(
             decisions,
             _labels(decisions, recording),
@@ -107,7 +107,7 @@ def _figures(
         "problems": problems,
         "source": state.source,
         "seed": state.seed,
-        "go_live": event_time(state.go_live_ms),
+        "go_live": minute_text(state.go_live_ms),
         "wall_s": round(diary.elapsed_s, 1),
         "totals": totals,
         "rollouts": [_rollout(platform, s) for s in states],
@@ -152,10 +152,6 @@ def show(console: Console, found: Mapping[str, Any], folder: Path) -> None:
         console.print(f"[red]the loop did not close:[/] {problem}", soft_wrap=True)
     written = "report.html" if "pattern_change" in found else "report.json"
     console.print(f"report: {folder / written}", soft_wrap=True)
-
-
-def event_time(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def _outcome(platform: Platform, states: Sequence[RolloutState]) -> dict[str, Any] | None:
@@ -204,8 +200,8 @@ def _promotions(rollouts: list[dict[str, Any]]) -> list[Promotion]:
 def _tenure(tenure: ChampionTenure) -> dict[str, Any]:
     return {
         "version": tenure.version,
-        "from": event_time(tenure.from_ms),
-        "until": None if tenure.to_ms is None else event_time(tenure.to_ms),
+        "from": minute_text(tenure.from_ms),
+        "until": None if tenure.to_ms is None else minute_text(tenure.to_ms),
         "successor": tenure.successor,
     }
 
@@ -258,9 +254,9 @@ def _phases(facts: tuple[Transition, ...]) -> list[dict[str, Any]]:
             {
                 "phase": state.phase + step,
                 "event_ms": fact.event_ms,
-                "event_time": event_time(fact.event_ms),
+                "event_time": minute_text(fact.event_ms),
                 "wall_ms": fact.wall_ms,
-                "wall_time": datetime.fromtimestamp(fact.wall_ms / 1000, UTC).isoformat(),
+                "wall_time": iso_text(fact.wall_ms),
                 "reason": fact.reason,
                 "actor": fact.actor,
             }
@@ -292,8 +288,8 @@ def _arms(platform: Platform, state: RolloutState) -> dict[str, dict[str, int]]:
 def _incident(incident: Any) -> dict[str, Any]:
     return {
         "id": incident.id,
-        "opened": event_time(incident.found.opened_ms),
-        "changed": event_time(incident.found.changed_ms),
+        "opened": minute_text(incident.found.opened_ms),
+        "changed": minute_text(incident.found.changed_ms),
         "state": incident.state,
         "answer": incident.answer,
         "reasons": incident.found.evidence.get("reasons", []),

@@ -27,6 +27,7 @@ from mlplatform.operations.wiring import Platform, api_key
 from mlplatform.runtime.canonical import canonical_json
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Refused, Unavailable
+from mlplatform.runtime.times import minute_text
 from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring import wiring as scoring_wiring
 
@@ -244,6 +245,6 @@ def _refuse_used(platform: Platform, model: str) -> None:
 
 def _shown(entry: DiaryEntry) -> None:
     CONSOLE.print(
-        f"{report.event_time(entry.event_ms)}  {entry.elapsed_s:6.1f} s  {entry.text}",
+        f"{minute_text(entry.event_ms)}  {entry.elapsed_s:6.1f} s  {entry.text}",
         soft_wrap=True,
     )

@@ -25,7 +25,8 @@ from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.journal.transitions import RolledBack, Transition
 from mlplatform.rollouts.passes import plan_text
 from mlplatform.runtime.errors import InputInvalid, NotFound, PlatformError, Refused, Unavailable
-from mlplatform.runtime.units import DAY_S, HOUR_MS
+from mlplatform.runtime.times import iso_text
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
 from mlplatform.scoring.admission.clients import Scope
 from mlplatform.scoring.admission.keyring import create_key
 
@@ -74,7 +75,7 @@ class Story:
 
     async def midnight(self, at_ms: int) -> None:
         """The snapshot of the day's end; traffic waits for it, as a bank's day does."""
-        at = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat()
+        at = iso_text(at_ms)
         await self.run_flow("materialize", {"model": self.model, "at": at})
 
     async def watch_drift(self) -> None:
@@ -175,7 +176,7 @@ class Story:
         state = self._diary.state
         if state.stale_version is not None:
             return
-        as_of = datetime.fromtimestamp(state.go_live_ms / 1000 + DAY_S, UTC).isoformat()
+        as_of = iso_text(state.go_live_ms + DAY_MS)
         run = await self.run_flow(
             "retrain",
             {"model": self.model, "actor": ENGINEER, "reason": "one for later", "as_of": as_of},

@@ -16,11 +16,12 @@ from mlplatform.observing.events.receivers import Receiver, declared_receivers, 
 from mlplatform.observing.events.sender import DeliverySuccess
 from mlplatform.observing.events.wiring import sender
 from mlplatform.operations import wiring
-from mlplatform.rollouts.events.event import event_of_test, rfc3339
+from mlplatform.rollouts.events.event import event_of_test
 from mlplatform.rollouts.events.positions import Progress
 from mlplatform.rollouts.events.stream import JournalStream, Lag
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.errors import InputInvalid, NotFound, Unavailable
+from mlplatform.runtime.times import rfc3339_text
 from mlplatform.runtime.units import HOUR_MS, MIB
 from mlplatform.scoring import wiring as scoring_wiring
 
@@ -154,7 +155,7 @@ def _row(receiver: Receiver, lag: Lag | None) -> dict[str, Any]:
         "host": host(receiver),
         "state": _state(at),
         "waiting": None if waits is None else waits.facts,
-        "oldest": None if oldest_ms is None else rfc3339(oldest_ms),
+        "oldest": None if oldest_ms is None else rfc3339_text(oldest_ms),
         "delivered": 0 if at is None else at.delivered,
         "failed": 0 if at is None else at.failed,
         "failure": "" if at is None else at.stopped or at.failure,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +29,7 @@ from mlplatform.model.folds import history_days, training_day_ms
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features as job
 from mlplatform.runtime.errors import InputInvalid, PlatformError, Refused
+from mlplatform.runtime.times import day_text
 from mlplatform.runtime.units import DAY_MS
 
 SHOWN_ROWS = 10
@@ -286,7 +287,7 @@ def _show_next(model: str, table: Any, now_ms: int) -> None:
     if as_of_ms is None:
         ERR.print(NEXT.format(model=model, as_of=""), soft_wrap=True)
         return
-    day = datetime.fromtimestamp(as_of_ms / 1000, UTC).date()
+    day = day_text(as_of_ms)
     ERR.print(ENDED_EARLY.format(day=day), soft_wrap=True)
     ERR.print(NEXT.format(model=model, as_of=f" --as-of {day}"), soft_wrap=True)
 

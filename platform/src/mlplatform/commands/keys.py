@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +13,7 @@ from mlplatform.operations import wiring
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.runtime.storage.files import create_atomically
+from mlplatform.runtime.times import iso_second_text
 from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring.admission.clients import Key, check_client, parse_scope, rate_limit
 from mlplatform.scoring.admission.keyring import create_key
@@ -149,15 +149,11 @@ def _fields_of(key: Key, now_ms: int) -> dict[str, Any]:
         "priority": key.priority,
         "rate_per_s": key.limit.rate_per_s if key.limit else None,
         "burst": key.limit.burst if key.limit else None,
-        "created": _time(key.created_ms),
-        "expires": None if key.expires_ms is None else _time(key.expires_ms),
-        "revoked": None if key.revoked_ms is None else _time(key.revoked_ms),
+        "created": iso_second_text(key.created_ms),
+        "expires": None if key.expires_ms is None else iso_second_text(key.expires_ms),
+        "revoked": None if key.revoked_ms is None else iso_second_text(key.revoked_ms),
     }
 
 
 def _cell(value: Any) -> Any:
     return " ".join(value) if isinstance(value, list) else value
-
-
-def _time(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds")

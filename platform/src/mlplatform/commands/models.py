@@ -18,13 +18,13 @@ from mlplatform.commands.terminal.output import (
     print_line,
     print_table,
 )
-from mlplatform.commands.terminal.times import second
 from mlplatform.model.folders import check_folders, load_definition, model_names
 from mlplatform.model.weights.memory import folder_needs_mib
 from mlplatform.operations import wiring
 from mlplatform.operations.actions.features import feast_folder
 from mlplatform.operations.card.records import read_card
 from mlplatform.runtime.processes.memory import memory_bytes
+from mlplatform.runtime.times import second_text
 from mlplatform.runtime.units import MIB
 
 app = typer.Typer(help="Models of this installation and their versions.", no_args_is_help=True)
@@ -86,7 +86,13 @@ def show(
         print_json([msgspec.to_builtins(v) for v in versions])
         return
     rows = [
-        (v.version, v.digest[:12], v.facts.author, second(v.created_at_ms), v.facts.code_version)
+        (
+            v.version,
+            v.digest[:12],
+            v.facts.author,
+            second_text(v.created_at_ms),
+            v.facts.code_version,
+        )
         for v in versions
     ]
     print_table(("version", "bundle", "author", "registered (UTC)", "code"), rows)

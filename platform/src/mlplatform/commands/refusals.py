@@ -8,10 +8,10 @@ import msgspec
 import typer
 
 from mlplatform.commands.terminal.output import AsJson, print_json, print_table
-from mlplatform.commands.terminal.times import second
 from mlplatform.operations import wiring
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.telemetry.refusals import Refusals
+from mlplatform.runtime.times import second_text
 from mlplatform.runtime.units import DAY_MS
 
 MOST_DAYS = 366
@@ -34,5 +34,5 @@ def refusals(
     if json:
         print_json(msgspec.to_builtins(found))
         return
-    rows = [(second(r.wall_ms), r.door, r.who, r.asked, r.why) for r in found]
+    rows = [(second_text(r.wall_ms), r.door, r.who, r.asked, r.why) for r in found]
     print_table(("when (UTC)", "surface", "who", "asked", "why"), rows, prose="why")

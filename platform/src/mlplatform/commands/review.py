@@ -15,7 +15,7 @@ from mlplatform.operations.actions import review as job
 from mlplatform.operations.actions.review import ReviewResult
 from mlplatform.operations.review.opinions import outcome_of, outcome_text
 from mlplatform.operations.review.queue import QueuedDecision
-from mlplatform.runtime.figures import utc_minute
+from mlplatform.runtime.times import utc_minute_text
 
 MOST_ROWS = 1_000
 
@@ -116,7 +116,7 @@ def _lines(row: QueuedDecision, label: str) -> list[str]:
     score = "no score" if row.score is None else f"score {row.score:.4f}"
     asked = ", ".join(f"{name} {value}" for name, value in row.shown.fields)
     columns = [
-        utc_minute(row.event_ms),
+        utc_minute_text(row.event_ms),
         row.decision,
         score,
         asked,

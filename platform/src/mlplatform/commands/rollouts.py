@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Literal
 
@@ -33,7 +32,6 @@ from mlplatform.commands.terminal.output import (
     progress,
 )
 from mlplatform.commands.terminal.secrets import page_code, secret_of
-from mlplatform.commands.terminal.times import minute
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import controls
 from mlplatform.operations.actions import rollouts as job
@@ -48,6 +46,7 @@ from mlplatform.rollouts.passes.planning import PLANNED_DAYS
 from mlplatform.rollouts.passes.summary import judged, to_markdown, undecided
 from mlplatform.rollouts.verdicts.ramp import Plan
 from mlplatform.runtime.errors import ConfigUnusable, NotFound, Refused, Unavailable
+from mlplatform.runtime.times import iso_second_text, minute_text
 
 RECORD_LIMIT_S = 60.0
 ASK_LIMIT_S = 120.0
@@ -78,7 +77,14 @@ def list_rollouts(
     for line in controls.switched_off(wiring.platform(), model):
         print_line(line)
     rows = [
-        (s.rollout_id, s.challenger.version, _phase(s), s.step, minute(s.since_event_ms), s.reason)
+        (
+            s.rollout_id,
+            s.challenger.version,
+            _phase(s),
+            s.step,
+            minute_text(s.since_event_ms),
+            s.reason,
+        )
         for s in states
     ]
     columns = ("rollout", "version", "phase", "step", "since (event time)", "reason")
@@ -104,7 +110,7 @@ def show(rollout_id: RolloutId, json: AsJson = False) -> None:
     if state.plan is not None:
         fields["plan"] = plan_text.whole_ramp(state.plan)
     print_fields(fields)
-    rows = [(minute(f.event_ms), type(f).__name__, f.actor, f.reason) for f in facts]
+    rows = [(minute_text(f.event_ms), type(f).__name__, f.actor, f.reason) for f in facts]
     print_table(("event time", "transition", "actor", "reason"), rows, prose="reason")
     with_evidence = [f for f in facts if f.evidence]
     if with_evidence:
@@ -327,7 +333,7 @@ def _show_plan(made: Plan) -> None:
 def _show_code(
     rollout_id: str, digest: str, evidence: str, code: str, until_s: int, as_json: bool
 ) -> None:
-    until = datetime.fromtimestamp(until_s, UTC).isoformat(timespec="seconds")
+    until = iso_second_text(until_s * 1000)
     if as_json:
         facts = {"rollout": rollout_id, "evidence_digest": digest, "evidence": evidence}
         print_json(facts | {"code": code, "until": until})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
 
 import msgspec
@@ -23,6 +23,7 @@ from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import skew as job
 from mlplatform.operations.actions.training import milliseconds
+from mlplatform.runtime.times import second_text
 
 
 def add_to(app: typer.Typer) -> None:
@@ -90,12 +91,11 @@ def _print(report: SkewReport) -> None:
 def _examples(report: SkewReport) -> Iterator[tuple[str, ...]]:
     for one in report.skewed:
         for example in one.examples:
-            moment = datetime.fromtimestamp(example.event_ms / 1000, UTC)
             at = example.position
             yield (
                 one.name,
                 example.decision_id,
-                moment.strftime("%Y-%m-%d %H:%M:%S"),
+                second_text(example.event_ms),
                 _value(example.served),
                 _value(example.expected),
                 "" if at is None else " ".join(f"{w}:{n}" for w, n in sorted(at.items())),

@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +31,7 @@ from mlplatform.operations.whatif import replay as whatif
 from mlplatform.operations.whatif.replay import Replay
 from mlplatform.rollouts.passes.replay import ReplayedVerdict
 from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.times import second_text
 
 _FOLDER = typer.Option(exists=True, file_okay=False, help="A bundle's folder, from anywhere.")
 _FROM = typer.Option(
@@ -139,7 +139,7 @@ def _print_verdicts(found: Sequence[ReplayedVerdict]) -> None:
         return
     rows = [
         (
-            f"{datetime.fromtimestamp(verdict.wall_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}",
+            second_text(verdict.wall_ms),
             verdict.transition,
             verdict.recorded,
             verdict.again or "none",

@@ -18,7 +18,6 @@ from mlplatform.commands.terminal.output import (
     print_table,
     progress,
 )
-from mlplatform.commands.terminal.times import minute
 from mlplatform.decisions.log import retention_acts
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.model.folders import model_names
@@ -26,6 +25,7 @@ from mlplatform.operations import wiring
 from mlplatform.operations.actions import retention as job
 from mlplatform.operations.actions.retention import ModelRetention
 from mlplatform.runtime.errors import NotFound
+from mlplatform.runtime.times import minute_text
 
 _COLUMNS = ("model", "days", "oldest payload", "goes now", "due, goes later", "next is due")
 
@@ -75,7 +75,7 @@ def _print(found: Sequence[ModelRetention], *, dry_run: bool, is_done: bool) -> 
     print_table(_COLUMNS, [_row(one) for one in found])
     resting = [one.due.rests_until_ms for one in found if one.due and one.due.rests_until_ms]
     if resting and any(one.due and one.due.later for one in found):
-        print_line(f"There is one pass a day; the next is from {minute(min(resting))} on.")
+        print_line(f"There is one pass a day; the next is from {minute_text(min(resting))} on.")
     if dry_run:
         print_line("Nothing went.")
     elif not is_done:
@@ -93,4 +93,4 @@ def _row(one: ModelRetention) -> tuple[str, ...]:
 
 
 def _time(ms: int | None) -> str:
-    return "none" if ms is None else minute(ms)
+    return "none" if ms is None else minute_text(ms)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Final
 
 import msgspec
@@ -23,6 +22,7 @@ from mlplatform.operations import wiring
 from mlplatform.operations.actions import features as job
 from mlplatform.operations.tables.imported_tables import local_input
 from mlplatform.operations.tables.locations import input_of
+from mlplatform.runtime.times import second_text
 
 app = typer.Typer(
     help="Definitions of features, and what the bank already has.", no_args_is_help=True
@@ -139,9 +139,7 @@ def _loss(view: str, gap: StreamGap) -> tuple[object, ...]:
 
 def _moment(at_ms: int | None) -> str:
     """The moment in UTC; empty if it is not known."""
-    if at_ms is None:
-        return ""
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return "" if at_ms is None else second_text(at_ms)
 
 
 @app.command("take-over")

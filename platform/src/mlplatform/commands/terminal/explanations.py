@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from rich.markup import escape
 from mlplatform.commands.terminal.output import OUT, print_fields, print_table
 from mlplatform.decisions.records.record import Record
 from mlplatform.runtime.text import shown
+from mlplatform.runtime.times import second_text
 
 if TYPE_CHECKING:  # imports ONNX Runtime
     from mlplatform.scoring.request.explain import Explanation, InputCause, Outcome, RuleCause
@@ -51,10 +51,9 @@ def _head(explanation: Explanation) -> dict[str, object]:
     by = f"by {explanation.answered_by or 'nobody'}"
     if explanation.version is not None:
         by += f", version {explanation.version}, bundle {(explanation.bundle or '')[:12]}"
-    time = datetime.fromtimestamp(explanation.event_ms / 1000, UTC)
     return {
         explanation.kind: f"{explanation.decision_id} of {explanation.model}",
-        "event time": f"{time:%Y-%m-%d %H:%M:%S} UTC",
+        "event time": f"{second_text(explanation.event_ms)} UTC",
         "answered": by,
         "degraded": explanation.degraded_reason,
         "logged": _words(explanation.logged),

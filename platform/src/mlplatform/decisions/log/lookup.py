@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
@@ -14,6 +13,7 @@ from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.record import ANSWERED, COLUMNS, SCALARS
 from mlplatform.decisions.records.retention import AbsentPayload, expired_ranges, rule_of
 from mlplatform.runtime.errors import Corrupt, NotFound
+from mlplatform.runtime.times import day_text
 
 _logger = logging.getLogger(__name__)
 
@@ -47,8 +47,7 @@ def erased_by(log: SqliteDecisionLog, records: Sequence[Mapping[str, Any]]) -> s
     if not gone:
         return None
     reasons = [
-        f"was erased on {datetime.fromtimestamp(wall_ms / 1000, UTC):%Y-%m-%d} by {one.by}"
-        f" (act {one.act}): {one.reason}"
+        f"was erased on {day_text(wall_ms)} by {one.by} (act {one.act}): {one.reason}"
         for one, wall_ms in acts_on(records)
     ]
     if not reasons:

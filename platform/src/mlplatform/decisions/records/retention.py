@@ -4,7 +4,6 @@ records."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
@@ -15,6 +14,7 @@ from mlplatform.decisions.records.record import Kind, Record
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.clock import LAST_MS
 from mlplatform.runtime.errors import Corrupt
+from mlplatform.runtime.times import day_text
 
 KEPT_KINDS: Final[tuple[Kind, ...]] = ("erasure", "retention")
 """Kinds of records that say what was removed; they stay as long as the log does."""
@@ -92,10 +92,10 @@ class RetentionRule(NamedTuple):
     @property
     def summary(self) -> str:
         """What became of a payload that it covers."""
-        day = datetime.fromtimestamp(self.recorded_ms / 1000, UTC)
         return (
-            f"went by retention on {day:%Y-%m-%d}, after the {self.retention.payload_days} days for"
-            f" which {self.model} keeps payloads (act {self.retention.act})"
+            f"went by retention on {day_text(self.recorded_ms)}, after the"
+            f" {self.retention.payload_days} days for which {self.model} keeps payloads"
+            f" (act {self.retention.act})"
         )
 
 

@@ -23,6 +23,7 @@ from mlplatform.model.features.views import FeatureField, FeatureView
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import InputInvalid, Refused
 from mlplatform.runtime.storage.files import DRAFT, sweep_drafts
+from mlplatform.runtime.times import day_text
 from mlplatform.runtime.units import DAY_MS
 
 SOURCES_KEY: Final = b"mlplatform.made_of"
@@ -156,8 +157,7 @@ def forget_after(offline: OfflineTable, views: Sequence[FeatureView], at_ms: int
 
 
 def snapshot_path(offline: OfflineTable, view: FeatureView, at_ms: int) -> Path:
-    day = datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d")
-    return offline.snapshot_folder(view.name) / f"{day}.parquet"
+    return offline.snapshot_folder(view.name) / f"{day_text(at_ms)}.parquet"
 
 
 def snapshot_files(offline: OfflineTable, view: FeatureView) -> dict[int, Path]:

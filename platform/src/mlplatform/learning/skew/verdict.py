@@ -18,8 +18,8 @@ import msgspec
 
 from mlplatform.learning.features.pushes.gaps import StreamLoss
 from mlplatform.learning.skew.cells import Cell, Note, Outcome
-from mlplatform.runtime.figures import utc_minute
 from mlplatform.runtime.intervals import exact_share
+from mlplatform.runtime.times import utc_minute_text
 from mlplatform.runtime.units import MINUTE_MS
 
 ERROR_SHARE: Final = 0.001
@@ -254,7 +254,7 @@ def _why_late(late: Sequence[Cell]) -> str:
     if not withouts:
         return "late events: records from before the snapshot arrived after it was made"
     if untils and max(untils) <= min(withouts) and len(late) > 1:
-        return f"frozen feed since {utc_minute(max(untils))}: nothing after it was read"
+        return f"frozen feed since {utc_minute_text(max(untils))}: nothing after it was read"
     return f"late by {_minutes(median(lates))}" if lates else "late"
 
 

@@ -19,7 +19,7 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.views import request_views
 from mlplatform.model.folds import Fold
 from mlplatform.runtime.errors import InputInvalid
-from mlplatform.runtime.figures import utc_day
+from mlplatform.runtime.times import day_text
 from mlplatform.runtime.units import DAY_MS
 
 
@@ -111,4 +111,4 @@ def tested_fold(
 
 
 def _day(epoch_ms: int | None) -> str:
-    return "no day" if epoch_ms is None else utc_day(epoch_ms)
+    return "no day" if epoch_ms is None else day_text(epoch_ms)

@@ -29,8 +29,8 @@ from mlplatform.learning.validation.statistics import Ranking
 from mlplatform.model.bundle import Bundle
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.runtime.errors import InputInvalid
-from mlplatform.runtime.figures import utc_day
 from mlplatform.runtime.text import markdown
+from mlplatform.runtime.times import day_text
 
 TENTHS: Final = 10
 IMPORTANCES_S: Final = 1.0
@@ -206,10 +206,10 @@ def _extent(dataset: Dataset, *, task: str) -> dict[str, Scalar]:
         else ("labelled", len(dataset.fitting.training_rows), len(dataset.holdout.known))
     )
     return {
-        "from": utc_day(window.from_ms),
-        "holdout_from": utc_day(window.holdout_from_ms),
-        "gates_from": utc_day(window.gates_from_ms),
-        "to": utc_day(window.to_ms),
+        "from": day_text(window.from_ms),
+        "holdout_from": day_text(window.holdout_from_ms),
+        "gates_from": day_text(window.gates_from_ms),
+        "to": day_text(window.to_ms),
         "fit_rows": len(dataset.fitting),
         f"fit_{counted[0]}": counted[1],
         "holdout_rows": len(dataset.holdout),

@@ -13,7 +13,7 @@ from mlplatform.learning.validation.gate_result import GateResult, Verdict
 from mlplatform.learning.validation.measures import Measure
 from mlplatform.model.policies.classes import ClassGates
 from mlplatform.model.policies.training import GatePolicy
-from mlplatform.runtime.figures import utc_day
+from mlplatform.runtime.times import day_text
 
 NAME: Final = "folds"
 QUALITY: Final = ("average_precision", "accuracy")
@@ -73,7 +73,7 @@ def judge_folds(
     limit = -loss if has_champion else least
     for fold in found:
         if why := _problem_of(fold, counted):
-            return _unknown(limit, f"fold {fold.number} (from {utc_day(fold.from_ms)}): {why}")
+            return _unknown(limit, f"fold {fold.number} (from {day_text(fold.from_ms)}): {why}")
     own = _values(found)
     if not own or not all(map(math.isfinite, own)):
         return _unknown(limit, "no fold was tested")

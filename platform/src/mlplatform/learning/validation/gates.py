@@ -21,7 +21,8 @@ from mlplatform.model.bundle import AlertBand
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.inputs import protected_sources
 from mlplatform.model.policies.training import GatePolicy, TrainingPolicy
-from mlplatform.runtime.figures import percent, span, utc_minute
+from mlplatform.runtime.figures import percent, span
+from mlplatform.runtime.times import utc_minute_text
 from mlplatform.runtime.units import DAY_MS
 
 MINIMUM_POSITIVES = 10
@@ -423,7 +424,7 @@ def judge_volume(replay: ReplayEvidence) -> tuple[GateResult, ...]:
     name, stop = "volume_limit", replay.volume.stop
     if stop is not None:
         reason = (
-            f"a gateway would have stopped this bundle at {utc_minute(replay.volume.at_ms)}: "
+            f"a gateway would have stopped this bundle at {utc_minute_text(replay.volume.at_ms)}: "
             f"{stop.reason}; set decision.limit above what ordinary hours reach, or alert less"
         )
         return (GateResult(name, "failed", stop.share, stop.limit, reason),)

@@ -19,8 +19,8 @@ from mlplatform.learning.validation.report_entries import (
     ValidationReport,
 )
 from mlplatform.runtime.canonical import finite_or_none
-from mlplatform.runtime.figures import utc_day
 from mlplatform.runtime.text import markdown
+from mlplatform.runtime.times import day_text
 
 MARKS = {"passed": "✔ passed", "failed": "✘ failed", "inconclusive": "? inconclusive"}
 TITLES = {
@@ -187,7 +187,7 @@ def _folds(folds: Sequence[FoldEntry]) -> list[str]:
     name = "accuracy" if "accuracy" in measured else "average_precision"
     lines = [f"### Folds in time: {MEASURES[name]}", ""]
     for fold in folds:
-        days = f"{utc_day(fold['from_ms'])} to {utc_day(fold['to_ms'] - 1)}"
+        days = f"{day_text(fold['from_ms'])} to {day_text(fold['to_ms'] - 1)}"
         found = next((m for m in fold["measures"] if m["name"] == name), None)
         line = f"- {fold['number']}, {days}: "
         if fold["problem"] or found is None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from mlplatform.observing.page.queries.search import SearchResult
+from mlplatform.runtime.times import iso_millisecond_text, text_of_any
 
 MOST_ROWS: Final = 5_000
 """Most rows of one file; a narrower search, or one of older decisions, gives the rest."""
@@ -42,7 +42,7 @@ def export(found: SearchResult) -> Export:
     writer.writerow(COLUMNS)
     for row in found.rows:
         own = {
-            "event_time": _moment(row["event_ms"]),
+            "event_time": text_of_any(row["event_ms"], iso_millisecond_text),
             # As text: a spreadsheet keeps 15 digits of a number, so two customers could become one.
             "customer_pseudonym": "" if row["unit"] is None else f"u{row['unit']}",
         }
@@ -61,10 +61,3 @@ def cell(value: Any) -> Any:
     if isinstance(value, str) and value.startswith(FORMULA):
         return f"'{value}"
     return value
-
-
-def _moment(ms: int) -> str:
-    try:
-        return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
-    except (OverflowError, ValueError, OSError):
-        return f"{ms} ms"

@@ -4,7 +4,6 @@ escaped."""
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ from markupsafe import Markup, escape
 from mlplatform.observing.page.people.reader import READER
 from mlplatform.observing.page.pictures.scales import NONE, probability
 from mlplatform.runtime.text import shown
+from mlplatform.runtime.times import minute_text, second_text, text_of_any
 
 STYLES: Final = ("style.css", "people/people.css")
 
@@ -79,21 +79,12 @@ def coded(sentence: str) -> Markup:
 
 def moment(ms: int | None) -> str:
     """Epoch milliseconds as a minute in UTC."""
-    if ms is None:
-        return NONE
-    return _time(ms, "%Y-%m-%d %H:%M")
+    return NONE if ms is None else text_of_any(ms, minute_text)
 
 
 def second(ms: int) -> str:
     """Epoch milliseconds as a second in UTC."""
-    return _time(ms, "%Y-%m-%d %H:%M:%S")
-
-
-def _time(ms: int, form: str) -> str:
-    try:
-        return datetime.fromtimestamp(ms / 1000, UTC).strftime(form)
-    except (OverflowError, ValueError, OSError):
-        return f"{ms} ms"
+    return text_of_any(ms, second_text)
 
 
 def number(value: float | None) -> str:

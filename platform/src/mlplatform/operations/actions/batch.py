@@ -29,9 +29,9 @@ from mlplatform.operations.compute.scoring import BUNDLE, ID, ORDER, SCORES, Ord
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.canonical import canonical_json, digest
 from mlplatform.runtime.errors import InputInvalid, NotFound
-from mlplatform.runtime.figures import utc_day
 from mlplatform.runtime.storage.files import write_atomically
 from mlplatform.runtime.text import markdown
+from mlplatform.runtime.times import day_text
 from mlplatform.runtime.units import DAY_MS
 
 MANIFEST: Final = "manifest.json"
@@ -125,13 +125,13 @@ def days_without_features(platform: Platform, asked: Batch, bundle: Bundle) -> d
             days = np.arange(asked.from_ms, asked.to_ms, DAY_MS, dtype=np.int64)
             newest = newest_ms(offline.external(view.name), days + DAY_MS - 1)
             for day_ms in days[newest < days - view.ttl_ms].tolist():
-                found.setdefault(utc_day(day_ms), []).append(view.name)
+                found.setdefault(day_text(day_ms), []).append(view.name)
             continue
         there = {path.stem for path in offline.snapshot_folder(view.name).glob("*.parquet")}
         for day_ms in range(asked.from_ms, asked.to_ms, DAY_MS):
             valid = range(day_ms, day_ms - max(view.ttl_ms, DAY_MS), -DAY_MS)
-            if not there.intersection(map(utc_day, valid)):
-                found.setdefault(utc_day(day_ms), []).append(view.name)
+            if not there.intersection(map(day_text, valid)):
+                found.setdefault(day_text(day_ms), []).append(view.name)
     return found
 
 
@@ -234,7 +234,7 @@ def _days(
     for day_ms in range(from_ms, to_ms, DAY_MS):
         first, last = np.searchsorted(event_ms, [day_ms, day_ms + DAY_MS])
         if last > first:
-            yield utc_day(day_ms), table.slice(int(first), int(last - first))
+            yield day_text(day_ms), table.slice(int(first), int(last - first))
 
 
 def _keep(

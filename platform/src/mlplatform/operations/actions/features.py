@@ -34,7 +34,7 @@ from mlplatform.model.windows.declaration import by_entity
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.runtime.errors import Corrupt, InputInvalid, NotFound, Refused
-from mlplatform.runtime.figures import utc_day
+from mlplatform.runtime.times import day_text
 from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring import wiring as scoring_wiring
 from mlplatform.scoring.worker.feature_stream import topic_of
@@ -306,7 +306,7 @@ def materialize(platform: Platform, model: str, at_ms: int | None = None) -> dic
     is_over = platform.settings.clock == "replay"
     last_ms = (-(-now_ms // DAY_MS) if is_over else now_ms // DAY_MS) * DAY_MS
     if midnight_ms > last_ms:
-        wanted = f"{utc_day(midnight_ms)} is to come; wanted: {utc_day(last_ms)} or before"
+        wanted = f"{day_text(midnight_ms)} is to come; wanted: {day_text(last_ms)} or before"
         raise InputInvalid("at", None, wanted)
     offline = platform.projected(model)
     views, online = platform.views(model), platform.online(model)

@@ -50,6 +50,7 @@ from mlplatform.runtime.errors import GateFailed, InputInvalid, NotFound, Refuse
 from mlplatform.runtime.storage import plain_files
 from mlplatform.runtime.telemetry.refusals import Refusal
 from mlplatform.runtime.text import cleaned
+from mlplatform.runtime.times import iso_second_text
 from mlplatform.runtime.units import DAY_MS, DAY_S
 
 COPIES: Final = ".brought."
@@ -128,8 +129,9 @@ def training_moment(asked_ms: int | None, known_ms: int) -> int:
         return known_ms
     latest_ms = -(-known_ms // DAY_MS) * DAY_MS + DAY_MS
     if asked_ms > latest_ms:
-        problem = f"{_iso(asked_ms)} is too late, as the newest data is of {_iso(known_ms)}"
-        wanted = f"wanted: {_iso(latest_ms)} or earlier, or no value for the present"
+        asked, known, latest = map(iso_second_text, (asked_ms, known_ms, latest_ms))
+        problem = f"{asked} is too late, as the newest data is of {known}"
+        wanted = f"wanted: {latest} or earlier, or no value for the present"
         raise InputInvalid("as_of", None, f"{problem}; {wanted}")
     return asked_ms
 
@@ -337,10 +339,6 @@ def milliseconds(moment: datetime | None) -> int | None:
         return None
     aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
     return int(aware.timestamp() * 1000)
-
-
-def _iso(epoch_ms: int) -> str:
-    return datetime.fromtimestamp(epoch_ms / 1000, UTC).isoformat(timespec="seconds")
 
 
 def brought_files(path: Path, home: Home, copies: Path) -> ModelFiles:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
 from mlplatform.learning.validation import report
@@ -31,6 +30,7 @@ from mlplatform.operations.card.tables import (
 from mlplatform.rollouts.drift.performance import CALIBRATION, ERROR
 from mlplatform.rollouts.passes.summary import mark, title
 from mlplatform.runtime.figures import percent, span
+from mlplatform.runtime.times import text_of_any, utc_minute_text
 
 NOT_RECORDED = "not recorded"
 COMPARED = {
@@ -427,9 +427,4 @@ def _number(value: float | None) -> str:
 
 
 def _moment(ms: int | None, none: str = NOT_RECORDED) -> str:
-    if ms is None:
-        return none
-    try:
-        return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M} UTC"
-    except (OverflowError, ValueError, OSError):
-        return f"{ms} ms"
+    return none if ms is None else text_of_any(ms, utc_minute_text)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, Final, assert_never
 
 from mlplatform.rollouts.drift.execute import PersonRequest, RetrainRequest
+from mlplatform.runtime.times import iso_text
 
 RETRAIN_EVENT: Final = "mlplatform.drift.retrain"
 PAGE_EVENT: Final = "mlplatform.drift.page"
@@ -28,7 +28,7 @@ def event_of(request: RetrainRequest | PersonRequest, wall_ms: int) -> dict[str,
         case RetrainRequest():
             return _event(
                 *(RETRAIN_EVENT, request, f"retrain/{request.claim}", wall_ms),
-                {"claim": request.claim, "as_of": _iso(request.as_of_ms)},
+                {"claim": request.claim, "as_of": iso_text(request.as_of_ms)},
             )
         case PersonRequest():
             return _event(PAGE_EVENT, request, f"page/{request.change}", wall_ms, {})
@@ -45,7 +45,7 @@ def _event(
 ) -> dict[str, Any]:
     return {
         "id": str(uuid.uuid5(NAMESPACE, f"{request.incident}/{key}")),
-        "occurred": _iso(wall_ms),
+        "occurred": iso_text(wall_ms),
         "event": name,
         "resource": {
             "prefect.resource.id": resource(request.model),
@@ -60,7 +60,3 @@ def _event(
             "reason": request.reason,
         },
     }
-
-
-def _iso(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat()

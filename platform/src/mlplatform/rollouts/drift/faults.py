@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import numpy as np
 import numpy.typing as npt
 
 from mlplatform.model.profile import Column, Floats, finite, share_psi
 from mlplatform.runtime.figures import percent
+from mlplatform.runtime.times import minute_text
 
 STUCK_SHARE = 0.5
 """Least share of the present values that must be equal before an input is called stuck.
@@ -102,8 +102,8 @@ def view_faults(views: Mapping[str, ViewReading], start_ms: int) -> list[Fault]:
     return [
         Fault(
             name,
-            f"the newest snapshot of {name} is of {_time(seen.newest_ms)}: it has not moved since; "
-            "look for the job that writes it",
+            f"the newest snapshot of {name} is of {minute_text(seen.newest_ms)}: it has not moved"
+            " since; look for the job that writes it",
         )
         for name, seen in views.items()
         if seen.newest_ms is not None and seen.newest_ms < start_ms - seen.late_ms
@@ -124,7 +124,3 @@ def stale_fault(stale: int, fresh: int) -> Fault | None:
 
 def _odds(share: float) -> float:
     return share / (1 - share)
-
-
-def _time(at_ms: int) -> str:
-    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from mlplatform.model.policies.monitoring import DriftPolicy
 from mlplatform.rollouts.drift.health import Health
 from mlplatform.rollouts.verdicts.statistics import sequence_width
+from mlplatform.runtime.times import day_text
 
 LEAST_REFERENCE_DAYS, MOST_REFERENCE_DAYS = 7, 21
 RECENT_DAYS = 14
@@ -315,7 +315,7 @@ def _effect_of_units(days: Sequence[DailyHits], share: float, variance: float) -
 
 
 def _words(change: Change) -> str:
-    since = f"{datetime.fromtimestamp(change.since_ms / 1000, UTC):%Y-%m-%d}"
+    since = day_text(change.since_ms)
     if change.metric == CALIBRATION:
         words = (
             f"since {since} there were {change.now:.2f} times as many positives as scores"

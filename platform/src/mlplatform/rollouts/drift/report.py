@@ -22,6 +22,7 @@ from mlplatform.rollouts.drift.performance import NOT_JUDGED, PerformanceVerdict
 from mlplatform.rollouts.drift.verdict import Window, WindowVerdict
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.text import markdown
+from mlplatform.runtime.times import minute_text
 
 MAX_ROWS = 5000
 Sample = Mapping[str, npt.NDArray[np.float64]]
@@ -109,7 +110,7 @@ def summary(
         f"|{'---|' * len(columns)}",
         *(_row(v, score_word, has_alerts=has_alerts) for v in verdicts),
     ]
-    reasons = [f"- {_day(v.start_ms)}: {markdown(r)}" for v in verdicts for r in v.reasons]
+    reasons = [f"- {minute_text(v.start_ms)}: {markdown(r)}" for v in verdicts for r in v.reasons]
     shown = [f"- performance {performance.health}: {markdown(r)}" for r in performance.reasons]
     return "\n".join([*lines, "", *reasons, *shown, ""])
 
@@ -124,7 +125,7 @@ def _row(verdict: WindowVerdict, score_word: str, *, has_alerts: bool) -> str:
     psi = max(shifts, key=lambda s: s.psi, default=None)
     far = max(shifts, key=lambda s: s.distance, default=None)
     cells = [
-        _day(verdict.start_ms),
+        minute_text(verdict.start_ms),
         f"{verdict.rows:,}",
         str(verdict.health),
         *share,
@@ -132,10 +133,6 @@ def _row(verdict: WindowVerdict, score_word: str, *, has_alerts: bool) -> str:
         f"{far.distance:.2f} sd ({name(far)})" if far else "n/a",
     ]
     return "| " + " | ".join(cells) + " |"
-
-
-def _day(event_ms: int) -> str:
-    return str(np.datetime64(event_ms, "ms").astype("datetime64[m]")).replace("T", " ")
 
 
 def _has_values(sample: Sample, name: str) -> bool:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from mlplatform.model.policies.decision_scale import Task
 from mlplatform.model.policies.monitoring import DriftPolicy
 from mlplatform.rollouts.drift.incidents import Incident
-from mlplatform.runtime.figures import utc_day
+from mlplatform.runtime.times import day_text
 from mlplatform.runtime.units import DAY_MS
 
 BUDGET_DAYS = 30
@@ -138,8 +138,8 @@ def _budget_decides(retrains: Retrains, wall_ms: int, policy: DriftPolicy) -> Wa
     if wall_ms >= next_ms:
         return None
     return Wait(
-        f"{incident} asked for a retrain on {utc_day(last_ms)}; the next one may be from "
-        f"{utc_day(next_ms)} on (drift.retrain_cooldown_days)",
+        f"{incident} asked for a retrain on {day_text(last_ms)}; the next one may be from "
+        f"{day_text(next_ms)} on (drift.retrain_cooldown_days)",
         noted=True,
     )
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,6 +24,7 @@ from mlplatform.rollouts.drift.faults import (
 )
 from mlplatform.rollouts.drift.health import Health
 from mlplatform.rollouts.drift.measures import Shift, share_interval, shift, unit_numbers
+from mlplatform.runtime.times import minute_text
 
 PRESENT_SHARE = 0.5  # of expected values; with fewer, the source is broken
 
@@ -351,8 +351,8 @@ def _judged(
 
 def _reasons(windows: Sequence[WindowVerdict]) -> list[str]:
     return [
-        f"{datetime.fromtimestamp(w.start_ms / 1000, UTC):%Y-%m-%d %H:%M}"
-        f"{'' if w.health is Health.UNHEALTHY else ', inconclusive'}: " + "; ".join(w.reasons)
+        f"{minute_text(w.start_ms)}{'' if w.health is Health.UNHEALTHY else ', inconclusive'}: "
+        + "; ".join(w.reasons)
         for w in windows
         if w.health is not Health.HEALTHY
     ]

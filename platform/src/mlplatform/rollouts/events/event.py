@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final, assert_never
 
 from mlplatform.rollouts.drift.incidents import IncidentFact
@@ -25,6 +24,7 @@ from mlplatform.rollouts.journal.transitions import (
     Superseded,
     Transition,
 )
+from mlplatform.runtime.times import rfc3339_text
 
 Fact = JournalFact | IncidentFact
 PREFIX: Final = "mlplatform"
@@ -154,7 +154,7 @@ class CloudEvent:
             "source": self.source,
             "type": self.type.name,
             "subject": self.subject,
-            "time": rfc3339(self.time_ms),
+            "time": rfc3339_text(self.time_ms),
             "datacontenttype": "application/json",
             "data": {"meaning": self.type.meaning, "action": self.type.action, **self.data},
         }
@@ -203,12 +203,6 @@ def event_of_test(receiver: str, page: str, now_ms: int) -> CloudEvent:
     """The event that `mlplatform events test` sends; each has an id of its own."""
     data = {"model": "", "reason": f"sent to {receiver} by hand", "link": f"{page}/"}
     return CloudEvent(f"test-{receiver}-{now_ms}", TEST, page, receiver, now_ms, data)
-
-
-def rfc3339(ms: int) -> str:
-    """Epoch milliseconds as RFC 3339, UTC."""
-    moment = datetime.fromtimestamp(ms / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _data(model: str, reason: str, link: str, redacted: Callable[[str], str]) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
 from mlplatform.model.freeze_times import LocalTime, Weekday, local_time
 from mlplatform.model.policies.rollout import FreezePolicy, FreezeWindow
+from mlplatform.runtime.times import utc_minute_text
 
 WEEK: Final = timedelta(days=7)
 MOST_JOINED: Final = 60
@@ -32,7 +33,7 @@ class FreezePeriod:
     @property
     def until(self) -> str:
         """The end of the period, in UTC."""
-        return datetime.fromtimestamp(self.until_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        return utc_minute_text(self.until_ms)
 
 
 def frozen_at(policy: FreezePolicy | None, at_ms: int) -> FreezePeriod | None:

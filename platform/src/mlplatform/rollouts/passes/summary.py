@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from mlplatform.learning.validation import report
@@ -14,6 +13,7 @@ from mlplatform.rollouts.verdicts.comparison import GATES
 from mlplatform.rollouts.verdicts.verdict import Gate
 from mlplatform.runtime.figures import percent, span
 from mlplatform.runtime.text import markdown
+from mlplatform.runtime.times import utc_minute_text
 
 MARKS = {"HEALTHY": "✔ healthy", "UNHEALTHY": "✘ unhealthy", "INCONCLUSIVE": "? inconclusive"}
 TITLES = {kind.name: kind.title for kind in GATES}
@@ -101,9 +101,8 @@ def to_markdown(rollout_id: str, evidence: Evidence) -> str:
 
 def judged(gates: Sequence[Gate], event_ms: int) -> str:
     """The gates of a step as one interim analysis judged them, in Markdown."""
-    at = datetime.fromtimestamp(event_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
     found = {g.name: {"verdict": g.verdict, "reason": g.reason, "holds": g.holds} for g in gates}
-    title = f"### The newest interim analysis of this step, of {at} UTC"
+    title = f"### The newest interim analysis of this step, of {utc_minute_text(event_ms)}"
     return "\n".join([title, "", *_gates(found)])
 
 
@@ -125,8 +124,8 @@ def _read(evidence: Evidence) -> str:
     until_ms, records = evidence.get("until_event_ms"), evidence.get("records", 0)
     if until_ms is None:
         return "No record of the decision log could be counted."
-    until = datetime.fromtimestamp(until_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
-    text = f"Counted in {records:,} records of the decision log, the last of {until} UTC."
+    until = utc_minute_text(until_ms)
+    text = f"Counted in {records:,} records of the decision log, the last of {until}."
     dropped = evidence.get("dropped", {})
     if dropped:
         reasons = ", ".join(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from mlplatform.decisions.topics.messages import dropped_words
-from mlplatform.runtime.figures import utc_minute
+from mlplatform.runtime.times import utc_minute_text
 
 
 class StreamGap(msgspec.Struct, frozen=True):
@@ -61,10 +61,12 @@ class StreamLoss(msgspec.Struct, frozen=True):
     def summary(self) -> str:
         """A sentence for people, in lower case and without a full stop."""
         many = "1 message" if self.messages == 1 else f"up to {self.messages:,} messages"
-        since = "" if self.since_ms is None else f" published since {utc_minute(self.since_ms)}"
+        since = (
+            "" if self.since_ms is None else f" published since {utc_minute_text(self.since_ms)}"
+        )
         return (
             f"{self.view} lacks {many} of {self.topic}{since}, dropped before they were read and"
-            f" found on {utc_minute(self.found_ms)}"
+            f" found on {utc_minute_text(self.found_ms)}"
         )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -18,6 +17,7 @@ import msgspec
 
 from mlplatform.runtime.errors import Refused
 from mlplatform.runtime.storage.files import create_atomically
+from mlplatform.runtime.times import day_text
 
 FILE: Final = "tables.id"
 """Name of the file with the home's id. It lies beside the tables, so that a restored backup is the
@@ -81,7 +81,7 @@ def hold_tables(stores: Sequence[SharedStore], own: Holder, *, over: bool = Fals
         with closing(store):
             holder = store.hold(own, over=over)
         if holder.home != own.home:
-            since = datetime.fromtimestamp(holder.since_ms / 1000, UTC).date().isoformat()
+            since = day_text(holder.since_ms)
             raise Refused(
                 f"another home, {holder.place}, has the tables of external views at {store.place}"
                 f" since {since}. Training here would lack the rows that it took in. Run this"

@@ -1,0 +1,58 @@
+"""Epoch times in milliseconds as texts in UTC: each form under its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+
+def day_text(ms: int) -> str:
+    """The day: "2026-05-05"."""
+    return _utc(ms).date().isoformat()
+
+
+def minute_text(ms: int) -> str:
+    """The minute, where a heading says that it is UTC: "2026-05-05 02:13"."""
+    return _utc(ms).strftime("%Y-%m-%d %H:%M")
+
+
+def utc_minute_text(ms: int) -> str:
+    """The minute in a sentence: "2026-05-05 02:13 UTC"."""
+    return f"{minute_text(ms)} UTC"
+
+
+def second_text(ms: int) -> str:
+    """The second, where a heading says that it is UTC: "2026-05-05 02:13:59"."""
+    return _utc(ms).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def iso_text(ms: int) -> str:
+    """ISO 8601, with a fraction unless the second is whole: "2026-05-05T02:13:59+00:00"."""
+    return _utc(ms).isoformat()
+
+
+def iso_second_text(ms: int) -> str:
+    """ISO 8601 without the fraction of the second: "2026-05-05T02:13:59+00:00"."""
+    return _utc(ms).isoformat(timespec="seconds")
+
+
+def iso_millisecond_text(ms: int) -> str:
+    """ISO 8601 to the millisecond: "2026-05-05T02:13:59.250+00:00"."""
+    return _utc(ms).isoformat(timespec="milliseconds")
+
+
+def rfc3339_text(ms: int) -> str:
+    """RFC 3339 to the millisecond, with its letter for UTC: "2026-05-05T02:13:59.250Z"."""
+    return iso_millisecond_text(ms).replace("+00:00", "Z")
+
+
+def text_of_any(ms: int, text: Callable[[int], str]) -> str:
+    """The text of a time that nobody has checked: "-1 ms" and the like beyond the calendar."""
+    try:
+        return text(ms)
+    except (OverflowError, ValueError, OSError):
+        return f"{ms} ms"
+
+
+def _utc(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)
