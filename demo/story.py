@@ -22,7 +22,7 @@ from mlplatform.operations.actions import rollouts as approvals
 from mlplatform.operations.prefect_client.prefect import FlowRun
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal.state import RolloutState
-from mlplatform.rollouts.journal.transitions import RolledBack, Transition
+from mlplatform.rollouts.journal.transitions import Promoted, RolledBack, Transition
 from mlplatform.rollouts.passes import plan_text
 from mlplatform.runtime.errors import InputInvalid, NotFound, PlatformError, Refused, Unavailable
 from mlplatform.runtime.times import iso_text
@@ -287,12 +287,16 @@ class Story:
             )
         finally:
             approving.cancel()
-        good = ended.phase == phase or (phase == "promoted" and ended.phase == "confirmed")
+        good = ended.phase == phase or (phase == "promoted" and self._was_promoted(ended))
         if not good:
             raise LoopNotClosed(
                 f"{rollout.rollout_id} was to end {phase}, is {ended.phase}: {ended.reason}"
             )
         return ended
+
+    def _was_promoted(self, state: RolloutState) -> bool:
+        """Also where a person took it back since, before the demo was stopped."""
+        return any(isinstance(f, Promoted) for f in self._platform.rollouts.read(state.rollout_id))
 
     async def _open(self, version: int, reason: str) -> RolloutState:
         known = [s for s in self._all() if s.challenger.version == version]

@@ -10,9 +10,12 @@ from typing import Any, cast
 
 import pytest
 
-from demo.story import PASS_WITHIN_MS, LoopNotClosed, Story
+from demo.state import DemoState, Diary
+from demo.story import ENGINEER, PASS_WITHIN_MS, LoopNotClosed, Story
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.rollouts.journal.journal import GatewayLease
+from mlplatform.rollouts.journal.transitions import Promoted, RolledBack, Transition
+from mlplatform.runtime.units import DAY_MS
 
 CHAMPION = Arm(1, "a" * 64, "fraud-v1-aaaaaaaa")
 OTHER = Arm(2, "b" * 64, "fraud-v2-bbbbbbbb")
@@ -95,3 +98,58 @@ async def test_payments_wait_for_nothing_where_no_rollout_is_under_way(
     told = story(Journal({}), monkeypatch, lambda: now_ms)
     now_ms = 10 * PASS_WITHIN_MS
     await asyncio.wait_for(told.passed(), 1.0)
+
+
+class TakenBack(Journal):
+    """A rollout of the next version that was rolled back, and the first one as champion."""
+
+    def __init__(self, facts: tuple[Transition, ...]) -> None:
+        super().__init__({})
+        self._facts = facts
+
+    def active(self, model: str, *, finished: bool = False) -> list[Any]:
+        state = {"rollout_id": "fraud-v2-1", "challenger": OTHER, "phase": "rolled_back"}
+        return [SimpleNamespace(**state, reason="", answer=None, finished=True)] if finished else []
+
+    def read(self, rollout_id: str) -> tuple[Transition, ...]:
+        return self._facts
+
+
+FACT: dict[str, Any] = {
+    "rollout_id": "fraud-v2-1",
+    "model": "fraud",
+    "event_ms": 0,
+    "wall_ms": 0,
+    "actor": ENGINEER,
+    "reason": "",
+}
+
+
+def resumed(
+    facts: tuple[Transition, ...], monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> tuple[Story, DemoState]:
+    """The story of a demo that was stopped before it had saved that a version is back."""
+    monkeypatch.setattr("demo.story._new_key", lambda *_: b"secret")
+    state = DemoState("fraud", "generated", 1, 0, DAY_MS, first_version=CHAMPION.version)
+    diary = Diary(folder / "state.json", state, lambda _: None)
+    platform = cast(Any, SimpleNamespace(rollouts=TakenBack(facts)))
+    return Story(platform, cast(Any, None), diary, lambda: 0, folder), state
+
+
+async def test_a_demo_stopped_after_the_way_back_and_before_it_was_saved_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    facts = (Promoted(**FACT, predecessor=CHAMPION), RolledBack(**FACT))
+    told, state = resumed(facts, monkeypatch, tmp_path)
+    await asyncio.wait_for(told.next_version(), 5.0)
+    await asyncio.wait_for(told.taken_back(), 5.0)
+    assert state.is_back
+    assert state.learned_version == OTHER.version
+
+
+async def test_a_next_version_rolled_back_before_its_promotion_ends_the_story(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told, _ = resumed((RolledBack(**FACT),), monkeypatch, tmp_path)
+    with pytest.raises(LoopNotClosed, match="was to end promoted, is rolled_back"):
+        await asyncio.wait_for(told.next_version(), 5.0)
