@@ -47,7 +47,7 @@ def rfc3339_text(ms: int) -> str:
 
 
 def text_of_any(ms: int, text: Callable[[int], str]) -> str:
-    """The text of a time that nobody has checked; beyond the calendar its number: "12 ms"."""
+    """The text of a time that nobody has checked; beyond the calendar, its number and "ms"."""
     try:
         return text(ms)
     except (OverflowError, ValueError, OSError):

@@ -28,8 +28,8 @@ from mlplatform.learning.features.feast_values import (
     key_value,
 )
 from mlplatform.learning.features.online import EVENT_TIMESTAMP, FeatureRow, OnlineRow
-from mlplatform.model.features.views import FeatureView
-from mlplatform.runtime.errors import NotFound, StaleFence
+from mlplatform.model.features.views import FeatureView, view_named
+from mlplatform.runtime.errors import StaleFence
 from mlplatform.runtime.storage.addresses import Address
 from mlplatform.runtime.storage.redis import client, translated
 
@@ -148,13 +148,13 @@ class FeastRedis:
         return False
 
     def write(self, view: str, rows: pa.Table) -> int:
-        definition = self._view(view)
+        definition = view_named(view, self._views)
         newest_ms = _newest_ms(rows) if rows.num_rows else None
         return self._stored_rows(definition, columns_of(definition, rows), newest_ms)
 
     def put(self, view: str, rows: Sequence[FeatureRow], *, fence: str | None = None) -> int:
         newest_ms = max((event_us // 1000 for _, event_us, _, _ in rows), default=None)
-        return self._stored_rows(self._view(view), rows, newest_ms, fence)
+        return self._stored_rows(view_named(view, self._views), rows, newest_ms, fence)
 
     def fence(self, view: str) -> str:
         with translated(self._address):
@@ -163,7 +163,7 @@ class FeastRedis:
 
     def remove(self, view: str, keys: Collection[int | str]) -> int:
         """Remove rows. A hash that holds nothing more is removed too."""
-        definition = self._view(view)
+        definition = view_named(view, self._views)
         prefix, time_field = entity_key_prefix(definition.join_key), _time_field(definition)
         fields = [*_fields(definition), time_field, f"_made:{view}".encode()]
         count = 0
@@ -195,11 +195,6 @@ class FeastRedis:
 
     def close(self) -> None:
         self._redis.close()
-
-    def _view(self, name: str) -> FeatureView:
-        if name not in self._views:
-            raise NotFound(f"no view {name!r}; there are: {', '.join(self._views)}")
-        return self._views[name]
 
     def _stored_rows(
         self,

@@ -34,8 +34,8 @@ from mlplatform.learning.features.online import (
     FeatureRow,
     OnlineRow,
 )
-from mlplatform.model.features.views import FeatureView
-from mlplatform.runtime.errors import NotFound, StaleFence, Unavailable
+from mlplatform.model.features.views import FeatureView, view_named
+from mlplatform.runtime.errors import StaleFence, Unavailable
 from mlplatform.runtime.storage.sql import Schema
 from mlplatform.runtime.storage.sqlite import (
     BUSY_TIMEOUT_MS,
@@ -153,12 +153,12 @@ class FeastSqlite:
         return self._readers.are_held_up()
 
     def write(self, view: str, rows: pa.Table) -> int:
-        definition = self._view(view)
+        definition = view_named(view, self._views)
         newest_s = max(_seconds(rows, EVENT_TIMESTAMP), default=None)
         return self._stored_rows(definition, _cells(definition, rows), newest_s)
 
     def put(self, view: str, rows: Sequence[FeatureRow], *, fence: str | None = None) -> int:
-        definition = self._view(view)
+        definition = view_named(view, self._views)
         newest_s = max((event_us // SECOND_US for _, event_us, _, _ in rows), default=None)
         with self._translated():
             self._follow()
@@ -171,7 +171,7 @@ class FeastSqlite:
 
     def remove(self, view: str, keys: Collection[int | str]) -> int:
         """Remove rows. The file is written anew, while requests go on reading it."""
-        definition = self._view(view)
+        definition = view_named(view, self._views)
         prefix = entity_key_prefix(definition.join_key)
         places = [(prefix + key_value(key),) for key in keys]
         table = self._table(definition)
@@ -231,11 +231,6 @@ class FeastSqlite:
             f"SELECT mark FROM {MARKS} WHERE project=? AND view=?", (self._project, view)
         ).fetchone()
         return None if found is None else str(found[0])
-
-    def _view(self, name: str) -> FeatureView:
-        if name not in self._views:
-            raise NotFound(f"no view {name!r}; there are: {', '.join(self._views)}")
-        return self._views[name]
 
     def _fence(self, view: str) -> str:
         found = self._db.execute(

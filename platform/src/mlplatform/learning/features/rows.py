@@ -286,7 +286,7 @@ def requests_of(decisions: pa.Table, definition: ModelDefinition) -> pa.Table:
             raise Corrupt(f"decision {decision_id}: payload: {error}") from error
         for name, values in columns.items():
             values.append(getattr(request, name))
-    times = _times(decisions.column("event_ms"))
+    times = event_times(decisions.column("event_ms"))
     schema = request_schema(definition)
     arrays = [pa.array(values, schema.field(name).type) for name, values in columns.items()]
     return pa.table([decisions.column("decision_id"), times, *arrays], schema=schema)
@@ -296,8 +296,9 @@ def labels_of(records: pa.Table, definition: ModelDefinition) -> pa.Table:
     """Label records as rows; a label is known from its arrival on."""
     value = LABEL_VALUES[definition.task]
     records = records.filter(pc.is_valid(records.column(value)))
+    times = event_times(records.column("event_ms"))
     columns = [
-        records.column("decision_id"), records.column(value), _times(records.column("event_ms")),
+        records.column("decision_id"), records.column(value), times,
         *(records.column(name) for name, _ in ORDER),
     ]  # fmt: skip
     return pa.table(columns, schema=labels_schema(definition))
@@ -375,5 +376,6 @@ _OTHER: Mapping[str, Callable[[Column, ModelDefinition], tuple[Flags, str]]] = {
 """Task of a model → the labels that it can't have, and the problem."""
 
 
-def _times(event_ms: Column) -> Column:
+def event_times(event_ms: Column) -> Column:
+    """Epoch milliseconds as the type of the tables' times."""
     return event_ms.cast(pa.timestamp("ms")).cast(TIME)

@@ -18,7 +18,7 @@ from mlplatform.decisions.records.port import DecisionLog
 from mlplatform.decisions.records.record import Kind
 from mlplatform.learning.features.arrivals import ARRIVALS
 from mlplatform.learning.features.offline import OfflineTable
-from mlplatform.learning.features.rows import TIME, request_schema
+from mlplatform.learning.features.rows import TIME, event_times, request_schema
 from mlplatform.learning.skew.decision_reads import Key, stream
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.runtime.canonical import NOT_JSON
@@ -202,7 +202,7 @@ class _Requests:
         ]
         arrays = [
             rows.column("decision_id"),
-            _times(rows.column("event_ms")),
+            event_times(rows.column("event_ms")),
             *([getattr(p.request, name) for p in found] for name in self._fields),
             *(rows.column(name) for name in ("writer", "seq", "recorded_ms")),
             [None if p.windows_at is None else list(p.windows_at.items()) for p in found],
@@ -213,7 +213,7 @@ class _Requests:
 
 def _labels(records: pa.Table) -> pa.Table:
     records = records.filter(pc.is_valid(records.column("label")))
-    times = _times(records.column("event_ms"))
+    times = event_times(records.column("event_ms"))
     columns = [records.column("decision_id"), records.column("label"), times]
     return pa.table(
         [*columns, *(records.column(n) for n in ("recorded_ms", "seq", "writer"))], schema=_LABELS
@@ -223,10 +223,6 @@ def _labels(records: pa.Table) -> pa.Table:
 def _voids(records: pa.Table) -> pa.Table:
     names = ("decision_id", "event_ms", "writer", "seq")
     return pa.table([records.column(name) for name in names], schema=_VOIDS)
-
-
-def _times(event_ms: Any) -> Any:
-    return event_ms.cast(pa.timestamp("ms")).cast(TIME)
 
 
 def _insert(db: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:

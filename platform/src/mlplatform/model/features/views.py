@@ -6,14 +6,14 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
 import msgspec
 
 from mlplatform.runtime.canonical import NOT_JSON
-from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
+from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable, NotFound
 
 FILE: Final = "features.json"
 SOURCE: Final = "features.py"
@@ -160,6 +160,20 @@ def request_views(views: Sequence[FeatureView]) -> tuple[FeatureView, ...]:
 def external(views: Sequence[FeatureView]) -> tuple[FeatureView, ...]:
     """The external views, whose values are imported."""
     return tuple(view for view in views if view.external is not None)
+
+
+def view_named(name: str, views: Mapping[str, FeatureView]) -> FeatureView:
+    """The view of this name.
+
+    Args:
+        views: name → view.
+
+    Raises:
+        NotFound: there is none; the message names those that there are.
+    """
+    if name not in views:
+        raise NotFound(f"no view {name!r}; there are: {', '.join(views)}")
+    return views[name]
 
 
 def load_views(folder: Path) -> tuple[FeatureView, ...]:

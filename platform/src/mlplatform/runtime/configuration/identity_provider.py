@@ -7,7 +7,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from mlplatform.runtime.configuration.declarations import DEFAULTS
-from mlplatform.runtime.configuration.issuer import DISCOVERY
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +27,6 @@ class IdentityProvider:
     scope: str = DEFAULTS["SIGN_IN_SCOPE"]
     groups_claim: str = DEFAULTS["SIGN_IN_GROUPS_CLAIM"]
     name_claim: str = DEFAULTS["SIGN_IN_NAME_CLAIM"]
-
-    @property
-    def discovery_url(self) -> str:
-        return self.url.rstrip("/") + DISCOVERY
 
     @property
     def host(self) -> str:

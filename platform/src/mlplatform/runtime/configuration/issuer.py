@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from mlplatform.runtime.configuration.declarations import DEFAULTS
 
-DISCOVERY = "/.well-known/openid-configuration"
-
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
@@ -26,6 +24,10 @@ class Issuer:
     client_claim: str = DEFAULTS["OIDC_CLIENT_CLAIM"]
     scopes_claim: str = DEFAULTS["OIDC_SCOPES_CLAIM"]
 
-    @property
-    def discovery_url(self) -> str:
-        return self.url.rstrip("/") + DISCOVERY
+
+def discovery_url(url: str) -> str:
+    """Where an issuer or identity provider says what it offers.
+
+    Source: OpenID Connect Discovery 1.0, section 4.
+    """
+    return url.rstrip("/") + "/.well-known/openid-configuration"

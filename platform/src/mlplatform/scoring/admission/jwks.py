@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from mlplatform.runtime.canonical import NOT_JSON
-from mlplatform.runtime.configuration.issuer import Issuer
+from mlplatform.runtime.configuration.issuer import Issuer, discovery_url
 from mlplatform.runtime.configuration.kinds import is_trustworthy
 from mlplatform.runtime.errors import PlatformError, Unavailable
 from mlplatform.runtime.http.json_fetch import fetch
@@ -135,7 +135,7 @@ class IssuerKeys:
                 self._wanted.wait(REFRESH_S - self._min_refresh_s)
 
     def _discover(self) -> str:
-        url = self._issuer.discovery_url
+        url = discovery_url(self._issuer.url)
         try:
             found = msgspec.json.decode(self._fetch(url), type=dict[str, Any])
         except NOT_JSON as error:

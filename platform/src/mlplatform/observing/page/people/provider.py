@@ -19,7 +19,7 @@ from mlplatform.observing.page.people.identity import Person, check_answers, per
 from mlplatform.observing.page.people.roles import Roles
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.configuration.identity_provider import IdentityProvider
-from mlplatform.runtime.configuration.issuer import Issuer
+from mlplatform.runtime.configuration.issuer import Issuer, discovery_url
 from mlplatform.runtime.configuration.kinds import is_trustworthy
 from mlplatform.runtime.errors import Refused, Unavailable
 from mlplatform.runtime.http.json_fetch import fetch, post
@@ -158,7 +158,7 @@ class Provider:
         return tuple(sorted(name for name, s in self._roles.groups.items() if s & wanted))
 
     def _discover(self) -> Metadata:
-        url = self.settings.discovery_url
+        url = discovery_url(self.settings.url)
         try:
             document = fetch(url, timeout_s=ANSWER_S, most_bytes=MOST_BYTES)
             found = msgspec.json.decode(document, type=Metadata)

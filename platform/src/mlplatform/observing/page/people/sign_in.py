@@ -166,7 +166,7 @@ class SignIn:
 
 def _proof(key: bytes, person: Person | None) -> str:
     if person is not None:
-        return f"subject {person.identity.subject} of {person.identity.issuer}"
+        return str(person.identity)
     return f"key {key_id(key)}" if key else ANONYMOUS_READER
 
 
