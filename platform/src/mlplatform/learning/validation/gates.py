@@ -417,8 +417,7 @@ def judge_flips(replay: ReplayEvidence, gates: GatePolicy) -> GateResult:
 
 
 def judge_volume(replay: ReplayEvidence) -> tuple[GateResult, ...]:
-    """Checks that no gateway would have stopped the bundle on recent requests; empty without a
-    limit."""
+    """Checks that no gateway would have stopped it on recent requests; empty without a limit."""
     if replay.volume is None:
         return ()
     name, stop = "volume_limit", replay.volume.stop
