@@ -200,7 +200,7 @@ class _Requests:
                 strict=True,
             )
         ]
-        arrays = [
+        arrays: list[Any] = [
             rows.column("decision_id"),
             event_times(rows.column("event_ms")),
             *([getattr(p.request, name) for p in found] for name in self._fields),

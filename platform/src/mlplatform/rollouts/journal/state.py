@@ -161,7 +161,7 @@ def admit(state: RolloutState | None, fact: Transition) -> RolloutState:
     after = apply(state, fact)
     if state is not None and isinstance(fact, Answered):
         check_approver(state, fact.approver, fact.identity)
-    if state is not None:
+    if state is not None and not isinstance(fact, Opened):
         _check_ramp(state, fact)
     return after
 
@@ -175,7 +175,7 @@ def _check_opening(fact: Opened) -> None:
         raise Refused(f"nobody is named who asked for the emergency promotion {fact.rollout_id}")
 
 
-def _check_ramp(state: RolloutState, fact: Transition) -> None:
+def _check_ramp(state: RolloutState, fact: PhaseChange | PhaseRemark) -> None:
     """Check that a canary's share rises, and that a version that replaces a champion goes through
     shadow and canary."""
     if isinstance(fact, CanaryStepped) and not state.percent < fact.percent <= 100.0:
