@@ -184,7 +184,7 @@ def test_every_name_beside_a_file_is_in_it() -> None:
         ("a/b.py", "no_such"),
         ("a/b.py", "One.more"),
     ]
-    assert not is_in("rollouts/passes/plan.py", "no_such_function")
+    assert not is_in("rollouts/passes/next_step.py", "no_such_function")
 
 
 def is_in(file: str, name: str) -> bool:

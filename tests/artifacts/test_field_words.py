@@ -93,5 +93,5 @@ def left_by(allowed: str, line: str) -> str:
 
 def test_what_is_looked_for_is_found() -> None:
     assert WORDS.search(left("learning/features/rows.py", "# declined payments"))
-    assert WORDS.search(left("rollouts/passes/plan.py", "approved payments"))
-    assert not WORDS.search(left("rollouts/passes/plan.py", "approved requests"))
+    assert WORDS.search(left("rollouts/passes/next_step.py", "approved payments"))
+    assert not WORDS.search(left("rollouts/passes/next_step.py", "approved requests"))

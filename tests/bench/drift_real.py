@@ -34,19 +34,19 @@ from tests.bench.drift_streams import (
 from mlplatform.rollouts.drift.faults import ViewReading
 from mlplatform.rollouts.drift.incidents import FAULT, KINDS, Change, Incident
 from mlplatform.rollouts.drift.matured_outcomes import ScoredRequests, matured_day
+from mlplatform.rollouts.drift.next_step import (
+    CloseIncident,
+    IncidentStatus,
+    Observation,
+    OpenIncident,
+    next_step,
+)
 from mlplatform.rollouts.drift.performance import (
     MOST_REFERENCE_DAYS,
     RECENT_DAYS,
     MaturedDay,
     MaturedDays,
     performance_verdict,
-)
-from mlplatform.rollouts.drift.plan import (
-    CloseIncident,
-    IncidentStatus,
-    Observation,
-    OpenIncident,
-    next_step,
 )
 from mlplatform.rollouts.drift.retrain import MaturedRequests, Page, Retrain
 from mlplatform.rollouts.drift.verdict import Window, WindowVerdict, drift_verdict, window_verdict

@@ -24,7 +24,12 @@ from mlplatform.operations.traffic import projection
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift import verdict
 from mlplatform.rollouts.drift.incidents import DRIFT, Incident
-from mlplatform.rollouts.drift.plan import IncidentStatus, Observation, incident_finding, next_step
+from mlplatform.rollouts.drift.next_step import (
+    IncidentStatus,
+    Observation,
+    incident_finding,
+    next_step,
+)
 from mlplatform.rollouts.drift.retrain import MaturedRequests, Wait
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
 from mlplatform.rollouts.drift.verdict import Band, Window

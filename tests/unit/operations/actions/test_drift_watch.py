@@ -10,8 +10,8 @@ from mlplatform.operations import wiring
 from mlplatform.operations.actions import drift
 from mlplatform.operations.actions.last_results import Check, last
 from mlplatform.rollouts.drift.execute import DriftCheck
+from mlplatform.rollouts.drift.next_step import Observation
 from mlplatform.rollouts.drift.observe import Champion
-from mlplatform.rollouts.drift.plan import Observation
 from mlplatform.rollouts.drift.verdict import DriftFinding, DriftVerdict, NoDrift, UnclearDrift
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.telemetry import signals

@@ -19,9 +19,9 @@ from mlplatform.rollouts.drift.execute import PersonRequest, RetrainRequest, ask
 from mlplatform.rollouts.drift.faults import Fault
 from mlplatform.rollouts.drift.incidents import DRIFT, FAULT, PERFORMANCE, Incident
 from mlplatform.rollouts.drift.measures import Shift
+from mlplatform.rollouts.drift.next_step import Observation
 from mlplatform.rollouts.drift.observe import incident_status
 from mlplatform.rollouts.drift.performance import PerformanceVerdict
-from mlplatform.rollouts.drift.plan import Observation
 from mlplatform.rollouts.drift.ports import DriftPorts
 from mlplatform.rollouts.drift.retrain import Page, Retrain, RetrainDecision, Wait
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents

@@ -16,7 +16,7 @@ from mlplatform.rollouts.journal.state import EMERGENCY_CONFIRM_H, RolloutState,
 from mlplatform.rollouts.journal.transitions import Answered, Confirmed, Opened, Promoted
 from mlplatform.rollouts.passes.commands import open_rollout, record_approval
 from mlplatform.rollouts.passes.controls import pause
-from mlplatform.rollouts.passes.plan import Hold, Now, Observation, Service, next_step
+from mlplatform.rollouts.passes.next_step import Hold, Now, Observation, Service, next_step
 from mlplatform.rollouts.passes.summary import question
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import Busy, Refused

@@ -15,7 +15,7 @@ from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.journal.state import RolloutState, apply, fold
 from mlplatform.rollouts.journal.transitions import Answered, DeployRefused, Opened, decode, encode
 from mlplatform.rollouts.passes.execute import transition_of
-from mlplatform.rollouts.passes.plan import (
+from mlplatform.rollouts.passes.next_step import (
     AskApproval,
     Deploy,
     Hold,

@@ -51,8 +51,9 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
         sign_ins=SignIns(settings.home.audit),
         secure=_is_secure(settings),
     )
+    settings.home.create()
     shown = application(
-        Sources(wiring.platform(), may_see, burn_rates_of(settings)),
+        Sources(wiring.Platform(settings), may_see, burn_rates_of(settings)),
         token=read_token(options.token_file or settings.home.page_token),
         hosts=accepted_hosts(settings),
         links=_links(settings),

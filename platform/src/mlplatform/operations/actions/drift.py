@@ -14,7 +14,7 @@ from mlplatform.operations.actions.outcomes import read_outcomes
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift import report
 from mlplatform.rollouts.drift.execute import DriftCheck, run_check
-from mlplatform.rollouts.drift.plan import Observation
+from mlplatform.rollouts.drift.next_step import Observation
 from mlplatform.rollouts.drift.ports import DriftPorts
 from mlplatform.rollouts.drift.report import summary
 from mlplatform.runtime.errors import Busy, Corrupt, PlanRefused

@@ -19,8 +19,7 @@ from mlplatform.rollouts.drift.incidents import (
     Incident,
     IncidentClaim,
 )
-from mlplatform.rollouts.drift.observe import Champion, champion_of, incident_status, observe
-from mlplatform.rollouts.drift.plan import (
+from mlplatform.rollouts.drift.next_step import (
     CloseIncident,
     IncidentStatus,
     Observation,
@@ -28,6 +27,7 @@ from mlplatform.rollouts.drift.plan import (
     OpenRollout,
     next_step,
 )
+from mlplatform.rollouts.drift.observe import Champion, champion_of, incident_status, observe
 from mlplatform.rollouts.drift.ports import DriftPorts
 from mlplatform.rollouts.drift.retrain import Page, Retrain, RetrainDecision, Wait
 from mlplatform.runtime.errors import Busy

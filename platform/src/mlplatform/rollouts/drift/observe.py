@@ -13,8 +13,8 @@ from mlplatform.model.rhythm import SCORE, Rhythm
 from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.rollouts.drift.incidents import FAULT, Incident
 from mlplatform.rollouts.drift.matured_outcomes import read_matured
+from mlplatform.rollouts.drift.next_step import IncidentStatus, Observation
 from mlplatform.rollouts.drift.performance import MaturedDays, performance_verdict
-from mlplatform.rollouts.drift.plan import IncidentStatus, Observation
 from mlplatform.rollouts.drift.ports import DriftPorts
 from mlplatform.rollouts.drift.retrain import MaturedRequests, matured_since
 from mlplatform.rollouts.drift.tenure import matured_tenure

@@ -19,7 +19,7 @@ from mlplatform.rollouts.journal.transitions import (
     RolledBack,
     RolloutPlan,
 )
-from mlplatform.rollouts.passes.plan import Observation, Service, rolled_back_routes
+from mlplatform.rollouts.passes.next_step import Observation, Service, rolled_back_routes
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.errors import Busy, PlanRefused, Refused

@@ -29,8 +29,7 @@ from mlplatform.rollouts.journal.transitions import (
     Transition,
 )
 from mlplatform.rollouts.passes.lease import hold_lease
-from mlplatform.rollouts.passes.observe import observe
-from mlplatform.rollouts.passes.plan import (
+from mlplatform.rollouts.passes.next_step import (
     Advance,
     AskApproval,
     Confirm,
@@ -43,6 +42,7 @@ from mlplatform.rollouts.passes.plan import (
     Supersede,
     next_step,
 )
+from mlplatform.rollouts.passes.observe import observe
 from mlplatform.rollouts.passes.ports import Ports
 from mlplatform.rollouts.passes.raw_callers import follow_routes
 from mlplatform.rollouts.passes.services import (

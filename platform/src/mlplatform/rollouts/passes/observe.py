@@ -19,7 +19,7 @@ from mlplatform.rollouts.cache.pair_cache import shadow_outcomes
 from mlplatform.rollouts.journal.basis_evidence import Role
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.passes.count_cache import count
-from mlplatform.rollouts.passes.plan import (
+from mlplatform.rollouts.passes.next_step import (
     Observation,
     Service,
     canary_step,

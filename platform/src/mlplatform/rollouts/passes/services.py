@@ -9,7 +9,7 @@ from typing import assert_never
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.routes import Arm
 from mlplatform.model.weights.load_time import folder_bytes
-from mlplatform.rollouts.passes.plan import Deploy, Hold, Retire, reconciled_services
+from mlplatform.rollouts.passes.next_step import Deploy, Hold, Retire, reconciled_services
 from mlplatform.rollouts.passes.ports import Ports
 from mlplatform.rollouts.passes.raw_callers import gateways, lists
 from mlplatform.rollouts.passes.step_text import step_text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from mlplatform.rollouts.passes.plan import (
+from mlplatform.rollouts.passes.next_step import (
     Advance,
     AskApproval,
     Confirm,
