@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mlplatform.model.routes import Arm
 from mlplatform.rollouts.journal.state import RolloutState, fold
-from mlplatform.rollouts.journal.transitions import ApprovalAsked, Opened
+from mlplatform.rollouts.journal.transitions import ApprovalAsked, Opened, ShadowStarted
 from mlplatform.rollouts.passes.controls import abort
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.telemetry.refusals import Refusals
@@ -15,6 +15,7 @@ from mlplatform.scoring.admission.clients import parse_scope
 from mlplatform.scoring.admission.keyring import create_key
 from mlplatform.scoring.admission.sqlite import SqliteAdmission
 from rollout_world import gate_report
+from support import journal_steps
 from support.home_world import HomeWorld
 from support.page_process import PageProcess
 
@@ -83,10 +84,12 @@ class PeopleWorld:
             approval="required",
         )
         self.home.rollouts.commit(opened, None)
-        asked = ApprovalAsked(**facts, evidence=evidence or EVIDENCE)  # type: ignore[arg-type]
         fence = self.home.rollouts.acquire("fraud", "a pass", 10.0, steal=True)
         assert fence is not None
-        self.home.rollouts.commit(asked, fence)
+        shadow = ShadowStarted(**facts, displaced=None)  # type: ignore[arg-type]
+        asked = ApprovalAsked(**facts, evidence=evidence or EVIDENCE)  # type: ignore[arg-type]
+        for fact in (shadow, asked):
+            journal_steps.commit(self.home.rollouts, fact, fence)
         self.home.rollouts.release(fence)
         return rollout
 
