@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import subprocess
 import time
@@ -152,7 +153,9 @@ class World(ScoringWorld):
             found = count(self.home.counted, log, MODEL, subject, sources.watermarks)
         finally:
             log.close()
-        return judge(found.seen, found.complete, LIMITS, sources)
+        step = dataclasses.replace(LIMITS.step, percent=routes.challenger_percent)
+        limits = dataclasses.replace(LIMITS, step=step)
+        return judge(found.seen, found.complete, limits, sources)
 
     def close(self) -> None:
         for process in self.others.values():
@@ -190,7 +193,7 @@ def test_a_verdict_takes_both_gateways_records_and_waits_for_the_one_that_is_lat
     assert ranges(world.verdict(routes)) == {GATEWAY, OTHER}
 
     world.kill_other("log-publisher")
-    routes = world.canary(50.0)
+    routes = world.canary(60.0)
     world.send(range(300, 600))
     time.sleep(3)  # longer than a record took to come before
     late = world.verdict(routes)
