@@ -136,7 +136,7 @@ def test_a_rollout_that_does_not_say_whether_it_needs_an_approval_is_not_opened(
         ),
         pytest.param(
             (opened("none"), SHADOW, canary(0, 5), canary(1, 1)),
-            "can only rise",
+            "wanted: a larger share",
             id="a canary that falls",
         ),
         pytest.param(

@@ -104,7 +104,7 @@ CHILD = """
 """
 
 
-def answering(broken: Path) -> ChildSpec:
+def answering(broken: Path, live_failure_s: float = 0.5) -> ChildSpec:
     """A child that is alive until that file is there."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -112,7 +112,7 @@ def answering(broken: Path) -> ChildSpec:
         "answering",
         (sys.executable, "-c", textwrap.dedent(CHILD), str(port), str(broken)),
         HttpCheck("/ready", live="/live", port=port),
-        live_failure_s=0.5,
+        live_failure_s=live_failure_s,
     )
 
 
@@ -146,11 +146,11 @@ async def test_a_child_that_waits_for_a_core_is_left_to_wait(
 ) -> None:
     """A machine too busy for its answers is too busy for a new start."""
     broken, reasons = tmp_path / "broken", list[str]()
-    async with kept(answering(broken), Home(tmp_path), reasons) as child:
+    async with kept(answering(broken, 3 * PROBE_S), Home(tmp_path), reasons) as child:
         await until(lambda: child.ready)
         with monkeypatch.context() as busy:
             busy.setattr(child_module, "core_wait_s", lambda pid: time.monotonic())
             broken.touch()
-            await asyncio.sleep(4 * PROBE_S)
+            await asyncio.sleep(6 * PROBE_S)
             assert (child.state, child.restarts) == ("not ready", 0)
         await until(lambda: child.restarts == 1)

@@ -9,7 +9,7 @@ from mlplatform.runtime.units import HOUR_S
 
 FIRST_S: Final = 1.0
 LONGEST_S: Final = 120.0
-LONGEST_ASKED_S: Final = 1.0 * HOUR_S
+LONGEST_ASKED_S: Final = float(HOUR_S)
 """Longest Retry-After in seconds that is obeyed."""
 
 

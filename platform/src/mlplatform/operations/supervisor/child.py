@@ -201,7 +201,7 @@ class Child:
     async def _watch(self) -> str:
         """Probe the child; returns only if it must be killed, with the reason."""
         begun = heard = probed = time.monotonic()
-        waited_s = 0.0
+        waited_s: float | None = None
         answered = False
         deadline_s = self.spec.start_deadline_s * start_patience(self._late_starts)
         while True:
@@ -210,20 +210,26 @@ class Child:
             if too_much := await asyncio.to_thread(self._too_much_memory):
                 return too_much
             answer = await asyncio.to_thread(self._ask)
-            waited_before_s, waited_s = waited_s, await asyncio.to_thread(self._core_wait_s)
-            now = time.monotonic()
-            uncounted = uncounted_s(now - probed, waited_s - waited_before_s)
-            begun, heard, probed = begun + uncounted, heard + uncounted, now
             if isinstance(answer, ProbeReply):
-                answered, heard, self._late_starts = True, now, 0
+                now = time.monotonic()
+                answered, heard, self._late_starts, waited_s = True, now, 0, None
                 self._set("ready" if answer.ok else "not ready", answer.reason)
-            elif answered:
-                self._set("not ready", answer.reason)
-                if now - heard > self.spec.live_failure_s:
-                    return f"was not alive for {now - heard:.0f} s ({answer.reason}) and was killed"
-            elif now - begun > deadline_s:
-                self._late_starts += 1
-                return f"did not come up within {deadline_s:.0f} s and was killed"
+            else:
+                before_s, waited_s = waited_s, await asyncio.to_thread(self._core_wait_s)
+                now = time.monotonic()
+                if before_s is not None:
+                    uncounted = uncounted_s(now - probed, waited_s - before_s)
+                    begun, heard = begun + uncounted, heard + uncounted
+                if answered:
+                    self._set("not ready", answer.reason)
+                    if (silent_s := now - heard) > self.spec.live_failure_s:
+                        return (
+                            f"was not alive for {silent_s:.0f} s ({answer.reason}) and was killed"
+                        )
+                elif now - begun > deadline_s:
+                    self._late_starts += 1
+                    return f"did not come up within {deadline_s:.0f} s and was killed"
+            probed = now
             young = not self.ready and now - begun < deadline_s
             await asyncio.sleep(START_PROBE_S if young else PROBE_S)
 

@@ -12,6 +12,8 @@ LONGEST_DELAY_S: Final = 15.0
 MOST_PATIENCE_DOUBLINGS: Final = 3
 STABLE_S: Final = 30.0
 """Seconds after which earlier failures of a running child no longer delay its restart."""
+MOST_UNCOUNTED: Final = 0.9
+"""Largest share of a silence that may not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +106,12 @@ def uncounted_s(elapsed_s: float, core_wait_s: float) -> float:
     """The part of a silence that says nothing about a child, because its threads waited for a core.
 
     A restart takes more of the cores that are short, so a child that was killed for a busy machine
-    would be silent for longer.
+    would be silent for longer. One that hangs while other threads of it wait is killed all the
+    same, ten times later at most (`MOST_UNCOUNTED`).
 
     Args:
         elapsed_s: seconds of the silence.
         core_wait_s: seconds that all threads of the child waited for a core meanwhile. Threads may
             wait at the same time, and the wait of a thread that has ended is lost.
     """
-    return min(max(core_wait_s, 0.0), elapsed_s)
+    return min(max(core_wait_s, 0.0), MOST_UNCOUNTED * elapsed_s)

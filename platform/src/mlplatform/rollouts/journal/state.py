@@ -153,8 +153,8 @@ def admit(state: RolloutState | None, fact: Transition) -> RolloutState:
 
     Raises:
         Refused: the transition can't follow that state, a person has no name, the author approves
-            under any form of the name, nothing says whether an approval is required, the version
-            would miss its shadow or its canary, or a share is not one that rises.
+            under any form of the name, nothing says whether an approval is required, or the version
+            would miss its shadow or its canary.
     """
     if isinstance(fact, Opened):
         _check_opening(fact)
@@ -176,13 +176,7 @@ def _check_opening(fact: Opened) -> None:
 
 
 def _check_ramp(state: RolloutState, fact: PhaseChange | PhaseRemark) -> None:
-    """Check that a canary's share rises, and that a version that replaces a champion goes through
-    shadow and canary."""
-    if isinstance(fact, CanaryStepped) and not state.percent < fact.percent <= 100.0:
-        raise Refused(
-            f"the canary of rollout {state.rollout_id}: {fact.percent:g} % can't follow"
-            f" {state.percent:g} %; wanted: a larger share, at most 100 %"
-        )
+    """Check that a version that replaces a champion goes through shadow and canary."""
     if isinstance(fact, ApprovalAsked):
         skips = state.phase == "deploying"
     else:
@@ -434,9 +428,11 @@ def _check(state: RolloutState, fact: PhaseChange | PhaseRemark) -> None:
         expected = 0 if state.step is None else state.step + 1
         if fact.step != expected:
             raise Refused(f"rollout {state.rollout_id} would skip from {state.step} to {fact.step}")
-        if fact.percent < state.percent:
-            shares = f"{fact.percent:g} % can't follow {state.percent:g} %"
-            raise Refused(f"the canary of rollout {state.rollout_id} can only rise: {shares}")
+        if not state.percent < fact.percent <= 100.0:
+            raise Refused(
+                f"the canary of rollout {state.rollout_id}: {fact.percent:g} % can't follow"
+                f" {state.percent:g} %; wanted: a larger share, at most 100 %"
+            )
     if isinstance(fact, Answered):
         _check_in_time(state, fact)
         if state.answer is not None:
