@@ -240,7 +240,8 @@ class Story:
             await self.run_flow("retrain", {**asked, "open_rollout": True})
         rollout = await self._rollout_of(lambda s: s.challenger.version != champion)
         self._diary.state.learned_version = rollout.challenger.version
-        await self._to_the_end(rollout, "promoted")
+        if not self._is_taken_back(rollout):
+            await self._to_the_end(rollout, "promoted")
 
     async def taken_back(self) -> None:
         """A person takes the promoted version back; the one before it is champion again."""
@@ -287,16 +288,19 @@ class Story:
             )
         finally:
             approving.cancel()
-        good = ended.phase == phase or (phase == "promoted" and self._was_promoted(ended))
+        good = ended.phase == phase or (phase == "promoted" and ended.phase == "confirmed")
         if not good:
             raise LoopNotClosed(
                 f"{rollout.rollout_id} was to end {phase}, is {ended.phase}: {ended.reason}"
             )
         return ended
 
-    def _was_promoted(self, state: RolloutState) -> bool:
-        """Also where a person took it back since, before the demo was stopped."""
-        return any(isinstance(f, Promoted) for f in self._platform.rollouts.read(state.rollout_id))
+    def _is_taken_back(self, rollout: RolloutState) -> bool:
+        """Whether the story's engineer took the promoted version back: a demo that was stopped then
+        goes on from there. A pass that takes it back is another story."""
+        *before, last = self._platform.rollouts.read(rollout.rollout_id)
+        was_promoted = any(isinstance(fact, Promoted) for fact in before)
+        return was_promoted and isinstance(last, RolledBack) and last.actor == ENGINEER
 
     async def _open(self, version: int, reason: str) -> RolloutState:
         known = [s for s in self._all() if s.challenger.version == version]

@@ -147,9 +147,19 @@ async def test_a_demo_stopped_after_the_way_back_and_before_it_was_saved_goes_on
     assert state.learned_version == OTHER.version
 
 
-async def test_a_next_version_rolled_back_before_its_promotion_ends_the_story(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    "facts",
+    [
+        pytest.param((RolledBack(**FACT),), id="before its promotion"),
+        pytest.param(
+            (Promoted(**FACT, predecessor=CHAMPION), RolledBack(**FACT | {"actor": "a pass"})),
+            id="by a pass",
+        ),
+    ],
+)
+async def test_a_next_version_that_was_rolled_back_otherwise_ends_the_story(
+    facts: tuple[Transition, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    told, _ = resumed((RolledBack(**FACT),), monkeypatch, tmp_path)
+    told, _ = resumed(facts, monkeypatch, tmp_path)
     with pytest.raises(LoopNotClosed, match="was to end promoted, is rolled_back"):
         await asyncio.wait_for(told.next_version(), 5.0)
