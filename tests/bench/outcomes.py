@@ -192,7 +192,7 @@ def asked_once(what: str, folder: Path, counted: Path, decisions: int, step_ms: 
     return {
         "seconds": round(time.perf_counter() - started, 3),
         "cpu_seconds": round(time.process_time() - started_cpu, 3),
-        "peak_mb": passes._peak_mb(),
+        "peak_mb": passes.peak_mb(),
         "of": size,
         "found": hashlib.sha256(msgspec.json.encode(found)).hexdigest()[:16],
     }

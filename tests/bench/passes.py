@@ -158,7 +158,7 @@ def one_pass(folder: Path, counted: Path, role: Role) -> dict[str, Any]:
     return {
         "seconds": round(seconds, 2),
         "cpu_seconds": round(cpu, 2),
-        "peak_mb": _peak_mb(),
+        "peak_mb": peak_mb(),
         "records": found.seen.records,
         "verdict": judgement.verdict,
         "gates": evidence.hexdigest()[:16],
@@ -166,7 +166,7 @@ def one_pass(folder: Path, counted: Path, role: Role) -> dict[str, Any]:
     }
 
 
-def _peak_mb() -> int:
+def peak_mb() -> int:
     """Of this program alone: `ru_maxrss` counts the process that started it, too."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None

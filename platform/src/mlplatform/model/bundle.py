@@ -132,8 +132,13 @@ class AlertBand(_Part, frozen=True):
     how: str
 
 
-class DataWindow(_Part, frozen=True):
-    """The requests behind the bundle: fitted on [from, holdout_from), held out up to `to`."""
+class DataWindow(_Part, frozen=True, omit_defaults=True):
+    """The requests behind the bundle: fitted on [from, holdout_from), held out up to `to`.
+
+    Args:
+        rows: number of requests that were read.
+        units_share: share (0-1) of the units of assignment whose requests were read.
+    """
 
     from_ms: int
     holdout_from_ms: int
@@ -142,6 +147,7 @@ class DataWindow(_Part, frozen=True):
     as_of_ms: int
     rows: int
     digest: str
+    units_share: float = 1.0
 
 
 class Attribution(_Part, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
@@ -15,6 +16,16 @@ RANK: Final = (*_ARRIVAL, LABEL_VALUES["binary"])
 later in event time; at equal event time it was recorded later; if that is equal too, its writer
 gave it a larger number; and at last, it is the positive one. Event time may stand still between a
 label and its correction; the wall clock does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelCounts:
+    """Counts of requests: all of them, those with a label, and those with a positive one (0 if
+    labels are classes or numbers)."""
+
+    requests: int
+    labelled: int
+    positives: int
 
 
 def label_columns(task: str = "binary") -> tuple[str, ...]:

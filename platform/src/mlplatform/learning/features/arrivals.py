@@ -12,10 +12,12 @@ History comes before the log, in the order of its event times.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Corrupt
@@ -33,6 +35,10 @@ ARRIVALS: Final = pa.schema(_COLUMNS)
 """Columns of decisions that the log recorded; `windows_at` is null if no windows were read."""
 
 
+_MARK: Final = '"windows_at":{'
+"""Text that marks a payload with a position; the others are not parsed."""
+
+
 class _Payload(msgspec.Struct):
     windows_at: dict[str, int] | None = None
 
@@ -41,27 +47,29 @@ _decode = msgspec.json.Decoder(_Payload).decode
 
 
 def arrivals_of(decisions: pa.Table) -> pa.Table:
-    """Decision records as rows of `ARRIVALS`; no rows if none of them has read windows.
+    """Decision records as rows of `ARRIVALS`; one whose payload was erased has no row.
 
     Raises:
         Corrupt: a payload is not what was logged.
     """
-    columns: dict[str, list[Any]] = {name: [] for name in ARRIVALS.names}
-    found = decisions.select(["decision_id", "writer", "seq", "recorded_ms", "payload"])
-    for row in found.to_pylist():
-        if row["payload"] is None:
-            continue
+    found = decisions.filter(pc.is_valid(decisions.column("payload")))
+    told = [found.column(name) for name in ("decision_id", "writer", "seq", "recorded_ms")]
+    named = np.flatnonzero(pc.match_substring(found.column("payload"), _MARK).to_numpy())
+    positions: list[list[tuple[str, int]] | None] = [None] * len(found)
+    marked = found.select(["decision_id", "payload"]).take(named)
+    for row, one in zip(named.tolist(), marked.to_pylist(), strict=True):
         try:
-            position = _decode(row["payload"]).windows_at
+            position = _decode(one["payload"]).windows_at
         except NOT_JSON as error:
-            raise Corrupt(f"decision {row['decision_id']}: payload: {error}") from error
-        columns["request_id"].append(row["decision_id"])
-        columns["windows_at"].append(None if position is None else list(position.items()))
-        for name in ("writer", "seq", "recorded_ms"):
-            columns[name].append(row[name])
-    if all(position is None for position in columns["windows_at"]):
-        return ARRIVALS.empty_table()
-    return pa.table(columns, schema=ARRIVALS)
+            raise Corrupt(f"decision {one['decision_id']}: payload: {error}") from error
+        positions[row] = None if position is None else list(position.items())
+    return pa.table([*told, pa.array(positions, _COLUMNS[-1][1])], schema=ARRIVALS)
+
+
+def with_positions(arrivals: pa.Table) -> pa.Table:
+    """The rows; none if no windows were read for any of them."""
+    is_none = arrivals.column("windows_at").null_count == len(arrivals)
+    return ARRIVALS.empty_table() if is_none else arrivals
 
 
 def ranked_sql(requests: str, arrivals: str) -> str:

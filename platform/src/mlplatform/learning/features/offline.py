@@ -11,11 +11,12 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import duckdb
 import msgspec
@@ -24,28 +25,42 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mlplatform.decisions.records.last_labels import LABEL_COLUMNS
+from mlplatform.decisions.records.last_labels import LABEL_COLUMNS, LabelCounts
 from mlplatform.decisions.records.port import DecisionLog, RecordQuery
 from mlplatform.decisions.records.record import Kind
 from mlplatform.learning.features import arrivals, rows, unfinished_import
 from mlplatform.learning.features.external_parts import BUILDING, ExternalParts
 from mlplatform.learning.features.unfinished_import import UnfinishedImport
-from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.definition import REQUEST_UNIT, ModelDefinition
+from mlplatform.model.features.views import quote
 from mlplatform.runtime.errors import InputInvalid, Refused
 from mlplatform.runtime.units import DAY_MS
 
 KINDS: tuple[Kind, ...] = ("decision", "label", "void")
 LOG_COLUMNS = ("writer", "kind", "payload", "decision", "answered_by", "score", *LABEL_COLUMNS)
 NO_POSITION = b"{}"  # position of history, which comes from no record of the log
+PORTION: Final = 50_000
+"""Records of each writer that are read at a time; about 100 MB of memory."""
+PART_RECORDS: Final = 1_000_000
+"""Records after which a part is written, though more wait: about 100 MB of rows."""
+
+
+_LOTS: Final = 2**32
+"""Lots of which each unit of assignment has one, for samples of units."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectionCounts:
     """Counts of what one projection read from the log."""
 
-    requests: int
-    labels: int
-    voids: int
+    requests: int = 0
+    labels: int = 0
+    voids: int = 0
+
+    def __add__(self, other: ProjectionCounts) -> ProjectionCounts:
+        return ProjectionCounts(
+            self.requests + other.requests, self.labels + other.labels, self.voids + other.voids
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +70,37 @@ class _Part:
     voids: pa.Table = field(default_factory=rows.VOIDS.empty_table)
     decided: pa.Table = field(default_factory=rows.DECIDED.empty_table)
     arrivals: pa.Table = field(default_factory=arrivals.ARRIVALS.empty_table)
+
+    @classmethod
+    def joined(cls, parts: Sequence[_Part], definition: ModelDefinition) -> _Part:
+        """The rows of all parts, in their order."""
+        empty = cls(
+            rows.request_schema(definition).empty_table(),
+            rows.labels_schema(definition).empty_table(),
+        )
+        joined = cls(
+            *(
+                pa.concat_tables([getattr(one, f.name) for one in (empty, *parts)])
+                for f in fields(cls)
+            )
+        )
+        return replace(joined, arrivals=arrivals.with_positions(joined.arrivals))
+
+    @property
+    def counts(self) -> ProjectionCounts:
+        return ProjectionCounts(len(self.requests), len(self.labels), len(self.voids))
+
+
+def _part_of(records: pa.Table, definition: ModelDefinition) -> _Part:
+    """The rows in records of the log."""
+    by_kind = {k: records.filter(pc.field("kind") == k) for k in KINDS}
+    return _Part(
+        rows.requests_of(by_kind["decision"], definition),
+        rows.labels_of(by_kind["label"], definition),
+        rows.voids_of(by_kind["void"]),
+        rows.decided_of(by_kind["decision"], definition.decision.hides_outcome),
+        arrivals.arrivals_of(by_kind["decision"]),
+    )
 
 
 class OfflineTable:
@@ -158,28 +204,42 @@ class OfflineTable:
     def project(self, log: DecisionLog) -> ProjectionCounts:
         """Append the log's records after the position of the last part.
 
+        Memory does not grow with the number of records: they are read in portions, and each part
+        is durable before the next one is begun. A killed run goes on after its last part.
+
         Raises:
             Corrupt: the request of a decision does not fit the model's declaration.
         """
+        counts, ended = ProjectionCounts(), False
         with self._lock():
-            position = self.position()
+            while not ended:
+                part, position, ended = self._next_part(log)
+                if position:
+                    number = max(self._numbers(), default=-1) + 1
+                    self._add(number, part, position)
+                    counts += part.counts
+        return counts
+
+    def _next_part(self, log: DecisionLog) -> tuple[_Part, Mapping[str, int], bool]:
+        """The next rows of the log, their position (empty if there are none), and whether the log
+        has no more."""
+        before = self.position()
+        portions: list[_Part] = []
+        position, room = dict(before), PART_RECORDS
+        while room > 0:
             query = RecordQuery(
-                model=self.definition.name, kinds=KINDS, after=position, columns=LOG_COLUMNS
-            )
+                model=self.definition.name, kinds=KINDS, after=position, columns=LOG_COLUMNS,
+                limit=PORTION,
+            )  # fmt: skip
             records = log.read(query)
-            if not records.num_rows:
-                return ProjectionCounts(0, 0, 0)
-            by_kind = {k: records.filter(pc.field("kind") == k) for k in KINDS}
-            part = _Part(
-                rows.requests_of(by_kind["decision"], self.definition),
-                rows.labels_of(by_kind["label"], self.definition),
-                rows.voids_of(by_kind["void"]),
-                rows.decided_of(by_kind["decision"], self.definition.decision.hides_outcome),
-                arrivals.arrivals_of(by_kind["decision"]),
-            )
-            number = max(self._numbers(), default=-1) + 1
-            self._add(number, part, {**position, **rows.last_seq(records)})
-        return ProjectionCounts(len(part.requests), len(part.labels), len(part.voids))
+            room -= records.num_rows
+            position |= rows.last_seq(records)
+            if records.num_rows:
+                portions.append(_part_of(records, self.definition))
+            if records.num_rows < PORTION:  # no writer has as many
+                break
+        part = _Part.joined(portions, self.definition)
+        return part, position if portions else {}, room > 0
 
     def position(self) -> Mapping[str, int]:
         """The number of each writer's last log record in the table."""
@@ -208,11 +268,35 @@ class OfflineTable:
         return self._db
 
     def requests(
-        self, from_ms: int | None = None, to_ms: int | None = None
+        self, from_ms: int | None = None, to_ms: int | None = None, share: float = 1.0
     ) -> duckdb.DuckDBPyRelation:
-        """Requests with event time in [from_ms, to_ms): request_id, event_time, and the fields."""
+        """Requests with event time in [from_ms, to_ms): request_id, event_time, and the fields.
+
+        Args:
+            share: share (0-1) of the units of assignment whose requests are read, as from
+                `share_of_units`.
+        """
         bounds = [("event_time", ">=", from_ms), ("event_time", "<", to_ms)]
-        return self._relation("requests", rows.request_schema(self.definition), bounds)
+        found = self._relation("requests", rows.request_schema(self.definition), bounds)
+        return found if share >= 1 else found.filter(self._sample(share))
+
+    def share_of_units(self, from_ms: int, to_ms: int, most_rows: int) -> float:
+        """The share (0-1) of the units of assignment that made about `most_rows` of the requests in
+        [from_ms, to_ms); 1 if there are no more."""
+        (count,) = self.requests(from_ms, to_ms).aggregate("count(*)").fetchall()[0]
+        return min(1.0, most_rows / count) if count else 1.0
+
+    def _sample(self, share: float) -> str:
+        """SQL condition on requests: their unit is among this share of all units.
+
+        The choice is the same every time, and a larger share has every unit of a smaller one. It
+        does not depend on how units were numbered, nor on DuckDB's own hash, which its versions
+        change.
+        """
+        unit = self.definition.assignment_unit
+        column = quote("request_id" if unit == REQUEST_UNIT else unit)
+        low = f"md5_number(CAST({column} AS VARCHAR)) % {_LOTS}"
+        return f"CAST({low} AS BIGINT) < {int(share * _LOTS)}"
 
     def every_request(self, from_ms: int) -> duckdb.DuckDBPyRelation:
         """Requests from an event time on, with those voided later, because windows had counted
@@ -260,13 +344,28 @@ class OfflineTable:
         )
         return found.project(", ".join([*rows.LABELS.names[:3], *order]))
 
-    def labelled_requests(self, from_ms: int, to_ms: int, as_of_ms: int) -> pa.Table:
+    def label_counts(self, from_ms: int, to_ms: int, as_of_ms: int) -> LabelCounts:
+        """The counts of requests in [from_ms, to_ms), by the labels known at `as_of_ms`."""
+        requests = self.requests(from_ms, to_ms).project("request_id").set_alias("r")
+        labels = self.labels(as_of_ms).set_alias("l")
+        is_positive = "l.label = 1" if self.definition.task == "binary" else "false"
+        found = requests.join(labels, "r.request_id = l.request_id", how="left").aggregate(
+            f"count(*), count(l.label), count(*) FILTER ({is_positive})"
+        )
+        return LabelCounts(*found.fetchall()[0])
+
+    def labelled_requests(
+        self, from_ms: int, to_ms: int, as_of_ms: int, share: float = 1.0
+    ) -> pa.Table:
         """Requests in [from_ms, to_ms) with the labels known at `as_of_ms`, ordered by event time.
+
+        Args:
+            share: as in `requests`.
 
         A request without a known label has null in `label` and `label_time`; one that was neither
         stopped nor explored, in the columns of `rows.DECIDED`.
         """
-        requests = self.requests(from_ms, to_ms).set_alias("r")
+        requests = self.requests(from_ms, to_ms, share).set_alias("r")
         labels = self.labels(as_of_ms).set_alias("l")
         decided = self.decisions().set_alias("d")
         joined = requests.join(labels, "r.request_id = l.request_id", how="left")

@@ -168,7 +168,8 @@ class Dataset:
 
     `labels_until_ms` is the latest arrival of a label among those known at `as_of_ms`: a feed that
     stopped earlier than the window ends has left positives unknown. `vocabularies` are those of the
-    model to be fitted; its rows may know words of others besides.
+    model to be fitted; its rows may know words of others besides. `units_share` is the share of the
+    units of assignment whose requests were read.
     """
 
     model: str
@@ -179,6 +180,7 @@ class Dataset:
     digest: str
     hidden: HiddenOutcomes = NOTHING_HIDDEN
     vocabularies: Vocabularies = field(default_factory=dict)
+    units_share: float = 1.0
 
     def by(self, vocabularies: Vocabularies) -> Dataset:
         """The data set by other vocabularies, as by `Matrix.by`."""
@@ -214,6 +216,7 @@ class Dataset:
             as_of_ms=self.as_of_ms,
             rows=len(self.rows),
             digest=self.digest,
+            units_share=self.units_share,
         )
 
     def _between(self, from_ms: int, to_ms: int) -> LabelledRows:
@@ -262,7 +265,8 @@ def build_dataset(
     """The training set as it could have been built at `as_of_ms`: later labels do not exist.
 
     A request that matured without a positive label counts as negative; of classes and numbers, one
-    without a label is unknown.
+    without a label is unknown. Of more than `training.maximum_rows` requests, those of a share of
+    the units of assignment are read, so that memory does not grow with traffic.
 
     Args:
         also: inputs of the champion, so that it can be judged on the same rows; inputs of a view
@@ -276,7 +280,9 @@ def build_dataset(
     from mlplatform.learning.training_sets.join import training_join
 
     bounds = window(definition, as_of_ms)
-    known = offline.labelled_requests(bounds.from_ms, bounds.to_ms, as_of_ms)
+    most_rows = definition.training.maximum_rows
+    share = offline.share_of_units(bounds.from_ms, bounds.to_ms, most_rows)
+    known = offline.labelled_requests(bounds.from_ms, bounds.to_ms, as_of_ms, share)
     if known.num_rows == 0:
         raise InputInvalid(
             f"offline/{definition.name}",
@@ -284,7 +290,7 @@ def build_dataset(
             "no request has matured yet; import history with `mlplatform history import`",
         )
     table = training_join(offline, views, known)
-    return dataset(
+    found = dataset(
         definition,
         views,
         table,
@@ -293,6 +299,7 @@ def build_dataset(
         words=words,
         labels_until_ms=_latest_label(offline, as_of_ms),
     )
+    return replace(found, units_share=share)
 
 
 def dataset(
@@ -388,11 +395,15 @@ def requests_between(
     *,
     from_ms: int,
     to_ms: int,
+    share: float = 1.0,
     also: Sequence[InputSpec] = (),
     words: Vocabularies = NO_WORDS,
 ) -> Matrix:
     """Requests in [from_ms, to_ms) with the inputs that serving read, with or without a label, in
     order.
+
+    Args:
+        share: share (0-1) of the units of assignment whose requests are read.
 
     Categories are at places among all their words there, 10 000 at most, so that every bundle's are
     among them.
@@ -403,8 +414,9 @@ def requests_between(
     # imports DuckDB; a fit does without
     from mlplatform.learning.training_sets.join import training_join
 
-    asked = offline.requests(from_ms, to_ms).order("event_time, request_id").to_arrow_table()
-    return any_matrix(definition, views, training_join(offline, views, asked), also, words)
+    requests = offline.requests(from_ms, to_ms, share).order("event_time, request_id")
+    joined = training_join(offline, views, requests.to_arrow_table())
+    return any_matrix(definition, views, joined, also, words)
 
 
 def any_matrix(

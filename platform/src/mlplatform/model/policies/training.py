@@ -105,6 +105,8 @@ class TrainingPolicy(Section, frozen=True):
         hidden_outcomes: how to train with a stopped request whose outcome is unknown: leave it out
             (`leave_out`), let explored requests stand for it (`weight`), or count it as positive if
             there are none (`pseudo_label`).
+        maximum_rows: about how many requests are read; of more, those of a share of the units of
+            assignment, the same units each time.
         pseudo_label_precision: share of positives that must be shown among stopped requests with a
             known outcome, before one without may count as positive.
         search: the search for hyper-parameters before the fit; None: `fit` chooses its own.
@@ -116,6 +118,7 @@ class TrainingPolicy(Section, frozen=True):
     minimum_rows: Count
     minimum_positives: Count
     small_model: SmallModelPolicy
+    maximum_rows: Annotated[int, Meta(ge=10_000, le=100_000_000)] = 1_000_000
     folds: Annotated[int, Meta(ge=1, le=20)] = 1
     hidden_outcomes: Literal["leave_out", "pseudo_label", "weight"] = "pseudo_label"
     pseudo_label_precision: Share = 0.8

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
+from mlplatform.decisions.records.last_labels import LabelCounts
 from mlplatform.model.policies.decision_scale import Task
 from mlplatform.model.policies.monitoring import DriftPolicy
 from mlplatform.rollouts.drift.incidents import Incident
@@ -65,8 +63,8 @@ Retrains = Sequence[tuple[int, str]]
 class LabelledRequests(Protocol):
     """The part of `learning.features.offline.OfflineTable` that is read here."""
 
-    def labelled_requests(self, from_ms: int, to_ms: int, as_of_ms: int) -> pa.Table:
-        """Requests in [from_ms, to_ms) with the label known at `as_of_ms`, or null."""
+    def label_counts(self, from_ms: int, to_ms: int, as_of_ms: int) -> LabelCounts:
+        """The counts of requests in [from_ms, to_ms), by the labels known at `as_of_ms`."""
         ...
 
 
@@ -158,10 +156,9 @@ def matured_since(
     counted = "positive" if task == "binary" else "labelled"
     if fitted_until_ms <= changed_ms:
         return MaturedRequests(0, 0, counted)
-    labels = offline.labelled_requests(changed_ms, fitted_until_ms, now_ms)["label"]
-    if task == "binary":
-        return MaturedRequests(len(labels), pc.sum(labels).as_py() or 0, counted)
-    return MaturedRequests(len(labels), len(labels) - labels.null_count, counted)
+    found = offline.label_counts(changed_ms, fitted_until_ms, now_ms)
+    told = found.positives if task == "binary" else found.labelled
+    return MaturedRequests(found.requests, told, counted)
 
 
 def _labels_decide(
