@@ -13,7 +13,7 @@ from tests.cluster.layout import ROOT
 
 from mlplatform.operations.cluster.check import NEEDED_KINDS, OPTIONAL_KINDS
 from mlplatform.rollouts.kubernetes.api import DEPLOYMENTS, SECRETS, Resource
-from support.kserve_world import bundles_volume, test_cluster
+from support.kserve_world import bundles_folder, bundles_volume, test_cluster
 from support.platform_process import wait
 
 MODELS = "mlplatform-models"
@@ -38,7 +38,7 @@ def manifests() -> None:
     kubectl = [str(place.bin / "kubectl"), f"--kubeconfig={place.kubeconfig}"]
     base = ROOT / "platform" / "manifests" / "base"
     subprocess.run([*kubectl, "apply", "--server-side", "-k", str(base)], check=True)
-    folder = place.volumes / "mlplatform-bundles"  # a volume's folder is for ever: the platform's
+    folder = bundles_folder(place, MODELS)
     folder.mkdir(exist_ok=True)
     bundles_volume(api, MODELS, folder)
 

@@ -141,7 +141,7 @@ class KServe(OnKServe):
         api, self._place = test_cluster()
         super().__init__(api, namespace)
         self._definition = definition
-        self.folder = self._place.volumes / namespace
+        self.folder = bundles_folder(self._place, namespace)
         self._digests: dict[int, str] = {}
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
@@ -195,6 +195,15 @@ class Foreign(OnKServe):
     def end_services(self) -> None:
         self._forwarded.close()
         super().end_services()
+
+
+def bundles_folder(place: Layout, namespace: str) -> Path:
+    """The folder of this machine that a namespace's claim `bundles` names.
+
+    A volume's folder can't be changed, so it is one for all suites of a cluster. The claim of the
+    platform's own namespace names the same files as that of its models.
+    """
+    return place.volumes / f"{namespace.removesuffix('-models')}-bundles"
 
 
 def bundles_volume(api: KubernetesApi, namespace: str, folder: Path) -> None:

@@ -173,15 +173,20 @@ def streamed(
 
 
 def differing(
-    offline: OfflineTable, served: dict[str, dict[str, Any]]
+    offline: OfflineTable, served: dict[str, dict[str, Any]], share: float = 1.0
 ) -> list[tuple[str, str, float | None, float | None]]:
-    """Cells of what was served that the offline recount does not give."""
-    events = offline.requests().order("event_time, request_id").to_arrow_table()
+    """Cells of what was served that the offline recount does not give.
+
+    Args:
+        share: share (0-1) of the customers whose requests are counted again.
+    """
+    events = offline.requests(share=share).order("event_time, request_id").to_arrow_table()
     found = {row["request_id"]: row for row in with_windows(offline, events).to_pylist()}
+    assert share < 1 or set(found) >= set(served)
     names = [w.name for w in offline.definition.windows]
     return [
-        (one, name, found[one][name], values[name])
-        for one, values in served.items()
+        (one, name, row[name], served[one][name])
+        for one, row in found.items()
         for name in names
-        if bits(found[one][name]) != bits(values[name])
+        if one in served and bits(row[name]) != bits(served[one][name])
     ]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records.port import Entry
+from mlplatform.decisions.records.last_labels import LabelCounts
+from mlplatform.decisions.records.port import Entry, RecordQuery
 from mlplatform.decisions.records.record import Record
+from mlplatform.learning.features import offline as offline_table
 from mlplatform.learning.features.offline import OfflineTable, ProjectionCounts
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.units import DAY_MS
@@ -60,3 +64,89 @@ def test_records_become_rows_once_before_and_after_sealing(
     assert labelled.column("label").to_pylist() == [1, None]
     times = labelled.column("event_time").cast(pa.int64()).to_pylist()
     assert times == [(T_MS + n * 1000) * 1000 for n in (1, 4)]
+
+
+@pytest.mark.parametrize("died", [0, 1, 2])
+def test_many_records_are_read_in_portions_and_a_killed_run_goes_on(
+    tmp_path: Path, log: SqliteDecisionLog, monkeypatch: pytest.MonkeyPatch, died: int
+) -> None:
+    """It is killed before its next part; what it had written stays, and nothing comes twice."""
+    monkeypatch.setattr(offline_table, "PORTION", 5)
+    monkeypatch.setattr(offline_table, "PART_RECORDS", 12)
+    for writer in ("a", "b"):
+        first = 100 * (writer == "b")
+        log.append(writer, [record("decision", first + n) for n in range(1, 21)])
+        log.append(writer, [record("label", first + n, label=1) for n in range(1, 4)])
+    log.append("a", [record("void", 103)])
+    offline = OfflineTable(tmp_path / "offline", load_definition("fraud"))
+    kill_after(died, offline, log)
+    held = rows_of(offline)
+
+    counts = offline.project(log)
+
+    assert held == 20 * died
+    assert counts.requests + counts.labels + counts.voids == 47 - held
+    assert rows_of(offline) == 47
+    assert len(stored(offline)) == 39
+    assert offline.label_counts(T_MS, T_MS + DAY_MS, T_MS + DAY_MS) == LabelCounts(39, 5, 5)
+    assert offline.position() == {"a": 24, "b": 23}
+
+
+def kill_after(parts: int, offline: OfflineTable, log: SqliteDecisionLog) -> None:
+    """Project until so many parts are written; the next read of the log is the end."""
+
+    class Killed(Exception):
+        pass
+
+    def read(query: RecordQuery) -> pa.Table:
+        if len(list(offline.folder.glob("parts/[0-9]*"))) == parts:
+            raise Killed
+        return log.read(query)
+
+    with pytest.raises(Killed):
+        offline.project(SimpleNamespace(read=read))  # type: ignore[arg-type]
+
+
+def rows_of(offline: OfflineTable) -> int:
+    files = offline.folder.glob("parts/[0-9]*/*/*.parquet")
+    return sum(pq.read_metadata(file).num_rows for file in files)
+
+
+def test_a_share_of_the_customers_is_taken_with_all_their_requests(tmp_path: Path) -> None:
+    offline = OfflineTable(tmp_path / "offline", load_definition("fraud"))
+    customers = [n % 300 for n in range(3000)]
+    offline.import_history(history(customers), b"k" * 32)
+
+    def read(share: float) -> tuple[int, set[int]]:
+        rows = offline.requests(share=share).project("customer_id").fetchall()
+        return len(rows), {customer for (customer,) in rows}
+
+    assert offline.share_of_units(T_MS, T_MS + DAY_MS, 3000) == 1.0
+    assert offline.share_of_units(T_MS, T_MS + DAY_MS, 1500) == 0.5
+    assert offline.share_of_units(0, T_MS, 1500) == 1.0
+    every, half, tenth = (read(share) for share in (1.0, 0.5, 0.1))
+    assert (every[0], len(every[1])) == (3000, 300)
+    assert half[0] == 10 * len(half[1])
+    assert tenth[1] < half[1] < every[1]
+    assert 120 <= len(half[1]) <= 180
+    assert 15 <= len(tenth[1]) <= 46
+    as_of_ms = T_MS + 10 * DAY_MS
+    labelled = offline.labelled_requests(T_MS, T_MS + DAY_MS, as_of_ms, 0.1)
+    assert set(labelled["customer_id"].to_pylist()) == tenth[1]
+
+
+def history(customers: list[int]) -> pa.Table:
+    """A payment of each of these customers, in order."""
+    count, us = len(customers), pa.timestamp("us")
+    at = pa.array([(T_MS + n) * 1000 for n in range(count)], us)
+    return pa.table(
+        {
+            "request_id": [f"h{n}" for n in range(count)],
+            "event_time": at,
+            "customer_id": pa.array(customers, pa.int64()),
+            "terminal_id": pa.array([1] * count, pa.int64()),
+            "amount": pa.array([2.5] * count),
+            "label": pa.array([None] * count, pa.int8()),
+            "label_time": pa.array([None] * count, us),
+        }
+    )

@@ -45,10 +45,6 @@ PART_RECORDS: Final = 1_000_000
 """Records after which a part is written, though more wait: about 100 MB of rows."""
 
 
-_LOTS: Final = 2**32
-"""Lots of which each unit of assignment has one, for samples of units."""
-
-
 @dataclass(frozen=True, slots=True)
 class ProjectionCounts:
     """Counts of what one projection read from the log."""
@@ -295,8 +291,7 @@ class OfflineTable:
         """
         unit = self.definition.assignment_unit
         column = quote("request_id" if unit == REQUEST_UNIT else unit)
-        low = f"md5_number(CAST({column} AS VARCHAR)) % {_LOTS}"
-        return f"CAST({low} AS BIGINT) < {int(share * _LOTS)}"
+        return f"md5(CAST({column} AS VARCHAR)) < '{int(share * 2**32):08x}'"
 
     def every_request(self, from_ms: int) -> duckdb.DuckDBPyRelation:
         """Requests from an event time on, with those voided later, because windows had counted

@@ -17,6 +17,7 @@ from mlplatform.learning.features.hidden_outcomes import (
     training_labels,
 )
 from mlplatform.learning.training_sets.known_labels import KNOWN, Labels
+from mlplatform.learning.training_sets.time_order import between, epoch_ms, in_order
 from mlplatform.learning.training_sets.words import own_words
 from mlplatform.model.bundle import Bundle, DataWindow
 from mlplatform.model.definition import REQUEST_UNIT, InputSpec, ModelDefinition
@@ -317,13 +318,9 @@ def dataset(
     Rows outside the window are dropped, and labels that arrive after `as_of_ms` are not read. The
     words of categories and texts are learned from the days to fit alone.
     """
-    import pyarrow as pa
-
-    table = table.sort_by([("event_time", "ascending"), ("request_id", "ascending")])
-    event_ms = _epoch_ms(table, "event_time")
     bounds = window(definition, as_of_ms)
-    inside = (event_ms >= bounds.from_ms) & (event_ms < bounds.to_ms)
-    table, event_ms = table.filter(pa.array(inside)), event_ms[inside]
+    table = between(in_order(table), bounds.from_ms, bounds.to_ms)
+    event_ms = epoch_ms(table, "event_time")
     fitting = table.slice(0, int(np.searchsorted(event_ms, bounds.holdout_from_ms)))
     own = own_words(definition, fitting)
     plan, known = _plan(definition, views, also, own, words)
@@ -346,7 +343,7 @@ def label_rows(
 ) -> tuple[LabelledRows, HiddenOutcomes]:
     """The rows of a table with the labels that had arrived, and how hidden outcomes were
     treated."""
-    arrived = _epoch_ms(table, "label_time") <= as_of_ms
+    arrived = epoch_ms(table, "label_time") <= as_of_ms
     if (read := KNOWN.get(definition.task)) is not None:
         y, known = read(table, definition)
         known &= arrived
@@ -429,7 +426,7 @@ def any_matrix(
     """The rows of a joined table, with categories at places among all words of the table."""
     there = own_words(definition, table, every=True)
     plan, known = _plan(definition, views, also, words, there)
-    event_ms = _epoch_ms(table, "event_time")
+    event_ms = epoch_ms(table, "event_time")
     return Matrix(plan.names, plan.matrix(table), event_ms, _units(definition, table), known)
 
 
@@ -481,12 +478,6 @@ def _units(definition: ModelDefinition, table: pa.Table) -> NDArray[np.int64]:
 def _latest_label(offline: OfflineTable, as_of_ms: int) -> int | None:
     ((latest_ms,),) = offline.labels(as_of_ms).aggregate("epoch_ms(max(label_time))").fetchall()
     return None if latest_ms is None else int(latest_ms)
-
-
-def _epoch_ms(table: pa.Table, column: str) -> NDArray[np.int64]:
-    """Epoch milliseconds; for a missing time the smallest number of the type."""
-    times = table.column(column).to_numpy()
-    return times.astype("datetime64[ms]").astype(np.int64)
 
 
 def rows_digest(matrix: Matrix, y: Labels, rows: LabelledRows | None = None) -> str:

@@ -8,7 +8,7 @@ any sign, so late ones raise. Rows of external views may come late: see `externa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import duckdb
 import pyarrow as pa
@@ -17,7 +17,7 @@ from mlplatform.learning.features.external import point_in_time_join
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
 from mlplatform.learning.features.windows.training import with_windows
-from mlplatform.model.features.views import FeatureView, quote, request_views
+from mlplatform.model.features.views import FeatureView, quote
 from mlplatform.runtime.errors import InputInvalid
 
 THREADS = 2
@@ -49,25 +49,37 @@ def view_join(offline: OfflineTable, views: Sequence[FeatureView], events: pa.Ta
     Raises:
         InputInvalid: a snapshot became available before its own time, or after a later one.
     """
-    files = {
-        v.name: offline.snapshot_folder(v.name).glob("*.parquet") for v in request_views(views)
-    }
+    keys = sorted({"event_time", *(v.join_key for v in views)})
     with duckdb.connect(":memory:", config={"threads": THREADS}) as db:
         db.execute("SET enable_progress_bar=false")
-        db.register("events", events)
-        served: dict[str, int] = {}
-        for view in views:
-            if view.external is not None:
-                parts = offline.external(view.name).served_parts()
-                if (from_ms := point_in_time_join.served_from_ms(parts)) is not None:
-                    point_in_time_join.create_relations(db, view, parts)
-                    served[view.name] = from_ms
-                continue
-            paths = sorted(str(f) for f in files[view.name])
-            rows = _rows(db, view, paths) if paths else db.from_arrow(_no_rows(view))
-            rows.create_view(view.name)
-            _refuse_late(db, view)
-        joined: pa.Table = db.sql(_join_sql(events.column_names, views, served)).to_arrow_table()
+        db.register("events", events.select(keys))
+        for view in views:  # one by one: a join sorts all columns that it passes on
+            values = _values(db, offline, view, len(events))
+            for name in values.column_names:
+                events = events.append_column(values.field(name), values.column(name))
+    return events
+
+
+def _values(
+    db: duckdb.DuckDBPyConnection, offline: OfflineTable, view: FeatureView, count: int
+) -> pa.Table:
+    """The view's columns for the relation `events`, in its order."""
+    if view.external is None:
+        paths = sorted(str(f) for f in offline.snapshot_folder(view.name).glob("*.parquet"))
+        rows = _rows(db, view, paths) if paths else db.from_arrow(_no_rows(view))
+        rows.create_view(view.name)
+        _refuse_late(db, view)
+        found: pa.Table = db.sql(_snapshots_sql(view)).to_arrow_table()
+        return found
+    parts = offline.external(view.name).served_parts()
+    from_ms = point_in_time_join.served_from_ms(parts)
+    if from_ms is None:
+        columns = {name: pa.nulls(count, pa.float64()) for name in view.feature_names}
+        is_there = pa.array([False], pa.bool_()).take(pa.array([0] * count, pa.int8()))
+        return pa.table({**columns, point_in_time_join.row_name(view.name): is_there})
+    point_in_time_join.create_relations(db, view, parts)
+    joins, values = point_in_time_join.join_sql(view, from_ms, _oldest_sql(view))
+    joined: pa.Table = db.sql(_select_sql(view, joins, values)).to_arrow_table()
     return joined
 
 
@@ -105,47 +117,45 @@ def _refuse_late(db: duckdb.DuckDBPyConnection, view: FeatureView) -> None:
         raise InputInvalid(view.name, None, f"{problem}, or before an earlier snapshot did")
 
 
-def _join_sql(
-    columns: Sequence[str], views: Sequence[FeatureView], served: Mapping[str, int]
-) -> str:
-    """
-    Args:
-        served: external view with rows → event time from which on it is served, epoch milliseconds.
-    """
-    kept = [f'events_."{name}"' for name in columns]
-    features: list[str] = []
-    joins: list[str] = []
-    for view in views:
-        oldest = f"events_.event_time - INTERVAL {view.ttl_ms} MILLISECOND"
-        if view.external is None:
-            features += [
-                f"CASE WHEN {view.name}_.{EVENT_TIMESTAMP} >= {oldest}"
-                f" THEN {view.name}_.{quote(name)} END AS {quote(name)}"
-                for name in view.feature_names
-            ]
-            joins.append(
-                f"ASOF LEFT JOIN {_newest_sql(view)} {view.name}_ ON events_.{view.join_key} ="
-                f" {view.name}_.{view.join_key} AND events_.event_time >= {view.name}_.{CREATED}"
-            )
-        elif view.name in served:
-            more, values = point_in_time_join.join_sql(view, served[view.name], oldest)
-            joins += more
-            features += values
-        else:
-            features += [f"CAST(NULL AS DOUBLE) AS {quote(n)}" for n in view.feature_names]
-            features.append(f"FALSE AS {point_in_time_join.row_name(view.name)}")
+def _oldest_sql(view: FeatureView) -> str:
+    """SQL of the event time of the oldest row that is valid for an event."""
+    return f"events_.event_time - INTERVAL {view.ttl_ms} MILLISECOND"
+
+
+def _snapshots_sql(view: FeatureView) -> str:
+    name, key = view.name, view.join_key
+    values = [
+        f"CASE WHEN {name}_.{EVENT_TIMESTAMP} >= {_oldest_sql(view)}"
+        f" THEN {name}_.{quote(feature)} END AS {quote(feature)}"
+        for feature in view.feature_names
+    ]
+    join = (
+        f"ASOF LEFT JOIN {_newest_sql(view)} {name}_ ON events_.{key} = {name}_.{key}"
+        f" AND events_.event_time >= {name}_.{CREATED}"
+    )
+    return _select_sql(view, [join], values)
+
+
+def _select_sql(view: FeatureView, joins: Sequence[str], values: Sequence[str]) -> str:
+    """SQL of these values for each of `events`, in its order."""
     return (
-        f"SELECT {', '.join([*kept, *features])}"
-        " FROM (SELECT *, row_number() OVER () AS row_ FROM events) events_ "
-        + " ".join(joins)
-        + " ORDER BY events_.row_"
+        f"SELECT {', '.join(values)} FROM (SELECT {view.join_key}, event_time,"
+        f" row_number() OVER () AS row_ FROM events) events_ {' '.join(joins)}"
+        " ORDER BY events_.row_"
     )
 
 
 def _newest_sql(view: FeatureView) -> str:
-    """SQL for the row with the latest time among an entity's rows that became available
-    together."""
+    """SQL for the row with the latest time among an entity's rows that became available together.
+
+    Rows that no event can have are left out: of other entities, available after the last event, or
+    too old for the first one. Most rows are, where the events are those of a few customers.
+    """
+    first = f"(SELECT min(event_time) FROM events) - INTERVAL {view.ttl_ms} MILLISECOND"
     return (
-        f"(SELECT * FROM {view.name} QUALIFY row_number() OVER"
+        f"(SELECT * FROM {view.name}"
+        f" WHERE {view.join_key} IN (SELECT {view.join_key} FROM events)"
+        f" AND {CREATED} <= (SELECT max(event_time) FROM events)"
+        f" AND {EVENT_TIMESTAMP} >= {first} QUALIFY row_number() OVER"
         f" (PARTITION BY {view.join_key}, {CREATED} ORDER BY {EVENT_TIMESTAMP} DESC) = 1)"
     )

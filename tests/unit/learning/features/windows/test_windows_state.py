@@ -64,7 +64,10 @@ def test_all_that_was_served_is_counted_again_offline_bit_for_bit(
     served = streamed(home, FRAUD, seed=len(names), count=400, names=names)
 
     assert len(served) > 300
-    assert differing(offline_of(home), served) == []
+    offline = offline_of(home)
+    assert differing(offline, served) == []
+    assert differing(offline, served, share=0.4) == []
+    assert 0 < len(offline.requests(share=0.4)) < len(served)
     assert sum(values["c_sum_1d"] > 0 for values in served.values()) > 300
 
 

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from mlplatform.learning.features.arrivals import OWN, ranked_sql
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.windows.sql import windows_sql
+from mlplatform.model.features.views import quote
 from mlplatform.model.windows.ratios import ratios_of
 from mlplatform.model.windows.tiles import series_of
 
@@ -42,9 +43,12 @@ def with_windows(offline: OfflineTable, events: pa.Table) -> pa.Table:
     requests = offline.every_request(first_ms - reach_ms)
     with duckdb.connect(":memory:", config={"threads": THREADS}) as db:
         db.execute("SET enable_progress_bar=false")
-        db.register("requests", requests.to_arrow_table())
-        db.register("arrivals", offline.arrivals().to_arrow_table())
         db.register("events", events)
+        # What can't count is not kept: requests of entities that no event is of
+        keys = sorted({series.key for series, _ in shared})
+        same = " OR ".join(f"{quote(key)} IN (SELECT {quote(key)} FROM events)" for key in keys)
+        _take(db, "requests", requests, f"WHERE {same}")
+        _take(db, "arrivals", offline.arrivals(), "SEMI JOIN requests USING (request_id)")
         db.execute(f"CREATE TEMP TABLE ranked AS {ranked_sql('requests', 'arrivals')}")
         wanted = f"_event_ms >= {first_ms} AND request_id IN (SELECT request_id FROM events)"
         found = windows_sql(shared, "ranked", wanted, ratios_of(definition.windows))
@@ -55,3 +59,12 @@ def with_windows(offline: OfflineTable, events: pa.Table) -> pa.Table:
             f" ON f.{OWN[0]} = p.{OWN[0]} ORDER BY e.row_"
         ).to_arrow_table()
     return joined.drop_columns(["row_"])
+
+
+def _take(
+    db: duckdb.DuckDBPyConnection, name: str, rows: duckdb.DuckDBPyRelation, which: str
+) -> None:
+    """Create a table of these rows, which are read in pieces and never held twice."""
+    db.register("pieces", rows.to_arrow_reader())
+    db.execute(f"CREATE TEMP TABLE {name} AS SELECT * FROM pieces {which}")
+    db.unregister("pieces")
