@@ -17,6 +17,7 @@ import sqlite3
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -310,15 +311,22 @@ Cell = tuple[bytes, str, bytes, str | None, int, int | float]
 
 
 def _cells(view: FeatureView, rows: pa.Table) -> Iterator[Cell]:
+    """The cells of all rows, in the order of the table's key: a page of the file is then changed
+    once, and not once for each feature."""
     check_columns(view, rows)
     prefix = entity_key_prefix(view.join_key)
     listed: list[Any] = rows.column(view.join_key).to_pylist()
     keys = [prefix + key_value(key) for key in listed]
     event_s, created_s = _seconds(rows, EVENT_TIMESTAMP), _created_s(rows)
-    for field in view.fields:
-        values = cells(rows, field)
-        for key, value, event, created in zip(keys, values, event_s, created_s, strict=True):
-            yield key, field.name, encode(value, field.dtype), _text(value), event, created
+    fields = [(f.name, f.dtype, cells(rows, f)) for f in sorted(view.fields, key=_name_of)]
+    for row in sorted(range(len(keys)), key=keys.__getitem__):
+        key, event, created = keys[row], event_s[row], created_s[row]
+        for name, dtype, values in fields:
+            value = values[row]
+            yield key, name, encode(value, dtype), _text(value), event, created
+
+
+_name_of: Final = attrgetter("name")
 
 
 def _row_cells(view: FeatureView, rows: Sequence[FeatureRow]) -> Iterator[Cell]:
