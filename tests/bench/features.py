@@ -31,6 +31,7 @@ from tests.bench.scale import write_log
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.offline import OfflineTable
+from mlplatform.learning.features.snapshots import snapshot
 from mlplatform.learning.training import retrain
 from mlplatform.learning.training.folder import load_folder
 from mlplatform.learning.training_sets.join import view_join
@@ -136,6 +137,13 @@ def plain_join(folder: Path, _: int) -> Figures:
     return {"rows": len(joined), "columns": joined.num_columns}
 
 
+def snapshots(folder: Path, _: int) -> Figures:
+    """A midnight's snapshots of both views from the payments of 30 days."""
+    offline = _table(folder)
+    made = [snapshot(offline, view, START_MS + DAYS * DAY_MS) for view in load_folder(MODEL).views]
+    return {"entities": sum(len(rows) for rows in made)}
+
+
 def write_online(folder: Path, _: int) -> Figures:
     """A midnight's snapshot of every customer into the embedded online store."""
     view = load_folder(MODEL).views[0]
@@ -153,6 +161,7 @@ ROWS: Final[dict[str, Callable[[Path, int], Figures]]] = {
     "what a retrain reads": training_set,
     "point-in-time join": join,
     "the same in plain DuckDB": plain_join,
+    "a day's snapshots, computed": snapshots,
     "a snapshot into the online store": write_online,
 }
 

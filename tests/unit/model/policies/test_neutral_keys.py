@@ -74,6 +74,7 @@ def test_training_asks_for_one_positive_and_the_smallest_scorecard(
         "folds": 1,
         "gpu": None,
         "hidden_outcomes": "pseudo_label",
+        "maximum_rows": 1_000_000,
         "minimum_positives": 1,
         "pseudo_label_precision": 0.8,
         "search": None,

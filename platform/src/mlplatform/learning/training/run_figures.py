@@ -214,6 +214,7 @@ def _extent(dataset: Dataset, *, task: str) -> dict[str, Scalar]:
         f"fit_{counted[0]}": counted[1],
         "holdout_rows": len(dataset.holdout),
         f"holdout_{counted[0]}": counted[2],
+        **({} if dataset.units_share >= 1 else {"customers_share": dataset.units_share}),
     }
 
 

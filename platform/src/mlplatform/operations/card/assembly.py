@@ -198,6 +198,7 @@ def _data(recorded: VersionRecords) -> Data:
         gates_from_ms=None if window is None else window.gates_from_ms,
         as_of_ms=None if window is None else window.as_of_ms,
         rows=None if window is None else window.rows,
+        units_share=1.0 if window is None else window.units_share,
     )
 
 

@@ -107,6 +107,7 @@ class Data(_Part, frozen=True):
         gates_from_ms: event time from which on the gates judge; earlier held-out days are for
             calibration and thresholds.
         as_of_ms: event time at which the data was as it is used here.
+        units_share: share (0-1) of the customers whose requests were read.
     """
 
     digest: str
@@ -116,6 +117,7 @@ class Data(_Part, frozen=True):
     gates_from_ms: int | None
     as_of_ms: int | None
     rows: int | None
+    units_share: float = 1.0
 
 
 class Labels(_Part, frozen=True):

@@ -178,13 +178,19 @@ def _data(card: Card) -> Fields:
     held = (data.holdout_from_ms, data.gates_from_ms)
     return (
         ("digest", data.digest),
-        ("requests", NOT_RECORDED if data.rows is None else f"{data.rows:,}"),
+        ("requests", NOT_RECORDED if data.rows is None else _requests(data.rows, data.units_share)),
         ("from", _moment(data.from_ms)),
         ("fitted until", _moment(held[0])),
         ("calibrated until", _moment(held[1])),
         ("judged until", _moment(data.to_ms)),
         ("as known at", _moment(data.as_of_ms)),
         ("seed", str(card.identity.seed)),
+    )
+
+
+def _requests(rows: int, units_share: float) -> str:
+    return (
+        f"{rows:,}" if units_share >= 1 else f"{rows:,}, of {percent(units_share)} of the customers"
     )
 
 
