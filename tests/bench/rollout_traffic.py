@@ -22,12 +22,15 @@ from tests.bench.rollout_worlds import (
     World,
 )
 
+from mlplatform.learning.training.retrain import REPLAYED_ROWS
+from mlplatform.model.folders import load_definition
 from mlplatform.rollouts.passes.observe import SEGMENT_ALERTS
 from mlplatform.rollouts.verdicts.traffic import Traffic
 from mlplatform.rollouts.verdicts.verdict import Prediction
 
-REPLAYED: Final = 30_000
-"""Payments that replay decides by both versions."""
+_FRAUD: Final = load_definition("fraud")
+REPLAYED: Final = A_DAY * (_FRAUD.training.holdout_days + _FRAUD.label.maturity_days)
+"""Payments that a retrain replays by both versions: of the days that it does not fit."""
 LATENCY_SIGMA = 0.3
 WITHIN_US: Final = 24_000.0
 """How long a challenger of the fraud model is waited for."""
@@ -264,7 +267,8 @@ def drawn_prediction(
     )  # fmt: skip
     if not world.foretold:
         meant = dataclasses.replace(meant, alerts=1.0, more_alerts=0.0)
-    traffic = drawn_traffic(rng, meant, REPLAYED / A_DAY, None, customers)
+    replayed = REPLAYED_ROWS if world.is_busy else REPLAYED
+    traffic = drawn_traffic(rng, meant, replayed / A_DAY, None, customers)
     mine = traffic.challenger
     own, other = traffic.alert[mine], traffic.other_alert[mine]
     of_segments = {}
