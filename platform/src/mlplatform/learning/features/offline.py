@@ -219,9 +219,8 @@ class OfflineTable:
     def _next_part(self, log: DecisionLog) -> tuple[_Part, Mapping[str, int], bool]:
         """The next rows of the log, their position (empty if there are none), and whether the log
         has no more."""
-        before = self.position()
         portions: list[_Part] = []
-        position, room = dict(before), PART_RECORDS
+        position, room = dict(self.position()), PART_RECORDS
         while room > 0:
             query = RecordQuery(
                 model=self.definition.name, kinds=KINDS, after=position, columns=LOG_COLUMNS,
