@@ -14,6 +14,7 @@ from tests.support.external_world import BUREAU, NAME, T_S, model_with_table, ta
 from tests.support.team_folder import command, team_folder
 
 from mlplatform.commands.platform import check_tables
+from mlplatform.learning.features.external.files import PlainFiles
 from mlplatform.learning.features.pushes.journal import Push, PushedRow
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features
@@ -72,7 +73,7 @@ def taken(platform: wiring.Platform) -> int:
 def imported(platform: wiring.Platform, folder: Path) -> Any:
     path = written(folder / "table.parquet", table([(1, 0, 0, 1.0)]))
     return features.import_external(
-        platform, NAME, "bureau", path, dry_run=False, progress=lambda _: None
+        platform, NAME, "bureau", PlainFiles(path), dry_run=False, progress=lambda _: None
     )
 
 

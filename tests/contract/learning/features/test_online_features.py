@@ -17,6 +17,7 @@ import pytest
 
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.learning.features.external.columns import ExternalColumns
+from mlplatform.learning.features.external.files import PlainFiles
 from mlplatform.learning.features.external.table_import import import_table, serve_missing
 from mlplatform.learning.features.external_parts import ExternalParts
 from mlplatform.learning.features.feast_redis import FeastRedis
@@ -363,7 +364,7 @@ def test_a_server_that_was_emptied_and_pushed_to_has_the_table_again(
     now_ms = (T_S + DAY_S) * 1000
     columns = ExternalColumns.of(BUREAU, fraud_like(), bytes(32), now_ms)
     with contextlib.closing(FeastRedis(redis.address, "fraud", [BUREAU], answer_s=10)) as store:
-        import_table(columns, [path], parts, store, lambda: now_ms)
+        import_table(columns, PlainFiles(path), parts, store, lambda: now_ms)
         assert serve_missing(BUREAU, parts, store, lambda: now_ms) == 0
         redis.empty()
         store.put("bureau", [(2, now_ms * 1000, now_ms * 1000, (1.0, 1.0, 1.0))])

@@ -24,6 +24,7 @@ from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.topics.messages import Message
 from mlplatform.decisions.topics.wiring import open_topics
+from mlplatform.learning.features.external.files import PlainFiles
 from mlplatform.learning.features.pushes.journal import Push, PushedRow
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features
@@ -49,10 +50,10 @@ class World:
 
     def fill(self, folder: Path) -> None:
         imported = [(CUSTOMER, 0, 0, 1.0), (CUSTOMER, 1, 2, 2.0), (OTHER, 0, 0, 3.0)]
+        source = PlainFiles(written(folder / "table.parquet", table(imported)))
         features.import_external(
-            self.platform, NAME, "bureau", written(folder / "table.parquet", table(imported)),
-            dry_run=False, progress=lambda _: None,
-        )  # fmt: skip
+            self.platform, NAME, "bureau", source, dry_run=False, progress=lambda _: None
+        )
         self.push(T_S + 10, 4.0)
         self.platform.with_pushes(NAME)
         self.push(T_S + 20, 5.0)
@@ -153,7 +154,7 @@ def test_a_view_whose_first_row_an_import_brings_meanwhile_is_on_record(
     monkeypatch.setattr(erasure, "erase_feature_rows", erased)
     importer = threading.Thread(
         target=features.import_external,
-        args=(world.platform, NAME, "bureau", source),
+        args=(world.platform, NAME, "bureau", PlainFiles(source)),
         kwargs={"dry_run": False, "progress": slow},
     )
     importer.start()

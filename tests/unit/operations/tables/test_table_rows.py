@@ -12,6 +12,7 @@ from tests.support import external_world, table_world
 from tests.support.external_world import BUREAU, T_S
 
 from mlplatform.learning.features.external.columns import ExternalColumns
+from mlplatform.learning.features.external.files import PlainFiles
 from mlplatform.learning.features.external.table_import import import_table
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.offline import OfflineTable
@@ -112,7 +113,7 @@ def test_a_row_of_an_imported_table_without_values_is_no_gap_as_to_a_gateway(
     )
     columns = ExternalColumns.of(BUREAU, fraud, KEY, now_ms)
     store = FeastSqlite(tmp_path / "online.db", "fraud", [BUREAU])
-    import_table(columns, [path], offline.external("bureau"), store, lambda: now_ms)
+    import_table(columns, PlainFiles(path), offline.external("bureau"), store, lambda: now_ms)
     rows = external_world.table([(key, DAY_S, DAY_S, None) for key in (1, 2, 3)])
     (batch,) = rows.to_batches()
     keys = columns.stored(batch, "", 0).column("customer_id")

@@ -16,11 +16,12 @@ from mlplatform.commands.terminal.output import (
     print_line,
     print_table,
 )
-from mlplatform.learning.features.external.files import files_at, unread_columns
+from mlplatform.learning.features.external.delta_rows import DeltaRows
+from mlplatform.learning.features.external.files import TableSource
 from mlplatform.learning.features.pushes.gaps import StreamGap
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features as job
-from mlplatform.operations.tables.imported_tables import local_input
+from mlplatform.operations.tables.imported_tables import Asked, table_source
 from mlplatform.operations.tables.locations import input_of
 from mlplatform.runtime.times import second_text
 
@@ -45,10 +46,14 @@ def import_table(
         str,
         typer.Argument(
             metavar="PATH|URL",
-            help="A Parquet or CSV file, a folder of them, s3://bucket/prefix, or "
-            "postgresql://user@host/database?table=NAME.",
+            help="A Parquet or CSV file, a folder of them, a Delta table's folder, "
+            "s3://bucket/prefix of either, or postgresql://user@host/database?table=NAME.",
         ),
     ],
+    version: Annotated[
+        int | None,
+        typer.Option(min=0, help="The version of a Delta table; left out, the newest."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option(help="Check all of it and show what would be new; import nothing.")
     ] = False,
@@ -60,21 +65,30 @@ def import_table(
 
     Files from elsewhere are copied into the home folder first; the copy is removed afterwards.
 
+    Of a Delta table only files that no import has read before are read (`make delta` installs the
+    library for it).
+
     Example: mlplatform features import fraud customer_master master.parquet --dry-run
     """
     leaves_nothing = dry_run and "://" not in source
     platform = wiring.Platform(wiring.settings()) if leaves_nothing else wiring.platform()
     columns = job.external_columns(platform, model, view)
-    staging = platform.settings.home.staging
+    asked = Asked(
+        source=input_of(source, "PATH"),
+        version=version,
+        columns=columns,
+        parts=platform.offline(model).external(view),
+        staging=platform.settings.home.staging,
+    )
     with (
         ERR.status("reading and checking") as status,
-        local_input(input_of(source, "PATH"), columns, staging, status.update) as path,
+        table_source(asked, status.update) as table,
     ):
-        unread = unread_columns(columns, files_at(path))
+        unread = table.unread(columns)
         done = job.import_external(
-            platform, model, view, path, dry_run=dry_run, progress=status.update
+            platform, model, view, table, dry_run=dry_run, progress=status.update
         )
-    facts = {"model": model, "view": view, "rows": done.rows, "new": done.new}
+    facts = {"model": model, "view": view, **_read(table), "rows": done.rows, "new": done.new}
     if not dry_run:
         facts |= {"entities served": done.entities, "files finished": done.resumed}
     if json:
@@ -85,6 +99,14 @@ def import_table(
         print_line(f"not read: {', '.join(unread)}")
     if dry_run:
         print_line("an import would take these in; nothing was taken in now")
+
+
+def _read(table: TableSource) -> dict[str, int]:
+    """Of a Delta table its version, and how many of its files were read."""
+    if not isinstance(table, DeltaRows):
+        return {}
+    found = table.snapshot
+    return {"version": found.version, "files": len(found.files), "files read": len(table.files)}
 
 
 @app.command()

@@ -14,8 +14,27 @@ from mlplatform.runtime.units import GIB
 
 PARQUET: Final = ".parquet"
 CSV: Final = ".csv"
+DELTA_LOG: Final = "_delta_log"
+"""The folder in a Delta table's folder that says which files hold its rows."""
 MOST_FILES: Final = 1_000
 MOST_FILE_BYTES: Final = 2 * GIB
+
+
+def is_delta(folder: Path) -> bool:
+    """Whether a folder is that of a Delta table."""
+    return (folder / DELTA_LOG).is_dir()
+
+
+def delta_problem(source: str) -> InputInvalid:
+    """The error for a Delta table where files are wanted: some of its files hold rows that the
+    table has no longer."""
+    return InputInvalid(
+        source,
+        None,
+        f"it has a Delta table's log ({DELTA_LOG}), and files with rows that the table has no"
+        " longer; wanted: Parquet or CSV files that its engine exports. Only `mlplatform features"
+        " import` reads the table, by its own folder or prefix",
+    )
 
 
 def open_files(paths: Sequence[Path], until: ExitStack) -> list[int]:

@@ -12,6 +12,7 @@ from mlplatform.runtime.errors import ConfigInvalid
 
 LOCKS: Final = {
     "catboost": "train-catboost",
+    "deltalake": "delta",
     "feast": "feast",
     "lightgbm": "train-lightgbm",
     "optuna": "train-search",

@@ -17,7 +17,7 @@ from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.features import rows, snapshots
 from mlplatform.learning.features.external.columns import ExternalColumns
 from mlplatform.learning.features.external.compaction import compact
-from mlplatform.learning.features.external.files import files_at
+from mlplatform.learning.features.external.files import TableSource
 from mlplatform.learning.features.external.table_import import (
     ImportReport,
     import_table,
@@ -92,12 +92,12 @@ def import_external(
     platform: Platform,
     model: str,
     view_name: str,
-    path: Path,
+    source: TableSource,
     *,
     dry_run: bool,
     progress: Callable[[str], None],
 ) -> ImportReport:
-    """Import one of the bank's tables into an external view, from a file or a folder of files.
+    """Import one of the bank's tables into an external view.
 
     Raises:
         NotFound: the model has no such external view.
@@ -105,7 +105,6 @@ def import_external(
             was imported.
     """
     columns = external_columns(platform, model, view_name)
-    files = files_at(path)
     offline = platform.offline(model) if dry_run else platform.with_pushes(model)
     parts = offline.external(view_name)
     with ExitStack() as until:
@@ -113,7 +112,7 @@ def import_external(
         if not dry_run:
             online = platform.online(model)
             until.callback(online.close)
-        return import_table(columns, files, parts, online, platform.clock.event_ms, progress)
+        return import_table(columns, source, parts, online, platform.clock.event_ms, progress)
 
 
 def external_columns(platform: Platform, model: str, view_name: str) -> ExternalColumns:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, assert_never
 
 import pyarrow as pa
 
+from mlplatform.learning.features.external import delta_log
 from mlplatform.learning.features.external.columns import ExternalColumns
+from mlplatform.learning.features.external.delta_rows import DeltaRows, read_version
+from mlplatform.learning.features.external.files import PlainFiles, TableSource
+from mlplatform.learning.features.external_parts import ExternalParts
+from mlplatform.learning.features.input_files import DELTA_LOG, is_delta
+from mlplatform.learning.training.packages import import_problems
 from mlplatform.operations.tables.locations import Bucket, Input, Table
 from mlplatform.operations.tables.postgres_table import ColumnSelection, arrow_types, export_columns
-from mlplatform.operations.tables.sources import BucketFiles
-from mlplatform.runtime.errors import InputInvalid
+from mlplatform.operations.tables.sources import COPIED_BYTES, BucketFiles
+from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
+from mlplatform.runtime.storage.objects import Objects, StoredObject
 from mlplatform.runtime.units import GIB
 
 MOST_BYTES: Final = 8 * GIB
@@ -23,26 +32,46 @@ MOST_BYTES: Final = 8 * GIB
 need too."""
 
 
-@contextmanager
-def local_input(
-    source: Input, columns: ExternalColumns, staging: Path, progress: Callable[[str], None]
-) -> Iterator[Path]:
-    """A local file or folder with a view's table, for the duration of the block.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be imported.
 
     Args:
+        version: of a Delta table; None for the newest.
+        parts: the view's parts, which know what was read of a Delta table before.
         staging: a folder below which tables and objects from servers are copied for the duration of
-            the block.
+            the import.
+    """
+
+    source: Input
+    version: int | None
+    columns: ExternalColumns
+    parts: ExternalParts
+    staging: Path
+
+
+@contextmanager
+def table_source(asked: Asked, progress: Callable[[str], None]) -> Iterator[TableSource]:
+    """A view's table with local files, for the duration of the block.
 
     Raises:
         NotFound: there is no such table.
-        InputInvalid: a table lacks a column, has a column of another type, or is too large.
+        ConfigInvalid: a version of what is no Delta table was asked for, or what reads Delta is not
+            installed.
+        InputInvalid: a table lacks a column, has a column of another type, is damaged, or is too
+            large.
         Refused: an object was changed meanwhile.
         Unavailable: the server does not answer.
     """
+    source, columns = asked.source, asked.columns
+    has_log = _is_delta(source)
+    if asked.version is not None and not has_log:
+        wanted = f"no version: {_text(source)} is not a Delta table, it has no {DELTA_LOG}"
+        raise ConfigInvalid("--version", str(asked.version), wanted)
     if isinstance(source, Path):
-        yield source
+        yield _delta(source, asked, source) if has_log else PlainFiles(source)
         return
-    folder = staging / f"features-{uuid.uuid4().hex}"
+    folder = asked.staging / f"features-{uuid.uuid4().hex}"
     folder.mkdir(mode=0o700, parents=True)
     try:
         match source:
@@ -50,13 +79,86 @@ def local_input(
                 progress("copying the table")
                 path = folder / f"{source.name}.parquet"
                 export_columns(source, lambda kinds: _chosen(columns, kinds, source.name), path)
-                yield path
+                yield PlainFiles(path)
+            case Bucket() if has_log:
+                yield _copied_delta(source, asked, folder, progress)
             case Bucket():
-                yield _copy(source, folder, progress)
+                yield PlainFiles(_copy(source, folder, progress))
             case _:
                 assert_never(source)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_delta(source: Input) -> bool:
+    match source:
+        case Path():
+            return is_delta(source)
+        case Bucket():
+            return bool(Objects(f"{source.uri}/{DELTA_LOG}").names())
+        case Table():
+            return False
+        case _:
+            assert_never(source)
+
+
+def _text(source: Input) -> str:
+    match source:
+        case Path():
+            return str(source)
+        case Bucket():
+            return source.uri
+        case Table():
+            return source.name
+        case _:
+            assert_never(source)
+
+
+def _delta(source: Path | Bucket, asked: Asked, folder: Path) -> DeltaRows:
+    """The table with its log in a folder."""
+    with import_problems("a Delta table: import"):
+        if importlib.util.find_spec("deltalake") is None:
+            raise ModuleNotFoundError(name="deltalake")
+    place = _text(source)
+    found = delta_log.snapshot(folder, asked.version, place)
+    return DeltaRows(found, folder, place, read_version(asked.parts, place))
+
+
+def _copied_delta(
+    bucket: Bucket, asked: Asked, folder: Path, progress: Callable[[str], None]
+) -> DeltaRows:
+    """The table with copies of its log, as far as the version needs it, and of the files that were
+    not read before. Writers never change an object of a Delta table."""
+    objects = Objects(bucket.uri)
+    listed = {one.name: one for one in objects.list_objects()}
+    start = f"{DELTA_LOG}/"
+    log = (name.removeprefix(start) for name in listed if name.startswith(start))
+    needed = [start + name for name in delta_log.log_files(log, asked.version)]
+    deleted = [name for name in listed if delta_log.is_deletion_vector(name)]
+    progress("copying the log")
+    _download(objects, [listed[name] for name in (*needed, *deleted)], folder, bucket)
+    table = _delta(bucket, asked, folder)
+    names = [file.name for file in table.files]
+    progress(f"copying {len(names)} files")
+    _download(objects, [listed[name] for name in names if name in listed], folder, bucket)
+    return table
+
+
+def _download(
+    objects: Objects, chosen: Sequence[StoredObject], folder: Path, bucket: Bucket
+) -> None:
+    _check_total(sum(one.size_bytes for one in chosen), bucket)
+    for one in chosen:
+        path = folder / one.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with objects.open(one.name, one.tag) as source, path.open("wb") as target:
+            shutil.copyfileobj(source, target, COPIED_BYTES)
+
+
+def _check_total(total: int, bucket: Bucket) -> None:
+    if total > MOST_BYTES:
+        problem = f"{total} bytes in all; wanted: {MOST_BYTES} or fewer, a part at a time"
+        raise InputInvalid(bucket.uri, None, problem)
 
 
 def _chosen(columns: ExternalColumns, kinds: Mapping[str, str], source: str) -> ColumnSelection:
@@ -72,10 +174,7 @@ def _copy(bucket: Bucket, folder: Path, progress: Callable[[str], None]) -> Path
     incoming.mkdir()
     files.mkdir()
     source = BucketFiles(bucket, incoming)
-    total = sum(file.size_bytes for file in source.files)
-    if total > MOST_BYTES:
-        problem = f"{total} bytes in all; wanted: {MOST_BYTES} or fewer, a part at a time"
-        raise InputInvalid(bucket.uri, None, problem)
+    _check_total(sum(file.size_bytes for file in source.files), bucket)
     for number, file in enumerate(source.files):
         progress(f"copying {file.name}")
         with source.local_file(number) as path:

@@ -10,7 +10,15 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol, assert_never
 
-from mlplatform.learning.features.input_files import CSV, MOST_FILE_BYTES, MOST_FILES, PARQUET
+from mlplatform.learning.features.input_files import (
+    CSV,
+    DELTA_LOG,
+    MOST_FILE_BYTES,
+    MOST_FILES,
+    PARQUET,
+    delta_problem,
+    is_delta,
+)
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.operations.tables.input_files import check_columns, is_table
 from mlplatform.operations.tables.locations import Bucket, Input, Table
@@ -108,13 +116,17 @@ class BucketFiles:
     """Objects of a bucket; each is downloaded when its turn comes and removed afterwards.
 
     Raises:
-        InputInvalid: there is no table, a table is too large, or there are too many tables.
+        InputInvalid: there is no table, a table is too large, there are too many tables, or they
+            are files of a Delta table.
         Unavailable: the store does not answer.
     """
 
     def __init__(self, bucket: Bucket, staging: Path) -> None:
         self._objects, self._staging = Objects(bucket.uri), staging
-        found = [one for one in self._objects.list_objects() if is_table(one.name)]
+        listed = self._objects.list_objects()
+        if any(DELTA_LOG in one.name.split("/") for one in listed):
+            raise delta_problem(bucket.uri)
+        found = [one for one in listed if is_table(one.name)]
         _check_count(len(found), bucket.uri)
         for one in found:
             if one.size_bytes > MOST_FILE_BYTES:
@@ -182,6 +194,8 @@ def _tables(path: Path) -> Sequence[Path]:
         return [path]
     if not path.is_dir():
         raise NotFound(f"{path} is not a file or folder")
+    if is_delta(path):
+        raise delta_problem(str(path))
     found = sorted(one for one in path.iterdir() if one.is_file() and is_table(one.name))
     _check_count(len(found), str(path))
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -14,11 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from tests.support.delta_tables import appended, source_of
 from tests.support.external_world import BUREAU, T_S, TIME, Row, fraud_like, table, written
 
 from mlplatform.learning.features.external import table_import
 from mlplatform.learning.features.external.columns import ExternalColumns
-from mlplatform.learning.features.external.files import files_at
+from mlplatform.learning.features.external.delta_rows import DeltaRows
+from mlplatform.learning.features.external.files import PlainFiles
 from mlplatform.learning.features.external.table_import import (
     ImportReport,
     import_table,
@@ -41,7 +44,7 @@ def take(folder: Path, path: Path, *, dry_run: bool = False) -> ImportReport:
     columns = ExternalColumns.of(BUREAU, fraud_like(), bytes(32), NOW_MS)
     online = None if dry_run else FeastSqlite(folder / "online.db", "fraud", [BUREAU])
     parts = ExternalParts(folder / "external")
-    return import_table(columns, files_at(path), parts, online, lambda: NOW_MS)
+    return import_table(columns, source_of(path, parts), parts, online, lambda: NOW_MS)
 
 
 def state(folder: Path) -> dict[str, str]:
@@ -152,15 +155,27 @@ BAD: dict[str, tuple[Callable[[pa.Table], pa.Table], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_one_bad_row_is_told_and_nothing_is_taken_in(tmp_path: Path, case: str) -> None:
-    change, problem = BAD[case]
-    take(tmp_path, written(tmp_path / "good.parquet", table([(9, 0, 0, 1.0)])))
+IN_PARQUET_ALONE = ("a key without a sign", "whole numbers without a sign", "a column twice")
+"""What no Delta table has: deltalake gives the numbers a sign, and refuses the column."""
+KINDS: dict[str, tuple[str, Callable[[Path, pa.Table], Path]]] = {
+    "parquet": (".parquet", written),
+    "delta": ("", appended),
+}
+CASES = [
+    *(("parquet", case) for case in BAD),
+    *(("delta", case) for case in BAD if case not in IN_PARQUET_ALONE),
+]
+
+
+@pytest.mark.parametrize(("kind", "case"), CASES)
+def test_one_bad_row_is_told_and_nothing_is_taken_in(tmp_path: Path, kind: str, case: str) -> None:
+    (change, problem), (suffix, write) = BAD[case], KINDS[kind]
+    take(tmp_path, write(tmp_path / f"good{suffix}", table([(9, 0, 0, 1.0)])))
     before = state(tmp_path)
-    path = written(tmp_path / "bad.parquet", change(table(ROWS)))
+    path = write(tmp_path / f"bad{suffix}", change(table(ROWS)))
     with pytest.raises(InputInvalid, match=problem) as refused:
         take(tmp_path, path)
-    assert "bad.parquet" in str(refused.value)
+    assert f"bad{suffix}" in str(refused.value)
     assert state(tmp_path) == before
 
 
@@ -254,30 +269,30 @@ def test_a_missing_number_is_a_number_that_is_none(tmp_path: Path) -> None:
     assert pq.read_table(part).column("bureau_score").null_count == 2
 
 
-@pytest.mark.parametrize(
-    "place",
-    [
-        *("_relations", "_refuse_conflict", "_write_new", "_serve"),
-        *("ExternalParts.add", "ExternalParts.note", "FeastSqlite.write"),
-    ],
+PLACES = (
+    *("_relations", "_refuse_conflict", "_write_new", "_serve"),
+    *("ExternalParts.add", "ExternalParts.note", "FeastSqlite.write"),
 )
+KILLED = [*itertools.product(KINDS, PLACES), ("delta", "DeltaRows.note_read")]
+
+
+@pytest.mark.parametrize(("kind", "place"), KILLED)
 @pytest.mark.parametrize("is_after", [False, True], ids=["before", "after"])
 def test_killed_anywhere_a_rerun_ends_in_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, is_after: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, place: str, is_after: bool
 ) -> None:
     monkeypatch.setattr(table_import, "SERVED_ROWS", 2)
-    paths = [
-        written(tmp_path / "1.parquet", table(ROWS)),
-        written(tmp_path / "2.parquet", table([(1, 0, 12, 4.0), *ROWS, (5, 0, 0, 4.0)])),
-    ]
+    _, write = KINDS[kind]
+    path = write(tmp_path / "table.parquet", table(ROWS))
     for name in ("straight", "killed"):
         (tmp_path / name).mkdir()
-        take(tmp_path / name, paths[0])
-    take(tmp_path / "straight", paths[1])
+        take(tmp_path / name, path)
+    write(path, table([(1, 0, 12, 4.0), *ROWS, (5, 0, 0, 4.0)]))
+    take(tmp_path / "straight", path)
     owner: Any = table_import
     *classes, function = place.split(".")
     for name in classes:
-        owner = {"ExternalParts": ExternalParts, "FeastSqlite": FeastSqlite}[name]
+        owner = {c.__name__: c for c in (DeltaRows, ExternalParts, FeastSqlite)}[name]
     real = getattr(owner, function)
 
     def killed(*arguments: Any) -> Any:
@@ -288,8 +303,8 @@ def test_killed_anywhere_a_rerun_ends_in_the_same_bytes(
     with monkeypatch.context() as patch:
         patch.setattr(owner, function, killed)
         with pytest.raises(Killed):
-            take(tmp_path / "killed", paths[1])
-    take(tmp_path / "killed", paths[1])
+            take(tmp_path / "killed", path)
+    take(tmp_path / "killed", path)
     assert state(tmp_path / "killed") == state(tmp_path / "straight")
 
 
@@ -342,7 +357,7 @@ def test_a_part_that_a_kill_left_is_served_where_features_were_declared_since(
     ):
         patch.setattr(table_import, "_serve", killed)
         with pytest.raises(Killed):
-            import_table(columns, [path], parts, store, lambda: NOW_MS)
+            import_table(columns, PlainFiles(path), parts, store, lambda: NOW_MS)
     more = written(tmp_path / "2.parquet", table([(4, 0, 10, 1.0)]))
     assert take(tmp_path, more) == ImportReport(rows=1, new=1, entities=1, resumed=1)
 

@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.csv as csv
 import pytest
 from msgspec.structs import replace
+from tests.support.delta_tables import appended, source_of
 from tests.support.external_world import BUREAU, T_S, TIME, Row, fraud_like, table
 
 from mlplatform.learning.features.external.columns import ExternalColumns
+from mlplatform.learning.features.external.files import PlainFiles
 from mlplatform.learning.features.external.point_in_time_join import NEVER_MS, newest_ms
 from mlplatform.learning.features.external.table_import import ImportReport, import_table
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
@@ -25,25 +27,29 @@ from mlplatform.runtime.units import DAY_S
 
 KEY = bytes(32)
 NAMES = BUREAU.feature_names
+KINDS = ("csv", "delta")
 Values = dict[str, float | None]
 
 
 class World:
     """A view's parts and its online store; time is what the test says."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, kind: str = "csv") -> None:
+        self.folder, self.kind = folder, kind
         self.offline = OfflineTable(folder / "offline", fraud_like())
         self.online = FeastSqlite(folder / "online.db", "fraud", [BUREAU])
         self.now_s = 0
 
     def take(self, rows: list[Row]) -> ImportReport:
-        path = self.folder / "table.csv"
-        csv.write_csv(table(rows), path)
+        path = self.folder / f"table.{self.kind}"
+        if self.kind == "delta":
+            appended(path, table(rows))
+        else:
+            csv.write_csv(table(rows), path)
         now_ms = (T_S + self.now_s) * 1000
         columns = ExternalColumns.of(BUREAU, fraud_like(), KEY, now_ms)
         parts = self.offline.external("bureau")
-        return import_table(columns, [path], parts, self.online, lambda: now_ms)
+        return import_table(columns, source_of(path, parts), parts, self.online, lambda: now_ms)
 
     def stored_key(self, key: int) -> int:
         columns = ExternalColumns.of(BUREAU, fraud_like(), KEY, (T_S + 10**6) * 1000)
@@ -75,12 +81,13 @@ def values(score: float | None) -> Values:
 
 
 @pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("kind", KINDS)
 def test_training_joins_what_serving_read_in_any_order_of_arrival(
-    tmp_path: Path, seed: int
+    tmp_path: Path, kind: str, seed: int
 ) -> None:
     """Rows come late, in another order than their events, corrected, and more than once."""
     draw = random.Random(seed)
-    world, asked, read = World(tmp_path), [], []
+    world, asked, read = World(tmp_path, kind), [], []
     taken: dict[tuple[int, int, int], float] = {}
     for day in range(1, 16):
         world.now_s = day * DAY_S
@@ -101,8 +108,11 @@ def test_training_joins_what_serving_read_in_any_order_of_arrival(
     assert any(row["bureau_score"] is not None for row in read)
 
 
-def test_before_a_view_was_served_its_rows_count_from_when_they_were_known(tmp_path: Path) -> None:
-    world = World(tmp_path)
+@pytest.mark.parametrize("kind", KINDS)
+def test_before_a_view_was_served_its_rows_count_from_when_they_were_known(
+    tmp_path: Path, kind: str
+) -> None:
+    world = World(tmp_path, kind)
     world.now_s = 5 * DAY_S
     world.take([(1, 0, 100, 1.0), (1, 0, 2 * DAY_S, 2.0), (1, DAY_S, 3 * DAY_S, 3.0)])
     asked = [
@@ -117,8 +127,11 @@ def test_before_a_view_was_served_its_rows_count_from_when_they_were_known(tmp_p
     assert world.joined(asked) == [values(one) for one in expected]
 
 
-def test_a_row_that_came_later_than_it_was_known_is_read_by_nobody_before(tmp_path: Path) -> None:
-    world = World(tmp_path)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_that_came_later_than_it_was_known_is_read_by_nobody_before(
+    tmp_path: Path, kind: str
+) -> None:
+    world = World(tmp_path, kind)
     world.now_s = 2 * DAY_S
     world.take([(1, 0, 0, 1.0)])
     world.now_s = 4 * DAY_S
@@ -127,8 +140,9 @@ def test_a_row_that_came_later_than_it_was_known_is_read_by_nobody_before(tmp_pa
     assert world.joined(asked) == [values(one) for one in (2.0, 1.0, 1.0, 2.0)]
 
 
-def test_the_newest_row_of_a_view_is_known_for_every_moment(tmp_path: Path) -> None:
-    world = World(tmp_path)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_newest_row_of_a_view_is_known_for_every_moment(tmp_path: Path, kind: str) -> None:
+    world = World(tmp_path, kind)
     parts = world.offline.external("bureau")
     at = np.array([(T_S + s) * 1000 for s in (-1, 0, DAY_S, 3 * DAY_S)])
     assert newest_ms(parts, at).tolist() == [NEVER_MS] * 4
@@ -149,7 +163,7 @@ def test_a_column_may_have_a_word_of_sql_as_its_name(tmp_path: Path, name: str) 
     columns = ExternalColumns.of(view, fraud_like(), KEY, now_ms)
     offline = OfflineTable(tmp_path / "offline", fraud_like())
     with closing(FeastSqlite(tmp_path / "online.db", "fraud", [view])) as online:
-        import_table(columns, [path], offline.external("bureau"), online, lambda: now_ms)
+        import_table(columns, PlainFiles(path), offline.external("bureau"), online, lambda: now_ms)
     (key,) = columns.stored(rows.to_batches()[0], "", 0).column("customer_id").to_pylist()
     times = pa.array([(T_S + s) * 10**6 for s in (-1, 0, 2 * DAY_S)], TIME)
     events = pa.table({"event_time": times, "customer_id": [key] * 3})

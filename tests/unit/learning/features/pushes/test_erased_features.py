@@ -26,6 +26,7 @@ from tests.unit.learning.features.pushes.test_pushed_features import (
 from mlplatform.learning.features.external import compaction
 from mlplatform.learning.features.external.columns import ExternalColumns
 from mlplatform.learning.features.external.compaction import compact
+from mlplatform.learning.features.external.files import PlainFiles
 from mlplatform.learning.features.external.table_import import import_table, serve_missing
 from mlplatform.learning.features.external_parts import ExternalParts
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
@@ -316,7 +317,7 @@ def test_first_rows_of_an_import_at_work_are_found_by_their_keys(tmp_path: Path)
 
     importer = threading.Thread(
         target=import_table,
-        args=(columns, [source], parts_of(world), online, world.clock_ms, slow),
+        args=(columns, PlainFiles(source), parts_of(world), online, world.clock_ms, slow),
     )
     importer.start()
     assert importing.wait(9.0)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import pyarrow as pa
 
 from mlplatform.learning.features.csv_files import CsvFiles
 from mlplatform.learning.features.external.columns import ExternalColumns
+from mlplatform.learning.features.external_parts import ExternalParts
 from mlplatform.learning.features.input_files import CSV, PARQUET
 from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.runtime.errors import InputInvalid
@@ -31,12 +32,86 @@ class StoredRows(NamedTuple):
     first: int
 
 
-def files_at(path: Path) -> list[Path]:
+class TableSource(Protocol):
+    """Rows of a bank's table that are to be imported."""
+
+    @property
+    def name(self) -> str:
+        """What the table is called in messages."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Names of its files for messages, by their numbers in `StoredRows`."""
+        ...
+
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether it is no mistake if there is no row: those that are there were imported."""
+        ...
+
+    def unread(self, columns: ExternalColumns) -> list[str]:
+        """The table's columns that the view does not have."""
+        ...
+
+    def rows(self, columns: ExternalColumns) -> Iterator[StoredRows]:
+        """All rows of the files, in their order.
+
+        Raises:
+            InputInvalid: a file or a row is wrong; the message names the file, the first wrong row,
+                and what is wanted.
+        """
+        ...
+
+    def note_read(self, parts: ExternalParts) -> None:
+        """Note beside a view's parts that they have all rows, if later imports may then read
+        less."""
+        ...
+
+
+class PlainFiles:
     """A file, or the files of a folder sorted by name.
 
     Raises:
         InputInvalid: there is no file, or one of the files has another type.
     """
+
+    may_be_empty = False
+
+    def __init__(self, path: Path) -> None:
+        self._paths = _files_at(path)
+
+    @property
+    def name(self) -> str:
+        return str(self._paths[0])
+
+    @property
+    def names(self) -> Sequence[str]:
+        return [path.name for path in self._paths]
+
+    def unread(self, columns: ExternalColumns) -> list[str]:
+        """The columns of the first file that the view does not have."""
+        one = self._paths[:1]
+        if one[0].suffix == CSV:
+            with CsvFiles(one) as csv:
+                types = csv.types(0)
+        else:
+            with ParquetFiles(one) as parquet:
+                types = parquet.types(0)
+        return [name for name in types if name not in columns.kinds]
+
+    def rows(self, columns: ExternalColumns) -> Iterator[StoredRows]:
+        files = self._paths
+        for kind, read in ((PARQUET, _parquet), (CSV, _csv)):
+            of_kind = [number for number, file in enumerate(files) if file.suffix == kind]
+            if of_kind:
+                yield from read(columns, files, of_kind)
+
+    def note_read(self, parts: ExternalParts) -> None:
+        """Do nothing: a file may be written again, so imports read all files."""
+
+
+def _files_at(path: Path) -> list[Path]:
     if not path.is_dir():
         files = [path]
     else:  # engines write files like `_SUCCESS` beside theirs
@@ -51,31 +126,6 @@ def files_at(path: Path) -> list[Path]:
         if not file.exists():
             raise InputInvalid(str(file), None, "there is no such file")
     return files
-
-
-def unread_columns(columns: ExternalColumns, files: Sequence[Path]) -> list[str]:
-    """The columns of the first file that the view does not have."""
-    one = files[:1]
-    if one[0].suffix == CSV:
-        with CsvFiles(one) as csv:
-            types = csv.types(0)
-    else:
-        with ParquetFiles(one) as parquet:
-            types = parquet.types(0)
-    return [name for name in types if name not in columns.kinds]
-
-
-def stored_rows(columns: ExternalColumns, files: Sequence[Path]) -> Iterator[StoredRows]:
-    """All rows of the files, in their order.
-
-    Raises:
-        InputInvalid: a file or a row is wrong; the message names the file, the first wrong row, and
-            what is wanted.
-    """
-    for kind, read in ((PARQUET, _parquet), (CSV, _csv)):
-        of_kind = [number for number, file in enumerate(files) if file.suffix == kind]
-        if of_kind:
-            yield from read(columns, files, of_kind)
 
 
 def _parquet(

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mlplatform.learning.features.external.columns import ExternalColumns
-from mlplatform.learning.features.external.files import stored_rows
+from mlplatform.learning.features.external.files import TableSource
 from mlplatform.learning.features.external_parts import ExternalParts, PartNote
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP, OnlineWriter
 from mlplatform.model.features.views import FeatureView, ValueType, quote
@@ -33,7 +33,7 @@ class ImportReport(msgspec.Struct, frozen=True):
     """The result of an import.
 
     Args:
-        rows: number of rows in the files.
+        rows: number of rows that were read.
         new: how many of them the table did not have; 0 if nothing changed.
         entities: number of entities whose newest row in the online store comes from this import.
         resumed: number of earlier parts that this import served because the online store lacked
@@ -48,13 +48,13 @@ class ImportReport(msgspec.Struct, frozen=True):
 
 def import_table(
     columns: ExternalColumns,
-    files: Sequence[Path],
+    source: TableSource,
     parts: ExternalParts,
     online: OnlineWriter | None,
     clock_ms: Callable[[], int],
     progress: Callable[[str], None] = lambda text: None,
 ) -> ImportReport:
-    """Import the rows of some files that are not in the table yet, or none of them.
+    """Import the rows of a source that are not in the table yet, or none of them.
 
     Key, event time and availability time identify a row. A row that is there already with the same
     values changes nothing. With other values it is refused, because a correction is known later
@@ -72,20 +72,23 @@ def import_table(
     with parts.building() as building, database(building) as db:
         resumed = 0 if online is None else _serve_missing(db, view, parts, online, clock_ms)
         draft = building / "rows.parquet"
-        count = _collect(columns, files, draft, progress)
-        if not count:
-            raise InputInvalid(str(files[0]), None, "there is no row in it")
-        progress("comparing with the rows that are there")
-        _relations(db, columns, draft, parts.every())
-        _refuse_conflict(db, columns, files)
-        new = _write_new(db, columns, building / "part.parquet")
-        if not new or online is None:
-            return ImportReport(count, new, 0, resumed)
-        path = parts.add(building / "part.parquet")
-        progress("serving")
-        entities = _serve(db, view, path, online)
-        parts.note(path, clock_ms())
-        _renew_mark(view, parts, online)
+        count = _collect(columns, source, draft, progress)
+        new = entities = 0
+        if count:
+            progress("comparing with the rows that are there")
+            _relations(db, columns, draft, parts.every())
+            _refuse_conflict(db, columns, source.names)
+            new = _write_new(db, columns, building / "part.parquet")
+        elif not source.may_be_empty:
+            raise InputInvalid(source.name, None, "there is no row in it")
+        if online is not None and new:
+            path = parts.add(building / "part.parquet")
+            progress("serving")
+            entities = _serve(db, view, path, online)
+            parts.note(path, clock_ms())
+            _renew_mark(view, parts, online)
+        if online is not None:
+            source.note_read(parts)
         return ImportReport(count, new, entities, resumed)
 
 
@@ -124,13 +127,13 @@ def add_served(
 
 
 def _collect(
-    columns: ExternalColumns, files: Sequence[Path], draft: Path, progress: Callable[[str], None]
+    columns: ExternalColumns, source: TableSource, draft: Path, progress: Callable[[str], None]
 ) -> int:
     """Write all rows to one file, each with its place in the files. Returns their number."""
     schema = columns.schema.append(pa.field(FILE, pa.int32())).append(pa.field(ROW, pa.int64()))
     count = 0
     with pq.ParquetWriter(draft, schema, compression="zstd", compression_level=1) as writer:
-        for rows, file, first in stored_rows(columns, files):
+        for rows, file, first in source.rows(columns):
             places = pa.array(range(first, first + rows.num_rows), pa.int64())
             numbers = pa.array([file], pa.int32()).take(pa.array([0] * rows.num_rows, pa.int8()))
             arrays = [*rows.columns, numbers, places]
@@ -179,7 +182,7 @@ def _declared(view: FeatureView, rows: duckdb.DuckDBPyRelation) -> duckdb.DuckDB
 
 
 def _refuse_conflict(
-    db: duckdb.DuckDBPyConnection, columns: ExternalColumns, files: Sequence[Path]
+    db: duckdb.DuckDBPyConnection, columns: ExternalColumns, names: Sequence[str]
 ) -> None:
     """Raise for a row that differs from another of the same key and times, in the draft or in the
     table."""
@@ -193,15 +196,15 @@ def _refuse_conflict(
     ).fetchone()
     if found is not None:
         file, row, is_known = found
-        source = columns.view.external
-        assert source is not None
+        external = columns.view.external
+        assert external is not None
         where = "that is there already" if is_known else "above it"
         raise InputInvalid(
-            files[file].name,
+            names[file],
             row,
             f"it has other values than a row {where} of the same {columns.view.join_key},"
-            f" {source.event_time} and {source.available_time} (in whole seconds); a correction has"
-            f" a later {source.available_time}",
+            f" {external.event_time} and {external.available_time} (in whole seconds); a correction"
+            f" has a later {external.available_time}",
         )
 
 

@@ -1,0 +1,232 @@
+"""A version of a Delta table as the files that hold its rows, by the log of the table."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mlplatform.learning.features.input_files import DELTA_LOG
+from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.storage.objects import is_inside
+
+READER_FEATURES: Final = frozenset(
+    {
+        *("columnMapping", "deletionVectors", "timestampNtz", "typeWidening"),
+        *("typeWidening-preview", "v2Checkpoint", "vacuumProtocolCheck"),
+    }
+)
+"""Features of the Delta protocol, of those that a reader must know, that are read here."""
+MOST_TABLE_FILES: Final = 100_000
+"""Most files of a version: each takes about a kilobyte of memory."""
+_PHYSICAL: Final = "delta.columnMapping.physicalName"
+_MODE: Final = "delta.columnMapping.mode"
+_VECTOR: Final = re.compile(r"(?:.*/)?deletion_vector_[^/]*\.bin")
+_COMMIT: Final = re.compile(r"(\d{20})\.json")
+_CHECKPOINT: Final = re.compile(
+    r"(\d{20})\.checkpoint(?:\.(\d{10})\.(\d{10})|\..+)?\.(?:parquet|json)"
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeltaFile:
+    """A Parquet file of a table's version.
+
+    Args:
+        name: its path below the table's folder.
+        partition: column of the table → the value of all rows, which the file does not hold.
+        kept: for each row of the file whether the version has it; None if it has all. Rows beyond
+            its end are kept.
+    """
+
+    name: str
+    size_bytes: int
+    partition: Mapping[str, Any]
+    kept: NDArray[np.bool_] | None = None
+
+    @property
+    def identity(self) -> str:
+        """What tells these rows from all others of the table: a file never changes, but the rows
+        that are deleted from it do."""
+        if self.kept is None:
+            return self.name
+        return f"{self.name}#{hashlib.sha256(np.packbits(self.kept).tobytes()).hexdigest()[:16]}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeltaSnapshot:
+    """A version of a table.
+
+    Args:
+        table: the table's own id; another one at the same place is another table.
+        types: column → its type in Arrow's terms.
+        physical: column → its name in the files.
+        files: oldest first.
+    """
+
+    table: str
+    version: int
+    types: Mapping[str, str]
+    physical: Mapping[str, str]
+    files: tuple[DeltaFile, ...]
+
+
+def is_deletion_vector(name: str) -> bool:
+    """Whether a file of a table says which rows of others are deleted, by its name."""
+    return _VECTOR.fullmatch(name) is not None
+
+
+def snapshot(folder: Path, version: int | None, source: str) -> DeltaSnapshot:
+    """A version of the table in a folder; `deltalake` must be installed.
+
+    Args:
+        version: None for the newest.
+        source: the table's place, for messages.
+
+    Raises:
+        InputInvalid: the log is damaged or lacks a part, there is no such version, or the table
+            needs what is not read here; the message says what.
+    """
+    import deltalake  # only where there is a Delta table: it has a lock of its own
+    from deltalake.exceptions import DeltaError
+
+    try:
+        table = deltalake.DeltaTable(str(folder), version=version)
+        _refuse_unknown(table, source)
+        _refuse_cut(folder, table.version(), source)
+        return _snapshot(table, source)
+    except (DeltaError, OverflowError) as error:
+        which = "" if version is None else f" at version {version}"
+        first = (str(error).splitlines() or ["an error without words"])[0]
+        problem = (
+            f"its log ({DELTA_LOG}) is not readable{which}: {first[:300]}; restore the log, or"
+            " give a version that is there by --version"
+        )
+        raise InputInvalid(source, None, problem) from error
+
+
+def log_files(names: Iterable[str], version: int | None) -> list[str]:
+    """Of the files in a log those that are needed for a version: the newest whole checkpoint up to
+    it, with the files beside the log that such a checkpoint may name, and the commits after it.
+
+    Args:
+        names: paths below the folder of the log.
+        version: None for the newest.
+    """
+    commits, checkpoints = dict[int, str](), dict[int, list[str]]()
+    parts, beside = dict[int, int](), list[str]()
+    for name in names:
+        if found := _COMMIT.fullmatch(name):
+            commits[int(found[1])] = name
+        elif found := _CHECKPOINT.fullmatch(name):
+            checkpoints.setdefault(int(found[1]), []).append(name)
+            parts[int(found[1])] = int(found[3] or 1)
+        elif name.startswith("_sidecars/"):
+            beside.append(name)
+    last = max([*commits, *checkpoints], default=0) if version is None else version
+    whole = [n for n, files in checkpoints.items() if n <= last and len(files) >= parts[n]]
+    start = max(whole, default=-1)
+    after = [name for number, name in commits.items() if start <= number <= last]
+    return sorted([*checkpoints.get(start, []), *beside, *after])
+
+
+def _refuse_unknown(table: Any, source: str) -> None:
+    """Raise for what the library may know and this reader does not."""
+    needed: Collection[str] = table.protocol().reader_features or ()
+    if unknown := sorted(set(needed) - READER_FEATURES):
+        problem = (
+            f"it needs {', '.join(unknown)}, which is not read here; wanted: at most"
+            f" {', '.join(sorted(READER_FEATURES))}. Export it as Parquet, or copy it into a table"
+            " without that"
+        )
+        raise InputInvalid(source, None, problem)
+    mode = table.metadata().configuration.get(_MODE, "none")
+    if mode not in ("none", "name"):
+        problem = f"{_MODE} is {mode}; wanted: name or none. Copy it into a table of that mode"
+        raise InputInvalid(source, None, problem)
+
+
+def _refuse_cut(folder: Path, version: int, source: str) -> None:
+    """Raise for a commit of no bytes, which a full disk leaves: the library takes it as a commit
+    that changed nothing."""
+    for name in log_files((one.name for one in (folder / DELTA_LOG).iterdir()), version):
+        path = folder / DELTA_LOG / name
+        if not path.stat().st_size:
+            problem = f"{DELTA_LOG}/{name} is empty: its commit is lost; restore it from a backup"
+            raise InputInvalid(source, None, problem)
+
+
+def _snapshot(table: Any, source: str) -> DeltaSnapshot:
+    actions: Any = pa.table(table.get_add_actions(flatten=False))
+    if actions.num_rows > MOST_TABLE_FILES:
+        problem = (
+            f"{actions.num_rows} files in version {table.version()}; the limit is"
+            f" {MOST_TABLE_FILES}: merge them by OPTIMIZE"
+        )
+        raise InputInvalid(source, None, problem)
+    actions = actions.sort_by([("modification_time", "ascending"), ("path", "ascending")])
+    names = [_name(path, source) for path in actions.column("path").to_pylist()]
+    values = _partitions(actions, table.metadata().partition_columns)
+    kept = _kept(table, names)
+    schema = pa.schema(table.schema().to_arrow())
+    return DeltaSnapshot(
+        table=str(table.metadata().id),
+        version=table.version(),
+        types={field.name: str(field.type) for field in schema},
+        physical={f.name: f.metadata.get(_PHYSICAL, f.name) for f in table.schema().fields},
+        files=tuple(
+            DeltaFile(name, size, partition, kept.get(name))
+            for name, size, partition in zip(
+                names, actions.column("size_bytes").to_pylist(), values, strict=True
+            )
+        ),
+    )
+
+
+def _name(path: str, source: str) -> str:
+    """A file's path below the table's folder, from a log, which holds it as an encoded URI."""
+    name = unquote(path)
+    if urlsplit(path).scheme or not is_inside(name):
+        problem = (
+            f"its file {name[:200]} lies outside of its folder, as those of a shallow clone do;"
+            " make a deep clone of it, or import the table that has the file"
+        )
+        raise InputInvalid(source, None, problem)
+    return name
+
+
+def _partitions(actions: Any, columns: Collection[str]) -> list[Mapping[str, Any]]:
+    """For each file its values of the partition columns, as Arrow's scalars."""
+    if not columns:
+        return [{}] * actions.num_rows
+    struct = actions.column("partition").combine_chunks()
+    found = {name: struct.field(name) for name in columns}
+    return [{name: found[name][row] for name in columns} for row in range(actions.num_rows)]
+
+
+def _kept(table: Any, names: Collection[str]) -> dict[str, NDArray[np.bool_]]:
+    """File → which of its rows are not deleted, for those files from which rows are."""
+    if "deletionVectors" not in (table.protocol().reader_features or ()):
+        return {}
+    kept, there = dict[str, NDArray[np.bool_]](), frozenset(names)
+    vectors: Any = pa.RecordBatchReader.from_stream(table.deletion_vectors())
+    for batch in vectors:
+        for uri, mask in zip(*batch.columns, strict=True):
+            path = unquote(urlsplit(uri.as_py()).path)
+            name = next(end for end in _ends(path) if end in there)
+            kept[name] = mask.values.to_numpy(zero_copy_only=False)
+    return kept
+
+
+def _ends(path: str) -> list[str]:
+    """The ends of a path that begin at one of its folders, the longest first."""
+    parts = path.split("/")
+    return ["/".join(parts[place:]) for place in range(len(parts))]

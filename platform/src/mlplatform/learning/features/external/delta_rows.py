@@ -1,0 +1,205 @@
+"""Rows of a Delta table's version that no import has read yet, as batches of checked rows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from mlplatform.learning.features.external.columns import ExternalColumns
+from mlplatform.learning.features.external.delta_log import DeltaFile, DeltaSnapshot
+from mlplatform.learning.features.external.files import StoredRows
+from mlplatform.learning.features.external_parts import ExternalParts
+from mlplatform.learning.features.parquet_files import ParquetFiles
+from mlplatform.runtime.errors import Corrupt, InputInvalid
+from mlplatform.runtime.storage.files import write_atomically
+
+OPEN_FILES: Final = 200
+"""Files that are open at a time."""
+
+
+class ReadVersion(msgspec.Struct, frozen=True):
+    """The last version of a Delta table whose rows are all in a view's table.
+
+    Args:
+        place: path or URI of the Delta table.
+        table: the table's own id.
+        files: identities of the version's files.
+        last_part: name of the view's newest part then. A view without it, or a later one, has lost
+            rows.
+    """
+
+    place: str
+    table: str
+    version: int
+    files: tuple[str, ...]
+    last_part: str
+
+
+def read_version(parts: ExternalParts, place: str) -> ReadVersion | None:
+    """What was noted of the Delta table at a place; None if nothing was, or if rows were lost
+    since.
+
+    Raises:
+        Corrupt: the note is damaged.
+    """
+    path = _note(parts, place)
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=ReadVersion)
+    except FileNotFoundError:
+        return None
+    except msgspec.DecodeError as error:
+        problem = f"{path}: {error}; remove it, and the next import reads all of the table"
+        raise Corrupt(problem) from error
+    newest = max((part.stem for part in parts.files()), default="")
+    return found if newest >= found.last_part else None
+
+
+def _note(parts: ExternalParts, place: str) -> Path:
+    """A name without a dot: backups leave the file out, and a home that is put back from one reads
+    all of the table once."""
+    return parts.folder / f"delta-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
+
+
+class DeltaRows:
+    """Rows of those files of a version that were not read before.
+
+    Args:
+        folder: a folder with these files.
+        place: path or URI of the table, for messages.
+        before: the version that was read last; None to read all files.
+    """
+
+    def __init__(
+        self, snapshot: DeltaSnapshot, folder: Path, place: str, before: ReadVersion | None
+    ) -> None:
+        known: Collection[str] = ()
+        if before is not None and before.table == snapshot.table:
+            known = frozenset(before.files)
+        self.snapshot, self.place = snapshot, place
+        self.files = tuple(file for file in snapshot.files if file.identity not in known)
+        self._folder = folder
+
+    @property
+    def name(self) -> str:
+        return f"{self.place} at version {self.snapshot.version}"
+
+    @property
+    def names(self) -> Sequence[str]:
+        table = self.place.rsplit("/", 1)[-1]
+        return [f"{table}/{file.name}" for file in self.files]
+
+    @property
+    def may_be_empty(self) -> bool:
+        return len(self.files) < len(self.snapshot.files)
+
+    def unread(self, columns: ExternalColumns) -> list[str]:
+        return [name for name in self.snapshot.types if name not in columns.kinds]
+
+    def rows(self, columns: ExternalColumns) -> Iterator[StoredRows]:
+        """
+        Raises:
+            InputInvalid: the table, a file or a row is wrong; the message names it, and what is
+                wanted.
+        """
+        columns.found(self.snapshot.types, self.name)
+        key = columns.view.join_key
+        if columns.field.pseudonymous and any(key in file.partition for file in self.files):
+            problem = f"it is partitioned by {key}, so that names of its files hold keys"
+            raise InputInvalid(self.name, None, problem + "; copy it into a table that is not")
+        for file in self.files:
+            self._check(file)
+        for start in range(0, len(self.files), OPEN_FILES):
+            group = range(start, min(start + OPEN_FILES, len(self.files)))
+            paths = [self._folder / self.files[number].name for number in group]
+            with ParquetFiles(paths) as parquet:
+                for place, number in enumerate(group):
+                    yield from self._file(columns, parquet, place, number)
+
+    def note_read(self, parts: ExternalParts) -> None:
+        newest = max((part.stem for part in parts.files()), default="")
+        files = tuple(file.identity for file in self.snapshot.files)
+        found = self.snapshot
+        noted = ReadVersion(self.place, found.table, found.version, files, newest)
+        write_atomically(_note(parts, self.place), msgspec.json.encode(noted))
+
+    def _check(self, file: DeltaFile) -> None:
+        path = self._folder / file.name
+        size = path.stat().st_size if path.is_file() else None
+        if size is None:
+            problem = (
+                f"its file {file.name} is gone: VACUUM or somebody removed it; import a newer"
+                " version, or put the file back"
+            )
+            raise InputInvalid(self.name, None, problem)
+        if size != file.size_bytes:
+            problem = f"its file {file.name} has {size} bytes; its log says {file.size_bytes}"
+            raise InputInvalid(self.name, None, problem)
+
+    def _file(
+        self, columns: ExternalColumns, parquet: ParquetFiles, place: int, number: int
+    ) -> Iterator[StoredRows]:
+        file, name, first = self.files[number], self.names[number], 0
+        types, there = self._layout(columns, file, parquet.types(place))
+        if not there:
+            raise InputInvalid(name, None, "it has none of the view's columns")
+        wanted = columns.found(types, name)
+        row = 0
+        for batch in parquet.batches(place, {there[one]: wanted[one] for one in there}):
+            whole = _completed(batch, wanted, there, file.partition)
+            held = whole if file.kept is None else whole.filter(_mask(file, row, batch.num_rows))
+            row += batch.num_rows
+            if held.num_rows:
+                yield StoredRows(columns.stored(held, name, first), number, first)
+            first += held.num_rows
+
+    def _layout(
+        self, columns: ExternalColumns, file: DeltaFile, found: Mapping[str, str]
+    ) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        """Column → its type in the file, or in the table where the file lacks it; and column → its
+        name in the file, of those that the file has. The case of letters is not told apart, as in
+        Delta's own schemas."""
+        alike = {name.lower(): name for name in found} | {name: name for name in found}
+        there, types = dict[str, str](), dict[str, str]()
+        for name in columns.kinds:
+            types[name] = self.snapshot.types[name]
+            physical = self.snapshot.physical[name]
+            held = alike.get(physical, alike.get(physical.lower()))
+            if held is not None and name not in file.partition:
+                there[name], types[name] = held, found[held]
+        return types, there
+
+
+def _mask(file: DeltaFile, first: int, count: int) -> pa.Array[Any]:
+    """Which of a file's rows from one on are kept."""
+    assert file.kept is not None
+    known = file.kept[first : first + count]
+    mask: pa.Array[Any] = pa.array(np.concatenate([known, np.ones(count - len(known), np.bool_)]))
+    return mask
+
+
+def _completed(
+    batch: pa.RecordBatch,
+    wanted: Mapping[str, pa.DataType],
+    there: Mapping[str, str],
+    partition: Mapping[str, Any],
+) -> pa.RecordBatch:
+    """All columns of the view: those of the file, the partition's values, and null for those that
+    the table was given after the file."""
+
+    def values(name: str, kind: Any) -> pa.Array[Any]:
+        if name in there:
+            return batch.column(there[name])
+        made: Any = pa.nulls(batch.num_rows, kind)
+        if name in partition:
+            made = pa.repeat(partition[name], batch.num_rows).cast(kind)
+        found: pa.Array[Any] = made
+        return found
+
+    arrays = [values(name, kind) for name, kind in wanted.items()]
+    return pa.RecordBatch.from_arrays(arrays, names=list(wanted))

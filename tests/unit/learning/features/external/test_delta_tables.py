@@ -1,0 +1,407 @@
+"""Delta tables: a version's rows and no others are imported, or the import is refused."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import deltalake
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from msgspec.structs import replace
+from tests.support.delta_tables import (
+    appended,
+    commit_file,
+    needs,
+    renamed,
+    rewrite,
+    source_of,
+    with_deleted,
+)
+from tests.support.external_world import BUREAU, T_S, Row, fraud_like, table, written
+
+from mlplatform.learning.features.external import delta_log, delta_rows
+from mlplatform.learning.features.external.columns import ExternalColumns
+from mlplatform.learning.features.external.delta_log import log_files
+from mlplatform.learning.features.external.delta_rows import DeltaRows, read_version
+from mlplatform.learning.features.external.table_import import ImportReport, import_table
+from mlplatform.learning.features.external_parts import ExternalParts
+from mlplatform.learning.features.feast_sqlite import FeastSqlite
+from mlplatform.model.features.views import FeatureView
+from mlplatform.runtime.errors import Corrupt, InputInvalid
+from mlplatform.runtime.units import DAY_S
+
+NOW_MS = (T_S + 30 * DAY_S) * 1000
+FIRST: list[Row] = [(1, 0, 10, 1.0), (2, 5, 5, 9.0), (3, DAY_S, DAY_S, None)]
+MORE: list[Row] = [(1, 0, 11, 2.0), (4, 0, 0, 3.0)]
+
+
+class World:
+    """A Delta table, and a view that it is imported into."""
+
+    def __init__(self, folder: Path, view: FeatureView = BUREAU, **field: Any) -> None:
+        self.folder, self.table, self.view = folder, folder / "bureau", view
+        self.parts = ExternalParts(folder / "external")
+        definition = fraud_like()
+        columns = ExternalColumns.of(view, definition, bytes(32), NOW_MS)
+        plain = replace(columns.field, pseudonymous=False, **field)
+        self.columns = ExternalColumns(view, plain, bytes(32), NOW_MS)
+
+    def source(self, version: int | None = None) -> DeltaRows:
+        found = source_of(self.table, self.parts, version)
+        assert isinstance(found, DeltaRows)
+        return found
+
+    def take(self, version: int | None = None) -> ImportReport:
+        with closing(FeastSqlite(self.folder / "online.db", "fraud", [self.view])) as online:
+            source = self.source(version)
+            return import_table(self.columns, source, self.parts, online, lambda: NOW_MS)
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """Key, event time and availability (s after T), and features of all imported rows."""
+        paths = self.parts.every()
+        found = pa.concat_tables(map(pq.read_table, paths)).to_pylist() if paths else []
+        names = ("event_timestamp", "created")
+        told = [
+            (
+                row["customer_id"],
+                *(int(row[n].replace(tzinfo=None).timestamp()) - T_S for n in names),
+                *(row[feature] for feature in self.view.feature_names),
+            )
+            for row in found
+        ]
+        return sorted(told, key=repr)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def expected(rows: list[Row]) -> list[tuple[Any, ...]]:
+    made = [(*r[:3], r[3], None if r[3] is None else int(r[3])) for r in rows]
+    told = [(*row, None if row[3] is None else row[3] > 5) for row in made]
+    return sorted(told, key=repr)
+
+
+def files_of(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.parquet"))
+
+
+def test_an_import_reads_only_files_that_none_read_before(world: World) -> None:
+    appended(world.table, table(FIRST))
+    assert world.take() == ImportReport(rows=3, new=3, entities=3, resumed=0)
+    appended(world.table, table(MORE))
+    source = world.source()
+    assert (source.snapshot.version, len(source.snapshot.files), len(source.files)) == (1, 2, 1)
+    assert world.take() == ImportReport(rows=2, new=2, entities=2, resumed=0)
+    assert world.take() == ImportReport(rows=0, new=0, entities=0, resumed=0)
+    assert world.rows() == expected(FIRST + MORE)
+
+
+def test_a_version_is_read_as_it_was_and_then_the_newest(world: World) -> None:
+    for rows in (FIRST, MORE, [(7, 0, 0, 1.0)]):
+        appended(world.table, table(rows))
+    assert world.take(version=1).rows == 5
+    noted = read_version(world.parts, str(world.table))
+    assert noted is not None
+    assert (noted.version, len(noted.files)) == (1, 2)
+    assert world.rows() == expected(FIRST + MORE)
+    assert world.take(version=0).rows == 0
+    assert world.take() == ImportReport(rows=3, new=3 - 2, entities=1, resumed=0)
+
+
+def test_rows_that_were_deleted_or_overwritten_before_are_not_read(world: World) -> None:
+    appended(world.table, table([(8, 0, 0, 1.0)]))
+    appended(world.table, table(FIRST), mode="overwrite")
+    deltalake.DeltaTable(str(world.table)).delete("customer_id = 2")
+    assert world.take().rows == 2
+    assert world.rows() == expected([FIRST[0], FIRST[2]])
+
+
+def test_rows_that_are_deleted_or_compacted_later_change_nothing(world: World) -> None:
+    appended(world.table, table(FIRST))
+    appended(world.table, table(MORE))
+    world.take()
+    found = deltalake.DeltaTable(str(world.table))
+    found.delete("customer_id = 2")
+    found.optimize.compact()
+    found.vacuum(0, dry_run=False, enforce_retention_duration=False)
+    assert len(files_of(world.table)) == 1
+    assert world.take() == ImportReport(rows=4, new=0, entities=0, resumed=0)
+    assert world.rows() == expected(FIRST + MORE)
+
+
+def test_a_row_that_was_changed_without_a_later_availability_is_refused(world: World) -> None:
+    appended(world.table, table(FIRST))
+    world.take()
+    deltalake.DeltaTable(str(world.table)).update(
+        {"bureau_score": "7.0"}, predicate="customer_id = 1"
+    )
+    with pytest.raises(InputInvalid, match=r"bureau/part-.*other values than a row that is there"):
+        world.take()
+    assert world.rows() == expected(FIRST)
+
+
+def test_a_table_that_was_made_anew_is_read_whole(world: World) -> None:
+    appended(world.table, table(FIRST))
+    world.take()
+    shutil.rmtree(world.table)
+    appended(world.table, table(FIRST + MORE))
+    assert world.take() == ImportReport(rows=5, new=2, entities=2, resumed=0)
+
+
+def test_a_view_that_lost_its_parts_is_given_all_rows_again(world: World) -> None:
+    appended(world.table, table(FIRST))
+    world.take()
+    for part in world.parts.files():
+        part.unlink()
+    assert world.take().new == 3
+    (note,) = world.parts.folder.glob("delta-*")
+    assert "." not in note.name  # or a backup would hold it, with parts of another moment
+    note.write_text("{")
+    with pytest.raises(Corrupt, match="remove it, and the next import reads all of the table"):
+        world.take()
+
+
+@pytest.mark.parametrize("by", [("bureau_score", "is_listed"), ("as_of",), ("day",)])
+def test_partition_columns_are_columns(world: World, by: tuple[str, ...]) -> None:
+    day = pa.array(["of a / day", "%2F", None])
+    appended(world.table, table(FIRST).append_column("day", day), by=by)
+    assert world.source().unread(world.columns) == ["day"]
+    assert world.take().rows == 3
+    assert world.rows() == expected(FIRST)
+
+
+def test_names_of_files_that_hold_pseudonymous_keys_are_in_no_message(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.columns = ExternalColumns.of(BUREAU, fraud_like(), bytes(32), NOW_MS)
+    appended(world.table, table(FIRST), by=("customer_id",))
+    with pytest.raises(InputInvalid, match="it is partitioned by customer_id") as refused:
+        world.take()
+    assert "customer_id=" not in str(refused.value)
+
+
+def test_a_column_that_the_table_was_given_later_is_null_in_older_files(world: World) -> None:
+    appended(world.table, table(FIRST).drop_columns("is_listed"))
+    with pytest.raises(InputInvalid, match=r"at version 0.*there is no column is_listed"):
+        world.take()
+    appended(world.table, table(MORE), schema_mode="merge")
+    world.take()
+    without = [(*row[:5], None) for row in expected(FIRST)]
+    assert world.rows() == sorted([*without, *expected(MORE)], key=repr)
+
+
+def test_a_feature_that_the_view_was_given_later_is_read_from_later_files(tmp_path: Path) -> None:
+    world = World(tmp_path, replace(BUREAU, fields=BUREAU.fields[:1]))
+    appended(world.table, table(FIRST))
+    world.take()
+    world = World(tmp_path)
+    (tmp_path / "online.db").unlink()
+    appended(world.table, table(MORE))
+    assert world.take() == ImportReport(rows=2, new=2, entities=2, resumed=1)
+
+
+def test_columns_that_were_renamed_are_found_by_their_names_in_the_files(world: World) -> None:
+    appended(world.table, table(FIRST).rename_columns({"as_of": "col-7"}), by=("is_listed",))
+    rewrite(world.table, 0, renamed({"col-7": "as_of"}))
+    world.take()
+    assert world.rows() == expected(FIRST)
+
+
+def test_rows_that_a_vector_deletes_are_not_read_and_are_once_it_is_gone(world: World) -> None:
+    appended(world.table, table(FIRST), configuration={"delta.enableDeletionVectors": "true"})
+    rewrite(world.table, 0, needs("deletionVectors"))
+    whole = commit_file(world.table, 0).read_text()
+    rewrite(world.table, 0, with_deleted([0, 2]))
+    assert world.take().rows == 1
+    assert world.rows() == expected(FIRST[1:2])
+    assert world.take().rows == 0
+    commit_file(world.table, 0).write_text(whole)
+    assert world.take() == ImportReport(rows=3, new=2, entities=2, resumed=0)
+    assert world.rows() == expected(FIRST)
+
+
+def test_a_vector_deletes_rows_beyond_the_first_batch(world: World) -> None:
+    count = 70_000
+    appended(world.table, table([(key, 0, 0, 1.0) for key in range(count)]))
+    rewrite(world.table, 0, needs("deletionVectors"))
+    rewrite(world.table, 0, with_deleted([3, 65_535]))
+    assert world.take().rows == count - 2
+    assert not {3, 65_535} & {row[0] for row in world.rows()}
+
+
+def test_a_table_of_more_files_than_are_opened_at_a_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delta_rows, "OPEN_FILES", 2)
+    for key in range(5):
+        appended(world.table, table([(key, 0, 0, 1.0)]))
+    assert world.take().rows == 5
+    monkeypatch.setattr(delta_log, "MOST_TABLE_FILES", 4)
+    with pytest.raises(InputInvalid, match=r"5 files in version 4; the limit is 4.*OPTIMIZE"):
+        world.take()
+
+
+def test_a_version_stays_as_it_was_while_writers_go_on(world: World) -> None:
+    appended(world.table, table(FIRST))
+    source = world.source()
+    appended(world.table, table(MORE))
+    deltalake.DeltaTable(str(world.table)).delete(predicate="customer_id = 1")
+    found = [row for batch in source.rows(world.columns) for row in batch.rows.to_pylist()]
+    assert sorted(row["customer_id"] for row in found) == [1, 2, 3]
+
+
+def test_a_checkpoint_stands_for_the_commits_before_it(world: World) -> None:
+    for rows in (FIRST, MORE):
+        appended(world.table, table(rows))
+    deltalake.DeltaTable(str(world.table)).create_checkpoint()
+    appended(world.table, table([(7, 0, 0, 1.0)]))
+    for version in (0, 1):
+        commit_file(world.table, version).unlink()
+    assert world.take().rows == 6
+    with pytest.raises(InputInvalid, match="not readable at version 0"):
+        world.take(version=0)
+
+
+def gone(folder: Path) -> None:
+    files_of(folder)[0].unlink()
+
+
+def cut_file(folder: Path) -> None:
+    file = files_of(folder)[0]
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def other_file(folder: Path) -> None:
+    file = files_of(folder)[0]
+    file.write_bytes(bytes(file.stat().st_size))
+
+
+def cut_commit(folder: Path) -> None:
+    file = commit_file(folder, 1)
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def cut_checkpoint(folder: Path) -> None:
+    deltalake.DeltaTable(str(folder)).create_checkpoint()
+    (file,) = (folder / "_delta_log").glob("*.checkpoint.parquet")
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def outside(path: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        def moved(action: dict[str, Any]) -> None:
+            if "add" in action:
+                action["add"]["path"] = path
+
+        rewrite(folder, 0, moved)
+
+    return change
+
+
+def needed(*features: str) -> Callable[[Path], None]:
+    return lambda folder: rewrite(folder, 0, needs(*features))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a file is gone": (gone, "part-.* is gone: VACUUM"),
+    "a file is cut": (cut_file, r"part-.* has \d+ bytes; its log says"),
+    "a file is another": (other_file, "no readable Parquet"),
+    "a commit is cut": (cut_commit, "its log .* is not readable"),
+    "a commit is empty": (lambda f: commit_file(f, 1).write_bytes(b"") and None, "is empty"),
+    "a commit is gone": (lambda f: commit_file(f, 1).unlink(), "not readable.*gap"),
+    "the first commit is gone": (lambda f: commit_file(f, 0).unlink(), "is not readable"),
+    "a checkpoint is cut": (cut_checkpoint, "is not readable"),
+    "a file of another folder": (outside("../other/part-0.parquet"), "outside of its folder"),
+    "a file of a clone": (outside("file:///other/part-0.parquet"), "a shallow clone"),
+    "a feature that the library lacks": (needed("strange"), "not readable.*'strange'"),
+    "a feature that is not read here": (needed("variantType"), "it needs variantType"),
+    "columns by their ids": (
+        lambda folder: rewrite(folder, 0, renamed({}, mode="id")),
+        "columnMapping.mode is id; wanted: name or none",
+    ),
+    "a column of another type": (
+        lambda folder: appended(
+            folder, table(FIRST, known_at=pa.array(["soon"] * 3)),
+            mode="overwrite", schema_mode="overwrite",
+        ) and None,
+        "bureau at version 3, column known_at is string|column known_at is string",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_what_is_damaged_or_not_read_here_is_named_and_nothing_is_taken_in(
+    world: World, case: str
+) -> None:
+    damage, problem = DAMAGES[case]
+    for rows in (FIRST, MORE, [(7, 0, 0, 1.0)]):
+        appended(world.table, table(rows))
+    damage(world.table)
+    with pytest.raises(InputInvalid, match=problem) as refused:
+        world.take()
+    assert re.search("bureau|part-", str(refused.value))
+    assert len(str(refused.value)) < 1_000
+    assert world.rows() == []
+    assert not list(world.parts.folder.glob("delta-*"))
+
+
+def test_a_version_that_is_not_there_and_an_empty_table_are_refused(world: World) -> None:
+    appended(world.table, table([]))
+    with pytest.raises(InputInvalid, match=r"at version 0.*there is no row in it"):
+        world.take()
+    with pytest.raises(InputInvalid, match=r"not readable at version 9.*--version"):
+        world.take(version=9)
+
+
+def test_a_file_of_another_case_of_letters_is_the_tables_column(world: World) -> None:
+    """Spark tells no case of letters apart, and writes a file as a query spells its columns."""
+    appended(world.table, table(FIRST))
+    (file,) = files_of(world.table)
+    written(file, table(FIRST).rename_columns({"bureau_score": "Bureau_Score"}))
+
+    def sized(action: dict[str, Any]) -> None:
+        if "add" in action:
+            action["add"]["size"] = file.stat().st_size
+
+    rewrite(world.table, 0, sized)
+    world.take()
+    assert world.rows() == expected(FIRST)
+
+
+N = "{:020d}.json".format
+C = "{:020d}.checkpoint.parquet".format
+
+
+@pytest.mark.parametrize(
+    ("names", "version", "wanted"),
+    [
+        ([N(0), N(1), N(2)], None, [N(0), N(1), N(2)]),
+        ([N(0), N(1), N(2)], 1, [N(0), N(1)]),
+        ([N(0), N(1), C(1), N(2), "_last_checkpoint"], None, [C(1), N(1), N(2)]),
+        ([N(0), N(1), C(1), N(2)], 0, [N(0)]),
+        ([C(1), C(3), N(3), N(4), N(5)], 4, [C(3), N(3), N(4)]),
+        (
+            [N(2), *(f"{2:020d}.checkpoint.{n:010d}.{2:010d}.parquet" for n in (1, 2)), N(3)],
+            None,
+            [*(f"{2:020d}.checkpoint.{n:010d}.{2:010d}.parquet" for n in (1, 2)), N(2), N(3)],
+        ),
+        ([C(1), N(2), f"{2:020d}.checkpoint.{1:010d}.{2:010d}.parquet"], None, [C(1), N(2)]),
+        (
+            [N(1), f"{1:020d}.checkpoint.80a083e8.json", "_sidecars/3.parquet", N(2)],
+            None,
+            [f"{1:020d}.checkpoint.80a083e8.json", N(1), N(2), "_sidecars/3.parquet"],
+        ),
+        ([], None, []),
+    ],
+)
+def test_a_versions_log_is_its_last_checkpoint_and_the_commits_after_it(
+    names: list[str], version: int | None, wanted: list[str]
+) -> None:
+    assert log_files(names, version) == sorted(wanted)
