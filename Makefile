@@ -6,7 +6,7 @@ RUN := PYTHONPATH=platform/src:tests:. $(BIN)/python -m
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: docs wheels images sbom help setup up down status demo check generate verify lock observability-tools clean fuzz train-xgboost train-lightgbm train-catboost train-torch train-search feast terraform-apply terraform-state
+.PHONY: docs wheels images sbom help setup up down status demo check generate verify lock observability-tools clean fuzz train-xgboost train-lightgbm train-catboost train-torch train-search feast delta terraform-apply terraform-state
 .PHONY: test-docs test-tutorial test-images test test-servers test-observability test-page test-cluster test-other-cluster test-mlserver test-train test-torch test-terraform load-test test-load
 .PHONY: demo-cluster cluster-build cluster-up cluster-down cluster-state
 .PHONY: drill-kill drill-restore drill-async drill-idempotency drill-scoring drill-client drill-disk drill-large drill-soak drill-attack
@@ -51,6 +51,12 @@ train-search: .venv/.train-search ## Optuna beside what is installed, for models
 	@touch $@
 
 feast: .venv/.feast ## Feast beside what is installed, for who writes a features.py
+
+.venv/.delta: requirements/delta.txt .venv/.flows
+	@$(PIP) --require-hashes -r $<
+	@touch $@
+
+delta: .venv/.delta ## deltalake beside what is installed, for who imports Delta tables
 
 up: setup ## start the platform and stay up (Ctrl-C stops it)
 	@$(BIN)/mlplatform up

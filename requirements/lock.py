@@ -1,7 +1,8 @@
 """Remake the hashed locks: dev first, then its subsets under the same pins; none names a host.
 
 What tests start as servers has a lock of its own: nothing of it is imported. The lock of a library
-that models are fitted with, and Feast's, holds what comes beside flows, and nothing that flows has.
+that models are fitted with, and those of Feast and Delta tables, hold what comes beside flows, and
+nothing that flows has.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ COMPILE = [
 
 
 TRAIN = ("train-xgboost", "train-lightgbm", "train-catboost", "train-torch", "train-search")
-BESIDE_FLOWS = (*TRAIN, "feast")
+BESIDE_FLOWS = (*TRAIN, "feast", "delta")
 ROLES = (
     *("dev", "flows", "serve", "servers", "cluster", "terraform", "browser", "docs"),
     *BESIDE_FLOWS,

@@ -1,24 +1,29 @@
-"""Tables of features in PostgreSQL and S3 are imported as the same rows in a file are."""
+"""Tables of features in PostgreSQL, S3 and Delta are imported as the same rows in a file are."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import deltalake
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.support.delta_tables import appended
 from tests.support.external_world import NAME, T_S, model_with_table, table, written
 from tests.support.team_folder import command, team_folder
 from typer.testing import CliRunner
 
 from mlplatform import commands
+from mlplatform.model.folders import load_definition
 from mlplatform.operations import wiring
 from mlplatform.operations.tables import imported_tables, postgres_table
 from mlplatform.operations.tables.locations import input_of
-from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.operations.tables.sources import opened
+from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
 from mlplatform.runtime.units import DAY_S
 
 pytestmark = pytest.mark.slow
@@ -168,3 +173,89 @@ def test_what_is_wrong_in_a_bucket_is_named_and_nothing_is_left(
     secret = s3.environment["AWS_SECRET_ACCESS_KEY"]
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
     assert secret not in refused(uri)
+
+
+def put_folder(client: Any, folder: Path, bucket: str, prefix: str) -> None:
+    """Upload what a folder has, and remove the objects that it has no longer."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.*")}
+    files = {name: path for name, path in files.items() if path.is_file()}
+    for name, path in files.items():
+        client.upload_file(str(path), bucket, f"{prefix}/{name}")
+    listed = client.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/").get("Contents", ())
+    for key in {one["Key"] for one in listed} - {f"{prefix}/{name}" for name in files}:
+        client.delete_object(Bucket=bucket, Key=key)
+
+
+@pytest.fixture(params=["folder", pytest.param("bucket", marks=pytest.mark.s3)])
+def delta(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """A function that writes a commit of a Delta table, and gives the place where the table is."""
+    if request.param == "folder":
+        return lambda rows, **options: str(appended(tmp_path / "bureau", rows, **options))
+    bucket, client = request.getfixturevalue("bucket"), request.getfixturevalue("s3").client()
+
+    def write(rows: pa.Table, **options: Any) -> str:
+        put_folder(client, appended(tmp_path / "bureau", rows, **options), bucket, "bank/bureau")
+        return f"s3://{bucket}/bank/bureau"
+
+    return write
+
+
+def imported(place: str, *words: str) -> tuple[Any, ...]:
+    """Version, its files and those that were read; rows, and how many were new."""
+    done = json.loads(command("features", "import", NAME, "bureau", place, "--json", *words))
+    return tuple(done[name] for name in ("version", "files", "files read", "rows", "new"))
+
+
+def test_a_delta_table_gives_what_a_file_gives_and_then_only_what_is_new(
+    home: Path, delta: Any, tmp_path: Path
+) -> None:
+    whole = rows()
+    place = delta(whole.slice(0, 900).append_column("day", pa.array(["a /%"] * 900)), by=["day"])
+    assert imported(place, "--dry-run") == (0, 1, 1, 900, 900)
+    assert imported(place) == (0, 1, 1, 900, 900)
+    delta(whole.slice(900).append_column("day", pa.array(["b"] * (COUNT - 900))))
+    deltalake.DeltaTable(str(tmp_path / "bureau")).create_checkpoint()
+    delta(whole.slice(0, 0).append_column("day", pa.array([], pa.string())))
+    assert imported(place, "--version", "0") == (0, 1, 0, 0, 0)
+    assert imported(place) == (2, 2, 1, COUNT - 900, COUNT - 900)
+    assert imported(place) == (2, 2, 0, 0, 0)
+    assert stored().column("bureau_score").to_pylist() == whole["bureau_score"].to_pylist()
+    path = written(home / "bureau.parquet", whole)
+    again = json.loads(command("features", "import", NAME, "bureau", str(path), "--json"))
+    assert again["new"] == 0
+    assert "version" not in again
+    staging = wiring.settings().home.staging
+    assert not staging.exists() or list(staging.iterdir()) == []
+
+
+def test_what_is_wrong_with_a_delta_table_is_named_and_nothing_is_left(
+    home: Path, delta: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = delta(rows())
+    delta(table([(1, DAY_S, 0, 1.0)]))
+    assert "row 0: as_of is after known_at" in refused(place)
+    assert "not readable at version 7" in refused(place, "--version", "7")
+    file = next((tmp_path / "bureau").glob("*.parquet"))
+    file.unlink()
+    delta(rows())
+    assert f"its file {file.name} is gone: VACUUM" in refused(place)
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.util, "find_spec", lambda name: None)
+        assert "deltalake" in refused(place)
+        assert "`make delta` (requirements/delta.txt)" in refused(place)
+
+
+def test_a_version_is_asked_of_delta_tables_alone(home: Path) -> None:
+    path = written(home / "bureau.parquet", rows())
+    assert "it has no _delta_log" in refused(str(path), "--version", "1")
+
+
+def test_where_files_are_read_a_delta_table_is_refused(home: Path, delta: Any) -> None:
+    """Some of its files hold rows that it has no longer."""
+    place = delta(rows())
+    batch = opened(input_of(place), load_definition(NAME), {}, home / "staging")
+    with pytest.raises(InputInvalid, match="Delta table's log"), batch:
+        raise AssertionError("a batch has begun")
+    if "://" not in place:
+        done = CliRunner().invoke(commands.app, ("history", "import", NAME, place))
+        assert "Delta table's log" in f"{done.output} {done.exception}"
