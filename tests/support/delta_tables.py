@@ -40,13 +40,16 @@ def commit_file(folder: Path, version: int) -> Path:
     return folder / DELTA_LOG / f"{version:020d}.json"
 
 
+def actions_of(folder: Path, version: int) -> list[Action]:
+    return [json.loads(line) for line in commit_file(folder, version).read_text().splitlines()]
+
+
 def rewrite(folder: Path, version: int, change: Callable[[Action], None]) -> None:
     """Change the actions of a commit in the table's log."""
-    file = commit_file(folder, version)
-    actions = [json.loads(line) for line in file.read_text().splitlines()]
+    actions = actions_of(folder, version)
     for action in actions:
         change(action)
-    file.write_text("\n".join(map(json.dumps, actions)))
+    commit_file(folder, version).write_text("\n".join(map(json.dumps, actions)))
 
 
 def needs(*features: str) -> Callable[[Action], None]:

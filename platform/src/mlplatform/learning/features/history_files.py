@@ -16,7 +16,6 @@ from mlplatform.learning.features.columns import (
     FileCheck,
     match_columns,
 )
-from mlplatform.learning.features.input_files import delta_problem, is_delta
 from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.learning.features.rows import history_schema, is_missing, refuse
 from mlplatform.model.definition import ModelDefinition
@@ -80,8 +79,6 @@ def examine_history(
         InputInvalid: the file or a column is wrong, and the message names it; or for the reason
             given in `columns_of`.
     """
-    if is_delta(path):
-        raise delta_problem(str(path))
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise InputInvalid(str(path), None, "there is no Parquet file")

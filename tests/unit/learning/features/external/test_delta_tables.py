@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -11,10 +12,12 @@ from typing import Any
 
 import deltalake
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from msgspec.structs import replace
 from tests.support.delta_tables import (
+    actions_of,
     appended,
     commit_file,
     needs,
@@ -32,6 +35,7 @@ from mlplatform.learning.features.external.delta_rows import DeltaRows, read_ver
 from mlplatform.learning.features.external.table_import import ImportReport, import_table
 from mlplatform.learning.features.external_parts import ExternalParts
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
+from mlplatform.learning.features.input_files import DELTA_LOG
 from mlplatform.model.features.views import FeatureView
 from mlplatform.runtime.errors import Corrupt, InputInvalid
 from mlplatform.runtime.units import DAY_S
@@ -269,6 +273,50 @@ def test_a_checkpoint_stands_for_the_commits_before_it(world: World) -> None:
         world.take(version=0)
 
 
+@pytest.mark.parametrize("has_sidecar", [False, True])
+def test_a_checkpoint_of_the_second_kind_is_read(world: World, has_sidecar: bool) -> None:
+    for rows in (FIRST, MORE):
+        appended(world.table, table(rows))
+    rewrite(world.table, 0, needs("v2Checkpoint"))
+    log = world.table / DELTA_LOG
+    lines = [line for version in (0, 1) for line in actions_of(world.table, version)]
+    kept = [line for line in lines if {"protocol", "metaData", "add"} & set(line)]
+    if has_sidecar:
+        deltalake.DeltaTable(str(world.table)).create_checkpoint()
+        (classic,) = log.glob("*.checkpoint.parquet")
+        (log / "_sidecars").mkdir()
+        adds = pq.read_table(classic, columns=["add"])
+        pq.write_table(adds.filter(pc.is_valid(adds["add"])), log / "_sidecars" / "s.parquet")
+        size = (log / "_sidecars" / "s.parquet").stat().st_size
+        sidecar = {"path": "s.parquet", "sizeInBytes": size, "modificationTime": 1}
+        kept = [*(line for line in kept if "add" not in line), {"sidecar": sidecar}]
+        classic.unlink()
+        (log / "_last_checkpoint").unlink()
+    checkpoint = log / f"{1:020d}.checkpoint.80a083e8-7026-4e79-81be-64bd76c43a11.json"
+    told = [{"checkpointMetadata": {"version": 1}}, *kept]
+    checkpoint.write_text("\n".join(map(json.dumps, told)))
+    for version in (0, 1):
+        commit_file(world.table, version).unlink()
+    assert world.take().rows == 5
+    assert world.rows() == expected(FIRST + MORE)
+
+
+def test_a_column_whose_type_was_widened_is_read_from_old_files(world: World) -> None:
+    small = table(FIRST)["open_loans"].cast(pa.int16())
+    appended(world.table, table(FIRST, open_loans=small))
+    rewrite(world.table, 0, needs("typeWidening"))
+
+    def widened(action: dict[str, Any]) -> None:
+        if "metaData" in action:
+            text = action["metaData"]["schemaString"]
+            action["metaData"]["schemaString"] = text.replace('"short"', '"long"')
+
+    rewrite(world.table, 0, widened)
+    assert world.source().snapshot.types["open_loans"] == "int64"
+    world.take()
+    assert world.rows() == expected(FIRST)
+
+
 def gone(folder: Path) -> None:
     files_of(folder)[0].unlink()
 
@@ -290,7 +338,7 @@ def cut_commit(folder: Path) -> None:
 
 def cut_checkpoint(folder: Path) -> None:
     deltalake.DeltaTable(str(folder)).create_checkpoint()
-    (file,) = (folder / "_delta_log").glob("*.checkpoint.parquet")
+    (file,) = (folder / DELTA_LOG).glob("*.checkpoint.parquet")
     file.write_bytes(file.read_bytes()[:-20])
 
 
