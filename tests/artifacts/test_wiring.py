@@ -63,7 +63,10 @@ MADE_ELSEWHERE: Final[Mapping[str, tuple[set[str], str]]] = {
         {"PrefectGate", "WarmRunner"},
         "what the wiring of the processes `flows` and `prefect` has in common",
     ),
-    "operations/tables/imported_tables.py": ({"BucketFiles"}, "a bucket that a person names"),
+    "operations/tables/imported_tables.py": (
+        {"BucketFiles", "Objects"},
+        "a bucket that a person names",
+    ),
     "operations/tables/outputs.py": ({"Objects"}, "a bucket that a person names"),
 }
 """Module → what it makes, and why not the wiring of its process."""

@@ -242,7 +242,7 @@ def test_what_is_wrong_with_a_delta_table_is_named_and_nothing_is_left(
     with monkeypatch.context() as patch:
         patch.setattr(importlib.util, "find_spec", lambda name: None)
         assert "deltalake" in refused(place)
-        assert "`make delta` (requirements/delta.txt)" in refused(place)
+        assert "(requirements/delta.txt)" in refused(place)
 
 
 def test_a_version_is_asked_of_delta_tables_alone(home: Path) -> None:

@@ -21,7 +21,7 @@ from mlplatform.learning.features.external.files import TableSource
 from mlplatform.learning.features.pushes.gaps import StreamGap
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features as job
-from mlplatform.operations.tables.imported_tables import Asked, table_source
+from mlplatform.operations.tables.imported_tables import TableRequest, table_source
 from mlplatform.operations.tables.locations import input_of
 from mlplatform.runtime.times import second_text
 
@@ -73,7 +73,7 @@ def import_table(
     leaves_nothing = dry_run and "://" not in source
     platform = wiring.Platform(wiring.settings()) if leaves_nothing else wiring.platform()
     columns = job.external_columns(platform, model, view)
-    asked = Asked(
+    request = TableRequest(
         source=input_of(source, "PATH"),
         version=version,
         columns=columns,
@@ -82,7 +82,7 @@ def import_table(
     )
     with (
         ERR.status("reading and checking") as status,
-        table_source(asked, status.update) as table,
+        table_source(request, status.update) as table,
     ):
         unread = table.unread(columns)
         done = job.import_external(
@@ -102,7 +102,7 @@ def import_table(
 
 
 def _read(table: TableSource) -> dict[str, int]:
-    """Of a Delta table its version, and how many of its files were read."""
+    """The version of a Delta table, and how many of its files were read; nothing of other tables."""
     if not isinstance(table, DeltaRows):
         return {}
     found = table.snapshot

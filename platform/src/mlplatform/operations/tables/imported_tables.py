@@ -33,7 +33,7 @@ need too."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class TableRequest:
     """What is to be imported.
 
     Args:
@@ -51,7 +51,7 @@ class Asked:
 
 
 @contextmanager
-def table_source(asked: Asked, progress: Callable[[str], None]) -> Iterator[TableSource]:
+def table_source(request: TableRequest, progress: Callable[[str], None]) -> Iterator[TableSource]:
     """A view's table with local files, for the duration of the block.
 
     Raises:
@@ -63,15 +63,15 @@ def table_source(asked: Asked, progress: Callable[[str], None]) -> Iterator[Tabl
         Refused: an object was changed meanwhile.
         Unavailable: the server does not answer.
     """
-    source, columns = asked.source, asked.columns
+    source, columns = request.source, request.columns
     has_log = _is_delta(source)
-    if asked.version is not None and not has_log:
+    if request.version is not None and not has_log:
         wanted = f"no version: {_text(source)} is not a Delta table, it has no {DELTA_LOG}"
-        raise ConfigInvalid("--version", str(asked.version), wanted)
+        raise ConfigInvalid("--version", str(request.version), wanted)
     if isinstance(source, Path):
-        yield _delta(source, asked, source) if has_log else PlainFiles(source)
+        yield _delta(source, request, source) if has_log else PlainFiles(source)
         return
-    folder = asked.staging / f"features-{uuid.uuid4().hex}"
+    folder = request.staging / f"features-{uuid.uuid4().hex}"
     folder.mkdir(mode=0o700, parents=True)
     try:
         match source:
@@ -81,7 +81,7 @@ def table_source(asked: Asked, progress: Callable[[str], None]) -> Iterator[Tabl
                 export_columns(source, lambda kinds: _chosen(columns, kinds, source.name), path)
                 yield PlainFiles(path)
             case Bucket() if has_log:
-                yield _copied_delta(source, asked, folder, progress)
+                yield _copied_delta(source, request, folder, progress)
             case Bucket():
                 yield PlainFiles(_copy(source, folder, progress))
             case _:
@@ -114,18 +114,18 @@ def _text(source: Input) -> str:
             assert_never(source)
 
 
-def _delta(source: Path | Bucket, asked: Asked, folder: Path) -> DeltaRows:
+def _delta(source: Path | Bucket, request: TableRequest, folder: Path) -> DeltaRows:
     """The table with its log in a folder."""
     with import_problems("a Delta table: import"):
         if importlib.util.find_spec("deltalake") is None:
             raise ModuleNotFoundError(name="deltalake")
     place = _text(source)
-    found = delta_log.snapshot(folder, asked.version, place)
-    return DeltaRows(found, folder, place, read_version(asked.parts, place))
+    found = delta_log.snapshot(folder, request.version, place)
+    return DeltaRows(found, folder, place, read_version(request.parts, place))
 
 
 def _copied_delta(
-    bucket: Bucket, asked: Asked, folder: Path, progress: Callable[[str], None]
+    bucket: Bucket, request: TableRequest, folder: Path, progress: Callable[[str], None]
 ) -> DeltaRows:
     """The table with copies of its log, as far as the version needs it, and of the files that were
     not read before. Writers never change an object of a Delta table."""
@@ -133,11 +133,11 @@ def _copied_delta(
     listed = {one.name: one for one in objects.list_objects()}
     start = f"{DELTA_LOG}/"
     log = (name.removeprefix(start) for name in listed if name.startswith(start))
-    needed = [start + name for name in delta_log.log_files(log, asked.version)]
+    needed = [start + name for name in delta_log.log_files(log, request.version)]
     deleted = [name for name in listed if delta_log.is_deletion_vector(name)]
     progress("copying the log")
     _download(objects, [listed[name] for name in (*needed, *deleted)], folder, bucket)
-    table = _delta(bucket, asked, folder)
+    table = _delta(bucket, request, folder)
     names = [file.name for file in table.files]
     progress(f"copying {len(names)} files")
     _download(objects, [listed[name] for name in names if name in listed], folder, bucket)

@@ -114,8 +114,8 @@ def snapshot(folder: Path, version: int | None, source: str) -> DeltaSnapshot:
 
 
 def log_files(names: Iterable[str], version: int | None) -> list[str]:
-    """Of the files in a log those that are needed for a version: the newest whole checkpoint up to
-    it, with the files beside the log that such a checkpoint may name, and the commits after it.
+    """The files of a log that a version needs: the newest whole checkpoint up to it, with the files
+    beside the log that such a checkpoint may name, and the commits after it.
 
     Args:
         names: paths below the folder of the log.
@@ -204,7 +204,7 @@ def _name(path: str, source: str) -> str:
 
 
 def _partitions(actions: Any, columns: Collection[str]) -> list[Mapping[str, Any]]:
-    """For each file its values of the partition columns, as Arrow's scalars."""
+    """The values of the partition columns of each file, as Arrow's scalars."""
     if not columns:
         return [{}] * actions.num_rows
     struct = actions.column("partition").combine_chunks()
