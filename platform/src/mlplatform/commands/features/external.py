@@ -102,7 +102,7 @@ def import_table(
 
 
 def _read(table: TableSource) -> dict[str, int]:
-    """The version of a Delta table, and how many of its files were read; nothing of other tables."""
+    """The version of a Delta table, and how many of its files were read; empty for others."""
     if not isinstance(table, DeltaRows):
         return {}
     found = table.snapshot

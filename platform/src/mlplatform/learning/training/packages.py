@@ -25,9 +25,14 @@ _LIBRARY: Final = re.compile(r"([\w.+-]+): cannot open shared object file")
 
 
 @contextmanager
-def import_problems(key: str = OF_TRAINING) -> Iterator[None]:
-    """Translates import errors of a folder's Python, or of what a key of model.yaml asks for,
-    within the block.
+def import_problems(
+    key: str = OF_TRAINING, document: str = "docs/adding-a-model.md"
+) -> Iterator[None]:
+    """Translates import errors of a folder's Python, or of what a key of model.yaml or a command
+    asks for, within the block.
+
+    Args:
+        document: where it says what packages there are.
 
     Raises:
         ConfigInvalid: an import failed; the message names the missing package, or the system
@@ -39,15 +44,10 @@ def import_problems(key: str = OF_TRAINING) -> Iterator[None]:
         package = (error.name or str(error)).split(".")[0]
         lock = LOCKS.get(package)
         remedy = f"`make {lock}` (requirements/{lock}.txt)" if lock else "give it a lock of its own"
-        raise _missing_package(
-            key, package, f"a package that is installed here: {remedy}"
-        ) from error
+        wanted = f"a package that is installed here: {remedy}"
+        raise ConfigInvalid(key, package, f"{wanted} ({document})") from error
     except OSError as error:
         if (missing := _LIBRARY.match(str(error))) is None:
             raise
         wanted = "a library of this system: for libgomp.so.1 Debian's package libgomp1"
-        raise _missing_package(key, missing[1], wanted) from error
-
-
-def _missing_package(key: str, name: str, wanted: str) -> ConfigInvalid:
-    return ConfigInvalid(key, name, f"{wanted} (docs/adding-a-model.md)")
+        raise ConfigInvalid(key, missing[1], f"{wanted} ({document})") from error

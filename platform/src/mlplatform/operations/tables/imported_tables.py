@@ -116,7 +116,7 @@ def _text(source: Input) -> str:
 
 def _delta(source: Path | Bucket, request: TableRequest, folder: Path) -> DeltaRows:
     """The table with its log in a folder."""
-    with import_problems("a Delta table: import"):
+    with import_problems("a Delta table: import", "docs/features.md"):
         if importlib.util.find_spec("deltalake") is None:
             raise ModuleNotFoundError(name="deltalake")
     place = _text(source)
