@@ -133,12 +133,8 @@ class AlertBand(_Part, frozen=True):
 
 
 class DataWindow(_Part, frozen=True, omit_defaults=True):
-    """The requests behind the bundle: fitted on [from, holdout_from), held out up to `to`.
-
-    Args:
-        rows: number of requests that were read.
-        units_share: share (0-1) of the units of assignment whose requests were read.
-    """
+    """The requests behind the bundle: fitted on [from, holdout_from), held out up to `to`; of a
+    share (0-1) of the units of assignment."""
 
     from_ms: int
     holdout_from_ms: int

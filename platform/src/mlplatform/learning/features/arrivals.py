@@ -53,7 +53,7 @@ def arrivals_of(decisions: pa.Table) -> pa.Table:
         Corrupt: a payload is not what was logged.
     """
     found = decisions.filter(pc.is_valid(decisions.column("payload")))
-    told = [found.column(name) for name in ("decision_id", "writer", "seq", "recorded_ms")]
+    columns = [found.column(name) for name in ("decision_id", "writer", "seq", "recorded_ms")]
     named = np.flatnonzero(pc.match_substring(found.column("payload"), _MARK).to_numpy())
     positions: list[list[tuple[str, int]] | None] = [None] * len(found)
     marked = found.select(["decision_id", "payload"]).take(named)
@@ -63,7 +63,7 @@ def arrivals_of(decisions: pa.Table) -> pa.Table:
         except NOT_JSON as error:
             raise Corrupt(f"decision {one['decision_id']}: payload: {error}") from error
         positions[row] = None if position is None else list(position.items())
-    return pa.table([*told, pa.array(positions, _COLUMNS[-1][1])], schema=ARRIVALS)
+    return pa.table([*columns, pa.array(positions, _COLUMNS[-1][1])], schema=ARRIVALS)
 
 
 def with_positions(arrivals: pa.Table) -> pa.Table:

@@ -157,8 +157,8 @@ def matured_since(
     if fitted_until_ms <= changed_ms:
         return MaturedRequests(0, 0, counted)
     found = offline.label_counts(changed_ms, fitted_until_ms, now_ms)
-    told = found.positives if task == "binary" else found.labelled
-    return MaturedRequests(found.requests, told, counted)
+    useful = found.positives if task == "binary" else found.labelled
+    return MaturedRequests(found.requests, useful, counted)
 
 
 def _labels_decide(
