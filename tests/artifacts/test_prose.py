@@ -31,6 +31,23 @@ HABITS: Final = re.compile(
 )
 """Clauses over which readers stumbled: `report`, `no longer`, `too` and a subject in front do
 better."""
+VERB: Final = "(?:is|are|was|were|lies?|stands?|comes?|goes?|belongs?|hangs?|follows?|remains?)"
+INVERSION: Final = re.compile(
+    rf"(?:(?:Below|Above|Beside|Outside|Behind|Beneath|Inside|Among)(?: [^\s,.]+){{0,4}} {VERB}\b"
+    rf"|(?:In|On|At|To|With|From|By|Under) (?:it|them|this|these|that|each|all)(?: too)? {VERB}\b"
+    rf"|(?:Alike|Also|Different|Gone|Kept|Least|Left|Missing|Most|New|Not|Same|Such) {VERB}\b"
+    r"|(?:Only (?:then|there|here|so|after|when)|Never|Not (?:only|until))\b[^,;]* do(?:es)?\b"
+    r"|Of(?: [^\s:]+){5}\s)"
+)
+"""A sentence that begins with where something lies, what it is or what it is taken from, with its
+subject after that: "Below are the processes". A cell such as "Of a trace: its spans" says for which
+thing a word has this meaning."""
+LATE_SUBJECT: Final = re.compile(
+    r"[;:] of (?:[^\s.;:,]+,? ){1,8}?(?:the (?:first|last|next|newest|oldest)|only|none)\b"
+)
+"""The same after a semicolon or a colon."""
+LEAD: Final = re.compile(r"(?:[-*]|\d+\.) +|\*\*[^*]*\*\*:? *")
+"""What stands before the first word of a sentence: the sign of an item, a term in bold."""
 
 
 def documents() -> list[Path]:
@@ -89,6 +106,18 @@ def long_sentences(text: str) -> list[tuple[int, int]]:
     ]
 
 
+def inversions(text: str) -> list[tuple[int, str]]:
+    """Line of the paragraph, and first words, of what a reader must read to its end to know what it
+    is about."""
+    found = []
+    for number, paragraph in paragraphs(text):
+        plain = CODE.sub("code", paragraph)
+        starts = (INVERSION.match(LEAD.sub("", one)) for one in SENTENCE_END.split(plain))
+        hits = [*(one for one in starts if one), *LATE_SUBJECT.finditer(plain)]
+        found += [(number, one[0]) for one in hits]
+    return found
+
+
 def stumbles(text: str) -> list[tuple[int, str]]:
     """Words of each number without its zero or with a space in it, with its line, and of each
     clause that misleads, with the first line of its paragraph."""
@@ -115,6 +144,13 @@ def test_documents_wrap() -> None:
 def test_numbers_and_clauses_read_at_a_glance() -> None:
     living = [p for p in documents() if p.parent.name != "decisions" and p.name != "CHANGELOG.md"]
     found = {p.relative_to(ROOT).as_posix(): stumbles(p.read_text()) for p in living}
+    assert {name: hits for name, hits in found.items() if hits} == {}
+
+
+def test_a_sentence_begins_with_what_it_is_about() -> None:
+    living = [p for p in documents() if p.parent.name != "decisions"]
+    found = {p.relative_to(ROOT).as_posix(): inversions(p.read_text()) for p in living}
+    assert len(found) > 60
     assert {name: hits for name, hits in found.items() if hits} == {}
 
 
@@ -164,6 +200,27 @@ def test_a_long_sentence_is_found(text: str, expected: list[tuple[int, int]]) ->
 )
 def test_what_is_looked_for_is_found(text: str, expected: list[str]) -> None:
     assert [words for _, words in stumbles(text)] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Rows stay. Below are\nthe processes.", ["Below are"]),
+        ("- Outside of the home these are tables.", ["Outside of the home these are"]),
+        ("**Cost.** Behind it stands a number.", ["Behind it stands"]),
+        ("In it are rows. With it the rows are whole.", ["In it are"]),
+        ("Such are the limits. Such limits are few.", ["Such are"]),
+        ("Not until the day ends does it count.", ["Not until the day ends does"]),
+        ("Of several labels of a decision the last counts.", ["Of several labels of a decision "]),
+        ("| Of a trace: its spans are stored. |", []),
+        ("rows stay; of two with one name the first counts", ["; of two with one name the first"]),
+        ("a push of rows; of a batch, a day; below 1 it is in the unit", []),
+        ("Beside the log, a file takes what waits. Outside, nothing changes.", []),
+        ("The processes come below. There are two.", []),
+    ],
+)
+def test_a_sentence_with_its_subject_at_the_end_is_found(text: str, expected: list[str]) -> None:
+    assert [words for _, words in inversions(text)] == expected
 
 
 def test_a_wide_line_is_found_but_for_tables_code_and_links() -> None:

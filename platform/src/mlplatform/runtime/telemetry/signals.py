@@ -165,7 +165,7 @@ FEATURES_MISSING: Final = Metric(
 )  # fmt: skip
 FEATURES_STALE_SHARE: Final = Metric(
     "mlplatform_gateway_features_stale_share", "gauge", "share",
-    "Of the last minute's decisions, those that stale or unavailable features were missing for.",
+    "Decisions of the last minute for which features were stale or unavailable.",
     (MODEL,),
 )  # fmt: skip
 VIEW_AGE: Final = Metric(
@@ -468,7 +468,7 @@ LABELS_KNOWN: Final = _state(
 )
 LABELS_LATE: Final = _state(
     "labels_late_share", "share",
-    "Of the positive labels of those days, those that came after the maturity that the model "
+    "Positive labels of those days that came after the maturity that the model "
     "declares.", MODEL,
 )  # fmt: skip
 LABEL_NEWEST: Final = _state(
