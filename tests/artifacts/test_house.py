@@ -541,12 +541,14 @@ def test_what_is_taken_from_outside_is_found(text: str, expected: set[str]) -> N
 NO_SUBJECT: Final = re.compile(
     r"(?:About|Above|After|Among|As|At(?! (?:most|least))|Before|Below|Beside|Between|By|For|From"
     r"|In|Of|On|Over|Per|Through|To|Under|Until|With|Within|Without|Those|That|Not"
-    r"|All of|Again|Also|Both|Each|It|Its|Only|So|Some|Still|The same|Then|These|They|This) "
+    r"|All of|Again|Also|Both|Each|It|Its|Only|So|Some|Still|The same|Then|These|They|This"
+    r"|What|Which|Who|Whom|Whose) "
 )
 
 
 def test_a_docstring_begins_with_its_subject_or_its_verb() -> None:
-    """PEP 257: a phrase that is whole; "By writer, the last record" is read from its end."""
+    """PEP 257: a phrase that is whole; "By writer, the last record" is read from its end, and "What
+    labels say of both" as a question."""
     strange = {
         f"{name}: {said.partition(chr(10))[0]}"
         for name, text in modules().items()

@@ -1,4 +1,4 @@
-"""Who answers whom, and whether that is good enough: rollouts, drift, and the services of versions.
+"""Rollouts, drift and the services of versions: who answers whom, and whether it is good enough.
 
 Packages from the ground up: `journal` and `kubernetes`; `serving`; `verdicts`; `cache` and
 `whatif`; `drift` and `passes`; `events`. Imports `learning`, `decisions`, `model` and `runtime`.

@@ -1,4 +1,4 @@
-"""What can go wrong, one class for each thing that a caller can do something about.
+"""Errors of the platform: one class for each thing that a caller can do something about.
 
 PlatformError
 ├── ConfigInvalid        a setting or a model folder says something that can't be

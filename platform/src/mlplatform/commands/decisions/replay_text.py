@@ -198,7 +198,7 @@ def _alerts(found: WhatIf) -> dict[str, str]:
 
 
 def _prediction(found: PredictedDisagreement | None, words: _Words) -> dict[str, str]:
-    """What the gate on disagreement is to see, and what it allows."""
+    """The disagreement that the gate is predicted to see, and the limit beside it."""
     if found is None:
         return {}
     counts = f"{found.count:,} of {found.trials:,} {words.predicted} ({percent(found.share)})"

@@ -377,7 +377,7 @@ def _branches(node: ast.IfExp, scope: Scope) -> tuple[ast.expr, ...]:
 
 
 def _quoted(text: str) -> str:
-    """What `repr` gives for the value that a text stands for: only texts have quotes."""
+    """A text as `repr` shows the value that it stands for: only texts have quotes."""
     return text if _BARE.fullmatch(text) else repr(text)
 
 

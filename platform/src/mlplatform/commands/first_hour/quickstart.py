@@ -231,7 +231,7 @@ def _await(ready: Callable[[], bool], up: subprocess.Popen[bytes], home: Home) -
 
 
 def _run(*arguments: str, limit_s: float = STEP_LIMIT_S) -> str:
-    """What a command printed.
+    """Runs a command, and returns its output.
 
     Raises:
         Unavailable: the command failed; the error has its output.

@@ -174,7 +174,7 @@ class Preview:
 
 
 def preview(log: SqliteDecisionLog, folder: Path, request: ErasureRequest) -> Preview:
-    """What `erase` would find; nothing is written.
+    """Counts of what `erase` would find; nothing is written.
 
     Raises:
         InputInvalid, Corrupt: for the same reasons as in `erase`.

@@ -1,4 +1,4 @@
-"""Which label of a decision counts: the last to arrive, for every reader."""
+"""The label of a decision that counts: the last to arrive, for every reader."""
 
 from __future__ import annotations
 

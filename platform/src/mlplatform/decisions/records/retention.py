@@ -91,7 +91,7 @@ class RetentionRule(NamedTuple):
 
     @property
     def summary(self) -> str:
-        """What became of a payload that it covers."""
+        """A sentence on what became of a payload that this record covers."""
         return (
             f"went by retention on {day_text(self.recorded_ms)}, after the"
             f" {self.retention.payload_days} days for which {self.model} keeps payloads"

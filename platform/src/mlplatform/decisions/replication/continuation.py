@@ -1,4 +1,4 @@
-"""Which replicated records continue what this log has of their writer."""
+"""The choice of replicated records that continue what this log has of their writer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `gates.py` of a model's folder is given, and what becomes of its answers.
+"""The gates of a model's own `gates.py`: their arguments, and what becomes of their answers.
 
 ```python
 def cost(rows: HeldOut) -> Measure: ...

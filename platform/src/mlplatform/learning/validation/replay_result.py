@@ -1,4 +1,4 @@
-"""What a bundle says of rows, and which of them another bundle decides otherwise."""
+"""Scores and decisions of a bundle for rows, and the rows that another bundle decides otherwise."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mlplatform.model.policies.decision_scale import DecisionScale
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReplayResult:
-    """What a bundle says of rows: its scores, or probabilities by class, and its decisions, by
-    their places among `scale.names`."""
+    """A bundle's scores of rows, or probabilities by class, and its decisions, by their places
+    among `scale.names`."""
 
     scale: DecisionScale
     scores: NDArray[np.float64]
@@ -21,13 +21,13 @@ class ReplayResult:
 
     @property
     def alerts(self) -> NDArray[np.bool_]:
-        """Which rows get an alert."""
+        """Marks the rows that get an alert."""
         found: NDArray[np.bool_] = self.scale.alerting(self.decisions)
         return found
 
     def changed(self, other: ReplayResult) -> NDArray[np.bool_] | None:
-        """Which rows the other decides differently; of numbers, those that lie further apart than
-        the tolerance. None where the other gives no numbers in this unit."""
+        """Marks the rows that the other decides differently; for numbers, those that lie further
+        apart than the tolerance. None where the other gives no numbers in this unit."""
         if (number := self.scale.number) is None:
             there: NDArray[np.bool_] = self.decisions != self.scale.places_of(
                 other.scale, other.decisions

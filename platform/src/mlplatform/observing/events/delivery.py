@@ -120,7 +120,7 @@ class Delivery:
         return 0.0 if batch.steps else self._ports.poll_s
 
     async def _follow(self, tried: Outcome, step: StreamFact, event: CloudEvent) -> float | None:
-        """What follows from an attempt; None: the next event."""
+        """Seconds to wait after an attempt; None: the next event."""
         name = self._receiver.name
         match tried:
             case DeliverySuccess():

@@ -6,5 +6,5 @@ from mlplatform.observing.events.sender import HttpSender, Sender
 
 
 def sender() -> Sender:
-    """What sends an event to its receiver."""
+    """The adapter that sends an event to its receiver."""
     return HttpSender()

@@ -1,1 +1,1 @@
-"""What another version would have decided of the last days: requests of the log, decided again."""
+"""Requests of the last days in the log, decided again by another version."""

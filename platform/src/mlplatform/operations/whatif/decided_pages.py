@@ -75,7 +75,7 @@ class BundleRun:
         self._rows, self._took_s = 0, 0.0
 
     def decide(self, rows: pa.Table) -> ReplayResult:
-        """What the bundle says of them; of classes with all probabilities."""
+        """The bundle's scores and decisions of them; for classes with all probabilities."""
         logged = self._inputs.read(rows)
         facts, self._last = logged.facts, logged.matrix
         there = [facts.num_rows - facts[name].null_count for name in self._plan.features]

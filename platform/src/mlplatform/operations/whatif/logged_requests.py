@@ -101,14 +101,14 @@ class LoggedRequests:
         return [self._labels.get(i) for i in ids]
 
     def matured(self, event_ms: Integers) -> Flags:
-        """Which requests get no label any more."""
+        """Marks the requests that get no label any more."""
         return event_ms < self._mature_to_ms
 
     def outcomes(
         self, ids: Sequence[str], event_ms: Integers, logged: npt.NDArray[Any]
     ) -> tuple[npt.NDArray[np.int8], Flags]:
-        """What became of requests of two outcomes, and which of them nobody can know: those whose
-        decision hides their outcome.
+        """Labels of requests of two outcomes, and marks of those whose decision hides the outcome,
+        so that nobody can know it.
 
         Args:
             logged: the decisions that were given at that time.

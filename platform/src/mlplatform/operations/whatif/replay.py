@@ -64,7 +64,7 @@ class Reasons(msgspec.Struct, frozen=True, rename={"requests": "payments"}):
 
 
 class Replay(msgspec.Struct, frozen=True):
-    """What a replay found.
+    """The result of a replay.
 
     Args:
         reference, candidate: the two sides, in words.
@@ -298,7 +298,8 @@ def _decide(
 def _seen_in_shadow(
     platform: Platform, model: str, found: WhatIf, reference: Side, candidate: Side
 ) -> tuple[ShadowDisagreement, ...]:
-    """What shadow saw, in rollouts of the candidate's bundle; looking makes no journal."""
+    """Disagreements that shadow saw, in rollouts of the candidate's bundle; reading makes no
+    journal."""
     if found.disagreement is None or not scoring_wiring.has_rollouts(platform.settings):
         return ()
     bundle = candidate.bundle.digest

@@ -1,5 +1,5 @@
-"""What the journal admits besides the order of a rollout's phases: openings, and the routes that a
-transition may write."""
+"""Checks by which the journal admits openings, and the routes that a transition may write; the
+order of phases is in `rollouts.journal.state`."""
 
 from __future__ import annotations
 

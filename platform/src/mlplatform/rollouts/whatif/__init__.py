@@ -1,1 +1,1 @@
-"""What another bundle would have decided about the last days' requests, beside one of ours."""
+"""Decisions of another bundle about the last days' requests, beside those of one of ours."""

@@ -1,4 +1,4 @@
-"""What two bundles decide differently about the same requests: pure, from arrays."""
+"""Differences between the decisions of two bundles about the same requests: pure, from arrays."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ QUANTILES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class DisagreementLimits:
-    """What shadow is held to, beyond the share that was predicted.
+    """The limits of disagreement in shadow, beyond the share that was predicted.
 
     Args:
         tolerance: share up to which shadow is passed; None if shadow has no such gate.

@@ -1,4 +1,4 @@
-"""What labels that have come say of both bundles: pure, from arrays."""
+"""Figures of two bundles by the labels that have arrived: pure, from arrays."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _compared(measure: Measure) -> MeasureComparison:
 
 
 def known_labels(requests: Requests, labels: OutcomeLabels) -> LabelCounts:
-    """What both bundles find of the requests that are positive."""
+    """Counts of the positive requests that each bundle finds."""
     known = labels.outcome != UNKNOWN
     positive = labels.outcome[known] == POSITIVE
     immature = int((~known & ~labels.hidden).sum())

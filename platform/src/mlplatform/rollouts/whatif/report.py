@@ -1,4 +1,4 @@
-"""What a what-if tells: of each kind of decision what has a meaning there, and nothing else."""
+"""The report of a what-if: for each kind of decision, the figures that have a meaning there."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class NumberDifferences(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PredictedDisagreement(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the gate on disagreement is to see in shadow, as it counts.
+    """The disagreement that the gate is predicted to see in shadow, counted as it counts.
 
     Args:
         trials: number of requests that either bundle flags; for classes and numbers, all requests.
@@ -105,7 +105,7 @@ class PredictedDisagreement(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PositiveCounts(_Counts, frozen=True):
-    """What one bundle's own alerts find among requests of which the outcome is known.
+    """Positives that one bundle's own alerts find among requests whose outcome is known.
 
     Args:
         caught: number of positives among its alerts.
@@ -118,7 +118,7 @@ class PositiveCounts(_Counts, frozen=True):
 
 
 class LabelCounts(_Counts, frozen=True):
-    """What matured labels of two outcomes say.
+    """Figures by matured labels of two outcomes.
 
     Args:
         immature: number of requests that may still get a label.
@@ -151,7 +151,7 @@ class MeasureComparison(msgspec.Struct, frozen=True):
 
 
 class LabelMeasures(msgspec.Struct, frozen=True):
-    """What labels of classes or of numbers say.
+    """Figures by labels of classes or of numbers.
 
     Args:
         labelled: number of requests whose label is known.

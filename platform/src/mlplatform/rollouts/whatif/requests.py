@@ -26,7 +26,7 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OutcomeLabels:
-    """What became of requests that are positive or negative; one element each.
+    """Labels of requests that are positive or negative; one element each.
 
     Args:
         outcome: POSITIVE or NEGATIVE if it is known, else UNKNOWN.

@@ -17,7 +17,7 @@ GATE: Final = "disagreement"
 
 
 class ShadowDisagreement(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the gate on disagreement saw when shadow was judged.
+    """The disagreement that its gate saw when shadow was judged.
 
     Args:
         trials, share: as in `PredictedDisagreement`.
@@ -46,7 +46,7 @@ def shadow_disagreements(
     reference: str,
     candidate: str,
 ) -> tuple[ShadowDisagreement, ...]:
-    """What shadow saw of this pair, of each rollout in which it was judged.
+    """The disagreement of this pair in each rollout whose shadow was judged.
 
     Args:
         predicted: disagreement that the replay predicts.

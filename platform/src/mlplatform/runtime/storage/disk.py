@@ -38,7 +38,7 @@ class DiskSpace:
         return self.size_bytes > 0 and self.free_bytes < FULL_BYTES
 
     def warning(self, folder: Path) -> str:
-        """What a person must know and do; empty while there is space."""
+        """A sentence on what a person must know and do; empty while there is space."""
         if not self.is_low:
             return ""
         state = "is full" if self.is_full else "is nearly full"

@@ -45,7 +45,7 @@ def answers(services: Collection[str]) -> dict[str, Answer]:
 def reflection_response(
     request: pb.ServerReflectionRequest, services: Collection[str]
 ) -> pb.ServerReflectionResponse:
-    """What is known of a file, a symbol or the services; an error in it where nothing is."""
+    """Answers what is known of a file, a symbol or the services; an error where nothing is."""
     response = pb.ServerReflectionResponse(valid_host=request.host, original_request=request)
     match request.WhichOneof("message_request"):
         case "list_services":

@@ -38,7 +38,7 @@ class RouteInfo(msgspec.Struct, frozen=True):
 
 
 class Degradation(msgspec.Struct, frozen=True):
-    """What was missing, so that somebody else than the assigned arm decided, or with less."""
+    """The reason that another than the assigned arm decided, or that it decided with less."""
 
     reason: str
 

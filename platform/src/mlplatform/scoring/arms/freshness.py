@@ -127,7 +127,7 @@ class Freshness:
         return {} if policies is None else policies.ages(self._now_ms(), self.newest)
 
     def complaint(self) -> str | None:
-        """What is wrong with the features, in a sentence; None if nothing is."""
+        """A sentence on what is wrong with the features; None if nothing is."""
         state = self.state()
         if state.healthy:
             return None

@@ -1,5 +1,5 @@
-"""Which version answers a customer: the same for a whole rollout, while a ramp only adds customers;
-or the version that the request names."""
+"""The version that answers a customer: one for a whole rollout, as a ramp only adds customers; or
+the version that the request names."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ def _windows(
     metrics: Metrics,
     clock: Clock,
 ) -> ProjectorThread | None:
-    """What adds this process's records to windows that gateways share."""
+    """The thread that adds this process's records to windows that gateways share."""
     projector = scoring_wiring.window_projector(settings, name, windowed, clock)
     if projector is None:
         return None

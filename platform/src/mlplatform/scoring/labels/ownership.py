@@ -1,4 +1,4 @@
-"""Who owns a decision: who may report its outcome, or take it back."""
+"""The owner of a decision: the client who may report its outcome, or take it back."""
 
 from __future__ import annotations
 

@@ -47,7 +47,8 @@ def is_owned(model: str, client: str, decision_id: str, key: bytes) -> bool:
 
 
 def ownership(model: str, client: str, decision_id: str, key: bytes) -> IdOwnership:
-    """Who owns an id of this model. A foreign id takes as long to tell as an unknown one."""
+    """The owner of an id of this model. The answer takes as long for a foreign id as for an
+    unknown one."""
     known = is_known(model, decision_id, key)
     if len(decision_id) == _EARLIER:
         return "unsaid" if known else "unknown"

@@ -1,4 +1,4 @@
-"""Which requests get spans, decided when they are over, and those spans.
+"""Spans of requests, and the choice of requests that get them, made when they are over.
 
 A request without spans leaves only a few clock readings.
 """

@@ -34,7 +34,7 @@ Row = tuple[datetime | None, dict[str, Any] | None]
 
 
 class _WindowsBeside(OnlineStore):  # type: ignore[misc]  # Feast's classes are not typed
-    """What both stores add to Feast's; `config.online_store` says model, windows and keys."""
+    """The part that both stores add; `config.online_store` says model, windows and keys."""
 
     _windows: Windows | None = None
 

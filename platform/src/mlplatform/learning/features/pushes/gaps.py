@@ -37,7 +37,7 @@ class StreamGap(msgspec.Struct, frozen=True):
 
     @property
     def summary(self) -> str:
-        """What was lost, for people."""
+        """A sentence for people on what was lost."""
         return dropped_words(self.topic, self.partition, self.first_offset, self.last_offset)
 
 

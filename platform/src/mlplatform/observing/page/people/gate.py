@@ -113,7 +113,7 @@ class Identities:
 
 @dataclass(frozen=True, slots=True)
 class PageAccess:
-    """What sign-in and actions share.
+    """The parts that sign-in and actions share.
 
     Args:
         cookie: name of the session cookie; two pages on one machine have different names.
@@ -184,7 +184,7 @@ class SessionGate:
             await self._by_token(scope, receive, send)
 
     def _session(self, scope: Scope, peer: str) -> Reader | NoSession | None:
-        """Who has signed in; None where there is no cookie."""
+        """The reader who has signed in; None where there is no cookie."""
         cookie = forms.cookie(scope["headers"], self._access.cookie)
         if not cookie:
             return None

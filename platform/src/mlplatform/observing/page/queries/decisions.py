@@ -25,7 +25,7 @@ def tone(scale: DecisionScale | None, decision: str | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ScoreText:
-    """What a model gave beside its decision, as people read it.
+    """A model's result beside its decision, as people read it.
 
     Args:
         word: the name of what the model gives: score, probability or number.

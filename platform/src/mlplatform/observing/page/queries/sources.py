@@ -360,7 +360,7 @@ class Sources:
             return {}
 
     def scale(self, model: str) -> DecisionScale | None:
-        """What a model decides; None where no folder says it."""
+        """The decisions that a model may make; None where no folder declares them."""
         try:
             return load_definition(model).decision.scale
         except (NotFound, ConfigInvalid):
