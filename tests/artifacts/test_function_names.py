@@ -6,8 +6,9 @@ What acts is named by a verb: what awaits, writes, starts, locks or waits, and w
 from __future__ import annotations
 
 import ast
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ PARTICIPLE: Final = re.compile(
 )
 OTHERS: Final = frozenset(("bring", "everything", "nothing"))
 """Words with such an ending that are no participles."""
+TYPE: Final = re.compile(r"[A-Z]\w*[a-z]\w*")
 ACTS: Final = frozenset(
     (
         *("Popen", "copyfileobj", "flock", "fsync", "lockf", "mkdir", "rename", "rmtree", "sleep"),
@@ -50,14 +52,28 @@ def acts(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     return isinstance(node, ast.AsyncFunctionDef) or not ACTS.isdisjoint(names)
 
 
-def requests_named_otherwise(text: str) -> Iterator[str]:
-    """Functions that call a request `asked`."""
+def requests_named_otherwise(text: str, ours: Container[str]) -> Iterator[str]:
+    """Functions and variables that call a request, or another value of our own types, `asked`."""
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            every = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
-            kinds = (ast.unparse(a.annotation) for a in every if a.arg == "asked" and a.annotation)
-            if any(kind.endswith(("Request", "Input", "Inference")) for kind in kinds):
-                yield node.name
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                every = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+                kinds = (a.annotation for a in every if a.arg == "asked" and a.annotation)
+                if any(word in ours for kind in kinds for word in TYPE.findall(ast.unparse(kind))):
+                    yield node.name
+            case ast.Assign(targets=[ast.Name(id="asked")], value=ast.Call(func=made)):
+                if ast.unparse(made) in ours:
+                    yield f"asked = {ast.unparse(made)}"
+
+
+@functools.cache
+def own_types() -> frozenset[str]:
+    """Names of classes, and of other types, that the package defines."""
+    trees = (ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py"))
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    classes = {node.name for node in nodes if isinstance(node, ast.ClassDef)}
+    stored = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return frozenset(classes | {name for name in stored if TYPE.fullmatch(name)})
 
 
 def found() -> set[str]:
@@ -91,8 +107,20 @@ def copied(source: str, target: Path) -> int:
 
 
 def test_a_request_is_called_a_request() -> None:
-    text = "def a(asked: pb.ScoreRequest): ...\ndef b(asked: str, request: ScoringInput): ...\n"
-    assert list(requests_named_otherwise(text)) == ["a"]
-    paths = sorted(PACKAGE.rglob("*.py"))
-    named = {n for path in paths for n in requests_named_otherwise(path.read_text())}
+    text = """
+def a(asked: pb.ScoreRequest): ...
+def b(asked: str, request: ScoringInput): ...
+def c(*, asked: Sequence[Query] | None): ...
+def d():
+    asked = Query("a")
+    asked = str("a")
+"""
+    ours = {"ScoreRequest", "ScoringInput", "Query"}
+    assert [*requests_named_otherwise(text, ours)] == ["a", "c", "asked = Query"]
+    assert {"ScoringInput", "Priority", "TableBatch"} <= own_types()
+    named = {
+        f"{path.relative_to(PACKAGE).as_posix()}: {name}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for name in requests_named_otherwise(path.read_text(), own_types() | {"ScoreRequest"})
+    }
     assert named == set()

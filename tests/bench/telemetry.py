@@ -95,7 +95,7 @@ def finished() -> FinishedDecision:
     routes = Routes(MODEL, 7, arm, None, None, "fraud-r3", "steady", 0.0)
     live = Live(routes, {}, cast(Any, None), cast(Any, None), "review")
     now_s, step = time.monotonic(), cast(ModelStep, "champion")
-    case = RoutedRequest(
+    routed = RoutedRequest(
         "0198c2f0a4b7d1e2f3a4b5c6d7e8f901",
         live,
         RequestFacts({}, 0, OnlineRow({}, {})),
@@ -108,7 +108,7 @@ def finished() -> FinishedDecision:
     timing = b"queue;dur=0.120, compute;dur=0.045"
     prediction = Prediction(step, target, (), 0.1, False, now_s, now_s + 0.001, timing)
     verdict = Verdict("approve", "champion", target, 0.1, 0.1)
-    decided = DecidedRequest(case, verdict, (), prediction, now_s + 0.0011)
+    decided = DecidedRequest(routed, verdict, (), prediction, now_s + 0.0011)
     return FinishedDecision(decided, now_s, now_s + 0.002)
 
 

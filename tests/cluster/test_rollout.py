@@ -154,7 +154,7 @@ class World:
         return fold(self.rollouts.read(rollout))
 
     def approve(self, rollout: str) -> None:
-        digest = self.state(rollout).asked
+        digest = self.state(rollout).asked_digest
         assert digest is not None
         question = Question(rollout, digest, "approve")
         record_approval(

@@ -95,7 +95,7 @@ class World:
         )  # fmt: skip
 
     def approve(self, rollout_id: str) -> None:
-        asked = self.state(rollout_id).asked
+        asked = self.state(rollout_id).asked_digest
         assert asked is not None
         question = Question(rollout_id, asked, "approve")
         record_approval(

@@ -165,8 +165,8 @@ class AttackWorld:
             states = [s for s in self.rollouts.active(MODEL) if s.phase == "awaiting_approval"]
             if states and states[-1].answer is None:
                 state = states[-1]
-                if run := self._run_of(state.asked):
-                    return Question(state.rollout_id, state.author, str(state.asked), run)
+                if run := self._run_of(state.asked_digest):
+                    return Question(state.rollout_id, state.author, str(state.asked_digest), run)
             self.ask_anew()
         raise Lost(f"drill: {QUESTIONS} questions in a row were answered or lost")
 

@@ -80,9 +80,9 @@ def batch(
         )
     from mlplatform.operations.tables.batch import TableBatch, page, score_table  # ONNX Runtime
 
-    asked = TableBatch(model, input_, output, version, column_names(map_), partition_rows)
+    batch = TableBatch(model, input_, output, version, column_names(map_), partition_rows)
     with _progress() as report:
-        manifest = score_table(wiring.platform(), asked, report)
+        manifest = score_table(wiring.platform(), batch, report)
     if json:
         print_json(manifest)
     else:

@@ -360,19 +360,19 @@ def _asking_run(platform: Platform, question: approval_codes.Question) -> FlowRu
             time.sleep(POLL_S)
 
 
-def _is_recorded(platform: Platform, rollout_id: str, asked: FlowRun) -> bool:
+def _is_recorded(platform: Platform, rollout_id: str, run: FlowRun) -> bool:
     """Whether the answer reached the journal within `RECORD_LIMIT_S`.
 
     Raises:
         Refused: the flow turned the answer down and asks again, or ended without it.
     """
     give_up_at = time.monotonic() + RECORD_LIMIT_S
-    state = Poller(partial(platform.prefect.run, asked.id), RECORD_LIMIT_S)
+    state = Poller(partial(platform.prefect.run, run.id), RECORD_LIMIT_S)
     while time.monotonic() < give_up_at:
-        now = state.ask() or asked  # first: an ended run writes nothing more
+        now = state.ask() or run  # first: an ended run writes nothing more
         if fold(platform.rollouts.read(rollout_id)).answer is not None:
             return True
-        asks_again = now.state == "PAUSED" and now.state_ms > asked.state_ms
+        asks_again = now.state == "PAUSED" and now.state_ms > run.state_ms
         if now.final or asks_again:
             raise Refused(f"the answer was rejected; flow run {now.name} says why")
         time.sleep(POLL_S)

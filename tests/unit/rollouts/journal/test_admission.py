@@ -186,7 +186,7 @@ def test_who_asks_for_an_emergency_promotion_does_not_confirm_it(
 ) -> None:
     asked = msgspec.structs.replace(opened(emergency=True), actor="Evelyn Smith", identity=EVE)
     state = fold((asked, PROMOTED))
-    bound_to = state.asked or ""
+    bound_to = state.asked_digest or ""
     answer = Answered(
         **FACT | {"identity": identity}, answer="approve", approver=name, bound_to=bound_to
     )

@@ -48,7 +48,7 @@ def promoted(world: World) -> str:
 
 
 def answered(world: World, rollout_id: str, answer: Any, approver: str) -> RolloutState:
-    asked = world.state(rollout_id).asked
+    asked = world.state(rollout_id).asked_digest
     assert asked is not None
     told = Question(rollout_id, asked, answer)
     return record_approval(
@@ -66,7 +66,7 @@ def test_one_person_promotes_at_once_and_a_second_is_asked(world: World) -> None
     assert (state.phase, champion(world)) == ("promoted", arm(2))
     assert world.rollouts.routes("fraud").previous == arm(1)
     assert [type(f).__name__ for f in world.rollouts.read(rollout_id)] == ["Opened", "Promoted"]
-    assert state.asked in world.approvals.asked
+    assert state.asked_digest in world.approvals.asked
     evidence = world.rollouts.read(rollout_id)[-1].evidence
     assert evidence["validation"], "who confirms sees the version's gate report"
     assert "eve alone promoted it in an emergency" in question(rollout_id, evidence)
@@ -130,7 +130,7 @@ def test_a_confirmation_that_comes_too_late_is_refused_by_the_journal(world: Wor
 
 def test_a_confirmation_of_another_rollout_is_refused(world: World) -> None:
     first = promoted(world)
-    old = world.state(first).asked
+    old = world.state(first).asked_digest
     assert old is not None
     world.back()
     world.settle()

@@ -127,7 +127,7 @@ class World:
         )
 
     def approve(self, rollout_id: str, answer: Any = "approve", approver: str = "bob") -> None:
-        digest = self.state(rollout_id).asked
+        digest = self.state(rollout_id).asked_digest
         assert digest is not None
         assert digest in self.approvals.asked
         question = Question(rollout_id, digest, answer)
@@ -316,7 +316,7 @@ def test_who_approves_sees_the_gate_report_and_is_bound_to_it(tmp_path: Path) ->
     world.settle()
     [(asked, evidence)] = world.approvals.asked.items()
     assert evidence["validation"] == gate_report(arm(1).bundle)
-    assert asked == digest(dict(evidence)) == world.state(first).asked
+    assert asked == digest(dict(evidence)) == world.state(first).asked_digest
     assert asked != digest(evidence | {"validation": {}})
 
 

@@ -94,7 +94,7 @@ class Simulation:
         return step
 
     def answer(self, answer: Literal["approve", "reject"], approver: str = "bob") -> None:
-        assert self.state.asked is not None
+        assert self.state.asked_digest is not None
         self.state = apply(
             self.state,
             Answered(
@@ -106,7 +106,7 @@ class Simulation:
                 reason="looked at it",
                 answer=answer,
                 approver=approver,
-                bound_to=self.state.asked,
+                bound_to=self.state.asked_digest,
             ),
         )
 

@@ -32,8 +32,8 @@ def decided(
     """A decision with a score of 0.3."""
     assignment = Assignment(arm, 0, Arm(1, "b", "fraud-v1-b"), None)
     facts = RequestFacts({}, NOW_MS, OnlineRow({}, times or {}))
-    case = RoutedRequest("d", cast(Live, None), facts, 1, assignment, gaps)
-    return DecidedRequest(case, Verdict("approve", "champion", None, 0.3, 0.3), failures)
+    routed = RoutedRequest("d", cast(Live, None), facts, 1, assignment, gaps)
+    return DecidedRequest(routed, Verdict("approve", "champion", None, 0.3, 0.3), failures)
 
 
 class GatewayMetrics:

@@ -142,16 +142,16 @@ def verdict(decision: Decision = "decline") -> Verdict:
 
 
 def let_through(policy: ExplorationPolicy) -> tuple[Verdict, DecidedRequest]:
-    """A payment that the slice lets through, and its case."""
+    """A payment that the slice lets through, and its routed request."""
     for unit in range(1000):
         told, draw = explore(slice_of(policy), verdict(), FACTS, unit)
         if draw is not None and draw.explored:
             routes = load_routes()
-            case = RoutedRequest(
+            routed = RoutedRequest(
                 "d1", cast(Live, _Live(routes)), FACTS, unit,
                 Assignment("champion", 3, cast(Any, None), None), NO_GAPS,
             )  # fmt: skip
-            return told, DecidedRequest(case, told, (), None, 0.0, draw)
+            return told, DecidedRequest(routed, told, (), None, 0.0, draw)
     raise AssertionError("none of 1000 was let through")
 
 

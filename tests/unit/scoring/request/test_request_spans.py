@@ -80,8 +80,8 @@ class CountingFloat(float):
 
 
 def decision(took_s: float, arm: str = "champion", degraded: str | None = None) -> Any:
-    case = SimpleNamespace(assignment=SimpleNamespace(arm=arm))
-    decided = SimpleNamespace(case=case, degraded_reason=degraded)
+    routed = SimpleNamespace(assignment=SimpleNamespace(arm=arm))
+    decided = SimpleNamespace(routed=routed, degraded_reason=degraded)
     return SimpleNamespace(
         decided=decided, is_recorded=True, started_s=CountingFloat(0.0), recorded_s=took_s
     )

@@ -34,14 +34,14 @@ def of_kind(kind: str) -> FinishedDecision:
         return made._replace(recorded_s=made.started_s + 0.011)
     if kind == "error":
         return made._replace(is_recorded=False)
-    decided, case = made.decided, made.decided.case
+    decided, routed = made.decided, made.decided.routed
     changes: dict[str, Any] = {}
     if kind == "degraded":
-        changes["gaps"] = dataclasses.replace(case.gaps, degraded=True)
+        changes["gaps"] = dataclasses.replace(routed.gaps, degraded=True)
     if kind == "canary":
-        changes["assignment"] = msgspec.structs.replace(case.assignment, arm="challenger")
-    case = msgspec.structs.replace(case, **changes)
-    return made._replace(decided=msgspec.structs.replace(decided, case=case))
+        changes["assignment"] = msgspec.structs.replace(routed.assignment, arm="challenger")
+    routed = msgspec.structs.replace(routed, **changes)
+    return made._replace(decided=msgspec.structs.replace(decided, routed=routed))
 
 
 def test_all_that_matters_is_kept_and_at_most_five_percent_of_the_rest() -> None:

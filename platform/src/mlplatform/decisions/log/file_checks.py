@@ -78,29 +78,29 @@ def file_findings(checks: Sequence[FileCheck], cores: int) -> Iterator[FileFindi
         pool.shutdown(cancel_futures=True)
 
 
-def check(asked: FileCheck) -> FileFinding:
+def check(to_check: FileCheck) -> FileFinding:
     """Check a file by reading it from beginning to end."""
     import pyarrow as pa  # a gateway starts without pyarrow
 
-    file, found = asked.file, FileFinding()
-    path = file.path(asked.folder)
+    file, found = to_check.file, FileFinding()
+    path = file.path(to_check.folder)
     what = _range(file)
     if not path.is_file():
         found.findings.append(f"segment {file.name} is missing: {what}")
         return found
-    if segments.file_sha256(path) != asked.sha256:
+    if segments.file_sha256(path) != to_check.sha256:
         found.findings.append(f"segment {file.name} was changed: it holds {what}")
-    if asked.start is None:
+    if to_check.start is None:
         found.findings.append(
             f"segment {file.name} does not begin where an entry of the manifest does"
         )
-    marks = asked.marks | asked.ends.keys()
-    start = asked.start or bytes(32)
-    chain = Chain(file.writer, file.first - 1, start, marks=marks, expired=asked.expired)
+    marks = to_check.marks | to_check.ends.keys()
+    start = to_check.start or bytes(32)
+    chain = Chain(file.writer, file.first - 1, start, marks=marks, expired=to_check.expired)
     try:
         for rows in segments.records(path):
             found.findings += chain.follow(rows)
-        found.is_misled = _is_misled(asked)
+        found.is_misled = _is_misled(to_check)
     except (pa.ArrowException, OSError, ValueError) as error:
         problem = f"segment {file.name} cannot be read after record {chain.seq}: {error}"
         found.findings.append(problem)
@@ -108,7 +108,7 @@ def check(asked: FileCheck) -> FileFinding:
     finally:
         found.records, found.marked = chain.records, dict(chain.marked)
         found.gone, found.absent = chain.gone, chain.absent
-    found.findings += _ends(asked, chain)
+    found.findings += _ends(to_check, chain)
     return found
 
 
@@ -124,19 +124,19 @@ def _range(file: SealedFile) -> str:
     return f"records {file.first} to {file.last} of writer {file.writer}"
 
 
-def _ends(asked: FileCheck, chain: Chain) -> Iterator[str]:
-    for seq, there in sorted(asked.ends.items()):
-        if seq == asked.file.last:
+def _ends(to_check: FileCheck, chain: Chain) -> Iterator[str]:
+    for seq, there in sorted(to_check.ends.items()):
+        if seq == to_check.file.last:
             yield from chain.ends(seq, there, "the manifest")
         elif chain.marked.get(seq, there) != there:
             yield f"record {seq} of writer {chain.writer} is not the one that the manifest names"
 
 
-def _is_misled(asked: FileCheck) -> bool:
+def _is_misled(to_check: FileCheck) -> bool:
     try:
-        entry = catalogue.entry_of(asked.folder, asked.file)
+        entry = catalogue.entry_of(to_check.folder, to_check.file)
     except sqlite3.DatabaseError:  # the next seal finds the damage and makes a new one
         return False
     if entry is None:
-        return asked.is_catalogued
-    return entry != catalogue.contents_of(asked.file.path(asked.folder))
+        return to_check.is_catalogued
+    return entry != catalogue.contents_of(to_check.file.path(to_check.folder))

@@ -234,11 +234,11 @@ class MlflowRegistry:
             raise Refused(f"{where}; {wanted}")
         return str(found.path.lstrip("/"))
 
-    def _get(self, path: str, **asked: Any) -> dict[str, Any]:
-        return dict(self._call("GET", f"{API}/{path}", params=asked, timeout=READ_TIMEOUT_S).json())
+    def _get(self, path: str, **query: Any) -> dict[str, Any]:
+        return dict(self._call("GET", f"{API}/{path}", params=query, timeout=READ_TIMEOUT_S).json())
 
-    def _post(self, path: str, **asked: Any) -> dict[str, Any]:
-        return dict(self._call("POST", f"{API}/{path}", json=asked).json())
+    def _post(self, path: str, **content: Any) -> dict[str, Any]:
+        return dict(self._call("POST", f"{API}/{path}", json=content).json())
 
     def _put(self, path: str, content: bytes) -> None:
         self._call("PUT", f"{ARTIFACTS}/{quote(path)}", content=content)

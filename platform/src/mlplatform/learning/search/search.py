@@ -128,7 +128,7 @@ class _TrialRun:
             raise TrialStopped
 
 
-def search(asked: Search, study: Study | None) -> SearchReport:
+def search(plan: Search, study: Study | None) -> SearchReport:
     """Run the trials of a search, and continue those that a killed run had made.
 
     The budget binds once one trial is complete. The same folds, policy and seed give the same
@@ -140,7 +140,7 @@ def search(asked: Search, study: Study | None) -> SearchReport:
     Raises:
         InputInvalid: all trials failed; they are not stored.
     """
-    policy = asked.policy
+    policy = plan.policy
     done = [] if study is None else study.trials(policy)
     if done:
         log.info("search goes on after %d of %d trials", len(done), policy.trials)
@@ -149,7 +149,7 @@ def search(asked: Search, study: Study | None) -> SearchReport:
         binds = any(trial.state == "complete" for trial in done)
         if binds and (left_s <= 0 or (study is not None and study.is_spent())):
             break
-        trial = _trial(asked, done, study, left_s if binds else math.inf)
+        trial = _trial(plan, done, study, left_s if binds else math.inf)
         if trial is None:
             if study is not None:
                 study.note_spent()
@@ -169,16 +169,14 @@ def search(asked: Search, study: Study | None) -> SearchReport:
         budget_s=policy.budget_s,
         seconds=math.fsum(trial.seconds for trial in done),
         trials=tuple(done),
-        importances=importances(policy, done, asked.seed),
+        importances=importances(policy, done, plan.seed),
     )
 
 
-def _trial(
-    asked: Search, done: Sequence[Trial], study: Study | None, left_s: float
-) -> Trial | None:
+def _trial(plan: Search, done: Sequence[Trial], study: Study | None, left_s: float) -> Trial | None:
     """Run one trial. Returns None if the budget ended before it."""
-    suggested, begin_s = suggestion(asked.policy, done, asked.seed), asked.clock_s()
-    running = _TrialRun(asked, suggested, begin_s + left_s)
+    suggested, begin_s = suggestion(plan.policy, done, plan.seed), plan.clock_s()
+    running = _TrialRun(plan, suggested, begin_s + left_s)
     state: TrialState = "complete"
     value, reason = None, ""
     if study is not None and study.begin(len(done)) > MOST_STARTS:
@@ -197,7 +195,7 @@ def _trial(
         number=len(done),
         state=state,
         parameters=suggested.parameters,
-        seconds=max(0.0, asked.clock_s() - begin_s),
+        seconds=max(0.0, plan.clock_s() - begin_s),
         value=value,
         steps=tuple(running.steps),
         reason=" ".join(reason.split())[:MOST_REASON],

@@ -28,8 +28,8 @@ def table_cells(
     the decision was recorded, if that was not further off. Values may be pushed in between.
     """
     for view in views:
-        asked = [(one, one.keys.get(view.entity)) for one in served]
-        known = [one for one, key in asked if key is not None]
+        keyed = [(one, one.keys.get(view.entity)) for one in served]
+        known = [one for one, key in keyed if key is not None]
         if not known:
             continue
         event_ms = [one.event_ms for one in known]

@@ -198,7 +198,7 @@ def run_search(
     def fit(rows: LabelledRows, context: FitContext) -> Scorer:
         return fit_rows(training, rows, names, seed=seed, context=context).scores
 
-    asked = Search(
+    plan = Search(
         policy=policy,
         folds=search_folds(dataset, policy, maturity_days=mature),
         names=names,
@@ -208,7 +208,7 @@ def run_search(
     )
     declared = msgspec.to_builtins(policy)
     key = digest([dataset.digest, list(names), declared, seed, folder.digest])
-    return search(asked, None if studies is None else Study(studies / key))
+    return search(plan, None if studies is None else Study(studies / key))
 
 
 def fit_rows(

@@ -145,13 +145,13 @@ def order(dataset: Dataset, recent: Recent | None, *, code: str, folder: str, se
     )
 
 
-def write(asked: Order, dataset: Dataset, recent: Recent | None, shared: Path, item: Path) -> None:
+def write(order: Order, dataset: Dataset, recent: Recent | None, shared: Path, item: Path) -> None:
     """Write an order and its rows into two existing folders: `order.json` and `recent.parquet` into
     `shared`, `requests.parquet` into `item`."""
     _write_rows(dataset.rows, item / REQUESTS)
     if recent is not None:
         _write_rows(_unlabelled(recent.matrix), shared / RECENT)
-    (shared / ORDER).write_bytes(canonical_json(msgspec.to_builtins(asked)))
+    (shared / ORDER).write_bytes(canonical_json(msgspec.to_builtins(order)))
 
 
 def read_order(shared: Path) -> Order:
@@ -163,37 +163,37 @@ def read_order(shared: Path) -> Order:
     return _decoded(shared / ORDER, Order)
 
 
-def read(asked: Order, shared: Path, requests: Path) -> tuple[Dataset, Recent | None]:
+def read(order: Order, shared: Path, requests: Path) -> tuple[Dataset, Recent | None]:
     """The rows of an order.
 
     Raises:
         Corrupt: the rows are not those that the order names.
     """
-    rows = _read_rows(requests, asked.words)
-    data = asked.data
+    rows = _read_rows(requests, order.words)
+    data = order.data
     _hold(requests, rows_digest(rows.matrix, rows.y, rows), data.digest)
     dataset = Dataset(
-        model=asked.model,
+        model=order.model,
         rows=rows,
         window=Window(data.from_ms, data.holdout_from_ms, data.gates_from_ms, data.to_ms),
         as_of_ms=data.as_of_ms,
-        labels_until_ms=asked.labels_until_ms,
+        labels_until_ms=order.labels_until_ms,
         digest=data.digest,
-        vocabularies=asked.vocabularies,
+        vocabularies=order.vocabularies,
     )
-    if asked.recent is None:
+    if order.recent is None:
         return dataset, None
-    matrix = _read_rows(shared / RECENT, asked.recent.words).matrix
-    recent = Recent(matrix, asked.recent.source)
-    _hold(shared / RECENT, _digest(recent), asked.recent.digest)
+    matrix = _read_rows(shared / RECENT, order.recent.words).matrix
+    recent = Recent(matrix, order.recent.source)
+    _hold(shared / RECENT, _digest(recent), order.recent.digest)
     return dataset, recent
 
 
-def result(asked: Order, candidate: Candidate) -> dict[str, Any]:
+def result(order: Order, candidate: Candidate) -> dict[str, Any]:
     """The content of `result.json` for a candidate, whose bundle lies beside it under its
     digest."""
     made = Result(
-        order=asked.digest,
+        order=order.digest,
         bundle=candidate.bundle.digest,
         difference=finite_or_none(candidate.parity.difference),
         rows=candidate.parity.rows,
@@ -206,7 +206,7 @@ def result(asked: Order, candidate: Candidate) -> dict[str, Any]:
     return fields
 
 
-def take(written: Path, asked: Order, bundles: Path) -> Candidate:
+def take(written: Path, order: Order, bundles: Path) -> Candidate:
     """The candidate that a fit wrote, with its bundle copied to `bundles`/<digest>.
 
     Raises:
@@ -225,10 +225,10 @@ def take(written: Path, asked: Order, bundles: Path) -> Candidate:
                 shutil.copyfile(path, draft / path.name)
         bundle = load_bundle(draft, result.bundle)
         made_of = (result.order, bundle.model, bundle.folder, bundle.seed, bundle.data)
-        ordered = (asked.digest, asked.model, asked.folder, asked.seed, asked.data)
-        if made_of != ordered or bundle.vocabularies != asked.vocabularies:
+        ordered = (order.digest, order.model, order.folder, order.seed, order.data)
+        if made_of != ordered or bundle.vocabularies != order.vocabularies:
             raise BundleCorrupt(
-                f"{written} is the candidate of another order; wanted: that of {asked.digest}"
+                f"{written} is the candidate of another order; wanted: that of {order.digest}"
             )
         content = (draft / MODEL_FILE).read_bytes()
         folder = bundles / result.bundle

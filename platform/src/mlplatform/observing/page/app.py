@@ -257,14 +257,14 @@ class Pages:
         return render("incident.html", here="incidents", shown=shown)
 
     def decisions(self, request: Request) -> str:
-        asked = search.query(dict(request.query_params))
+        query = search.query(dict(request.query_params))
         known = _definitions(self._sources.models)
-        found = self._sources.decisions(asked, PAGE_ROWS)
+        found = self._sources.decisions(query, PAGE_ROWS)
         scales = {name: self._sources.scale(name) for name in {row["model"] for row in found.rows}}
         return render(
             "decisions.html",
             here="decisions",
-            asked=asked,
+            query=query,
             found=found,
             tone=lambda model, decision: decisions.tone(scales[model], decision),
             score=lambda model, score: decisions.score_text(scales[model], score),
@@ -276,8 +276,8 @@ class Pages:
         )
 
     def export(self, request: Request) -> exports.Export:
-        asked = search.query(dict(request.query_params))
-        found = self._sources.decisions(asked, exports.MOST_ROWS, search.READ, exports.BUDGET_S)
+        query = search.query(dict(request.query_params))
+        found = self._sources.decisions(query, exports.MOST_ROWS, search.READ, exports.BUDGET_S)
         return exports.export(found)
 
     def find(self, form: Mapping[str, str]) -> str:
@@ -288,10 +288,10 @@ class Pages:
         if decision_id:
             return f"/decisions/{quote(decision_id, safe='')}"
         customer = fields.pop("customer", "").strip()
-        asked = search.query(fields)
+        query = search.query(fields)
         if customer:
-            asked = replace(asked, unit=self._sources.pseudonym(customer))
-        return f"{asked.link()}#found"
+            query = replace(query, unit=self._sources.pseudonym(customer))
+        return f"{query.link()}#found"
 
     def decision(self, request: Request) -> str:
         name = request.path_params["name"]

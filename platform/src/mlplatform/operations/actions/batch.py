@@ -92,7 +92,7 @@ def batch(
     return Batch(name, model, champion.version, champion.bundle, from_ms, to_ms, deadline_s)
 
 
-def prepare(platform: Platform, asked: Batch) -> Job:
+def prepare(platform: Platform, batch: Batch) -> Job:
     """Write the inputs of a batch and return its job: `shared/` has the bundle, `items/` the days.
 
     Files that an earlier attempt under the same name wrote are used as they are, because a job may
@@ -104,38 +104,38 @@ def prepare(platform: Platform, asked: Batch) -> Job:
     """
 
     def write(shared: Path, items: Path) -> None:
-        _write_bundle(platform, asked, shared)
-        _write_shards(platform, asked, shared, items)
+        _write_bundle(platform, batch, shared)
+        _write_shards(platform, batch, shared, items)
 
-    folder = staging.inputs(platform.settings.home.staging, asked.name, write)
+    folder = staging.inputs(platform.settings.home.staging, batch.name, write)
     items = tuple(sorted(path.name for path in (folder / ITEMS).iterdir()))
-    return Job(asked.name, "score", asked.model, folder, items, asked.deadline_s)
+    return Job(batch.name, "score", batch.model, folder, items, batch.deadline_s)
 
 
-def days_without_features(platform: Platform, asked: Batch, bundle: Bundle) -> dict[str, list[str]]:
+def days_without_features(platform: Platform, batch: Batch, bundle: Bundle) -> dict[str, list[str]]:
     """Day → the bundle's views without features on that day: no snapshot, or no row of the table,
     was valid.
 
     For such a day a model gives the scores of unknown customers.
     """
-    offline, found = platform.offline(asked.model), dict[str, list[str]]()
-    tables = {view.name for view in external(platform.views(asked.model))}
+    offline, found = platform.offline(batch.model), dict[str, list[str]]()
+    tables = {view.name for view in external(platform.views(batch.model))}
     for view in bundle.views:
         if view.name in tables:
-            days = np.arange(asked.from_ms, asked.to_ms, DAY_MS, dtype=np.int64)
+            days = np.arange(batch.from_ms, batch.to_ms, DAY_MS, dtype=np.int64)
             newest = newest_ms(offline.external(view.name), days + DAY_MS - 1)
             for day_ms in days[newest < days - view.ttl_ms].tolist():
                 found.setdefault(day_text(day_ms), []).append(view.name)
             continue
         there = {path.stem for path in offline.snapshot_folder(view.name).glob("*.parquet")}
-        for day_ms in range(asked.from_ms, asked.to_ms, DAY_MS):
+        for day_ms in range(batch.from_ms, batch.to_ms, DAY_MS):
             valid = range(day_ms, day_ms - max(view.ttl_ms, DAY_MS), -DAY_MS)
             if not there.intersection(map(day_text, valid)):
                 found.setdefault(day_text(day_ms), []).append(view.name)
     return found
 
 
-def score(platform: Platform, asked: Batch, job: Job, report: Callable[[JobStatus], None]) -> Path:
+def score(platform: Platform, batch: Batch, job: Job, report: Callable[[JobStatus], None]) -> Path:
     """Run the job and keep its results; returns their folder.
 
     There is one Parquet file a day (`operations.compute.scoring.RESULTS`) and, written last,
@@ -146,15 +146,15 @@ def score(platform: Platform, asked: Batch, job: Job, report: Callable[[JobStatu
         JobFailed, Refused, Unavailable: for the same reasons as in
             `operations.compute.job_run.run`.
     """
-    target = platform.settings.home.batches / asked.model / asked.name
+    target = platform.settings.home.batches / batch.model / batch.name
     if not (target / MANIFEST).exists():
         traced = replace(job, traceparent=platform.traceparent())
-        bundle = load_bundle(job.inputs / SHARED / BUNDLE, asked.bundle)
-        gaps = days_without_features(platform, asked, bundle)
+        bundle = load_bundle(job.inputs / SHARED / BUNDLE, batch.bundle)
+        gaps = days_without_features(platform, batch, bundle)
         outputs = run(platform.jobs, traced, report)
         alerts, wall_ms = bundle.scale.alerts, platform.clock.wall_ms()
-        _keep(outputs, job, asked, target, gaps, wall_ms, alerts=alerts)
-    shutil.rmtree(_inputs(platform, asked), ignore_errors=True)
+        _keep(outputs, job, batch, target, gaps, wall_ms, alerts=alerts)
+    shutil.rmtree(_inputs(platform, batch), ignore_errors=True)
     return target
 
 
@@ -184,29 +184,29 @@ def page(folder: Path) -> str:
     return "\n".join([head, *([warning] if gaps else []), *table])
 
 
-def _inputs(platform: Platform, asked: Batch) -> Path:
-    return platform.settings.home.staging / asked.name
+def _inputs(platform: Platform, batch: Batch) -> Path:
+    return platform.settings.home.staging / batch.name
 
 
-def _write_bundle(platform: Platform, asked: Batch, shared: Path) -> None:
-    arm = Arm(asked.version, asked.bundle, asked.bundle)
-    shutil.copytree(platform.bundle(asked.model, arm), shared / BUNDLE)
-    order = Order(version=asked.version, bundle=asked.bundle)
+def _write_bundle(platform: Platform, batch: Batch, shared: Path) -> None:
+    arm = Arm(batch.version, batch.bundle, batch.bundle)
+    shutil.copytree(platform.bundle(batch.model, arm), shared / BUNDLE)
+    order = Order(version=batch.version, bundle=batch.bundle)
     write_atomically(shared / ORDER, msgspec.json.encode(order))
 
 
-def _write_shards(platform: Platform, asked: Batch, shared: Path, items: Path) -> None:
-    bundle = load_bundle(shared / BUNDLE, asked.bundle)
-    platform.projected(asked.model)
+def _write_shards(platform: Platform, batch: Batch, shared: Path, items: Path) -> None:
+    bundle = load_bundle(shared / BUNDLE, batch.bundle)
+    platform.projected(batch.model)
     days = []
-    for from_ms in range(asked.from_ms, asked.to_ms, JOINED_DAYS * DAY_MS):
-        to_ms = min(from_ms + JOINED_DAYS * DAY_MS, asked.to_ms)
-        for day, table in _days(platform, asked.model, bundle, from_ms, to_ms):
+    for from_ms in range(batch.from_ms, batch.to_ms, JOINED_DAYS * DAY_MS):
+        to_ms = min(from_ms + JOINED_DAYS * DAY_MS, batch.to_ms)
+        for day, table in _days(platform, batch.model, bundle, from_ms, to_ms):
             pq.write_table(table, items / f"{day}.parquet")
             days.append(day)
     if not days:
-        raise InputInvalid(f"offline/{asked.model}", None, "no request on these days")
-    gaps = days_without_features(platform, asked, bundle)
+        raise InputInvalid(f"offline/{batch.model}", None, "no request on these days")
+    gaps = days_without_features(platform, batch, bundle)
     if bundle.views and all(len(gaps.get(day, ())) == len(bundle.views) for day in days):
         problem = f"none of the {len(days)} days from {days[0]} to {days[-1]} has features"
         raise InputInvalid("batch", None, f"{problem}. {NO_FEATURES}")
@@ -240,7 +240,7 @@ def _days(
 def _keep(
     outputs: Path,
     job: Job,
-    asked: Batch,
+    batch: Batch,
     target: Path,
     gaps: Mapping[str, list[str]],
     wall_ms: int,
@@ -260,12 +260,12 @@ def _keep(
             result["without_features"] = views
         files[item] = result
     manifest = {
-        "job": asked.name,
-        "model": asked.model,
-        "version": asked.version,
-        "bundle": asked.bundle,
-        "from_ms": asked.from_ms,
-        "to_ms": asked.to_ms,
+        "job": batch.name,
+        "model": batch.model,
+        "version": batch.version,
+        "bundle": batch.bundle,
+        "from_ms": batch.from_ms,
+        "to_ms": batch.to_ms,
         "scored_ms": wall_ms,
         "alerts": alerts,
         "files": files,

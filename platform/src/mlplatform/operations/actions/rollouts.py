@@ -222,7 +222,7 @@ def question(platform: Platform, rollout_id: str, answer: Answer) -> tuple[Quest
     """
     facts = platform.rollouts.read(rollout_id)
     state = fold(facts)
-    asked = [f for f in facts if isinstance(f, _Asks) and f.evidence_digest == state.asked]
+    asked = [f for f in facts if isinstance(f, _Asks) and f.evidence_digest == state.asked_digest]
     if not state.awaits_answer or not asked:
         raise Refused(f"{rollout_id} is {state.phase}: no approval is pending; see `rollouts list`")
     evidence = asked[-1].evidence

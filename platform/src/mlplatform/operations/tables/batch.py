@@ -67,7 +67,7 @@ class TableBatch:
     partition_rows: int = PARTITION_ROWS
 
 
-def score_table(platform: Platform, asked: TableBatch, report: Report) -> dict[str, Any]:
+def score_table(platform: Platform, batch: TableBatch, report: Report) -> dict[str, Any]:
     """Score every row of the input once; returns the manifest, which is the output's last file.
 
     An output that is finished is left as it is.
@@ -83,32 +83,32 @@ def score_table(platform: Platform, asked: TableBatch, report: Report) -> dict[s
         Busy: another batch writes there now.
         Unavailable: a server does not answer. Finished partitions stay, whatever error is raised.
     """
-    if not LEAST_ROWS <= asked.partition_rows <= MOST_ROWS:
+    if not LEAST_ROWS <= batch.partition_rows <= MOST_ROWS:
         wanted = f"{LEAST_ROWS} to {MOST_ROWS}"
-        raise ConfigInvalid("--partition-rows", asked.partition_rows, wanted)
-    definition = platform.definition(asked.model)
-    place, target = locations.input_of(asked.input), locations.output_of(asked.output)
-    _refuse_own(platform, asked, place, target)
+        raise ConfigInvalid("--partition-rows", batch.partition_rows, wanted)
+    definition = platform.definition(batch.model)
+    place, target = locations.input_of(batch.input), locations.output_of(batch.output)
+    _refuse_own(platform, batch, place, target)
     staging = platform.settings.home.staging / f"table-{uuid.uuid4().hex}"
     with outputs.opened(target) as results:
-        there = stored_plan(results, asked.output)
-        arm = _arm(platform, asked, there)
-        with sources.opened(place, definition, asked.columns, staging) as source:
+        there = stored_plan(results, batch.output)
+        arm = _arm(platform, batch, there)
+        with sources.opened(place, definition, batch.columns, staging) as source:
             plan = agreed(
                 there,
                 Plan(
                     format=FORMAT,
-                    model=asked.model,
+                    model=batch.model,
                     version=arm.version,
                     bundle=arm.bundle,
-                    rules=_rules(definition, platform.views(asked.model)),
+                    rules=_rules(definition, platform.views(batch.model)),
                     files=source.files,
-                    columns=dict(asked.columns),
+                    columns=dict(batch.columns),
                     as_of_ms=platform.clock.event_ms(),
-                    partition_rows=asked.partition_rows,
+                    partition_rows=batch.partition_rows,
                 ),
                 results,
-                asked.output,
+                batch.output,
             )
             finished = _finished(results, plan)
             return finished or _scored(platform, plan, source, results, report)
@@ -121,11 +121,11 @@ def _rules(definition: ModelDefinition, views: Sequence[FeatureView]) -> str:
     return digest(msgspec.to_builtins([*read, definition.decision.safe]))
 
 
-def _refuse_own(platform: Platform, asked: TableBatch, place: Input, target: Output) -> None:
+def _refuse_own(platform: Platform, batch: TableBatch, place: Input, target: Output) -> None:
     """Raises if a place is inside the platform's home, or if the output is the input's folder."""
     home = platform.settings.home
     rule = Rule(most_bytes=0, closed=(home.root, home.bundles), but=(home.demo,))
-    for key, text, one in (("--input", asked.input, place), ("--output", asked.output, target)):
+    for key, text, one in (("--input", batch.input, place), ("--output", batch.output, target)):
         if isinstance(one, Path) and not rule.allows(one.resolve()):
             raise ConfigInvalid(key, text, f"a place outside of the platform's home, {home.root}")
     match place, target:
@@ -136,7 +136,7 @@ def _refuse_own(platform: Platform, asked: TableBatch, place: Input, target: Out
         case _:
             is_same = False
     if is_same:
-        raise ConfigInvalid("--output", asked.output, "a folder beside the input, not the input's")
+        raise ConfigInvalid("--output", batch.output, "a folder beside the input, not the input's")
 
 
 def _scored(
@@ -178,16 +178,16 @@ def _decoded(content: bytes) -> dict[str, Any]:
     return msgspec.json.decode(content, type=dict[str, Any])
 
 
-def _arm(platform: Platform, asked: TableBatch, there: Plan | None) -> Arm:
+def _arm(platform: Platform, batch: TableBatch, there: Plan | None) -> Arm:
     """The version that was asked for, else that of the begun batch, else the champion."""
-    if asked.version is not None:
-        found = platform.registry.get(asked.model, asked.version)
+    if batch.version is not None:
+        found = platform.registry.get(batch.model, batch.version)
         return Arm(found.version, found.digest, found.digest)
-    if there is not None and there.model == asked.model:
+    if there is not None and there.model == batch.model:
         return Arm(there.version, there.bundle, there.bundle)
-    champion = platform.rollouts.routes(asked.model).champion
+    champion = platform.rollouts.routes(batch.model).champion
     if champion is None:
-        raise NotFound(f"{asked.model} has no champion yet: name a version")
+        raise NotFound(f"{batch.model} has no champion yet: name a version")
     return champion
 
 

@@ -70,7 +70,7 @@ def stored_plan(results: Results, where: str) -> Plan | None:
     return _decoded(results.read(PLAN), Plan, f"{where}: {PLAN}")
 
 
-def agreed(there: Plan | None, asked: Plan, results: Results, where: str) -> Plan:
+def agreed(there: Plan | None, plan: Plan, results: Results, where: str) -> Plan:
     """The plan to carry out: the stored one if it is for the same work.
 
     A stored plan of which nothing is done yet is replaced, so that a wrong --map can be corrected.
@@ -79,9 +79,9 @@ def agreed(there: Plan | None, asked: Plan, results: Results, where: str) -> Pla
         Refused: the output belongs to other work.
     """
     if there is None or not any(name.startswith(f"{DONE}/") for name in results.sizes()):
-        results.write(PLAN, canonical_json(msgspec.to_builtins(asked)))
-        return asked
-    if other := difference(there, asked):
+        results.write(PLAN, canonical_json(msgspec.to_builtins(plan)))
+        return plan
+    if other := difference(there, plan):
         raise Refused(
             f"{where} is the output of {other}; name another --output, or remove this one to score"
             " everything anew"

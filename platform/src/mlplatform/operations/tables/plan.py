@@ -130,29 +130,29 @@ def is_complete(plan: Plan, done: DonePartitions) -> bool:
     return all(first_unfinished(done, file) is None for file in range(len(plan.files)))
 
 
-def difference(there: Plan, asked: Plan) -> str | None:
+def difference(there: Plan, plan: Plan) -> str | None:
     """The first difference between an output's plan and the requested one; None if they are the
     same work.
 
     Rows without a time have the time of the first run.
     """
-    if there.model != asked.model:
-        return f"model {there.model}, not {asked.model}"
-    if (there.version, there.bundle) != (asked.version, asked.bundle):
-        return f"version {there.version} ({there.bundle[:8]}), not {asked.version}"
+    if there.model != plan.model:
+        return f"model {there.model}, not {plan.model}"
+    if (there.version, there.bundle) != (plan.version, plan.bundle):
+        return f"version {there.version} ({there.bundle[:8]}), not {plan.version}"
     if not there.rules:
         return "an earlier release, which did not keep what model.yaml said"
-    if there.rules != asked.rules:
+    if there.rules != plan.rules:
         return "model.yaml and features.json as they were when it was begun, not as they are now"
-    if there.partition_rows != asked.partition_rows:
-        return f"partitions of {there.partition_rows} rows, not {asked.partition_rows}"
-    if there.columns != asked.columns:
-        return f"columns {_pairs(there.columns)}, not {_pairs(asked.columns)}"
-    return _other_files(there.files, asked.files)
+    if there.partition_rows != plan.partition_rows:
+        return f"partitions of {there.partition_rows} rows, not {plan.partition_rows}"
+    if there.columns != plan.columns:
+        return f"columns {_pairs(there.columns)}, not {_pairs(plan.columns)}"
+    return _other_files(there.files, plan.files)
 
 
-def _other_files(there: Sequence[InputFile], asked: Sequence[InputFile]) -> str | None:
-    before, now = ({file.name: file for file in files} for files in (there, asked))
+def _other_files(there: Sequence[InputFile], files: Sequence[InputFile]) -> str | None:
+    before, now = ({file.name: file for file in each} for each in (there, files))
     if gone := sorted(before.keys() - now.keys()):
         return f"an input with {gone[0]}, which is not in it any more"
     if new := sorted(now.keys() - before.keys()):

@@ -57,7 +57,7 @@ Reading = Callable[[Sequence[int]], Iterable[tuple[int, bytes]]]
 
 
 def found_of_days(
-    folder: Path, log: DecisionLog, asked: DayQuery, numbers: Sequence[int], read: Reading
+    folder: Path, log: DecisionLog, query: DayQuery, numbers: Sequence[int], read: Reading
 ) -> dict[int, bytes]:
     """The findings about each of these days; a day without stored findings is read from the log.
 
@@ -70,14 +70,14 @@ def found_of_days(
     Raises:
         Unavailable: the log or the file can't be read or written now.
     """
-    own = folder / asked.model / "days"
+    own = folder / query.model / "days"
     with alone(own):
         marks = {mark.writer: mark.seq for mark in log.watermarks()}
-        path = file_of(own, "days", asked.version, digest([FORMAT, *asked.identity])[:8])
+        path = file_of(own, "days", query.version, digest([FORMAT, *query.identity])[:8])
         fits = partial(_fits, marks=marks)
 
         def work(db: sqlite3.Connection) -> dict[int, bytes]:
-            while _catch_up(db, log, asked, marks):
+            while _catch_up(db, log, query, marks):
                 pass
             return _read_days(db, numbers, read)
 
@@ -105,7 +105,7 @@ def _position(db: sqlite3.Connection) -> dict[str, int]:
 
 
 def _catch_up(
-    db: sqlite3.Connection, log: DecisionLog, asked: DayQuery, marks: dict[str, int]
+    db: sqlite3.Connection, log: DecisionLog, query: DayQuery, marks: dict[str, int]
 ) -> bool:
     """Drop the days that the next records change. Returns whether there may be more records."""
     with sqlite.transaction(db):
@@ -116,12 +116,12 @@ def _catch_up(
         if first is not None:
             kept = (first * DAY_MS, (last + 1) * DAY_MS)
             of_days, full = _next(
-                log, asked, ("decision", "label"), position, kept[1] + asked.late_ms
+                log, query, ("decision", "label"), position, kept[1] + query.late_ms
             )
-            voids, voids_full = _next(log, asked, ("void",), position, None)
+            voids, voids_full = _next(log, query, ("void",), position, None)
             marks, more = common_positions(marks, full, voids_full), bool(full or voids_full)
-            changed = [*_changed(up_to(of_days, marks), asked.late_ms)]
-            changed += _days_of(log, asked.model, up_to(voids, marks), kept)
+            changed = [*_changed(up_to(of_days, marks), query.late_ms)]
+            changed += _days_of(log, query.model, up_to(voids, marks), kept)
             db.executemany("DELETE FROM days WHERE number BETWEEN ? AND ?", set(changed))
         db.execute(
             "INSERT OR REPLACE INTO state VALUES ('state', ?)", (msgspec.json.encode(marks),)
@@ -131,16 +131,16 @@ def _catch_up(
 
 def _next(
     log: DecisionLog,
-    asked: DayQuery,
+    query: DayQuery,
     kinds: tuple[Kind, ...],
     position: dict[str, int],
     to_ms: int | None,
 ) -> tuple[pa.Table, dict[str, int]]:
     columns = ("writer", "seq", "kind", "decision_id", "event_ms")
-    query = RecordQuery(
-        model=asked.model, kinds=kinds, to_ms=to_ms, after=position, limit=PORTION, columns=columns
+    records = RecordQuery(
+        model=query.model, kinds=kinds, to_ms=to_ms, after=position, limit=PORTION, columns=columns
     )
-    return next_portion(log, query)
+    return next_portion(log, records)
 
 
 def _changed(rows: pa.Table, late_ms: int) -> Iterator[tuple[int, int]]:

@@ -180,8 +180,8 @@ def _check_incident(
     if isinstance(step, Wait) and step.noted:
         ports.incidents.note(incident.id, step.reason, now_ms=wall_ms)
     claim_s = definition.drift.claim_s
-    asked = ask(ports, incident, step, holder=holder, claim_s=claim_s, wall_ms=wall_ms)
-    return IncidentCheck(incident, opened, step, asked)
+    request = ask(ports, incident, step, holder=holder, claim_s=claim_s, wall_ms=wall_ms)
+    return IncidentCheck(incident, opened, step, request)
 
 
 def ask(

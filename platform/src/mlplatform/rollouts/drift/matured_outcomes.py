@@ -87,9 +87,9 @@ def read_matured(
     chosen = [*first, *numbers[len(first) :][-RECENT_DAYS:]]
     gaps = list(gaps_before(log.watermarks(), (numbers[-1] + 1) * DAY_MS))
     identity = _identity(definition, plan, champion)
-    asked = DayQuery(definition.name, champion.version, identity, late_ms)
+    query = DayQuery(definition.name, champion.version, identity, late_ms)
     read = partial(_read_days, log, definition, plan, champion)
-    found = found_of_days(folder, log, asked, chosen, read)
+    found = found_of_days(folder, log, query, chosen, read)
     days = [_decoded(found[number]) for number in chosen]
     if days[-1] is None:
         gaps.append(_silence(numbers[-1], definition.task))

@@ -74,8 +74,8 @@ class RolloutState:
         since_event_ms, since_wall_ms: event time and wall time at which the phase, or the canary
             step, began.
         displaced: id of the rollout that the routes named before this one's shadow phase began.
-        asked: digest of the evidence that an approver was shown with the question; None if nobody
-            was asked.
+        asked_digest: digest of the evidence that an approver was shown with the question; None if
+            nobody was asked.
         answer: the approver's answer; None if there is none.
         predecessor: champion that this rollout's promotion replaced.
         shadow_generation: generation of the routes in the shadow phase; None until the phase has
@@ -85,8 +85,8 @@ class RolloutState:
         plan: plan from when the rollout was opened; None if an earlier release opened it.
         paused: open pause: who paused the rollout, and why. None if it is not paused.
         pauses: earlier pauses of this phase.
-        emergency: one person had it promoted at once; `asked` and `answer` are then about the
-            confirmation.
+        emergency: one person had it promoted at once; `asked_digest` and `answer` are then about
+            the confirmation.
         opened_by: name of the person who opened it; empty if an earlier release opened it.
         opener: identity of that person that a provider proved; None if none did.
     """
@@ -106,7 +106,7 @@ class RolloutState:
     since_event_ms: int
     since_wall_ms: int
     displaced: str | None
-    asked: str | None
+    asked_digest: str | None
     answer: Answered | None
     predecessor: Arm | None
     shadow_generation: int | None
@@ -222,8 +222,8 @@ def apply(state: RolloutState | None, fact: Transition) -> RolloutState:
         case ShadowStarted():
             return dataclasses.replace(moved, displaced=fact.displaced)
         case ApprovalAsked():
-            judged = _judged_shadow(state, fact)
-            return dataclasses.replace(moved, asked=fact.evidence_digest, shadow_generation=judged)
+            judged, digest = _judged_shadow(state, fact), fact.evidence_digest
+            return dataclasses.replace(moved, asked_digest=digest, shadow_generation=judged)
         case CanaryStepped():
             return dataclasses.replace(
                 moved,
@@ -232,8 +232,8 @@ def apply(state: RolloutState | None, fact: Transition) -> RolloutState:
                 shadow_generation=_judged_shadow(state, fact),
             )
         case Promoted():
-            asked = fact.evidence_digest if state.emergency else state.asked
-            return dataclasses.replace(moved, predecessor=fact.predecessor, asked=asked)
+            asked = fact.evidence_digest if state.emergency else state.asked_digest
+            return dataclasses.replace(moved, predecessor=fact.predecessor, asked_digest=asked)
         case Confirmed() | Superseded() | RolledBack():
             return moved
         case _:
@@ -342,7 +342,7 @@ def _opened(fact: Opened) -> RolloutState:
         since_event_ms=fact.event_ms,
         since_wall_ms=fact.wall_ms,
         displaced=None,
-        asked=None,
+        asked_digest=None,
         answer=None,
         predecessor=None,
         shadow_generation=None,
@@ -437,9 +437,10 @@ def _check(state: RolloutState, fact: PhaseChange | PhaseRemark) -> None:
         _check_in_time(state, fact)
         if state.answer is not None:
             raise Refused(f"rollout {state.rollout_id} was answered by {state.answer.approver}")
-        if fact.bound_to != state.asked:
+        if fact.bound_to != state.asked_digest:
             raise Refused(
-                f"the answer is about evidence {fact.bound_to}, the question about {state.asked}"
+                f"the answer is about evidence {fact.bound_to}, the question about"
+                f" {state.asked_digest}"
             )
         _check_answered(state, fact)
     at_once = state.emergency and isinstance(fact, Promoted) and state.phase == "deploying"

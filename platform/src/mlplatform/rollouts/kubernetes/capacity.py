@@ -147,10 +147,10 @@ def within_quotas(need: Need, quotas: Sequence[Quota]) -> FreeCapacity | Capacit
 
 def _over(need: Need, quota: Quota) -> CapacityShortage | None:
     for name, hard in quota.hard.items():
-        asked, used = _amount_asked(need, name), quota.used.get(name, Decimal(0))
-        if asked and used + asked > hard:
+        requested, used = _amount_asked(need, name), quota.used.get(name, Decimal(0))
+        if requested and used + requested > hard:
             return CapacityShortage(
-                f"{need.service} asks for {asked.normalize():f} {_plain(name)}; the quota "
+                f"{need.service} asks for {requested.normalize():f} {_plain(name)}; the quota "
                 f"{quota.name} allows {hard.normalize():f}, and {used.normalize():f} are used"
             )
     return None
@@ -184,10 +184,10 @@ def _free(node: Node) -> dict[str, Decimal]:
 
 def _fitting(need: Need, left: Amounts) -> int:
     """The number of such pods that fit into the free resources."""
-    asked = {name: amount for name, amount in need.amounts.items() if amount > 0}
-    if not asked:
+    amounts = {name: amount for name, amount in need.amounts.items() if amount > 0}
+    if not amounts:
         return need.pods
-    whole = (left.get(name, Decimal(0)) // amount for name, amount in asked.items())
+    whole = (left.get(name, Decimal(0)) // amount for name, amount in amounts.items())
     return max(0, int(min(whole)))
 
 
@@ -218,17 +218,17 @@ def _evictions(need: Need, nodes: Sequence[Node]) -> int | None:
 
 def _frees_lacking(pod: PodRequest, need: Need, left: Amounts, pods: int) -> bool:
     """Whether evicting this pod frees a resource that those pods lack."""
-    lacking = [n for n, asked in need.amounts.items() if left.get(n, Decimal(0)) < asked * pods]
+    lacking = [n for n, amount in need.amounts.items() if left.get(n, Decimal(0)) < amount * pods]
     return any(pod.amounts.get(name, Decimal(0)) > 0 for name in lacking)
 
 
 def _numbers(need: Need, suited: Sequence[Node], all_nodes: int, free: int) -> str:
     scarce = _scarcest(need, suited)
-    asked = need.amounts[scarce]
+    amount = need.amounts[scarce]
     have = sum((n.allocatable.get(scarce, Decimal(0)) for n in suited), Decimal(0))
     taken = sum((pod.amounts.get(scarce, Decimal(0)) for n in suited for pod in n.pods), Decimal(0))
     return (
-        f"{need.service} needs {need.pods} x {asked.normalize():f} {scarce}; the {len(suited)} of "
+        f"{need.service} needs {need.pods} x {amount.normalize():f} {scarce}; the {len(suited)} of "
         f"{all_nodes} nodes that suit it have {have.normalize():f}, {taken.normalize():f} are "
         f"taken: room for {free} of {need.pods} pods"
     )
@@ -239,7 +239,7 @@ def _scarcest(need: Need, nodes: Sequence[Node]) -> str:
 
     def fitting(name: str) -> tuple[int, bool]:
         one = {name: need.amounts[name]}
-        asked = Need(need.service, one, need.pods, {}, frozenset(), need.priority)
-        return sum(_fitting(asked, _free(n)) for n in nodes), "/" not in name
+        alone = Need(need.service, one, need.pods, {}, frozenset(), need.priority)
+        return sum(_fitting(alone, _free(n)) for n in nodes), "/" not in name
 
     return min((n for n, amount in need.amounts.items() if amount > 0), key=fitting)

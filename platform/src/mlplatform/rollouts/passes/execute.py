@@ -290,7 +290,7 @@ def _project_approvals(definition: ModelDefinition, ports: Ports) -> None:
             continue
         for fact in ports.rollouts.read(state.rollout_id):
             digest = fact.evidence_digest
-            if isinstance(fact, ApprovalAsked | Promoted) and digest == state.asked:
+            if isinstance(fact, ApprovalAsked | Promoted) and digest == state.asked_digest:
                 ports.approvals.ensure_requested(state.rollout_id, fact.evidence, digest)
 
 

@@ -348,7 +348,7 @@ def _awaiting_approval(
     expired = _expired(_waited(state, policy, now), deadline_h, deadline_h * HOUR_S)
     if expired:
         return _back(state, observation, f"nobody answered: {expired}", {})
-    return Hold(f"waits for an approval of evidence {state.asked}")
+    return Hold(f"waits for an approval of evidence {state.asked_digest}")
 
 
 def _canary(state: RolloutState, observation: Observation, policy: RolloutPolicy, now: Now) -> Move:

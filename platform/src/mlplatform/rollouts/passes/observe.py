@@ -248,21 +248,21 @@ def segment_steps(
         of_segments: name of a segment → prediction from the replay of its own requests; segments
             without enough requests are left out.
     """
-    if (asked := policy.segments) is None:
+    if (segments := policy.segments) is None:
         return ()
     errors = gate_errors(policy)
-    part = errors.stop / (GATES_PER_SEGMENT * len(asked.groups))
+    part = errors.stop / (GATES_PER_SEGMENT * len(segments.groups))
     overall = dataclasses.replace(predicted, alert_share=None)
     return tuple(
         SegmentStep(
             name=segment.name,
-            stop=asked.stop,
-            tolerance=asked.tolerance,
+            stop=segments.stop,
+            tolerance=segments.tolerance,
             errors=Errors(part, errors.missed),
             predicted=of_segments.get(segment.name, overall),
             holds=segment.required and not in_canary,
         )
-        for segment in asked.groups
+        for segment in segments.groups
     )
 
 
@@ -282,16 +282,16 @@ def limits_of(
     match state.phase:
         case "canary":
             held_to = canary_step(policy, state.percent)
-            asked: ShadowStep | CanaryStep | None = msgspec.structs.replace(
+            step: ShadowStep | CanaryStep | None = msgspec.structs.replace(
                 held_to, percent=state.percent
             )
         case "shadow" | "awaiting_approval":
-            asked = policy.shadow
+            step = policy.shadow
         case _:
-            asked = None
+            step = None
     return step_limits(
         policy,
-        asked,
+        step,
         prediction_of(state.validation, routes),
         pods=pods,
         of_segments=predicted_segments(state.validation, routes),
@@ -306,28 +306,28 @@ def immaterial_us(definition: ModelDefinition) -> float:
 
 def step_limits(
     policy: RolloutPolicy,
-    asked: ShadowStep | CanaryStep | None,
+    declared: ShadowStep | CanaryStep | None,
     predicted: Prediction,
     *,
     pods: int = 1,
     of_segments: Mapping[str, Prediction] | None = None,
     immaterial_us: float = 0.0,
 ) -> GateLimits:
-    """The limits for a version in a step of the ramp, or as a provisional champion (`asked`
-    None)."""
+    """The limits for a version in a step of the ramp, or as a provisional champion
+    (`declared` None)."""
     step = None
-    if asked is not None:
+    if declared is not None:
         step = StepPolicy(
             stop=policy.stop,
-            tolerance=asked.tolerance,
+            tolerance=declared.tolerance,
             errors=gate_errors(policy),
             predicted=predicted,
-            percent=asked.percent if isinstance(asked, CanaryStep) else None,
-            units=asked.minimum_units,
-            requests=asked.minimum_requests if isinstance(asked, ShadowStep) else 0,
+            percent=declared.percent if isinstance(declared, CanaryStep) else None,
+            units=declared.minimum_units,
+            requests=declared.minimum_requests if isinstance(declared, ShadowStep) else 0,
             pods=pods,
             segments=segment_steps(
-                policy, predicted, of_segments or {}, in_canary=isinstance(asked, CanaryStep)
+                policy, predicted, of_segments or {}, in_canary=isinstance(declared, CanaryStep)
             ),
             immaterial_us=immaterial_us,
         )

@@ -212,10 +212,10 @@ def stages_of(
     """The steps of the ramp, as model.yaml has them."""
     policy = definition.rollout
     every: tuple[ShadowStep | CanaryStep, ...] = (policy.shadow, *policy.canary)
-    for number, asked in enumerate(every):
+    for number, step in enumerate(every):
         limits = step_limits(
             policy,
-            asked,
+            step,
             prediction,
             of_segments=of_segments,
             immaterial_us=immaterial_us(definition),
@@ -223,12 +223,12 @@ def stages_of(
         if limits.step is None:
             continue
         key, name = "rollout.shadow", "shadow"
-        if isinstance(asked, CanaryStep):
-            key, name = f"rollout.canary.{number - 1}", f"canary {asked.percent:g} %"
+        if isinstance(step, CanaryStep):
+            key, name = f"rollout.canary.{number - 1}", f"canary {step.percent:g} %"
         yield Stage(
             key=key,
             name=name,
-            deadline_h=asked.deadline_h,
+            deadline_h=step.deadline_h,
             failure_share=limits.failure_share,
             step=limits.step,
         )

@@ -317,14 +317,14 @@ def disagreement_gate(
 
 
 def segment_gates(
-    counts: Aggregates, asked: tuple[SegmentStep, ...], *, in_canary: bool
+    counts: Aggregates, steps: tuple[SegmentStep, ...], *, in_canary: bool
 ) -> Iterator[Gate]:
     """The gates of each segment on its own requests: pair by pair in shadow, between arms in
     canary.
 
     A segment with few alerts is reported and is never healthy, because it shows nothing.
     """
-    for step in asked:
+    for step in steps:
         alerts, one_sided = counts.segment(step.name)
         bounds = [Bound(getattr(step.stop, n), getattr(step.tolerance, n))
                   for n in ("alerts", "disagreement")]  # fmt: skip

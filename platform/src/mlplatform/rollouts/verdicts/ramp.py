@@ -251,27 +251,29 @@ def with_traffic(profile: TrafficProfile, factor: float) -> TrafficProfile:
 
 
 def _widened(stage: Stage, gates: list[str], factor: float) -> Stage:
-    asked = stage.step.tolerance
-    changed = {name: _times(name, getattr(asked, name), factor) for name in gates}
-    return _with_tolerance(stage, msgspec.structs.replace(asked, **changed))
+    tolerance = stage.step.tolerance
+    changed = {name: _times(name, getattr(tolerance, name), factor) for name in gates}
+    return _with_tolerance(stage, msgspec.structs.replace(tolerance, **changed))
 
 
 def _stricter(stage: Stage, factor: float) -> Stage:
-    asked, stop = stage.step.tolerance, stage.step.stop
+    tolerance, stop = stage.step.tolerance, stage.step.stop
     changed = {
         name: max(_times(name, value, factor), _limit(stage, stop, name))
-        for name in msgspec.structs.asdict(asked)
-        if (value := getattr(asked, name)) is not None
+        for name in msgspec.structs.asdict(tolerance)
+        if (value := getattr(tolerance, name)) is not None
     }
-    return _with_tolerance(stage, msgspec.structs.replace(asked, **changed))
+    return _with_tolerance(stage, msgspec.structs.replace(tolerance, **changed))
 
 
 def _with_tail(stage: Stage) -> Stage:
     """The step with a tolerance on the 99th percentile, no stricter than what stops."""
-    asked, step = stage.step.tolerance, stage.step
-    if asked.latency_p99 is not None:
+    tolerance, step = stage.step.tolerance, stage.step
+    if tolerance.latency_p99 is not None:
         return stage
-    return _with_tolerance(stage, msgspec.structs.replace(asked, latency_p99=step.stop.latency_p99))
+    return _with_tolerance(
+        stage, msgspec.structs.replace(tolerance, latency_p99=step.stop.latency_p99)
+    )
 
 
 def tails_not_asked(profile: TrafficProfile, stages: Sequence[Stage]) -> Iterator[str]:

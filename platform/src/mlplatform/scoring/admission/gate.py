@@ -147,11 +147,11 @@ class Gate:
         header = headers.get(_PRIORITY)
         if header is None:
             return client.priority
-        asked = _BY_NAME.get(header)
-        if asked is None:
+        requested = _BY_NAME.get(header)
+        if requested is None:
             detail = f"{PRIORITY_HEADER} must be one of {', '.join(PRIORITIES)}"
             raise Problem(422, "invalid-header", detail, field=PRIORITY_HEADER)
-        return lowered(client.priority, asked)
+        return lowered(client.priority, requested)
 
     def _enter(self, admitted: AdmittedRequest) -> None:
         verdict = entry(admitted.priority, self.in_flight, self._in_flight_limits)

@@ -85,6 +85,6 @@ def entry(priority: Priority, in_flight: int, within: InFlightLimits) -> Enter |
     return ENTER if in_flight < ceiling else ShedRequest(ceiling, SHED_RETRY_S[priority])
 
 
-def lowered(own: Priority, asked: Priority) -> Priority:
+def lowered(own: Priority, requested: Priority) -> Priority:
     """The class of a request whose sender asks for another class: never above the sender's own."""
-    return max(own, asked, key=PRIORITIES.index)
+    return max(own, requested, key=PRIORITIES.index)

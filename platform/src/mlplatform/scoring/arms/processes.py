@@ -29,10 +29,10 @@ class Processes:
         A target that is not ready, or whose status is unknown, is not replaced yet. Services that
         are no longer among the targets are forgotten.
         """
-        asked = {target.arm.service: target for target in targets}
-        ready = {name: now for name in asked if (now := self._ready(name)) is not None}
-        found = [asked[name] for name, now in ready.items() if self._known.get(name) != now]
-        self._known = {n: now for n in asked if (now := ready.get(n) or self._known.get(n))}
+        by_service = {target.arm.service: target for target in targets}
+        ready = {name: now for name in by_service if (now := self._ready(name)) is not None}
+        found = [by_service[name] for name, now in ready.items() if self._known.get(name) != now]
+        self._known = {n: now for n in by_service if (now := ready.get(n) or self._known.get(n))}
         return found
 
     def broken(self, targets: Iterable[Target]) -> list[Target]:

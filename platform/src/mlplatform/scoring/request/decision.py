@@ -78,7 +78,7 @@ class RoutedRequest(msgspec.Struct, frozen=True):
 
 
 class DecidedRequest(msgspec.Struct, frozen=True):
-    """A case with its decision, and the predictors that failed on the way, in order.
+    """A routed request with its decision, and the predictors that failed on the way, in order.
 
     Args:
         prediction: the score that decided; None if no score did.
@@ -87,7 +87,7 @@ class DecidedRequest(msgspec.Struct, frozen=True):
             `verdict` is the decision after it.
     """
 
-    case: RoutedRequest
+    routed: RoutedRequest
     verdict: Verdict
     failures: tuple[Failure, ...]
     prediction: Prediction | None = None
@@ -110,7 +110,7 @@ class DecidedRequest(msgspec.Struct, frozen=True):
         what else was missing; None if it is not."""
         if self.failures:
             return self.failures[0].reason
-        return FEATURES if self.case.gaps.degraded else None
+        return FEATURES if self.routed.gaps.degraded else None
 
 
 class FinishedDecision(NamedTuple):
@@ -143,21 +143,21 @@ RequestOutcome = FinishedDecision | AcceptedForLater
 
 def score_body(decided: DecidedRequest) -> ScoreBody:
     """The body of the application's answer."""
-    case, verdict, arm = decided.case, decided.verdict, decided.arm
+    routed, verdict, arm = decided.routed, decided.verdict, decided.arm
     return ScoreBody(
         decision=verdict.decision,
         score=verdict.score,
         reasons=list(verdict.reasons),
         model_version=arm.version if arm else None,
         bundle=arm.bundle if arm else None,
-        route=case.assignment.arm,
+        route=routed.assignment.arm,
         answered_by=verdict.answered_by,
-        generation=case.live.routes.generation,
-        decision_id=case.decision_id,
+        generation=routed.live.routes.generation,
+        decision_id=routed.decision_id,
         degraded=decided.degraded_reason is not None,
         degraded_reason=decided.degraded_reason,
         reasons_omitted=verdict.omitted,
-        feature_gaps=case.gaps.by_cause,
+        feature_gaps=routed.gaps.by_cause,
         top=list(verdict.top) or msgspec.UNSET,
     )
 
@@ -175,19 +175,19 @@ def record(decided: DecidedRequest, caller: Caller, *, recorded_ms: int, latency
         latency_us: microseconds from the request's arrival to its decision, without writing the
             record.
     """
-    case, verdict, arm = decided.case, decided.verdict, decided.arm
+    routed, verdict, arm = decided.routed, decided.verdict, decided.arm
     return Record(
-        kind="inference" if case.is_raw else "decision",
-        decision_id=case.decision_id,
-        model=case.live.routes.model,
-        event_ms=case.facts.event_ms,
+        kind="inference" if routed.is_raw else "decision",
+        decision_id=routed.decision_id,
+        model=routed.live.routes.model,
+        event_ms=routed.facts.event_ms,
         recorded_ms=recorded_ms,
-        generation=case.live.routes.generation,
-        rollout_id=case.live.routes.rollout_id,
-        arm=case.assignment.arm,
+        generation=routed.live.routes.generation,
+        rollout_id=routed.live.routes.rollout_id,
+        arm=routed.assignment.arm,
         answered_by=verdict.answered_by,
-        unit=case.unit if case.has_unit else None,
-        bucket=case.assignment.bucket if case.has_unit else None,
+        unit=routed.unit if routed.has_unit else None,
+        bucket=routed.assignment.bucket if routed.has_unit else None,
         version=arm.version if arm else None,
         bundle=arm.bundle if arm else None,
         score=verdict.score,
@@ -207,7 +207,7 @@ def _attribution(verdict: Verdict) -> str | None:
 
 
 def _payload(decided: DecidedRequest, caller: Caller) -> dict[str, Any]:
-    facts, verdict = decided.case.facts, decided.verdict
+    facts, verdict = decided.routed.facts, decided.verdict
     payload: dict[str, Any] = {
         "request": facts.fields,
         "features": facts.features.values,
@@ -222,8 +222,8 @@ def _payload(decided: DecidedRequest, caller: Caller) -> dict[str, Any]:
         "reasons_omitted": verdict.omitted,
         "attribution": _attribution(verdict),
         "cached": verdict.cached or None,
-        "missing_features": decided.case.gaps.features or None,
-        "feature_gaps": decided.case.gaps.by_cause,
+        "missing_features": decided.routed.gaps.features or None,
+        "feature_gaps": decided.routed.gaps.by_cause,
         "failures": [[f.step, f.reason] for f in decided.failures] or None,
         "idempotency_key": caller.key,
         "trace_id": caller.trace_id,

@@ -187,14 +187,14 @@ class ModelMetrics:
         self._observe_s(latency_s)
         if late:
             self._late.inc()
-        case = decided.case
+        routed = decided.routed
         if decided.degraded_reason is not None:
             self._metrics.degraded.labels(self._model, decided.degraded_reason).inc()
         elif verdict.score is not None:
-            self._scores[case.assignment.arm](verdict.score)
-        self._observe_ages(case.facts.event_ms, case.facts.features.times)
-        if case.gaps.features:
-            self._count_missing(case.gaps)
+            self._scores[routed.assignment.arm](verdict.score)
+        self._observe_ages(routed.facts.event_ms, routed.facts.features.times)
+        if routed.gaps.features:
+            self._count_missing(routed.gaps)
         if verdict.omitted is not None:
             self._metrics.reasons_omitted.labels(self._model, verdict.omitted).inc()
         for failure in decided.failures:

@@ -219,13 +219,13 @@ class Scoring:
         """
         event_ms = self.times.now_ms()
         with self.times.answering(event_ms):
-            case = self._raw_case(inputs, unit_value, event_ms, caller)
-            decided = await self._decide(case, caller)
+            routed = self._route_raw(inputs, unit_value, event_ms, caller)
+            decided = await self._decide(routed, caller)
             await self._record(decided, caller, None)
         self._count(decided, caller)
         return decided
 
-    def _raw_case(
+    def _route_raw(
         self, inputs: Sequence[float], unit_value: Any | None, event_ms: int, caller: Caller
     ) -> RoutedRequest:
         live = self.live.current
@@ -286,7 +286,7 @@ class Scoring:
             response = await self._record(decided, caller, claim)
         if not response.replayed:
             self._count(decided, caller)
-            self._copy(decided.case)
+            self._copy(decided.routed)
         return response
 
     async def _route(self, request: ScoringInput, caller: Caller) -> RoutedRequest:
@@ -314,31 +314,31 @@ class Scoring:
             request.decision_id, live, facts, unit, assignment, gaps, read_s=read_s
         )
 
-    async def _decide(self, case: RoutedRequest, caller: Caller) -> DecidedRequest:
+    async def _decide(self, routed: RoutedRequest, caller: Caller) -> DecidedRequest:
         """The decision of the first step that can decide in time."""
-        live = case.live
+        live = routed.live
         if live.routes.killed:
-            verdict = without_predictor(live, case.facts, KILLED_REASON)
-            not_asked = Failure(live.order(case.assignment)[0].name, "killed")
-            return DecidedRequest(case, verdict, (not_asked,), None, time.monotonic())
-        if case.gaps.withheld:
-            verdict = without_predictor(live, case.facts, STALE_REASON)
-            return DecidedRequest(case, verdict, (), None, time.monotonic())
+            verdict = without_predictor(live, routed.facts, KILLED_REASON)
+            not_asked = Failure(live.order(routed.assignment)[0].name, "killed")
+            return DecidedRequest(routed, verdict, (not_asked,), None, time.monotonic())
+        if routed.gaps.withheld:
+            verdict = without_predictor(live, routed.facts, STALE_REASON)
+            return DecidedRequest(routed, verdict, (), None, time.monotonic())
         until_s = predict_until(live.chain, caller.started_s, caller.deadline_s)
-        order = live.order(case.assignment)
-        if case.is_raw and caller.version is None:
+        order = live.order(routed.assignment)
+        if routed.is_raw and caller.version is None:
             order = tuple(step for step in order if step.arm.service in live.alike)
-        origin = Origin(case.decision_id, caller.trace)
-        prediction, failures = await predict(live, order, case.facts, until_s, origin)
+        origin = Origin(routed.decision_id, caller.trace)
+        prediction, failures = await predict(live, order, routed.facts, until_s, origin)
         if prediction is None:
-            verdict = without_predictor(live, case.facts)
+            verdict = without_predictor(live, routed.facts)
         else:
             verdict = await decide(prediction, until_s)
-            is_whole = not (failures or case.gaps.degraded)
+            is_whole = not (failures or routed.gaps.degraded)
             if self._exploration is not None and is_whole and caller.version is None:
-                verdict, draw = explore(self._exploration, verdict, case.facts, case.unit)
-                return DecidedRequest(case, verdict, (), prediction, time.monotonic(), draw)
-        return DecidedRequest(case, verdict, tuple(failures), prediction, time.monotonic())
+                verdict, draw = explore(self._exploration, verdict, routed.facts, routed.unit)
+                return DecidedRequest(routed, verdict, (), prediction, time.monotonic(), draw)
+        return DecidedRequest(routed, verdict, tuple(failures), prediction, time.monotonic())
 
     async def _record(
         self, decided: DecidedRequest, caller: Caller, claim: IdempotencyClaim | None
@@ -359,7 +359,7 @@ class Scoring:
         try:
             outcome = await self._recorder.append(item, caller.deadline_s)
         except LogUnavailable as error:
-            decision_id = decided.case.decision_id
+            decision_id = decided.routed.decision_id
             trace_id = caller.trace_id or trace_id_of(decision_id)
             extra = {"decision_id": decision_id, "trace_id": trace_id}
             log.error("a decision was not recorded: %s", error, extra=extra)
@@ -375,20 +375,20 @@ class Scoring:
             self._answers.keep_unlogged(item, body)
         return ScoreResponse(body, replayed=False)
 
-    def _copy(self, case: RoutedRequest) -> None:
-        arm, routes = case.assignment.shadow, case.live.routes
+    def _copy(self, routed: RoutedRequest) -> None:
+        arm, routes = routed.assignment.shadow, routed.live.routes
         # if the champion was not asked, there is nothing to compare with
-        if arm is not None and not (case.gaps.withheld or routes.killed):
-            target = case.live.targets[arm.service]
-            bucket = case.assignment.bucket
+        if arm is not None and not (routed.gaps.withheld or routes.killed):
+            target = routed.live.targets[arm.service]
+            bucket = routed.assignment.bucket
             self._shadow.offer(
-                ShadowCopy(case.decision_id, case.facts, routes, target, case.unit, bucket)
+                ShadowCopy(routed.decision_id, routed.facts, routes, target, routed.unit, bucket)
             )
 
     def _count(self, decided: DecidedRequest, caller: Caller) -> None:
         now_s = time.monotonic()
-        if not decided.case.is_raw:
-            gaps = decided.case.gaps.by_cause
+        if not decided.routed.is_raw:
+            gaps = decided.routed.gaps.by_cause
             self.freshness.decisions.count(
                 gaps is not None and bool(gaps.stale or gaps.unavailable)
             )
@@ -398,7 +398,7 @@ class Scoring:
         )
         self._note(decided, caller, now_s)
         if each.isEnabledFor(logging.DEBUG):
-            verdict, decision_id = decided.verdict, decided.case.decision_id
+            verdict, decision_id = decided.verdict, decided.routed.decision_id
             took_ms = (now_s - caller.started_s) * 1000
             trace_id = caller.trace_id or trace_id_of(decision_id)
             extra = {"decision_id": decision_id, "trace_id": trace_id}
@@ -407,13 +407,13 @@ class Scoring:
     def _watch_volume(self, decided: DecidedRequest, now_s: float) -> None:
         """Count a bundle's decision, and stop its arm here if that is too many. Only known
         customers count, because else each request of one caller would be another customer's."""
-        if not decided.case.has_unit or decided.prediction is None:
+        if not decided.routed.has_unit or decided.prediction is None:
             return
         if (volume := decided.prediction.target.volume) is None:
             return
-        if decided.case.assignment.arm == NAMED:  # its caller chose the version
+        if decided.routed.assignment.arm == NAMED:  # its caller chose the version
             return
-        if volume.count(decided.case.assignment.bucket, decided.by_model, now_s):
+        if volume.count(decided.routed.assignment.bucket, decided.by_model, now_s):
             arm = decided.prediction.target.arm
             why = "" if volume.stopped is None else volume.stopped.reason
             log.error("%s is no longer asked: its bundle %s", arm.service, why)
@@ -427,7 +427,7 @@ class Scoring:
             return
         accepted = None
         if caller.was_accepted:
-            decision_id = decided.case.decision_id
+            decision_id = decided.routed.decision_id
             trace_id = caller.trace_id or trace_id_of(decision_id)
             accepted = trace_id, derived_span_id(decision_id, ACCEPTED)
         finished = FinishedDecision(decided, caller.started_s, now_s, is_recorded, accepted)

@@ -123,7 +123,7 @@ class Traces:
         for each in shown:
             if isinstance(each, FinishedDecision) and trace_id is not None:
                 latency_s = each.recorded_s - each.started_s
-                self._shown(each.decided.case.live.routes.model, latency_s, trace_id)
+                self._shown(each.decided.routed.live.routes.model, latency_s, trace_id)
         return True
 
     def _sampled_for(
@@ -146,12 +146,12 @@ def sampling_reason(done: RequestOutcome, slo_s: Mapping[str, float]) -> Samplin
         return None
     if not done.is_recorded:
         return "error"
-    case = done.decided.case
+    routed = done.decided.routed
     if done.decided.degraded_reason is not None:
         return "degraded"
-    if case.assignment.arm == "challenger":
+    if routed.assignment.arm == "challenger":
         return "canary"  # even if slow: in an overload all are slow, and these must stay
-    is_slow = done.recorded_s - done.started_s > slo_s[case.live.routes.model]
+    is_slow = done.recorded_s - done.started_s > slo_s[routed.live.routes.model]
     return "slow" if is_slow else None
 
 
@@ -201,16 +201,20 @@ def _is_ordinary(done: RequestOutcome) -> tuple[bool, float]:
     if isinstance(done, AcceptedForLater):
         return True, 0.0
     is_wrong = not done.is_recorded or done.decided.degraded_reason is not None
-    is_canary = done.decided.case.assignment.arm == "challenger"
+    is_canary = done.decided.routed.assignment.arm == "challenger"
     return not (is_wrong or is_canary), done.started_s - done.recorded_s
 
 
 def _decision_id(done: RequestOutcome) -> str:
-    return done.decision_id if isinstance(done, AcceptedForLater) else done.decided.case.decision_id
+    return (
+        done.decision_id if isinstance(done, AcceptedForLater) else done.decided.routed.decision_id
+    )
 
 
 def _model(done: RequestOutcome) -> str:
-    return done.model if isinstance(done, AcceptedForLater) else done.decided.case.live.routes.model
+    return (
+        done.model if isinstance(done, AcceptedForLater) else done.decided.routed.live.routes.model
+    )
 
 
 def _accepted(taken: AcceptedForLater, parent_id: str) -> list[Span]:
@@ -244,12 +248,12 @@ def _decision(finished: FinishedDecision, parent_id: str) -> list[Span]:
 
 def _decision_attributes(finished: FinishedDecision) -> Attributes:
     decided = finished.decided
-    routes, arm = decided.case.live.routes, decided.arm
+    routes, arm = decided.routed.live.routes, decided.arm
     return {
         signals.MODEL_NAME: routes.model,
         signals.MODEL_VERSION: arm.version if arm else None,
-        signals.DECISION_ID: decided.case.decision_id,
-        signals.ROUTE_ARM: decided.case.assignment.arm,
+        signals.DECISION_ID: decided.routed.decision_id,
+        signals.ROUTE_ARM: decided.routed.assignment.arm,
         signals.GENERATION_USED: routes.generation,
         signals.ANSWERED_BY: decided.verdict.answered_by,
         signals.DEGRADED_REASON: decided.degraded_reason,
@@ -260,18 +264,18 @@ def _steps(finished: FinishedDecision, parent_id: str) -> list[Span]:
     """The spans of a decision's steps, in order."""
     decided, found = finished.decided, []
     features, predict, record = signals.FEATURES_SPAN, signals.PREDICT_SPAN, signals.RECORD_SPAN
-    if decided.case.read_s:
-        read_s = decided.case.read_s
+    if decided.routed.read_s:
+        read_s = decided.routed.read_s
         found.append(Span(features, features.name, new_span_id(), parent_id, *read_s))
     for failure in decided.failures:
         if failure.asked_s:  # an open breaker or full bulkhead makes no call
-            span_id = derived_span_id(decided.case.decision_id, step_place(failure.step))
+            span_id = derived_span_id(decided.routed.decision_id, step_place(failure.step))
             name, asked_s = predict.name.format(step=failure.step), failure.asked_s
             why = {signals.ERROR_TYPE: failure.reason}
             found.append(
                 Span(predict, name, span_id, parent_id, asked_s, failure.failed_s, why, True)
             )
-    found += _prediction(decided.case.decision_id, decided.prediction, parent_id)
+    found += _prediction(decided.routed.decision_id, decided.prediction, parent_id)
     is_lost = not finished.is_recorded
     lost = {signals.ERROR_TYPE: "unrecorded"} if is_lost else {}
     at_s = decided.decided_s, finished.recorded_s

@@ -155,7 +155,7 @@ def test_an_answer_stands_in_the_journal_under_the_name_of_who_signed_in(
 ) -> None:
     bo, path = visitor("bo"), f"/rollouts/{rollout}/act/{answer}"
     shown = bo.get(path).text
-    asked = world.state(rollout).asked
+    asked = world.state(rollout).asked_digest
     assert f"<code>{asked}</code>" in shown
     assert "no more than planned" in shown
     done = bo.act(path, "gates read, one by one")

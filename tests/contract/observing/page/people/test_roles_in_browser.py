@@ -292,7 +292,7 @@ def test_every_view_is_reached_by_tab_fits_and_has_no_fault_of_accessibility(
 ) -> None:
     world.keys["everybody"] = world.key("everybody", *(f"fraud:{s}" for s in ROLES.values()))
     rollout = world.waits()
-    asked = world.state(rollout).asked
+    asked = world.state(rollout).asked_digest
     browser.open(f"{world.page.url}/sign-in")
     looked_at(browser, "sign-in", WIDTHS)
     hands = Hands(browser, by_keys=True)

@@ -402,6 +402,6 @@ def _evidence(subject: Subject) -> EvidenceDetail | None:
     """The evidence with which a rollout's journal asked last; None if it has not asked."""
     assert subject.state is not None
     for fact in reversed(subject.facts):
-        if fact.evidence_digest == subject.state.asked:
+        if fact.evidence_digest == subject.state.asked_digest:
             return evidence(fact)
     return None

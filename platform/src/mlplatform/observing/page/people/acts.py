@@ -132,7 +132,7 @@ def own(state: RolloutState, name: str, identity: ProvenIdentity | None = None) 
 def seen_of_rollout(state: RolloutState, facts: int, act: Act) -> str:
     """The state that an act on a rollout is bound to: the evidence of its question, else the length
     of its journal."""
-    return state.asked or "" if act in ANSWERS else f"fact {facts}"
+    return state.asked_digest or "" if act in ANSWERS else f"fact {facts}"
 
 
 def seen_of_model(routes: Routes) -> str:

@@ -127,16 +127,16 @@ def query(form: Mapping[str, str]) -> Query:
             raise InputInvalid("search", None, problem)
         if text.strip():
             values[name] = parse(name, text.strip())
-    asked = Query(**values)
-    if asked.from_ms is not None and asked.to_ms is not None and asked.from_ms >= asked.to_ms:
-        wanted = f"a time after {_text(asked.from_ms)}"
-        _refuse("to_ms", _text(asked.to_ms), wanted)
-    return asked
+    parsed = Query(**values)
+    if parsed.from_ms is not None and parsed.to_ms is not None and parsed.from_ms >= parsed.to_ms:
+        wanted = f"a time after {_text(parsed.from_ms)}"
+        _refuse("to_ms", _text(parsed.to_ms), wanted)
+    return parsed
 
 
 def search(
     read: Callable[[RecordQuery], pa.Table],
-    asked: Query,
+    query: Query,
     newest_ms: int,
     rows: int,
     columns: Sequence[str] = SHOWN,
@@ -157,22 +157,22 @@ def search(
             reaches further back than the one before it.
         columns: columns of the returned rows, from `READ`; the page shows no pseudonyms.
     """
-    floor = max(asked.from_ms or 0, 0)
-    end: int | None = asked.to_ms
-    if asked.before is not None:
-        end = min(asked.before.event_ms + bool(asked.before.writer), end or _LARGEST)
+    floor = max(query.from_ms or 0, 0)
+    end: int | None = query.to_ms
+    if query.before is not None:
+        end = min(query.before.event_ms + bool(query.before.writer), end or _LARGEST)
     found: list[Mapping[str, Any]] = []
-    rows_read, width = 0, FIRST_WIDTH_MS if asked.unit is None else FIRST_WIDTH_OF_UNIT_MS
+    rows_read, width = 0, FIRST_WIDTH_MS if query.unit is None else FIRST_WIDTH_OF_UNIT_MS
     begun_s, quickest_s, is_further = clock(), budget_s, False
     for _ in range(MOST_WINDOWS):
         window_s = clock()
         start = max(floor, (newest_ms + 1 if end is None else end) - width)
-        table, crowded = _window(read, asked, start, end, width)
+        table, crowded = _window(read, query, start, end, width)
         rows_read += len(table)
         if crowded:
             width = max(width // WIDER, LEAST_WIDTH_MS)
         else:
-            found += _matching(table, asked, rows + 1 - len(found), columns)
+            found += _matching(table, query, rows + 1 - len(found), columns)
             end, is_further = start, True
             now_s = clock()
             took_s = now_s - window_s
@@ -198,13 +198,13 @@ def _longer_s(took_s: float, quickest_s: float) -> float:
 
 
 def _window(
-    read: Callable[[RecordQuery], pa.Table], asked: Query, start: int, end: int | None, width: int
+    read: Callable[[RecordQuery], pa.Table], query: Query, start: int, end: int | None, width: int
 ) -> tuple[pa.Table, bool]:
     """The records of a stretch of event time, and whether there are too many of them."""
     limit = None if width <= LEAST_WIDTH_MS else MOST_OF_WINDOW
     table = read(
         RecordQuery(
-            model=asked.model, kinds=ANSWERED, from_ms=start, to_ms=end, unit=asked.unit,
+            model=query.model, kinds=ANSWERED, from_ms=start, to_ms=end, unit=query.unit,
             limit=limit, columns=READ,
         )
     )  # fmt: skip
@@ -215,18 +215,18 @@ def _window(
 
 
 def _matching(
-    table: pa.Table, asked: Query, rows: int, columns: Sequence[str]
+    table: pa.Table, query: Query, rows: int, columns: Sequence[str]
 ) -> list[Mapping[str, Any]]:
     """The newest rows that match."""
     wanted = {
-        "decision": asked.outcome,
-        "version": asked.version,
-        "degraded": asked.degraded,
+        "decision": query.outcome,
+        "version": query.version,
+        "degraded": query.degraded,
     }
     for name, value in wanted.items():
         if value is not None:
             table = table.filter(pc.field(name) == value)
-    if (at := asked.before) is not None and at.writer:
+    if (at := query.before) is not None and at.writer:
         earlier = (pc.field("writer") == at.writer) & (pc.field("seq") < at.seq)
         same = pc.field("event_ms") == at.event_ms
         table = table.filter(~same | (pc.field("writer") < at.writer) | earlier)

@@ -284,7 +284,7 @@ class Sources:
         raise NotFound(f"no incident {name!r}; the list has every one")
 
     def decisions(
-        self, asked: Query, rows: int, columns: Sequence[str] = SHOWN, budget_s: float = BUDGET_S
+        self, query: Query, rows: int, columns: Sequence[str] = SHOWN, budget_s: float = BUDGET_S
     ) -> SearchResult:
         """A page of the decisions that match; empty if there is no log yet.
 
@@ -300,7 +300,7 @@ class Sources:
         reached = (mark.event_ms for mark in log.watermarks())
         newest_ms = max((ms for ms in reached if ms is not None), default=0)
         with _turn(self._searching, "other searches go on"):
-            found = search(log.read, asked, newest_ms, rows, columns, budget_s=budget_s)
+            found = search(log.read, query, newest_ms, rows, columns, budget_s=budget_s)
         return replace(found, rows=tuple(row for row in found.rows if self._may_see(row["model"])))
 
     def pseudonym(self, customer: str) -> int:
