@@ -50,12 +50,12 @@ async def beside(running: Tasks, work: Coroutine[Any, Any, None]) -> None:
         task.cancel()
 
 
-async def finished(task: asyncio.Task[None]) -> None:
+async def wait_for_task(task: asyncio.Task[None]) -> None:
     """Returns once the task is done; a failure of it is this one's."""
     await task
 
 
-async def reached(player: Player, event_ms: float) -> None:
+async def wait_for_event_time(player: Player, event_ms: float) -> None:
     """Returns once traffic has come to an event time."""
     while player.event_ms < event_ms:
         await asyncio.sleep(0.2)
@@ -86,7 +86,7 @@ class Scene:
         player = self.player
         end = player.recording.first_row_at(self.diary.state.next_midnight_ms)
         while player.position < end and not player.stopping:
-            await self.story.passed()
+            await self.story.wait_for_pass()
             await self.chunk(rate, end)
         return not player.stopping
 

@@ -35,7 +35,7 @@ async def play(scene: Scene, rate: Callable[[], float]) -> None:
             or one that is not shown to be better.
     """
     _change(scene)
-    incident = await _claimed(scene, rate)
+    incident = await _wait_for_claim(scene, rate)
     found = await _answer(scene, incident)
     scene.diary.state.drift = found
     scene.diary.tell(scene.player.event_ms, drift.words(found))
@@ -55,7 +55,7 @@ def _change(scene: Scene) -> None:
     scene.diary.tell(state.change_ms, CHANGED)
 
 
-async def _claimed(scene: Scene, rate: Callable[[], float]) -> Incident:
+async def _wait_for_claim(scene: Scene, rate: Callable[[], float]) -> Incident:
     """The drift incident, once a check has asked for its retrain."""
     state, player = scene.diary.state, scene.player
     lag_days = drift.lag_days(scene.platform.definition(state.model))
@@ -90,7 +90,7 @@ async def _answer(scene: Scene, incident: Incident) -> dict[str, Any]:
     reason = "" if run is None else str(run.parameters["reason"])
     if run is not None:
         scene.diary.tell(scene.player.event_ms, f"a retrain answers {incident.id}: {reason}")
-        run = await _ended(scene, run)
+        run = await _wait_for_end(scene, run)
     answered = _now(scene, incident)
     if answered.answer is None:
         why = answered.note if run is None else run.message
@@ -121,7 +121,7 @@ async def _run_of(scene: Scene, incident: Incident) -> FlowRun | None:
     raise LoopNotClosed(f"no retrain for {incident.id} has begun within {RUN_LIMIT_S:.0f} s")
 
 
-async def _ended(scene: Scene, run: FlowRun) -> FlowRun:
+async def _wait_for_end(scene: Scene, run: FlowRun) -> FlowRun:
     deadline = time.monotonic() + RUN_LIMIT_S
     while not run.final:
         if time.monotonic() > deadline:

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from demo import drift, report, team
-from demo.chapters import Scene, Tasks, beside, finished, play, reached
+from demo.chapters import Scene, Tasks, beside, play, wait_for_event_time, wait_for_task
 from demo.process import PlatformProcess
 from demo.source import MODEL, Source, prepare
 from demo.state import DemoState, Diary, DiaryEntry, load_state
@@ -89,7 +89,7 @@ async def run(settings: Settings, options: Options) -> int:
             change_ms=source.change_ms,
             next_midnight_ms=source.go_live_ms + DAY_MS,
         )
-    diary = Diary(folder / "state.json", state, _shown)
+    diary = Diary(folder / "state.json", state, _print_entry)
     process = PlatformProcess(settings)
     _end_on_sigterm()
     try:
@@ -167,13 +167,13 @@ async def _chapters(running: Tasks, scene: Scene) -> None:
     days = asyncio.create_task(_days(scene))
     running.append(days)
     stale_ms = scene.diary.state.go_live_ms + STALE_AFTER_DAYS * DAY_MS
-    await beside(running, reached(player, stale_ms))
+    await beside(running, wait_for_event_time(player, stale_ms))
     await beside(running, story.stale_candidate())
     slow_model = asyncio.create_task(story.slow_candidate())  # once there is a twin to make
     running.append(slow_model)
     await beside(running, story.learned_challenger())
     await beside(running, story.stale_challenger())
-    await beside(running, finished(slow_model))
+    await beside(running, wait_for_task(slow_model))
     await beside(running, story.slow_challenger())
     player.stopping = True
     await days
@@ -243,7 +243,7 @@ def _refuse_used(platform: Platform, model: str) -> None:
         raise Refused(f"{where} has rollouts of {model} already: a demo begins with an empty one")
 
 
-def _shown(entry: DiaryEntry) -> None:
+def _print_entry(entry: DiaryEntry) -> None:
     CONSOLE.print(
         f"{minute_text(entry.event_ms)}  {entry.elapsed_s:6.1f} s  {entry.text}",
         soft_wrap=True,

@@ -95,22 +95,22 @@ class Story:
         seen: dict[str, str] = {}
         while True:
             looked_ms = self._event_ms()
-            if self._ramping():
+            if self._is_ramping():
                 await self.run_flow("rollout", {"model": self.model})
             self._judged_ms = looked_ms
             self._tell_phases(seen)
             self._expect_champion_asked()
             await asyncio.sleep(PASS_PAUSE_S)
 
-    async def passed(self) -> None:
+    async def wait_for_pass(self) -> None:
         """Wait while a rollout under way has not been looked at for `PASS_WITHIN_MS` of event time.
 
         On a slow machine days would go by unjudged, and the payments end before the story.
         """
-        while self._event_ms() - self._judged_ms > PASS_WITHIN_MS and self._ramping():
+        while self._event_ms() - self._judged_ms > PASS_WITHIN_MS and self._is_ramping():
             await asyncio.sleep(POLL_S)
 
-    def _ramping(self) -> bool:
+    def _is_ramping(self) -> bool:
         return any(state.ramping for state in self._platform.rollouts.active(self.model))
 
     async def run_flow(self, flow: str, parameters: Mapping[str, Any]) -> FlowRun:
@@ -273,7 +273,7 @@ class Story:
             ),
         )
         while not self._answered(rollout.rollout_id):
-            for run in await self._waiting():
+            for run in await self._suspended_runs():
                 if run.parameters.get("rollout_id") == rollout.rollout_id:
                     await self._answer(run)
             await asyncio.sleep(POLL_S)
@@ -348,7 +348,7 @@ class Story:
 
     def awaits_a_model(self) -> bool:
         """Whether a model is being made, and nothing else is under way."""
-        return self._making and not self._ramping()
+        return self._making and not self._is_ramping()
 
     def awaits_an_answer(self) -> bool:
         """Whether a person is asked: a day of traffic must not pass with each of their seconds."""
@@ -366,7 +366,7 @@ class Story:
             i.state == "claimed" for i in self._platform.incidents.list(self.model, closed=False)
         ):
             return True
-        return self._ramping()
+        return self._is_ramping()
 
     def _all(self) -> list[RolloutState]:
         return self._platform.rollouts.active(self.model, finished=True)
@@ -392,7 +392,7 @@ class Story:
         state = next(s for s in self._all() if s.rollout_id == rollout_id)
         return state.answer is not None or state.finished
 
-    async def _waiting(self) -> list[FlowRun]:
+    async def _suspended_runs(self) -> list[FlowRun]:
         try:
             return await asyncio.to_thread(self._platform.prefect.suspended)
         except Unavailable:

@@ -16,7 +16,7 @@ from typing import Final
 import pyarrow.parquet as pq
 
 from demo import drift, drift_chapter
-from demo.chapters import Scene, Tasks, beside, finished, reached
+from demo.chapters import Scene, Tasks, beside, wait_for_event_time, wait_for_task
 from demo.source import FIRST_DAY_MS, Source, keep
 from demo.story import LoopNotClosed
 from mlplatform.model.folder_code import load_module
@@ -98,11 +98,11 @@ async def chapters(running: Tasks, scene: Scene) -> None:
         running.append(traffic)
         if not state.is_back:
             next_ms = state.go_live_ms + BEFORE_NEXT_DAYS * DAY_MS
-            await beside(running, reached(player, next_ms))
+            await beside(running, wait_for_event_time(player, next_ms))
             await beside(running, story.next_version())
             await beside(running, story.taken_back())
         over.set()
-        await beside(running, finished(traffic))
+        await beside(running, wait_for_task(traffic))
     if drift.changes(story.model):
         await beside(running, drift_chapter.play(scene, lambda: _rate(scene)))
 

@@ -106,7 +106,9 @@ class Player:
         self._url = url
         self._model = model
         self._headers = {"Authorization": f"Bearer {api_key}"}
-        settings = client_library.Settings(retries=Retries(attempt_s=10.0), on_retry=self._retried)
+        settings = client_library.Settings(
+            retries=Retries(attempt_s=10.0), on_retry=self._count_retry
+        )
         self._client = AsyncClient(url, api_key, settings)
         self._session: aiohttp.ClientSession | None = None
         self._done: set[int] = set()
@@ -207,7 +209,7 @@ class Player:
             self.counts.retries += 1
             await asyncio.sleep(RETRY_PAUSE_S)
 
-    def _retried(self, error: CallFailed, pause_s: float) -> None:
+    def _count_retry(self, error: CallFailed, pause_s: float) -> None:
         self.counts.retries += 1
 
     async def _carry_out(self, call: Call[T], alive: Callable[[], bool]) -> T:

@@ -22,30 +22,30 @@ from mlplatform.runtime.units import DAY_S, HOUR_S
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
-def prepare(asked: job.Batch) -> Job:
-    return job.prepare(wiring.platform(), asked)
+def prepare(batch: job.Batch) -> Job:
+    return job.prepare(wiring.platform(), batch)
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
-def score(asked: job.Batch, work: Job) -> Path:
+def score(batch: job.Batch, work: Job) -> Path:
     """Its own deadline is the job's; a cancelled run cancels the job."""
     log = get_run_logger()
 
     def report(status: JobStatus) -> None:
         log.info("%s: %d of %d days. %s", status.state, status.done, status.total, status.reason)
 
-    return job.score(wiring.platform(), asked, work, report)
+    return job.score(wiring.platform(), batch, work, report)
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
-def score_table(asked: tables.TableBatch) -> str:
+def score_table(batch: tables.TableBatch) -> str:
     """Another run with the same output goes on with what this one has finished."""
     log = get_run_logger()
 
     def report(one: Partition) -> None:
         log.info("%s: %d rows, %d with an error", one.name, one.rows, one.errors)
 
-    return tables.page(tables.score_table(wiring.platform(), asked, report), asked.output)
+    return tables.page(tables.score_table(wiring.platform(), batch, report), batch.output)
 
 
 @flow(name="batch", flow_run_name=names.RUNS["batch"], persist_result=False)
@@ -76,20 +76,20 @@ def batch(
     """
     match (first, bool(input and output)):
         case (None, True):
-            asked = tables.TableBatch(model, input, output, version, columns or {}, partition_rows)
-            text = score_table(asked)
+            batch = tables.TableBatch(model, input, output, version, columns or {}, partition_rows)
+            text = score_table(batch)
             create_markdown_artifact(text, key=f"batch-{model}", description="A table, scored")
             return output
         case (date(), False):
             return _days(model, first, last or first, version, deadline_s)
         case _:
             names = {"input": input, "output": output, "first": first}
-            named = " and ".join(name for name, given in names.items() if given) or "empty"
+            named = " and ".join(name for name, value in names.items() if value) or "empty"
             raise ConfigInvalid("the choice of rows", named, "input and output, or only first")
 
 
 def _days(model: str, first: date, last: date, version: int | None, deadline_s: int) -> str:
-    asked = job.batch(
+    batch = job.batch(
         wiring.platform(),
         model,
         version,
@@ -98,7 +98,7 @@ def _days(model: str, first: date, last: date, version: int | None, deadline_s: 
         to_ms=_midnight_ms(last + timedelta(days=1)),
         deadline_s=deadline_s,
     )
-    folder = score(asked, prepare(asked))
+    folder = score(batch, prepare(batch))
     create_markdown_artifact(
         job.page(folder), key=f"batch-{model}", description="The days that were scored again"
     )

@@ -111,52 +111,52 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Any]:
-    """A `given.Postgres`."""
-    from tests.servers import given
+    """A `instances.Postgres`."""
+    from tests.servers import instances
 
-    with _running("postgres", given.postgres) as found:
+    with _running("postgres", instances.postgres) as found:
         yield found
 
 
 @pytest.fixture(scope="session")
 def redis() -> Iterator[Any]:
-    """A `given.Redis`."""
-    from tests.servers import given
+    """A `instances.Redis`."""
+    from tests.servers import instances
 
-    with _running("redis", given.redis) as found:
+    with _running("redis", instances.redis) as found:
         yield found
 
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[Any]:
-    """A `given.S3`."""
-    from tests.servers import given
+    """A `instances.S3`."""
+    from tests.servers import instances
 
-    with _running("s3", given.s3) as found:
+    with _running("s3", instances.s3) as found:
         yield found
 
 
 @pytest.fixture(scope="session")
-def given_kafka() -> Iterator[Any]:
-    """A `given.Kafka`."""
-    from tests.servers import given
+def kafka_instance() -> Iterator[Any]:
+    """A `instances.Kafka`."""
+    from tests.servers import instances
 
-    with _running("kafka", given.kafka) as found:
+    with _running("kafka", instances.kafka) as found:
         yield found
 
 
 @pytest.fixture(scope="session")
-def kafka(given_kafka: Any) -> Any:
+def kafka(kafka_instance: Any) -> Any:
     """The `Brokers`."""
-    return given_kafka.brokers
+    return kafka_instance.brokers
 
 
 @pytest.fixture
 def dex() -> Iterator[Any]:
-    """A `given.Dex` of one test, which may end it."""
-    from tests.servers import given
+    """A `instances.Dex` of one test, which may end it."""
+    from tests.servers import instances
 
-    with _running("dex", given.dex) as found:
+    with _running("dex", instances.dex) as found:
         yield found
 
 

@@ -93,6 +93,11 @@ BESIDE: Final = (
     *("flows", "clients", "models", "teams", "notebooks", "observability", "infra"),
     *("platform/manifests", "tests"),
 )
+CODE_BESIDE: Final = ("demo", "flows", "clients", "models", "teams")
+"""Folders beside the package whose names follow the same rules; those of tests hold other words."""
+OF_OTHERS: Final = frozenset(("way_out", "_way_out", "Limits"))
+"""A fact of the client library's errors, which programs of its users may read, and a class of httpx
+that the library imports."""
 BESIDE_TEXTS: Final = frozenset((".py", ".md", ".yaml", ".ipynb", ".tf", ".hcl", ".go", ".toml"))
 RETIRED_STEMS: Final = frozenset(
     ("one", "gathered", "gathering", "spilled", "spilling", "asked", "given", "told")
@@ -395,6 +400,14 @@ def test_names_say_what_a_thing_is() -> None:
     assert stems & RETIRED_STEMS == set()
     assert {stem for stem in stems if stem in RETIRED or RETIRED_WORDS & words(stem)} == set()
     assert {name: found for name, text in modules().items() if (found := retired(text))} == {}
+
+
+def test_names_beside_the_package_say_so_too() -> None:
+    found = [path for folder in CODE_BESIDE for path in sorted((ROOT / folder).rglob("*.py"))]
+    held = {p.relative_to(ROOT).as_posix(): retired(p.read_text()) for p in found}
+    assert {name.partition("/")[0] for name in held} == {*CODE_BESIDE}
+    assert {name: names for name, names in held.items() if names - OF_OTHERS} == {}
+    assert {*OF_OTHERS} == {name for names in held.values() for name in names}
 
 
 def resolves(name: str) -> bool:

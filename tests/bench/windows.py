@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import duckdb
 import msgspec
-from tests.servers import given as given_servers
+from tests.servers import instances
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry
@@ -123,12 +123,12 @@ def _size(database: Path) -> int:
 def shared(root: Path, definition: ModelDefinition, customers: int, count: int) -> dict[str, Any]:
     """The same on a server of its own: what the projector takes, after the commit, and a read."""
     payments = records(count, customers, customers // 10)
-    given = given_servers.redis()
+    redis = instances.redis()
     own = state_of(definition.windows, definition.entities)
-    store = RedisWindows(given.address, "fraud", own, answer_s=10.0)
+    store = RedisWindows(redis.address, "fraud", own, answer_s=10.0)
     store.build({}, [])
     projector = WindowProjector(root / "shared", "gateway-0", [store], SystemClock())
-    server = client(given.address, answer_s=10.0)
+    server = client(redis.address, answer_s=10.0)
     took, walls, cpu_s = [], [], _server_cpu_s(server)
     with closing(SqliteDecisionLog(root / "shared")) as log:
         for start in range(0, len(payments), BATCH):
@@ -160,8 +160,8 @@ def shared(root: Path, definition: ModelDefinition, customers: int, count: int) 
     }  # fmt: skip
     projector.close()
     server.close()
-    if given.server is not None:
-        given.server.close()
+    if redis.server is not None:
+        redis.server.close()
     return found
 
 

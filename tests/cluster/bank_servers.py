@@ -11,7 +11,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from tests.cluster.layout import Layout
-from tests.servers import given
+from tests.servers import instances
 from tests.servers.proxy import Proxy
 
 from mlplatform.rollouts.kubernetes.api import KubernetesApi
@@ -39,7 +39,7 @@ class BankServers:
 def start(api: KubernetesApi, place: Layout) -> BankServers:
     """Started, reachable from pods, and empty."""
     with contextlib.ExitStack() as ends:
-        postgres, redis, s3 = given.postgres(), given.redis(), given.s3()
+        postgres, redis, s3 = instances.postgres(), instances.redis(), instances.s3()
         for one in (postgres, redis, s3):
             if one.server is not None:
                 ends.callback(one.server.close)

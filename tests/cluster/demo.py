@@ -14,7 +14,7 @@ from typing import Final
 from tests.cluster import build, kserve
 from tests.cluster.kubernetes import TestCluster
 from tests.cluster.layout import ROOT
-from tests.servers import given
+from tests.servers import instances
 
 from mlplatform.rollouts.kubernetes.api import INFERENCE_SERVICES
 from mlplatform.runtime.storage import addresses
@@ -50,7 +50,12 @@ def run(cluster: TestCluster, flags: list[str]) -> int:
 
 def _servers(ends: contextlib.ExitStack) -> dict[str, str]:
     """Each is started here, or the one that the environment names, as for `make test-servers`."""
-    postgres, redis, s3, kafka = given.postgres(), given.redis(), given.s3(), given.kafka()
+    postgres, redis, s3, kafka = (
+        instances.postgres(),
+        instances.redis(),
+        instances.s3(),
+        instances.kafka(),
+    )
     for one in (postgres, redis, s3, kafka):
         print(f"demo-cluster: {one.version}", flush=True)
         if one.server is not None:

@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.servers import given
+from tests.servers import instances
 from tests.support.scoring_world import MODEL, ScoringWorld
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
@@ -43,7 +43,7 @@ def main() -> int:
     options = _options()
     random.seed(options.seed)
     shutil.rmtree(HOME, ignore_errors=True)
-    kafka = given.kafka()
+    kafka = instances.kafka()
     world = ScoringWorld(HOME / "platform")
     try:
         world.promote(world.deploy(1))

@@ -14,14 +14,14 @@ from mlplatform_client import CallFailed, Client, InputRefused, Label, Overloade
 MODEL = "fraud"
 
 
-def retried(error: CallFailed, pause_s: float) -> None:
+def print_retry(error: CallFailed, pause_s: float) -> None:
     """Is told of each further attempt."""
     print(f"again in {pause_s:.2f} s: {error}")
 
 
 def main(address: str, key_file: str) -> int:
     """Exit code 0 where all went well."""
-    settings = Settings(deadline_s=5.0, on_retry=retried)
+    settings = Settings(deadline_s=5.0, on_retry=print_retry)
     with Client(address, Path(key_file).read_text(), settings) as client:
         payment = {"customer_id": 7, "terminal_id": 9, "amount": 31.5}
         now = datetime.now(UTC)

@@ -81,9 +81,9 @@ async def test_payments_wait_for_a_pass_that_has_fallen_behind(
     passes = asyncio.ensure_future(told.passes())
     await asked.wait()
     now_ms = PASS_WITHIN_MS
-    await asyncio.wait_for(told.passed(), 1.0)
+    await asyncio.wait_for(told.wait_for_pass(), 1.0)
     now_ms = PASS_WITHIN_MS + 1
-    waiting = asyncio.ensure_future(told.passed())
+    waiting = asyncio.ensure_future(told.wait_for_pass())
     await asyncio.sleep(0.1)
     assert not waiting.done(), "the pass that began at 0 has not ended, and no other looked since"
     go_on.set()
@@ -97,7 +97,7 @@ async def test_payments_wait_for_nothing_where_no_rollout_is_under_way(
     now_ms = 0
     told = story(Journal({}), monkeypatch, lambda: now_ms)
     now_ms = 10 * PASS_WITHIN_MS
-    await asyncio.wait_for(told.passed(), 1.0)
+    await asyncio.wait_for(told.wait_for_pass(), 1.0)
 
 
 class TakenBack(Journal):

@@ -203,7 +203,7 @@ class AsyncClient:
         attempt = 1
         while True:
             left_s = until_s - time.monotonic()
-            outcome = await self._sent(call, min(left_s, settings.retries.allowed_s(call)))
+            outcome = await self._send(call, min(left_s, settings.retries.allowed_s(call)))
             step = next_step(
                 call,
                 outcome,
@@ -224,7 +224,7 @@ class AsyncClient:
                     await asyncio.sleep(step.pause_s)
                     call, attempt = step.call, step.attempt
 
-    async def _sent(self, call: Call[T], allowed_s: float) -> Outcome:
+    async def _send(self, call: Call[T], allowed_s: float) -> Outcome:
         """The outcome of one attempt."""
         if allowed_s <= 0:
             return wire.late()

@@ -201,7 +201,7 @@ class Client:
         attempt = 1
         while True:
             left_s = until_s - time.monotonic()
-            outcome = self._sent(call, min(left_s, settings.retries.allowed_s(call)))
+            outcome = self._send(call, min(left_s, settings.retries.allowed_s(call)))
             step = next_step(
                 call,
                 outcome,
@@ -222,7 +222,7 @@ class Client:
                     time.sleep(step.pause_s)
                     call, attempt = step.call, step.attempt
 
-    def _sent(self, call: Call[T], allowed_s: float) -> Outcome:
+    def _send(self, call: Call[T], allowed_s: float) -> Outcome:
         """The outcome of one attempt.
 
         A server that says nothing is given up in time, one whose answer goes on and on within

@@ -35,10 +35,10 @@ KILL_EVERY = 300
 
 
 @pytest.fixture
-def broker(given_kafka: Any) -> Iterator[Broker]:
-    if given_kafka.server is None:
+def broker(kafka_instance: Any) -> Iterator[Broker]:
+    if kafka_instance.server is None:
         pytest.skip("the brokers that KAFKA_BOOTSTRAP names are not ours to kill or to ask for")
-    return given_kafka.server
+    return kafka_instance.server
 
 
 @pytest.fixture

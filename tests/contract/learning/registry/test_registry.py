@@ -15,7 +15,7 @@ import httpx
 import msgspec
 import pytest
 from botocore.exceptions import ClientError
-from tests.servers.given import behind
+from tests.servers.instances import behind
 from tests.servers.proxy import Proxy
 
 from mlplatform.learning.registry.mlflow import MlflowRegistry, _tags

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.servers.given import behind, postgres_address
+from tests.servers.instances import behind, postgres_address
 from tests.servers.proxy import Proxy
 
 from mlplatform.rollouts.journal.postgres import SCHEMA, PostgresRollouts

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from tests.servers.given import behind, redis_address
+from tests.servers.instances import behind, redis_address
 from tests.servers.proxy import Proxy
 
 from mlplatform.learning.features.feast_redis import FeastRedis

@@ -11,7 +11,7 @@ import httpx
 import pyarrow as pa
 import pytest
 from tests.drills.scoring_findings import BUSY_MACHINE
-from tests.servers.given import behind
+from tests.servers.instances import behind
 from tests.servers.proxy import Proxy
 
 from mlplatform.decisions.records.record import FEATURES
