@@ -54,7 +54,7 @@ from mlplatform.runtime.telemetry import context
 from mlplatform.runtime.telemetry.redaction import FieldPolicy
 from mlplatform.runtime.telemetry.refusals import FILE, Refusals
 from mlplatform.scoring.admission import clients, jwks
-from mlplatform.scoring.admission.tokens import Tokens
+from mlplatform.scoring.admission.tokens import IssuerTokens
 from mlplatform.scoring.predictor import protocol
 from mlplatform.scoring.predictor.protocol import RequestRefused
 from mlplatform.scoring.request import accepted_request, decision_ids, payloads
@@ -334,7 +334,7 @@ class _Keys:
         pass
 
 
-_TOKENS: Final = Tokens(_ISSUER.settings, _Keys(), lambda why: None)  # type: ignore[arg-type]
+_TOKENS: Final = IssuerTokens(_ISSUER.settings, _Keys(), lambda why: None)  # type: ignore[arg-type]
 
 
 def _tokens() -> list[bytes]:

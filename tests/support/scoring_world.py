@@ -54,7 +54,7 @@ from mlplatform.rollouts.journal.transitions import (
     RolledBack,
     ShadowStarted,
 )
-from mlplatform.rollouts.serving.local import LocalPlane, StatusFile, StatusStore, bundle_uri
+from mlplatform.rollouts.serving.local import LocalPlane, ServiceStatusFile, StatusStore, bundle_uri
 from mlplatform.rollouts.serving.manifest import render
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.configuration.settings import Home
@@ -231,7 +231,7 @@ class ScoringWorld:
         """Gateways that look for the arm's predictor find this port, as a supervisor would say."""
         pid = self.predictors[arm.service].process.pid
         StatusStore(self.home.serving).write(
-            StatusFile(arm.service, True, "", 0, pid, port, int(time.time() * 1000), host)
+            ServiceStatusFile(arm.service, True, "", 0, pid, port, int(time.time() * 1000), host)
         )
 
     def predictor_port(self, arm: Arm) -> int:

@@ -38,7 +38,7 @@ from mlplatform.runtime.configuration.settings import Home, Settings
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage.addresses import Address
 from mlplatform.runtime.storage.sqlite import BUSY_TIMEOUT_MS
-from mlplatform.runtime.telemetry.export import Sender
+from mlplatform.runtime.telemetry.export import TraceSender
 from mlplatform.runtime.telemetry.otlp import OtlpSender
 from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.runtime.telemetry.span_files import FileSender
@@ -160,7 +160,7 @@ def _positions(settings: Settings) -> Positions:
     return PostgresPositions(settings.postgres)
 
 
-def span_sender(settings: Settings, identity: ProcessIdentity) -> Sender:
+def span_sender(settings: Settings, identity: ProcessIdentity) -> TraceSender:
     """The sender of a process's spans."""
     if not settings.otlp_endpoint:
         return FileSender(settings.home.traces, identity)

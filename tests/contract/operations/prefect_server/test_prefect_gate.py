@@ -20,7 +20,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from mlplatform.operations.prefect_server import prefect_gate
 from mlplatform.operations.prefect_server.answer_limit import MOST_ANSWERS
-from mlplatform.operations.prefect_server.prefect_gate import MOST_BODY_BYTES, PrefectGate, Tokens
+from mlplatform.operations.prefect_server.prefect_gate import (
+    MOST_BODY_BYTES,
+    PrefectGate,
+    PrefectSecrets,
+)
 from mlplatform.operations.prefect_server.prefect_requests import MOST_UNFINISHED
 from mlplatform.rollouts.journal import approval_codes
 from mlplatform.rollouts.journal.approval_codes import Approver, Question
@@ -31,7 +35,7 @@ from mlplatform.scoring.admission.secrets import digest
 
 ID = "6d1f0c1e-2f5a-4a6e-9d7c-0e6b8b1c2d3e"
 OTHER = "00000000-2f5a-4a6e-9d7c-0e6b8b1c2d3e"
-TOKENS = Tokens("token-of-processes", "token-of-the-operator")
+TOKENS = PrefectSecrets("token-of-processes", "token-of-the-operator")
 SECRETS = {
     "ana": (b"mlp_ana", ("fraud:run",)),
     "bo": (b"mlp_bo", ("fraud:approve",)),

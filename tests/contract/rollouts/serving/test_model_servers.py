@@ -41,7 +41,7 @@ from mlplatform.operations.supervisor.addressed_servers import AddressedServer
 from mlplatform.rollouts.serving import kserve
 from mlplatform.rollouts.serving.golden import problem_of
 from mlplatform.rollouts.serving.kserve import KServePlane
-from mlplatform.rollouts.serving.local import LocalPlane, StatusFile, StatusStore, bundle_uri
+from mlplatform.rollouts.serving.local import LocalPlane, ServiceStatusFile, StatusStore, bundle_uri
 from mlplatform.rollouts.serving.manifest import Service, read, render
 from mlplatform.rollouts.serving.named_codec import codec_of
 from mlplatform.rollouts.serving.plane import ServiceStatus
@@ -375,7 +375,7 @@ async def test_one_machine_calls_a_server_ready_no_longer_than_it_waits_for_it(
     monkeypatch.setattr(addressed_servers, "WITHIN_S", 0.2)
     bundle = made(tmp_path, url)
     manifest = render(load_definition("fraud"), 1, bundle.digest, "pvc://x", server=bundle.server)
-    service, said, answers = read(manifest), list[StatusFile](), threading.Event()
+    service, said, answers = read(manifest), list[ServiceStatusFile](), threading.Event()
     answers.set()
 
     def hanging(bundle: Bundle, url: str, service: str) -> str:

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from mlplatform.model.folders import load_definition
-from mlplatform.rollouts.serving.local import STALE_MS, LocalPlane, StatusFile, bundle_uri
+from mlplatform.rollouts.serving.local import STALE_MS, LocalPlane, ServiceStatusFile, bundle_uri
 from mlplatform.rollouts.serving.manifest import render
 from mlplatform.rollouts.serving.plane import ServingPlane
 from mlplatform.runtime.configuration.settings import Home
@@ -262,7 +262,7 @@ def test_a_status_that_nobody_renews_is_not_ready(tmp_path: Path) -> None:
     assert plane.status(name).reason == "waits for the supervisor to start it"
     write_atomically(
         tmp_path / "status" / f"{name}.json",
-        msgspec.json.encode(StatusFile(name, True, "", 0, 1, 2, now_ms)),
+        msgspec.json.encode(ServiceStatusFile(name, True, "", 0, 1, 2, now_ms)),
     )
     assert plane.status(name).ready
 

@@ -20,7 +20,7 @@ from mlplatform.rollouts.drift import incidents
 from mlplatform.rollouts.drift.incidents import State as IncidentState
 from mlplatform.rollouts.journal.state import Phase as RolloutPhase
 from mlplatform.runtime.telemetry import signals
-from mlplatform.runtime.telemetry.prometheus import Registry
+from mlplatform.runtime.telemetry.prometheus import MetricRegistry
 from mlplatform.runtime.telemetry.signals import METRICS, PROCESS_METRICS, Metric, Process
 from mlplatform.scoring.admission.priorities import PRIORITIES
 from mlplatform.scoring.admission.tokens import REFUSALS
@@ -155,4 +155,4 @@ def test_every_metric_is_listed_once_and_says_what_bounds_each_label() -> None:
 
 def test_a_metric_is_made_as_the_kind_that_it_is() -> None:
     with pytest.raises(TypeError, match="is a gauge, not a counter"):
-        Registry().counter(signals.BREAKER)
+        MetricRegistry().counter(signals.BREAKER)

@@ -29,18 +29,18 @@ from mlplatform.scoring.admission import jwks as jwks_module
 from mlplatform.scoring.admission import tokens as tokens_module
 from mlplatform.scoring.admission.clients import Client, Scope
 from mlplatform.scoring.admission.jwks import IssuerKeys, fetch_json
-from mlplatform.scoring.admission.tokens import REFUSALS, KeysAndTokens, Tokens
+from mlplatform.scoring.admission.tokens import REFUSALS, IssuerTokens, KeysAndTokens
 from support.issuer import LocalIssuer, jwk, local_issuer, rsa_key
 from support.scoring_world import ScoringWorld, payment, wait_for
 
 
 @dataclass
 class World:
-    """Tokens over a real issuer; `refused` has the reasons in order."""
+    """Tokens of a real issuer; `refused` has the reasons in order."""
 
     issuer: LocalIssuer
     keys: IssuerKeys
-    tokens: Tokens
+    tokens: IssuerTokens
     refused: list[str] = field(default_factory=list)
 
     def client(self, token: bytes) -> Client | None:
@@ -56,7 +56,7 @@ class World:
 def world_over(given: LocalIssuer, **changes: Any) -> World:
     keys = IssuerKeys(given.settings, lambda succeeded: None, **changes)
     refused: list[str] = []
-    return World(given, keys, Tokens(given.settings, keys, refused.append), refused)
+    return World(given, keys, IssuerTokens(given.settings, keys, refused.append), refused)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_scopes_may_be_a_list_and_other_claims_may_name_the_client() -> None:
         settings = replace(given.settings, client_claim="azp", scopes_claim="permissions")
         keys = IssuerKeys(settings, lambda succeeded: None)
         keys.refresh()
-        tokens = Tokens(settings, keys, lambda why: None)
+        tokens = IssuerTokens(settings, keys, lambda why: None)
         token = given.token(azp="till", permissions=["fraud:score", 7, "a b:score", "fraud:fly"])
         client = tokens.client(token, b"digest")
         assert client is not None

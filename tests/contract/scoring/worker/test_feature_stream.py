@@ -40,7 +40,7 @@ from mlplatform.operations.supervisor.platform import workers
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.processes.commands import command
 from mlplatform.runtime.storage import addresses
-from mlplatform.runtime.telemetry.prometheus import Registry
+from mlplatform.runtime.telemetry.prometheus import MetricRegistry
 from mlplatform.scoring.pushes.pushes import PushEntry, PushTarget, push_of
 from mlplatform.scoring.pushes.rows import RowsBody
 from mlplatform.scoring.worker.feature_stream import FeatureStream, group_of, specs_of
@@ -122,7 +122,7 @@ class World:
         self.online = FeastSqlite(folder / "online.db", NAME, [BUREAU])
         self.body = RowsBody(NAME, BUREAU, FIELD, KEY)
         self.lag = StreamLag(NAME, "bureau", _now_ms)
-        self.registry = Registry()
+        self.registry = MetricRegistry()
         self.dropped = DroppedCounts(self.registry)
 
     def live(self, steps: Iterator[bool]) -> None:
@@ -342,7 +342,7 @@ def test_the_series_of_losses_begin_with_what_is_on_record(tmp_path: Path) -> No
     for at_ms in (None, 1_764_000_000_000):
         if at_ms is not None:
             world.journal.add_gaps(NAME, "bureau", [gone], {}, at_ms)
-        registry, stopping = Registry(), threading.Event()
+        registry, stopping = MetricRegistry(), threading.Event()
         stopping.set()
         online = FeastSqlite(tmp_path / "online.db", NAME, [BUREAU])
         target = PushTarget(NAME, view, world.body, online)

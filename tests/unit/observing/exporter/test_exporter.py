@@ -39,7 +39,7 @@ from mlplatform.runtime.clock import ReplayClock
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt, Unavailable
 from mlplatform.runtime.http.listener import listen
-from mlplatform.runtime.telemetry.prometheus import Registry
+from mlplatform.runtime.telemetry.prometheus import MetricRegistry
 from mlplatform.runtime.telemetry.refusals import Refusal, Refusals
 from mlplatform.runtime.units import DAY_MS
 
@@ -327,7 +327,7 @@ def test_a_figure_that_cannot_be_kept_fails_no_pass(tmp_path: Path) -> None:
 
 def test_a_token_that_is_empty_opens_no_listener() -> None:
     with pytest.raises(ConfigInvalid, match="token"):
-        listen(Registry(), "")
+        listen(MetricRegistry(), "")
 
 
 def test_what_was_refused_in_the_last_day_is_counted_by_door(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from mlplatform.observing.page.rendering import render
 from mlplatform.observing.page.traffic import Metric, TrafficDetail
 from mlplatform.operations.actions.traffic import AGES, CHECK
 from mlplatform.operations.traffic.buckets import BINS, EDGES, Counts
-from mlplatform.operations.traffic.projection import Bucket, TrafficReport
+from mlplatform.operations.traffic.projection import TrafficBucket, TrafficReport
 from mlplatform.runtime.units import DAY_MS, HOUR_MS
 from rollout_world import fraud
 
@@ -31,7 +31,7 @@ def counts(requests: int, *, degraded: int = 0, alerts: int = 0, took_us: int = 
     return Counts(requests, degraded, alerts, latency)
 
 
-def read(buckets: list[Bucket], **samples: Any) -> TrafficReport:
+def read(buckets: list[TrafficBucket], **samples: Any) -> TrafficReport:
     found = {of: tuple(values) for of, values in samples.items()}
     return TrafficReport(300_000, NEWEST_MS, {}, tuple(buckets), found)
 
@@ -40,9 +40,9 @@ def day() -> TrafficReport:
     """A busy day: 10 requests/s, and a challenger that is asked a fifth of them, slowly."""
     buckets = []
     for start_ms in range(NEWEST_MS - DAY_MS, NEWEST_MS + 1, 300_000):
-        buckets.append(Bucket(start_ms, "champion", 1, counts(2400, degraded=24, alerts=48)))
+        buckets.append(TrafficBucket(start_ms, "champion", 1, counts(2400, degraded=24, alerts=48)))
         slow = counts(600, alerts=30, took_us=20_000)
-        buckets.append(Bucket(start_ms, "challenger", 2, slow))
+        buckets.append(TrafficBucket(start_ms, "challenger", 2, slow))
     checked = [(NEWEST_MS - hours * HOUR_MS, CHECKED_BODY) for hours in (20, 10, 0)]
     ages = [(NEWEST_MS, {"customer_stats": 3 * HOUR_MS, "terminal_stats": 50 * HOUR_MS})]
     return read(buckets, **{CHECK: checked, AGES: ages})
@@ -102,14 +102,14 @@ def test_what_a_model_of_classes_or_numbers_does_not_have_is_not_awaited() -> No
 
 
 def test_a_point_that_has_hardly_begun_is_told_with_the_one_before() -> None:
-    before = Bucket(NEWEST_MS - 300_000, "champion", 1, counts(1800))
-    found = metrics(read([before, Bucket(NEWEST_MS, "champion", 1, counts(1, degraded=1))]))
+    before = TrafficBucket(NEWEST_MS - 300_000, "champion", 1, counts(1800))
+    found = metrics(read([before, TrafficBucket(NEWEST_MS, "champion", 1, counts(1, degraded=1))]))
     assert found["degraded"].text == "0.056 %"
     assert found["rate"].text == "0.86", "1,801 requests in 35 minutes"
 
 
 def test_a_goal_that_is_missed_is_told() -> None:
-    slow = read([Bucket(NEWEST_MS - 300_000, "champion", 1, counts(9, took_us=30_000))])
+    slow = read([TrafficBucket(NEWEST_MS - 300_000, "champion", 1, counts(9, took_us=30_000))])
     assert metrics(slow)["p99"].tone == "bad"
     assert "missed" in metrics(slow)["p99"].note
 
@@ -118,7 +118,7 @@ def test_a_goal_that_is_missed_is_told() -> None:
 def test_every_line_lies_in_its_picture_and_gaps_stay_gaps(period: str) -> None:
     back_ms, point_ms = traffic.PERIODS[period]
     starts = [NEWEST_MS - back_ms, NEWEST_MS - 4 * point_ms, NEWEST_MS]
-    found = metrics(read([Bucket(s, "champion", 1, counts(5)) for s in starts]), period)
+    found = metrics(read([TrafficBucket(s, "champion", 1, counts(5)) for s in starts]), period)
     drawn = found["p50"].spark
     assert drawn is not None
     assert len(drawn.lines[0].stretches) == 3

@@ -10,7 +10,7 @@ import pytest
 from mlplatform.operations.supervisor.cluster_status import REFRESH_S, ClusterStatusMirror
 from mlplatform.rollouts.serving.golden import WITHIN_S
 from mlplatform.rollouts.serving.kserve import KServePlane
-from mlplatform.rollouts.serving.local import STALE_MS, StatusFile, StatusStore
+from mlplatform.rollouts.serving.local import STALE_MS, ServiceStatusFile, StatusStore
 from mlplatform.rollouts.serving.plane import Manifest, ServiceStatus
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import NotFound, Unavailable
@@ -123,7 +123,7 @@ def test_one_that_is_slow_holds_up_no_other_status(
             raise Unavailable("the other one was not told")
         return ServiceStatus(name, True, "")
 
-    def say(store: StatusStore, status: StatusFile) -> None:
+    def say(store: StatusStore, status: ServiceStatusFile) -> None:
         plain(store, status)
         if status.name == TWO:
             has_told_two.set()

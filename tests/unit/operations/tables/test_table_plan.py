@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlplatform.operations.tables.locations import Bucket, Table, input_of, output_of
+from mlplatform.operations.tables.locations import ObjectPrefix, Table, input_of, output_of
 from mlplatform.operations.tables.plan import (
     FORMAT,
     InputFile,
@@ -130,7 +130,7 @@ def test_inputs_are_told_apart_by_how_they_are_written(tmp_path: Path) -> None:
     found = input_of("postgresql://me@db:6432/bank?sslmode=disable&table=credit.clients")
     assert isinstance(found, Table)
     assert (found.name, found.address.port, found.address.tls) == ("credit.clients", 6432, False)
-    assert input_of("s3://bucket/a/b/") == Bucket("s3://bucket/a/b")
+    assert input_of("s3://bucket/a/b/") == ObjectPrefix("s3://bucket/a/b")
     assert input_of(str(tmp_path)) == tmp_path == output_of(str(tmp_path))
 
 

@@ -11,12 +11,12 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from mlplatform.runtime.telemetry.histogram import Buckets, add_to
+from mlplatform.runtime.telemetry.histogram import BucketCounts, add_to
 from mlplatform.scoring.predictor.metrics import LATENCY_BUCKETS_S
 
 
 class Ours(Collector):
-    def __init__(self, writers: list[Buckets]) -> None:
+    def __init__(self, writers: list[BucketCounts]) -> None:
         self._writers = writers
 
     def collect(self) -> Iterator[Metric]:
@@ -30,7 +30,7 @@ class Ours(Collector):
 def test_the_text_is_the_one_that_prometheus_client_would_write(values: list[float]) -> None:
     theirs, ours = CollectorRegistry(), CollectorRegistry()
     reference = Histogram("x", "X.", ("service",), buckets=LATENCY_BUCKETS_S, registry=theirs)
-    writers = [Buckets(LATENCY_BUCKETS_S), Buckets(LATENCY_BUCKETS_S)]
+    writers = [BucketCounts(LATENCY_BUCKETS_S), BucketCounts(LATENCY_BUCKETS_S)]
     ours.register(Ours(writers))
 
     bound = reference.labels("m")

@@ -13,7 +13,7 @@ from mlplatform.scoring.predictor.batching import BatchLimits, ScoreQueue, wait_
 from mlplatform.scoring.predictor.metrics import Metrics
 from mlplatform.scoring.predictor.model import Model, PredictorBundle, Timing, self_test
 from mlplatform.scoring.predictor.protocol import Floats, RequestRefused
-from mlplatform.scoring.predictor.state import Predictor
+from mlplatform.scoring.predictor.state import ServedModel
 
 SERVED = PredictorBundle(
     model="m",
@@ -257,7 +257,7 @@ async def test_where_the_thread_ends_nobody_waits_and_the_predictor_is_neither_r
 ) -> None:
     model = FailingModel(SystemExit("out of the model"))
     model.gate.clear()
-    predictor = Predictor("m")
+    predictor = ServedModel("m")
     predictor.serve(Model(SERVED, model.score, (Timing(1, 1e-3),)))
     assert (predictor.ready, predictor.alive) == (True, True)
     _, scores = predictor.model_and_queue()

@@ -9,7 +9,7 @@ import pytest
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.units import HOUR_MS
 from mlplatform.scoring.arms import watermark as watermark_module
-from mlplatform.scoring.arms.watermark import Watermark
+from mlplatform.scoring.arms.watermark import LatestEventTime
 from mlplatform.scoring.request.times import IN_FLIGHT_MS, SYSTEM_TOLERANCE_MS, EventTimes
 
 T_MS = 1_600_000_000_000
@@ -63,7 +63,7 @@ async def test_the_clock_of_a_replay_is_that_of_all_gateways(
 ) -> None:
     monkeypatch.setattr(watermark_module, "POLL_S", 0.001)
     recorded: list[int | None] = [None]
-    watermark = Watermark(lambda: recorded[0])
+    watermark = LatestEventTime(lambda: recorded[0])
     times = EventTimes("replay", lambda: watermark.event_ms or 0)
     times.check(1)
     watermark.start()

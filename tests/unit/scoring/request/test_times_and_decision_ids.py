@@ -14,7 +14,7 @@ from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.units import HOUR_MS
 from mlplatform.scoring.api import openapi
 from mlplatform.scoring.api.versions import VERSIONS, ApiVersion
-from mlplatform.scoring.arms.watermark import Watermark
+from mlplatform.scoring.arms.watermark import LatestEventTime
 from mlplatform.scoring.request.decision_ids import (
     is_known,
     is_owned,
@@ -46,7 +46,7 @@ def test_live_requests_are_within_five_minutes(offset_ms: int, accepted: bool) -
 
 
 def test_a_replay_begins_anywhere_and_then_stays_near_its_watermark() -> None:
-    mark = Watermark(lambda: None)
+    mark = LatestEventTime(lambda: None)
     times = EventTimes("replay", lambda: mark.event_ms or 0)
     times.check(5)
     mark.advance(NOW_MS)

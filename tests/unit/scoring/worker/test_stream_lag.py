@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlplatform.decisions.topics.messages import PartitionLag, ReceivedMessage
-from mlplatform.runtime.telemetry.prometheus import Registry
+from mlplatform.runtime.telemetry.prometheus import MetricRegistry
 from mlplatform.scoring.worker.stream_lag import StreamLag, StreamLags
 
 T_MS = 1_000_000
@@ -64,7 +64,7 @@ def test_a_partition_of_another_worker_is_shown_no_more_and_a_clock_behind_is_no
 
 
 def test_both_series_are_of_each_partition() -> None:
-    world, registry, lags = World(), Registry(), StreamLags()
+    world, registry, lags = World(), MetricRegistry(), StreamLags()
     lags.add(world.lag)
     registry.register(lags)
     world.deliver(T_MS - 1_500, partition=3)

@@ -19,7 +19,7 @@ from mlplatform.decisions.topics.local import LocalTopics
 from mlplatform.decisions.topics.messages import Message, ReceivedMessage
 from mlplatform.runtime.errors import Refused, Unavailable
 from mlplatform.runtime.http.listener import listen
-from mlplatform.runtime.telemetry.prometheus import Registry
+from mlplatform.runtime.telemetry.prometheus import MetricRegistry
 from mlplatform.scoring.worker import drain
 from mlplatform.scoring.worker.drain import DrainLimits, Worker, chunks
 from mlplatform.scoring.worker.gateway import GatewayScorer
@@ -77,7 +77,7 @@ def worker_of(
     name: str = "worker-0",
     kept: KeptBatches | None = None,
     share: float = 0.0,
-    registry: Registry | None = None,
+    registry: MetricRegistry | None = None,
     **limits: int,
 ) -> Worker:
     subscription = topics.subscribe([NAMES.requests], NAMES.group, name)
@@ -86,7 +86,7 @@ def worker_of(
         subscription,
         scorer,
         NAMES,
-        Metrics("fraud", registry or Registry()),
+        Metrics("fraud", registry or MetricRegistry()),
         DrainLimits(**limits),
         spans,
         share,
@@ -188,7 +188,7 @@ def test_requests_that_the_topic_dropped_are_a_dead_letter_once(
         (partition,) = db.execute("SELECT DISTINCT partition FROM messages").fetchone()
         gone = (NAMES.requests, 8 - left)
         db.execute("DELETE FROM messages WHERE topic = ? AND offset < ?", gone)
-    registry = Registry()
+    registry = MetricRegistry()
     worker = worker_of(topics, Echo(fail=1), registry=registry)
     if left:
         with pytest.raises(Unavailable):
@@ -410,7 +410,7 @@ def test_the_lag_is_looked_at_while_a_batch_waits_for_its_gateway(
 
 
 def test_metrics_are_shown_to_who_has_the_token() -> None:
-    registry = Registry()
+    registry = MetricRegistry()
     metrics = Metrics("fraud", registry)
     metrics.lag(7)
     root = f"http://127.0.0.1:{listen(registry, 'secret')}"

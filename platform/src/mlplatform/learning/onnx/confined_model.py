@@ -13,7 +13,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from mlplatform.learning.onnx.explainer import BACKGROUND_ROWS, CHECKED_ROWS, Explainer
-from mlplatform.learning.onnx.onnx_file import WARM_UP_CALLS, KnownScores
+from mlplatform.learning.onnx.onnx_file import WARM_UP_CALLS, ScoreCache
 from mlplatform.learning.onnx.onnx_limits import MOST_BYTES, ModelRefused, beyond
 from mlplatform.learning.onnx.onnx_work import TensorsMessage, prepare
 from mlplatform.model.bundle import Attribution
@@ -91,7 +91,7 @@ class ConfinedModel:
         Raises:
             ModelRefused: for the same reasons as for the first model.
         """
-        self._known, self._classes = KnownScores(), classes
+        self._known, self._classes = ScoreCache(), classes
         arrays = [_bytes(content)]
         if tensors is not None:
             described = TensorsMessage(tensors.signature, tensors.names, tensors.vocabularies)

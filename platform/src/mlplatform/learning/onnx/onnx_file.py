@@ -45,7 +45,7 @@ class ScoringSession(Protocol):
     def close(self) -> None: ...
 
 
-class KnownScores:
+class ScoreCache:
     """Scores of rows that were scored before. Bands, profiles and gates look at the same days, and
     a model may take long for them."""
 
@@ -99,7 +99,7 @@ class OnnxFile:
             self._check_signature(inputs)
         else:
             check_signature(self._session, tensors.signature)
-        self._known = KnownScores()
+        self._known = ScoreCache()
 
     def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         """One raw score a row, or one for each class of a row; many rows that were scored before

@@ -45,7 +45,7 @@ class JobFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     traceparent: str = ""
 
 
-class StatusFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class JobStatusFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`status.json`: the job's progress in the pool."""
 
     state: State
@@ -90,7 +90,9 @@ class LocalJobs:
 
     def status(self, name: str) -> JobStatus:
         job = self._job(name)
-        found = read_status(self._folder / name) or StatusFile("pending", 0, "", job.submitted_ms)
+        found = read_status(self._folder / name) or JobStatusFile(
+            "pending", 0, "", job.submitted_ms
+        )
         idle = found.state not in FINAL and not is_held(self._folder / LOCK_FILE)
         reason = NO_POOL if idle else found.reason
         return JobStatus(name, found.state, found.done, len(job.items), reason)
@@ -139,9 +141,9 @@ def _input_place(inputs: Path, jobs: Path) -> str:
     return os.path.relpath(inputs, jobs) if within else str(inputs)
 
 
-def read_status(folder: Path) -> StatusFile | None:
+def read_status(folder: Path) -> JobStatusFile | None:
     """The pool's last status of the job of a folder; None if there is none."""
     try:
-        return msgspec.json.decode((folder / STATUS_FILE).read_bytes(), type=StatusFile)
+        return msgspec.json.decode((folder / STATUS_FILE).read_bytes(), type=JobStatusFile)
     except FileNotFoundError:
         return None

@@ -36,7 +36,7 @@ from mlplatform.operations.compute.local import (
     OUTPUTS,
     STATUS_FILE,
     JobFile,
-    StatusFile,
+    JobStatusFile,
     inputs_of,
     read_job,
     read_status,
@@ -222,7 +222,7 @@ class Pool:
     def _write(self, running: _PoolJob, state: State, reason: str) -> None:
         done, before = running.finished_count(), read_status(running.folder)
         if before is None or (before.state, before.done, before.reason) != (state, done, reason):
-            status = StatusFile(state, done, reason, self._now_ms())
+            status = JobStatusFile(state, done, reason, self._now_ms())
             write_atomically(running.folder / STATUS_FILE, msgspec.json.encode(status))
 
 

@@ -71,7 +71,7 @@ Identity = PlatformCaller | Operator | Client
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class PrefectSecrets:
     """Secrets of one start of the platform.
 
     Args:
@@ -101,7 +101,7 @@ class PrefectGate:
     def __init__(
         self,
         application: Application,
-        tokens: Tokens,
+        tokens: PrefectSecrets,
         people: People,
         refusals: Refusals,
         admit: Callable[[Scope], None] = lambda scope: None,

@@ -21,7 +21,12 @@ from typing import TYPE_CHECKING, Final
 import uvicorn
 
 from mlplatform.decisions.records.pseudonym import load_or_create_key
-from mlplatform.operations.prefect_server.prefect_gate import PLATFORM, SURFACE, PrefectGate, Tokens
+from mlplatform.operations.prefect_server.prefect_gate import (
+    PLATFORM,
+    SURFACE,
+    PrefectGate,
+    PrefectSecrets,
+)
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.servers import PREFECT_AUTH
 from mlplatform.runtime.configuration.settings import Settings
@@ -123,7 +128,9 @@ def run(
         # because paths may be relative to it.
         os.chdir(settings.home.prefect)
     os.environ.update(environment(settings))
-    tokens = Tokens(secrets.token_urlsafe(32), settings.home.prefect_token.read_text().strip())
+    tokens = PrefectSecrets(
+        secrets.token_urlsafe(32), settings.home.prefect_token.read_text().strip()
+    )
     # Inherited by the flow runs, and written nowhere: it ends with this process.
     os.environ[PREFECT_AUTH] = f"{PLATFORM}:{tokens.platform}"
     os.umask(0o077)
@@ -168,7 +175,7 @@ def run(
 def gate(
     application: Application,
     settings: Settings,
-    tokens: Tokens,
+    tokens: PrefectSecrets,
     people: People,
     connections: ListenerConnections,
     hosts: Sequence[str],

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import uvicorn
 
 from mlplatform.operations.prefect_server import prefect_server
-from mlplatform.operations.prefect_server.prefect_gate import PLATFORM, SURFACE, Tokens
+from mlplatform.operations.prefect_server.prefect_gate import PLATFORM, SURFACE, PrefectSecrets
 from mlplatform.runtime.configuration.servers import PREFECT_AUTH
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import ConfigInvalid
@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def tokens(settings: Settings) -> Tokens:
+def tokens(settings: Settings) -> PrefectSecrets:
     """The token of the platform's own calls; there is no operator's token here.
 
     Raises:
@@ -38,7 +38,7 @@ def tokens(settings: Settings) -> Tokens:
     name, _, token = settings.servers.prefect_auth.partition(":")
     if name != PLATFORM or not token:
         raise ConfigInvalid(PREFECT_AUTH, "...", f"{PLATFORM}:a secret of some length")
-    return Tokens(token, "")
+    return PrefectSecrets(token, "")
 
 
 def run(options: argparse.Namespace, settings: Settings) -> None:

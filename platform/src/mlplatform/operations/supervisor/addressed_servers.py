@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from mlplatform.model.bundle import load_bundle
 from mlplatform.rollouts.serving.golden import WITHIN_S, problem_of
-from mlplatform.rollouts.serving.local import StatusFile, wall_ms
+from mlplatform.rollouts.serving.local import ServiceStatusFile, wall_ms
 from mlplatform.rollouts.serving.manifest import Service
 from mlplatform.runtime.errors import PlatformError
 
@@ -40,7 +40,9 @@ class AddressedServer:
         say: stores a status.
     """
 
-    def __init__(self, service: Service, folder: Path, say: Callable[[StatusFile], None]) -> None:
+    def __init__(
+        self, service: Service, folder: Path, say: Callable[[ServiceStatusFile], None]
+    ) -> None:
         assert service.address is not None
         self._service = service
         self._url = service.address
@@ -62,7 +64,7 @@ class AddressedServer:
             self._reason, self._failed = f"has not answered within {WITHIN_S:g} s", False
         url, is_ready = urlsplit(self._url), not self._reason
         self._say(
-            StatusFile(
+            ServiceStatusFile(
                 self._service.name,
                 is_ready,
                 self._reason,

@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from mlplatform.operations.supervisor.child import Child
-from mlplatform.rollouts.serving.local import StatusFile, StatusStore, wall_ms
+from mlplatform.rollouts.serving.local import ServiceStatusFile, StatusStore, wall_ms
 from mlplatform.rollouts.serving.plane import ServingPlane
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import NotFound, PlatformError
@@ -79,9 +79,9 @@ class ClusterStatusMirror:
         except NotFound:  # removed since
             self._statuses.forget(name)
 
-    def _status_of(self, name: str) -> StatusFile:
+    def _status_of(self, name: str) -> ServiceStatusFile:
         status, url = self._plane.status(name), urlsplit(self._plane.endpoint(name) or "")
-        return StatusFile(
+        return ServiceStatusFile(
             name,
             status.ready,
             status.reason,

@@ -17,7 +17,7 @@ from mlplatform.operations.supervisor.listeners import reserve_port
 from mlplatform.operations.supervisor.retried_writes import RetriedWrites
 from mlplatform.operations.supervisor.spec import ChildSpec, HttpCheck
 from mlplatform.rollouts.serving.local import (
-    StatusFile,
+    ServiceStatusFile,
     StatusStore,
     bundle_folder,
     read_manifest,
@@ -144,7 +144,7 @@ class PredictorProcesses:
         for server in self._servers.values():
             server.write()
         for name, reason in self._refused.items():
-            self._statuses.write(StatusFile(name, False, reason, 0, None, None, wall_ms()))
+            self._statuses.write(ServiceStatusFile(name, False, reason, 0, None, None, wall_ms()))
 
     def _publish(self, child: Child) -> None:
         self._write(child)
@@ -154,7 +154,7 @@ class PredictorProcesses:
         pid = None if child.process is None else child.process.pid
         reason = child.reason or ("" if child.ready else child.state)
         self._statuses.write(
-            StatusFile(
+            ServiceStatusFile(
                 child.spec.name, child.ready, reason, child.restarts, pid, child.port, wall_ms()
             )
         )

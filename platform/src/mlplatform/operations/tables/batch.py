@@ -16,7 +16,7 @@ from mlplatform.model.features.views import FeatureView
 from mlplatform.model.routes import Arm
 from mlplatform.model.windows.declaration import as_written
 from mlplatform.operations.tables import locations, outputs, sources
-from mlplatform.operations.tables.locations import Bucket, Input, Output
+from mlplatform.operations.tables.locations import Input, ObjectPrefix, Output
 from mlplatform.operations.tables.outputs import MANIFEST, Results
 from mlplatform.operations.tables.partitions import (
     Report,
@@ -131,7 +131,7 @@ def _refuse_own(platform: Platform, batch: TableBatch, place: Input, target: Out
     match place, target:
         case Path(), Path():
             is_same = target.resolve() in (place.resolve(), place.resolve().parent)
-        case Bucket(), Bucket():
+        case ObjectPrefix(), ObjectPrefix():
             is_same = f"{target.uri}/".startswith(f"{place.uri}/")
         case _:
             is_same = False

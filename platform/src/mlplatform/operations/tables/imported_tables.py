@@ -20,7 +20,7 @@ from mlplatform.learning.features.external.files import PlainFiles, TableSource
 from mlplatform.learning.features.external_parts import ExternalParts
 from mlplatform.learning.features.input_files import DELTA_LOG, is_delta
 from mlplatform.learning.training.packages import import_problems
-from mlplatform.operations.tables.locations import Bucket, Input, Table
+from mlplatform.operations.tables.locations import Input, ObjectPrefix, Table
 from mlplatform.operations.tables.postgres_table import ColumnSelection, arrow_types, export_columns
 from mlplatform.operations.tables.sources import COPIED_BYTES, BucketFiles
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
@@ -80,9 +80,9 @@ def table_source(request: TableRequest, progress: Callable[[str], None]) -> Iter
                 path = folder / f"{source.name}.parquet"
                 export_columns(source, lambda kinds: _chosen(columns, kinds, source.name), path)
                 yield PlainFiles(path)
-            case Bucket() if has_log:
+            case ObjectPrefix() if has_log:
                 yield _copied_delta(source, request, folder, progress)
-            case Bucket():
+            case ObjectPrefix():
                 yield PlainFiles(_copy(source, folder, progress))
             case _:
                 assert_never(source)
@@ -94,7 +94,7 @@ def _is_delta(source: Input) -> bool:
     match source:
         case Path():
             return is_delta(source)
-        case Bucket():
+        case ObjectPrefix():
             return bool(Objects(f"{source.uri}/{DELTA_LOG}").names())
         case Table():
             return False
@@ -106,7 +106,7 @@ def _text(source: Input) -> str:
     match source:
         case Path():
             return str(source)
-        case Bucket():
+        case ObjectPrefix():
             return source.uri
         case Table():
             return source.name
@@ -114,7 +114,7 @@ def _text(source: Input) -> str:
             assert_never(source)
 
 
-def _delta(source: Path | Bucket, request: TableRequest, folder: Path) -> DeltaRows:
+def _delta(source: Path | ObjectPrefix, request: TableRequest, folder: Path) -> DeltaRows:
     """The table with its log in a folder."""
     with import_problems("a Delta table: import", "docs/features.md"):
         if importlib.util.find_spec("deltalake") is None:
@@ -125,7 +125,7 @@ def _delta(source: Path | Bucket, request: TableRequest, folder: Path) -> DeltaR
 
 
 def _copied_delta(
-    bucket: Bucket, request: TableRequest, folder: Path, progress: Callable[[str], None]
+    bucket: ObjectPrefix, request: TableRequest, folder: Path, progress: Callable[[str], None]
 ) -> DeltaRows:
     """The table with copies of its log, as far as the version needs it, and of the files that were
     not read before. Writers never change an object of a Delta table."""
@@ -145,7 +145,7 @@ def _copied_delta(
 
 
 def _download(
-    objects: Objects, chosen: Sequence[StoredObject], folder: Path, bucket: Bucket
+    objects: Objects, chosen: Sequence[StoredObject], folder: Path, bucket: ObjectPrefix
 ) -> None:
     _check_total(sum(one.size_bytes for one in chosen), bucket)
     for one in chosen:
@@ -155,7 +155,7 @@ def _download(
             shutil.copyfileobj(source, target, COPIED_BYTES)
 
 
-def _check_total(total: int, bucket: Bucket) -> None:
+def _check_total(total: int, bucket: ObjectPrefix) -> None:
     if total > MOST_BYTES:
         problem = f"{total} bytes in all; wanted: {MOST_BYTES} or fewer, a part at a time"
         raise InputInvalid(bucket.uri, None, problem)
@@ -169,7 +169,7 @@ def _chosen(columns: ExternalColumns, kinds: Mapping[str, str], source: str) -> 
     return ColumnSelection(wanted, wanted, truths)
 
 
-def _copy(bucket: Bucket, folder: Path, progress: Callable[[str], None]) -> Path:
+def _copy(bucket: ObjectPrefix, folder: Path, progress: Callable[[str], None]) -> Path:
     incoming, files = folder / "incoming", folder / "files"
     incoming.mkdir()
     files.mkdir()

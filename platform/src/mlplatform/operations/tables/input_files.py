@@ -17,7 +17,7 @@ from mlplatform.operations.tables.columns import matched_columns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Block:
+class RowBlock:
     """The rows of one partition, in the file's order.
 
     Args:
@@ -68,7 +68,7 @@ def blocks(
     *,
     rows: int,
     first: int,
-) -> Iterator[Block]:
+) -> Iterator[RowBlock]:
     """Yield the blocks of a file from number `first` on; a file without rows has one empty block.
 
     Raises:
@@ -126,7 +126,9 @@ def _schema(columns: Mapping[str, tuple[str, pa.DataType]]) -> pa.Schema:
     return pa.schema([(name, kind) for name, (_, kind) in columns.items()])
 
 
-def _cut(batches: Iterator[_Batch], schema: pa.Schema, rows: int, number: int) -> Iterator[Block]:
+def _cut(
+    batches: Iterator[_Batch], schema: pa.Schema, rows: int, number: int
+) -> Iterator[RowBlock]:
     """Cut batches of any size into blocks of `rows` rows; the last block is marked as such."""
     held: list[pa.Table] = []
     unread: dict[int, str] = {}
@@ -138,9 +140,9 @@ def _cut(batches: Iterator[_Batch], schema: pa.Schema, rows: int, number: int) -
         while count > rows:  # more than one: what is left begins the next
             whole = pa.concat_tables(held)
             refused = {row: problem for row, problem in unread.items() if row < rows}
-            yield Block(number, number * rows, whole.slice(0, rows), refused, False)
+            yield RowBlock(number, number * rows, whole.slice(0, rows), refused, False)
             number, count = number + 1, count - rows
             held = [whole.slice(rows)]
             unread = {r - rows: problem for r, problem in unread.items() if r >= rows}
     last = pa.concat_tables([schema.empty_table(), *held])
-    yield Block(number, number * rows, last, unread, True)
+    yield RowBlock(number, number * rows, last, unread, True)

@@ -20,7 +20,7 @@ _BUCKET: Final = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(/[^?#]*)?"
 
 
 @dataclass(frozen=True, slots=True)
-class Bucket:
+class ObjectPrefix:
     """Objects below a prefix; AWS SDK variables name the server and the credentials."""
 
     uri: str
@@ -39,8 +39,8 @@ class Table:
     name: str
 
 
-Input = Path | Bucket | Table
-Output = Path | Bucket
+Input = Path | ObjectPrefix | Table
+Output = Path | ObjectPrefix
 
 
 def input_of(text: str, key: str = "--input") -> Input:
@@ -81,7 +81,7 @@ def _path(key: str, text: str, wanted: str) -> Path:
     return Path(text).absolute()
 
 
-def _bucket(key: str, text: str) -> Bucket:
+def _bucket(key: str, text: str) -> ObjectPrefix:
     found = _BUCKET.fullmatch(text)
     if found is None:
         wanted = "s3://bucket/prefix; keys and server by AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL_S3, …"
@@ -89,7 +89,7 @@ def _bucket(key: str, text: str) -> Bucket:
     bucket, prefix = found[1], (found[2] or "").strip("/")
     if ".." in prefix.split("/"):
         raise ConfigInvalid(key, text, "a prefix without ..")
-    return Bucket(f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}")
+    return ObjectPrefix(f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}")
 
 
 def _table(key: str, text: str) -> Table:

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final, Protocol
 
-from mlplatform.operations.tables.locations import Bucket, Output
+from mlplatform.operations.tables.locations import ObjectPrefix, Output
 from mlplatform.runtime.errors import Busy, ConfigInvalid, Refused
 from mlplatform.runtime.storage.files import DRAFT, sync
 from mlplatform.runtime.storage.objects import Objects
@@ -60,7 +60,7 @@ def opened(output: Output) -> Iterator[Results]:
             same plan write the same files.
         Unavailable: the bucket does not answer.
     """
-    if isinstance(output, Bucket):
+    if isinstance(output, ObjectPrefix):
         with tempfile.TemporaryDirectory(prefix="batch.") as drafts:
             results = _BucketResults(output, Path(drafts))
             _refuse_others(results.sizes(), output.uri)
@@ -127,7 +127,7 @@ class _FolderResults:
 
 
 class _BucketResults:
-    def __init__(self, bucket: Bucket, drafts: Path) -> None:
+    def __init__(self, bucket: ObjectPrefix, drafts: Path) -> None:
         self._objects, self.drafts = Objects(bucket.uri), drafts
 
     def sizes(self) -> dict[str, int]:

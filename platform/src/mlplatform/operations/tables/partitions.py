@@ -19,7 +19,7 @@ import msgspec
 import pyarrow.parquet as pq
 
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.operations.tables.input_files import Block, blocks
+from mlplatform.operations.tables.input_files import RowBlock, blocks
 from mlplatform.operations.tables.outputs import DONE, MANIFEST, PLAN, Results
 from mlplatform.operations.tables.plan import (
     Partition,
@@ -54,7 +54,7 @@ class Work:
 @dataclass(frozen=True, slots=True, eq=False)
 class _BlockInputs:
     file: int
-    block: Block
+    block: RowBlock
     requests: Requests
     inputs: Inputs
 
@@ -160,7 +160,7 @@ def _prepared(
                     yield _inputs(work, file, block)
 
 
-def _inputs(work: Work, file: int, block: Block) -> _BlockInputs:
+def _inputs(work: Work, file: int, block: RowBlock) -> _BlockInputs:
     plan = work.plan
     requests = requests_of(
         block.rows, block.unread, work.definition, as_of_ms=plan.as_of_ms, key=work.key

@@ -21,7 +21,7 @@ from mlplatform.learning.features.input_files import (
 )
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.operations.tables.input_files import check_columns, is_table
-from mlplatform.operations.tables.locations import Bucket, Input, Table
+from mlplatform.operations.tables.locations import Input, ObjectPrefix, Table
 from mlplatform.operations.tables.plan import InputFile
 from mlplatform.operations.tables.postgres_table import export
 from mlplatform.runtime.errors import InputInvalid, NotFound, Refused
@@ -75,7 +75,7 @@ def opened(
         match source:
             case Path():
                 yield _Folder(source, definition, columns)
-            case Bucket():
+            case ObjectPrefix():
                 yield _checked(BucketFiles(source, staging), definition, columns)
             case Table():
                 yield _exported(source, definition, columns, staging)
@@ -121,7 +121,7 @@ class BucketFiles:
         Unavailable: the store does not answer.
     """
 
-    def __init__(self, bucket: Bucket, staging: Path) -> None:
+    def __init__(self, bucket: ObjectPrefix, staging: Path) -> None:
         self._objects, self._staging = Objects(bucket.uri), staging
         listed = self._objects.list_objects()
         if any(DELTA_LOG in one.name.split("/") for one in listed):

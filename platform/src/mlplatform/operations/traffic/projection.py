@@ -66,7 +66,7 @@ class LogReader(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Bucket:
+class TrafficBucket:
     """One bucket: its range of event time, role, version and counts."""
 
     start_ms: int
@@ -89,7 +89,7 @@ class TrafficReport:
     length_ms: int
     newest_ms: int
     position: Mapping[str, int]
-    buckets: tuple[Bucket, ...]
+    buckets: tuple[TrafficBucket, ...]
     samples: Mapping[str, tuple[tuple[int, Any], ...]]
 
 
@@ -171,7 +171,7 @@ def read(path: Path, back_ms: int) -> TrafficReport | None:
         length_ms=level.length_ms,
         newest_ms=newest[0],
         position=position,
-        buckets=tuple(Bucket(row[0], row[1], row[2], _counts(row[3:])) for row in rows),
+        buckets=tuple(TrafficBucket(row[0], row[1], row[2], _counts(row[3:])) for row in rows),
         samples={of: tuple(found) for of, found in samples.items()},
     )
 

@@ -25,7 +25,7 @@ class StreamFact:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class FactBatch:
     """The next facts in order, with the receiver's position after all of them."""
 
     steps: tuple[StreamFact, ...]
@@ -66,12 +66,12 @@ class JournalStream:
         """The position after the last fact."""
         return Position(self.rollouts.last_position(), self.incidents.last_position())
 
-    def after(self, at: Position, most: int) -> Batch:
+    def after(self, at: Position, most: int) -> FactBatch:
         """The next facts of each journal, at most `most` of each; facts of one rollout stay in
         order."""
         head = self.head()  # before the facts: later ones come above it
         if (head.rollouts, head.incidents) == (at.rollouts, at.incidents):
-            return Batch((), at)
+            return FactBatch((), at)
         steps: list[StreamFact] = []
         facts = self.rollouts.facts(at.rollouts, most)
         for fact in facts:
@@ -82,7 +82,7 @@ class JournalStream:
         for changed in self.incidents.facts(at.incidents, most):
             at = replace(at, incidents=changed.position)
             steps.append(StreamFact(changed, at))
-        return Batch(tuple(steps), at)
+        return FactBatch(tuple(steps), at)
 
     def waiting(self, at: Position) -> Backlog:
         """The backlog after a position."""

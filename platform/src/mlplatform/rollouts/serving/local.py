@@ -27,7 +27,7 @@ STALE_MS: Final = 10_000
 within seconds."""
 
 
-class StatusFile(msgspec.Struct, frozen=True):
+class ServiceStatusFile(msgspec.Struct, frozen=True):
     """`serving/status/<name>.json`, as the supervisor writes it."""
 
     name: str
@@ -84,7 +84,7 @@ class StatusStore:
             return None
         return f"http://{found.host}:{found.port}"
 
-    def write(self, status: StatusFile) -> None:
+    def write(self, status: ServiceStatusFile) -> None:
         """Store the present status of a service."""
         self._write(self._path(status.name), msgspec.json.encode(status))
 
@@ -98,14 +98,14 @@ class StatusStore:
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.json"
 
-    def _read(self, name: str) -> StatusFile | None:
+    def _read(self, name: str) -> ServiceStatusFile | None:
         if ServiceName.parse(name) is None:
             raise NotFound(f"{name!r} is not a service's name")
         try:
             data = self._path(name).read_bytes()
         except FileNotFoundError:
             return None
-        return msgspec.json.decode(data, type=StatusFile)
+        return msgspec.json.decode(data, type=ServiceStatusFile)
 
 
 class LocalPlane:

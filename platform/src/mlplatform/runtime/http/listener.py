@@ -21,7 +21,7 @@ from mlplatform.runtime.http.ended_connections import EndedConnections
 from mlplatform.runtime.http.messages import Refusal, Reply, Request, line
 from mlplatform.runtime.http.server import BACKLOG, Server
 from mlplatform.runtime.storage.files import write_atomically
-from mlplatform.runtime.telemetry.prometheus import Registry
+from mlplatform.runtime.telemetry.prometheus import MetricRegistry
 from mlplatform.runtime.telemetry.refusals import Refusals
 
 LIMITS: Final = HttpLimits(connections=256, strangers=64, body_bytes=1024)
@@ -47,7 +47,7 @@ class MetricsListener:
     """The metrics of one process, and the listener that shows them once the process works."""
 
     def __init__(self, process: str, options: argparse.Namespace) -> None:
-        self.registry = Registry()
+        self.registry = MetricRegistry()
         self._process = process
         self._options = options
 
@@ -70,7 +70,7 @@ class MetricsListener:
 
 
 def listen(
-    registry: Registry,
+    registry: MetricRegistry,
     token: str,
     *,
     port: int = 0,
@@ -119,7 +119,7 @@ def read_token(path: Path) -> str:
 class _Metrics:
     """An application that shows a registry."""
 
-    def __init__(self, registry: Registry, token: str) -> None:
+    def __init__(self, registry: MetricRegistry, token: str) -> None:
         self._registry = registry
         self._authorization = f"Bearer {token}".encode()
 

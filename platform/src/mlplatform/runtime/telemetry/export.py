@@ -29,7 +29,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class Sender(Protocol):
+class TraceSender(Protocol):
     """The destination of traces."""
 
     def send(self, traces: Sequence[Trace]) -> bool:
@@ -49,7 +49,7 @@ class SpanExport(Generic[T]):
 
     def __init__(
         self,
-        sender: Sender,
+        sender: TraceSender,
         build: Callable[[T], Trace],
         counted: Callable[[Outcome, int], None],
     ) -> None:

@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanContext, StatusCode, TraceFlags
 
 from mlplatform.runtime.telemetry import signals
 from mlplatform.runtime.telemetry.context import trace_context
-from mlplatform.runtime.telemetry.export import Sender
+from mlplatform.runtime.telemetry.export import TraceSender
 from mlplatform.runtime.telemetry.signals import Attribute
 from mlplatform.runtime.telemetry.spans import Attributes, Link, Span, Trace
 
@@ -26,12 +26,12 @@ HEADER: Final = "traceparent"
 _LISTED: Final[tuple[Attribute, ...]] = (signals.RUN_ID, signals.RUN_TYPE)
 
 
-def install(sender: Sender) -> None:
+def install(sender: TraceSender) -> None:
     """Send the spans of this process to a sender, at the end of the process at the latest."""
     trace.set_tracer_provider(provider(sender))
 
 
-def provider(sender: Sender) -> TracerProvider:
+def provider(sender: TraceSender) -> TracerProvider:
     """A provider of tracers whose spans go to a sender."""
     made = TracerProvider()
     made.add_span_processor(BatchSpanProcessor(_PlatformExporter(sender)))
@@ -72,7 +72,7 @@ class CurrentTrace(logging.Filter):
 class _PlatformExporter(SpanExporter):
     """Turns spans of the SDK into the platform's own."""
 
-    def __init__(self, sender: Sender) -> None:
+    def __init__(self, sender: TraceSender) -> None:
         self._sender = sender
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:

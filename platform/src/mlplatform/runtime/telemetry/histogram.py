@@ -16,7 +16,7 @@ from mlplatform.runtime.telemetry.prometheus import (
 from mlplatform.runtime.telemetry.signals import Metric
 
 
-class Buckets:
+class BucketCounts:
     """The counts of one writer thread.
 
     The class has no lock, and costs a third of prometheus_client's histogram. With that one, three
@@ -46,7 +46,7 @@ def add_to(
     family: HistogramFamily,
     labels: Sequence[str],
     bounds: Sequence[float],
-    writers: Sequence[Buckets],
+    writers: Sequence[BucketCounts],
 ) -> None:
     """Put what all the writers counted into a metric family, with an exemplar a bucket."""
     running = 0
@@ -64,11 +64,11 @@ class Histograms(Collector):
 
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
-        self._by_labels: dict[tuple[str, ...], Buckets] = {}
+        self._by_labels: dict[tuple[str, ...], BucketCounts] = {}
 
-    def of(self, *labels: str) -> Buckets:
+    def of(self, *labels: str) -> BucketCounts:
         """The buckets of these labels, which the counting code keeps."""
-        return self._by_labels.setdefault(labels, Buckets(self._metric.buckets))
+        return self._by_labels.setdefault(labels, BucketCounts(self._metric.buckets))
 
     def collect(self) -> Iterable[Family]:
         family = histogram_family(self._metric)

@@ -29,7 +29,15 @@ from mlplatform.runtime.telemetry.signals import Metric
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS_TYPE: Final = b"application/openmetrics-text; version=1.0.0; charset=utf-8"
 
-__all__ = ["Collector", "Counter", "Family", "Gauge", "Histogram", "HistogramFamily", "Registry"]
+__all__ = [
+    "Collector",
+    "Counter",
+    "Family",
+    "Gauge",
+    "Histogram",
+    "HistogramFamily",
+    "MetricRegistry",
+]
 
 HistogramFamily = HistogramMetricFamily
 
@@ -38,7 +46,7 @@ HistogramFamily = HistogramMetricFamily
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
-class Registry:
+class MetricRegistry:
     """The metrics of one process. Counting code binds labels once, because a look-up costs most."""
 
     def __init__(self) -> None:

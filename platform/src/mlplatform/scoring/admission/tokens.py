@@ -32,7 +32,7 @@ KINDS: Final = frozenset({"jwt", "at+jwt"})
 proof, a security event), and none of them lets its bearer in."""
 
 
-class Tokens:
+class IssuerTokens:
     """`Credentials` of an issuer's tokens. Only verified tokens are kept, so that nobody else can
     fill the memory.
 

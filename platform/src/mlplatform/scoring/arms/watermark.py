@@ -13,7 +13,7 @@ POLL_S = 0.1
 log = logging.getLogger(__name__)
 
 
-class Watermark:
+class LatestEventTime:
     """The largest event time that any gateway has recorded; None before the first record.
 
     Own records count at once, those of other processes within a poll while `start` is in force.

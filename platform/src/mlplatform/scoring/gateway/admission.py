@@ -16,7 +16,7 @@ from mlplatform.scoring.admission.keyring import Keyring, ensure_first_key
 from mlplatform.scoring.admission.priorities import MAX_IN_FLIGHT, in_flight_limits
 from mlplatform.scoring.admission.store import Admission
 from mlplatform.scoring.admission.token_blocks import TokenBlocks
-from mlplatform.scoring.admission.tokens import KeysAndTokens, Tokens
+from mlplatform.scoring.admission.tokens import IssuerTokens, KeysAndTokens
 from mlplatform.scoring.request.metrics import AdmissionMetrics
 
 
@@ -70,7 +70,7 @@ def admission_services(
     )
     credentials: Credentials = keyring
     if settings.oidc is not None and issuer_keys is not None:
-        tokens = Tokens(settings.oidc, issuer_keys, metrics.token_refused)
+        tokens = IssuerTokens(settings.oidc, issuer_keys, metrics.token_refused)
         credentials = KeysAndTokens(keyring, tokens)
     limits = {d.name: rate_limit(d.admission.rate_per_s, d.admission.burst) for d in definitions}
     room = in_flight_limits(MAX_IN_FLIGHT)

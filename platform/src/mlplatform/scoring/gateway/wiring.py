@@ -36,7 +36,7 @@ from mlplatform.scoring.arms.follow import RouteFollower
 from mlplatform.scoring.arms.freshness import Freshness
 from mlplatform.scoring.arms.live import LiveModel
 from mlplatform.scoring.arms.processes import Processes
-from mlplatform.scoring.arms.watermark import Watermark
+from mlplatform.scoring.arms.watermark import LatestEventTime
 from mlplatform.scoring.gateway.admission import AdmissionServices, admission_services
 from mlplatform.scoring.gateway.pushes import bodies, targets_by_view
 from mlplatform.scoring.labels.ownership import Ownership
@@ -85,7 +85,7 @@ class _GatewayContext:
     supervised: bool
     key: bytes
     answers: KeptAnswers
-    watermark: Watermark
+    watermark: LatestEventTime
     clock: Clock
     times: EventTimes
     metrics: Metrics
@@ -152,7 +152,7 @@ def _shared(settings: Settings, name: str, supervised: bool) -> _GatewayContext:
     windowed = [d for d in map(load_definition, readable_names()) if d.windows]
     log = scoring_wiring.decision_log(settings, windowed, lock_wait_ms=LOG_LOCK_WAIT_MS)
     scoring_wiring.begin_windows(settings, windowed)
-    watermark = Watermark(log.latest_event_ms)
+    watermark = LatestEventTime(log.latest_event_ms)
     clock = scoring_wiring.clock(settings, lambda: watermark.event_ms)
     windows = _windows(settings, name, windowed, metrics, clock)
 
@@ -243,7 +243,9 @@ def spill_policy(settings: Settings) -> SpillPolicy:
     )
 
 
-def _recorder(name: str, log: SpillingLog, times: EventTimes, watermark: Watermark) -> Recorder:
+def _recorder(
+    name: str, log: SpillingLog, times: EventTimes, watermark: LatestEventTime
+) -> Recorder:
     def open_commit(expected: Callable[[], int]) -> AsyncGroupCommit:
         return AsyncGroupCommit(
             *(log, name, MAX_COMMIT, COMMIT_WAIT_MS),

@@ -15,7 +15,7 @@ from mlplatform.scoring.predictor import protocol
 from mlplatform.scoring.predictor.batching import BatchScores
 from mlplatform.scoring.predictor.metrics import CONTENT_TYPE
 from mlplatform.scoring.predictor.protocol import HEADER_LENGTH, Inference, RequestRefused
-from mlplatform.scoring.predictor.state import PLATFORM, PROTOCOL_VERSION, SERVER_NAME, Predictor
+from mlplatform.scoring.predictor.state import PLATFORM, PROTOCOL_VERSION, SERVER_NAME, ServedModel
 
 log = logging.getLogger(__name__)
 log.addFilter(RateLimitFilter())
@@ -28,7 +28,7 @@ _HEADER_LENGTH: Final = HEADER_LENGTH.lower().encode()
 class RestApplication:
     """The protocol over HTTP, for one predictor."""
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: ServedModel) -> None:
         self._predictor = predictor
         self._infer_path = f"/v2/models/{predictor.name}/infer"
 

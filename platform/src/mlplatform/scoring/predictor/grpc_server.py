@@ -28,7 +28,7 @@ from mlplatform.scoring.predictor.protocol import (
     rows_of_several,
     shaped,
 )
-from mlplatform.scoring.predictor.state import PLATFORM, PROTOCOL_VERSION, SERVER_NAME, Predictor
+from mlplatform.scoring.predictor.state import PLATFORM, PROTOCOL_VERSION, SERVER_NAME, ServedModel
 from mlplatform.scoring.protos import open_inference_pb2 as pb
 
 SERVICE: Final = "inference.GRPCInferenceService"
@@ -61,7 +61,7 @@ class InferenceService:
         admit: called with the peer of each call that has the token.
     """
 
-    def __init__(self, predictor: Predictor, admit: Callable[[str], None]) -> None:
+    def __init__(self, predictor: ServedModel, admit: Callable[[str], None]) -> None:
         self._predictor = predictor
         self._admit = admit
 
@@ -250,7 +250,7 @@ def options(max_message_bytes: int, *, shares_port: bool = False) -> tuple[tuple
 
 
 def server(
-    predictor: Predictor, connections: GrpcConnections, *, shares_port: bool = False
+    predictor: ServedModel, connections: GrpcConnections, *, shares_port: bool = False
 ) -> grpc.aio.Server:
     """A gRPC server for the predictor, without a port yet.
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from typing import Final, Literal
 
 from mlplatform.runtime.telemetry import signals
-from mlplatform.runtime.telemetry.histogram import Buckets, add_to
+from mlplatform.runtime.telemetry.histogram import BucketCounts, add_to
 from mlplatform.runtime.telemetry.prometheus import (
     CONTENT_TYPE,
     Collector,
     Family,
-    Registry,
+    MetricRegistry,
     counter_family,
     histogram_family,
 )
@@ -28,17 +28,17 @@ class Metrics(Collector):
     """Metrics whose labels are bound once, because a look-up costs more than a count."""
 
     def __init__(self, service: str) -> None:
-        self._registry = Registry()
+        self._registry = MetricRegistry()
         self._errors = self._registry.counter(signals.PREDICTOR_ERRORS)
         self._refused: dict[Protocol, int] = {"rest": 0, "grpc": 0}
-        self._latency: dict[Protocol, Buckets] = {
-            "rest": Buckets(LATENCY_BUCKETS_S),
-            "grpc": Buckets(LATENCY_BUCKETS_S),
+        self._latency: dict[Protocol, BucketCounts] = {
+            "rest": BucketCounts(LATENCY_BUCKETS_S),
+            "grpc": BucketCounts(LATENCY_BUCKETS_S),
         }
         self.rest_answered_s = self._latency["rest"].observe
         self.grpc_answered_s = self._latency["grpc"].observe
-        self._loop_batches = Buckets(BATCH_BUCKETS_ROWS)
-        self._thread_batches = Buckets(BATCH_BUCKETS_ROWS)
+        self._loop_batches = BucketCounts(BATCH_BUCKETS_ROWS)
+        self._thread_batches = BucketCounts(BATCH_BUCKETS_ROWS)
         self.loop_batch = self._loop_batches.observe
         self.thread_batch = self._thread_batches.observe
         self.ready = self._registry.gauge(signals.PREDICTOR_READY).labels(service)

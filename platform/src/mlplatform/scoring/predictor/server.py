@@ -28,7 +28,7 @@ from mlplatform.scoring.predictor.app import RestApplication
 from mlplatform.scoring.predictor.batching import SWITCH_INTERVAL_S, BatchLimits
 from mlplatform.scoring.predictor.model import RuntimeFailure, load
 from mlplatform.scoring.predictor.providers import Accelerator
-from mlplatform.scoring.predictor.state import Predictor
+from mlplatform.scoring.predictor.state import ServedModel
 
 IN_FLIGHT_LIMIT_S: Final = 10
 
@@ -83,7 +83,7 @@ def serve(arguments: Arguments) -> None:
             if the scoring thread has ended.
     """
     token = arguments.token_file.read_text().strip() if arguments.token_file else None
-    predictor = Predictor(arguments.model_name, token, arguments.limits)
+    predictor = ServedModel(arguments.model_name, token, arguments.limits)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     listener = listen(arguments)
     serving = _PredictorLifecycle(predictor, arguments, listener)
@@ -131,7 +131,9 @@ def _former(arguments: Arguments) -> Address | None:
 class _PredictorLifecycle:
     """The parts of a predictor around HTTP: an address file, gRPC, and a model to load."""
 
-    def __init__(self, predictor: Predictor, arguments: Arguments, listener: socket.socket) -> None:
+    def __init__(
+        self, predictor: ServedModel, arguments: Arguments, listener: socket.socket
+    ) -> None:
         self._predictor = predictor
         self._arguments = arguments
         self._listener = listener

@@ -18,7 +18,7 @@ PLATFORM: Final = "onnxruntime_onnx"
 MAX_BODY_BYTES: Final = MIB
 
 
-class Predictor:
+class ServedModel:
     """One model under one name; it is ready once `serve` gives it the model.
 
     Args:

@@ -13,7 +13,7 @@ from mlplatform.learning.features.windows.projector import Lag
 from mlplatform.runtime.telemetry import signals
 from mlplatform.runtime.telemetry.histogram import Histograms
 from mlplatform.runtime.telemetry.kernel_clock import ClockCollector
-from mlplatform.runtime.telemetry.prometheus import Registry
+from mlplatform.runtime.telemetry.prometheus import MetricRegistry
 from mlplatform.scoring.arms.freshness import Freshness
 from mlplatform.scoring.request.decision import DecidedRequest
 from mlplatform.scoring.request.log_metrics import LogCollector, WindowsCollector
@@ -43,7 +43,7 @@ class Metrics:
     """
 
     def __init__(self, models: Iterable[str] = ()) -> None:
-        self._registry = Registry()
+        self._registry = MetricRegistry()
         self._registry.register(ClockCollector())
         self._windows = WindowsCollector()
         self._registry.register(self._windows)
@@ -130,7 +130,7 @@ class Metrics:
 class AdmissionMetrics:
     """Metrics of admission: requests admitted and refused, and the answers of the shared store."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: MetricRegistry) -> None:
         self._decisions = registry.counter(signals.ADMISSION)
         self._store_failures = registry.counter(signals.STORE_FAILURES)
         self._connections = registry.counter(signals.CONNECTIONS_REFUSED)

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 
 from mlplatform.runtime.telemetry import signals
 from mlplatform.runtime.telemetry.export import Outcome
-from mlplatform.runtime.telemetry.prometheus import Registry
+from mlplatform.runtime.telemetry.prometheus import MetricRegistry
 from mlplatform.scoring.worker.messages import Poison, ScoreReply
 
 
 class DroppedCounts:
     """Counts of messages that topics dropped before a worker read them."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: MetricRegistry) -> None:
         self._messages = registry.counter(signals.TOPIC_DROPPED)
         self._found = registry.gauge(signals.TOPIC_DROPPED_FOUND)
 
@@ -38,7 +38,7 @@ class DroppedCounts:
 class Metrics:
     """All metrics of one worker process, in its registry."""
 
-    def __init__(self, model: str, registry: Registry) -> None:
+    def __init__(self, model: str, registry: MetricRegistry) -> None:
         self._model = model
         self.dropped = DroppedCounts(registry)
         self._messages = registry.counter(signals.WORKER_MESSAGES)

@@ -13,7 +13,7 @@ from mlplatform.observing.page.queries.burn_rates import SpentShares
 from mlplatform.observing.page.queries.error_budget import BudgetRow
 from mlplatform.observing.slo import objectives
 from mlplatform.operations.traffic.buckets import BINS, EDGES
-from mlplatform.operations.traffic.projection import Bucket, TrafficReport
+from mlplatform.operations.traffic.projection import TrafficBucket, TrafficReport
 from rollout_world import fraud
 
 
@@ -29,10 +29,14 @@ def budgets(
 def test_the_spend_of_latency_is_of_all_answers_but_copies() -> None:
     goal_us = 1000 * int(fraud().latency_slo_ms)
     slow = counts(30, took_us=2 * goal_us)
-    found = read([
-        Bucket(NEWEST_MS, "champion", 1, counts(9_000)), Bucket(NEWEST_MS, "challenger", 2, slow),
-        Bucket(NEWEST_MS, "unassigned", 1, counts(970)), Bucket(NEWEST_MS, "shadow", 2, slow),
-    ])  # fmt: skip
+    found = read(
+        [
+            TrafficBucket(NEWEST_MS, "champion", 1, counts(9_000)),
+            TrafficBucket(NEWEST_MS, "challenger", 2, slow),
+            TrafficBucket(NEWEST_MS, "unassigned", 1, counts(970)),
+            TrafficBucket(NEWEST_MS, "shadow", 2, slow),
+        ]
+    )
     one = budgets(found)["latency"]
     assert (one.text, one.tone) == ("30 % spent", "good")
     assert one.objective == "99 % of the decisions are durable within 10 ms"
@@ -50,7 +54,7 @@ def test_a_spend_that_is_nearly_or_more_than_the_budget_is_bad(
     bad: int, text: str, tone: str
 ) -> None:
     latency = counts(10_000 - bad).plus(counts(bad, took_us=1_000_000))
-    one = budgets(read([Bucket(NEWEST_MS, "champion", 1, latency)]))["latency"]
+    one = budgets(read([TrafficBucket(NEWEST_MS, "champion", 1, latency)]))["latency"]
     assert (one.text, one.tone) == (text, tone)
 
 

@@ -60,7 +60,7 @@ class Metadata(msgspec.Struct, frozen=True):
     authorization_response_iss_parameter_supported: bool = False
 
 
-class _Tokens(msgspec.Struct, frozen=True):
+class _TokenReply(msgspec.Struct, frozen=True):
     id_token: str
 
 
@@ -191,7 +191,7 @@ class Provider:
         status, body = post(url, form | more, headers, **limits)
         try:
             if status == 200:
-                return msgspec.json.decode(body, type=_Tokens).id_token.encode()
+                return msgspec.json.decode(body, type=_TokenReply).id_token.encode()
             refusal = msgspec.json.decode(body, type=_Error)
         except NOT_JSON as error:
             raise Unavailable(f"{url} answers {status} without a token") from error
