@@ -8,9 +8,9 @@ import sys
 ENDS_SLOWLY = """
 import ctypes, sys, time
 from mlplatform.runtime.http.listener import listen
-from mlplatform.runtime.telemetry.prometheus import Registry
+from mlplatform.runtime.telemetry.prometheus import MetricRegistry
 
-listen(Registry(), "a-token")
+listen(MetricRegistry(), "a-token")
 time.sleep(0.5 + float(sys.argv[1]))  # the loop runs, with a timer each tenth of a second
 libc = ctypes.CDLL(None)
 libc.on_exit(libc.sleep, None)  # called as sleep(1): with the exit code, the interpreter gone
