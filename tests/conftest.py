@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -48,6 +49,16 @@ def _umask() -> Iterator[None]:
     before = os.umask(0o022)
     yield
     os.umask(before)
+
+
+@pytest.fixture(autouse=True)
+def _settings() -> Iterator[None]:
+    """A command loads its settings once in its process; the next test has an environment of its
+    own. No test imports the wiring for this."""
+    yield
+    wiring = sys.modules.get("mlplatform.operations.wiring")
+    if wiring is not None:
+        wiring.forget()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -44,8 +44,8 @@ class Entry:
         process: what the lines of its log say that it is.
         instance: which one of them it is, with names of options in braces.
         niceness: how much lower than that of requests its priority is, 1 to 19; 0: not at all.
-        has_settings: `run` takes the settings; else its options say all, and the environment holds
-            a log level: a predictor's pod knows nothing of an installation.
+        has_settings: `run` takes the settings; else its options say all but the log level and the
+            folders of models: a predictor's pod knows nothing of an installation.
         stops: "event": `run` takes an event that a signal sets, finishes what is in work and
             returns. "server": the server handles signals while it serves, and drains. "signal": it
             works through one task and ends; a signal that comes earlier ends it, with the signal's
@@ -109,7 +109,6 @@ ENTRIES: Final = {
         "mlplatform.operations.compute.work",
         "jobs",
         "{item.name}",
-        has_settings=False,
         stops="signal",
     ),
     "mlflow": Entry("mlplatform.operations.supervisor.mlflow_server", "mlflow"),

@@ -126,7 +126,7 @@ def approve(
     monkeypatch.setattr(command, "RECORD_LIMIT_S", 0.02)
     monkeypatch.setattr(command, "ASK_LIMIT_S", 0.1)
     monkeypatch.setattr(command, "POLL_S", 0.001)
-    monkeypatch.setattr(wiring, "platform", lambda: platform)
+    monkeypatch.setattr(wiring, "existing_platform", lambda: platform)
 
     def run(
         approver: str,

@@ -56,7 +56,7 @@ def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platfo
     digest = write_amount_bundle(tmp_path / "held")
     found = Platform(load({"MLPLATFORM_HOME": str(world.home.root)}))
     found.__dict__["registry"] = OneVersion(version(digest, 1), tmp_path / "held")
-    monkeypatch.setattr(wiring, "platform", lambda: found)
+    monkeypatch.setattr(wiring, "existing_platform", lambda: found)
     yield found
     world.close()
 

@@ -31,7 +31,7 @@ def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> wiring.Platform
     settings = load({"MLPLATFORM_HOME": str(tmp_path / "home")})
     settings.home.create()
     made = wiring.Platform(settings)
-    monkeypatch.setattr(wiring, "platform", lambda: made)
+    monkeypatch.setattr(wiring, "existing_platform", lambda: made)
     first = opened(made, 1)
     fence = made.rollouts.acquire("fraud", "a pass", 10.0)
     promoted = Promoted(

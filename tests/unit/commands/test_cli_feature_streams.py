@@ -30,6 +30,7 @@ def lose() -> None:
 
 
 def test_a_topic_that_lost_nothing_is_listed_and_asking_makes_no_file(home: Path) -> None:
+    wiring.settings().home.create()
     assert json.loads(command("features", "status", NAME, "--json")) == [
         {"view": "bureau", "topic": "bank.bureau", "dropped": []}
     ]

@@ -23,7 +23,7 @@ from support.review_world import World
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     made = World(tmp_path / "home")
-    monkeypatch.setattr(wiring, "platform", lambda: made.platform)
+    monkeypatch.setattr(wiring, "existing_platform", lambda: made.platform)
     yield made
     made.log.close()
 

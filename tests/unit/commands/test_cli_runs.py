@@ -164,7 +164,7 @@ def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> wiring.Platform
     settings = load({"MLPLATFORM_HOME": str(tmp_path / "home")})
     settings.home.create()
     made = wiring.Platform(settings)
-    monkeypatch.setattr(wiring, "platform", lambda: made)
+    monkeypatch.setattr(wiring, "existing_platform", lambda: made)
     return made
 
 

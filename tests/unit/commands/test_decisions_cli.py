@@ -18,6 +18,7 @@ from mlplatform.decisions.records.record import GENESIS, Record
 from mlplatform.decisions.replication.copies import ReplicaOffset
 from mlplatform.decisions.replication.replica_log import ReplicaLog
 from mlplatform.decisions.spill.writer import SpillingLog, SpillPolicy
+from mlplatform.operations import wiring
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
 from mlplatform.runtime.configuration.settings import Settings
 
@@ -137,6 +138,7 @@ def test_what_is_not_there_is_exit_code_2(
     assert result.exit_code == 2
     assert "nobody" in result.stderr
     monkeypatch.setenv("MLPLATFORM_HOME", str(tmp_path / "elsewhere"))
+    wiring.forget()
     result = RUNNER.invoke(log_commands.app, ["verify"])
     assert result.exit_code == 2
     assert not (tmp_path / "elsewhere").exists()

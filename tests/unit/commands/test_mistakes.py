@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from mlplatform import commands
-from mlplatform.operations import wiring
+from mlplatform.rollouts.journal.sqlite import SqliteRollouts
+from mlplatform.runtime.configuration.settings import load
+from mlplatform.scoring.admission.sqlite import SqliteAdmission
 
 OWN = "transaction,timestamp,card_id,merchant_id,amt,is_fraud\n1,2026-01-01 10:00:00,7,1,9.5,0\n"
 BAD = (
@@ -52,7 +54,7 @@ MISTAKES = [
     variable("JOB_PROCESSES", "many", "'many'", "0 to 64"),
     variable("MLFLOW_ARTIFACTS", "/data", "'/data'", "s3://bucket/prefix"),
     ({"MLPLATFORM_GATEWAY_PRT": "1"}, STATUS, ("_GATEWAY_PRT'; wanted: MLPLATFORM_GATEWAY_PORT",)),
-    ({"MLPLATFORM_HOME": "own.csv"}, ("keys", "list"), ("MLPLATFORM_HOME is", "wanted: a folder")),
+    ({"MLPLATFORM_HOME": "own.csv"}, (*KEY, "--model", "*"), ("_HOME is", "wanted: a folder")),
     typed(("models", "show", "credit"), "no model 'credit'; there are: fraud"),
     typed(("worker", "credit"), "no model 'credit'; there are: fraud"),
     typed(("statsu",), "No such command 'statsu'. Did you mean 'status'?"),
@@ -89,18 +91,18 @@ MISTAKES = [
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home with a journal of rollouts and keys, and without a decision log."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLPLATFORM_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "300")
     (tmp_path / "own.csv").write_text(OWN)
     (tmp_path / "bad.csv").write_text(BAD)
-    caches = (wiring.settings, wiring.platform)
-    for cache in caches:
-        cache.cache_clear()
-    yield tmp_path
-    for cache in caches:
-        cache.cache_clear()
+    home = load({"MLPLATFORM_HOME": str(tmp_path / "home")}).home
+    home.create()
+    SqliteRollouts(home.rollouts_db).close()
+    SqliteAdmission(home.admission_db).close()
+    return tmp_path
 
 
 def test_there_are_forty_of_them() -> None:

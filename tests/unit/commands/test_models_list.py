@@ -19,7 +19,7 @@ from mlplatform.runtime.errors import NotFound
 @pytest.fixture(autouse=True)
 def _installation(monkeypatch: pytest.MonkeyPatch) -> None:
     rollouts = SimpleNamespace(routes=no_routes)
-    monkeypatch.setattr(wiring, "platform", lambda: SimpleNamespace(rollouts=rollouts))
+    monkeypatch.setattr(wiring, "existing_platform", lambda: SimpleNamespace(rollouts=rollouts))
 
 
 def listed(*words: str) -> Any:

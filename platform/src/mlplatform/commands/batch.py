@@ -82,7 +82,7 @@ def batch(
 
     batch = TableBatch(model, input_, output, version, column_names(map_), partition_rows)
     with _progress() as report:
-        manifest = score_table(wiring.platform(), batch, report)
+        manifest = score_table(wiring.existing_platform(), batch, report)
     if json:
         print_json(manifest)
     else:

@@ -14,7 +14,6 @@ from mlplatform.operations import wiring
 from mlplatform.operations.cluster.check import check as judge
 from mlplatform.operations.cluster.finding import ClusterRequirements, Gpu
 from mlplatform.rollouts.serving.placement import DEVELOPMENT, PRODUCTION, gpu_of, priority_class
-from mlplatform.runtime.processes.last_settings import command_settings
 
 POLICY: Final = "mlplatform-immutable-services"
 IMAGE: Final = "mlplatform/predictor:0.3.0"
@@ -67,7 +66,7 @@ def check(
 
 
 def _requirements(models: str, platform: str, kserve: str) -> ClusterRequirements:
-    settings = command_settings()
+    settings = wiring.settings()
     bundles = settings.kserve.bundles if settings.kserve else BUNDLES
     definitions = [load_definition(name) for name in model_names()]
     asked = [(model.name, gpu_of(model)) for model in definitions]

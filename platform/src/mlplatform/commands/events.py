@@ -18,12 +18,11 @@ from mlplatform.observing.events.wiring import sender
 from mlplatform.operations import wiring
 from mlplatform.rollouts.events.event import event_of_test
 from mlplatform.rollouts.events.positions import Progress
-from mlplatform.rollouts.events.stream import JournalStream, Lag
+from mlplatform.rollouts.events.stream import Lag
 from mlplatform.runtime.clock import SystemClock
-from mlplatform.runtime.errors import InputInvalid, NotFound, Unavailable
+from mlplatform.runtime.errors import InputInvalid, Unavailable
 from mlplatform.runtime.times import rfc3339_text
 from mlplatform.runtime.units import HOUR_MS, MIB
-from mlplatform.scoring import wiring as scoring_wiring
 
 MOST_HOURS = 24 * 366
 MOST_BODY_BYTES = MIB
@@ -93,7 +92,7 @@ def replay(
 
     Example: mlplatform events replay risk-desk --hours 24
     """
-    stream = _stream()
+    stream = wiring.existing_platform().stream
     to = None
     if hours is not None:
         since_ms = SystemClock().wall_ms() - hours * HOUR_MS
@@ -139,8 +138,9 @@ def verify(
 
 
 def _rows() -> Iterator[dict[str, Any]]:
-    known = declared_receivers(wiring.settings()).receivers
-    lags = {lag.progress.receiver: lag for lag in _stream().lags()}
+    platform = wiring.existing_platform()
+    known = declared_receivers(platform.settings).receivers
+    lags = {lag.progress.receiver: lag for lag in platform.stream.lags()}
     for receiver in known:
         yield _row(receiver, lags.get(receiver.name))
 
@@ -166,13 +166,6 @@ def _state(at: Progress | None) -> str:
     if at is None:
         return "waits for the process `events`"
     return "stopped" if at.stopped else "failing" if at.failure else "ok"
-
-
-def _stream() -> JournalStream:
-    settings = wiring.settings()
-    if not scoring_wiring.has_rollouts(settings):
-        raise NotFound(f"no journal of rollouts in {settings.home.root}: nothing has happened yet")
-    return wiring.Platform(settings).stream
 
 
 def _bytes(file: Path) -> bytes:

@@ -18,7 +18,6 @@ from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring.admission.clients import Key, check_client, parse_scope, rate_limit
 from mlplatform.scoring.admission.keyring import create_key
 from mlplatform.scoring.admission.priorities import PRIORITIES, Priority
-from mlplatform.scoring.admission.store import Keys
 
 MAX_EXPIRY_DAYS = 3650
 
@@ -69,7 +68,7 @@ def create(
     if to is not None and to.exists():
         raise ConfigInvalid("--to", str(to), "a file that is not there yet")
     key, secret = create_key(
-        _store(),
+        wiring.platform().keys,
         check_client(name),
         frozenset(parse_scope(f"{m}:{s}") for m in model for s in scope),
         priority=_priority(priority),
@@ -93,7 +92,7 @@ def list_keys(json: AsJson = False) -> None:
     Example: mlplatform keys list
     """
     now_ms = SystemClock().wall_ms()
-    rows = [_fields_of(key, now_ms) for key in _store().all_keys()]
+    rows = [_fields_of(key, now_ms) for key in wiring.existing_platform().keys.all_keys()]
     if json:
         print_json(rows)
         return
@@ -111,17 +110,11 @@ def revoke(
     Example: mlplatform keys revoke shop
     """
     now_ms = SystemClock().wall_ms()
-    revoked = [key.id for key in _store().revoke(name, now_ms)]
+    revoked = [key.id for key in wiring.existing_platform().keys.revoke(name, now_ms)]
     if json:
         print_json({"revoked": revoked})
     else:
         typer.echo(f"revoked: {', '.join(revoked) or 'nothing, it was before'}")
-
-
-def _store() -> Keys:
-    settings = wiring.settings()
-    settings.home.create()
-    return wiring.Platform(settings).keys
 
 
 def _priority(text: str) -> Priority:

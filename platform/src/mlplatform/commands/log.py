@@ -32,7 +32,6 @@ from mlplatform.decisions.spill.backlog import SpillBacklog
 from mlplatform.operations import wiring
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Corrupt, NotFound
-from mlplatform.runtime.processes.last_settings import command_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,7 @@ def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
 
         If something is wrong, the command names it and exits with 1.
         """
-        settings = command_settings()
+        settings = wiring.settings()
         what = "what is new" if new else "every record, chain and segment"
         with errors_as_exit_codes(), progress(f"checking {what}"):
             report = _verify(settings, journal_of(settings), new_only=new, cores=cores)
@@ -115,7 +114,7 @@ def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
 
 def status(json: AsJson = False) -> None:
     """Show how far each writer has come, and what is spilled and not in the log yet."""
-    with errors_as_exit_codes(), closing(open_log(command_settings())) as log:
+    with errors_as_exit_codes(), closing(open_log(wiring.settings())) as log:
         spilled = {one.writer: one for one in log.backlogs()}
         marks = log.watermarks()
     if json:
@@ -137,7 +136,7 @@ def show(
 
     Records that are spilled, and not in the log yet, have no number.
     """
-    with errors_as_exit_codes(), closing(open_log(command_settings())) as log:
+    with errors_as_exit_codes(), closing(open_log(wiring.settings())) as log:
         records = [_traced(record) for record in all_records(log, decision_id)]
         gone = erased_by(log, records)
     if json:
@@ -158,7 +157,7 @@ def explain(
     the method that the bundle carries. If no model gave the answer, they are the rules that
     decided.
     """
-    settings = command_settings()
+    settings = wiring.settings()
     with errors_as_exit_codes(), closing(open_log(settings)) as log:
         records = logged_records(log, decision_id)
         if acts := erased_by(log, records):
@@ -181,7 +180,7 @@ def void(
     json: AsJson = False,
 ) -> None:
     """Take a decision back: its record stays, but features, training and statistics skip it."""
-    settings = command_settings()
+    settings = wiring.settings()
     with errors_as_exit_codes():
         with closing(open_log(settings)) as log:
             model = logged_records(log, decision_id)[0]["model"]
@@ -202,7 +201,7 @@ def give_up(
     Verdicts are then given without those records. If the gateway reports again, verdicts wait for
     it again.
     """
-    settings = command_settings()
+    settings = wiring.settings()
     with errors_as_exit_codes():
         open_log(settings).close()
         with closing(wiring.replica_log(settings.home)) as log:

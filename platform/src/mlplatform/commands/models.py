@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -19,10 +20,12 @@ from mlplatform.commands.terminal.output import (
     print_table,
 )
 from mlplatform.model.folders import check_folders, load_definition, model_names
+from mlplatform.model.routes import Routes, no_routes
 from mlplatform.model.weights.memory import folder_needs_mib
 from mlplatform.operations import wiring
 from mlplatform.operations.actions.features import feast_folder
 from mlplatform.operations.card.records import read_card
+from mlplatform.runtime.errors import NotFound
 from mlplatform.runtime.processes.memory import memory_bytes
 from mlplatform.runtime.times import second_text
 from mlplatform.runtime.units import MIB
@@ -37,10 +40,10 @@ def list_models(model: OnlyModel = None, json: AsJson = False) -> None:
     Example: mlplatform models list fraud
     """
     check_folders()
-    platform = wiring.platform()
+    routes_of, problem = _routes()
     rows = []
     for name in model_names() if model is None else (model,):
-        definition, routes = load_definition(name), platform.rollouts.routes(name)
+        definition, routes = load_definition(name), routes_of(name)
         champion = routes.champion.version if routes.champion else None
         rows.append(
             {
@@ -55,6 +58,17 @@ def list_models(model: OnlyModel = None, json: AsJson = False) -> None:
         print_json(rows)
     else:
         print_table(list(rows[0]), [list(r.values()) for r in rows])
+        if problem is not None:
+            print_line(f"no champion is known: {problem}")
+
+
+def _routes() -> tuple[Callable[[str], Routes], NotFound | None]:
+    """Function that gives a model's routes, or routes without a champion and the reason: there are
+    models before the first start of a platform."""
+    try:
+        return wiring.existing_platform().rollouts.routes, None
+    except NotFound as error:
+        return no_routes, error
 
 
 @app.command()
@@ -69,7 +83,7 @@ def show(
 
     Example: mlplatform models show fraud 2 --json
     """
-    platform = wiring.platform()
+    platform = wiring.existing_platform()
     registry = platform.registry
     if version is not None:
         found = msgspec.to_builtins(registry.get(model, version))
@@ -111,7 +125,7 @@ def card(
 
     Example: mlplatform models card fraud 2
     """
-    found = read_card(wiring.platform(), model, version, fetches=True)
+    found = read_card(wiring.existing_platform(), model, version, fetches=True)
     if json:
         print_json(msgspec.to_builtins(found))
     else:

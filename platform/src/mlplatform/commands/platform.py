@@ -193,7 +193,7 @@ class ModelStatus:
 def _models(settings: Settings) -> dict[str, ModelStatus]:
     if not scoring_wiring.has_rollouts(settings):
         return {}
-    rollouts = wiring.platform().rollouts
+    rollouts = wiring.existing_platform().rollouts
     return {
         name: ModelStatus(rollouts.routes(name), tuple(rollouts.active(name)))
         for name in model_names()

@@ -10,7 +10,6 @@ import typer
 from mlplatform.commands.terminal.output import AsJson, print_json, print_table
 from mlplatform.operations import wiring
 from mlplatform.runtime.clock import SystemClock
-from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.runtime.times import second_text
 from mlplatform.runtime.units import DAY_MS
 
@@ -30,7 +29,7 @@ def refusals(
     Example: mlplatform refusals --days 7
     """
     since_ms = SystemClock().wall_ms() - days * DAY_MS
-    found = list(Refusals(wiring.settings().home.audit).since(since_ms))
+    found = list(wiring.existing_platform().refusals.since(since_ms))
     if json:
         print_json(msgspec.to_builtins(found))
         return

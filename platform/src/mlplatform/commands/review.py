@@ -43,7 +43,7 @@ def list_waiting(
 
     Example: mlplatform review list fraud --limit 20
     """
-    platform = wiring.platform()
+    platform = wiring.existing_platform()
     job.advance(platform, model)
     found = job.review_queue(platform, model, limit)
     if json:
@@ -78,7 +78,7 @@ def record(
 
     Example: mlplatform review record DECISION_ID not-fraud --analyst ana --key-file fraud.key
     """
-    platform = wiring.platform()
+    platform = wiring.existing_platform()
     model = job.model_of(platform, decision_id)
     value = outcome_of(outcome, platform.definition(model).label.name)
     asked = f"say how {model} decision {decision_id} turned out, as {analyst}"

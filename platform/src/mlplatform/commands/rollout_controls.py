@@ -76,7 +76,9 @@ def clear(model: Model, actor: Actor, reason: Reason, json: AsJson = False) -> N
 def _of_rollout(
     rollout_id: str, act: OfRollout, done: str, actor: str, reason: str, as_json: bool
 ) -> None:
-    state = job.control_rollout(wiring.platform(), rollout_id, act, actor=actor, reason=reason)
+    state = job.control_rollout(
+        wiring.existing_platform(), rollout_id, act, actor=actor, reason=reason
+    )
     if as_json:
         facts = {"rollout": rollout_id, "act": act, "actor": actor, "phase": state.phase}
         print_json(facts | {"paused": state.paused is not None})
@@ -85,7 +87,9 @@ def _of_rollout(
 
 
 def _of_model(model: str, act: OfModel, done: str, actor: str, reason: str, as_json: bool) -> None:
-    generation = job.control_model(wiring.platform(), model, act, actor=actor, reason=reason)
+    generation = job.control_model(
+        wiring.existing_platform(), model, act, actor=actor, reason=reason
+    )
     if as_json:
         print_json({"model": model, "act": act, "actor": actor, "generation": generation})
         return

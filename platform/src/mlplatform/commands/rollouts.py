@@ -45,8 +45,9 @@ from mlplatform.rollouts.passes.commands import subject_of_roll_back
 from mlplatform.rollouts.passes.planning import PLANNED_DAYS
 from mlplatform.rollouts.passes.summary import judged, to_markdown, undecided
 from mlplatform.rollouts.verdicts.ramp import Plan
-from mlplatform.runtime.errors import ConfigUnusable, NotFound, Refused, Unavailable
+from mlplatform.runtime.errors import ConfigUnusable, MissingHere, NotFound, Refused, Unavailable
 from mlplatform.runtime.times import iso_second_text, minute_text
+from mlplatform.scoring import wiring as scoring_wiring
 
 RECORD_LIMIT_S = 60.0
 ASK_LIMIT_S = 120.0
@@ -70,11 +71,11 @@ def list_rollouts(
 
     Example: mlplatform rollouts list fraud --all
     """
-    states = wiring.platform().rollouts.active(model, finished=everything)
+    states = wiring.existing_platform().rollouts.active(model, finished=everything)
     if json:
         print_json(msgspec.to_builtins(states))
         return
-    for line in controls.switched_off(wiring.platform(), model):
+    for line in controls.switched_off(wiring.existing_platform(), model):
         print_line(line)
     rows = [
         (
@@ -99,7 +100,7 @@ def show(rollout_id: RolloutId, json: AsJson = False) -> None:
 
     Example: mlplatform rollouts show fraud-v2-1
     """
-    platform = wiring.platform()
+    platform = wiring.existing_platform()
     state, facts = job.history(platform, rollout_id)
     newest = job.newest_analysis(platform, state)
     if json:
@@ -138,7 +139,7 @@ def plan(
     Example: mlplatform rollouts plan fraud --challenger 7
     """
     with progress("reading the decision log"):
-        made = job.plan_rollout(wiring.platform(), model, challenger, days=days)
+        made = job.plan_rollout(wiring.existing_platform(), model, challenger, days=days)
     if json:
         print_json(plan_text.as_values(made))
     elif isinstance(made, str):
@@ -212,7 +213,7 @@ def approve(
     Example: mlplatform rollouts approve fraud-v2-1 --decision approve --approver bo --key-file
     bo.key --reason "gates read"
     """
-    platform = wiring.platform()
+    platform = wiring.existing_platform()
     question, evidence = job.question(platform, rollout_id, decision)
     if by_page:
         proof = page_code()
@@ -253,10 +254,10 @@ def take_pass(
     """
     if not dry_run:
         code = run_to_end("rollout", {"model": model}, json)
-        if not json:
+        if not json and scoring_wiring.has_rollouts(wiring.settings()):
             _show_undecided(model)
         raise typer.Exit(code)
-    report = job.rollout_pass(wiring.platform(), model, dry_run=True)
+    report = job.rollout_pass(wiring.existing_platform(), model, dry_run=True)
     if json:
         print_json(report)
     else:
@@ -265,7 +266,7 @@ def take_pass(
 
 def _show_undecided(model: str) -> None:
     """Print the step of each rollout of the model, and what keeps it there."""
-    platform = wiring.platform()
+    platform = wiring.existing_platform()
     for state in platform.rollouts.active(model, finished=False):
         newest = job.newest_analysis(platform, state)
         why = "" if newest is None else undecided(newest.gates)
@@ -295,7 +296,9 @@ def rollback(
     """
     only = _rollout_with_traffic(model)
     if without_prefect:
-        state = job.take_back(wiring.platform(), model, actor=actor, reason=reason, only=only)
+        state = job.take_back(
+            wiring.existing_platform(), model, actor=actor, reason=reason, only=only
+        )
         if json:
             print_json({"model": model, "rollout": state.rollout_id, "phase": state.phase})
         else:
@@ -310,13 +313,13 @@ def rollback(
 
 
 def _rollout_with_traffic(model: str) -> str | None:
-    """The rollout that a rollback would take back now. None if there is none; the rollback itself
-    then refuses, and the refusal is recorded."""
-    journal = wiring.platform().rollouts
+    """The rollout that a rollback would take back now. None if there is none, or if the journal is
+    elsewhere; the rollback itself then refuses, and the refusal is recorded."""
     try:
+        journal = wiring.existing_platform().rollouts
         states = journal.active(model, finished=True)
         return subject_of_roll_back(states, journal.routes(model)).rollout_id
-    except Refused:
+    except (MissingHere, Refused):
         return None
 
 

@@ -52,7 +52,7 @@ def skew(
 
     Example: mlplatform skew fraud --days 3 --sample 5000
     """
-    platform = wiring.platform()
+    platform = wiring.existing_platform()
     with progress("counting again"):
         if since is None and days is None:
             report = job.check(platform, model, size=sample)

@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.pseudonym import key_of
-from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.decisions.replication.replica_log import ReplicaLog
 from mlplatform.learning.features.external.columns import ExternalColumns
 from mlplatform.learning.features.offline import OfflineTable
@@ -48,7 +47,7 @@ from mlplatform.runtime.configuration import settings as settings_module
 from mlplatform.runtime.configuration.declarations import PREFIX
 from mlplatform.runtime.configuration.kinds import Profile
 from mlplatform.runtime.configuration.settings import Home, Settings
-from mlplatform.runtime.errors import NotFound, Unavailable
+from mlplatform.runtime.errors import MissingHere, Unavailable
 from mlplatform.runtime.processes import last_settings
 from mlplatform.runtime.telemetry import logs
 from mlplatform.runtime.telemetry.refusals import Refusals
@@ -64,11 +63,37 @@ if TYPE_CHECKING:  # import the clients of Redis, Kubernetes and PostgreSQL
     from mlplatform.scoring.admission.postgres import PostgresKeys
 
 
+_ENTERED: Final[list[Settings]] = []
+"""The settings that a process was started with; empty in a command, which loads its own."""
+
+
+def enter(loaded: Settings) -> None:
+    """Make the settings that a process was started with those of `settings` and `platform`, for
+    code that takes none: Prefect calls a flow with its parameters alone."""
+    forget()
+    _ENTERED.append(loaded)
+
+
+def forget() -> None:
+    """Forget settings and platform of this process; the next use loads them anew."""
+    _ENTERED.clear()
+    settings.cache_clear()
+    platform.cache_clear()
+    existing_platform.cache_clear()
+
+
 @functools.cache
 def settings() -> Settings:
-    """The settings of this process, from its environment, completed by those of the platform that
-    runs in its home."""
-    return last_settings.command_settings()
+    """The settings of this process, loaded once: those that it was started with (`enter`), or a
+    command's, from its environment, completed by those of the platform that runs in its home.
+
+    Raises:
+        SettingsInvalid: several variables are wrong; the message names each.
+        ConfigInvalid: a variable is wrong, or for the reasons given in `last_settings.for_command`.
+    """
+    if _ENTERED:
+        return _ENTERED[0]
+    return settings_module.load(last_settings.for_command(os.environ))
 
 
 def settings_to_start(profile: Profile | None) -> Settings:
@@ -81,7 +106,7 @@ def settings_to_start(profile: Profile | None) -> Settings:
     """
     if profile is not None:
         os.environ[f"{PREFIX}PROFILE"] = profile
-        settings.cache_clear()  # settings read earlier lack the profile
+        forget()  # settings read earlier lack the profile
     return settings_module.load(last_settings.for_start(os.environ))
 
 
@@ -94,22 +119,33 @@ def platform() -> Platform:
     return Platform(settings())
 
 
-def api_key(settings: Settings) -> str:
-    """The first API key of this installation.
+@functools.cache
+def existing_platform() -> Platform:
+    """The platform of this process's settings, for commands about one that there is: neither its
+    home nor a store in it is made.
 
     Raises:
-        NotFound: the gateway has never started here.
+        NotFound: the home is not one yet, and the settings name no server of a platform elsewhere.
     """
-    if not settings.home.api_key.exists():
-        raise NotFound(f"{settings.home.api_key} is not there yet: `mlplatform up` makes it")
-    return settings.home.api_key.read_text().strip()
+    found = settings()
+    logs.set_level(found.log_level)
+    if found.home.is_made:
+        found.home.create()  # it is there, and nobody else's
+    elif not found.is_elsewhere:
+        raise MissingHere("platform", found.home.root)
+    return Platform(found, creates=False)
 
 
 @dataclass(frozen=True)
 class Platform:
-    """All ports with their adapters, each built on first use."""
+    """All ports with their adapters, each built on first use.
+
+    Args:
+        creates: whether a store that is not there yet is made; if not, its use raises NotFound.
+    """
 
     settings: Settings
+    creates: bool = True
 
     def definition(self, model: str) -> ModelDefinition:
         return load_definition(model)
@@ -197,7 +233,9 @@ class Platform:
 
     @functools.cached_property
     def log(self) -> SqliteDecisionLog:
-        return scoring_wiring.log_of(self.settings.home)
+        home = self.settings.home
+        self._need(scoring_wiring.has_log(self.settings), "decision log", home.decisions)
+        return scoring_wiring.log_of(home)
 
     def opened_log(self) -> SqliteDecisionLog:
         """The log for code that records labels, opened as by gateways: with their durability,
@@ -206,8 +244,8 @@ class Platform:
         Raises:
             NotFound: there is no log yet.
         """
-        if not (self.settings.home.decisions / DATABASE).is_file():
-            raise NotFound("no decision was made here yet")
+        if not scoring_wiring.has_log(self.settings):
+            raise MissingHere("decision log", self.settings.home.decisions)
         return scoring_wiring.decision_log(self.settings, map(load_definition, readable_names()))
 
     def labels(self, model: str, log: SqliteDecisionLog, recorder: Recorder) -> Labels:
@@ -224,14 +262,18 @@ class Platform:
 
     @functools.cached_property
     def rollouts(self) -> SqlRollouts:
+        self._need_journal()
         return scoring_wiring.rollouts(self.settings)
 
     @functools.cached_property
     def keys(self) -> PostgresKeys | SqliteAdmission:
+        self._need(scoring_wiring.has_keys(self.settings), "key", self.settings.home.root)
         return scoring_wiring.keys(self.settings)
 
     @functools.cached_property
     def pushes(self) -> Pushes:
+        has_pushes = scoring_wiring.has_pushes(self.settings)
+        self._need(has_pushes, "pushed value", self.settings.home.root)
         return scoring_wiring.pushes(self.settings)
 
     @functools.cached_property
@@ -240,10 +282,12 @@ class Platform:
 
     @functools.cached_property
     def stream(self) -> JournalStream:
+        self._need_journal()
         return scoring_wiring.journal_stream(self.settings)
 
     @functools.cached_property
     def incidents(self) -> SqlIncidents:
+        self._need_journal()
         return scoring_wiring.incidents(self.settings)
 
     @functools.cached_property
@@ -320,7 +364,17 @@ class Platform:
         except FileNotFoundError:
             raise Unavailable("the platform has not started MLflow: `mlplatform up`") from None
 
+    def _need_journal(self) -> None:
+        is_there = scoring_wiring.has_rollouts(self.settings)
+        self._need(is_there, "journal of rollouts", self.settings.home.root)
+
+    def _need(self, is_there: bool, what: str, folder: Path) -> None:
+        if not (self.creates or is_there):
+            raise MissingHere(what, folder)
+
     def _recorded_until(self) -> int | None:
+        if not (self.creates or scoring_wiring.has_log(self.settings)):
+            return None
         times = [mark.event_ms for mark in self.log.watermarks() if mark.event_ms is not None]
         return max(times, default=None)
 

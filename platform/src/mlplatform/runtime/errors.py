@@ -6,6 +6,7 @@ PlatformError
 │   └── SettingsInvalid  several settings are wrong
 ├── InputInvalid         data from outside is refused; nothing of it was taken in
 ├── NotFound             a name that nothing here has
+│   └── MissingHere      the home folder lacks what a platform makes in it
 ├── Unavailable          a system did not answer; trying again later may help
 ├── Busy                 somebody else holds what is needed (a lease, a port, a claim)
 ├── Refused              the platform's rules forbid what was asked
@@ -65,6 +66,19 @@ class InputInvalid(PlatformError):
 
 class NotFound(PlatformError):
     """Nothing with that name exists here."""
+
+
+class MissingHere(NotFound):
+    """The home folder lacks what a platform makes in it: it may be another folder than meant."""
+
+    def __init__(self, what: str, folder: object) -> None:
+        """
+        Args:
+            what: the missing part in words, without an article.
+            folder: the path where it would be.
+        """
+        where = "if it is elsewhere, set MLPLATFORM_HOME to the platform's home folder"
+        super().__init__(f"no {what} in {folder}: `mlplatform up` makes it; {where}")
 
 
 class Unavailable(PlatformError):

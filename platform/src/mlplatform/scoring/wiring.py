@@ -119,6 +119,11 @@ def incidents(settings: Settings) -> SqlIncidents:
     return PostgresIncidents(settings.postgres)
 
 
+def has_log(settings: Settings) -> bool:
+    """Whether the home has a decision log; asking creates none."""
+    return (settings.home.decisions / DATABASE).is_file()
+
+
 def log_of(home: Home) -> SqliteDecisionLog:
     """The home's log for code that reads it; code that writes opens `decision_log`."""
     return SqliteDecisionLog(home.decisions)
@@ -329,6 +334,11 @@ def keys(settings: Settings) -> PostgresKeys | SqliteAdmission:
     """
     wait_ms = int(ADMISSION_S * 1000)
     return _keys(settings) or SqliteAdmission(settings.home.admission_db, busy_timeout_ms=wait_ms)
+
+
+def has_keys(settings: Settings) -> bool:
+    """Whether there may be keys; asking creates no file."""
+    return settings.postgres is not None or settings.home.admission_db.exists()
 
 
 def _keys(settings: Settings) -> PostgresKeys | None:

@@ -230,7 +230,7 @@ def test_nothing_to_replay_is_an_error_and_not_a_zero(platform: wiring.Platform)
 def test_the_command_says_it_all_and_its_json_is_the_replay(
     platform: wiring.Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wiring, "platform", lambda: platform)
+    monkeypatch.setattr(wiring, "existing_platform", lambda: platform)
     runner = CliRunner()
     said = runner.invoke(app, ["replay", MODEL, "--version", "2"])
     assert said.exit_code == 0, said.output

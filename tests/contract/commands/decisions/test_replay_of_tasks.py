@@ -236,7 +236,7 @@ def world(
             bundle=lambda model, arm: root / "bundles" / arm.bundle,
         )
         patch = held.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr(wiring, "platform", lambda: found)
+        patch.setattr(wiring, "existing_platform", lambda: found)
         patch.setattr(logged_requests, "PAGE", 40)
         yield kind, cast(wiring.Platform, found)
 

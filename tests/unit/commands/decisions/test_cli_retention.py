@@ -49,7 +49,7 @@ def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[wiring
     settings = load({"MLPLATFORM_HOME": str(tmp_path)})
     settings.home.create()
     found = wiring.Platform(settings)
-    monkeypatch.setattr(wiring, "platform", lambda: found)
+    monkeypatch.setattr(wiring, "existing_platform", lambda: found)
     yield found
     found.log.close()
 
@@ -101,7 +101,9 @@ def test_what_is_due_goes_and_is_told_wherever_it_is_missed(platform: wiring.Pla
     assert "after the 60 days for which fraud keeps payloads" in asked.stderr
 
 
-def test_a_log_that_is_not_there_is_told(platform: wiring.Platform) -> None:
+def test_a_log_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLPLATFORM_HOME", str(tmp_path))
+    wiring.settings().home.create()
     result = RUN(commands.app, ["log", "retention"])
     assert "no decision log in" in str(result.exception)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from opentelemetry import trace
 
 from mlplatform.operations.compute.work import traced
+from mlplatform.runtime.configuration.settings import Settings, load
 from mlplatform.runtime.telemetry import signals, span_files
 from mlplatform.runtime.telemetry.flow_spans import (
     CurrentTrace,
@@ -66,14 +66,14 @@ def test_what_names_no_span_links_nothing(told: str) -> None:
     assert not trace.get_current_span().get_span_context().is_valid
 
 
-def environment(folder: Path, **more: str) -> Mapping[str, str]:
-    return {"MLPLATFORM_HOME": str(folder), **more}
+def of_home(folder: Path) -> Settings:
+    return load({"MLPLATFORM_HOME": str(folder)})
 
 
 def test_an_item_of_a_job_lies_below_the_task_that_asked_for_it(tmp_path: Path) -> None:
-    with traced("score", environment(tmp_path, TRACEPARENT=ASKED)):
+    with traced("score", of_home(tmp_path), ASKED):
         pass
-    with pytest.raises(SystemExit), traced("score", environment(tmp_path, TRACEPARENT=ASKED)):
+    with pytest.raises(SystemExit), traced("score", of_home(tmp_path), ASKED):
         raise SystemExit("it failed")
     done, failed = spans(tmp_path / "traces", "d" * 32)
     assert (done.name, done.parent_id, done.service) == ("work score", "e" * 16, "mlplatform-jobs")
@@ -82,6 +82,6 @@ def test_an_item_of_a_job_lies_below_the_task_that_asked_for_it(tmp_path: Path) 
 
 
 def test_an_item_that_nobody_traces_has_no_span(tmp_path: Path) -> None:
-    with traced("score", environment(tmp_path)):
+    with traced("score", of_home(tmp_path), ""):
         pass
     assert not (tmp_path / "traces").exists()

@@ -47,7 +47,6 @@ from mlplatform.operations.review.queue import file_of as queue_file
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import NotFound
-from mlplatform.runtime.processes.last_settings import command_settings
 
 WANTED = "wanted: --decision, --unit or --entity, one of the three"
 
@@ -104,7 +103,7 @@ def erase(
     wait. If it is killed, run it again. Only a backup, or the source of the data, can bring back
     what was erased.
     """
-    settings = command_settings()
+    settings = wiring.settings()
     if sum(one is not None for one in (decision, unit, entity)) != 1:
         raise typer.BadParameter(WANTED)
     request = ErasureRequest(secrets.token_hex(8), actor, reason, decision, unit, model)

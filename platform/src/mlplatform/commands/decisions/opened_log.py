@@ -10,10 +10,10 @@ import typer
 from mlplatform.commands.terminal.exit_codes import exit_code
 from mlplatform.commands.terminal.hints import print_with_hint
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.operations import wiring
 from mlplatform.runtime.configuration.settings import Settings
-from mlplatform.runtime.errors import NotFound, PlatformError
+from mlplatform.runtime.errors import MissingHere, PlatformError
+from mlplatform.scoring import wiring as scoring_wiring
 
 
 def open_log(settings: Settings) -> SqliteDecisionLog:
@@ -21,10 +21,8 @@ def open_log(settings: Settings) -> SqliteDecisionLog:
     Raises:
         NotFound: this home folder has no log.
     """
-    if not (settings.home.decisions / DATABASE).is_file():
-        where = "if it is elsewhere, set MLPLATFORM_HOME to the platform's home folder"
-        makes = "`mlplatform up` makes it"
-        raise NotFound(f"no decision log in {settings.home.decisions}: {makes}; {where}")
+    if not scoring_wiring.has_log(settings):
+        raise MissingHere("decision log", settings.home.decisions)
     return wiring.log_of(settings.home)
 
 

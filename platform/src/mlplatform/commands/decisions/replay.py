@@ -68,7 +68,7 @@ def replay(
     if version is None and bundle is None and not scores:
         wanted = "--version, --bundle or --from: what to compare with"
         raise ConfigInvalid("replay", model, wanted)
-    platform = wiring.platform()
+    platform = wiring.existing_platform()
     reference = whatif.side_of_version(platform, model, against)
     if bundle is not None:
         candidate = whatif.side_of_folder(bundle)
@@ -124,7 +124,7 @@ def replay_verdicts(rollout_id: RolloutId, json: AsJson = False) -> None:
     Example: mlplatform rollouts replay fraud-v2-1
     """
     with progress("counting the log again"):
-        found = list(verdicts.replay(wiring.platform(), rollout_id))
+        found = list(verdicts.replay(wiring.existing_platform(), rollout_id))
     if json:
         print_json([dataclasses.asdict(each) for each in found])
     else:

@@ -19,12 +19,10 @@ from mlplatform.commands.terminal.output import (
     progress,
 )
 from mlplatform.decisions.log import retention_acts
-from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.model.folders import model_names
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import retention as job
 from mlplatform.operations.actions.retention import ModelRetention
-from mlplatform.runtime.errors import NotFound
 from mlplatform.runtime.times import minute_text
 
 _COLUMNS = ("model", "days", "oldest payload", "goes now", "due, goes later", "next is due")
@@ -44,11 +42,9 @@ def retention(
     sealed file are removed once all of the model in it are due, and one pass covers at most 31 days
     of event time. What is removed is put on record first. Only a backup can bring a payload back.
     """
-    platform = wiring.platform()
+    platform = wiring.existing_platform()
     folder = platform.settings.home.decisions
-    if not (folder / DATABASE).is_file():
-        where = "set MLPLATFORM_HOME to the platform's home folder"
-        raise NotFound(f"no decision log in {folder}; {where}")
+    _ = platform.log  # first: without a log there is nothing to look for
     models = sorted(model_names()) if model is None else [model]
     with progress("looking for payloads that are due"):
         act = job.preview if dry_run else job.expire

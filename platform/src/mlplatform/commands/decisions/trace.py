@@ -20,12 +20,12 @@ from mlplatform.commands.terminal.output import (
 )
 from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.record import COLUMNS
-from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.operations import wiring
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import InputInvalid, NotFound
 from mlplatform.runtime.telemetry import line_files, signals, span_files
 from mlplatform.runtime.telemetry.span_files import StoredSpan
+from mlplatform.scoring import wiring as scoring_wiring
 
 _ID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{42}")
 MOST_DECISIONS = 100
@@ -70,7 +70,7 @@ def trace(
     if not _ID.fullmatch(any_id):
         problem = "it is not an id; a trace's has 32 hexadecimal digits, a decision's has 42"
         raise InputInvalid(any_id[:64], None, problem)
-    settings = wiring.settings()
+    settings = wiring.existing_platform().settings
     found = look_up(settings, any_id)
     if not (found.spans or found.lines or found.decisions):
         raise NotFound(
@@ -109,7 +109,7 @@ def look_up(settings: Settings, any_id: str) -> TraceReport:
 
 def _records(settings: Settings, decision_ids: Iterable[str]) -> list[dict[str, Any]]:
     """Short records of these decisions, found by their ids or those of their traces."""
-    if not (settings.home.decisions / DATABASE).is_file():
+    if not scoring_wiring.has_log(settings):
         return []
     found = []
     with closing(wiring.log_of(settings.home)) as log:

@@ -43,6 +43,7 @@ WAYS: Final = {
     "ConfigUnusable": "change the file or the option that it names",
     "InputInvalid": "correct what it names (a file, a row, a field) and send it again",
     "NotFound": "check the name: the message has those that exist, or the command that lists them",
+    "MissingHere": "name the platform's home folder (`MLPLATFORM_HOME`), or start one",
     "Unavailable": "try again; if it lasts, `mlplatform status` and `mlplatform doctor` say why",
     "Busy": "try again in a while, or end what holds it",
     "Refused": "do first what the message says; the same again is refused again",

@@ -133,7 +133,7 @@ def status(model: Model, json: AsJson = False) -> None:
 
     Example: mlplatform features status fraud
     """
-    found = job.streams(wiring.Platform(wiring.settings()), model)
+    found = job.streams(wiring.existing_platform(), model)
     if json:
         print_json([_as_json(one) for one in found])
         return

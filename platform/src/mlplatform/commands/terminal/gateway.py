@@ -7,15 +7,25 @@ from contextlib import contextmanager
 from typing import Final
 
 import mlplatform_client as client_library
-from mlplatform.operations import wiring
 from mlplatform.runtime.configuration.settings import Settings
-from mlplatform.runtime.errors import InputInvalid, PlatformError, Refused, Unavailable
+from mlplatform.runtime.errors import InputInvalid, NotFound, PlatformError, Refused, Unavailable
 from mlplatform_client import CallFailed, Client
 
 ASKED: Final = client_library.Settings(
     deadline_s=10.0, retries=client_library.Retries(attempts=1, attempt_s=10.0)
 )
 """Client settings without retries: a person sees what went wrong and repeats the command."""
+
+
+def api_key(settings: Settings) -> str:
+    """The first API key of this installation.
+
+    Raises:
+        NotFound: the gateway has never started here.
+    """
+    if not settings.home.api_key.exists():
+        raise NotFound(f"{settings.home.api_key} is not there yet: `mlplatform up` makes it")
+    return settings.home.api_key.read_text().strip()
 
 
 @contextmanager
@@ -26,7 +36,7 @@ def gateway(settings: Settings) -> Iterator[Client]:
         PlatformError: a call inside the block failed; the error is the one that a command reports.
     """
     try:
-        with Client(settings.gateway_url, wiring.api_key(settings), ASKED) as client:
+        with Client(settings.gateway_url, api_key(settings), ASKED) as client:
             yield client
     except CallFailed as failed:
         raise error_of(failed, settings.gateway_url) from failed

@@ -30,7 +30,7 @@ from mlplatform.operations.backup.snapshot import (
     schemas,
 )
 from mlplatform.runtime.configuration.settings import Settings
-from mlplatform.runtime.errors import Busy, NotFound, Refused
+from mlplatform.runtime.errors import Busy, MissingHere, Refused
 from mlplatform.runtime.storage.objects import Objects
 
 LEFT_OUT: Final = (
@@ -66,9 +66,7 @@ def back_up(
     """
     home = settings.home
     if not (home.root / LOG).exists():
-        raise NotFound(
-            f"no decision log in {home.root}; set MLPLATFORM_HOME to the platform's home folder"
-        )
+        raise MissingHere("decision log", home.root)
     if target.parent.resolve().is_relative_to(home.root.resolve()):
         raise Refused(f"{target} is within the home folder")
     with writing(target) as writer:

@@ -19,7 +19,7 @@ from typing import Any, Final, get_args
 from mlplatform.model.folders import load_definition
 from mlplatform.operations.compute.jobs import RESULT, TRACEPARENT, Work
 from mlplatform.runtime.canonical import canonical_json
-from mlplatform.runtime.configuration import settings
+from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.storage.files import write_atomically
 from mlplatform.runtime.telemetry import signals
@@ -44,9 +44,9 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace, settings: Settings) -> None:
     """Run one item to its end."""
-    with traced(options.work, os.environ):
+    with traced(options.work, settings, os.environ.get(TRACEPARENT, "")):
         try:
             result = PROGRAMS[options.work](options)
         except PlatformError as error:
@@ -55,9 +55,10 @@ def run(options: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def traced(work: str, environment: Mapping[str, str]) -> Iterator[None]:
-    """Open a span around the work on an item, below the span that the environment names, if any."""
-    parent = trace_context({b"traceparent": environment.get(TRACEPARENT, "").encode()})
+def traced(work: str, settings: Settings, traceparent: str) -> Iterator[None]:
+    """Open a span around the work on an item, below that of the traceparent; none if it is
+    empty."""
+    parent = trace_context({b"traceparent": traceparent.encode()})
     began_s, is_error = time.monotonic(), True
     try:
         yield
@@ -68,9 +69,7 @@ def traced(work: str, environment: Mapping[str, str]) -> Iterator[None]:
             name = kind.name.format(work=work)
             span = Span(kind, name, parent.span_id, parent.parent_id, *at_s, is_error=is_error)
             try:
-                sender = scoring_wiring.span_sender(
-                    settings.load(environment), ProcessIdentity("jobs", "items")
-                )
+                sender = scoring_wiring.span_sender(settings, ProcessIdentity("jobs", "items"))
                 sender.send([Trace(parent.trace_id, (span,), has_remote_parent=True)])
                 sender.close()
             except (PlatformError, OSError):  # the result of the work does not depend on spans

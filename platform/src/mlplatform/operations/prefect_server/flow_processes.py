@@ -205,7 +205,7 @@ def run_engine(environment: dict[str, str], pin: Pin) -> None:
     from mlplatform.operations.prefect_server import flow_run  # reads that environment
 
     try:
-        flow_run.observe(load(os.environ))
+        flow_run.prepare(load(os.environ))
         flow_run.execute(pin)
     finally:
         # multiprocessing exits without these functions, and in them Prefect sends its last logs and

@@ -17,6 +17,7 @@ from typing import Final
 from uuid import UUID
 
 from mlplatform.model.personal_fields import personal_fields
+from mlplatform.operations import wiring
 from mlplatform.operations.prefect_server import pins
 from mlplatform.operations.prefect_server.pins import Pin
 from mlplatform.runtime.configuration.kinds import Level
@@ -32,8 +33,10 @@ OWN_HANDLERS: Final = ("uvicorn", "fastapi", "prefect._internal")
 """Loggers to which Prefect gives handlers of their own, for a terminal."""
 
 
-def observe(settings: Settings) -> None:
-    """Write this process's log lines as JSON with their trace, and send its spans."""
+def prepare(settings: Settings) -> None:
+    """Make these the settings of the flow, write this process's log lines as JSON with their trace,
+    and send its spans."""
+    wiring.enter(settings)
     lines_as_json(INSTANCE, settings.log_level)
     flow_spans.install(scoring_wiring.span_sender(settings, ProcessIdentity("flows", INSTANCE)))
 
@@ -88,5 +91,5 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
     """Execute the run to its end."""
     import prefect.main  # noqa: F401 -- it sets up its logging, which is then ours
 
-    observe(settings)
+    prepare(settings)
     execute(pinned_here())

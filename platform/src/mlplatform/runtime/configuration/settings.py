@@ -196,6 +196,11 @@ class Home:
     def offline(self, model: str) -> Path:
         return self.root / "offline" / model
 
+    @property
+    def is_made(self) -> bool:
+        """Whether a platform, or a command that brings it data, has used this folder."""
+        return any(path.exists() for path in (self.secrets, self.decisions, self.rollouts_db))
+
     def create(self) -> None:
         """Make the folder, readable by its owner alone, as is all that this process makes. A volume
         of bundles is left as it is: not every process that is told of it has it.
@@ -334,6 +339,12 @@ class Settings:
     @property
     def page_url(self) -> str:
         return self.servers.page or f"http://127.0.0.1:{self.page_port}"
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether a server of the platform is named, so that it needs no home folder here."""
+        found = (self.servers.gateway, self.servers.prefect, self.servers.mlflow)
+        return self.postgres is not None or any(found)
 
     @property
     def mlflow_token_file(self) -> Path:

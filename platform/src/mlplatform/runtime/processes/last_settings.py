@@ -70,16 +70,6 @@ def for_command(environment: Mapping[str, str]) -> dict[str, str]:
     return {**known, **environment}
 
 
-def command_settings() -> Settings:
-    """The settings of a command: this process's environment by `for_command`.
-
-    Raises:
-        SettingsInvalid: several variables are wrong; the message names each.
-        ConfigInvalid: a variable is wrong, or for the reasons given in `for_command`.
-    """
-    return load(for_command(os.environ))
-
-
 def _lasting(known: Mapping[str, str]) -> dict[str, str]:
     return {name: known[name] for name in LASTING if name in known}
 
