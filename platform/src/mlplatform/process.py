@@ -44,7 +44,7 @@ class Entry:
         process: what the lines of its log say that it is.
         instance: which one of them it is, with names of options in braces.
         niceness: how much lower than that of requests its priority is, 1 to 19; 0: not at all.
-        has_settings: `run` takes the settings; else its options say all but the log level and the
+        has_settings: `run` takes the settings; else its options say all but log level, profile and
             folders of models: a predictor's pod knows nothing of an installation.
         stops: "event": `run` takes an event that a signal sets, finishes what is in work and
             returns. "server": the server handles signals while it serves, and drains. "signal": it

@@ -21,8 +21,10 @@ of its type ends the start too. All errors are reported together. "empty" means 
 not set. No setting is a secret: "a file with a secret" names one, and an address that holds a
 password is refused.
 
-Every process parses all settings. "Read by" says whose work a value changes: processes by the names
-that `mlplatform.process` starts them by, `supervisor` (`mlplatform up`) and `commands`.
+A process parses and checks all settings once, when it starts. `predictor` and `jobs` get none:
+their options say all but the log level, the profile and the folders of models, which they read.
+"Read by" names those whose own code reads the value: processes by the names that
+`mlplatform.process` starts them by, `supervisor` (`mlplatform up`) and `commands`.
 
 Numbers of a model stand in its `model.yaml`, and those of objectives and alerts in
 `observability/slo.yaml`.

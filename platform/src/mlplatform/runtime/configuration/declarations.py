@@ -15,11 +15,18 @@ from mlplatform.runtime.configuration.kinds import address, number, text
 
 PREFIX: Final = "MLPLATFORM_"
 EVERY: Final = ("every process",)
+INSTALLED: Final = ("every process but predictor and jobs",)
+"""Those that get settings: the options of the two say all but log level, profile and
+folders of models."""
 _UP: Final = "supervisor"
 _WORK: Final = ("flow-run", "commands")
 """Processes that get ports from `operations/wiring.py`, without the page."""
-_TOPICS: Final = ("worker", "outbox", "log-publisher", "log-replicator")
-_STATE: Final = ("gateway", "prefect", "flows", "exporter", "events", "page", *_WORK)
+_TOPICS: Final = ("worker", "outbox", "log-publisher", "log-replicator", "commands")
+_STATE: Final = (
+    *("gateway", "worker", "prefect", "flows", "exporter", "events", "page", _UP),
+    *_WORK,
+)
+_FEATURES: Final = ("gateway", "worker", "page", _UP, *_WORK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +37,8 @@ class Setting:
         name: the variable's name without `PREFIX`.
         type: the type of its value, one of `kinds`.
         default: the default as text; empty if it is not set.
-        read_by: names, in `process.ENTRIES`, of the processes that its value changes; `supervisor`
-            is `mlplatform up`.
+        read_by: names, in `process.ENTRIES`, of the processes whose own code reads its value;
+            `supervisor` is `mlplatform up`.
         meaning: what the setting does, in Markdown.
         place: the field of `Settings` with its value, with dots; empty: the field with the same
             name; None: there is no such field.
@@ -77,7 +84,7 @@ GROUPS: Final = (
         Setting("PROFILE", kinds.Profile, "embedded", EVERY,
                 "`cluster`: every server must be named, and what is missing is listed (`up "
                 "--profile cluster`)"),
-        Setting("HOME", kinds.FOLDER, "var", EVERY,
+        Setting("HOME", kinds.FOLDER, "var", INSTALLED,
                 "the one folder that holds all state (made 0700)", place="home.root"),
         Setting("MODELS", kinds.FOLDERS, "", EVERY,
                 "folders that hold model folders, with `:` between them; `examples` stands for "
@@ -88,7 +95,8 @@ GROUPS: Final = (
                 "scoring API; the first API key is in `secrets/api.key` of the home folder"),
         Setting("GATEWAY_GRPC_PORT", number(0, 65_535, "a port"), "0", ("gateway", _UP, "commands"),
                 "scoring and the Open Inference Protocol over gRPC", shown="off"),
-        Setting("PREFECT_PORT", kinds.PORT, "4200", ("prefect", "flows", _UP, "page", *_WORK),
+        Setting("PREFECT_PORT", kinds.PORT, "4200",
+                ("prefect", "flows", "flow-deployments", _UP, "page", *_WORK),
                 "Prefect UI: flows, forms, approvals, reports; log in with name and key, or as "
                 "`operator` with `run/prefect.token`"),
         Setting("PAGE_PORT", kinds.PORT, "8090", ("page", _UP, "events", *_WORK),
@@ -110,14 +118,14 @@ GROUPS: Final = (
         "platform has is refused, with the way out."
     )),
     Group("Scoring and recording", (
-        Setting("GATEWAYS", number(1, 64, "gateway processes"), "1", ("gateway", _UP),
+        Setting("GATEWAYS", number(1, 64, "gateway processes"), "1", ("gateway", _UP, "commands"),
                 "gateway processes that answer together on the gateway's port, about one a core"),
         Setting("DURABILITY", kinds.Durability, "process",
-                ("gateway", "log-replicator", "page", *_WORK),
+                ("gateway", "worker", "log-replicator", "page", *_WORK),
                 "`disk`: an answer survives a power cut too"),
         Setting("SPILL_MAX_MIB", number(1, 65_536, "MiB"), "256", ("gateway",),
                 "what a gateway process may keep while the decision log is down"),
-        Setting("PSEUDONYM_KEY_FILE", kinds.SECRET_FILE, "", ("gateway", "page", *_WORK),
+        Setting("PSEUDONYM_KEY_FILE", kinds.SECRET_FILE, "", ("gateway", "worker", "page", *_WORK),
                 "the key of pseudonyms that several homes share; empty: the home's own",
                 place="home.shared_pseudonym_key"),
     )),
@@ -187,10 +195,10 @@ GROUPS: Final = (
                 "rollouts, routes, incidents and keys", place="postgres.url", in_cluster=True),
         Setting("POSTGRES_PASSWORD_FILE", kinds.SECRET_FILE, "", _STATE,
                 "its password", place="postgres.password_file"),
-        Setting("REDIS", address("rediss://host:6379/0"), "", ("gateway", *_WORK),
+        Setting("REDIS", address("rediss://host:6379/0"), "", _FEATURES,
                 "online features, real-time windows and rate limits", place="redis.url",
                 in_cluster=True),
-        Setting("REDIS_PASSWORD_FILE", kinds.SECRET_FILE, "", ("gateway", *_WORK),
+        Setting("REDIS_PASSWORD_FILE", kinds.SECRET_FILE, "", _FEATURES,
                 "its password", place="redis.password_file"),
         Setting("KAFKA", address("kafka+ssl://user@host:9093,host:9093, or host:9092,host:9092"),
                 "", _TOPICS,
@@ -208,17 +216,17 @@ GROUPS: Final = (
                 "", ("mlflow", "commands"),
                 "the registry's bundles; who and where by the variables of AWS's SDK",
                 in_cluster=True, unless="MLFLOW_URL"),
-        Setting("GATEWAY_URL", kinds.SERVER, "", ("worker", "commands"),
+        Setting("GATEWAY_URL", kinds.SERVER, "", ("worker", _UP, "commands"),
                 "the scoring API", place="servers.gateway"),
         Setting("PREFECT_URL", kinds.SERVER,
-                "", ("prefect", "flows", "flow-deployments", "page", *_WORK),
+                "", ("prefect", "flows", "flow-deployments", "page", _UP, *_WORK),
                 "Prefect's server; `PREFECT_API_AUTH_STRING`, a secret, is then `platform:token`",
                 place="servers.prefect"),
-        Setting("MLFLOW_URL", kinds.SERVER, "", ("mlflow", "page", *_WORK),
+        Setting("MLFLOW_URL", kinds.SERVER, "", ("mlflow", "page", _UP, *_WORK),
                 "the registry", place="servers.mlflow"),
         Setting("MLFLOW_TOKEN_FILE", kinds.SECRET_FILE, "", ("mlflow", "page", *_WORK),
                 "the registry's token", place="servers.mlflow_token_file"),
-        Setting("PAGE_URL", kinds.SERVER, "", ("page", "events", *_WORK),
+        Setting("PAGE_URL", kinds.SERVER, "", ("page", "events", _UP, *_WORK),
                 "the page", place="servers.page"),
         Setting("ALERTMANAGER_URL", kinds.ENDPOINT, "", ("page",),
                 "the Alertmanager whose firing alerts the page shows; empty: it shows none",
@@ -241,10 +249,10 @@ GROUPS: Final = (
         Setting("KSERVE_REPLICAS", number(1, 64, "pods"), "", _WORK,
                 "pods of each version; empty: as many as the model's tier asks for",
                 place="kserve.replicas", needs=("KSERVE_NAMESPACE",)),
-        Setting("KSERVE_PROMETHEUS", kinds.ENDPOINT, "", _WORK,
+        Setting("KSERVE_PROMETHEUS", kinds.ENDPOINT, "", (_UP, *_WORK),
                 "the Prometheus that KEDA reads, for pods by queue and latency; empty: no "
                 "autoscaler", place="kserve.prometheus", needs=("KSERVE_NAMESPACE",)),
-        Setting("BUNDLES", kinds.FOLDER, "", ("gateway", _UP, *_WORK),
+        Setting("BUNDLES", kinds.FOLDER, "", ("gateway", "page", _UP, *_WORK),
                 "bundles on a volume that predictors read too; empty: in the home folder",
                 place="home.shared_bundles"),
         Setting("ARGO_NAMESPACE", kinds.NAMESPACE, "", ("flows", _UP, *_WORK),

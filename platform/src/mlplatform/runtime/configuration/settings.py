@@ -222,7 +222,7 @@ class Home:
         except OSError as error:
             wanted = f"a folder that can be made and is yours ({error.strerror})"
             raise ConfigInvalid(f"{PREFIX}HOME", str(self.root), wanted) from error
-        within = () if self.shared_bundles else (self.bundles,)
+        within = () if self.shared_bundles else (self.root / "bundles",)
         for folder in (self.secrets, self.run, self.logs, *within):
             folder.mkdir(mode=0o700, exist_ok=True)
 
