@@ -1,8 +1,5 @@
-"""Settings are loaded at the entry of a process, once; nothing else reads the environment unseen.
-
-Two lists of modules, with reasons: those that parse variables into settings or a part of them, and
-those that touch `os.environ`.
-"""
+"""Settings are loaded at the entry of a process, once: other modules that load them, or a part of
+them, are listed with reasons."""
 
 from __future__ import annotations
 

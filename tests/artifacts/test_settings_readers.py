@@ -17,6 +17,7 @@ from mlplatform.runtime.configuration.declarations import (
     SETTINGS,
     Setting,
 )
+from mlplatform.runtime.configuration.other_programs import OTHERS
 from support.reachable_code import Access, Code, Facts, Unit
 
 ROOT: Final = Path(__file__).parents[2]
@@ -30,6 +31,7 @@ FORK: Final = Unit("mlplatform.operations.prefect_server.flow_processes", "run_e
 LOAD: Final = Unit(f"{CONFIGURATION}.settings", "load")
 HANDED_ON: Final = Unit(f"{CONFIGURATION}.settings", "Settings.environment")
 """Parse and hand on every setting, whatever it is."""
+TABLE_OF_OTHERS: Final = f"{CONFIGURATION}.other_programs"
 READERS: Final = (*ENTRIES, "supervisor", "commands")
 
 SETTINGS_CLASS: Final = f"{CONFIGURATION}.settings.Settings"
@@ -196,6 +198,32 @@ def test_each_exception_is_one() -> None:
 )
 def test_a_reader_far_from_its_process_is_found(name: str, reader: str, way: str) -> None:
     assert f"mlplatform.{way}" in {unit.module for unit in found_readers()[name][reader]}
+
+
+BY_NAME: Final = ("KUBECONFIG", "PGPASSFILE", "LD_LIBRARY_PATH")
+"""Variables of other programs that code here reads by their names."""
+
+
+@pytest.mark.parametrize("name", [*BY_NAME, "PREFECT_API_AUTH_STRING"])
+def test_the_readers_of_another_programs_variable_are_those_of_its_row(name: str) -> None:
+    (row,) = (other for other in OTHERS if other.covers(name))
+    assert {reader for reader in READERS if _reads_of_others(reader, name)} == set(row.read_by)
+
+
+def _reads_of_others(reader: str, name: str) -> bool:
+    auth = Access(PARTS["servers"], "prefect_auth")
+    linker = Unit("mlplatform.runtime.sandbox.process", "_start")
+    for unit in reached(reader):
+        facts = code().facts[unit]
+        if name == "PREFECT_API_AUTH_STRING":
+            is_read = auth in facts.accesses
+        elif name == "LD_LIBRARY_PATH":
+            is_read = unit == linker
+        else:
+            is_read = name in facts.texts and unit.module != TABLE_OF_OTHERS
+        if is_read:
+            return True
+    return False
 
 
 WORLD: Final = {

@@ -217,9 +217,8 @@ class Code:
                 return None if of is None else self._field(of, attr)
             case ast.Call(func=ast.Attribute(value=value, attr=attr)) if of := self._type(
                 module, value, known, own
-            ):
-                method = self._method(of, attr)
-                return None if method is None else self._class_of(method[0], method[1].returns)
+            ) or self._own_class(module, value, own):
+                return self._given(of, attr)
             case ast.Call(func=func, args=args):
                 name = self._dotted(module, func, own) or ""
                 if name in ("dataclasses.replace", "contextlib.closing") and args:
@@ -239,6 +238,20 @@ class Code:
             case ast.NamedExpr(value=value) | ast.Await(value=value):
                 return self._type(module, value, known, own)
         return None
+
+    def _own_class(self, module: str, value: ast.expr, own: Mapping[str, str]) -> str | None:
+        """The class that an expression names."""
+        name = self._dotted(module, value, own)
+        return name if name in self.classes else None
+
+    def _given(self, of: str, method: str) -> str | None:
+        """The class of what a method returns."""
+        found = self._method(of, method)
+        if found is None:
+            return None
+        module, node = found
+        is_own = node.returns is not None and ast.unparse(node.returns) == "Self"
+        return of if is_own else self._class_of(module, node.returns)
 
     def ancestors(self, name: str) -> Iterator[str]:
         """A class and those that it is derived from."""
@@ -289,6 +302,9 @@ class Code:
                     of = self._type(module, value, known, imported)
                     if of is not None:
                         facts.accesses.add(Access(of, attr))
+                        continue
+                    if (of := self._dotted(module, value, imported)) in self.classes:
+                        facts.accesses.add(Access(of or "", attr))
                         continue
                     found = self._dotted(module, node, imported)
                     if found is not None and (found in self.functions or found in self.classes):
