@@ -42,7 +42,7 @@ PRIORITIES: Final = ("critical", "standard", "background")
 Priority = Literal["critical", "standard", "background"]
 Request = Mapping[str, object] | bytes
 """The fields of a request by name, with `event_time` (datetime with a time zone, or milliseconds
-since 1970); or its JSON, which is sent as it is."""
+since 1970), a vector as a list of numbers; or its JSON, which is sent as it is."""
 
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _VIEW: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -457,6 +457,10 @@ def _body(name: str, request: Request) -> bytes:
 
 def _check_value(name: str, field: str, value: object) -> None:
     """Refuses what the encoder would write as something else, or as what is no JSON."""
+    if isinstance(value, list | tuple):
+        for index, number in enumerate(value):
+            _check_value(name, f"{field}[{index}]", number)
+        return
     if isinstance(value, Decimal):
         is_finite = value.is_finite()
     else:

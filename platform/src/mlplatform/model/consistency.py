@@ -34,6 +34,7 @@ from mlplatform.model.policies.training import GpuPolicy
 from mlplatform.model.policies.values import Rule
 from mlplatform.model.signature_checks import signature_problems, text_rules
 from mlplatform.model.tensors.categories import vocabulary_problems
+from mlplatform.model.vector_rules import vector_rules
 from mlplatform.model.windows import declaration as windows
 from mlplatform.runtime.units import DAY_H, DAY_MS, HOUR_S
 
@@ -61,6 +62,7 @@ def contradictions(model: ModelDefinition) -> Iterator[DocumentFinding]:
         _request,
         _categories,
         text_rules,
+        vector_rules,
         _protected,
         _fairness,
         _decision,
@@ -118,8 +120,9 @@ def _categories(model: ModelDefinition) -> Iterator[Rule]:
         for _, problem in word_problems({name: vocabulary}, model.inputs):
             yield False, key, vocabulary, f"words that can be kept: {problem}"
     if (signature := model.signature) is not None:
-        of_rows = row_signature(signature, model.inputs), row_inputs(model.inputs)
-        for key, value, wanted in signature_problems(*of_rows, model.request, len(model.classes)):
+        fields = model.request
+        of_rows = row_signature(signature, model.inputs, fields), row_inputs(model.inputs, fields)
+        for key, value, wanted in signature_problems(*of_rows, fields, len(model.classes)):
             yield False, f"signature.{key}", value, wanted
         runtime, wanted = model.serving.runtime, "not triton, where there is a signature"
         yield runtime != "triton", "serving.runtime", runtime, wanted

@@ -37,6 +37,7 @@ from mlplatform.model.policies.values import Count, FieldName, Name, Section, Te
 from mlplatform.model.tensors.categories import Vocabularies, vocabulary_problems
 from mlplatform.model.tensors.signature import Signature
 from mlplatform.model.tensors.tokens import Tokens, column_name, text_of, token_problems
+from mlplatform.model.tensors.vectors import MOST_LENGTH, length_of, vector_columns, vector_of
 from mlplatform.model.windows.declaration import Window
 
 REQUEST_UNIT = "request"
@@ -59,21 +60,25 @@ class RequestField(Section, frozen=True):
     Args:
         max_length: largest number of characters of a text; None means 1024.
         values: the only texts that are allowed; an empty text is a missing value. None: any text.
+        length: how many numbers a vector has; None for every other type. Its bounds are those of
+            each number.
     """
 
-    type: Literal["int64", "float64", "string", "bool"]
+    type: Literal["int64", "float64", "string", "bool", "vector"]
     entity: str | None = None
     pseudonymous: bool = False
     minimum: float | None = None
     maximum: float | None = None
     max_length: Annotated[int, Meta(ge=1, le=1024)] | None = None
     values: Words | None = None
+    length: Annotated[int, Meta(ge=1, le=MOST_LENGTH)] | None = None
 
 
 InputKind = Literal[
     "field",
     "category",
     "text",
+    "vector",
     "hour_of_day",
     "day_of_week",
     "is_weekend",
@@ -86,6 +91,9 @@ InputKind = Literal[
 
 WORDED: Final = ("category", "text")
 """Kinds of inputs whose values are places of words."""
+WIDE: Final = ("text", "vector")
+"""Kinds of inputs that take several places of a row. Only the model reads these places: no rule,
+segment, drift or small model does."""
 
 
 class InputSpec(Section, frozen=True):
@@ -94,7 +102,8 @@ class InputSpec(Section, frozen=True):
 
     Args:
         tokens: how the text becomes tokens, for an input of kind `text`. model.yaml declares the
-            text once; a row has one input for each token.
+            text once; a row has one input for each token. A vector is declared once, too; a row has
+            one input for each number.
     """
 
     name: str
@@ -106,20 +115,35 @@ class InputSpec(Section, frozen=True):
     @property
     def declared(self) -> str:
         """The input's name in model.yaml."""
-        text = text_of(self.name) if self.kind == "text" else None
-        return self.name if text is None else text
+        match self.kind:
+            case "text":
+                return text_of(self.name) or self.name
+            case "vector":
+                return vector_of(self.name) or self.name
+            case _:
+                return self.name
 
 
-def row_inputs(declared: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
-    """The inputs that have a number in a row, for those that model.yaml declares."""
+def row_inputs(
+    declared: Sequence[InputSpec], fields: Mapping[str, RequestField]
+) -> tuple[InputSpec, ...]:
+    """The inputs that have a number in a row, for those that model.yaml declares.
+
+    Args:
+        fields: the request fields, which say how long a vector is.
+    """
     return tuple(
-        msgspec.structs.replace(spec, name=name) for spec in declared for name in _row_names(spec)
+        msgspec.structs.replace(spec, name=name)
+        for spec in declared
+        for name in _row_names(spec, _length(spec, fields))
     )
 
 
-def row_signature(signature: Signature, declared: Sequence[InputSpec]) -> Signature:
+def row_signature(
+    signature: Signature, declared: Sequence[InputSpec], fields: Mapping[str, RequestField]
+) -> Signature:
     """The signature of a row's inputs, for one of inputs that model.yaml declares."""
-    names = {spec.name: _row_names(spec) for spec in declared}
+    names = {spec.name: _row_names(spec, _length(spec, fields)) for spec in declared}
     return msgspec.structs.replace(
         signature,
         inputs=tuple(
@@ -140,9 +164,14 @@ def word_inputs(inputs: Sequence[InputSpec]) -> tuple[str, ...]:
 
 
 def are_whole(inputs: Sequence[InputSpec]) -> bool:
-    """Whether each text among a row's inputs has all of its places, side by side and in order."""
-    first = (i for i in inputs if i.kind != "text" or i.name == _row_names(_declared(i))[0])
-    return list(inputs) == [*row_inputs([_declared(i) for i in first])]
+    """Whether each text and each vector among a row's inputs has all of its places, side by side
+    and in order."""
+    whole: list[InputSpec] = []
+    for spec in inputs:
+        names = _row_names(_declared(spec), length_of(spec.name))
+        if spec.kind not in WIDE or spec.name == names[0]:
+            whole += [msgspec.structs.replace(spec, name=name) for name in names]
+    return list(inputs) == whole
 
 
 def word_problems(
@@ -158,7 +187,19 @@ def _declared(spec: InputSpec) -> InputSpec:
     return msgspec.structs.replace(spec, name=spec.declared)
 
 
-def _row_names(spec: InputSpec) -> tuple[str, ...]:
+def _length(spec: InputSpec, fields: Mapping[str, RequestField]) -> int:
+    field = fields.get(spec.of or "") if spec.kind == "vector" else None
+    return (field.length or 0) if field is not None else 0
+
+
+def _row_names(spec: InputSpec, length: int) -> tuple[str, ...]:
+    """
+    Args:
+        length: how many numbers a vector has; 0 for every other input, and for a vector of a field
+            that is none, which `vector_rules` refuses.
+    """
+    if spec.kind == "vector" and length:
+        return vector_columns(spec.name, length)
     if spec.kind != "text" or isinstance(spec.tokens, UnsetType):
         return (spec.name,)
     tokens = spec.tokens

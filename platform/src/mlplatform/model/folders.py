@@ -86,8 +86,10 @@ def parse(text: str, source: str) -> ModelDefinition:
     declared, signature = definition.inputs, definition.signature
     return msgspec.structs.replace(
         definition,
-        inputs=row_inputs(declared),
-        signature=None if signature is None else row_signature(signature, declared),
+        inputs=row_inputs(declared, definition.request),
+        signature=None
+        if signature is None
+        else row_signature(signature, declared, definition.request),
         owner=cleaned("owner", definition.owner),
         purpose=cleaned("purpose", definition.purpose, lines=True),
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from msgspec import UNSET, UnsetType
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mlplatform.model.definition import (
     EVENT_TIME,
+    WIDE,
     WORDED,
     InputSpec,
     ModelDefinition,
@@ -28,6 +29,7 @@ from mlplatform.model.tensors.categories import (
     places,
 )
 from mlplatform.model.tensors.tokens import Tokenizer, Tokens, column_name, number_of, text_of
+from mlplatform.model.tensors.vectors import Vector, length_of, spans
 from mlplatform.model.windows.declaration import by_entity, source_name
 from mlplatform.runtime.errors import ConfigInvalid
 
@@ -75,8 +77,11 @@ class InputPlan:
         vocabularies: Vocabularies | None = None,
     ) -> None:
         types = {name: f.type for name, f in definition.request.items() if not f.pseudonymous}
-        self._fields = {name for name, kind in types.items() if kind != "string"}
-        self._strings = set(types) - self._fields
+        self._strings = {name for name, kind in types.items() if kind == "string"}
+        self._vectors = {
+            name: f.length for name, f in definition.request.items() if f.type == "vector"
+        }
+        self._fields = set(types) - self._strings - set(self._vectors)
         self._words = vocabularies or {}
         of_entities = by_entity(definition.windows, definition.entities)
         sources: tuple[FeatureSource, ...] = (*views, *of_entities)
@@ -93,20 +98,23 @@ class InputPlan:
         self.sources = tuple(v for v in sources if used.intersection(v.feature_names))
         self._defaults = view_defaults(sources) if defaults is None else defaults
         self.texts = frozenset(i.of or "" for i in self.inputs if i.transform in WORDED)
+        self.vectors = {
+            i.of or "": length_of(i.name) for i in self.inputs if i.transform == "vector"
+        }
         self.words = frozenset(word_inputs(specs))
         categories = [i.name for i in self.inputs if i.transform == "category"]
         self._places = {name: places(self._words[name]) for name in categories}
-        self._steps = tuple(self._step(i) for i in self.inputs if i.transform != "text")
-        self._texts = _texts(self.inputs, self._words)
-        self._order = _order(self.inputs, self._texts)
+        self._steps = tuple(self._step(i) for i in self.inputs if i.transform not in WIDE)
+        self._wide: tuple[_Wide, ...] = (*_texts(self.inputs, self._words), *_vectors(self.inputs))
+        self._order = _order(self.inputs, self._wide)
 
     def row(self, request: Request, event_ms: int, view_values: ViewValues) -> list[float]:
         """The inputs of one request, in order; NaN where a value is missing."""
         found = [step(request, event_ms, view_values) for step in self._steps]
         if not self._order:
             return found
-        for text in self._texts:
-            found += text.tokenizer.places(request.get(text.of))
+        for wide in self._wide:
+            found += wide.reader.places(request.get(wide.of))
         return [found[place] for place in self._order]
 
     def matrix(self, table: pa.Table) -> NDArray[np.float32]:
@@ -120,10 +128,11 @@ class InputPlan:
             if spec.transform == "category":
                 texts = table.column(spec.of or "")
                 result[:, position] = column_places(texts, self._places[spec.name])
-            elif spec.transform != "text":
+            elif spec.transform not in WIDE:
                 result[:, position] = _values(spec, table, event_ms, self._defaults)
-        for text in self._texts:
-            result[:, text.positions] = text.tokenizer.column(table.column(text.of))[:, text.places]
+        for wide in self._wide:
+            found = wide.reader.column(table.column(wide.of))
+            result[:, wide.positions] = found[:, wide.places]
         return result
 
     def _step(self, spec: ModelInput) -> Step:
@@ -153,6 +162,13 @@ class InputPlan:
                     wanted = "the words of this input, from the bundle or learned"
                     raise ConfigInvalid(f"{key}: vocabulary", None, wanted)
                 return ModelInput(spec.name, "request", spec.kind, spec.of, tokens=spec.tokens)
+            case "vector":
+                self._check_known(f"{key}: of", spec.of, set(self._vectors))
+                length, read = self._vectors[spec.of or ""], length_of(spec.name)
+                if length != read:
+                    wanted = f"{read}, the length that this bundle reads; another takes a new field"
+                    raise ConfigInvalid(f"request: {spec.of}: length", length, wanted)
+                return ModelInput(spec.name, "request", spec.kind, spec.of)
             case _:
                 return ModelInput(spec.name, "request", spec.kind)
 
@@ -237,47 +253,62 @@ def _step(spec: ModelInput, features: Mapping[str, str], defaults: Mapping[str, 
             return lambda request, event_ms, values: function(event_ms)
 
 
+class _Reader(Protocol):
+    """Reads all numbers of a text or a vector."""
+
+    def places(self, value: Any) -> Sequence[float]: ...
+    def column(self, values: pa.ChunkedArray[Any]) -> NDArray[Any]: ...
+
+
 @dataclass(frozen=True, slots=True)
-class _Text:
-    """One text of a request, with the places that a row holds and their positions.
+class _Wide:
+    """One text or vector of a request, with the places that a row holds and their positions.
 
     Args:
-        places: numbers of the tokens, from 0.
-        positions: position in a row of each of these tokens.
+        places: numbers of the tokens, or of the vector's numbers, from 0.
+        positions: position in a row of each of these.
     """
 
     of: str
-    tokenizer: Tokenizer
+    reader: _Reader
     length: int
     places: list[int]
     positions: list[int]
 
 
-def _texts(inputs: Sequence[ModelInput], words: Vocabularies) -> tuple[_Text, ...]:
-    found: dict[str, _Text] = {}
+def _texts(inputs: Sequence[ModelInput], words: Vocabularies) -> tuple[_Wide, ...]:
+    found: dict[str, _Wide] = {}
     for position, spec in enumerate(inputs):
         if spec.transform == "text" and isinstance(spec.tokens, Tokens):
             text, tokens = text_of(spec.name) or "", spec.tokens
             key = column_name(text, tokens, 1)
             if key not in found:
                 tokenizer = Tokenizer(tokens, words[text])
-                found[key] = _Text(spec.of or "", tokenizer, tokens.length, [], [])
+                found[key] = _Wide(spec.of or "", tokenizer, tokens.length, [], [])
             found[key].places.append(number_of(spec.name) - 1)
             found[key].positions.append(position)
     return tuple(found.values())
 
 
-def _order(inputs: Sequence[ModelInput], texts: Sequence[_Text]) -> list[int]:
+def _vectors(inputs: Sequence[ModelInput]) -> Iterator[_Wide]:
+    for _, at in spans([i.name for i in inputs]):
+        spec, positions = inputs[at.start], [*range(at.start, at.stop)]
+        if spec.transform == "vector":
+            of, length = spec.of or "", len(positions)
+            yield _Wide(of, Vector(of, length), length, [*range(length)], positions)
+
+
+def _order(inputs: Sequence[ModelInput], wide: Sequence[_Wide]) -> list[int]:
     """The index of each input's value when the other inputs' values come first, then all places of
-    each text; empty for a plan without texts."""
-    if not texts:
+    each text and vector; empty for a plan without them."""
+    if not wide:
         return []
-    others = (p for p, spec in enumerate(inputs) if spec.transform != "text")
+    others = (p for p, spec in enumerate(inputs) if spec.transform not in WIDE)
     order = {position: place for place, position in enumerate(others)}
     start = len(order)
-    for text in texts:
-        order |= {p: start + n for p, n in zip(text.positions, text.places, strict=True)}
-        start += text.length
+    for one in wide:
+        order |= {p: start + n for p, n in zip(one.positions, one.places, strict=True)}
+        start += one.length
     return [order[position] for position in range(len(inputs))]
 
 

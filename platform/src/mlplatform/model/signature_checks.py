@@ -16,10 +16,14 @@ from mlplatform.model.definition import (
 from mlplatform.model.tensors.named_tensors import WHOLE_MOST
 from mlplatform.model.tensors.signature import InputTensor, OutputTensor, Signature
 from mlplatform.model.tensors.tokens import Tokens, text_of
+from mlplatform.model.tensors.vectors import spans
 
-MOST_COLUMNS: Final = 1024
-"""Most columns of a row: explaining a score by reference values takes as many rows, in one call of
-a predictor."""
+MOST_INPUTS: Final = 1024
+"""Most inputs of a row, with a vector as one: explaining a score by reference values takes as many
+rows."""
+MOST_COLUMNS: Final = 1536
+"""Most columns of a row: 128 rows of them, 768 KiB, are one call of a predictor, whose body may
+have 1 MiB."""
 
 Problem = tuple[str, object, str]
 """A key below the signature, its value, and what is wanted there."""
@@ -66,8 +70,11 @@ def text_rules(model: ModelDefinition) -> Iterator[tuple[bool, str, object, str]
         yield has_tokens == (spec.kind == "text"), f"{key}.tokens", shown, wanted
         wanted = "a name that does not end like `.w1.3`, as the tokens of a text do"
         yield text_of(spec.name) is None, f"{key}.name", spec.name, wanted
-    columns = len(row_inputs(model.inputs))
-    wanted = f"{MOST_COLUMNS} or fewer: an input for each, and for each token of a text"
+    rows = row_inputs(model.inputs, model.request)
+    columns, explained = len(rows), len(spans([spec.name for spec in rows]))
+    wanted = f"{MOST_INPUTS} or fewer: one for each input, and for each token of a text"
+    yield explained <= MOST_INPUTS, "inputs", f"{explained} columns", wanted
+    wanted = f"{MOST_COLUMNS} or fewer, of which each number of a vector is one"
     yield columns <= MOST_COLUMNS, "inputs", f"{columns} columns", wanted
     texts = {i.name for i in model.inputs if i.kind == "text"}
     for number, name in enumerate(model.drift.inputs):
@@ -90,6 +97,8 @@ def _of_input(
         yield "of", numbers, "categories and texts: words go into it"
     if tensor.dtype == "bool" and len(numbers) < len(kinds):
         yield "dtype", tensor.dtype, "int64 or string, of a category or a text"
+    if tensor.dtype in ("int64", "bool") and "vector" in kinds.values():
+        yield "dtype", tensor.dtype, "float32 or float64, of a vector"
     is_text = isinstance(tensor.missing, str)
     if tensor.missing is not None and is_text != (tensor.dtype == "string"):
         yield "missing", tensor.missing, f"a value of dtype {tensor.dtype}"

@@ -14,6 +14,7 @@ _KINDS: Final = {
     "object": "an object with keys",
     "null": "null",
 }
+_TOO_LARGE: Final = "Number out of range"
 _KIND: Final = re.compile(rf"`({'|'.join(_KINDS)})`")
 _BOUNDS: Final = tuple(
     (re.compile(pattern), words)
@@ -38,6 +39,8 @@ def in_words(message: str) -> str:
 
     Source: msgspec, `ValidationError`: "Expected `TYPE` BOUND, got `TYPE`".
     """
+    if message == _TOO_LARGE:
+        return "a number that float64 holds"
     text = message.removeprefix("Expected ")
     for pattern, words in _BOUNDS:
         text = pattern.sub(words, text)

@@ -50,7 +50,7 @@ DEFINITION = msgspec.structs.replace(
         InputSpec(name="note", kind="text", of="note", tokens=BY_WORDS),
         FRAUD.inputs[0],
         InputSpec(name="letters", kind="text", of="note", tokens=BY_CHARACTERS),
-    )),
+    ), {}),
 )  # fmt: skip
 KNOWN = {"note": WORDS, "letters": CHARACTERS}
 PLAN = InputPlan(DEFINITION, (), vocabularies=KNOWN)

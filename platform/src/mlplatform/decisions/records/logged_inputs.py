@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
 import pyarrow as pa
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from mlplatform.model.definition import EVENT_TIME
 from mlplatform.model.inputs import InputPlan
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Corrupt
+
+NO_VECTORS: Final[Mapping[str, int]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +47,7 @@ class LoggedInputs:
         named = (n for i in plan.inputs if i.kind == "request" for n in (i.of, i.to) if n)
         self._fields = tuple(dict.fromkeys(n for n in named if n not in plan.features))
         parts: list[tuple[str, Any] | tuple[str, Any, Any]] = [
-            ("request", _struct("Request", self._fields, plan.texts)),
+            ("request", _struct("Request", self._fields, plan.texts, plan.vectors)),
             ("features", _struct("Features", self._features)),
             ("feature_times", _struct("Times", self._views), None),
         ]
@@ -71,10 +75,14 @@ class LoggedInputs:
             values = [msgspec.structs.astuple(getattr(p, part)) for p in payloads]
             by_name = zip(*values, strict=True) if values else [()] * len(names)
             for name, column in zip(names, by_name, strict=True):
-                kind = pa.string() if name in self._plan.texts else pa.float64()
-                columns[name] = pa.array(column, type=kind)
+                columns[name] = pa.array(column, type=self._kind(name))
         facts = pa.table(columns)
         return InputColumns(facts, self._plan.matrix(facts), self._newest(payloads))
+
+    def _kind(self, name: str) -> pa.DataType:
+        if name in self._plan.vectors:
+            return pa.list_(pa.float32())
+        return pa.string() if name in self._plan.texts else pa.float64()
 
     def _newest(self, payloads: Sequence[Any]) -> dict[str, int | None]:
         read = [msgspec.structs.astuple(p.feature_times) for p in payloads if p.feature_times]
@@ -85,8 +93,17 @@ class LoggedInputs:
         }
 
 
-def _struct(name: str, fields: Sequence[str], texts: Collection[str] = ()) -> type[msgspec.Struct]:
+def _struct(
+    name: str,
+    fields: Sequence[str],
+    texts: Collection[str] = (),
+    vectors: Mapping[str, int] = NO_VECTORS,
+) -> type[msgspec.Struct]:
     numbered = {f"f{i}": field for i, field in enumerate(fields)}
     number, text = float | bool | None, str | None
-    shape = [(key, text if field in texts else number, None) for key, field in numbered.items()]
+    kinds: dict[str, Any] = dict.fromkeys(texts, text)
+    for field, length in vectors.items():
+        of_length = Meta(min_length=length, max_length=length)
+        kinds[field] = Annotated[list[float], of_length] | None
+    shape = [(key, kinds.get(field, number), None) for key, field in numbered.items()]
     return msgspec.defstruct(name, shape, rename=numbered, gc=False)

@@ -17,6 +17,7 @@ from mlplatform.learning.features.columns import (
     match_columns,
 )
 from mlplatform.learning.features.parquet_files import ParquetFiles
+from mlplatform.learning.features.parquet_work import VECTORS
 from mlplatform.learning.features.rows import history_schema, is_missing, refuse
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.runtime.errors import InputInvalid
@@ -43,6 +44,7 @@ _FIELDS: Final[dict[str, tuple[pa.DataType, ...]]] = {
     "int64": INTEGERS,
     "float64": (pa.float64(), pa.float32(), *INTEGERS),
     "string": (pa.string(),),
+    "vector": VECTORS,
 }
 
 

@@ -12,7 +12,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mlplatform.learning.features.input_files import open_files
-from mlplatform.learning.features.parquet_work import BATCH_ROWS, MOST_COLUMNS, MOST_ROWS, prepare
+from mlplatform.learning.features.parquet_work import (
+    BATCH_ROWS,
+    MOST_COLUMNS,
+    MOST_ROWS,
+    VECTORS,
+    prepare,
+)
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.sandbox.limits import ProcessLimits
 from mlplatform.runtime.sandbox.process import Sandbox, WorkRefused
@@ -27,8 +33,8 @@ BATCH_CPU_S: Final = 20.0
 
 
 class ParquetFiles:
-    """A group of Parquet files of columns of plain numbers, truths and texts; to be used as a
-    context.
+    """A group of Parquet files of columns of plain numbers, truths, texts and vectors; to be used
+    as a context.
 
     Raises:
         InputInvalid: a file is not a plain file or is too large, or there are too many files.
@@ -117,7 +123,7 @@ class ParquetFiles:
 
 def _parts(kind: pa.DataType, has_missing: bool) -> int:
     """The number of arrays in which a column comes."""
-    return 1 + _is_text(kind) + has_missing
+    return 1 + (_is_text(kind) or kind in VECTORS) + has_missing
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -128,6 +134,8 @@ def _column(parts: Sequence[NDArray[Any] | None], kind: pa.DataType) -> pa.Array
     """The column of these arrays; None if they are no arrays of such values."""
     if _is_text(kind):
         return None if (found := _texts(*parts)) is None else found.cast(kind)
+    if kind in VECTORS:
+        return _vectors(kind, *parts)
     values, nulls = parts[0], parts[1] if len(parts) > 1 else None
     stored = pa.int64() if pa.types.is_timestamp(kind) else kind
     stored = pa.uint8() if kind == pa.bool_() else stored
@@ -162,3 +170,25 @@ def _texts(
     except pa.ArrowInvalid:  # no UTF-8
         return None
     return column
+
+
+def _vectors(
+    kind: pa.DataType,
+    bounds: NDArray[Any] | None,
+    numbers: NDArray[Any] | None,
+    nulls: NDArray[Any] | None = None,
+) -> pa.Array[Any] | None:
+    lists: Any = kind
+    if bounds is None or numbers is None or bounds.dtype != np.int32 or numbers.ndim != 1:
+        return None
+    if numbers.dtype != lists.value_type.to_pandas_dtype() or bounds.ndim != 1 or not len(bounds):
+        return None
+    if int(bounds[0]) != 0 or (np.diff(bounds) < 0).any() or int(bounds[-1]) != len(numbers):
+        return None
+    mask: Any = None
+    if nulls is not None:
+        if nulls.shape != (len(bounds) - 1,) or nulls.dtype != np.uint8:
+            return None
+        mask = pa.array(nulls != 0)
+    offsets: Any = pa.array(bounds, pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.array(numbers), mask=mask)

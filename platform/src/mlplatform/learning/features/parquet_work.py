@@ -1,5 +1,5 @@
-"""The work of the confined process on Parquet files: it reads columns of plain numbers, truths and
-texts in batches of rows."""
+"""The work of the confined process on Parquet files: it reads columns of plain numbers, truths,
+texts and vectors (lists of floats) in batches of rows."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ from mlplatform.runtime.sandbox.protocol import Frame
 from mlplatform.runtime.units import MIB
 
 BATCH_ROWS: Final = 65_536
+VECTOR_BATCH_ROWS: Final = 2048
+"""Rows of a batch with vectors, of which a thousand numbers are 8 KiB a row."""
+MOST_NUMBERS: Final = 2 * MIB
+"""Most numbers of one column's vectors in one batch: 1,024 to a row."""
 MOST_TEXT_BYTES: Final = 16 * MIB
 """Most bytes of one column's texts in one batch: 256 to a row."""
 MOST_ROWS: Final = 20_000_000
@@ -30,6 +34,7 @@ are held. Requests as banks write them have fewer than ten."""
 RATIO_FREE_BYTES: Final = 16 * MIB
 MOST_FOOTER_BYTES: Final = 16 * MIB
 MOST_FOOTER_ENTRIES: Final = 1_000_000
+VECTORS: Final = (pa.list_(pa.float32()), pa.list_(pa.float64()))
 _NUMBERS: Final[tuple[pa.DataType, ...]] = (
     *(pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.float32(), pa.float64()),
     *(pa.timestamp(unit) for unit in ("s", "ms", "us", "ns")),
@@ -58,7 +63,7 @@ class _Work:
             file = _opened(self._files[body["file"]])
             if body["deed"] == "schema":
                 schema = file.schema_arrow
-                types = [str(field.type)[:64] for field in schema]
+                types = [str(_plain(field.type))[:64] for field in schema]
                 return Frame({"names": [n[:64] for n in schema.names], "types": types})
             self._batches = _from_row(file, body["columns"], body.get("first", 0))
             return Frame({})
@@ -80,6 +85,8 @@ class _Work:
                 arrays.append(_truths(column))
             elif _without_zone(column.type) in _NUMBERS:
                 arrays.append(_values(column))
+            elif _plain(column.type) in VECTORS:
+                arrays += _vectors(column)
             else:
                 raise InputInvalid("", None, f"column {name[:64]} holds no plain numbers or texts")
             if column.null_count:
@@ -104,6 +111,7 @@ def _opened(file: Any) -> pq.ParquetFile:
         pages += max(0, metadata.row_group(group).total_byte_size)
     _most("bytes of pages", pages, RATIO_FREE_BYTES + MOST_RATIO * size)
     decoded = metadata.num_rows * sum(_width(kind) for kind in found.schema_arrow.types)
+    decoded += _bytes_of_vectors(found)
     _most("bytes of values", decoded, RATIO_FREE_BYTES + MOST_DECODED_RATIO * size)
     return found
 
@@ -114,7 +122,9 @@ def _from_row(file: pq.ParquetFile, columns: Sequence[str], first: int) -> Itera
     while group < groups and first >= (rows := file.metadata.row_group(group).num_rows):
         first, group = first - rows, group + 1
     wanted = list(range(group, groups))
-    for batch in file.iter_batches(BATCH_ROWS, row_groups=wanted, columns=list(columns)):
+    kinds = (file.schema_arrow.field(name).type for name in columns)
+    rows = VECTOR_BATCH_ROWS if any(_plain(kind) in VECTORS for kind in kinds) else BATCH_ROWS
+    for batch in file.iter_batches(rows, row_groups=wanted, columns=list(columns)):
         left = batch.slice(first)
         first = max(0, first - batch.num_rows)
         if left.num_rows:
@@ -152,6 +162,26 @@ def _texts(column: pa.Array[Any]) -> list[NDArray[Any]]:
     return [(found - first).astype(np.int32), np.frombuffer(held, np.uint8)[first:last]]
 
 
+def _vectors(column: Any) -> list[NDArray[Any]]:
+    """The offsets of a column's vectors, the last one their end, and all their numbers; a missing
+    number is NaN."""
+    if pa.types.is_fixed_size_list(column.type):
+        size = column.type.list_size
+        found = np.arange(column.offset, column.offset + len(column) + 1, dtype=np.int64) * size
+    else:
+        kind = np.int64 if pa.types.is_large_list(column.type) else np.int32
+        stored: Any = column.buffers()[1]
+        found = np.frombuffer(stored, kind)[column.offset : column.offset + len(column) + 1]
+    first, last = int(found[0]), int(found[-1])
+    _most("numbers of vectors in a batch", last - first, MOST_NUMBERS)
+    numbers = column.values.slice(first, last - first)
+    kind_of_number = np.float32 if numbers.type == pa.float32() else np.float64
+    values = _values(numbers) if last > first else np.zeros(0, kind_of_number)
+    if numbers.null_count:
+        values = np.where(_nulls(numbers) != 0, np.nan, values).astype(values.dtype)
+    return [(found - first).astype(np.int32), values]
+
+
 def _truths(column: pa.Array[Any]) -> NDArray[np.uint8]:
     """1 where the value is true, else 0."""
     stored: Any = column.buffers()[1]
@@ -169,6 +199,24 @@ def _width(kind: pa.DataType) -> int:
     """Bytes of a value; of a text, which is not read, those of a number."""
     kind = _without_zone(kind)
     return kind.bit_width // 8 if kind in _NUMBERS else 8
+
+
+def _plain(kind: Any) -> pa.DataType:
+    """The type of a vector, however its lists are written; any other type as it is."""
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if is_list or pa.types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_type)
+    found: pa.DataType = kind
+    return found
+
+
+def _bytes_of_vectors(file: pq.ParquetFile) -> int:
+    metadata, found = file.metadata, 0
+    for place, kind in enumerate(file.schema_arrow.types):
+        if _plain(kind) in VECTORS:
+            for group in range(metadata.num_row_groups):
+                found += max(0, metadata.row_group(group).column(place).num_values) * 8
+    return found
 
 
 def _nulls(column: pa.Array[Any]) -> NDArray[np.uint8]:
@@ -194,6 +242,10 @@ def _try_out() -> None:
     for texts, kind in ((pa.string(), np.int32), (pa.large_string(), np.int64)):
         offsets = pa.py_buffer(np.array([0, 1, 2], kind).tobytes())
         arrays.append(pa.Array.from_buffers(texts, 2, [valid, offsets, pa.py_buffer(b"ab")]))
+    numbers, offsets = arrays[5], pa.py_buffer(np.array([0, 1, 2], np.int32).tobytes())
+    for child in (numbers, arrays[4]):
+        lists: Any = pa.list_(child.type)
+        arrays.append(pa.Array.from_buffers(lists, 2, [valid, offsets], children=[child]))
     columns = [str(array.type) for array in arrays]
     for compression in ("none", "snappy", "zstd", "gzip", "brotli", "lz4"):
         sink = pa.BufferOutputStream()

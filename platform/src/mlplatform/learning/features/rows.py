@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import numpy as np
@@ -37,6 +37,7 @@ ARROW: dict[str, pa.DataType] = {
     "float64": pa.float64(),
     "string": pa.string(),
     "bool": pa.bool_(),
+    "vector": pa.list_(pa.float32()),  # a row is float32 too
 }
 HEAD: list[tuple[str, pa.DataType]] = [("request_id", pa.string()), ("event_time", TIME)]
 PYTHON: dict[str, type] = {"int64": int, "float64": float, "string": str, "bool": bool}
@@ -162,6 +163,8 @@ def within_bounds(values: Column, name: str, field: RequestField) -> list[Check]
     found = []
     if field.type == "string":
         return _within_words(values, name, field)
+    if field.type == "vector":
+        return _within_vector(values, name, field)
     if field.minimum is not None:
         below = values.to_numpy() < field.minimum
         found.append(Check(below, f"{name} is less than {field.minimum:g}", values))
@@ -178,6 +181,37 @@ def _within_words(values: Column, name: str, field: RequestField) -> list[Check]
     if field.values is not None:
         listed = pc.is_in(values, value_set=pa.array(field.values, pa.string())).to_numpy()
         found.append(Check(~listed, f"{name} is none of request.{name}.values", values))
+    return found
+
+
+def _within_vector(values: Column, name: str, field: RequestField) -> list[Check]:
+    """Checks of vectors; a refusal shows one number with its index, and never a whole vector."""
+    lengths = pc.list_value_length(values).fill_null(field.length or 0).to_numpy()
+    problem = f"{name} has another length than {field.length}"
+    found = [Check(lengths != field.length, problem, pa.chunked_array([lengths]))]
+    flat: Any = pc.list_flatten(values)
+    numbers = flat.to_numpy(zero_copy_only=False)
+    counts = np.where(is_missing(values), 0, lengths)
+    row = np.repeat(np.arange(len(values)), counts)
+    index = np.arange(len(numbers)) - np.repeat(np.cumsum(counts) - counts, counts)
+    tests: list[tuple[str, NDArray[np.bool_]]] = [
+        (f"{name} has a value that is no finite float32", ~np.isfinite(numbers))
+    ]
+    if field.minimum is not None:
+        below = numbers < np.float32(field.minimum)
+        tests.append((f"{name} has a value of less than {field.minimum:g}", below))
+    if field.maximum is not None:
+        above = numbers > np.float32(field.maximum)
+        tests.append((f"{name} has a value of more than {field.maximum:g}", above))
+    for problem, is_wrong in tests:
+        wrong, shown = np.zeros(len(values), np.bool_), np.zeros(len(values), np.int64)
+        at = np.flatnonzero(is_wrong)
+        rows, first = np.unique(row[at], return_index=True)
+        wrong[rows], shown[rows] = True, at[first]
+        places: Any = pa.array(index[shown] if len(index) else shown)
+        of_rows = numbers[shown] if len(numbers) else np.zeros(len(values), np.float32)
+        pairs = pa.StructArray.from_arrays([places, pa.array(of_rows)], ["index", "value"])
+        found.append(Check(wrong, problem, pa.chunked_array([pairs])))
     return found
 
 
@@ -211,7 +245,7 @@ def check_unique(values: Column, name: str, source: str) -> None:
 def check_bounds(values: Column, name: str, field: RequestField, source: str) -> None:
     """Raise for a value outside the bounds that model.yaml gives the field."""
     for found in within_bounds(values, name, field):
-        refuse(found.wrong, source, found.problem, values)
+        refuse(found.wrong, source, found.problem, found.values)
 
 
 def refuse(
@@ -325,11 +359,20 @@ def _payload_decoder(definition: ModelDefinition) -> msgspec.json.Decoder[Any]:
     fields: list[Any] = [
         (name, str | None, None)
         if name in definition.protected
-        else (name, int if f.pseudonymous else PYTHON[f.type])
+        else (name, int if f.pseudonymous else _python_type(f))
         for name, f in definition.request.items()
     ]
     request = msgspec.defstruct("Request", fields, kw_only=True)
     return msgspec.json.Decoder(msgspec.defstruct("Payload", [("request", request)]))
+
+
+def _python_type(field: RequestField) -> Any:
+    return python_vector(field.length or 0) if field.type == "vector" else PYTHON[field.type]
+
+
+def python_vector(length: int) -> Any:
+    """The type as which msgspec decodes a logged vector."""
+    return Annotated[list[float], msgspec.Meta(min_length=length, max_length=length)]
 
 
 def pseudonyms(values: Column, key: bytes) -> Column:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from mlplatform.learning.registry.mlmodel import schema
 from mlplatform.learning.registry.run_record import RunDataset, RunRecord
 
 MOST_METRICS: Final = 500
@@ -75,16 +76,12 @@ def dataset_inputs(datasets: Sequence[RunDataset]) -> list[dict[str, Any]]:
                 "digest": one.digest[:DIGEST_CHARACTERS],
                 "source_type": "code",
                 "source": json.dumps({"tags": {"digest": one.digest}}),
-                "schema": json.dumps({"mlflow_colspec": _columns(one)}),
+                "schema": json.dumps({"mlflow_colspec": schema(one.columns)}),
                 "profile": json.dumps(dict(one.facts)),
             },
         }
         for one in datasets
     ]
-
-
-def _columns(dataset: RunDataset) -> list[dict[str, Any]]:
-    return [{"type": t, "name": n, "required": True} for n, t in dataset.columns.items()]
 
 
 def _name(name: str) -> str:

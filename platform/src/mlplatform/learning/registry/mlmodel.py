@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, Final
 
 from mlplatform.model.bundle import MODEL_FILE, Bundle
-from mlplatform.model.definition import WORDED
+from mlplatform.model.definition import WORDED, InputSpec
 from mlplatform.model.tensors.categories import word_of
+from mlplatform.model.tensors.vectors import spans
 
 MLMODEL: Final = "MLmodel"
 REQUIREMENTS: Final = "requirements.txt"
@@ -25,13 +27,30 @@ LOADER: Final = "mlplatform.learning.registry.pyfunc"
 RAW_SCORE: Final = "raw_score"
 SCORE: Final = "score"
 DECISION: Final = "decision"
+VECTOR: Final = "array"
+"""MLflow's type of a column of lists."""
 NEEDS: Final = ("numpy", "onnxruntime", "pandas")
 
 
 def columns(bundle: Bundle) -> dict[str, str]:
     """Input → MLflow's type of its column, in the model's order. A category's column holds its
-    word; all tokens of a text share one column, the text."""
-    return {i.declared: "string" if i.kind in WORDED else "double" for i in bundle.inputs}
+    word; all tokens of a text share one column, the text; all numbers of a vector one, its list."""
+    return {i.declared: _column_type(i) for i in bundle.inputs}
+
+
+def schema(columns: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Columns and their types as MLflow's schema has them: a list says of what it is."""
+    of_lists = {VECTOR: {"items": {"type": "double"}}}
+    return [
+        {"type": kind, **of_lists.get(kind, {}), "name": name, "required": True}
+        for name, kind in columns.items()
+    ]
+
+
+def _column_type(spec: InputSpec) -> str:
+    if spec.kind == "vector":
+        return VECTOR
+    return "string" if spec.kind in WORDED else "double"
 
 
 def model_description(
@@ -43,11 +62,9 @@ def model_description(
         artifact: folder of the bundle, relative to the run's artifacts.
         made_ms: when the run began, epoch milliseconds.
     """
-    taken = [
-        {"type": kind, "name": name, "required": True} for name, kind in columns(bundle).items()
-    ]
+    taken = schema(columns(bundle))
     outputs = {RAW_SCORE: "double", SCORE: "double", DECISION: "string"}
-    returned = [{"type": kind, "name": name, "required": True} for name, kind in outputs.items()]
+    returned = schema(outputs)
     made = datetime.fromtimestamp(made_ms / 1000, UTC)
     return {
         "artifact_path": artifact,
@@ -95,10 +112,16 @@ def _example(bundle: Bundle) -> dict[str, Any]:
     """Example with two rows that no customer has: every input at its usual value, and every input
     missing."""
     names, reference = list(columns(bundle)), bundle.reference
-    usual = [
-        word_of(reference.get(name), bundle.vocabularies[name])
-        if name in bundle.vocabularies
-        else reference[name]
-        for name in names
-    ]
+    vectors = {
+        n: bundle.input_names[at] for n, at in spans(bundle.input_names) if n not in reference
+    }
+
+    def usual_value(name: str) -> Any:
+        if name in bundle.vocabularies:
+            return word_of(reference.get(name), bundle.vocabularies[name])
+        if name in vectors:
+            return [reference[number] for number in vectors[name]]
+        return reference[name]
+
+    usual = [usual_value(name) for name in names]
     return {"columns": names, "data": [usual, [None] * len(usual)]}

@@ -21,6 +21,7 @@ from mlplatform.model.bundle import MODEL_FILE, Bundle, load_bundle
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.tensors.categories import place, places
 from mlplatform.model.tensors.tokens import Tokenizer, Tokens
+from mlplatform.model.tensors.vectors import Vector, length_of
 from mlplatform.model.weights.data_files import data_of
 from mlplatform.runtime.errors import InputInvalid
 
@@ -57,7 +58,7 @@ class BundleModel:
 
         Args:
             frame: a column for each input of the model, in any order; numbers, NaN where a value
-                is missing; a category as its text.
+                is missing; a category as its text, a vector as a list.
             params: ignored.
 
         Raises:
@@ -96,8 +97,10 @@ class BundleModel:
         return np.column_stack([self._column(s, frame[n]) for n, s in declared.items()])
 
     def _column(self, spec: InputSpec, values: pd.Series[Any]) -> NDArray[np.float32]:
-        """One column, or for a text one column for each token."""
+        """One column; for a text one column for each token, for a vector one for each number."""
         name = spec.declared
+        if spec.kind == "vector":
+            return _vectors(name, length_of(spec.name), values)
         words = self.bundle.vocabularies.get(name)
         if words is None:
             try:
@@ -111,6 +114,16 @@ class BundleModel:
             return np.array(found, np.float32).reshape(-1, spec.tokens.length)
         known = places(words)
         return np.array([place(text, known) for text in texts], np.float32)
+
+
+def _vectors(name: str, length: int, values: pd.Series[Any]) -> NDArray[np.float32]:
+    """The vectors of a column, [rows, length]; NaN where one is missing."""
+    vector = Vector(name, length)
+    try:
+        lists = [None if v is None or np.ndim(v) == 0 else [float(n) for n in v] for v in values]
+    except (TypeError, ValueError) as error:
+        raise InputInvalid(name, None, f"lists of {length} numbers") from error
+    return np.array([vector.places(found) for found in lists], np.float32).reshape(-1, length)
 
 
 def _load_pyfunc(path: str) -> BundleModel:

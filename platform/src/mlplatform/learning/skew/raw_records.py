@@ -18,9 +18,9 @@ from mlplatform.decisions.records.port import DecisionLog
 from mlplatform.decisions.records.record import Kind
 from mlplatform.learning.features.arrivals import ARRIVALS
 from mlplatform.learning.features.offline import OfflineTable
-from mlplatform.learning.features.rows import TIME, event_times, request_schema
+from mlplatform.learning.features.rows import TIME, event_times, python_vector, request_schema
 from mlplatform.learning.skew.decision_reads import Key, stream
-from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.definition import ModelDefinition, RequestField
 from mlplatform.runtime.canonical import NOT_JSON
 
 if TYPE_CHECKING:
@@ -52,6 +52,10 @@ _LABELS: Final = pa.schema(_LABEL_COLUMNS)
 _VOIDS: Final = pa.schema(_VOID_COLUMNS)
 Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _TYPES: Final[dict[str, Any]] = {"int64": Whole, "float64": float, "string": str, "bool": bool}
+
+
+def _type(field: RequestField) -> Any:
+    return python_vector(field.length or 0) if field.type == "vector" else _TYPES[field.type]
 
 
 @contextmanager
@@ -161,7 +165,7 @@ class _Requests:
         self._hides = frozenset(definition.decision.hides_outcome)
         self._keys = [(field, frozenset(wanted)) for field, wanted in keys.items()]
         fields: list[Any] = [
-            (name, (Whole if f.pseudonymous else _TYPES[f.type]) | None, None)
+            (name, (Whole if f.pseudonymous else _type(f)) | None, None)
             for name, f in definition.request.items()
         ]
         request = msgspec.defstruct("Request", fields)

@@ -43,7 +43,7 @@ from mlplatform.model.bundle import (
     SmallModel,
     write_bundle,
 )
-from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.definition import WIDE, ModelDefinition
 from mlplatform.model.policies.calibration import UNCHANGED, Calibration, score_map
 from mlplatform.model.policies.classes import ClassChoice
 from mlplatform.model.policies.decision_scale import CutOffs
@@ -403,12 +403,12 @@ def _small_model(
     *,
     every: NDArray[np.float32],
 ) -> SmallModel | None:
-    """The scorecard; None for classes and numbers. Places of tokens say nothing in bins, so it
-    reads them only where there is nothing else."""
+    """The scorecard; None for classes and numbers. Places of tokens and single numbers of vectors
+    say nothing in bins, so it reads them only where there is nothing else."""
     if definition.task != "binary":
         return None
     names = parts.names
-    binned = [i.name for i in parts.inputs if i.kind != "text"] or names
+    binned = [i.name for i in parts.inputs if i.kind not in WIDE] or names
     learned_from = fitting.matrix.columns(binned)
     card = fit_scorecard(learned_from, fitting.y, binned, definition.training.small_model)
     scores = card.scores(days.matrix.columns(names), names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from mlplatform.learning.onnx.onnx_file import ScoringSession
 from mlplatform.learning.validation.gates import MINIMUM_POSITIVES
 from mlplatform.learning.validation.statistics import CALIBRATION_BINS, Ranking, average_precision
+from mlplatform.model.tensors.vectors import spans
 
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
@@ -72,32 +74,40 @@ def score_histogram(scores: Floats, y: Integers) -> NDArray[np.int64]:
 
 
 def permutation_importances(
-    model: ScoringSession, x: NDArray[np.float32], y: Integers, *, seed: int, budget_s: float
-) -> list[float]:
-    """The loss of average precision if an input's values are shuffled among the rows, for each
-    input.
+    model: ScoringSession,
+    x: NDArray[np.float32],
+    y: Integers,
+    *,
+    names: Sequence[str],
+    seed: int,
+    budget_s: float,
+) -> dict[str, float]:
+    """Input → the loss of average precision if its values are shuffled among the rows; all numbers
+    of a vector are shuffled together.
 
     Nothing is measured where the rows that can be scored in time hold too few positives.
 
     Args:
+        names: the names of the inputs, in the order of a row.
         budget_s: about how many seconds all inputs together may take; if they are too few, fewer
             rows are scored.
 
     Source: Breiman, Random Forests (Machine Learning, 2001), section 10.
     """
     if not len(x):
-        return []
+        return {}
+    inputs = spans(names)
     trial = x[:TRIAL_ROWS]
     row_s = model.seconds(trial) / len(trial)
-    most = int(budget_s / max(row_s * (x.shape[1] + 1), 1e-12))
+    most = int(budget_s / max(row_s * (len(inputs) + 1), 1e-12))
     rng = np.random.default_rng(seed)
     kept = np.sort(rng.permutation(len(x))[:most])
     x, y = x[kept], y[kept]
     if int(y.sum()) < MINIMUM_POSITIVES:
-        return []
-    whole, lost = average_precision(model.scores(x), y), []
-    for column in range(x.shape[1]):
+        return {}
+    whole, lost = average_precision(model.scores(x), y), {}
+    for name, columns in inputs:
         shuffled = x.copy()
-        shuffled[:, column] = x[rng.permutation(len(x)), column]
-        lost.append(whole - Ranking(model.scores(shuffled), y).average_precision())
+        shuffled[:, columns] = x[rng.permutation(len(x)), columns]
+        lost[name] = whole - Ranking(model.scores(shuffled), y).average_precision()
     return lost

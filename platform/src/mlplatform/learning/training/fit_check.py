@@ -38,6 +38,7 @@ from mlplatform.model.inputs import InputPlan
 from mlplatform.model.policies.search import OWN, SearchPolicy
 from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.model.tensors.signature import Tensors
+from mlplatform.model.tensors.vectors import spans
 from mlplatform.runtime.errors import ConfigUnusable, InputInvalid, PlatformError
 from mlplatform.runtime.units import DAY_MS
 
@@ -154,7 +155,7 @@ def rows(
     features = [*(n for v in views for n in v.feature_names), *(w.name for w in definition.windows)]
     columns: dict[str, pa.Array[Any]] = {
         EVENT_TIME: pa.array(random.integers(0, 30 * DAY_MS, ROWS), pa.timestamp("ms")),
-        **{n: pa.array(_values(f, random)) for n, f in definition.request.items()},
+        **{n: _column(f, random) for n, f in definition.request.items()},
         **{i.of: _texts(random) for i in definition.inputs if i.kind == "text" and i.of},
         **{n: pa.array(random.gamma(2.0, 1.0, ROWS)) for n in features},
     }
@@ -169,7 +170,10 @@ def rows(
     if (number := definition.decision.scale.number) is not None:
         least, most = number.ends(WIDEST)
         y = number.held_many(least + (most - least) * (first + 0.1 * random.random(ROWS)) / 2)
-    return np.where(random.random(x.shape) < HOLES, np.float32(np.nan), x), y, words
+    holes = random.random(x.shape) < HOLES
+    for _, places in spans([spec.name for spec in definition.inputs]):  # a vector is there or not
+        holes[:, places] = holes[:, places.start][:, None]
+    return np.where(holes, np.float32(np.nan), x), y, words
 
 
 def _texts(random: np.random.Generator) -> pa.Array[Any]:
@@ -180,6 +184,18 @@ def _texts(random: np.random.Generator) -> pa.Array[Any]:
         " ".join(f"word{number}" for number in row[:count])
         for row, count in zip(made.tolist(), counts.tolist(), strict=True)
     ])  # fmt: skip
+
+
+def _column(field: RequestField, random: np.random.Generator) -> pa.Array[Any]:
+    if field.type != "vector" or field.length is None:
+        plain: pa.Array[Any] = pa.array(_values(field, random))
+        return plain
+    least = -1.0 if field.minimum is None else field.minimum
+    most = max(least, 1.0) if field.maximum is None else field.maximum
+    made = random.uniform(least, most, ROWS * field.length).astype(np.float32)
+    offsets: Any = pa.array(np.arange(ROWS + 1, dtype=np.int32) * field.length, pa.int32())
+    column: pa.Array[Any] = pa.ListArray.from_arrays(offsets, pa.array(made))
+    return column
 
 
 def _values(field: RequestField, random: np.random.Generator) -> NDArray[np.generic]:
@@ -195,3 +211,5 @@ def _values(field: RequestField, random: np.random.Generator) -> NDArray[np.gene
         case "string":
             made = [f"word {number}" for number in range(5)]
             return random.choice(np.array(field.values or made), ROWS)
+        case "vector":
+            raise AssertionError("a vector is a column of lists")

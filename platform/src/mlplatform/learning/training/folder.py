@@ -17,7 +17,7 @@ from mlplatform.learning.training.golden import GOLDEN_FILE, GoldenSet, golden_s
 from mlplatform.learning.training.packages import import_problems
 from mlplatform.learning.training_sets.known_labels import Labels
 from mlplatform.model.bundle import Reason, parse_reasons
-from mlplatform.model.definition import WORDED, ModelDefinition, declared_names
+from mlplatform.model.definition import WIDE, WORDED, ModelDefinition, declared_names
 from mlplatform.model.features.views import FILE as VIEWS_FILE
 from mlplatform.model.features.views import FeatureView, check_rendered, load_views
 from mlplatform.model.folder_code import load_module
@@ -145,7 +145,7 @@ def read_folder(definition: ModelDefinition, folder: Path) -> ModelFolder:
     if definition.task != "binary" and is_ready(folder):
         wanted = f"a {TRAINING_FILE}: a ready file scores two outcomes; task is {definition.task}"
         raise ConfigUnusable(f"{name}/{READY_FILE}", "it has no training.py beside it", wanted)
-    numbers = [i.name for i in definition.inputs if i.kind not in WORDED]
+    numbers = [i.name for i in definition.inputs if i.kind not in (*WORDED, *WIDE)]
     rules, reasons = _text(folder / "rules.yaml"), _text(folder / "reasons.yaml")
     return ModelFolder(
         definition=definition,

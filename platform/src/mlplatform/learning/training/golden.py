@@ -22,6 +22,7 @@ from mlplatform.model.inputs import declared_words
 from mlplatform.model.tensors.categories import place, places
 from mlplatform.model.tensors.signature import Tensors
 from mlplatform.model.tensors.tokens import Tokenizer, Tokens
+from mlplatform.model.tensors.vectors import Vector, length_of
 from mlplatform.model.weights.data_files import DataFile
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable, InputInvalid
@@ -32,8 +33,8 @@ MOST_BYTES: Final = 16 * MIB
 MOST_ROWS: Final = 10_000
 WANTED: Final = 'a list of {"inputs": {name: value}, "score": 0.5}, one for each row'
 
-Value = float | bool | str | None
-Reader = Callable[[str, Value], list[float]]
+Value = float | bool | str | list[float] | None
+Reader = Callable[[str, Value], Sequence[float]]
 """Function from the key, for error messages, and a value to its numbers in a row."""
 
 
@@ -99,20 +100,28 @@ def _row(key: str, inputs: Mapping[str, Value], read: Mapping[str, Reader]) -> l
 
 
 def _reader(spec: InputSpec, words: Sequence[str]) -> Reader:
-    known, tokenizer = places(words), None
+    known, tokenizer, length = places(words), None, length_of(spec.name)
+    vector = Vector(spec.declared, length)
     if isinstance(spec.tokens, Tokens):
         tokenizer = Tokenizer(spec.tokens, words)
 
-    def of_number(key: str, value: Value) -> list[float]:
-        if isinstance(value, str):
+    def of_number(key: str, value: Value) -> Sequence[float]:
+        if isinstance(value, str | list):
             raise ConfigInvalid(key, value, "a number")
         return [number(value)]
 
-    def of_text(key: str, value: Value) -> list[float]:
+    def of_vector(key: str, value: Value) -> Sequence[float]:
+        if value is not None and (not isinstance(value, list) or len(value) != length):
+            raise ConfigUnusable(key, "it is no such list", f"a list of {length} numbers")
+        return vector.places(value)
+
+    def of_text(key: str, value: Value) -> Sequence[float]:
         if value is not None and not isinstance(value, str):
             raise ConfigInvalid(key, value, "a text")
         return [place(value, known)] if tokenizer is None else tokenizer.places(value)
 
+    if spec.kind == "vector":
+        return of_vector
     return of_text if spec.kind in WORDED else of_number
 
 

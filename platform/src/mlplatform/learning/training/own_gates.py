@@ -28,7 +28,7 @@ from mlplatform.learning.validation.own_gates import (
     unreadable,
 )
 from mlplatform.model.bundle import Bundle
-from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.definition import WIDE, ModelDefinition
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import GATES_FILE, folder_digest, model_folder
 from mlplatform.model.policies.decision_scale import CutOffs, DecisionScale
@@ -99,7 +99,7 @@ def _load(definition: ModelDefinition, fitted_by: str) -> OwnGates:
         raise ValueError(changed)
     with import_problems():
         own = declared_gates(load_module(definition.name, "gates"))
-    allowed = [i.name for i in definition.inputs if i.kind != "text"] + list(definition.protected)
+    allowed = [i.name for i in definition.inputs if i.kind not in WIDE] + list(definition.protected)
     if unknown := sorted(set(own.columns) - set(allowed)):
         raise ValueError(f"COLUMNS names {', '.join(unknown)}; wanted: {', '.join(allowed)}")
     return own

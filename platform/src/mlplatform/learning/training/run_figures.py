@@ -75,10 +75,15 @@ def run_record(
     x = days.matrix.of(candidate.bundle)
     lost = (
         curves.permutation_importances(
-            candidate.model, x, days.y, seed=seed, budget_s=IMPORTANCES_S
+            candidate.model,
+            x,
+            days.y,
+            names=candidate.bundle.input_names,
+            seed=seed,
+            budget_s=IMPORTANCES_S,
         )
         if arms
-        else []
+        else {}
     )
     measured = {
         f"{name}/{key}": v for name, arm in arms.items() for key, v in _figures(arm).items()
@@ -92,7 +97,7 @@ def run_record(
         datasets=_datasets(candidate.bundle, dataset),
         artifacts={
             **_curves(arms),
-            **_importances(candidate.bundle.input_names, lost),
+            **_importances(lost),
             **_search(candidate.search),
             **_tables(definition, candidate, days),
         },
@@ -264,11 +269,11 @@ def _curves(arms: Mapping[str, _Arm]) -> dict[str, bytes]:
     return found
 
 
-def _importances(names: Sequence[str], lost: Sequence[float]) -> dict[str, bytes]:
+def _importances(lost: Mapping[str, float]) -> dict[str, bytes]:
     if not lost:
         return {}
-    order = sorted(range(len(names)), key=lambda i: -lost[i])
-    ordered, losses = [names[i] for i in order], [lost[i] for i in order]
+    ordered = sorted(lost, key=lambda name: -lost[name])
+    losses = [lost[name] for name in ordered]
     return {
         IMPORTANCES: _table(
             ["input", "average_precision_lost"],

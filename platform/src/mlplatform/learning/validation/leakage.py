@@ -18,6 +18,7 @@ from mlplatform.learning.training_sets.dataset import LabelledRows
 from mlplatform.learning.validation.gates import LeakageEvidence
 from mlplatform.learning.validation.statistics import average_precision
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.tensors.vectors import length_of
 
 Floats = NDArray[np.float64]
 
@@ -50,7 +51,7 @@ def identifying_inputs(
     definition: ModelDefinition, names: Sequence[str], fitting: LabelledRows
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The inputs that identify a customer or a request, and those that rise or fall with event
-    time."""
+    time. A number of a vector may be one for each customer: it describes the customer by place."""
     learned = fitting.matrix.columns(names)
     step = max(1, len(fitting) // CHECKED_ROWS)
     rows, event_ms = learned[::step], fitting.matrix.event_ms[::step]
@@ -63,7 +64,7 @@ def identifying_inputs(
             for i, name in enumerate(names)
             if name in declared
             or is_counted(rows[:, i], unit[::step])
-            or names_units(learned[:, i], unit)
+            or (not length_of(name) and names_units(learned[:, i], unit))
         ),
         tuple(n for i, n in enumerate(names) if grows(rows[:, i], event_ms)),
     )

@@ -1,4 +1,5 @@
-"""Rows of inputs from several named tensors: those of a bundle's signature, or one for each input.
+"""Rows of inputs from several named tensors: those of a bundle's signature, or one for each input,
+a vector being one of them.
 
 A row stays float32 on the way to a graph. What arrives here as numbers, words or truth values is
 put into its columns: a word by its place in the vocabulary, null and NaN as a missing value.
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from mlplatform.model.tensors.categories import Places, Vocabularies, place, places
 from mlplatform.model.tensors.signature import DType, Signature
 from mlplatform.model.tensors.tokens import words_of
+from mlplatform.model.tensors.vectors import spans
 
 MATRIX: Final = "inputs"
 """The name of the one tensor of all inputs, which gateways send."""
@@ -97,15 +99,14 @@ class NamedTensors:
             for name in names
         }
         at = {name: column for column, name in enumerate(names)}
+        inputs = spans(names)
+        self._vectors = {name: span for name, span in inputs if span.stop - span.start > 1}
         if self.signature is None:
             self._slots = {
-                name: _Slot(
-                    NUMBERS if words is None else (*NUMBERS, "BYTES"),
-                    ((), (1,)),
-                    (at[name],),
-                    (words,),
-                )
-                for name, words in by_input.items()
+                name: _vector_slot(span)
+                if name in self._vectors
+                else _slot(span.start, by_input[names[span.start]])
+                for name, span in inputs
             }
         else:
             self._slots = {
@@ -160,6 +161,23 @@ class NamedTensors:
             raise ValueError("a value is too large for FP32, in which rows are")
         return rows
 
+    def check_whole(self, rows: NDArray[np.float32]) -> None:
+        """Check that every row [n, inputs] has all numbers of a vector, or none of them.
+
+        Raises:
+            ValueError: a row lacks some numbers of a vector; the message names it.
+        """
+        for name, columns in self._vectors.items():
+            missing = np.isnan(rows[:, columns])
+            partly = missing.any(axis=1) & ~missing.all(axis=1)
+            if partly.any():
+                row = int(partly.argmax())
+                index = int(missing[row].argmax())
+                raise ValueError(
+                    f"{name!r} lacks the number {index} in row {row}; wanted: all "
+                    f"{missing.shape[1]} numbers of the vector, or none"
+                )
+
     def _other_names(self, names: set[str]) -> str:
         wanted = ", ".join(self._slots)
         lacking = [name for name in self._slots if name not in names]
@@ -212,6 +230,16 @@ def from_bytes(name: str, datatype: str, shape: Sequence[int], raw: memoryview) 
         problem = f"{len(raw)} bytes, not {kind.itemsize} to a value"
         raise ValueError(f"{name!r} has {problem}")
     return SentTensor(name, datatype, shape, np.frombuffer(raw, kind).tolist())
+
+
+def _slot(column: int, words: Places | None) -> _Slot:
+    kinds = NUMBERS if words is None else (*NUMBERS, "BYTES")
+    return _Slot(kinds, ((), (1,)), (column,), (words,))
+
+
+def _vector_slot(span: slice) -> _Slot:
+    columns = tuple(range(span.start, span.stop))
+    return _Slot(("FP32", "FP64"), ((len(columns),),), columns, (None,) * len(columns))
 
 
 def _usable(signature: Signature | None) -> Signature | None:

@@ -15,6 +15,7 @@ from mlplatform.model.features.views import (
     MissingPolicy,
     StalePolicy,
 )
+from mlplatform.model.tensors.vectors import length_of
 from mlplatform.model.windows.declaration import Window, by_entity
 from mlplatform.operations.card.card import Input
 
@@ -66,7 +67,7 @@ def card_inputs(
             made_of=_origin(spec, features, bundle),
             missing=_missing_text(spec, features, defaults),
             stale=_stale(spec, features),
-            usual=usual.get(spec.name),
+            usual=usual.get(spec.declared),
         )
         for spec in {s.declared: s for s in specs}.values()
     )
@@ -87,6 +88,8 @@ def _origin(spec: InputSpec, features: _Features, bundle: Bundle | None) -> str:
             words = None if bundle is None else bundle.vocabularies.get(spec.declared)
             known = "" if words is None else f", of which {len(words):,} words are known"
             return f"request field {spec.of}{known}"
+        case "vector":
+            return f"request field {spec.of}, a vector of {length_of(spec.name)} numbers"
         case "ratio":
             return f"{spec.of} divided by {spec.to}"
         case "view" | "window":
@@ -126,7 +129,7 @@ def _aggregate(source: FeatureSource, feature: Feature) -> str:
 
 def _missing_text(spec: InputSpec, features: _Features, defaults: Mapping[str, float]) -> str:
     match spec.kind:
-        case "field":
+        case "field" | "vector":
             return SENT
         case "text":
             return f"{SENT}; an empty text has no tokens, one that is not known is unknown"

@@ -8,6 +8,7 @@ from typing import Final
 import pyarrow as pa
 
 from mlplatform.learning.features.columns import INTEGERS, TIMES, ExpectedColumn, match_columns
+from mlplatform.learning.features.parquet_work import VECTORS
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition
 from mlplatform.runtime.errors import InputInvalid
 
@@ -19,6 +20,7 @@ _FIELDS: Final[Mapping[str, tuple[pa.DataType, ...]]] = {
     "float64": (*_FLOATS, *INTEGERS),
     "string": _TEXTS,
     "bool": (pa.bool_(), *INTEGERS),
+    "vector": VECTORS,
 }
 
 
@@ -68,6 +70,9 @@ def matched_columns(
     columns = {}
     for name, column in names.items():
         kind = next((kind for kind in kinds[name] if str(kind) == _zoneless(found[column])), None)
+        if is_text and kinds[name] == VECTORS:
+            problem = f"column {column} is a text; wanted: a Parquet file, as {name} is a vector"
+            raise InputInvalid(source, None, problem)
         if is_text:
             kind = pa.int8() if kinds[name][0] == pa.bool_() else kinds[name][0]
         if kind is None:

@@ -172,6 +172,7 @@ def _wanted_columns(
         taken = tuple(map(str, column_types(definition)[name]))
         if arrow[column] not in taken:
             listed = ", ".join(kind for kind, (_, a) in _TYPES.items() if str(a) in taken)
+            listed = listed or "a Parquet file, where a request has a vector"
             problem = f"column {column} is {kinds[column]}; wanted: {listed}"
             raise InputInvalid(source, None, problem)
     return names

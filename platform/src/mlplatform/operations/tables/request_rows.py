@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mlplatform.learning.features.rows import (
+    ARROW,
     TIME,
     Check,
     is_missing,
@@ -151,6 +152,8 @@ def _field(values: Column, name: str, field: RequestField) -> tuple[Column, list
             checks += found
         case "string":
             values = values.cast(pa.string())
+        case "vector":
+            values = values.cast(ARROW["vector"])
     return values, [*checks, *within_bounds(values, name, field)]
 
 

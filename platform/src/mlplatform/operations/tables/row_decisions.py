@@ -23,6 +23,7 @@ from mlplatform.scoring.arms.reasons import (
     drivers,
     ordinary_row,
     tree_shap,
+    vector_places,
     without_each,
 )
 from mlplatform.scoring.predictor.model import scorer
@@ -110,7 +111,7 @@ class RowDecisions:
         path = folder / MODEL_FILE
         self._score = scorer(path, accelerator, bundle.tensors, data, classes=classes)
         self._tree_shap = tree_shap(bundle, folder)
-        self._ordinary = ordinary_row(bundle)
+        self._ordinary, self._vectors = ordinary_row(bundle), vector_places(bundle)
         self._small = SmallScorer.of(bundle)
         self._names = bundle.scale.names
         self._safe = safe
@@ -267,13 +268,16 @@ class RowDecisions:
     def _contributions(self, row: Sequence[float], raw: Any) -> list[float]:
         if self._bundle.classes:
             place = int(raw.argmax())
-            rows = np.array(without_each(row, self._ordinary), np.float32)
+            rows = np.array(self._without_each(row), np.float32)
             return [float(raw[place] - other) for other in self._score(rows)[:, place]]
         raw = float(raw)
         if self._tree_shap is not None:
             return self._tree_shap(row, raw)
-        others = self._score(np.array(without_each(row, self._ordinary), np.float32))
+        others = self._score(np.array(self._without_each(row), np.float32))
         return [raw - other for other in others.astype(np.float64).tolist()]
+
+    def _without_each(self, row: Sequence[float]) -> list[list[float]]:
+        return without_each(row, self._ordinary, self._vectors)
 
 
 def _words(places: NDArray[np.int8], names: Sequence[str]) -> pa.Array[Any]:

@@ -10,7 +10,12 @@ from mlplatform.scoring.api.grpc_calls import Answer, Call, model_of, parsed
 from mlplatform.scoring.api.inference_api import SERVER, metadata
 from mlplatform.scoring.api.probes import Health
 from mlplatform.scoring.predictor.grpc_server import rows_of
-from mlplatform.scoring.predictor.protocol import DATATYPE, OUTPUT, RequestRefused, check_finite
+from mlplatform.scoring.predictor.protocol import (
+    DATATYPE,
+    OUTPUT,
+    RequestRefused,
+    check_callers_rows,
+)
 from mlplatform.scoring.protos import open_inference_pb2 as pb
 from mlplatform.scoring.request.raw_calls import PARAMETER, infer, problem_of, target_of
 from mlplatform.scoring.request.scoring import Scoring
@@ -56,7 +61,7 @@ def answers(models: Mapping[str, Scoring], health: Health) -> dict[str, Answer]:
         try:
             target = target_of(scoring, caller.version)
             rows = rows_of(message, len(target.plan.names), target.named)
-            check_finite(rows)
+            check_callers_rows(rows, target.named)
         except RequestRefused as error:
             raise problem_of(error) from error
         call.gate.charge(admitted, len(rows) - 1)

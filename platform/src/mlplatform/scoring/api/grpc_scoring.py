@@ -63,10 +63,14 @@ async def _score(scoring: Scoring, request: pb.ScoreRequest, caller: Caller) -> 
     fields: dict[str, Any] = {}
     for name, value in request.fields.items():
         kind = value.WhichOneof("kind")
-        fields[name] = None if kind is None else getattr(value, kind)
+        fields[name] = None if kind is None else _value(value, kind)
     fields[EVENT_TIME] = request.event_time_ms
     response = await scoring.answer(scoring.payloads.score(encode(fields)), caller)
     return _response(stored_answer(response.body), replayed=response.replayed)
+
+
+def _value(value: pb.FieldValue, kind: str) -> Any:
+    return list(value.vector.numbers) if kind == "vector" else getattr(value, kind)
 
 
 async def _result(scoring: Scoring, request: pb.ScoreRequest, batch: Caller) -> pb.ScoreBatchResult:

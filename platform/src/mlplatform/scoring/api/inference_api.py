@@ -22,7 +22,7 @@ from mlplatform.scoring.predictor.protocol import (
     HEADER_LENGTH,
     OUTPUT,
     RequestRefused,
-    check_finite,
+    check_callers_rows,
     inference_response,
     parse,
 )
@@ -185,7 +185,7 @@ async def _infer(
     try:
         target = target_of(scoring, caller.version)
         inference = parse(body, text, len(target.plan.names), target.named)
-        check_finite(inference.rows)
+        check_callers_rows(inference.rows, target.named)
     except RequestRefused as error:
         raise problem_of(error) from error
     head = body if text is None else body[: int(text)]

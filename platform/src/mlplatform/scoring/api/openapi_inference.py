@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import msgspec
 
-from mlplatform.model.definition import ModelDefinition, dns_name, row_inputs
+from mlplatform.model.definition import ModelDefinition, dns_name
 from mlplatform.model.tensors.named_tensors import DATATYPES
+from mlplatform.model.tensors.vectors import spans
 from mlplatform.runtime.http.problems import ProblemDetails
 from mlplatform.scoring.api.openapi_parts import (
     POST_STATUSES,
@@ -196,8 +197,8 @@ def _request_schema(definition: ModelDefinition) -> Json:
 def _named_tensors(definition: ModelDefinition) -> tuple[int, Json]:
     """The number of named tensors that may replace the one tensor, and the schema of each."""
     signature = definition.signature
-    rows = [one.name for one in row_inputs(definition.inputs)]
-    names = rows if signature is None else [tensor.name for tensor in signature.inputs]
+    inputs = [name for name, _ in spans([one.name for one in definition.inputs])]
+    names = inputs if signature is None else [tensor.name for tensor in signature.inputs]
     tensor = _object(
         name={"enum": names},
         datatype={"enum": list(DATATYPES.values())},

@@ -24,7 +24,7 @@ from mlplatform.model.tensors.named_tensors import NamedTensors
 from mlplatform.model.windows.declaration import check_same
 from mlplatform.rollouts.serving.named_codec import codec_of
 from mlplatform.scoring.arms.fallback import FallbackStep, steps
-from mlplatform.scoring.arms.reasons import Explainer, explainer, ordinary_row
+from mlplatform.scoring.arms.reasons import Explainer, explainer, ordinary_row, vector_places
 from mlplatform.scoring.arms.routing import BUCKETS, Assignment
 from mlplatform.scoring.arms.states import ArmState, FeaturesState, ModelState
 from mlplatform.scoring.predictor_client.breaker import Breaker
@@ -69,6 +69,8 @@ class Target:
     volume: DecisionVolume | None = None
     top: int = 0
     """Number of most probable classes in an answer."""
+    vectors: tuple[slice, ...] = ()
+    """Places of each input, if one is a vector."""
 
     @property
     def stopped(self) -> VolumeStop | None:
@@ -249,6 +251,7 @@ class LiveModel:
             explainer=explainer(bundle, self._bundles / arm.bundle),
             volume=DecisionVolume(limit, bundle.scale, BUCKETS) if limit else None,
             top=min(_top(definition), bundle.classes),
+            vectors=vector_places(bundle),
         )
 
 

@@ -13,11 +13,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from mlplatform.model.bundle import CONTRIBUTIONS_NAME, EXPLAINER_FILE, INPUT_NAME, Bundle, Reason
+from mlplatform.model.tensors.categories import word_of
+from mlplatform.model.tensors.tokens import words_of
+from mlplatform.model.tensors.vectors import spans, vector_text
 
 MOST = 3
 MOST_WAITING = 16
@@ -25,7 +28,7 @@ MOST_WAITING = 16
 
 Row = Sequence[float]
 Contributions = Callable[[Row, float], list[float]]
-"""Function from a row and its raw score to the contribution of each input."""
+"""Function from a row and its raw score to the contribution of each input, a vector being one."""
 
 
 class NotExplained(Exception):
@@ -41,7 +44,7 @@ class NotExplained(Exception):
 @dataclass(frozen=True, slots=True)
 class Driver:
     """A reason with the contribution of its inputs, and those of them that raise the score,
-    strongest first."""
+    strongest first; a vector is named by its first number."""
 
     reason: Reason
     contribution: float
@@ -53,11 +56,15 @@ def drivers(bundle: Bundle, contributions: Sequence[float], count: int = MOST) -
     one.
 
     Args:
-        contributions: the contribution of each input, in the order of the inputs.
+        contributions: the contribution of each input, in the order of the inputs; a vector's is
+            one.
         count: largest number of reasons.
     """
+    names: Sequence[str] = bundle.input_names
+    if vectors := vector_places(bundle):
+        names = [names[places.start] for places in vectors]
     by_code: dict[str, list[tuple[float, str]]] = {}
-    for name, contribution in zip(bundle.input_names, contributions, strict=True):
+    for name, contribution in zip(names, contributions, strict=True):
         by_code.setdefault(bundle.reasons[name].code, []).append((contribution, name))
     found = [_driver(bundle, parts) for parts in by_code.values()]
     found.sort(key=lambda driver: -driver.contribution)
@@ -71,7 +78,8 @@ def _driver(bundle: Bundle, parts: Sequence[tuple[float, str]]) -> Driver:
 
 
 def tree_shap(bundle: Bundle, folder: Path) -> Contributions | None:
-    """The TreeSHAP of the bundle in a folder; None if it explains by reference values.
+    """The TreeSHAP of the bundle in a folder; None if it explains by reference values. Shares of a
+    vector's numbers are one.
 
     Raises:
         Corrupt: ONNX Runtime does not accept the graph.
@@ -82,7 +90,7 @@ def tree_shap(bundle: Bundle, folder: Path) -> Contributions | None:
     from mlplatform.scoring.predictor.model import RuntimeFailure, session  # imports ONNX Runtime
 
     run = session(folder / EXPLAINER_FILE).run
-    attribution = bundle.attribution
+    attribution, vectors = bundle.attribution, vector_places(bundle)
 
     def contributions(row: Row, raw: float) -> list[float]:
         try:
@@ -92,7 +100,7 @@ def tree_shap(bundle: Bundle, folder: Path) -> Contributions | None:
         values: list[float] = shares.astype(np.float64).tolist()
         if not attribution.adds_up(values, raw):
             raise NotExplained("not_additive")
-        return values
+        return [math.fsum(values[at]) for at in vectors] if vectors else values
 
     return contributions
 
@@ -141,9 +149,54 @@ def ordinary_row(bundle: Bundle) -> tuple[float, ...]:
     return tuple(math.nan if value is None else value for value in values)
 
 
-def without_each(row: Sequence[float], reference: Sequence[float]) -> list[list[float]]:
+def vector_places(bundle: Bundle) -> tuple[slice, ...]:
+    """The places of each input in a row, with a vector as one; empty for a bundle without vectors,
+    each of whose inputs has one place."""
+    if not any(spec.kind == "vector" for spec in bundle.inputs):
+        return ()
+    return tuple(places for _, places in spans(bundle.input_names))
+
+
+class ShownInput(NamedTuple):
+    """An input as people see it: a category by its word, a vector by its length and norm. What is
+    missing is None."""
+
+    name: str
+    reason: Reason
+    value: float | str | None
+    ordinary: float | str | None
+
+
+def shown_inputs(bundle: Bundle, row: Row) -> dict[str, ShownInput]:
+    """Input, or the first number of a vector → how it is shown, in the order of the inputs."""
+    names, usual = bundle.input_names, ordinary_row(bundle)
+
+    def text(values: Row, at: slice) -> float | str | None:
+        if at.stop - at.start > 1:
+            return vector_text(values[at])
+        value = None if math.isnan(values[at.start]) else values[at.start]
+        words = words_of(names[at.start], bundle.vocabularies)
+        return value if words is None else word_of(value, words)
+
+    return {
+        names[at.start]: ShownInput(
+            name, bundle.reasons[names[at.start]], text(row, at), text(usual, at)
+        )
+        for name, at in spans(names)
+    }
+
+
+def without_each(
+    row: Sequence[float], reference: Sequence[float], vectors: Sequence[slice] = ()
+) -> list[list[float]]:
     """Copies of a row, each with one input at its reference value. Their scores show each input's
-    effect."""
+    effect.
+
+    Args:
+        vectors: the `vector_places` of the bundle: a vector is at its reference values as a whole.
+    """
+    if vectors:
+        return [[*row[: at.start], *reference[at], *row[at.stop :]] for at in vectors]
     copies = [list(row) for _ in row]
     for position, value in enumerate(reference):
         copies[position][position] = value

@@ -246,6 +246,20 @@ def check_finite(rows: Floats) -> None:
         raise RequestRefused(400, f"{INPUT!r} has a value too large for {DATATYPE}")
 
 
+def check_callers_rows(rows: Floats, named: NamedTensors) -> None:
+    """Check rows that a caller made: every value is a number of FP32 or NaN, and no vector has only
+    some of its numbers.
+
+    Raises:
+        RequestRefused: 400, naming what is wrong.
+    """
+    check_finite(rows)
+    try:
+        named.check_whole(rows)
+    except ValueError as error:
+        raise RequestRefused(400, str(error)) from error
+
+
 def _rows(tensor: _InputTensor, tail: memoryview, width: int) -> Floats:
     check_tensor(tensor.name, tensor.datatype, tensor.shape, width)
     size = tensor.parameters.get("binary_data_size")

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.DescriptorPool().AddSerializedFile(b'\n\'mlplatform/scoring/protos/scoring.proto\x12\x15mlplatform.scoring.v1\"Z\n\nFieldValue\x12\x11\n\x07integer\x18\x01 \x01(\x03H\x00\x12\x10\n\x06number\x18\x02 \x01(\x01H\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\x0f\n\x05truth\x18\x04 \x01(\x08H\x00\x42\x06\n\x04kind\"\xe0\x01\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12?\n\x06\x66ields\x18\x02 \x03(\x0b\x32/.mlplatform.scoring.v1.ScoreRequest.FieldsEntry\x12\x15\n\revent_time_ms\x18\x03 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\x1aP\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x30\n\x05value\x18\x02 \x01(\x0b\x32!.mlplatform.scoring.v1.FieldValue:\x02\x38\x01\"$\n\x06Reason\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\";\n\x10\x43lassProbability\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\"\x81\x04\n\rScoreResponse\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12\x10\n\x08\x64\x65\x63ision\x18\x02 \x01(\t\x12\x12\n\x05score\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12.\n\x07reasons\x18\x04 \x03(\x0b\x32\x1d.mlplatform.scoring.v1.Reason\x12\x1c\n\x0freasons_omitted\x18\x05 \x01(\tH\x01\x88\x01\x01\x12\x13\n\x0b\x61nswered_by\x18\x06 \x01(\t\x12\x1a\n\rmodel_version\x18\x07 \x01(\x03H\x02\x88\x01\x01\x12\x13\n\x06\x62undle\x18\x08 \x01(\tH\x03\x88\x01\x01\x12\x11\n\troute_arm\x18\t \x01(\t\x12\x12\n\ngeneration\x18\n \x01(\x03\x12\x1c\n\x0f\x64\x65graded_reason\x18\x0b \x01(\tH\x04\x88\x01\x01\x12\x10\n\x08replayed\x18\x0c \x01(\x08\x12\x15\n\rmissing_views\x18\r \x03(\t\x12\x13\n\x0bstale_views\x18\x0e \x03(\t\x12\x19\n\x11unavailable_views\x18\x0f \x03(\t\x12\x34\n\x03top\x18\x10 \x03(\x0b\x32\'.mlplatform.scoring.v1.ClassProbabilityB\x08\n\x06_scoreB\x12\n\x10_reasons_omittedB\x10\n\x0e_model_versionB\t\n\x07_bundleB\x12\n\x10_degraded_reason\"U\n\x07Problem\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\x05\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\r\n\x05\x66ield\x18\x05 \x01(\t\"J\n\x11ScoreBatchRequest\x12\x35\n\x08requests\x18\x01 \x03(\x0b\x32#.mlplatform.scoring.v1.ScoreRequest\"\x88\x01\n\x10ScoreBatchResult\x12\x36\n\x06\x61nswer\x18\x01 \x01(\x0b\x32$.mlplatform.scoring.v1.ScoreResponseH\x00\x12\x31\n\x07problem\x18\x02 \x01(\x0b\x32\x1e.mlplatform.scoring.v1.ProblemH\x00\x42\t\n\x07outcome\"N\n\x12ScoreBatchResponse\x12\x38\n\x07results\x18\x01 \x03(\x0b\x32\'.mlplatform.scoring.v1.ScoreBatchResult2\xc0\x01\n\x07Scoring\x12R\n\x05Score\x12#.mlplatform.scoring.v1.ScoreRequest\x1a$.mlplatform.scoring.v1.ScoreResponse\x12\x61\n\nScoreBatch\x12(.mlplatform.scoring.v1.ScoreBatchRequest\x1a).mlplatform.scoring.v1.ScoreBatchResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.DescriptorPool().AddSerializedFile(b'\n\'mlplatform/scoring/protos/scoring.proto\x12\x15mlplatform.scoring.v1\"\x8b\x01\n\nFieldValue\x12\x11\n\x07integer\x18\x01 \x01(\x03H\x00\x12\x10\n\x06number\x18\x02 \x01(\x01H\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\x0f\n\x05truth\x18\x04 \x01(\x08H\x00\x12/\n\x06vector\x18\x05 \x01(\x0b\x32\x1d.mlplatform.scoring.v1.VectorH\x00\x42\x06\n\x04kind\"\x19\n\x06Vector\x12\x0f\n\x07numbers\x18\x01 \x03(\x01\"\xe0\x01\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12?\n\x06\x66ields\x18\x02 \x03(\x0b\x32/.mlplatform.scoring.v1.ScoreRequest.FieldsEntry\x12\x15\n\revent_time_ms\x18\x03 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\x1aP\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x30\n\x05value\x18\x02 \x01(\x0b\x32!.mlplatform.scoring.v1.FieldValue:\x02\x38\x01\"$\n\x06Reason\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\";\n\x10\x43lassProbability\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\"\x81\x04\n\rScoreResponse\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12\x10\n\x08\x64\x65\x63ision\x18\x02 \x01(\t\x12\x12\n\x05score\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12.\n\x07reasons\x18\x04 \x03(\x0b\x32\x1d.mlplatform.scoring.v1.Reason\x12\x1c\n\x0freasons_omitted\x18\x05 \x01(\tH\x01\x88\x01\x01\x12\x13\n\x0b\x61nswered_by\x18\x06 \x01(\t\x12\x1a\n\rmodel_version\x18\x07 \x01(\x03H\x02\x88\x01\x01\x12\x13\n\x06\x62undle\x18\x08 \x01(\tH\x03\x88\x01\x01\x12\x11\n\troute_arm\x18\t \x01(\t\x12\x12\n\ngeneration\x18\n \x01(\x03\x12\x1c\n\x0f\x64\x65graded_reason\x18\x0b \x01(\tH\x04\x88\x01\x01\x12\x10\n\x08replayed\x18\x0c \x01(\x08\x12\x15\n\rmissing_views\x18\r \x03(\t\x12\x13\n\x0bstale_views\x18\x0e \x03(\t\x12\x19\n\x11unavailable_views\x18\x0f \x03(\t\x12\x34\n\x03top\x18\x10 \x03(\x0b\x32\'.mlplatform.scoring.v1.ClassProbabilityB\x08\n\x06_scoreB\x12\n\x10_reasons_omittedB\x10\n\x0e_model_versionB\t\n\x07_bundleB\x12\n\x10_degraded_reason\"U\n\x07Problem\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\x05\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\r\n\x05\x66ield\x18\x05 \x01(\t\"J\n\x11ScoreBatchRequest\x12\x35\n\x08requests\x18\x01 \x03(\x0b\x32#.mlplatform.scoring.v1.ScoreRequest\"\x88\x01\n\x10ScoreBatchResult\x12\x36\n\x06\x61nswer\x18\x01 \x01(\x0b\x32$.mlplatform.scoring.v1.ScoreResponseH\x00\x12\x31\n\x07problem\x18\x02 \x01(\x0b\x32\x1e.mlplatform.scoring.v1.ProblemH\x00\x42\t\n\x07outcome\"N\n\x12ScoreBatchResponse\x12\x38\n\x07results\x18\x01 \x03(\x0b\x32\'.mlplatform.scoring.v1.ScoreBatchResult2\xc0\x01\n\x07Scoring\x12R\n\x05Score\x12#.mlplatform.scoring.v1.ScoreRequest\x1a$.mlplatform.scoring.v1.ScoreResponse\x12\x61\n\nScoreBatch\x12(.mlplatform.scoring.v1.ScoreBatchRequest\x1a).mlplatform.scoring.v1.ScoreBatchResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,26 +34,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SCOREREQUEST_FIELDSENTRY']._loaded_options = None
   _globals['_SCOREREQUEST_FIELDSENTRY']._serialized_options = b'8\001'
-  _globals['_FIELDVALUE']._serialized_start=66
-  _globals['_FIELDVALUE']._serialized_end=156
-  _globals['_SCOREREQUEST']._serialized_start=159
-  _globals['_SCOREREQUEST']._serialized_end=383
-  _globals['_SCOREREQUEST_FIELDSENTRY']._serialized_start=303
-  _globals['_SCOREREQUEST_FIELDSENTRY']._serialized_end=383
-  _globals['_REASON']._serialized_start=385
-  _globals['_REASON']._serialized_end=421
-  _globals['_CLASSPROBABILITY']._serialized_start=423
-  _globals['_CLASSPROBABILITY']._serialized_end=482
-  _globals['_SCORERESPONSE']._serialized_start=485
-  _globals['_SCORERESPONSE']._serialized_end=998
-  _globals['_PROBLEM']._serialized_start=1000
-  _globals['_PROBLEM']._serialized_end=1085
-  _globals['_SCOREBATCHREQUEST']._serialized_start=1087
-  _globals['_SCOREBATCHREQUEST']._serialized_end=1161
-  _globals['_SCOREBATCHRESULT']._serialized_start=1164
-  _globals['_SCOREBATCHRESULT']._serialized_end=1300
-  _globals['_SCOREBATCHRESPONSE']._serialized_start=1302
-  _globals['_SCOREBATCHRESPONSE']._serialized_end=1380
-  _globals['_SCORING']._serialized_start=1383
-  _globals['_SCORING']._serialized_end=1575
+  _globals['_FIELDVALUE']._serialized_start=67
+  _globals['_FIELDVALUE']._serialized_end=206
+  _globals['_VECTOR']._serialized_start=208
+  _globals['_VECTOR']._serialized_end=233
+  _globals['_SCOREREQUEST']._serialized_start=236
+  _globals['_SCOREREQUEST']._serialized_end=460
+  _globals['_SCOREREQUEST_FIELDSENTRY']._serialized_start=380
+  _globals['_SCOREREQUEST_FIELDSENTRY']._serialized_end=460
+  _globals['_REASON']._serialized_start=462
+  _globals['_REASON']._serialized_end=498
+  _globals['_CLASSPROBABILITY']._serialized_start=500
+  _globals['_CLASSPROBABILITY']._serialized_end=559
+  _globals['_SCORERESPONSE']._serialized_start=562
+  _globals['_SCORERESPONSE']._serialized_end=1075
+  _globals['_PROBLEM']._serialized_start=1077
+  _globals['_PROBLEM']._serialized_end=1162
+  _globals['_SCOREBATCHREQUEST']._serialized_start=1164
+  _globals['_SCOREBATCHREQUEST']._serialized_end=1238
+  _globals['_SCOREBATCHRESULT']._serialized_start=1241
+  _globals['_SCOREBATCHRESULT']._serialized_end=1377
+  _globals['_SCOREBATCHRESPONSE']._serialized_start=1379
+  _globals['_SCOREBATCHRESPONSE']._serialized_end=1457
+  _globals['_SCORING']._serialized_start=1460
+  _globals['_SCORING']._serialized_end=1652
 # @@protoc_insertion_point(module_scope)

@@ -24,8 +24,6 @@ from mlplatform.model.inputs import InputPlan
 from mlplatform.model.policies.decision_scale import Decision
 from mlplatform.model.rules import Rule
 from mlplatform.model.scorecard import SmallScorer
-from mlplatform.model.tensors.categories import word_of
-from mlplatform.model.tensors.tokens import words_of
 from mlplatform.model.weights.data_files import data_of
 from mlplatform.runtime.errors import Corrupt, NotFound
 from mlplatform.scoring.arms.reasons import (
@@ -33,9 +31,12 @@ from mlplatform.scoring.arms.reasons import (
     Contributions,
     Driver,
     NotExplained,
+    ShownInput,
     drivers,
     ordinary_row,
+    shown_inputs,
     tree_shap,
+    vector_places,
     without_each,
 )
 from mlplatform.scoring.predictor.model import Score, scorer
@@ -79,7 +80,7 @@ class InputCause(msgspec.Struct, frozen=True, tag="input", tag_field="by"):
     """An input that raised the score, with the score and decision if the input had been ordinary.
 
     `contribution` is to the margin by TreeSHAP, to the raw score by reference values. Missing
-    values are None; of a category both are words.
+    values are None; of a category both are words; of a vector, length and norm.
     """
 
     code: str
@@ -293,7 +294,7 @@ def _by_model(decider: Decider, row: Row) -> _ReExplanation:
     if bundle.classes:
         return _by_class(decider, row)
     (raw,) = _scores(decider, [row])
-    raw_without = _scores(decider, without_each(row, ordinary_row(bundle)))
+    raw_without = _scores(decider, _without_each(bundle, row))
     score = bundle.calibrate(raw)
     decision = bundle.decide(score)
     try:
@@ -311,7 +312,7 @@ def _by_model(decider: Decider, row: Row) -> _ReExplanation:
 def _by_class(decider: Decider, row: Row) -> _ReExplanation:
     """The most probable class, and its probability with each input at its usual value."""
     bundle = decider.bundle
-    rows = [row, *without_each(row, ordinary_row(bundle))]
+    rows = [row, *_without_each(bundle, row)]
     found = decider.score(np.array(rows, np.float32)).astype(np.float64)
     if not np.isfinite(found).all():
         raise Corrupt(f"the model of bundle {bundle.digest} gives a value that is not a number")
@@ -319,9 +320,12 @@ def _by_class(decider: Decider, row: Row) -> _ReExplanation:
     raw, others = float(found[0, place]), found[1:, place].tolist()
     decision = bundle.scale.names[place]
     drove = drivers(bundle, [raw - other for other in others])
-    then = dict(zip(bundle.input_names, zip(row, others, found[1:], strict=True), strict=True))
+    shown = shown_inputs(bundle, row)
+    then = dict(zip(shown, zip(others, found[1:], strict=True), strict=True))
     causes = tuple(
-        _class_cause(bundle, name, raw, *then[name]) for driver in drove for name in driver.inputs
+        _class_cause(bundle, shown[name], raw, *then[name])
+        for driver in drove
+        for name in driver.inputs
     )
     is_alert = decision in bundle.choice.alerts
     codes = tuple(driver.reason.code for driver in drove) if is_alert else ()
@@ -329,15 +333,14 @@ def _by_class(decider: Decider, row: Row) -> _ReExplanation:
 
 
 def _class_cause(
-    bundle: Bundle, name: str, raw: float, value: float, then: float, probabilities: Any
+    bundle: Bundle, shown: ShownInput, raw: float, then: float, probabilities: Any
 ) -> InputCause:
-    reason = bundle.reasons[name]
     return InputCause(
-        code=reason.code,
-        text=reason.analyst,
-        input=name,
-        value=_readable_value(bundle, name, _present(value)),
-        ordinary=_readable_value(bundle, name, bundle.reference[name]),
+        code=shown.reason.code,
+        text=shown.reason.analyst,
+        input=shown.name,
+        value=shown.value,
+        ordinary=shown.ordinary,
         contribution=raw - then,
         score_then=then,
         decision_then=bundle.choice.outcome(probabilities.tolist()),
@@ -361,23 +364,25 @@ def _input_causes(
 ) -> tuple[InputCause, ...]:
     bundle = decider.bundle
     contributions = _contributions(decider, row, raw, raw_without)
-    names = bundle.input_names
-    known = dict(zip(names, zip(row, contributions, raw_without, strict=True), strict=True))
+    shown = shown_inputs(bundle, row)
+    known = dict(zip(shown, zip(contributions, raw_without, strict=True), strict=True))
     return tuple(
-        _input_cause(bundle, name, *known[name]) for driver in found for name in driver.inputs
+        _input_cause(bundle, shown[name], *known[name])
+        for driver in found
+        for name in driver.inputs
     )
 
 
 def _input_cause(
-    bundle: Bundle, name: str, value: float, contribution: float, raw_then: float
+    bundle: Bundle, shown: ShownInput, contribution: float, raw_then: float
 ) -> InputCause:
-    reason, score_then = bundle.reasons[name], bundle.calibrate(raw_then)
+    score_then = bundle.calibrate(raw_then)
     return InputCause(
-        code=reason.code,
-        text=reason.analyst,
-        input=name,
-        value=_readable_value(bundle, name, _present(value)),
-        ordinary=_readable_value(bundle, name, bundle.reference[name]),
+        code=shown.reason.code,
+        text=shown.reason.analyst,
+        input=shown.name,
+        value=shown.value,
+        ordinary=shown.ordinary,
         contribution=contribution,
         score_then=score_then,
         decision_then=bundle.decide(score_then),
@@ -453,9 +458,8 @@ def _present(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _readable_value(bundle: Bundle, name: str, value: float | None) -> float | str | None:
-    words = words_of(name, bundle.vocabularies)
-    return value if words is None else word_of(value, words)
+def _without_each(bundle: Bundle, row: Row) -> list[list[float]]:
+    return without_each(row, ordinary_row(bundle), vector_places(bundle))
 
 
 def _payload(record: Record) -> _Payload:

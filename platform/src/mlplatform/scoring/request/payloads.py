@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField, dns_name
+from mlplatform.model.tensors.vectors import FLOAT32_MOST
 from mlplatform.runtime.clock import LAST_MS
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.request.body_errors import body_problem
@@ -251,3 +252,8 @@ def field_type(field: RequestField) -> Any:
             return Annotated[str, Meta(max_length=longest, extra_json_schema=listed)]
         case "bool":
             return bool
+        case "vector":
+            least = -FLOAT32_MOST if field.minimum is None else field.minimum
+            most = FLOAT32_MOST if field.maximum is None else field.maximum
+            number = Annotated[float, Meta(ge=least, le=most)]
+            return Annotated[list[number], Meta(min_length=field.length, max_length=field.length)]

@@ -321,7 +321,7 @@ async def _contributions(prediction: Prediction, until_s: float) -> list[float]:
     target, raw = prediction.target, prediction.raw
     if target.explainer is not None and not isinstance(raw, tuple):
         return await target.explainer.explain(prediction.row, raw, until_s)
-    rows = without_each(prediction.row, target.reference)
+    rows = without_each(prediction.row, target.reference, target.vectors)
     if isinstance(raw, tuple):  # of the class that was decided
         place = target.bundle.choice.place(raw)
         others = (await target.predictor.predict(rows, until_s))[place :: len(raw)]

@@ -155,6 +155,7 @@ class Scoring:
         self._exploration = exploration
         self._in_flight = InFlight()
         self.keep_ms = live.definition.idempotency_keep_h * HOUR_MS
+        self._vectors = {n: f.length for n, f in live.definition.request.items() if f.length}
         self._is_pseudonymous = {n: f.pseudonymous for n, f in live.definition.request.items()}
 
     def state(self) -> ModelState:
@@ -268,6 +269,10 @@ class Scoring:
         if accepted.request.keys() != self.definition.request.keys():
             detail = f"accepted with fields {sorted(accepted.request)}; the model has others now"
             raise Problem(422, "outdated", detail, field="request")
+        for name, length in self._vectors.items():
+            if len(accepted.request[name]) != length:
+                detail = f"accepted with another length of {name}; the model has {length} now"
+                raise Problem(422, "outdated", detail, field="request")
 
     def _new_id(self, client: str) -> str:
         return new_decision_id(self.definition.name, client, self._clock.wall_ms(), self._key)

@@ -24,6 +24,7 @@ PLACEHOLDERS: Final = (
 )
 _NUMBER: Final = 7
 _AMOUNT: Final = 31.5
+_PART: Final = 0.25
 
 
 def score(definition: ModelDefinition) -> Json:
@@ -73,6 +74,8 @@ def _value(field: RequestField) -> Any:
             return field.values[0] if field.values else "text"[: field.max_length]
         case "bool":
             return False
+        case "vector":
+            return [float(_within(_PART, field))] * (field.length or 0)
 
 
 def _within(value: float, field: RequestField) -> float:
