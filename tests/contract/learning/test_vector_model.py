@@ -11,11 +11,14 @@ from typing import Any
 
 import grpc
 import httpx
+import msgspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from mlflow.types import DataType, Schema
+from mlflow.types.schema import Array
 from numpy.typing import NDArray
 from tests.support.credit_history import DAY_US, history
 from tests.support.ports import free_port
@@ -26,12 +29,15 @@ from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.logged_inputs import LoggedInputs
 from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.learning.features.offline import OfflineTable
+from mlplatform.learning.registry.mlmodel import EXAMPLE, model_description, model_files
 from mlplatform.learning.registry.pyfunc import BundleModel
 from mlplatform.learning.training import retrain
 from mlplatform.learning.training.candidate import Candidate
+from mlplatform.model.bundle import load_bundle, problems
 from mlplatform.model.folders import load_definition
 from mlplatform.model.inputs import InputPlan
 from mlplatform.operations.actions import fitting, training
+from mlplatform.operations.card.inputs import card_inputs
 from mlplatform.operations.tables.input_files import blocks, check_columns
 from mlplatform.operations.tables.request_rows import requests_of
 from mlplatform.operations.tables.row_decisions import RowDecisions
@@ -55,6 +61,7 @@ CHANGED = {
     "deadline_ms: 50\n": "deadline_ms: 2000\n",
 }
 REASON = "profile: {code: PROFILE, customer: Your profile, analyst: The vector of the profile}\n"
+NUMBERS = [f"profile.v{LENGTH}.{number}" for number in range(1, LENGTH + 1)]
 Vectors = NDArray[np.float64]
 
 
@@ -101,7 +108,7 @@ def candidate(root: Path) -> Candidate:
     command("history", "import", NAME, str(root / "history.parquet"))
     platform = Platform(load(os.environ))
     prepared = training.prepare_training(platform, NAME, until_us // 1000)
-    x = prepared.dataset.rows.matrix.columns([f"profile.v{LENGTH}.{n + 1}" for n in range(LENGTH)])
+    x = prepared.dataset.rows.matrix.columns(NUMBERS)
     (first,) = np.flatnonzero((made.astype(np.float32) == x[0]).all(axis=1))
     np.testing.assert_array_equal(x, made[first : first + len(x)].astype(np.float32))
     fitted = fitting.fit(platform, prepared.dataset, prepared.recent, lambda status: None)
@@ -326,6 +333,28 @@ def test_a_table_of_rows_is_scored_as_by_the_gateway_and_wrong_rows_say_why(
         frame[name] = inputs.x[:, at]
     found = BundleModel(candidate.folder).predict(frame)
     assert found["score"].tolist() == scored.scores.tolist()
+
+
+def test_the_bundle_says_what_the_vector_is_and_reads_its_numbers_in_the_graph_alone(
+    candidate: Candidate,
+) -> None:
+    bundle = candidate.bundle
+    assert load_bundle(candidate.folder) == bundle
+    assert problems(msgspec.structs.replace(bundle, inputs=bundle.inputs[1:]))
+    assert bundle.small_model is not None
+    assert not {c.input for c in bundle.small_model.characteristics} & set(NUMBERS)
+    assert not set(bundle.profile.inputs) & set(NUMBERS)
+    shown = card_inputs(load_definition(NAME), (), bundle)[0]
+    assert (shown.name, shown.usual) == ("profile", None)
+    assert shown.made_of == f"request field profile, a vector of {LENGTH} numbers"
+    described = model_description(bundle, run_id="r", artifact="bundle", made_ms=0)
+    schema = Schema.from_json(described["signature"]["inputs"])
+    assert schema.input_types()[0] == Array(DataType.double)
+    example = json.loads(model_files(bundle, described)[EXAMPLE])
+    assert len(example["data"][0][0]) == LENGTH
+    frame = pd.DataFrame(example["data"], columns=example["columns"])
+    scores = BundleModel(candidate.folder).predict(frame)["score"]
+    assert scores.between(0, 1).all()
 
 
 def test_text_can_hold_no_vector(world: ScoringWorld, tmp_path: Path) -> None:

@@ -97,6 +97,8 @@ def test_times_and_decimals_are_written_as_the_api_takes_them() -> None:
         (lambda: calls.score("fraud", PAYMENT, "a\r\nx: y"), "key", "wanted: 1 to 255"),
         (lambda: calls.score("fraud", {"amount": math.nan}, KEY), "amount", "nan; wanted: a"),
         (lambda: calls.score("fraud", {"amount": Decimal("Infinity")}, KEY), "amount", "finite"),
+        (lambda: calls.score("faces", {"face": [0.5, math.nan]}, KEY), "face[1]", "finite"),
+        (lambda: calls.score("faces", {"face": (math.inf, 0.5)}, KEY), "face[0]", "finite"),
         (
             lambda: calls.score("fraud", {"event_time": datetime(2026, 1, 1)}, KEY),  # noqa: DTZ001
             "event_time",

@@ -13,6 +13,7 @@ import pytest
 
 from mlplatform.learning.features import parquet_files
 from mlplatform.learning.features.parquet_files import ParquetFiles
+from mlplatform.learning.features.parquet_work import VECTOR_BATCH_ROWS
 from mlplatform.runtime.errors import InputInvalid, PlatformError
 
 WANTED = {"a": pa.int64(), "at": pa.timestamp("us")}
@@ -49,6 +50,53 @@ def test_missing_values_stay_missing(tmp_path):
 
 def test_no_rows_are_no_rows(tmp_path):
     assert read(written(tmp_path / "a.parquet", rows_of(0))).num_rows == 0
+
+
+VECTORS = [[1.5, -2.0], None, [0.25, None], [], [3.0, 4.0]]
+READ = [[1.5, -2.0], None, [0.25, "nan"], [], [3.0, 4.0]]
+
+
+@pytest.mark.parametrize("number", [pa.float32(), pa.float64()])
+@pytest.mark.parametrize("kind", [pa.list_, pa.large_list])
+def test_vectors_come_out_as_they_are_in_the_file(tmp_path, number, kind):
+    """A missing number is NaN, which every check of vectors refuses; a missing vector is null."""
+    count = 3 * VECTOR_BATCH_ROWS + 7
+    many = (VECTORS * count)[:count]
+    table = pa.table({"a": pa.array(np.arange(count)), "v": pa.array(many, kind(number))})
+    path = written(tmp_path / "a.parquet", table, row_group_size=1000)
+    wanted = {"a": pa.int64(), "v": pa.list_(number)}
+    with ParquetFiles([path]) as files:
+        assert files.types(0)["v"] == str(pa.list_(number))
+        found = files.read(0, wanted)
+        later = list(files.batches(0, wanted, 4_001))
+    assert found.schema.field("v").type == pa.list_(number)
+    assert found.column("a").to_pylist() == list(range(count))
+    said = [v if v is None else ["nan" if n != n else n for n in v] for v in found["v"].to_pylist()]
+    assert said == (READ * count)[:count]
+    assert later[0].column(0)[0].as_py() == 4_001
+    assert str(later[0].column(1)[0].as_py()) == str(found["v"][4_001].as_py())
+
+
+def test_vectors_of_a_fixed_length_come_out_as_they_are_in_the_file(tmp_path):
+    made = np.random.default_rng(1).random((5_000, 64))
+    table = pa.table({"v": pa.array(list(made), pa.list_(pa.float64(), 64))})
+    path = written(tmp_path / "a.parquet", table)
+    with ParquetFiles([path]) as files:
+        found = files.read(0, {"v": pa.list_(pa.float64())})
+    np.testing.assert_array_equal(np.array(found["v"].to_pylist()), made)
+
+
+def missing_of_fixed_length(path: Path) -> Path:
+    return written(path, pa.table({"a": pa.array([[1.0], None], pa.list_(pa.float64(), 1))}))
+
+
+def long_vector(path: Path) -> Path:
+    one = pa.array([[1.0] * 3, [0.5] * (2**21 + 1)], pa.list_(pa.float64()))
+    return written(path, pa.table({"a": one}))
+
+
+def lists_of_lists(path: Path) -> Path:
+    return written(path, pa.table({"a": pa.array([[[1.0]]], pa.list_(pa.list_(pa.float64())))}))
 
 
 def many_rows(path: Path) -> Path:
@@ -116,6 +164,9 @@ def device(path: Path) -> Path:
         pytest.param(many_groups, "10001 row groups; the limit is 10000", id="many row groups"),
         pytest.param(many_columns, "65 columns; the limit is 64", id="many columns"),
         pytest.param(nested, "columns within columns|no plain numbers", id="nested columns"),
+        pytest.param(lists_of_lists, "no plain numbers", id="lists of lists"),
+        pytest.param(missing_of_fixed_length, "a list of a fixed length is missing", id="fixed"),
+        pytest.param(long_vector, "numbers of vectors in a batch; the limit", id="a long vector"),
         pytest.param(decompression, "bytes of pages; the limit", id="decompression"),
         pytest.param(repeats, "40000000 bytes of values; the limit", id="repeats"),
         pytest.param(texts, "an invalid response", id="texts where numbers were said to be"),

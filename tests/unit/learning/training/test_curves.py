@@ -49,7 +49,17 @@ class FirstColumn:
 
 def test_an_input_that_no_score_depends_on_is_worth_nothing():
     x = np.column_stack([SCORES, RNG.random(len(SCORES))]).astype(np.float32)
-    first, second = permutation_importances(FirstColumn(), x, Y, seed=1, budget_s=1)
-    assert first > 0.1
-    assert second == 0.0
-    assert permutation_importances(FirstColumn(), x[:50], Y[:50], seed=1, budget_s=1) == []
+    how = {"names": ("first", "second"), "seed": 1, "budget_s": 1}
+    lost = permutation_importances(FirstColumn(), x, Y, **how)
+    assert lost["first"] > 0.1
+    assert lost["second"] == 0.0
+    assert permutation_importances(FirstColumn(), x[:50], Y[:50], **how) == {}
+
+
+def test_the_numbers_of_a_vector_are_worth_what_they_are_together():
+    x = np.column_stack([SCORES, SCORES, RNG.random(len(SCORES))]).astype(np.float32)
+    names = ("face.v2.1", "face.v2.2", "other")
+    lost = permutation_importances(FirstColumn(), x, Y, names=names, seed=1, budget_s=1)
+    assert list(lost) == ["face", "other"]
+    assert lost["face"] > 0.1
+    assert lost["other"] == 0.0

@@ -10,9 +10,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mlplatform.model.bundle import Bundle, load_bundle
+from mlplatform.model.bundle import Bundle, Reason, load_bundle
+from mlplatform.model.definition import InputSpec
 from mlplatform.scoring.arms import reasons
-from mlplatform.scoring.arms.reasons import Explainer, NotExplained, drivers
+from mlplatform.scoring.arms.reasons import (
+    Explainer,
+    NotExplained,
+    drivers,
+    ordinary_row,
+    shown_inputs,
+    vector_places,
+    without_each,
+)
 from support.onnx_bundles import INPUTS, sigmoid_bundle
 
 
@@ -44,6 +53,31 @@ def test_inputs_that_share_a_code_are_one_reason(bundle: Bundle) -> None:
     assert first.contribution == pytest.approx(0.7)
     assert second.inputs == ("amount",)
     assert [d.inputs for d in drivers(merged, [0.2, 0.5, -0.4])] == [("amount",), ("hour",)]
+
+
+def test_a_vector_is_one_reason_and_is_made_ordinary_as_a_whole(bundle: Bundle) -> None:
+    names = ("amount", "face.v3.1", "face.v3.2", "face.v3.3", "hour")
+    kinds = ("field", "vector", "vector", "vector", "hour_of_day")
+    face = Reason(code="FACE", customer="face", analyst="face")
+    both = msgspec.structs.replace(
+        bundle,
+        inputs=tuple(InputSpec(name=n, kind=k) for n, k in zip(names, kinds, strict=True)),
+        reasons={n: bundle.reasons.get(n, face) for n in names},
+        reference={"amount": 9.0, **dict.fromkeys(names[1:4], 0.5), "hour": None},
+    )
+    row, places = [1.0, 2.0, 3.0, 6.0, 5.0], vector_places(both)
+    amount, vector, hour = without_each(row, ordinary_row(both), places)
+    assert amount == [9.0, 2.0, 3.0, 6.0, 5.0]
+    assert vector == [1.0, 0.5, 0.5, 0.5, 5.0]
+    assert hour[:4] == row[:4]
+    first, second = drivers(both, [0.1, 0.3, -0.2])
+    assert (first.reason, first.contribution, first.inputs) == (face, 0.3, ("face.v3.1",))
+    assert second.reason.code == "AMOUNT"
+    shown = shown_inputs(both, row)["face.v3.1"]
+    assert (shown.name, shown.value) == ("face", "3 numbers, norm 7")
+    assert shown.ordinary == "3 numbers, norm 0.866"
+    assert shown_inputs(both, row)["hour"].ordinary is None
+    assert vector_places(bundle) == ()
 
 
 async def test_a_slow_explanation_ends_at_its_deadline_and_holds_nobody_up() -> None:

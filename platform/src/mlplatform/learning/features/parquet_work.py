@@ -34,6 +34,8 @@ are held. Requests as banks write them have fewer than ten."""
 RATIO_FREE_BYTES: Final = 16 * MIB
 MOST_FOOTER_BYTES: Final = 16 * MIB
 MOST_FOOTER_ENTRIES: Final = 1_000_000
+_OTHER_SIZE: Final = "Expected all lists to be of size="
+"""What pyarrow says of a missing list of a fixed length, which it can write but not read."""
 VECTORS: Final = (pa.list_(pa.float32()), pa.list_(pa.float64()))
 _NUMBERS: Final[tuple[pa.DataType, ...]] = (
     *(pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.float32(), pa.float64()),
@@ -70,6 +72,9 @@ class _Work:
         except MemoryError:
             raise
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            if _OTHER_SIZE in str(error):
+                problem = "a list of a fixed length is missing; wanted: lists of any length"
+                raise InputInvalid("", None, problem) from error
             raise InputInvalid("", None, "no readable Parquet") from error
 
     def _next(self) -> Frame:
@@ -122,8 +127,9 @@ def _from_row(file: pq.ParquetFile, columns: Sequence[str], first: int) -> Itera
     while group < groups and first >= (rows := file.metadata.row_group(group).num_rows):
         first, group = first - rows, group + 1
     wanted = list(range(group, groups))
-    kinds = (file.schema_arrow.field(name).type for name in columns)
-    rows = VECTOR_BATCH_ROWS if any(_plain(kind) in VECTORS for kind in kinds) else BATCH_ROWS
+    schema = file.schema_arrow
+    has_vectors = any(_plain(f.type) in VECTORS for f in schema if f.name in columns)
+    rows = VECTOR_BATCH_ROWS if has_vectors else BATCH_ROWS
     for batch in file.iter_batches(rows, row_groups=wanted, columns=list(columns)):
         left = batch.slice(first)
         first = max(0, first - batch.num_rows)
