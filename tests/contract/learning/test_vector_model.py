@@ -31,6 +31,7 @@ from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.registry.mlmodel import EXAMPLE, model_description, model_files
 from mlplatform.learning.registry.pyfunc import BundleModel
+from mlplatform.learning.skew.raw_records import database, gather
 from mlplatform.learning.training import retrain
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.model.bundle import load_bundle, problems
@@ -234,6 +235,24 @@ def test_a_record_holds_what_was_served_and_is_decided_again_to_the_bit(
     assert replayed["alike"] == replayed["served"] > 0
 
 
+def test_what_counts_features_again_reads_requests_with_vectors(world: ScoringWorld) -> None:
+    record = record_of(world, score(world, ODD).json()["decision_id"])
+    offline = OfflineTable(world.home.offline(NAME), load_definition(NAME))
+    earlier = offline.requests(0, record["event_ms"] - 1).limit(1).to_arrow_table().to_pylist()[0]
+    asked = record["payload"]["request"]["customer_id"], earlier["customer_id"]
+    log = SqliteDecisionLog(world.home.decisions)
+    try:
+        with database() as db:
+            upto = {record["writer"]: record["seq"]}
+            keys = {"customer_id": asked}
+            assert gather(db, log, offline, keys=keys, from_ms=0, upto=upto) == 0
+            found = dict(db.sql("SELECT request_id, profile FROM events").fetchall())
+    finally:
+        log.close()
+    assert found[earlier["request_id"]] == earlier["profile"]
+    assert found[record["decision_id"]] == np.array(ODD, np.float32).tolist()
+
+
 def test_the_vector_is_one_reason_and_one_cause(world: ScoringWorld) -> None:
     answer = score(world, BAD, amount=9000.0).json()
     assert answer["decision"] in ("refer", "refuse")
@@ -314,7 +333,7 @@ def test_a_table_of_rows_is_scored_as_by_the_gateway_and_wrong_rows_say_why(
     (block,) = blocks(path, path.name, definition, {}, rows=100, first=0)
     requests = requests_of(block.rows, block.unread, definition, as_of_ms=now_ms, key=b"k")
     assert requests.good.tolist() == [0, 1, 2]
-    value = "profile has a value that is no finite float32: {'index': 15, 'value': "
+    value = "profile has a value that is not a finite float32: {'index': 15, 'value': "
     assert [requests.problems[n] for n in range(3, len(rows))] == [
         f"profile has another length than {LENGTH}: {LENGTH - 1}",
         f"{value}nan}}",

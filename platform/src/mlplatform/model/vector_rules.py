@@ -21,7 +21,7 @@ def vector_rules(model: ModelDefinition) -> Iterator[Rule]:
             wanted = f"a request field of type vector: one of {listed}"
             yield spec.of in vectors, f"{key}.of", spec.of, wanted
         else:
-            wanted = "a field that is no vector: an input of kind vector reads one"
+            wanted = "a number of the request: a vector takes an input of kind vector"
             for part in ("of", "to"):
                 of = getattr(spec, part)
                 is_feature = spec.kind in ("view", "window")

@@ -249,6 +249,12 @@ def test_what_drove_a_decision_is_drawn_by_its_size() -> None:
     assert "<script" not in page
 
 
+def test_a_decision_shows_a_vector_by_its_length_and_norm() -> None:
+    payload = {"request": {"amount": 4.0, "face": [3.0, 4.0], "note": ["odd", 1]}}
+    shown = dict(recorded(RECORD | {"payload": payload}).request)
+    assert shown == {"amount": 4.0, "face": "2 numbers, norm 5", "note": ["odd", 1]}
+
+
 def test_a_decision_names_the_views_that_were_stale() -> None:
     gaps = {"stale": ["customer_stats", "terminal_stats"]}
     row = RECORD | {"payload": {"feature_gaps": gaps}}

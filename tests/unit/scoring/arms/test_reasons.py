@@ -18,7 +18,7 @@ from mlplatform.scoring.arms.reasons import (
     NotExplained,
     drivers,
     ordinary_row,
-    shown_inputs,
+    readable_inputs,
     vector_places,
     without_each,
 )
@@ -73,10 +73,10 @@ def test_a_vector_is_one_reason_and_is_made_ordinary_as_a_whole(bundle: Bundle) 
     first, second = drivers(both, [0.1, 0.3, -0.2])
     assert (first.reason, first.contribution, first.inputs) == (face, 0.3, ("face.v3.1",))
     assert second.reason.code == "AMOUNT"
-    shown = shown_inputs(both, row)["face.v3.1"]
+    shown = readable_inputs(both, row)["face.v3.1"]
     assert (shown.name, shown.value) == ("face", "3 numbers, norm 7")
     assert shown.ordinary == "3 numbers, norm 0.866"
-    assert shown_inputs(both, row)["hour"].ordinary is None
+    assert readable_inputs(both, row)["hour"].ordinary is None
     assert vector_places(bundle) == ()
 
 

@@ -195,7 +195,7 @@ def _within_vector(values: Column, name: str, field: RequestField) -> list[Check
     row = np.repeat(np.arange(len(values)), counts)
     index = np.arange(len(numbers)) - np.repeat(np.cumsum(counts) - counts, counts)
     tests: list[tuple[str, NDArray[np.bool_]]] = [
-        (f"{name} has a value that is no finite float32", ~np.isfinite(numbers))
+        (f"{name} has a value that is not a finite float32", ~np.isfinite(numbers))
     ]
     if field.minimum is not None:
         below = numbers < np.float32(field.minimum)

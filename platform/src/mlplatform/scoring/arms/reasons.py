@@ -157,7 +157,7 @@ def vector_places(bundle: Bundle) -> tuple[slice, ...]:
     return tuple(places for _, places in spans(bundle.input_names))
 
 
-class ShownInput(NamedTuple):
+class ReadableInput(NamedTuple):
     """An input as people see it: a category by its word, a vector by its length and norm. What is
     missing is None."""
 
@@ -167,7 +167,7 @@ class ShownInput(NamedTuple):
     ordinary: float | str | None
 
 
-def shown_inputs(bundle: Bundle, row: Row) -> dict[str, ShownInput]:
+def readable_inputs(bundle: Bundle, row: Row) -> dict[str, ReadableInput]:
     """Input, or the first number of a vector → how it is shown, in the order of the inputs."""
     names, usual = bundle.input_names, ordinary_row(bundle)
 
@@ -179,7 +179,7 @@ def shown_inputs(bundle: Bundle, row: Row) -> dict[str, ShownInput]:
         return value if words is None else word_of(value, words)
 
     return {
-        names[at.start]: ShownInput(
+        names[at.start]: ReadableInput(
             name, bundle.reasons[names[at.start]], text(row, at), text(usual, at)
         )
         for name, at in spans(names)

@@ -31,10 +31,10 @@ from mlplatform.scoring.arms.reasons import (
     Contributions,
     Driver,
     NotExplained,
-    ShownInput,
+    ReadableInput,
     drivers,
     ordinary_row,
-    shown_inputs,
+    readable_inputs,
     tree_shap,
     vector_places,
     without_each,
@@ -320,7 +320,7 @@ def _by_class(decider: Decider, row: Row) -> _ReExplanation:
     raw, others = float(found[0, place]), found[1:, place].tolist()
     decision = bundle.scale.names[place]
     drove = drivers(bundle, [raw - other for other in others])
-    shown = shown_inputs(bundle, row)
+    shown = readable_inputs(bundle, row)
     then = dict(zip(shown, zip(others, found[1:], strict=True), strict=True))
     causes = tuple(
         _class_cause(bundle, shown[name], raw, *then[name])
@@ -333,7 +333,7 @@ def _by_class(decider: Decider, row: Row) -> _ReExplanation:
 
 
 def _class_cause(
-    bundle: Bundle, shown: ShownInput, raw: float, then: float, probabilities: Any
+    bundle: Bundle, shown: ReadableInput, raw: float, then: float, probabilities: Any
 ) -> InputCause:
     return InputCause(
         code=shown.reason.code,
@@ -364,7 +364,7 @@ def _input_causes(
 ) -> tuple[InputCause, ...]:
     bundle = decider.bundle
     contributions = _contributions(decider, row, raw, raw_without)
-    shown = shown_inputs(bundle, row)
+    shown = readable_inputs(bundle, row)
     known = dict(zip(shown, zip(contributions, raw_without, strict=True), strict=True))
     return tuple(
         _input_cause(bundle, shown[name], *known[name])
@@ -374,7 +374,7 @@ def _input_causes(
 
 
 def _input_cause(
-    bundle: Bundle, shown: ShownInput, contribution: float, raw_then: float
+    bundle: Bundle, shown: ReadableInput, contribution: float, raw_then: float
 ) -> InputCause:
     score_then = bundle.calibrate(raw_then)
     return InputCause(

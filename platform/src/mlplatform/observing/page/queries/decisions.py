@@ -8,6 +8,7 @@ from typing import Any
 
 from mlplatform.decisions.records.record import ANSWERED, trace_of
 from mlplatform.model.policies.decision_scale import SCORE_WORDS, DecisionScale
+from mlplatform.model.tensors.vectors import vector_text
 from mlplatform.observing.page.pictures.scales import NONE, probability
 from mlplatform.operations.review.opinions import opinion
 from mlplatform.runtime.units import HOUR_MS
@@ -147,8 +148,16 @@ def _gaps(values: Any) -> tuple[tuple[str, str], ...]:
 
 
 def _named_fields(values: Any) -> tuple[tuple[str, Any], ...]:
-    """Fields by name. A raw call's request is rows of numbers, which only the record shows."""
-    return tuple(values.items()) if isinstance(values, Mapping) else ()
+    """Fields by name, a vector by its length and norm: its numbers are in the record. A raw call's
+    request is rows of numbers, which only the record shows."""
+    if not isinstance(values, Mapping):
+        return ()
+    return tuple((name, _vector_text(value)) for name, value in values.items())
+
+
+def _vector_text(value: Any) -> Any:
+    is_vector = isinstance(value, list) and all(isinstance(n, int | float) for n in value)
+    return vector_text(value) if is_vector else value
 
 
 @dataclass(frozen=True, slots=True)
