@@ -20,6 +20,7 @@ import pytest
 from mlflow.types import DataType, Schema
 from mlflow.types.schema import Array
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 from tests.support.credit_history import DAY_US, history
 from tests.support.ports import free_port
 from tests.support.scoring_world import ScoringWorld, wait_for
@@ -34,9 +35,11 @@ from mlplatform.learning.registry.pyfunc import BundleModel
 from mlplatform.learning.skew.raw_records import database, gather
 from mlplatform.learning.training import retrain
 from mlplatform.learning.training.candidate import Candidate
+from mlplatform.learning.training.golden import check_ready, golden_set
 from mlplatform.model.bundle import load_bundle, problems
-from mlplatform.model.folders import load_definition
+from mlplatform.model.folders import load_definition, parse
 from mlplatform.model.inputs import InputPlan
+from mlplatform.model.tensors.signature import Tensors
 from mlplatform.operations.actions import fitting, training
 from mlplatform.operations.card.inputs import card_inputs
 from mlplatform.operations.tables.input_files import blocks, check_columns
@@ -46,6 +49,7 @@ from mlplatform.operations.tables.row_features import RowFeatures
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import InputInvalid
+from mlplatform.scoring.predictor.model import scorer
 from mlplatform.scoring.protos import open_inference_pb2 as oip
 from mlplatform.scoring.protos import scoring_pb2 as pb
 from mlplatform.scoring.request.explain import load_decider
@@ -374,6 +378,65 @@ def test_the_bundle_says_what_the_vector_is_and_reads_its_numbers_in_the_graph_a
     frame = pd.DataFrame(example["data"], columns=example["columns"])
     scores = BundleModel(candidate.folder).predict(frame)["score"]
     assert scores.between(0, 1).all()
+
+
+def two_inputs() -> bytes:
+    """scores = sigmoid(the sum of the vector + the first of the other inputs / 10,000)."""
+    kind = TensorProto
+    nodes = [
+        helper.make_node("ReduceSum", ["embedding", "axis"], ["summed"], keepdims=0),
+        helper.make_node("Cast", ["summed"], ["whole"], to=kind.FLOAT),
+        helper.make_node("Gather", ["rest", "first"], ["amount"], axis=1),
+        helper.make_node("Mul", ["amount", "scale"], ["scaled"]),
+        helper.make_node("Add", ["whole", "scaled"], ["total"]),
+        helper.make_node("Sigmoid", ["total"], ["p"]),
+    ]
+    weights = [
+        numpy_helper.from_array(np.array([1], np.int64), "axis"),
+        numpy_helper.from_array(np.array(0, np.int64), "first"),
+        numpy_helper.from_array(np.array(1e-4, np.float32), "scale"),
+    ]
+    taken = [
+        helper.make_tensor_value_info("embedding", kind.DOUBLE, [None, LENGTH]),
+        helper.make_tensor_value_info("rest", kind.FLOAT, [None, 4]),
+    ]
+    given = [helper.make_tensor_value_info("p", kind.FLOAT, [None])]
+    graph = helper.make_graph(nodes, "two", taken, given, weights)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    content: bytes = made.SerializeToString()
+    return content
+
+
+SIGNATURE = f"""
+signature:
+  inputs:
+    - {{name: embedding, dtype: float64, shape: [n, {LENGTH}], of: [profile], missing: 0}}
+    - {{name: rest, dtype: float32, shape: [n, 4], of: [amount, income, amount_to_income, hour],
+       missing: 0}}
+  outputs: [{{name: p, dtype: float32, shape: [n]}}]
+  score: {{output: p}}
+"""
+
+
+def test_a_graph_takes_the_vector_as_one_input_of_doubles(
+    root: Path, candidate: Candidate, tmp_path: Path
+) -> None:
+    definition = parse((root / NAME / "model.yaml").read_text() + SIGNATURE, "model.yaml")
+    others = {"amount": 5000.0, "income": None, "amount_to_income": None, "hour": 3}
+    of_vectors = {1.1: [0.1] * 6 + [0.0] * 10, 0.5: None, 2.5: [2.0, *([0.0] * 15)]}
+    expected = [1 / (1 + np.exp(-total)) for total in of_vectors]
+    golden = [
+        {"inputs": {"profile": vector, **others}, "score": score}
+        for vector, score in zip(of_vectors.values(), expected, strict=True)
+    ]
+    (tmp_path / "golden.json").write_text(json.dumps(golden))
+    found = golden_set(tmp_path / "golden.json", definition)
+    check_ready(two_inputs(), definition, found)
+    (tmp_path / "model.onnx").write_bytes(two_inputs())
+    assert definition.signature is not None
+    tensors = Tensors(definition.signature, [i.name for i in definition.inputs], {})
+    scores = scorer(tmp_path / "model.onnx", tensors=tensors)(found.rows)
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
 
 
 def test_text_can_hold_no_vector(world: ScoringWorld, tmp_path: Path) -> None:
