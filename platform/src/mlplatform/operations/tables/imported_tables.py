@@ -34,7 +34,7 @@ need too."""
 
 @dataclass(frozen=True, slots=True)
 class TableRequest:
-    """What is to be imported.
+    """A table to import.
 
     Args:
         version: of a Delta table; None for the newest.

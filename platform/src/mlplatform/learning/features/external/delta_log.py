@@ -54,7 +54,7 @@ class DeltaFile:
 
     @property
     def identity(self) -> str:
-        """What tells these rows from all others of the table: a file never changes, but the rows
+        """The identity of these rows among all of the table: a file never changes, but the rows
         that are deleted from it do."""
         if self.kept is None:
             return self.name

@@ -42,8 +42,8 @@ class ReadVersion(msgspec.Struct, frozen=True):
 
 
 def read_version(parts: ExternalParts, place: str) -> ReadVersion | None:
-    """What was noted of the Delta table at a place; None if nothing was, or if rows were lost
-    since.
+    """The note of an import of the Delta table at a place; None if there is none, or if rows were
+    lost since.
 
     Raises:
         Corrupt: the note is damaged.
@@ -176,7 +176,7 @@ class DeltaRows:
 
 
 def _mask(file: DeltaFile, first: int, count: int) -> pa.Array[Any]:
-    """Which of a file's rows from one on are kept."""
+    """Whether each of a file's rows from one on is kept."""
     assert file.kept is not None
     known = file.kept[first : first + count]
     mask: pa.Array[Any] = pa.array(np.concatenate([known, np.ones(count - len(known), np.bool_)]))

@@ -37,7 +37,7 @@ class TableSource(Protocol):
 
     @property
     def name(self) -> str:
-        """What the table is called in messages."""
+        """The name of the table in messages."""
         ...
 
     @property
