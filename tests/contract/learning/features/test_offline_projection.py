@@ -16,6 +16,7 @@ from mlplatform.decisions.records.record import Record
 from mlplatform.learning.features import offline as offline_table
 from mlplatform.learning.features.offline import OfflineTable, ProjectionCounts
 from mlplatform.model.folders import load_definition
+from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.units import DAY_MS
 
 T_MS = 20_000 * DAY_MS
@@ -122,17 +123,29 @@ def test_a_share_of_the_customers_is_taken_with_all_their_requests(tmp_path: Pat
         return len(rows), {customer for (customer,) in rows}
 
     assert offline.share_of_units(T_MS, T_MS + DAY_MS, 3000) == 1.0
-    assert offline.share_of_units(T_MS, T_MS + DAY_MS, 1500) == 0.5
     assert offline.share_of_units(0, T_MS, 1500) == 1.0
-    every, half, tenth = (read(share) for share in (1.0, 0.5, 0.1))
-    assert (every[0], len(every[1])) == (3000, 300)
-    assert half[0] == 10 * len(half[1])
-    assert tenth[1] < half[1] < every[1]
-    assert 120 <= len(half[1]) <= 180
-    assert 15 <= len(tenth[1]) <= 46
+    half = offline.share_of_units(T_MS, T_MS + DAY_MS, 1505)
+    assert 0.4 < half < 0.6
+    assert [read(share)[0] for share in (1.0, half)] == [3000, 1500]
+    every, some, tenth = (read(share)[1] for share in (1.0, half, 0.1))
+    assert tenth < some < every
+    assert (len(every), len(some)) == (300, 150)
+    assert 15 <= len(tenth) <= 46
     as_of_ms = T_MS + 10 * DAY_MS
     labelled = offline.labelled_requests(T_MS, T_MS + DAY_MS, as_of_ms, 0.1)
-    assert set(labelled["customer_id"].to_pylist()) == tenth[1]
+    assert set(labelled["customer_id"].to_pylist()) == tenth
+
+
+def test_where_one_customer_made_nearly_all_requests_the_limit_holds(tmp_path: Path) -> None:
+    offline = OfflineTable(tmp_path / "offline", load_definition("fraud"))
+    offline.import_history(history([7] * 900 + list(range(100, 200))), b"k" * 32)
+    share = offline.share_of_units(T_MS, T_MS + DAY_MS, 500)
+    assert 0 < len(offline.requests(share=share)) <= 100
+
+    other = OfflineTable(tmp_path / "other", load_definition("fraud"))
+    other.import_history(history([7] * 900), b"k" * 32)
+    with pytest.raises(InputInvalid, match=r"one customer_id made more than 500 of its 900 requ"):
+        other.share_of_units(T_MS, T_MS + DAY_MS, 500)
 
 
 def history(customers: list[int]) -> pa.Table:

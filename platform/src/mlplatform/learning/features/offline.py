@@ -44,6 +44,10 @@ PORTION: Final = 50_000
 PART_RECORDS: Final = 1_000_000
 """Records after which a part is written, though more wait: about 100 MB of rows."""
 
+_LOTS: Final = 2**32
+_STEP: Final = 2**12
+"""Lots that are counted together when a share is sought."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProjectionCounts:
@@ -276,21 +280,42 @@ class OfflineTable:
         return found if share >= 1 else found.filter(self._sample(share))
 
     def share_of_units(self, from_ms: int, to_ms: int, most_rows: int) -> float:
-        """The share (0-1) of the units of assignment that made about `most_rows` of the requests in
-        [from_ms, to_ms); 1 if there are no more."""
-        (count,) = self.requests(from_ms, to_ms).aggregate("count(*)").fetchall()[0]
-        return min(1.0, most_rows / count) if count else 1.0
+        """The largest share (0-1) of the units of assignment that made no more than `most_rows` of
+        the requests in [from_ms, to_ms).
+
+        Raises:
+            InputInvalid: there is none, as a single unit made more.
+        """
+        requests = self.requests(from_ms, to_ms)
+        (count,) = requests.aggregate("count(*)").fetchall()[0]
+        if count <= most_rows:
+            return 1.0
+        lots = requests.aggregate(f"{self._lot()} // {_STEP} AS lot, count(*) AS n", "lot")
+        upto = lots.project("lot, sum(n) OVER (ORDER BY lot) AS upto").filter(f"upto > {most_rows}")
+        (first,) = upto.aggregate("min(lot)").fetchall()[0]
+        if not self.requests(from_ms, to_ms, share := first / (_LOTS // _STEP)).limit(1).fetchall():
+            raise InputInvalid(
+                f"offline/{self.definition.name}",
+                None,
+                f"one {self.definition.assignment_unit} made more than {most_rows:,} of its"
+                f" {count:,} requests; raise training.maximum_rows",
+            )
+        return float(share)
 
     def _sample(self, share: float) -> str:
-        """SQL condition on requests: their unit is among this share of all units.
+        """SQL condition on requests: their unit is among this share of all units."""
+        return f"{self._lot()} < {int(share * _LOTS)}"
 
-        The choice is the same every time, and a larger share has every unit of a smaller one. It
+    def _lot(self) -> str:
+        """SQL of the lot of a request's unit, below `_LOTS`.
+
+        A unit has the same lot every time, and a larger share has every unit of a smaller one. It
         does not depend on how units were numbered, nor on DuckDB's own hash, which its versions
         change.
         """
         unit = self.definition.assignment_unit
         column = quote("request_id" if unit == REQUEST_UNIT else unit)
-        return f"md5(CAST({column} AS VARCHAR)) < '{int(share * 2**32):08x}'"
+        return f"CAST('0x' || left(md5(CAST({column} AS VARCHAR)), 8) AS BIGINT)"
 
     def every_request(self, from_ms: int) -> duckdb.DuckDBPyRelation:
         """Requests from an event time on, with those voided later, because windows had counted

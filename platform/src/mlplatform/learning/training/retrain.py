@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # imports DuckDB; a fit does without
 
 SEED = 20180401
 REPLAYED_ROWS: Final = 100_000
-"""About how many requests are replayed: units of assignment are taken whole. In a rollout a stop by
+"""Most requests that are replayed; units of assignment are taken whole. In a rollout a stop by
 alerts allows for the noise of what replay expects, 1.7 % with so many requests and 1.3 % alerts."""
 
 JUDGED: Final[Mapping[str, Callable[[ModelDefinition, JudgingInputs], GateReport]]] = {

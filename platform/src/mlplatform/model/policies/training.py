@@ -105,7 +105,7 @@ class TrainingPolicy(Section, frozen=True):
         hidden_outcomes: how to train with a stopped request whose outcome is unknown: leave it out
             (`leave_out`), let explored requests stand for it (`weight`), or count it as positive if
             there are none (`pseudo_label`).
-        maximum_rows: about how many requests are read; of more, those of a share of the units of
+        maximum_rows: most requests that are read; of more, those of a share of the units of
             assignment, the same units each time.
         pseudo_label_precision: share of positives that must be shown among stopped requests with a
             known outcome, before one without may count as positive.
