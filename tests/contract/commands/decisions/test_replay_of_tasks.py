@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -236,7 +237,7 @@ def world(
             bundle=lambda model, arm: root / "bundles" / arm.bundle,
         )
         patch = held.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr(wiring, "existing_platform", lambda: found)
+        patch.setattr(wiring, "existing_platform", functools.cache(lambda: found))
         patch.setattr(logged_requests, "PAGE", 40)
         yield kind, cast(wiring.Platform, found)
 
