@@ -16,6 +16,7 @@ from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.records.tables import DATABASE
+from mlplatform.learning.features.compile import UnitSample
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import OnlineRow
 from mlplatform.learning.features.windows.online import WindowReads, Windows
@@ -180,7 +181,9 @@ def differing(
     Args:
         share: share (0-1) of the customers whose requests are counted again.
     """
-    events = offline.requests(share=share).order("event_time, request_id").to_arrow_table()
+    events = (
+        offline.requests(sample=UnitSample(share)).order("event_time, request_id").to_arrow_table()
+    )
     found = {row["request_id"]: row for row in with_windows(offline, events).to_pylist()}
     assert share < 1 or set(found) >= set(served)
     names = [w.name for w in offline.definition.windows]

@@ -265,6 +265,8 @@ def _learning(model: ModelDefinition) -> Iterator[Rule]:
     held_out = 2 <= training.holdout_days < training.window_days
     wanted = "2 or more (calibration and gates take half each) and less than window_days"
     yield held_out, "training.holdout_days", training.holdout_days, wanted
+    fits = training.minimum_rows <= training.maximum_rows
+    yield fits, "training.minimum_rows", training.minimum_rows, "at most maximum_rows"
     least, most = gates.alert_share_minimum, gates.alert_share_maximum
     yield least <= most, "gates.alert_share_minimum", least, "at most alert_share_maximum"
     yield _whole_or_one(training.gpu), "training.gpu.count", _count(training.gpu), SLICE

@@ -14,9 +14,9 @@ from mlplatform.decisions.records.last_labels import LabelCounts
 from mlplatform.decisions.records.port import Entry, RecordQuery
 from mlplatform.decisions.records.record import Record
 from mlplatform.learning.features import offline as offline_table
+from mlplatform.learning.features.compile import EVERY, UnitSample
 from mlplatform.learning.features.offline import OfflineTable, ProjectionCounts
 from mlplatform.model.folders import load_definition
-from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.units import DAY_MS
 
 T_MS = 20_000 * DAY_MS
@@ -118,34 +118,41 @@ def test_a_share_of_the_customers_is_taken_with_all_their_requests(tmp_path: Pat
     customers = [n % 300 for n in range(3000)]
     offline.import_history(history(customers), b"k" * 32)
 
-    def read(share: float) -> tuple[int, set[int]]:
-        rows = offline.requests(share=share).project("customer_id").fetchall()
-        return len(rows), {customer for (customer,) in rows}
+    def read(share: float) -> set[int]:
+        rows = offline.requests(sample=UnitSample(share)).project("customer_id").fetchall()
+        found = {customer for (customer,) in rows}
+        assert len(rows) == 10 * len(found)
+        return found
 
-    assert offline.share_of_units(T_MS, T_MS + DAY_MS, 3000) == 1.0
-    assert offline.share_of_units(0, T_MS, 1500) == 1.0
-    half = offline.share_of_units(T_MS, T_MS + DAY_MS, 1505)
-    assert 0.4 < half < 0.6
-    assert [read(share)[0] for share in (1.0, half)] == [3000, 1500]
-    every, some, tenth = (read(share)[1] for share in (1.0, half, 0.1))
+    assert offline.sample_of(T_MS, T_MS + DAY_MS, 3000) == EVERY
+    assert offline.sample_of(0, T_MS, 1500) == EVERY
+    half = offline.sample_of(T_MS, T_MS + DAY_MS, 1505)
+    assert (0.4 < half.share < 0.6, half.split) == (True, ())
+    every, some, tenth = (read(share) for share in (1.0, half.share, 0.1))
     assert tenth < some < every
     assert (len(every), len(some)) == (300, 150)
     assert 15 <= len(tenth) <= 46
-    as_of_ms = T_MS + 10 * DAY_MS
-    labelled = offline.labelled_requests(T_MS, T_MS + DAY_MS, as_of_ms, 0.1)
+    labelled = offline.labelled_requests(T_MS, T_MS + DAY_MS, T_MS + 10 * DAY_MS, UnitSample(0.1))
     assert set(labelled["customer_id"].to_pylist()) == tenth
 
 
-def test_where_one_customer_made_nearly_all_requests_the_limit_holds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("others", [0, 1000, 20_000])
+def test_of_a_customer_with_very_many_requests_a_share_is_taken(
+    tmp_path: Path, others: int
+) -> None:
+    """Wherever its lot lies, the limit holds, and it is reached."""
     offline = OfflineTable(tmp_path / "offline", load_definition("fraud"))
-    offline.import_history(history([7] * 900 + list(range(100, 200))), b"k" * 32)
-    share = offline.share_of_units(T_MS, T_MS + DAY_MS, 500)
-    assert 0 < len(offline.requests(share=share)) <= 100
+    offline.import_history(history([7] * 9000 + list(range(100, 100 + others))), b"k" * 32)
+    (heavy,) = offline.requests(to_ms=T_MS + 1).project("customer_id").fetchall()[0]
 
-    other = OfflineTable(tmp_path / "other", load_definition("fraud"))
-    other.import_history(history([7] * 900), b"k" * 32)
-    with pytest.raises(InputInvalid, match=r"one customer_id made more than 500 of its 900 requ"):
-        other.share_of_units(T_MS, T_MS + DAY_MS, 500)
+    sample = offline.sample_of(T_MS, T_MS + DAY_MS, 4000)
+
+    found = offline.requests(sample=sample)
+    own = len(found.filter(f"customer_id = {heavy}"))
+    assert sample.split == (heavy,)
+    assert 3900 <= len(found) <= 4000
+    assert own == pytest.approx(sample.share * 9000, rel=0.1)
+    assert sample.share == pytest.approx(4000 / (9000 + others), rel=0.1)
 
 
 def history(customers: list[int]) -> pa.Table:

@@ -42,6 +42,7 @@ def rows() -> tuple[Dataset, Recent]:
 
 
 DATA, RECENT = rows()
+DATA = dataclasses.replace(DATA, units_share=0.5)
 FOLDER = load_folder("fraud").digest
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from mlplatform.learning.features.offline import OfflineTable
-from mlplatform.learning.training_sets.join import training_join
+from mlplatform.learning.training_sets.join import training_join, view_join
 from mlplatform.model.features.views import FeatureField, FeatureView
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.errors import InputInvalid
@@ -86,6 +87,25 @@ def test_of_rows_available_together_the_one_with_the_later_time_counts(tmp_path:
 
 def test_a_missing_value_stays_missing(tmp_path: Path) -> None:
     assert joined(tmp_path, [(1, 0, 0, 5.0), (1, DAY_MS, DAY_MS, None)], [(1, DAY_MS)]) == [None]
+
+
+@pytest.mark.parametrize("key", ["order", "group", "customer_id"])
+@pytest.mark.parametrize("has_rows", [True, False])
+def test_a_key_may_be_a_text_and_have_a_word_of_sql_for_its_name(
+    tmp_path: Path, key: str, has_rows: bool
+) -> None:
+    view = msgspec.structs.replace(VIEW, join_key=key)
+    offline = OfflineTable(tmp_path, load_definition("fraud"))
+    if has_rows:
+        columns = {
+            key: ["shop a", "shop b"], "event_timestamp": times([0, 0]),
+            "created": times([0, 0]), "seen": [1.0, 2.0],
+        }  # fmt: skip
+        offline.snapshot_folder("stats").mkdir(parents=True)
+        pq.write_table(pa.table(columns), offline.snapshot_folder("stats") / "one.parquet")
+    asked = pa.table({"event_time": times([5, 6]), key: ["shop b", "shop c"]})
+    seen = view_join(offline, [view], asked).column("seen").to_pylist()
+    assert seen == ([2.0, None] if has_rows else [None, None])
 
 
 def test_without_any_snapshot_every_feature_is_missing(tmp_path: Path) -> None:

@@ -72,21 +72,31 @@ def with_positions(arrivals: pa.Table) -> pa.Table:
     return ARRIVALS.empty_table() if is_none else arrivals
 
 
-def ranked_sql(requests: str, arrivals: str) -> str:
+def positions_sql(arrivals: str) -> str:
+    """SQL of the first position that includes so many records of a writer: `writer`, `upto`, and
+    the position's `total` of records."""
+    return f"""
+SELECT entry.key AS writer, entry.value AS upto, min(total) AS total FROM (
+    SELECT unnest(map_entries(windows_at)) AS entry, list_sum(map_values(windows_at)) AS total
+    FROM {arrivals} WHERE windows_at IS NOT NULL
+) GROUP BY ALL
+"""
+
+
+def ranked_sql(requests: str, arrivals: str, positions: str | None = None) -> str:
     """SQL of every request with `OWN`: its number, time, rank, and the last rank that it saw.
 
     Args:
         requests: a relation of `request_id`, `event_time` and the request's fields.
         arrivals: one of `ARRIVALS`; requests that it does not name come before those it names.
+        positions: a relation of `positions_sql` over the arrivals of all requests; None: of these.
+            A request without a position of its own has seen what became known before it, and when
+            that was depends on the positions of others.
     """
     row, event_ms, rank, seen = OWN
     return f"""
-WITH entries AS (
-    SELECT request_id, unnest(map_entries(windows_at)) AS entry,
-        list_sum(map_values(windows_at)) AS total
-    FROM {arrivals} WHERE windows_at IS NOT NULL
-), positions AS (
-    SELECT entry.key AS writer, entry.value AS upto, min(total) AS total FROM entries GROUP BY ALL
+WITH positions AS (
+    {positions_sql(arrivals) if positions is None else f"SELECT * FROM {positions}"}
 ), known AS (
     SELECT a.request_id, a.writer, a.seq, a.recorded_ms, p.total AS known_at,
         CASE WHEN a.windows_at IS NOT NULL

@@ -1,4 +1,4 @@
-"""A feature view compiled to SQL: each entity's features at a midnight.
+"""SQL of DuckDB: each entity's features at a midnight, and samples of requests.
 
 A window of w days with a delay of d ends d days before the snapshot: [T - d - w, T - d). Counts of
 an empty window are 0; other aggregates of it are missing, because nothing is known, and that is not
@@ -10,10 +10,13 @@ entity with no request in the longest window has no row.
 
 from __future__ import annotations
 
-from typing import assert_never
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, assert_never
 
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
-from mlplatform.model.features.views import FeatureField, FeatureView
+from mlplatform.model.definition import REQUEST_UNIT, ModelDefinition
+from mlplatform.model.features.views import FeatureField, FeatureView, quote
 from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.runtime.units import DAY_MS
 
@@ -69,3 +72,47 @@ def _expression(field: FeatureField, at_ms: int) -> str:
 
 def _time(at_ms: int) -> str:
     return f"CAST(epoch_ms({int(at_ms)}) AS TIMESTAMP)"
+
+
+LOTS: Final = 2**20
+"""Number of lots, of which each unit of assignment has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitSample:
+    """A sample of requests: all of a share (0-1) of the units of assignment.
+
+    Args:
+        split: units that made very many requests; the same share of each one's requests is taken.
+    """
+
+    share: float = 1.0
+    split: tuple[int | str, ...] = ()
+
+
+EVERY: Final = UnitSample()
+
+
+def sample_sql(definition: ModelDefinition, sample: UnitSample) -> str:
+    """SQL condition on requests: they are in the sample."""
+    return f"{lot_sql(definition, sample.split)} < {int(sample.share * LOTS)}"
+
+
+def lot_sql(definition: ModelDefinition, split: Sequence[int | str] = ()) -> str:
+    """SQL of the lot of a request, from 0 to below `LOTS`: that of its unit.
+
+    A unit has the same lot every time, and a larger share has every unit of a smaller one. It does
+    not depend on how units were numbered, nor on DuckDB's own hash, which its versions change.
+
+    Args:
+        split: units of which each request has a lot of its own.
+    """
+    unit = definition.assignment_unit
+    lot_of = "request_id" if unit == REQUEST_UNIT else f"CAST({quote(unit)} AS VARCHAR)"
+    if split:
+        some = ", ".join(
+            str(one) if isinstance(one, int) else "'" + one.replace("'", "''") + "'"
+            for one in split
+        )
+        lot_of = f"CASE WHEN {quote(unit)} IN ({some}) THEN request_id ELSE {lot_of} END"
+    return f"CAST('0x' || left(md5({lot_of}), 5) AS INTEGER)"

@@ -29,6 +29,13 @@ from mlplatform.decisions.records.last_labels import LABEL_COLUMNS, LabelCounts
 from mlplatform.decisions.records.port import DecisionLog, RecordQuery
 from mlplatform.decisions.records.record import Kind
 from mlplatform.learning.features import arrivals, rows, unfinished_import
+from mlplatform.learning.features.compile import (
+    EVERY,
+    LOTS,
+    UnitSample,
+    lot_sql,
+    sample_sql,
+)
 from mlplatform.learning.features.external_parts import BUILDING, ExternalParts
 from mlplatform.learning.features.unfinished_import import UnfinishedImport
 from mlplatform.model.definition import REQUEST_UNIT, ModelDefinition
@@ -44,9 +51,8 @@ PORTION: Final = 50_000
 PART_RECORDS: Final = 1_000_000
 """Records after which a part is written, though more wait: about 100 MB of rows."""
 
-_LOTS: Final = 2**32
-_STEP: Final = 2**12
-"""Lots that are counted together when a share is sought."""
+LARGE: Final = 20
+"""A unit of assignment with more than this part of a sample is not taken whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,55 +273,51 @@ class OfflineTable:
         return self._db
 
     def requests(
-        self, from_ms: int | None = None, to_ms: int | None = None, share: float = 1.0
+        self, from_ms: int | None = None, to_ms: int | None = None, sample: UnitSample = EVERY
     ) -> duckdb.DuckDBPyRelation:
         """Requests with event time in [from_ms, to_ms): request_id, event_time, and the fields.
 
         Args:
-            share: share (0-1) of the units of assignment whose requests are read, as from
-                `share_of_units`.
+            sample: which of them, as from `sample_of`.
         """
         bounds = [("event_time", ">=", from_ms), ("event_time", "<", to_ms)]
         found = self._relation("requests", rows.request_schema(self.definition), bounds)
-        return found if share >= 1 else found.filter(self._sample(share))
+        return found if sample.share >= 1 else found.filter(sample_sql(self.definition, sample))
 
-    def share_of_units(self, from_ms: int, to_ms: int, most_rows: int) -> float:
-        """The largest share (0-1) of the units of assignment that made no more than `most_rows` of
-        the requests in [from_ms, to_ms).
-
-        Raises:
-            InputInvalid: there is none, as a single unit made more.
-        """
+    def sample_of(self, from_ms: int, to_ms: int, most_rows: int) -> UnitSample:
+        """The largest sample of at most `most_rows` of the requests in [from_ms, to_ms)."""
         requests = self.requests(from_ms, to_ms)
         (count,) = requests.aggregate("count(*)").fetchall()[0]
         if count <= most_rows:
-            return 1.0
-        lots = requests.aggregate(f"{self._lot()} // {_STEP} AS lot, count(*) AS n", "lot")
+            return EVERY
+        lots, split = self._by_lot(requests), self._large_units(requests, most_rows)
+        if split:
+            lots = self._by_lot(requests, split)
         upto = lots.project("lot, sum(n) OVER (ORDER BY lot) AS upto").filter(f"upto > {most_rows}")
         (first,) = upto.aggregate("min(lot)").fetchall()[0]
-        if not self.requests(from_ms, to_ms, share := first / (_LOTS // _STEP)).limit(1).fetchall():
-            raise InputInvalid(
-                f"offline/{self.definition.name}",
-                None,
-                f"one {self.definition.assignment_unit} made more than {most_rows:,} of its"
-                f" {count:,} requests; raise training.maximum_rows",
-            )
-        return float(share)
+        return UnitSample(first / LOTS, split)
 
-    def _sample(self, share: float) -> str:
-        """SQL condition on requests: their unit is among this share of all units."""
-        return f"{self._lot()} < {int(share * _LOTS)}"
+    def _large_units(
+        self, requests: duckdb.DuckDBPyRelation, most_rows: int
+    ) -> tuple[int | str, ...]:
+        """The units that made more than a twentieth of so many requests each."""
+        unit, large = self.definition.assignment_unit, most_rows // LARGE
+        if unit == REQUEST_UNIT:
+            return ()
+        some = self._by_lot(requests).filter(f"n > {large}").fetchall()
+        if not some:
+            return ()
+        in_them = f"{lot_sql(self.definition)} IN ({', '.join(str(lot) for lot, _ in some)})"
+        counts = requests.filter(in_them).aggregate(f"{quote(unit)} AS unit, count(*) AS n", "unit")
+        found = counts.filter(f"n > {large}").order("unit").fetchall()
+        return tuple(unit for unit, _ in found)
 
-    def _lot(self) -> str:
-        """SQL of the lot of a request's unit, below `_LOTS`.
-
-        A unit has the same lot every time, and a larger share has every unit of a smaller one. It
-        does not depend on how units were numbered, nor on DuckDB's own hash, which its versions
-        change.
-        """
-        unit = self.definition.assignment_unit
-        column = quote("request_id" if unit == REQUEST_UNIT else unit)
-        return f"CAST('0x' || left(md5(CAST({column} AS VARCHAR)), 8) AS BIGINT)"
+    def _by_lot(
+        self, requests: duckdb.DuckDBPyRelation, split: tuple[int | str, ...] = ()
+    ) -> duckdb.DuckDBPyRelation:
+        """The number `n` of requests of each `lot`."""
+        lot = lot_sql(self.definition, split)
+        return requests.aggregate(f"{lot} AS lot, count(*) AS n", "lot")
 
     def every_request(self, from_ms: int) -> duckdb.DuckDBPyRelation:
         """Requests from an event time on, with those voided later, because windows had counted
@@ -374,17 +376,17 @@ class OfflineTable:
         return LabelCounts(*found.fetchall()[0])
 
     def labelled_requests(
-        self, from_ms: int, to_ms: int, as_of_ms: int, share: float = 1.0
+        self, from_ms: int, to_ms: int, as_of_ms: int, sample: UnitSample = EVERY
     ) -> pa.Table:
         """Requests in [from_ms, to_ms) with the labels known at `as_of_ms`, ordered by event time.
 
         Args:
-            share: as in `requests`.
+            sample: as in `requests`.
 
         A request without a known label has null in `label` and `label_time`; one that was neither
         stopped nor explored, in the columns of `rows.DECIDED`.
         """
-        requests = self.requests(from_ms, to_ms, share).set_alias("r")
+        requests = self.requests(from_ms, to_ms, sample).set_alias("r")
         labels = self.labels(as_of_ms).set_alias("l")
         decided = self.decisions().set_alias("d")
         joined = requests.join(labels, "r.request_id = l.request_id", how="left")

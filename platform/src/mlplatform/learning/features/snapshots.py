@@ -204,14 +204,12 @@ def _read(offline: OfflineTable, views: Sequence[FeatureView], days: Sequence[in
     first_ms, last_ms = min(r[0] for r in reaches), max(r[1] for r in reaches)
     offline.requests(first_ms, last_ms).create_view("reached", replace=True)
     offline.decisions().create_view("decided", replace=True)
-    sources = (
-        "SELECT reached.*, coalesce(NOT explored, false) AS _stopped"
+    # A view, so that memory is that of the entities, and one day's sums are those of a backfill
+    offline.db.execute(
+        "CREATE OR REPLACE TEMP VIEW requests AS SELECT reached.*,"
+        " coalesce(NOT explored, false) AS _stopped"
         " FROM reached LEFT JOIN decided USING (request_id)"
     )
-    if len(days) > 1:  # otherwise each view reads them once, and memory is that of its entities
-        offline.db.execute(f"CREATE OR REPLACE TEMP TABLE held AS {sources}")
-        sources = "SELECT * FROM held"
-    offline.db.execute(f"CREATE OR REPLACE TEMP VIEW requests AS {sources}")
     offline.label_records(days[-1]).create_view("incoming", replace=True)
     offline.db.execute(
         "CREATE OR REPLACE TEMP TABLE arrived AS SELECT *, lead(label_time)"

@@ -158,6 +158,7 @@ def data_evidence(definition: ModelDefinition, dataset: Dataset) -> DataEvidence
         matured_until_ms=dataset.as_of_ms - definition.label.maturity_days * DAY_MS,
         labels_until_ms=dataset.labels_until_ms,
         hidden=dataset.hidden,
+        units_share=dataset.units_share,
     )
 
 

@@ -59,8 +59,8 @@ def later_rows(
 ) -> LabelledRows:
     """The requests of a fold's test days, with the labels known at `as_of_ms`."""
     definition, views = folder.definition, folder.views
-    share = offline.share_of_units(fold.as_of_ms, fold.to_ms, definition.training.maximum_rows)
-    known = offline.labelled_requests(fold.as_of_ms, fold.to_ms, as_of_ms, share)
+    sample = offline.sample_of(fold.as_of_ms, fold.to_ms, definition.training.maximum_rows)
+    known = offline.labelled_requests(fold.as_of_ms, fold.to_ms, as_of_ms, sample)
     table = training_join(offline, views, known)
     also = champion.bundle.inputs if champion else ()
     words = champion.bundle.vocabularies if champion else {}

@@ -180,6 +180,7 @@ def read(order: Order, shared: Path, requests: Path) -> tuple[Dataset, Recent | 
         labels_until_ms=order.labels_until_ms,
         digest=data.digest,
         vocabularies=order.vocabularies,
+        units_share=data.units_share,
     )
     if order.recent is None:
         return dataset, None

@@ -88,21 +88,21 @@ def recent_requests(
     from_ms = dataset.window(folder.definition, as_of_ms).holdout_from_ms
     to_ms = as_of_ms // DAY_MS * DAY_MS
     also = champion.bundle.inputs if champion else ()
-    share = offline.share_of_units(from_ms, to_ms, REPLAYED_ROWS)
+    sample = offline.sample_of(from_ms, to_ms, REPLAYED_ROWS)
     matrix = dataset.requests_between(
         folder.definition,
         folder.views,
         offline,
         from_ms=from_ms,
         to_ms=to_ms,
-        share=share,
+        sample=sample,
         also=also,
         words=champion.bundle.vocabularies if champion else {},
     )
     days = len(set((matrix.event_ms // DAY_MS).tolist()))
     if days < 2:
         return None
-    whose = "" if share >= 1 else f", {percent(share)} of the customers"
+    whose = "" if sample.share >= 1 else f", {percent(sample.share)} of the customers"
     return Recent(matrix, f"requests of the last {days} days{whose}")
 
 

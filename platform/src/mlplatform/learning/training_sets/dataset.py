@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from mlplatform.learning.features.compile import EVERY, UnitSample
 from mlplatform.learning.features.hidden_outcomes import (
     NOTHING_HIDDEN,
     HiddenOutcomes,
@@ -282,8 +283,8 @@ def build_dataset(
 
     bounds = window(definition, as_of_ms)
     most_rows = definition.training.maximum_rows
-    share = offline.share_of_units(bounds.from_ms, bounds.to_ms, most_rows)
-    known = offline.labelled_requests(bounds.from_ms, bounds.to_ms, as_of_ms, share)
+    sample = offline.sample_of(bounds.from_ms, bounds.to_ms, most_rows)
+    known = offline.labelled_requests(bounds.from_ms, bounds.to_ms, as_of_ms, sample)
     if known.num_rows == 0:
         raise InputInvalid(
             f"offline/{definition.name}",
@@ -300,7 +301,7 @@ def build_dataset(
         words=words,
         labels_until_ms=_latest_label(offline, as_of_ms),
     )
-    return replace(found, units_share=share)
+    return replace(found, units_share=sample.share)
 
 
 def dataset(
@@ -392,7 +393,7 @@ def requests_between(
     *,
     from_ms: int,
     to_ms: int,
-    share: float = 1.0,
+    sample: UnitSample = EVERY,
     also: Sequence[InputSpec] = (),
     words: Vocabularies = NO_WORDS,
 ) -> Matrix:
@@ -400,7 +401,7 @@ def requests_between(
     order.
 
     Args:
-        share: share (0-1) of the units of assignment whose requests are read.
+        sample: which requests are read.
 
     Categories are at places among all their words there, 10 000 at most, so that every bundle's are
     among them.
@@ -411,7 +412,7 @@ def requests_between(
     # imports DuckDB; a fit does without
     from mlplatform.learning.training_sets.join import training_join
 
-    requests = offline.requests(from_ms, to_ms, share).order("event_time, request_id")
+    requests = offline.requests(from_ms, to_ms, sample).order("event_time, request_id")
     joined = training_join(offline, views, requests.to_arrow_table())
     return any_matrix(definition, views, joined, also, words)
 

@@ -54,19 +54,20 @@ def view_join(offline: OfflineTable, views: Sequence[FeatureView], events: pa.Ta
         db.execute("SET enable_progress_bar=false")
         db.register("events", events.select(keys))
         for view in views:  # one by one: a join sorts all columns that it passes on
-            values = _values(db, offline, view, len(events))
+            values = _values(db, offline, view, events)
             for name in values.column_names:
                 events = events.append_column(values.field(name), values.column(name))
     return events
 
 
 def _values(
-    db: duckdb.DuckDBPyConnection, offline: OfflineTable, view: FeatureView, count: int
+    db: duckdb.DuckDBPyConnection, offline: OfflineTable, view: FeatureView, events: pa.Table
 ) -> pa.Table:
     """The view's columns for the relation `events`, in its order."""
+    count, key = len(events), events.schema.field(view.join_key).type
     if view.external is None:
         paths = sorted(str(f) for f in offline.snapshot_folder(view.name).glob("*.parquet"))
-        rows = _rows(db, view, paths) if paths else db.from_arrow(_no_rows(view))
+        rows = _rows(db, view, paths) if paths else db.from_arrow(_no_rows(view, key))
         rows.create_view(view.name)
         _refuse_late(db, view)
         found: pa.Table = db.sql(_snapshots_sql(view)).to_arrow_table()
@@ -92,11 +93,11 @@ def _rows(
     return rows.project(", ".join(["*", *(f"CAST(NULL AS DOUBLE) AS {quote(n)}" for n in lacking)]))
 
 
-def _no_rows(view: FeatureView) -> pa.Table:
+def _no_rows(view: FeatureView, key: pa.DataType) -> pa.Table:
     time = pa.timestamp("us")
     features = [(name, pa.float64()) for name in view.feature_names]
     head: list[tuple[str, pa.DataType]] = [
-        (view.join_key, pa.int64()),
+        (view.join_key, key),
         (EVENT_TIMESTAMP, time),
         (CREATED, time),
     ]
@@ -123,7 +124,7 @@ def _oldest_sql(view: FeatureView) -> str:
 
 
 def _snapshots_sql(view: FeatureView) -> str:
-    name, key = view.name, view.join_key
+    name, key = view.name, quote(view.join_key)
     values = [
         f"CASE WHEN {name}_.{EVENT_TIMESTAMP} >= {_oldest_sql(view)}"
         f" THEN {name}_.{quote(feature)} END AS {quote(feature)}"
@@ -139,7 +140,7 @@ def _snapshots_sql(view: FeatureView) -> str:
 def _select_sql(view: FeatureView, joins: Sequence[str], values: Sequence[str]) -> str:
     """SQL of these values for each of `events`, in its order."""
     return (
-        f"SELECT {', '.join(values)} FROM (SELECT {view.join_key}, event_time,"
+        f"SELECT {', '.join(values)} FROM (SELECT {quote(view.join_key)}, event_time,"
         f" row_number() OVER () AS row_ FROM events) events_ {' '.join(joins)}"
         " ORDER BY events_.row_"
     )
@@ -151,11 +152,12 @@ def _newest_sql(view: FeatureView) -> str:
     Rows that no event can have are left out: of other entities, available after the last event, or
     too old for the first one. Most rows are, where the events are those of a few customers.
     """
+    key = quote(view.join_key)
     first = f"(SELECT min(event_time) FROM events) - INTERVAL {view.ttl_ms} MILLISECOND"
     return (
         f"(SELECT * FROM {view.name}"
-        f" WHERE {view.join_key} IN (SELECT {view.join_key} FROM events)"
+        f" WHERE {key} IN (SELECT {key} FROM events)"
         f" AND {CREATED} <= (SELECT max(event_time) FROM events)"
         f" AND {EVENT_TIMESTAMP} >= {first} QUALIFY row_number() OVER"
-        f" (PARTITION BY {view.join_key}, {CREATED} ORDER BY {EVENT_TIMESTAMP} DESC) = 1)"
+        f" (PARTITION BY {key}, {CREATED} ORDER BY {EVENT_TIMESTAMP} DESC) = 1)"
     )

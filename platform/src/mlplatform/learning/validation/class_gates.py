@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from mlplatform.learning.validation.gate_report import GateReport
-from mlplatform.learning.validation.gate_result import GateResult, Verdict
+from mlplatform.learning.validation.gate_result import GateResult, Verdict, window_text
 from mlplatform.learning.validation.gates import (
     above,
     at_least,
@@ -31,8 +31,9 @@ def judge_classes(
     evidence: LabelledEvidence, gates: ClassGates, training: ClassTraining
 ) -> GateReport:
     """Every gate's result on the evidence."""
+    data, requests = evidence.data, f"requests {window_text(evidence.data.units_share)}"
     results = (
-        at_least("rows", evidence.data.rows, training.minimum_rows, "requests in the window"),
+        at_least("rows", data.rows, training.minimum_rows, requests),
         judge_counts(evidence.of_class, training.minimum_per_class),
         *judge_feeds(evidence.data, gates),
         judge_schema(evidence.schema),

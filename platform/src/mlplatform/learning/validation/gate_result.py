@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from mlplatform.runtime.figures import percent
+
 Verdict = Literal["passed", "failed", "inconclusive"]
 
 
@@ -24,3 +26,10 @@ class GateResult:
     limit: float | None
     reason: str
     interval: tuple[float, float] | None = None
+
+
+def window_text(units_share: float) -> str:
+    """The extent of a training set, in words: the window, or a share (0-1) of its customers."""
+    if units_share >= 1:
+        return "in the window"
+    return f"in the window, of {percent(units_share)} of the customers (training.maximum_rows)"

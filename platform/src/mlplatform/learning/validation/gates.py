@@ -13,7 +13,7 @@ from mlplatform.learning.features.hidden_outcomes import NOTHING_HIDDEN, HiddenO
 from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.learning.validation.fairness import Fairness, judge_fairness
 from mlplatform.learning.validation.gate_report import GateReport, ReplayCounts, VolumeReplay
-from mlplatform.learning.validation.gate_result import GateResult, Verdict
+from mlplatform.learning.validation.gate_result import GateResult, Verdict, window_text
 from mlplatform.learning.validation.measures import Measure
 from mlplatform.learning.validation.skew_gate import judge_skew
 from mlplatform.learning.validation.statistics import CALIBRATION_LEVEL, QUALITY_LEVEL, Interval
@@ -41,6 +41,7 @@ class DataEvidence:
     matured_until_ms: int
     labels_until_ms: int | None
     hidden: HiddenOutcomes = NOTHING_HIDDEN
+    units_share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +190,10 @@ def judge_data(
     data: DataEvidence, gates: GatePolicy, training: TrainingPolicy
 ) -> tuple[GateResult, ...]:
     """Checks that there are enough rows and positives, and what `judge_feeds` checks."""
+    where = window_text(data.units_share)
     return (
-        at_least("rows", data.rows, training.minimum_rows, "requests in the window"),
-        at_least(
-            "positives", data.positives, training.minimum_positives, "positives in the window"
-        ),
+        at_least("rows", data.rows, training.minimum_rows, f"requests {where}"),
+        at_least("positives", data.positives, training.minimum_positives, f"positives {where}"),
         *judge_feeds(data, gates),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from mlplatform.learning.validation.gate_report import GateReport
-from mlplatform.learning.validation.gate_result import GateResult, Verdict
+from mlplatform.learning.validation.gate_result import GateResult, Verdict, window_text
 from mlplatform.learning.validation.gates import (
     at_least,
     judge_feeds,
@@ -39,8 +39,9 @@ def judge_numbers(
     Args:
         unit: unit of the model's numbers, as people write it.
     """
+    data, requests = evidence.data, f"requests {window_text(evidence.data.units_share)}"
     results = (
-        at_least("rows", evidence.data.rows, training.minimum_rows, "requests in the window"),
+        at_least("rows", data.rows, training.minimum_rows, requests),
         at_least(
             "labelled", evidence.data.positives, training.minimum_labelled, "labelled requests"
         ),

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import random
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry, RecordQuery
+from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.records.tables import DATABASE
+from mlplatform.learning.features.compile import UnitSample
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.rows import history_schema
 from mlplatform.learning.features.windows import build as windows_build
@@ -30,6 +33,7 @@ from support.windows_world import (
     NOON_MS,
     WINDOWS,
     Gateway,
+    bits,
     decision,
     definition_with_windows,
     differing,
@@ -67,8 +71,39 @@ def test_all_that_was_served_is_counted_again_offline_bit_for_bit(
     offline = offline_of(home)
     assert differing(offline, served) == []
     assert differing(offline, served, share=0.4) == []
-    assert 0 < len(offline.requests(share=0.4)) < len(served)
+    assert 0 < len(offline.requests(sample=UnitSample(0.4))) < len(served)
     assert sum(values["c_sum_1d"] > 0 for values in served.values()) > 300
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_windows_do_not_depend_on_which_requests_are_asked_for(tmp_path: Path, seed: int) -> None:
+    """Also of requests whose gateway had read no windows: when these became known, the positions of
+    all others say."""
+    home, chance = begun(tmp_path), random.Random(seed)
+    with ExitStack() as stack:
+        writers = [stack.enter_context(closing(Gateway(home, FRAUD, name))) for name in "abc"]
+        under_way: list[tuple[Gateway, Record]] = []
+        for number in range(300):
+            at_ms = NOON_MS + number * 60_000 - chance.choice([0, 0, 0, 3_600_000])
+            writer, asked = chance.choice(writers), request(chance, customers=6, terminals=500)
+            has_read = chance.random() < 0.6
+            answer = writer.answer if has_read else decision
+            under_way.append((writer, answer(f"d{number}", at_ms, asked)))
+            chance.shuffle(under_way)
+            while under_way and chance.random() < 0.6:
+                first, record = under_way.pop()
+                first.write([record])
+        for writer, record in under_way:
+            writer.write([record])
+    offline = offline_of(home)
+    events = offline.requests().order("event_time, request_id").to_arrow_table()
+    every = {row["request_id"]: row for row in with_windows(offline, events).to_pylist()}
+
+    for customer in set(events["customer_id"].to_pylist()):
+        own = events.filter(pc.field("customer_id") == customer)
+        for row in with_windows(offline, own).to_pylist():
+            for window in WINDOWS:
+                assert bits(row[window.name]) == bits(every[row["request_id"]][window.name])
 
 
 def test_the_next_request_finds_the_payment_in_any_process(tmp_path: Path) -> None:

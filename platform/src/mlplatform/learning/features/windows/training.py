@@ -8,12 +8,12 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mlplatform.learning.features.arrivals import OWN, ranked_sql
+from mlplatform.learning.features.arrivals import OWN, positions_sql, ranked_sql
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.windows.sql import windows_sql
 from mlplatform.model.features.views import quote
 from mlplatform.model.windows.ratios import ratios_of
-from mlplatform.model.windows.tiles import series_of
+from mlplatform.model.windows.tiles import SeriesWindows, series_of
 
 THREADS: Final = 2
 
@@ -47,9 +47,14 @@ def with_windows(offline: OfflineTable, events: pa.Table) -> pa.Table:
         # What can't count is not kept: requests of entities that no event is of
         keys = sorted({series.key for series, _ in shared})
         same = " OR ".join(f"{quote(key)} IN (SELECT {quote(key)} FROM events)" for key in keys)
-        _take(db, "requests", requests, f"WHERE {same}")
-        _take(db, "arrivals", offline.arrivals(), "SEMI JOIN requests USING (request_id)")
-        db.execute(f"CREATE TEMP TABLE ranked AS {ranked_sql('requests', 'arrivals')}")
+        columns = quote("request_id", "event_time", *_fields(shared))
+        _take(db, "requests", requests, f"SELECT {columns} FROM pieces WHERE {same}")
+        _take(db, "every_position", offline.arrivals(), positions_sql("pieces"))
+        arrived = "SELECT * FROM pieces SEMI JOIN requests USING (request_id)"
+        _take(db, "arrivals", offline.arrivals(), arrived)
+        ranked = ranked_sql("requests", "arrivals", "every_position")
+        db.execute(f"CREATE TEMP TABLE ranked AS {ranked}")
+        db.execute("DROP TABLE requests")
         wanted = f"_event_ms >= {first_ms} AND request_id IN (SELECT request_id FROM events)"
         found = windows_sql(shared, "ranked", wanted, ratios_of(definition.windows))
         listed = ", ".join(f'f."{name}"' for name in names)
@@ -61,10 +66,19 @@ def with_windows(offline: OfflineTable, events: pa.Table) -> pa.Table:
     return joined.drop_columns(["row_"])
 
 
+def _fields(shared: SeriesWindows) -> tuple[str, ...]:
+    """The request fields that the series read."""
+    found = set()
+    for series, _ in shared:
+        filters = (f for f in (series.where, series.matching) if f is not None)
+        found |= {series.key, series.of, series.distinct, *(f.field for f in filters)}
+    return tuple(sorted(name for name in found if name is not None))
+
+
 def _take(
-    db: duckdb.DuckDBPyConnection, name: str, rows: duckdb.DuckDBPyRelation, which: str
+    db: duckdb.DuckDBPyConnection, name: str, rows: duckdb.DuckDBPyRelation, sql: str
 ) -> None:
-    """Create a table of these rows, which are read in pieces and never held twice."""
+    """Create a table of what the SQL makes of these rows, its `pieces`, which are read once."""
     db.register("pieces", rows.to_arrow_reader())
-    db.execute(f"CREATE TEMP TABLE {name} AS SELECT * FROM pieces {which}")
+    db.execute(f"CREATE TEMP TABLE {name} AS {sql}")
     db.unregister("pieces")
