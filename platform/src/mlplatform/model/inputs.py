@@ -167,7 +167,7 @@ class InputPlan:
                 length, read = self._vectors[spec.of or ""], length_of(spec.name)
                 if length != read:
                     wanted = f"{read}, the length that this bundle reads; another takes a new field"
-                    raise ConfigInvalid(f"request: {spec.of}: length", length, wanted)
+                    raise ConfigInvalid(f"length of request field {spec.of}", length, wanted)
                 return ModelInput(spec.name, "request", spec.kind, spec.of)
             case _:
                 return ModelInput(spec.name, "request", spec.kind)

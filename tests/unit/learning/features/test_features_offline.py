@@ -15,7 +15,8 @@ from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.decisions.records.record import COLUMNS, Record, arrow_schema
 from mlplatform.learning.features.offline import OfflineTable, ProjectionCounts
-from mlplatform.learning.features.rows import history_digest, history_schema
+from mlplatform.learning.features.rows import history_digest, history_schema, request_schema
+from mlplatform.model.definition import RequestField
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.errors import Corrupt, InputInvalid, Refused
 from mlplatform.runtime.units import DAY_MS
@@ -291,8 +292,8 @@ def test_requests_are_bounded_by_event_time(offline: OfflineTable) -> None:
 
 @pytest.mark.parametrize(
     "payload",
-    ['{"request": {"customer_id": 1, "amount": 2.0}}', '{"request": 5}', "not json"],
-    ids=["a field is missing", "no request", "no JSON"],
+    ['{"request": {"customer_id": 1, "amount": "2"}}', '{"request": 5}', "{}", "not json"],
+    ids=["a field of another type", "no object", "no request", "no JSON"],
 )
 def test_a_payload_that_is_no_request_of_the_model_is_corrupt(
     offline: OfflineTable, payload: str
@@ -309,3 +310,36 @@ def test_the_log_has_every_column_that_the_projection_reads() -> None:
     from mlplatform.learning.features.offline import LOG_COLUMNS
 
     assert set(LOG_COLUMNS) <= set(COLUMNS)
+
+
+@pytest.mark.parametrize("in_history", [True, False])
+def test_of_requests_before_a_field_was_declared_it_is_missing(
+    tmp_path: Path, in_history: bool
+) -> None:
+    """The first request lies in a part from before, the second in the log from before."""
+    before, log = OfflineTable(tmp_path / "fraud", FRAUD), MemoryLog()
+    if in_history:
+        before.import_history(history([{}]), KEY)
+    else:
+        log.add(decision(1))
+        before.project(log)
+    log.add(decision(2, event_ms=NOON_MS + 1))
+    fields = {
+        "age": RequestField(type="int64"), "risk": RequestField(type="float64"),
+        "channel": RequestField(type="string"), "known": RequestField(type="bool"),
+        "profile": RequestField(type="vector", length=2),
+    }  # fmt: skip
+    definition = msgspec.structs.replace(FRAUD, request={**FRAUD.request, **fields})
+    after = OfflineTable(tmp_path / "fraud", definition)
+    values = {"age": 4, "risk": 0.5, "channel": "web", "known": True, "profile": [1.0, 2.0]}
+    log.add(decision(3, event_ms=NOON_MS + 2, **values))
+
+    after.project(log)
+
+    rows = after.requests().order("event_time").to_arrow_table()
+    assert rows.schema.names == request_schema(definition).names
+    assert rows.select(list(fields)).to_pylist() == [
+        dict.fromkeys(fields), dict.fromkeys(fields), values
+    ]  # fmt: skip
+    assert after.labelled_requests(0, NOON_MS * 2, NOON_MS * 2).num_rows == 3
+    assert len(after.history(0)) == int(in_history)

@@ -331,10 +331,12 @@ class OfflineTable:
 
     def history(self, from_ms: int) -> duckdb.DuckDBPyRelation:
         """The requests of the imported history, from an event time on."""
-        files = self.history_files("requests")
+        files, schema = self.history_files("requests"), rows.request_schema(self.definition)
         if not files:
-            return self.db.from_arrow(rows.request_schema(self.definition).empty_table())
-        return self.db.read_parquet(files).filter(f"event_time >= epoch_ms({int(from_ms)})")
+            return self.db.from_arrow(schema.empty_table())
+        found = self.db.read_parquet(files, union_by_name=True)
+        columns = rows.declared_columns(found.columns, schema)
+        return found.project(", ".join(columns)).filter(f"event_time >= epoch_ms({int(from_ms)})")
 
     def arrivals(self) -> duckdb.DuckDBPyRelation:
         """When the log's requests became known, and which requests were known to them
@@ -424,7 +426,10 @@ class OfflineTable:
         files = sorted(str(f) for f in self._parts.glob(f"[0-9]*/{name}/*.parquet"))
         if not files:
             return self.db.from_arrow(schema.empty_table())
-        relation = self.db.read_parquet(files, union_by_name=name == "labels")
+        relation = self.db.read_parquet(files, union_by_name=True)
+        if name == "requests":
+            columns = rows.declared_columns(relation.columns, schema)
+            relation = relation.project(", ".join(columns))
         for column, comparison, at_ms in bounds:
             if at_ms is not None:
                 relation = relation.filter(f"{column} {comparison} epoch_ms({int(at_ms)})")

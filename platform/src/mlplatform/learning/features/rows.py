@@ -19,6 +19,7 @@ from mlplatform.decisions.records.last_labels import RANK
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.decisions.records.record import LABEL_VALUES, MODELS
 from mlplatform.model.definition import ModelDefinition, RequestField
+from mlplatform.model.features.views import quote
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Corrupt, InputInvalid
 
@@ -38,6 +39,14 @@ ARROW: dict[str, pa.DataType] = {
     "string": pa.string(),
     "bool": pa.bool_(),
     "vector": pa.list_(pa.float32()),  # a row is float32 too
+}
+_SQL: Mapping[pa.DataType, str] = {
+    pa.int64(): "BIGINT",
+    pa.float32(): "FLOAT",
+    pa.float64(): "DOUBLE",
+    pa.string(): "VARCHAR",
+    pa.bool_(): "BOOLEAN",
+    TIME: "TIMESTAMP",
 }
 HEAD: list[tuple[str, pa.DataType]] = [("request_id", pa.string()), ("event_time", TIME)]
 PYTHON: dict[str, type] = {"int64": int, "float64": float, "string": str, "bool": bool}
@@ -326,6 +335,23 @@ def requests_of(decisions: pa.Table, definition: ModelDefinition) -> pa.Table:
     return pa.table([decisions.column("decision_id"), times, *arrays], schema=schema)
 
 
+def declared_columns(columns: Sequence[str], schema: pa.Schema) -> list[str]:
+    """SQL of the columns of a schema, in its order; null where a table has no such column."""
+    return [
+        quote(f.name)
+        if f.name in columns
+        else f"CAST(NULL AS {sql_type(f.type)}) AS {quote(f.name)}"
+        for f in schema
+    ]
+
+
+def sql_type(kind: pa.DataType) -> str:
+    """DuckDB's name of a type."""
+    if pa.types.is_list(kind):
+        return f"{sql_type(kind.value_type)}[]"
+    return _SQL[kind]
+
+
 def labels_of(records: pa.Table, definition: ModelDefinition) -> pa.Table:
     """Label records as rows; a label is known from its arrival on."""
     value = LABEL_VALUES[definition.task]
@@ -356,10 +382,9 @@ _NO_DRAW = LoggedDraw()
 
 
 def _payload_decoder(definition: ModelDefinition) -> msgspec.json.Decoder[Any]:
+    # A field may have been declared after the request was recorded
     fields: list[Any] = [
-        (name, str | None, None)
-        if name in definition.protected
-        else (name, int if f.pseudonymous else _python_type(f))
+        (name, (int if f.pseudonymous else _python_type(f)) | None, None)
         for name, f in definition.request.items()
     ]
     request = msgspec.defstruct("Request", fields, kw_only=True)

@@ -124,19 +124,21 @@ class RouteFollower:
     def _newer(self, model: LiveModel, source: RouteSource) -> Live | None:
         """A generation that is not applied yet, with its bundles loaded; None if there is none."""
         routes = source.routes(model.definition.name)
-        if routes.generation == model.current.routes.generation:
+        old = model.current.routes.generation
+        if routes.generation == old:
+            model.problem = ""
             return None
         try:
-            return model.prepared(routes)
+            live = model.prepared(routes)
         except PlatformError as error:
-            name, old = model.definition.name, model.current.routes.generation
-            log.error(
-                "%s keeps the routes of generation %d, as the new ones can't be applied: %s",
-                name,
-                old,
-                error,
-            )
+            problem = f"generation {routes.generation} can't be applied: {error}"
+            if problem != model.problem:  # once, and not at each poll
+                name = model.definition.name
+                log.error("%s keeps the routes of generation %d, as %s", name, old, problem)
+            model.problem = problem
             return None
+        model.problem = ""
+        return live
 
     def _hand_over(self, live: Live) -> None:
         """Apply a generation in the event loop, and wait until it is applied."""

@@ -23,6 +23,7 @@ from mlplatform.model.scorecard import SmallScorer
 from mlplatform.model.tensors.named_tensors import NamedTensors
 from mlplatform.model.windows.declaration import check_same
 from mlplatform.rollouts.serving.named_codec import codec_of
+from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.arms.fallback import FallbackStep, steps
 from mlplatform.scoring.arms.reasons import Explainer, explainer, ordinary_row, vector_places
 from mlplatform.scoring.arms.routing import BUCKETS, Assignment
@@ -150,7 +151,10 @@ class Live:
 
 
 class LiveModel:
-    """A model's present generation, replaced as a whole."""
+    """A model's present generation, replaced as a whole.
+
+    `problem` says why the newest routes are not applied; it is empty if they are.
+    """
 
     def __init__(
         self,
@@ -160,6 +164,7 @@ class LiveModel:
         new_predictor: Callable[[str, ClientLimits, Codec], Predictor],
     ) -> None:
         self.definition = definition
+        self.problem = ""
         self._bulkhead = Bulkhead(definition.chain.concurrent)
         self.current = self._live(no_routes(definition.name), {})
         self._views = views
@@ -265,3 +270,12 @@ def _state(live: Live, arm: Arm | None) -> ArmState | None:
     target = live.targets[arm.service]
     stopped = None if target.stopped is None else target.stopped.reason
     return ArmState(arm.version, arm.bundle, arm.service, target.breaker.state, stopped)
+
+
+def no_champion(model: LiveModel) -> Problem:
+    """The answer where there is no version to ask: 503, to be tried again."""
+    name = model.definition.name
+    detail = f"model {name!r} has no promoted version yet"
+    if model.problem:
+        detail = f"model {name!r} has routes that this gateway can't apply; its log says why"
+    return Problem(503, "no-champion", detail, retry_after_s=5)

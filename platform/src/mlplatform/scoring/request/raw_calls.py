@@ -15,7 +15,7 @@ import numpy as np
 from mlplatform.model.definition import REQUEST_UNIT
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.arms.fallback import ModelStep
-from mlplatform.scoring.arms.live import Target
+from mlplatform.scoring.arms.live import Target, no_champion
 from mlplatform.scoring.arms.named_versions import named_assignment
 from mlplatform.scoring.predictor.protocol import Floats, RequestRefused
 from mlplatform.scoring.request.decision import Caller, DecidedRequest
@@ -75,8 +75,7 @@ def champion_of(scoring: Scoring) -> Target:
     """
     champion = scoring.live.current.champion
     if champion is None:
-        detail = f"model {scoring.definition.name!r} has no promoted version yet"
-        raise Problem(503, "no-champion", detail, retry_after_s=5)
+        raise no_champion(scoring.live)
     return champion
 
 

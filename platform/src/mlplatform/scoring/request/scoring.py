@@ -34,7 +34,7 @@ from mlplatform.runtime.units import HOUR_MS
 from mlplatform.scoring.arms.exploration import Exploration
 from mlplatform.scoring.arms.fallback import features_until, predict_until
 from mlplatform.scoring.arms.freshness import Freshness
-from mlplatform.scoring.arms.live import LiveModel
+from mlplatform.scoring.arms.live import LiveModel, no_champion
 from mlplatform.scoring.arms.named_versions import named_assignment, not_answered
 from mlplatform.scoring.arms.routing import Assignment, assign
 from mlplatform.scoring.arms.states import ModelState
@@ -232,7 +232,7 @@ class Scoring:
         live = self.live.current
         champion = live.champion
         if champion is None:
-            raise self._no_champion()
+            raise no_champion(self.live)
         decision_id = self._new_id(caller.client)
         unit = pseudonym(decision_id if unit_value is None else unit_value, self._key)
         has_unit = unit_value is not None
@@ -247,15 +247,11 @@ class Scoring:
         facts = RawFacts({}, event_ms, NO_FEATURES, tuple(inputs))
         return RoutedRequest(decision_id, live, facts, unit, assignment, NO_GAPS, True, has_unit)
 
-    def _no_champion(self) -> Problem:
-        detail = f"model {self.definition.name!r} has no promoted version yet"
-        return Problem(503, "no-champion", detail, retry_after_s=5)
-
     def check_accepts(self, event_ms: int) -> None:
         """Raises Problem: 503 if no version is promoted; 422 if the event time is too far from
         now."""
         if self.live.current.champion is None:
-            raise self._no_champion()
+            raise no_champion(self.live)
         self.times.check(event_ms)
 
     def _check_accepted(self, accepted: AcceptedRequest) -> None:
@@ -298,7 +294,7 @@ class Scoring:
         """The request, routed, with its features."""
         live = self.live.current
         if live.champion is None:
-            raise self._no_champion()
+            raise no_champion(self.live)
         unit = self._unit(request)
         if caller.version is None:
             assignment = assign(live.routes, unit)

@@ -1,0 +1,89 @@
+"""Routes that a gateway can't apply: it says so once, and not that nothing was promoted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+
+from mlplatform.model.features.views import load_views
+from mlplatform.model.folders import load_definition, model_folder
+from mlplatform.model.oip import Codec
+from mlplatform.model.routes import Arm, Routes, no_routes
+from mlplatform.rollouts.serving.plane import ServiceStatus
+from mlplatform.runtime.errors import NotFound
+from mlplatform.scoring.arms.follow import POLL_S, RouteFollower
+from mlplatform.scoring.arms.live import LiveModel, no_champion
+from mlplatform.scoring.arms.processes import Processes
+from mlplatform.scoring.predictor_client.predictor import ClientLimits, Predictor
+from support.scoring_world import write_amount_bundle
+
+CANNOT_APPLY = "model 'fraud' has routes that this gateway can't apply; its log says why"
+NOTHING_PROMOTED = "model 'fraud' has no promoted version yet"
+
+
+class Journal:
+    """The routes of the moment."""
+
+    def __init__(self, routes: Routes) -> None:
+        self.present, self.polls = routes, 0
+
+    def routes(self, model: str) -> Routes:
+        self.polls += 1
+        return self.present
+
+    def lease(self, *_: object, **__: object) -> None:
+        return
+
+
+def _unknown(service: str) -> ServiceStatus:
+    raise NotFound(service)
+
+
+def _predictor(service: str, limits: ClientLimits, codec: Codec) -> Predictor:
+    return Predictor(service, lambda _: None, str, limits, codec)
+
+
+async def test_routes_that_cannot_be_applied_are_told_once_and_are_not_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    digest = write_amount_bundle(tmp_path / "made")
+    views = load_views(model_folder("fraud"))
+    model = LiveModel(load_definition("fraud"), views, tmp_path, _predictor)
+    journal = Journal(no_routes("fraud"))
+    applied: list[int] = []
+    follower = RouteFollower(
+        "g", [model], lambda: journal, lambda _, number: applied.append(number), Processes(_unknown)
+    )
+    await follower.start()
+    try:
+        assert str(no_champion(model)) == NOTHING_PROMOTED
+        arm = Arm(1, digest, f"fraud-v1-{digest[:8]}")
+        routes = Routes("fraud", 1, arm, None, None, "fraud-v1-1", "steady", 0.0)
+        with caplog.at_level(logging.ERROR):
+            journal.present = routes
+            before = journal.polls
+            await _polled(journal, before + 3)
+        (line,) = [r for r in caplog.records if "can't be applied" in r.getMessage()]
+        assert line.getMessage().startswith(
+            "fraud keeps the routes of generation 0, as generation 1 can't be applied: "
+        )
+        problem = no_champion(model)
+        assert (problem.status, problem.name) == (503, "no-champion")
+        assert str(problem) == CANNOT_APPLY
+
+        (tmp_path / "made").rename(tmp_path / digest)
+        await _polled(journal, journal.polls + 3)
+        assert (applied, model.problem) == ([1], "")
+    finally:
+        await follower.stop()
+
+
+async def _polled(journal: Journal, polls: int) -> None:
+    for _ in range(200):
+        if journal.polls >= polls:
+            return
+        await asyncio.sleep(POLL_S / 2)
+    raise AssertionError(f"{journal.polls} of {polls} polls")
