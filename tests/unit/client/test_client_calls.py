@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,6 +100,9 @@ def test_times_and_decimals_are_written_as_the_api_takes_them() -> None:
         (lambda: calls.score("fraud", {"amount": Decimal("Infinity")}, KEY), "amount", "finite"),
         (lambda: calls.score("faces", {"face": [0.5, math.nan]}, KEY), "face[1]", "finite"),
         (lambda: calls.score("faces", {"face": (math.inf, 0.5)}, KEY), "face[0]", "finite"),
+        (lambda: calls.score("faces", {"face": {0.5, 0.25}}, KEY), "face", "a list, which has"),
+        (lambda: calls.score("faces", {"face": np.zeros(2)}, KEY), "face", "as its tolist() gives"),
+        (lambda: calls.score("faces", {"face": [np.float32(1)]}, KEY), "face[0]", "tolist()"),
         (
             lambda: calls.score("fraud", {"event_time": datetime(2026, 1, 1)}, KEY),  # noqa: DTZ001
             "event_time",

@@ -461,6 +461,11 @@ def _check_value(name: str, field: str, value: object) -> None:
         for index, number in enumerate(value):
             _check_value(name, f"{field}[{index}]", number)
         return
+    if isinstance(value, set | frozenset):
+        raise refused_as(name, field, "a set", "a list, which has an order")
+    if hasattr(value, "tolist") and not isinstance(value, int | float | str):
+        kind = f"a {type(value).__name__} of NumPy or the like"
+        raise refused_as(name, field, kind, "a plain value, as its tolist() gives it")
     if isinstance(value, Decimal):
         is_finite = value.is_finite()
     else:
