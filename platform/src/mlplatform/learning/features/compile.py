@@ -108,7 +108,8 @@ def lot_sql(definition: ModelDefinition, split: Sequence[int | str] = ()) -> str
         split: units of which each request has a lot of its own.
     """
     unit = definition.assignment_unit
-    lot_of = "request_id" if unit == REQUEST_UNIT else f"CAST({quote(unit)} AS VARCHAR)"
+    own = f"coalesce(CAST({quote(unit)} AS VARCHAR), request_id)"  # the field may be a later one
+    lot_of = "request_id" if unit == REQUEST_UNIT else own
     if split:
         some = ", ".join(
             str(one) if isinstance(one, int) else "'" + one.replace("'", "''") + "'"

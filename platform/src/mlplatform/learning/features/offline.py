@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from mlplatform.decisions.records.last_labels import LABEL_COLUMNS, LabelCounts
 from mlplatform.decisions.records.port import DecisionLog, RecordQuery
@@ -290,34 +291,33 @@ class OfflineTable:
         (count,) = requests.aggregate("count(*)").fetchall()[0]
         if count <= most_rows:
             return EVERY
-        lots, split = self._by_lot(requests), self._large_units(requests, most_rows)
+        lots, counts = self._by_lot(requests)
+        split = self._large_units(requests, lots[counts > most_rows // LARGE], most_rows // LARGE)
         if split:
-            lots = self._by_lot(requests, split)
-        upto = lots.project("lot, sum(n) OVER (ORDER BY lot) AS upto").filter(f"upto > {most_rows}")
-        (first,) = upto.aggregate("min(lot)").fetchall()[0]
-        return UnitSample(first / LOTS, split)
+            lots, counts = self._by_lot(requests, split)
+        first = lots[np.searchsorted(np.cumsum(counts), most_rows, side="right")]
+        return UnitSample(int(first) / LOTS, split)
 
     def _large_units(
-        self, requests: duckdb.DuckDBPyRelation, most_rows: int
+        self, requests: duckdb.DuckDBPyRelation, lots: NDArray[np.int64], large: int
     ) -> tuple[int | str, ...]:
-        """The units that made more than a twentieth of so many requests each."""
-        unit, large = self.definition.assignment_unit, most_rows // LARGE
-        if unit == REQUEST_UNIT:
+        """The units of these lots that made more than `large` requests each."""
+        unit = self.definition.assignment_unit
+        if unit == REQUEST_UNIT or not len(lots):
             return ()
-        some = self._by_lot(requests).filter(f"n > {large}").fetchall()
-        if not some:
-            return ()
-        in_them = f"{lot_sql(self.definition)} IN ({', '.join(str(lot) for lot, _ in some)})"
+        in_them = f"{lot_sql(self.definition)} IN ({', '.join(map(str, lots.tolist()))})"
         counts = requests.filter(in_them).aggregate(f"{quote(unit)} AS unit, count(*) AS n", "unit")
         found = counts.filter(f"n > {large}").order("unit").fetchall()
         return tuple(unit for unit, _ in found)
 
     def _by_lot(
         self, requests: duckdb.DuckDBPyRelation, split: tuple[int | str, ...] = ()
-    ) -> duckdb.DuckDBPyRelation:
-        """The number `n` of requests of each `lot`."""
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The lots that have requests, in order, and how many each has."""
         lot = lot_sql(self.definition, split)
-        return requests.aggregate(f"{lot} AS lot, count(*) AS n", "lot")
+        found = requests.aggregate(f"{lot} AS lot, count(*) AS n", "lot").order("lot")
+        lots, counts = found.to_arrow_table().columns
+        return lots.to_numpy().astype(np.int64), counts.to_numpy().astype(np.int64)
 
     def every_request(self, from_ms: int) -> duckdb.DuckDBPyRelation:
         """Requests from an event time on, with those voided later, because windows had counted
