@@ -12,6 +12,7 @@ import deltalake
 import pyarrow as pa
 
 from mlplatform.learning.features.external import delta_log
+from mlplatform.learning.features.external.columns import ExternalColumns
 from mlplatform.learning.features.external.delta_rows import DeltaRows, read_version
 from mlplatform.learning.features.external.files import PlainFiles, TableSource
 from mlplatform.learning.features.external_parts import ExternalParts
@@ -28,12 +29,14 @@ def appended(folder: Path, rows: pa.Table, by: Sequence[str] = (), **options: An
     return folder
 
 
-def source_of(path: Path, parts: ExternalParts, version: int | None = None) -> TableSource:
+def source_of(
+    columns: ExternalColumns, path: Path, parts: ExternalParts, version: int | None = None
+) -> TableSource:
     if not is_delta(path):
         return PlainFiles(path)
     place = str(path)
     found = delta_log.snapshot(path, version, place)
-    return DeltaRows(found, path, place, read_version(parts, place))
+    return DeltaRows(found, path, place, read_version(columns, parts, place))
 
 
 def commit_file(folder: Path, version: int) -> Path:

@@ -7,9 +7,10 @@ training reads it only then: rows that were not served yet were not known.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -46,11 +47,20 @@ class PartNote(msgspec.Struct, frozen=True, omit_defaults=True):
         pushed: client → the pushes whose rows the part holds; empty for an import.
         replaces: names of the parts that were merged into this one, whose `taken_ms` each row has
             in the column `TAKEN`. They no longer count and are removed later.
+        digest: SHA-256 of the part's file when its rows were served, which an erasure leaves as it
+            is; empty in notes that have none.
+        held: identities of the parts in `replaces`, whose rows are here.
     """
 
     taken_ms: int
     pushed: Mapping[str, ClientPushes] = {}
     replaces: tuple[str, ...] = ()
+    digest: str = ""
+    held: tuple[str, ...] = ()
+
+    def identity(self, name: str) -> str:
+        """What tells the part's rows from those of every other part of that name."""
+        return self.digest or name
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -134,7 +144,8 @@ class ExternalParts:
         if note is None:  # a killed process left the note's part unfinished
             path.with_suffix(".json").unlink(missing_ok=True)
         else:
-            write_atomically(path.with_suffix(".json"), msgspec.json.encode(note))
+            whole = msgspec.structs.replace(note, digest=_digest(draft))
+            write_atomically(path.with_suffix(".json"), msgspec.json.encode(whole))
         os.rename(draft, path)
         sync(self.folder)
         return path
@@ -154,7 +165,17 @@ class ExternalParts:
 
     def note(self, path: Path, taken_ms: int) -> None:
         """Record since when the online store has a part's rows."""
-        write_atomically(path.with_suffix(".json"), msgspec.json.encode(PartNote(taken_ms)))
+        note = PartNote(taken_ms, digest=_digest(path))
+        write_atomically(path.with_suffix(".json"), msgspec.json.encode(note))
+
+    def identities(self) -> frozenset[str]:
+        """What tells the rows that are here, in parts of their own."""
+        return frozenset(note.identity(path.stem) for path, note in self.parts_and_notes())
+
+    def has_all(self, identities: Iterable[str]) -> bool:
+        """Whether parts that were here at another time are here, or were merged into others."""
+        merged = {one for note in self.notes() for one in note.held}
+        return self.identities() | merged >= set(identities)
 
     def mark(self) -> str | None:
         """The mark of the online store when it had the rows of all parts; None if it never had."""
@@ -193,3 +214,8 @@ class ExternalParts:
             return None
         except msgspec.DecodeError as error:
             raise Corrupt(f"{note}: {error}; restore it from a backup (docs/backup.md)") from error
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -121,7 +121,7 @@ def _delta(source: Path | ObjectPrefix, request: TableRequest, folder: Path) -> 
             raise ModuleNotFoundError(name="deltalake")
     place = _text(source)
     found = delta_log.snapshot(folder, request.version, place)
-    return DeltaRows(found, folder, place, read_version(request.parts, place))
+    return DeltaRows(found, folder, place, read_version(request.columns, request.parts, place))
 
 
 def _copied_delta(

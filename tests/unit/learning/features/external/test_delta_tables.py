@@ -28,8 +28,9 @@ from tests.support.delta_tables import (
 )
 from tests.support.external_world import BUREAU, T_S, Row, fraud_like, table, written
 
-from mlplatform.learning.features.external import delta_log, delta_rows
+from mlplatform.learning.features.external import compaction, delta_log, delta_rows
 from mlplatform.learning.features.external.columns import ExternalColumns
+from mlplatform.learning.features.external.compaction import compact
 from mlplatform.learning.features.external.delta_log import log_files
 from mlplatform.learning.features.external.delta_rows import DeltaRows, read_version
 from mlplatform.learning.features.external.table_import import ImportReport, import_table
@@ -58,7 +59,7 @@ class World:
         self.columns = ExternalColumns(view, plain, bytes(32), NOW_MS)
 
     def source(self, version: int | None = None) -> DeltaRows:
-        found = source_of(self.table, self.parts, version)
+        found = source_of(self.columns, self.table, self.parts, version)
         assert isinstance(found, DeltaRows)
         return found
 
@@ -113,12 +114,82 @@ def test_a_version_is_read_as_it_was_and_then_the_newest(world: World) -> None:
     for rows in (FIRST, MORE, [(7, 0, 0, 1.0)]):
         appended(world.table, table(rows))
     assert world.take(version=1).rows == 5
-    noted = read_version(world.parts, str(world.table))
+    noted = read_version(world.columns, world.parts, str(world.table))
     assert noted is not None
     assert (noted.version, len(noted.files)) == (1, 2)
     assert world.rows() == expected(FIRST + MORE)
     assert world.take(version=0).rows == 0
-    assert world.take() == ImportReport(rows=3, new=3 - 2, entities=1, resumed=0)
+    assert world.take() == ImportReport(rows=1, new=1, entities=1, resumed=0)
+    assert world.take(version=0).rows == 0
+    assert world.take().rows == 0
+
+
+@pytest.mark.parametrize("declared", ["event_time", "available_time"])
+def test_a_view_with_another_time_reads_every_file_again(world: World, declared: str) -> None:
+    assert BUREAU.external is not None
+    known = {"event_time": [10, 5, DAY_S], "available_time": [100, 100, DAY_S + 100]}[declared]
+    loaded = table([(1, 0, second, 1.0) for second in known])["known_at"]
+    appended(world.table, table(FIRST).append_column("loaded", loaded))
+    assert world.take().new == 3
+    changed = replace(BUREAU.external, **{declared: "loaded"})
+    other = World(world.folder, replace(BUREAU, external=changed))
+    assert other.take().new == {"event_time": 1, "available_time": 3}[declared]
+    assert other.take().rows == 0
+
+
+def test_a_view_with_another_kind_of_key_reads_every_file_again(world: World) -> None:
+    appended(world.table, table(FIRST))
+    world.take()
+    place = str(world.table)
+    assert read_version(world.columns, world.parts, place) is not None
+    other = ExternalColumns.of(BUREAU, fraud_like(), bytes(32), NOW_MS)
+    assert read_version(other, world.parts, place) is None
+
+
+def test_parts_of_another_moment_under_the_same_names_are_not_what_was_noted(world: World) -> None:
+    def take_plain(key: int) -> None:
+        path = written(world.folder / "plain.parquet", table([(key, 0, 0, 1.0)]))
+        source = source_of(world.columns, path, world.parts)
+        with closing(FeastSqlite(world.folder / "online.db", "fraud", [BUREAU])) as online:
+            import_table(world.columns, source, world.parts, online, lambda: NOW_MS)
+
+    take_plain(100)
+    appended(world.table, table(FIRST))
+    assert world.take().new == 3
+    part = world.parts.files()[-1]
+    for file in (part, part.with_suffix(".json")):
+        file.unlink()
+    take_plain(101)
+    assert world.parts.files()[-1] == part
+    assert world.take().new == 3
+    assert world.rows() == expected([*FIRST, (100, 0, 0, 1.0), (101, 0, 0, 1.0)])
+
+
+def test_rows_that_were_merged_or_partly_erased_are_not_read_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compaction, "MOST_SMALL", 2)
+    monkeypatch.setattr(compaction, "READ_S", -DAY_S)
+    for rows in (FIRST, MORE, [(7, 0, 0, 1.0)]):
+        appended(world.table, table(rows))
+        world.take()
+        compact(BUREAU, world.parts, horizon_ms=None)
+    compact(BUREAU, world.parts, horizon_ms=None)
+    (part,) = world.parts.every()
+    left = pq.read_table(part)
+    pq.write_table(left.slice(1), part)  # as an erasure does
+    assert world.take().rows == 0
+
+
+def test_an_import_that_lost_its_rows_meanwhile_notes_nothing(world: World) -> None:
+    appended(world.table, table(FIRST))
+    world.take()
+    source = world.source()
+    assert source.files == ()
+    for part in world.parts.files():
+        part.unlink()
+    source.note_read(world.columns, world.parts)
+    assert world.take().new == 3
 
 
 def test_rows_that_were_deleted_or_overwritten_before_are_not_read(world: World) -> None:

@@ -44,7 +44,7 @@ def take(folder: Path, path: Path, *, dry_run: bool = False) -> ImportReport:
     columns = ExternalColumns.of(BUREAU, fraud_like(), bytes(32), NOW_MS)
     online = None if dry_run else FeastSqlite(folder / "online.db", "fraud", [BUREAU])
     parts = ExternalParts(folder / "external")
-    return import_table(columns, source_of(path, parts), parts, online, lambda: NOW_MS)
+    return import_table(columns, source_of(columns, path, parts), parts, online, lambda: NOW_MS)
 
 
 def state(folder: Path) -> dict[str, str]:

@@ -49,7 +49,9 @@ class World:
         now_ms = (T_S + self.now_s) * 1000
         columns = ExternalColumns.of(BUREAU, fraud_like(), KEY, now_ms)
         parts = self.offline.external("bureau")
-        return import_table(columns, source_of(path, parts), parts, self.online, lambda: now_ms)
+        return import_table(
+            columns, source_of(columns, path, parts), parts, self.online, lambda: now_ms
+        )
 
     def stored_key(self, key: int) -> int:
         columns = ExternalColumns.of(BUREAU, fraud_like(), KEY, (T_S + 10**6) * 1000)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -66,6 +68,18 @@ class ExternalColumns:
             source.available_time: "time",
             **{f.name: f.dtype for f in self.view.fields},
         }
+
+    @property
+    def row_digest(self) -> str:
+        """A digest of what makes a row's key and times: where it is another, the same file has
+        other rows. Features are not in it: a row that is there keeps the values it has."""
+        source = self.view.external
+        assert source is not None
+        declared = [
+            *(self.view.join_key, source.key, source.event_time, source.available_time),
+            *(self.field.type, self.field.pseudonymous),
+        ]
+        return hashlib.sha256(msgspec.json.encode(declared)).hexdigest()[:16]
 
     @property
     def described(self) -> dict[str, tuple[list[str], str]]:

@@ -115,7 +115,9 @@ def _write(
 
 def _note(parts: ExternalParts, chosen: Sequence[Part]) -> PartNote:
     paths = {part.path for part in chosen}
-    notes = [note for path, note in parts.parts_and_notes() if path in paths]
+    chosen_notes = [(path, note) for path, note in parts.parts_and_notes() if path in paths]
+    notes = [note for _, note in chosen_notes]
+    held = {note.identity(path.stem) for path, note in chosen_notes}
     # with the parts that these replaced earlier, which may still be there
     replaced = {path.stem for path in paths} | {name for note in notes for name in note.replaces}
     pushed: dict[str, ClientPushes] = {}
@@ -131,4 +133,5 @@ def _note(parts: ExternalParts, chosen: Sequence[Part]) -> PartNote:
         taken_ms=min(note.taken_ms for note in notes),
         pushed=pushed,
         replaces=tuple(sorted(replaced)),
+        held=tuple(sorted(held | {one for note in notes for one in note.held})),
     )

@@ -29,21 +29,23 @@ class ReadVersion(msgspec.Struct, frozen=True):
     Args:
         place: path or URI of the Delta table.
         table: the table's own id.
-        files: identities of the version's files.
-        last_part: name of the view's newest part then. A view without it, or a later one, has lost
-            rows.
+        files: identities of the version's files, and of those of earlier and later versions that
+            were read in between.
+        columns: the view's `row_digest` then.
+        parts: identities of the view's parts then. A view that lacks one has lost rows.
     """
 
     place: str
     table: str
     version: int
     files: tuple[str, ...]
-    last_part: str
+    columns: str
+    parts: tuple[str, ...]
 
 
-def read_version(parts: ExternalParts, place: str) -> ReadVersion | None:
-    """The note of an import of the Delta table at a place; None if there is none, or if rows were
-    lost since.
+def read_version(columns: ExternalColumns, parts: ExternalParts, place: str) -> ReadVersion | None:
+    """The note of an import of the Delta table at a place; None if there is none, if rows were lost
+    since, or if the view has another key, or other times, than it had.
 
     Raises:
         Corrupt: the note is damaged.
@@ -56,8 +58,8 @@ def read_version(parts: ExternalParts, place: str) -> ReadVersion | None:
     except msgspec.DecodeError as error:
         problem = f"{path}: {error}; remove it, and the next import reads all of the table"
         raise Corrupt(problem) from error
-    newest = max((part.stem for part in parts.files()), default="")
-    return found if newest >= found.last_part else None
+    is_whole = found.columns == columns.row_digest and parts.has_all(found.parts)
+    return found if is_whole else None
 
 
 def _note(parts: ExternalParts, place: str) -> Path:
@@ -78,9 +80,8 @@ class DeltaRows:
     def __init__(
         self, snapshot: DeltaSnapshot, folder: Path, place: str, before: ReadVersion | None
     ) -> None:
-        known: Collection[str] = ()
-        if before is not None and before.table == snapshot.table:
-            known = frozenset(before.files)
+        known = frozenset(_files(before, snapshot))
+        self._reads_all = not known
         self.snapshot, self.place = snapshot, place
         self.files = tuple(file for file in snapshot.files if file.identity not in known)
         self._folder = folder
@@ -121,11 +122,23 @@ class DeltaRows:
                 for place, number in enumerate(group):
                     yield from self._file(columns, parquet, place, number)
 
-    def note_read(self, parts: ExternalParts) -> None:
-        newest = max((part.stem for part in parts.files()), default="")
-        files = tuple(file.identity for file in self.snapshot.files)
-        found = self.snapshot
-        noted = ReadVersion(self.place, found.table, found.version, files, newest)
+    def note_read(self, columns: ExternalColumns, parts: ExternalParts) -> None:
+        found, version = self.snapshot, self.snapshot.version
+        files = {file.identity for file in found.files}
+        before = read_version(columns, parts, self.place)
+        known = _files(before, found)
+        if not self._reads_all and not known:
+            return  # what this import left out was lost meanwhile
+        if before is not None and known and before.version > version:
+            files, version = files.union(known), before.version
+        noted = ReadVersion(
+            place=self.place,
+            table=found.table,
+            version=version,
+            files=tuple(sorted(files)),
+            columns=columns.row_digest,
+            parts=tuple(sorted(parts.identities())),
+        )
         write_atomically(_note(parts, self.place), msgspec.json.encode(noted))
 
     def _check(self, file: DeltaFile) -> None:
@@ -173,6 +186,11 @@ class DeltaRows:
             if held is not None and name not in file.partition:
                 there[name], types[name] = held, found[held]
         return types, there
+
+
+def _files(before: ReadVersion | None, snapshot: DeltaSnapshot) -> Collection[str]:
+    """Identities of the files of a table that were read before."""
+    return before.files if before is not None and before.table == snapshot.table else ()
 
 
 def _mask(file: DeltaFile, first: int, count: int) -> pa.Array[Any]:

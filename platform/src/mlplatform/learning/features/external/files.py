@@ -63,7 +63,7 @@ class TableSource(Protocol):
         """
         ...
 
-    def note_read(self, parts: ExternalParts) -> None:
+    def note_read(self, columns: ExternalColumns, parts: ExternalParts) -> None:
         """Note beside a view's parts that they have all rows, if later imports may then read
         less."""
         ...
@@ -107,7 +107,7 @@ class PlainFiles:
             if of_kind:
                 yield from read(columns, files, of_kind)
 
-    def note_read(self, parts: ExternalParts) -> None:
+    def note_read(self, columns: ExternalColumns, parts: ExternalParts) -> None:
         """Do nothing: a file may be written again, so imports read all files."""
 
 

@@ -88,7 +88,7 @@ def import_table(
             parts.note(path, clock_ms())
             _renew_mark(view, parts, online)
         if online is not None:
-            source.note_read(parts)
+            source.note_read(columns, parts)
         return ImportReport(count, new, entities, resumed)
 
 
