@@ -132,7 +132,8 @@ def _copied_delta(
     objects = Objects(bucket.uri)
     listed = {one.name: one for one in objects.list_objects()}
     start = f"{DELTA_LOG}/"
-    log = (name.removeprefix(start) for name in listed if name.startswith(start))
+    log = [name.removeprefix(start) for name in listed if name.startswith(start)]
+    delta_log.check_version(log, request.version, bucket.uri)
     needed = [start + name for name in delta_log.log_files(log, request.version)]
     deleted = [name for name in listed if delta_log.is_deletion_vector(name)]
     progress("copying the log")

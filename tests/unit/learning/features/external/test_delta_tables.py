@@ -343,7 +343,7 @@ def test_a_checkpoint_stands_for_the_commits_before_it(world: World) -> None:
     for version in (0, 1):
         commit_file(world.table, version).unlink()
     assert world.take().rows == 6
-    with pytest.raises(InputInvalid, match="not readable at version 0"):
+    with pytest.raises(InputInvalid, match="no version 0: the oldest is 1, the newest is 2"):
         world.take(version=0)
 
 
@@ -437,11 +437,14 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a file is another": (other_file, "no readable Parquet"),
     "a commit is cut": (cut_commit, "its log .* is not readable"),
     "a commit is empty": (lambda f: commit_file(f, 1).write_bytes(b"") and None, "is empty"),
+    "a commit is blank": (lambda f: commit_file(f, 1).write_bytes(b" \n\t\n") and None, "is empty"),
     "a commit is gone": (lambda f: commit_file(f, 1).unlink(), "not readable.*gap"),
     "the first commit is gone": (lambda f: commit_file(f, 0).unlink(), "is not readable"),
     "a checkpoint is cut": (cut_checkpoint, "is not readable"),
     "a file of another folder": (outside("../other/part-0.parquet"), "outside of its folder"),
     "a file of a clone": (outside("file:///other/part-0.parquet"), "a shallow clone"),
+    "a file of too long a name": (outside("x" * 256), "x{200} has too long a name.* 255 bytes"),
+    "a file of too long a path": (outside("x" * 200 + "/" + "y/" * 500), "too long a name.*1024"),
     "a feature that the library lacks": (needed("strange"), "not readable.*'strange'"),
     "a feature that is not read here": (needed("variantType"), "it needs variantType"),
     "columns by their ids": (
@@ -478,8 +481,11 @@ def test_a_version_that_is_not_there_and_an_empty_table_are_refused(world: World
     appended(world.table, table([]))
     with pytest.raises(InputInvalid, match=r"at version 0.*there is no row in it"):
         world.take()
-    with pytest.raises(InputInvalid, match=r"not readable at version 9.*--version"):
+    with pytest.raises(InputInvalid, match=r"no version 9.*the newest is 0.*--version"):
         world.take(version=9)
+    for far in (2**62, 2**63, 10**30):  # the library would look for each number in between
+        with pytest.raises(InputInvalid, match=f"no version {far}"):
+            world.take(version=far)
 
 
 def test_a_file_of_another_case_of_letters_is_the_tables_column(world: World) -> None:

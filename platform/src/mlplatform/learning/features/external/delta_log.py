@@ -27,6 +27,12 @@ READER_FEATURES: Final = frozenset(
 """Features of the Delta protocol, of those that a reader must know, that are read here."""
 MOST_TABLE_FILES: Final = 100_000
 """Most files of a version: each takes about a kilobyte of memory."""
+MOST_NAME_BYTES: Final = 1024
+"""Most bytes of a file's path below the table's folder, as in S3."""
+MOST_PART_BYTES: Final = 255
+"""Most bytes of a folder's or file's own name, as file systems have it."""
+SHOWN: Final = 200
+"""Characters of a name in messages."""
 _PHYSICAL: Final = "delta.columnMapping.physicalName"
 _MODE: Final = "delta.columnMapping.mode"
 _VECTOR: Final = re.compile(r"(?:.*/)?deletion_vector_[^/]*\.bin")
@@ -51,6 +57,11 @@ class DeltaFile:
     size_bytes: int
     partition: Mapping[str, Any]
     kept: NDArray[np.bool_] | None = None
+
+    @property
+    def shown(self) -> str:
+        """Its name for messages."""
+        return self.name[:SHOWN]
 
     @property
     def identity(self) -> str:
@@ -98,6 +109,7 @@ def snapshot(folder: Path, version: int | None, source: str) -> DeltaSnapshot:
     import deltalake  # only where there is a Delta table: it has a lock of its own
     from deltalake.exceptions import DeltaError
 
+    check_version(_log_names(folder), version, source)
     try:
         table = deltalake.DeltaTable(str(folder), version=version)
         _refuse_unknown(table, source)
@@ -111,6 +123,27 @@ def snapshot(folder: Path, version: int | None, source: str) -> DeltaSnapshot:
             " give a version that is there by --version"
         )
         raise InputInvalid(source, None, problem) from error
+
+
+def check_version(names: Iterable[str], version: int | None, source: str) -> None:
+    """Check before a table is opened that its log has a version: the library looks for one that is
+    beyond the newest at every number in between.
+
+    Args:
+        names: paths below the folder of the log.
+        version: None for the newest.
+
+    Raises:
+        InputInvalid: neither a commit nor a checkpoint has that number.
+    """
+    found = (_COMMIT.fullmatch(name) or _CHECKPOINT.fullmatch(name) for name in names)
+    numbers = {int(one[1]) for one in found if one is not None}
+    if version is not None and numbers and version not in numbers:
+        problem = (
+            f"its log has no version {version}: the oldest is {min(numbers)}, the newest is"
+            f" {max(numbers)}; give one that is there by --version, or none for the newest"
+        )
+        raise InputInvalid(source, None, problem)
 
 
 def log_files(names: Iterable[str], version: int | None) -> list[str]:
@@ -155,13 +188,19 @@ def _refuse_unknown(table: Any, source: str) -> None:
 
 
 def _refuse_cut(folder: Path, version: int, source: str) -> None:
-    """Raise for a commit of no bytes, which a full disk leaves: the library takes it as a commit
+    """Raise for a commit without a line, which a full disk leaves: the library takes it as a commit
     that changed nothing."""
-    for name in log_files((one.name for one in (folder / DELTA_LOG).iterdir()), version):
+    for name in log_files(_log_names(folder), version):
         path = folder / DELTA_LOG / name
-        if not path.stat().st_size:
+        with path.open("rb") as file:
+            is_empty = all(not line.strip() for line in file)
+        if is_empty:
             problem = f"{DELTA_LOG}/{name} is empty: its commit is lost; restore it from a backup"
             raise InputInvalid(source, None, problem)
+
+
+def _log_names(folder: Path) -> list[str]:
+    return [one.name for one in (folder / DELTA_LOG).iterdir()]
 
 
 def _snapshot(table: Any, source: str) -> DeltaSnapshot:
@@ -196,8 +235,15 @@ def _name(path: str, source: str) -> str:
     name = unquote(path)
     if urlsplit(path).scheme or not is_inside(name):
         problem = (
-            f"its file {name[:200]} lies outside of its folder, as those of a shallow clone do;"
+            f"its file {name[:SHOWN]} lies outside of its folder, as those of a shallow clone do;"
             " make a deep clone of it, or import the table that has the file"
+        )
+        raise InputInvalid(source, None, problem)
+    sizes = [len(part.encode(errors="replace")) for part in name.split("/")]
+    if max(sizes) > MOST_PART_BYTES or sum(sizes) + len(sizes) > MOST_NAME_BYTES:
+        problem = (
+            f"its file {name[:SHOWN]} has too long a name; the limits are {MOST_PART_BYTES} bytes"
+            f" for a folder or a file, and {MOST_NAME_BYTES} in all: write its rows anew"
         )
         raise InputInvalid(source, None, problem)
     return name

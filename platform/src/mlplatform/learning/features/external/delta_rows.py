@@ -93,7 +93,7 @@ class DeltaRows:
     @property
     def names(self) -> Sequence[str]:
         table = self.place.rsplit("/", 1)[-1]
-        return [f"{table}/{file.name}" for file in self.files]
+        return [f"{table}/{file.shown}" for file in self.files]
 
     @property
     def may_be_empty(self) -> bool:
@@ -146,12 +146,12 @@ class DeltaRows:
         size = path.stat().st_size if path.is_file() else None
         if size is None:
             problem = (
-                f"its file {file.name} is gone: VACUUM or somebody removed it; import a newer"
+                f"its file {file.shown} is gone: VACUUM or somebody removed it; import a newer"
                 " version, or put the file back"
             )
             raise InputInvalid(self.name, None, problem)
         if size != file.size_bytes:
-            problem = f"its file {file.name} has {size} bytes; its log says {file.size_bytes}"
+            problem = f"its file {file.shown} has {size} bytes; its log says {file.size_bytes}"
             raise InputInvalid(self.name, None, problem)
 
     def _file(
