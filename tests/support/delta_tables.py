@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -74,16 +75,44 @@ def with_deleted(rows: Sequence[int]) -> Callable[[Action], None]:
 
     Source: the Delta protocol, "Deletion Vector Format"; the roaring bitmap's own, an array.
     """
+    vector = _vector(rows)
+    return with_vector(
+        {
+            "storageType": "i", "pathOrInlineDv": _z85(vector),
+            "sizeInBytes": len(vector), "cardinality": len(rows),
+        }
+    )  # fmt: skip
+
+
+def with_deleted_by(path: Path, rows: Sequence[int], kind: str = "p") -> Callable[[Action], None]:
+    """A change that deletes these rows of the file that a commit adds, by a vector in a file that
+    is written.
+
+    Source: the Delta protocol, "Deletion Vector File Storage Format".
+    """
+    vector = _vector(rows)
+    checked = struct.pack(">I", len(vector)) + vector + struct.pack(">I", zlib.crc32(vector))
+    path.write_bytes(b"\x01" + checked)
+    return with_vector(
+        {
+            "storageType": kind, "pathOrInlineDv": path.as_uri(), "offset": 1,
+            "sizeInBytes": len(vector), "cardinality": len(rows),
+        }
+    )  # fmt: skip
+
+
+def _vector(rows: Sequence[int]) -> bytes:
     bits = struct.pack("<IIHHI", 12346, 1, 0, len(rows) - 1, 16)
     bits += b"".join(struct.pack("<H", row) for row in rows)
-    vector = struct.pack("<IQI", 1681511377, 1, 0) + bits
+    return struct.pack("<IQI", 1681511377, 1, 0) + bits
+
+
+def with_vector(vector: Action) -> Callable[[Action], None]:
+    """A change that gives the file that a commit adds this vector of deleted rows."""
 
     def change(action: Action) -> None:
         if "add" in action:
-            action["add"]["deletionVector"] = {
-                "storageType": "i", "pathOrInlineDv": _z85(vector),
-                "sizeInBytes": len(vector), "cardinality": len(rows),
-            }  # fmt: skip
+            action["add"]["deletionVector"] = vector
 
     return change
 

@@ -104,7 +104,7 @@ def _opened(file: Any) -> pq.ParquetFile:
     """The file, if its metadata is within the limits; no page has been read yet."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    found = _parquet(file)
+    found = parquet_file(file)
     metadata = found.metadata
     _most("rows", metadata.num_rows, MOST_ROWS)
     _most("row groups", metadata.num_row_groups, MOST_ROW_GROUPS)
@@ -137,7 +137,8 @@ def _from_row(file: pq.ParquetFile, columns: Sequence[str], first: int) -> Itera
             yield left
 
 
-def _parquet(file: Any) -> pq.ParquetFile:
+def parquet_file(file: Any) -> pq.ParquetFile:
+    """An open file, whose footer is within the limits."""
     return pq.ParquetFile(
         file,
         pre_buffer=False,  # pre-buffering would read in threads
@@ -256,12 +257,12 @@ def _try_out() -> None:
     for compression in ("none", "snappy", "zstd", "gzip", "brotli", "lz4"):
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_arrays(arrays, columns), sink, compression=compression)
-        file = _parquet(pa.BufferReader(sink.getvalue()))
+        file = parquet_file(pa.BufferReader(sink.getvalue()))
         work = _Work([])
         work._batches = file.iter_batches(BATCH_ROWS, columns=columns)
         work.handle(Frame({"deed": "next"}))
     try:
-        _parquet(pa.BufferReader(b"PAR1 no file PAR1"))
+        parquet_file(pa.BufferReader(b"PAR1 no file PAR1"))
     except pa.ArrowException:
         return
     raise AssertionError("pyarrow took a file that is not Parquet")

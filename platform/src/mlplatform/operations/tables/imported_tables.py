@@ -120,7 +120,8 @@ def _delta(source: Path | ObjectPrefix, request: TableRequest, folder: Path) -> 
         if importlib.util.find_spec("deltalake") is None:
             raise ModuleNotFoundError(name="deltalake")
     place = _text(source)
-    found = delta_log.snapshot(folder, request.version, place)
+    is_copy = isinstance(source, ObjectPrefix)
+    found = delta_log.snapshot(folder, request.version, place, is_copy=is_copy)
     return DeltaRows(found, folder, place, read_version(request.columns, request.parts, place))
 
 

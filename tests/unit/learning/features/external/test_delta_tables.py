@@ -25,6 +25,7 @@ from tests.support.delta_tables import (
     rewrite,
     source_of,
     with_deleted,
+    with_deleted_by,
 )
 from tests.support.external_world import BUREAU, T_S, Row, fraud_like, table, written
 
@@ -33,6 +34,7 @@ from mlplatform.learning.features.external.columns import ExternalColumns
 from mlplatform.learning.features.external.compaction import compact
 from mlplatform.learning.features.external.delta_log import log_files
 from mlplatform.learning.features.external.delta_rows import DeltaRows, read_version
+from mlplatform.learning.features.external.delta_vectors import lies_outside
 from mlplatform.learning.features.external.table_import import ImportReport, import_table
 from mlplatform.learning.features.external_parts import ExternalParts
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
@@ -303,6 +305,66 @@ def test_rows_that_a_vector_deletes_are_not_read_and_are_once_it_is_gone(world: 
     commit_file(world.table, 0).write_text(whole)
     assert world.take() == ImportReport(rows=3, new=2, entities=2, resumed=0)
     assert world.rows() == expected(FIRST)
+
+
+def deleted_by(world: World, vector: Path) -> None:
+    appended(world.table, table(FIRST))
+    rewrite(world.table, 0, needs("deletionVectors"))
+    rewrite(world.table, 0, with_deleted_by(vector, [0]))
+
+
+@pytest.mark.parametrize("in_checkpoint", [False, True])
+def test_a_vector_in_another_folder_is_refused_and_one_in_the_tables_is_read(
+    world: World, in_checkpoint: bool
+) -> None:
+    deleted_by(world, world.folder / "outside.bin")
+    if in_checkpoint:
+        deltalake.DeltaTable(str(world.table)).create_checkpoint()
+        commit_file(world.table, 0).unlink()
+    with pytest.raises(InputInvalid, match=r"vector file:///.*outside\.bin lies outside"):
+        world.take()
+    shutil.rmtree(world.table)
+    world.table.mkdir()
+    deleted_by(world, world.table / "vector one.bin")
+    if in_checkpoint:
+        deltalake.DeltaTable(str(world.table)).create_checkpoint()
+    with pytest.raises(InputInvalid, match="an absolute path in a bucket"):
+        delta_log.snapshot(world.table, None, "s3://bank/bureau", is_copy=True)
+    assert world.take().rows == 2
+    assert world.rows() == expected(FIRST[1:])
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "outside"),
+    [
+        ("i", "file:///etc/x", False),
+        ("p", "file:///lake/t/v.bin", False),
+        ("p", "file:///lake/t/a%20b/../v.bin", False),
+        ("p", "file:///lake/t/../v.bin", True),
+        ("p", "file:///lake/t/%2e%2e/v.bin", True),
+        ("p", "file:///lake/tt/v.bin", True),
+        ("p", "file://elsewhere/lake/t/v.bin", True),
+        ("p", "s3://lake/t/v.bin", True),
+        ("p", "/etc/v.bin", True),
+        ("p", "v.bin", True),
+        ("u", "ab^-aqEH.-t@S}K{vb[*k^", False),
+        ("u", "../^-aqEH.-t@S}K{vb[*k^", True),
+        ("u", "%2e%2e/x^-aqEH.-t@S}K{vb[*k^", True),
+        ("u", "file:///x^-aqEH.-t@S}K{vb[*k^", True),
+    ],
+)
+def test_a_vectors_place_is_told_by_its_kind_and_path(kind: str, path: str, outside: bool) -> None:
+    assert lies_outside(kind, path, ["/lake/t"]) == outside
+
+
+def test_vectors_of_a_table_that_does_not_declare_them_are_refused(world: World) -> None:
+    appended(world.table, table(FIRST))
+    rewrite(world.table, 0, with_deleted([0]))
+    for _ in ("of a commit", "of a checkpoint"):
+        with pytest.raises(InputInvalid, match="its protocol lacks deletionVectors"):
+            world.take()
+        deltalake.DeltaTable(str(world.table)).create_checkpoint()
+    assert world.rows() == []
 
 
 def test_a_vector_deletes_rows_beyond_the_first_batch(world: World) -> None:

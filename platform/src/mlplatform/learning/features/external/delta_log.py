@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mlplatform.learning.features.external.delta_vectors import vector_outside
 from mlplatform.learning.features.input_files import DELTA_LOG
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.storage.objects import is_inside
@@ -33,6 +34,9 @@ MOST_PART_BYTES: Final = 255
 """Most bytes of a folder's or file's own name, as file systems have it."""
 SHOWN: Final = 200
 """Characters of a name in messages."""
+SIDECARS: Final = "_sidecars"
+"""The folder of files that checkpoints of the second kind name, in that of the log."""
+_VECTORS: Final = "deletionVectors"
 _PHYSICAL: Final = "delta.columnMapping.physicalName"
 _MODE: Final = "delta.columnMapping.mode"
 _VECTOR: Final = re.compile(r"(?:.*/)?deletion_vector_[^/]*\.bin")
@@ -95,10 +99,13 @@ def is_deletion_vector(name: str) -> bool:
     return _VECTOR.fullmatch(name) is not None
 
 
-def snapshot(folder: Path, version: int | None, source: str) -> DeltaSnapshot:
+def snapshot(
+    folder: Path, version: int | None, source: str, *, is_copy: bool = False
+) -> DeltaSnapshot:
     """A version of the table in a folder; `deltalake` must be installed.
 
     Args:
+        is_copy: whether the folder has copies from elsewhere, so that no absolute path is in it.
         version: None for the newest.
         source: the table's place, for messages.
 
@@ -114,6 +121,7 @@ def snapshot(folder: Path, version: int | None, source: str) -> DeltaSnapshot:
         table = deltalake.DeltaTable(str(folder), version=version)
         _refuse_unknown(table, source)
         _refuse_cut(folder, table.version(), source)
+        _refuse_vectors(table, folder, source, is_copy=is_copy)
         return _snapshot(table, source)
     except (DeltaError, OverflowError) as error:
         which = "" if version is None else f" at version {version}"
@@ -162,7 +170,7 @@ def log_files(names: Iterable[str], version: int | None) -> list[str]:
         elif found := _CHECKPOINT.fullmatch(name):
             checkpoints.setdefault(int(found[1]), []).append(name)
             parts[int(found[1])] = int(found[3] or 1)
-        elif name.startswith("_sidecars/"):
+        elif name.startswith(f"{SIDECARS}/"):
             beside.append(name)
     last = max([*commits, *checkpoints], default=0) if version is None else version
     whole = [n for n, files in checkpoints.items() if n <= last and len(files) >= parts[n]]
@@ -199,8 +207,38 @@ def _refuse_cut(folder: Path, version: int, source: str) -> None:
             raise InputInvalid(source, None, problem)
 
 
+def _refuse_vectors(table: Any, folder: Path, source: str, *, is_copy: bool) -> None:
+    """Raise for a vector of deleted rows that lies elsewhere, which the library would read, or that
+    the protocol does not tell of, which it would pass over."""
+    names = log_files(_log_names(folder), table.version())
+    logs = [folder / DELTA_LOG / name for name in names]
+    if not _has_vectors(table):
+        if vector_outside(logs, None) is not None:
+            problem = (
+                f"its log has deletion vectors, and its protocol lacks {_VECTORS}, so that other"
+                f" readers see the deleted rows; have its writer add {_VECTORS} to the protocol, or"
+                " write the files anew"
+            )
+            raise InputInvalid(source, None, problem)
+        return
+    folders = [] if is_copy else sorted({str(folder.absolute()), str(folder.resolve())})
+    found = vector_outside(logs, folders)
+    if found is not None:
+        problem = (
+            f"its deletion vector {found[:SHOWN]} lies outside of its folder, or is named by an"
+            " absolute path in a bucket, as those of a shallow clone are; make a deep clone of it"
+        )
+        raise InputInvalid(source, None, problem)
+
+
+def _has_vectors(table: Any) -> bool:
+    return _VECTORS in (table.protocol().reader_features or ())
+
+
 def _log_names(folder: Path) -> list[str]:
-    return [one.name for one in (folder / DELTA_LOG).iterdir()]
+    log = folder / DELTA_LOG
+    beside = (log / SIDECARS).iterdir() if (log / SIDECARS).is_dir() else ()
+    return [one.relative_to(log).as_posix() for one in (*log.iterdir(), *beside)]
 
 
 def _snapshot(table: Any, source: str) -> DeltaSnapshot:
@@ -260,7 +298,7 @@ def _partitions(actions: Any, columns: Collection[str]) -> list[Mapping[str, Any
 
 def _kept(table: Any, names: Collection[str]) -> dict[str, NDArray[np.bool_]]:
     """File → which of its rows are not deleted, for those files from which rows are."""
-    if "deletionVectors" not in (table.protocol().reader_features or ()):
+    if not _has_vectors(table):
         return {}
     kept, there = dict[str, NDArray[np.bool_]](), frozenset(names)
     vectors: Any = pa.RecordBatchReader.from_stream(table.deletion_vectors())
