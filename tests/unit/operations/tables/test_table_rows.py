@@ -116,7 +116,7 @@ def test_a_row_of_an_imported_table_without_values_is_no_gap_as_to_a_gateway(
     import_table(columns, PlainFiles(path), offline.external("bureau"), store, lambda: now_ms)
     rows = external_world.table([(key, DAY_S, DAY_S, None) for key in (1, 2, 3)])
     (batch,) = rows.to_batches()
-    keys = columns.stored(batch, "", 0).column("customer_id")
+    keys = columns.stored(batch, "", range(3)).column("customer_id")
     requests = pa.table(
         {
             "request_id": ["a", "b", "c"],

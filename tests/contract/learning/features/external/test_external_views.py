@@ -117,7 +117,7 @@ def test_feasts_sdk_reads_the_same_values_of_a_server(home: Path, redis: Any) ->
         key = wiring.platform().pseudonym_key()
         checked = external_columns(wiring.platform(), NAME, "bureau")
         (batch,) = rows(2).combine_chunks().to_batches()
-        stored = pa.Table.from_batches([checked.stored(batch, "", 0)])
+        stored = pa.Table.from_batches([checked.stored(batch, "", range(COUNT))])
         assert ours.write("bureau", stored) == COUNT
         assert mismatches(store, ours, key, rows(2)) == []
 

@@ -367,6 +367,21 @@ def test_vectors_of_a_table_that_does_not_declare_them_are_refused(world: World)
     assert world.rows() == []
 
 
+def test_a_refused_row_has_its_number_in_a_file_of_which_rows_are_deleted(world: World) -> None:
+    wrong: list[Row] = [*FIRST[:2], (3, 5, 0, 1.0)]
+    appended(world.table, table(wrong))
+    rewrite(world.table, 0, needs("deletionVectors"))
+    rewrite(world.table, 0, with_deleted([0]))
+    with pytest.raises(InputInvalid, match="row 2: as_of is after known_at"):
+        world.take()
+    rewrite(world.table, 0, with_deleted([0, 2]))
+    assert world.take().rows == 1
+    appended(world.table, table([(8, 0, 0, 1.0), (9, 0, 0, 1.0), (2, 5, 5, 7.0)]))
+    rewrite(world.table, 1, with_deleted([1]))
+    with pytest.raises(InputInvalid, match="row 2: it has other values than a row that is there"):
+        world.take()
+
+
 def test_a_vector_deletes_rows_beyond_the_first_batch(world: World) -> None:
     count = 70_000
     appended(world.table, table([(key, 0, 0, 1.0) for key in range(count)]))

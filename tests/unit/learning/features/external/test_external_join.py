@@ -55,7 +55,7 @@ class World:
 
     def stored_key(self, key: int) -> int:
         columns = ExternalColumns.of(BUREAU, fraud_like(), KEY, (T_S + 10**6) * 1000)
-        batch = columns.stored(table([(key, 0, 0, 1.0)]).to_batches()[0], "", 0)
+        batch = columns.stored(table([(key, 0, 0, 1.0)]).to_batches()[0], "", range(1))
         return batch.column("customer_id")[0].as_py()
 
     def served(self, key: int) -> Values:
@@ -166,7 +166,7 @@ def test_a_column_may_have_a_word_of_sql_as_its_name(tmp_path: Path, name: str) 
     offline = OfflineTable(tmp_path / "offline", fraud_like())
     with closing(FeastSqlite(tmp_path / "online.db", "fraud", [view])) as online:
         import_table(columns, PlainFiles(path), offline.external("bureau"), online, lambda: now_ms)
-    (key,) = columns.stored(rows.to_batches()[0], "", 0).column("customer_id").to_pylist()
+    (key,) = columns.stored(rows.to_batches()[0], "", range(1)).column("customer_id").to_pylist()
     times = pa.array([(T_S + s) * 10**6 for s in (-1, 0, 2 * DAY_S)], TIME)
     events = pa.table({"event_time": times, "customer_id": [key] * 3})
     assert view_join(offline, [view], events).column(name).to_pylist() == [None, 7.0, 7.0]

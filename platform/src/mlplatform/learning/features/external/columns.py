@@ -35,6 +35,9 @@ _TAKEN: Final[Mapping[str, tuple[pa.DataType, ...]]] = {
     "time": tuple(pa.timestamp(unit) for unit in ("us", "ns", "ms", "s")),
 }
 
+RowNumbers = range | NDArray[np.int64]
+"""Numbers of rows in their file, from 0 on, in order."""
+
 
 @dataclass(frozen=True, slots=True)
 class ExternalColumns:
@@ -148,11 +151,11 @@ class ExternalColumns:
             ]
         )
 
-    def stored(self, rows: pa.RecordBatch, source: str, first: int) -> pa.RecordBatch:
+    def stored(self, rows: pa.RecordBatch, source: str, numbers: RowNumbers) -> pa.RecordBatch:
         """Rows of a file in the columns of `schema`.
 
         Args:
-            first: the number of the first row in its file, for messages.
+            numbers: the number of each row in its file, for messages.
 
         Raises:
             InputInvalid: a row is wrong; the message names the file, the first such row and what is
@@ -179,7 +182,7 @@ class ExternalColumns:
             column, found = _value(rows, field.name, field.dtype)
             values.append(column)
             checks += found
-        _refuse([*checks, late, future], source, first)
+        _refuse([*checks, late, future], source, numbers)
         times = [
             pa.array(seconds * 10**6).cast(pa.timestamp("us")) for seconds in (event_s, known_s)
         ]
@@ -209,7 +212,7 @@ _Check = tuple[NDArray[np.bool_], str, Any]
 """Which rows are wrong, why, and the values to show, if any."""
 
 
-def _refuse(checks: list[_Check], source: str, first: int) -> None:
+def _refuse(checks: list[_Check], source: str, numbers: RowNumbers) -> None:
     """Raise for the first wrong row, with the first check that finds it."""
     wrong = [
         (int(np.argmax(rows)), place) for place, (rows, _, _) in enumerate(checks) if rows.any()
@@ -218,7 +221,7 @@ def _refuse(checks: list[_Check], source: str, first: int) -> None:
         row, place = min(wrong)
         _, problem, values = checks[place]
         problem_text = problem if values is None else value_problem(problem, values[row])
-        raise InputInvalid(source, first + row, problem_text)
+        raise InputInvalid(source, int(numbers[row]), problem_text)
 
 
 def _seconds(

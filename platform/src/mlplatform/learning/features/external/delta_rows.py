@@ -10,8 +10,9 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from mlplatform.learning.features.external.columns import ExternalColumns
+from mlplatform.learning.features.external.columns import ExternalColumns, RowNumbers
 from mlplatform.learning.features.external.delta_log import DeltaFile, DeltaSnapshot
 from mlplatform.learning.features.external.files import StoredRows
 from mlplatform.learning.features.external_parts import ExternalParts
@@ -157,7 +158,7 @@ class DeltaRows:
     def _file(
         self, columns: ExternalColumns, parquet: ParquetFiles, place: int, number: int
     ) -> Iterator[StoredRows]:
-        file, name, first = self.files[number], self.names[number], 0
+        file, name = self.files[number], self.names[number]
         types, there = self._layout(columns, file, parquet.types(place))
         if not there:
             raise InputInvalid(name, None, "it has none of the view's columns")
@@ -165,11 +166,13 @@ class DeltaRows:
         row = 0
         for batch in parquet.batches(place, {there[one]: wanted[one] for one in there}):
             whole = _completed(batch, wanted, there, file.partition)
-            held = whole if file.kept is None else whole.filter(_mask(file, row, batch.num_rows))
+            numbers: RowNumbers = range(row, row + batch.num_rows)
+            if file.kept is not None:
+                mask = _mask(file.kept, row, batch.num_rows)
+                whole, numbers = whole.filter(pa.array(mask)), row + np.flatnonzero(mask)
             row += batch.num_rows
-            if held.num_rows:
-                yield StoredRows(columns.stored(held, name, first), number, first)
-            first += held.num_rows
+            if whole.num_rows:
+                yield StoredRows(columns.stored(whole, name, numbers), number, numbers)
 
     def _layout(
         self, columns: ExternalColumns, file: DeltaFile, found: Mapping[str, str]
@@ -193,12 +196,10 @@ def _files(before: ReadVersion | None, snapshot: DeltaSnapshot) -> Collection[st
     return before.files if before is not None and before.table == snapshot.table else ()
 
 
-def _mask(file: DeltaFile, first: int, count: int) -> pa.Array[Any]:
+def _mask(kept: NDArray[np.bool_], first: int, count: int) -> NDArray[np.bool_]:
     """Whether each of a file's rows from one on is kept."""
-    assert file.kept is not None
-    known = file.kept[first : first + count]
-    mask: pa.Array[Any] = pa.array(np.concatenate([known, np.ones(count - len(known), np.bool_)]))
-    return mask
+    known = kept[first : first + count]
+    return np.concatenate([known, np.ones(count - len(known), np.bool_)])
 
 
 def _completed(

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple, Protocol
 import pyarrow as pa
 
 from mlplatform.learning.features.csv_files import CsvFiles
-from mlplatform.learning.features.external.columns import ExternalColumns
+from mlplatform.learning.features.external.columns import ExternalColumns, RowNumbers
 from mlplatform.learning.features.external_parts import ExternalParts
 from mlplatform.learning.features.input_files import CSV, PARQUET
 from mlplatform.learning.features.parquet_files import ParquetFiles
@@ -25,11 +25,11 @@ _IN_CSV: Final[Mapping[str, pa.DataType]] = {
 
 
 class StoredRows(NamedTuple):
-    """Stored rows of a file, from its row `first` on."""
+    """Stored rows of a file, and their numbers in it."""
 
     rows: pa.RecordBatch
     file: int
-    first: int
+    numbers: RowNumbers
 
 
 class TableSource(Protocol):
@@ -136,7 +136,8 @@ def _parquet(
             name, first = files[number].name, 0
             wanted = columns.found(parquet.types(place), name)
             for batch in parquet.batches(place, wanted):
-                yield StoredRows(columns.stored(batch, name, first), number, first)
+                numbers = range(first, first + batch.num_rows)
+                yield StoredRows(columns.stored(batch, name, numbers), number, numbers)
                 first += batch.num_rows
 
 
@@ -153,5 +154,6 @@ def _csv(
                 if batch.problems:
                     row, problem, *_ = min(batch.problems)
                     raise InputInvalid(name, row, problem)
-                yield StoredRows(columns.stored(batch.rows, name, first), number, first)
+                numbers = range(first, first + batch.rows.num_rows)
+                yield StoredRows(columns.stored(batch.rows, name, numbers), number, numbers)
                 first += batch.rows.num_rows

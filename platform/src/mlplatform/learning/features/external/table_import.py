@@ -133,8 +133,8 @@ def _collect(
     schema = columns.schema.append(pa.field(FILE, pa.int32())).append(pa.field(ROW, pa.int64()))
     count = 0
     with pq.ParquetWriter(draft, schema, compression="zstd", compression_level=1) as writer:
-        for rows, file, first in source.rows(columns):
-            places = pa.array(range(first, first + rows.num_rows), pa.int64())
+        for rows, file, row_numbers in source.rows(columns):
+            places = pa.array(row_numbers, pa.int64())
             numbers = pa.array([file], pa.int32()).take(pa.array([0] * rows.num_rows, pa.int8()))
             arrays = [*rows.columns, numbers, places]
             writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
