@@ -59,7 +59,7 @@ class PartNote(msgspec.Struct, frozen=True, omit_defaults=True):
     held: tuple[str, ...] = ()
 
     def identity(self, name: str) -> str:
-        """What tells the part's rows from those of every other part of that name."""
+        """The digest, or the part's name where its note has none."""
         return self.digest or name
 
 
@@ -169,7 +169,7 @@ class ExternalParts:
         write_atomically(path.with_suffix(".json"), msgspec.json.encode(note))
 
     def identities(self) -> frozenset[str]:
-        """What tells the rows that are here, in parts of their own."""
+        """Identities of all parts that the online store has had."""
         return frozenset(note.identity(path.stem) for path, note in self.parts_and_notes())
 
     def has_all(self, identities: Iterable[str]) -> bool:

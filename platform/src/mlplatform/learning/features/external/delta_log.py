@@ -64,7 +64,7 @@ class DeltaFile:
 
     @property
     def shown(self) -> str:
-        """Its name for messages."""
+        """The name, cut, for messages."""
         return self.name[:SHOWN]
 
     @property

@@ -112,7 +112,7 @@ def _in_lines(paths: Sequence[Path]) -> list[_Vector]:
                 try:
                     action = decoder.decode(line) if line.strip() else _Action()
                 except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                    problem = f"it is no action of a Delta log: {error}; restore it from a backup"
+                    problem = f"not an action of a Delta log: {error}; restore it from a backup"
                     raise InputInvalid(path.name, number, problem) from error
                 if action.remove is not None:
                     found.pop(action.remove.path, None)
