@@ -37,5 +37,5 @@ def team_folder(models: Path, home: Path, model: str | None = None) -> Iterator[
 def command(*words: str) -> str:
     """What the command line prints; it must end well."""
     done = CliRunner().invoke(commands.app, words)
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 0, (done.output, done.exception)
     return done.output

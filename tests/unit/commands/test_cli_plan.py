@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from mlplatform import commands as command_line
 from mlplatform.commands.terminal.exit_codes import REFUSED
+from mlplatform.operations import wiring
 from mlplatform.operations.actions import rollouts as job
 from mlplatform.rollouts.verdicts.planner import GatePlan, StagePlan
 from mlplatform.rollouts.verdicts.ramp import Plan, Refusal, Remedy
@@ -32,6 +33,7 @@ REFUSAL = dataclasses.replace(PLAN, refusals=(Refusal(STEP, ((LONGER,),)),))
 
 
 def run(monkeypatch: pytest.MonkeyPatch, plan: Plan | str, *options: str) -> tuple[int, str]:
+    monkeypatch.setattr(wiring, "existing_platform", lambda: None)
     monkeypatch.setattr(job, "plan_rollout", lambda *_, **__: plan)
     result = CliRunner().invoke(command_line.app, ["rollouts", "plan", "fraud", *options])
     return result.exit_code, result.stdout

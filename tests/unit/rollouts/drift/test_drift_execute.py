@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
+from mlplatform.decisions.records.last_labels import LabelCounts
 from mlplatform.learning.training_sets.dataset import window
 from mlplatform.model.folders import load_definition
 from mlplatform.operations.prefect_client import events
@@ -62,9 +62,9 @@ class Offline:
     def project(self, log: object) -> None:
         self.projected += 1
 
-    def labelled_requests(self, from_ms: int, to_ms: int, as_of_ms: int) -> pa.Table:
+    def label_counts(self, from_ms: int, to_ms: int, as_of_ms: int) -> LabelCounts:
         self.asked.append((from_ms, to_ms, as_of_ms))
-        return pa.table({"label": pa.array([1] * self.frauds, pa.int8())})
+        return LabelCounts(self.frauds, self.frauds, self.frauds)
 
 
 @dataclass

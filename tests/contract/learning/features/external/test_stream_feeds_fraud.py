@@ -85,6 +85,7 @@ def fed(
             definitions.write_text(definitions.read_text().replace(TOPIC, topic))
             publish = BankProducer(request.getfixturevalue("kafka"), topic, patch)
         command("features", "render", NAME)
+        wiring.settings().home.create()  # as `mlplatform up` does
         (told,) = json.loads(command("features", "status", NAME, "--json"))
         assert (told["view"], told["topic"]) == (VIEW, topic)
         assert "nothing is wrong" in command("check-model", str(folder))
