@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,3 +39,21 @@ def command(*words: str) -> str:
     done = CliRunner().invoke(commands.app, words)
     assert done.exit_code == 0, (done.output, done.exception)
     return done.output
+
+
+def written(root: Path, name: str, changed: Mapping[str, str], reasons: str) -> Path:
+    """A folder of the template with these changes of model.yaml, and more reasons; it is checked.
+
+    Args:
+        changed: text of model.yaml → what stands in its place.
+    """
+    command("new-model", name, "--into", str(root))
+    folder = root / name
+    text = (folder / "model.yaml").read_text()
+    for before, after in changed.items():
+        assert before in text, before
+        text = text.replace(before, after, 1)
+    (folder / "model.yaml").write_text(text)
+    (folder / "reasons.yaml").write_text(reasons + (folder / "reasons.yaml").read_text())
+    assert "nothing is wrong" in command("check-model", str(folder))
+    return folder

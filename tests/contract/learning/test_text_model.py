@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.support.credit_history import DAY_US, history
 from tests.support.scoring_world import ScoringWorld, wait_for
-from tests.support.team_folder import command, team_folder
+from tests.support.team_folder import command, team_folder, written
 
 from mlplatform.learning.training import retrain
 from mlplatform.learning.training.candidate import Candidate
@@ -57,15 +57,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def candidate(root: Path) -> Candidate:
     """The template with a text: checked, its history taken in, fitted as a job and validated."""
-    command("new-model", NAME, "--into", str(root))
-    file, reasons = root / NAME / "model.yaml", root / NAME / "reasons.yaml"
-    text = file.read_text()
-    for before, after in CHANGED.items():
-        assert before in text
-        text = text.replace(before, after, 1)
-    file.write_text(text)
-    reasons.write_text(REASON + reasons.read_text())
-    assert "nothing is wrong" in command("check-model", str(root / NAME))
+    written(root, NAME, CHANGED, REASON)
     until_us = time.time_ns() // 1000 // DAY_US * DAY_US
     table = texts(history(until_us, per_day=PER_DAY, days=DAYS))
     pq.write_table(table, root / "history.parquet")

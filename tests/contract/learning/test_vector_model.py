@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.support.credit_history import DAY_US, history
 from tests.support.ports import free_port
 from tests.support.scoring_world import ScoringWorld, wait_for
-from tests.support.team_folder import command, team_folder
+from tests.support.team_folder import command, team_folder, written
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.logged_inputs import LoggedInputs
@@ -96,15 +96,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def candidate(root: Path) -> Candidate:
     """The template with a vector: checked, its history taken in, fitted as a job and validated."""
-    command("new-model", NAME, "--into", str(root))
-    file, reasons = root / NAME / "model.yaml", root / NAME / "reasons.yaml"
-    text = file.read_text()
-    for before, after in CHANGED.items():
-        assert before in text
-        text = text.replace(before, after, 1)
-    file.write_text(text)
-    reasons.write_text(REASON + reasons.read_text())
-    assert "nothing is wrong" in command("check-model", str(root / NAME))
+    written(root, NAME, CHANGED, REASON)
     until_us = time.time_ns() // 1000 // DAY_US * DAY_US
     table = history(until_us, per_day=PER_DAY, days=DAYS)
     made = profiles(np.array(table.column("label")))

@@ -332,11 +332,7 @@ class OfflineTable:
     def history(self, from_ms: int) -> duckdb.DuckDBPyRelation:
         """The requests of the imported history, from an event time on."""
         files, schema = self.history_files("requests"), rows.request_schema(self.definition)
-        if not files:
-            return self.db.from_arrow(schema.empty_table())
-        found = self.db.read_parquet(files, union_by_name=True)
-        columns = rows.declared_columns(found.columns, schema)
-        return found.project(", ".join(columns)).filter(f"event_time >= epoch_ms({int(from_ms)})")
+        return self._read(files, schema).filter(f"event_time >= epoch_ms({int(from_ms)})")
 
     def arrivals(self) -> duckdb.DuckDBPyRelation:
         """When the log's requests became known, and which requests were known to them
@@ -361,10 +357,8 @@ class OfflineTable:
         """Every label that had arrived at `as_of_ms`, including repeated ones."""
         schema = rows.labels_schema(self.definition)
         found = self._relation("labels", schema, [("label_time", "<=", as_of_ms)])
-        order = (  # columns that parts of an earlier version lack
-            f"coalesce({name}, 0) AS {name}" if name in found.columns else f"0 AS {name}"
-            for name, _ in rows.ORDER
-        )
+        # parts of an earlier version lack these columns
+        order = (f"coalesce({name}, 0) AS {name}" for name, _ in rows.ORDER)
         return found.project(", ".join([*rows.LABELS.names[:3], *order]))
 
     def label_counts(self, from_ms: int, to_ms: int, as_of_ms: int) -> LabelCounts:
@@ -424,12 +418,7 @@ class OfflineTable:
         voided: bool = False,
     ) -> duckdb.DuckDBPyRelation:
         files = sorted(str(f) for f in self._parts.glob(f"[0-9]*/{name}/*.parquet"))
-        if not files:
-            return self.db.from_arrow(schema.empty_table())
-        relation = self.db.read_parquet(files, union_by_name=True)
-        if name == "requests":
-            columns = rows.declared_columns(relation.columns, schema)
-            relation = relation.project(", ".join(columns))
+        relation = self._read(files, schema)
         for column, comparison, at_ms in bounds:
             if at_ms is not None:
                 relation = relation.filter(f"{column} {comparison} epoch_ms({int(at_ms)})")
@@ -440,6 +429,13 @@ class OfflineTable:
         return relation.set_alias("kept").join(
             gone, "kept.request_id = gone.request_id", how="anti"
         )
+
+    def _read(self, files: list[str], schema: pa.Schema) -> duckdb.DuckDBPyRelation:
+        """The rows of these files; null in columns that they are too old to have."""
+        if not files:
+            return self.db.from_arrow(schema.empty_table())
+        found = self.db.read_parquet(files, union_by_name=True)
+        return found.project(", ".join(rows.declared_columns(found.columns, schema)))
 
     def _history(self) -> list[Path]:
         """The imported parts; those of the log come after them."""

@@ -41,6 +41,7 @@ ARROW: dict[str, pa.DataType] = {
     "vector": pa.list_(pa.float32()),  # a row is float32 too
 }
 _SQL: Mapping[pa.DataType, str] = {
+    pa.int8(): "TINYINT",
     pa.int64(): "BIGINT",
     pa.float32(): "FLOAT",
     pa.float64(): "DOUBLE",
