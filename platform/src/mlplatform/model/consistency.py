@@ -24,7 +24,7 @@ from mlplatform.model.definition import (
 from mlplatform.model.findings import DocumentFinding, valued
 from mlplatform.model.folds import history_days
 from mlplatform.model.freeze_times import WANTED, LocalTime, is_before, is_zone, local_time
-from mlplatform.model.inputs import protected_sources
+from mlplatform.model.inputs import fields_read
 from mlplatform.model.policies.model_server import server_rules
 from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.model.policies.search import search_rules
@@ -96,6 +96,9 @@ def _request(model: ModelDefinition) -> Iterator[Rule]:
         if field.minimum is not None and field.maximum is not None:
             ordered = field.minimum <= field.maximum
             yield ordered, f"request.{name}.minimum", field.minimum, "at most maximum"
+        is_key = field.entity is not None or field.pseudonymous or name == unit
+        wanted = "false: every request has its entities, its pseudonyms and assignment_unit"
+        yield not (field.optional and is_key), f"request.{name}.optional", True, wanted
     yield from windows.rules(model.windows, model.request)
 
 
@@ -157,7 +160,7 @@ def _protected(model: ModelDefinition) -> Iterator[Rule]:
         )
     wanted = "nothing that is `protected`: take it out here, or out of protected"
     for number, spec in enumerate(model.inputs):
-        for name in protected_sources(spec, protected):
+        for name in fields_read(spec, protected):
             yield False, f"inputs.{number}.{'of' if name == spec.of else 'to'}", name, wanted
     yield from windows.protected_rules(model.windows, protected)
     shown = sorted(set(protected) & set(model.label.review.shows))
@@ -290,6 +293,9 @@ def _exploration(model: ModelDefinition) -> Iterator[Rule]:
     bounded = field is not None and field.minimum is not None and field.minimum >= 0
     wanted = f"a field with request.{policy.amount}.minimum of 0 or more: losses add up"
     yield bounded, "exploration.amount", policy.amount, wanted
+    known = field is None or not field.optional
+    wanted = f"a field without request.{policy.amount}.optional: each loss is known"
+    yield known, "exploration.amount", policy.amount, wanted
     enough, key = policy.maximum_sum >= policy.maximum_amount, "exploration.maximum_sum"
     yield enough, key, policy.maximum_sum, f"maximum_amount ({policy.maximum_amount:g}) or more"
 

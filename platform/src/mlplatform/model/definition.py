@@ -62,6 +62,8 @@ class RequestField(Section, frozen=True):
         values: the only texts that are allowed; an empty text is a missing value. None: any text.
         length: how many numbers a vector has; None for every other type. Its bounds are those of
             each number.
+        optional: whether requests may leave the field out, or send null: a missing value. So a
+            field is added while applications don't send it yet, and taken away while some still do.
     """
 
     type: Literal["int64", "float64", "string", "bool", "vector"]
@@ -72,6 +74,7 @@ class RequestField(Section, frozen=True):
     max_length: Annotated[int, Meta(ge=1, le=1024)] | None = None
     values: Words | None = None
     length: Annotated[int, Meta(ge=1, le=MOST_LENGTH)] | None = None
+    optional: bool = False
 
 
 InputKind = Literal[
@@ -276,6 +279,12 @@ class ModelDefinition(Section, frozen=True):
         values."""
         made = (i.name for i in self.inputs if i.of is not None)
         return frozenset((*self.request, *made))
+
+    @property
+    def optional(self) -> frozenset[str]:
+        """Request fields that a request may leave out: those declared so, and protected ones."""
+        declared = (name for name, field in self.request.items() if field.optional)
+        return frozenset((*self.protected, *declared))
 
     @property
     def entities(self) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -204,11 +204,11 @@ def declared_words(definition: ModelDefinition) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def protected_sources(spec: InputSpec, protected: Sequence[str]) -> tuple[str, ...]:
-    """The protected fields that an input itself reads."""
+def fields_read(spec: InputSpec, among: Collection[str]) -> tuple[str, ...]:
+    """The request fields among some that an input itself reads."""
     if spec.kind in ("view", "window"):
         return ()  # these read columns that their own declaration names
-    return tuple(name for name in protected if name in (spec.of, spec.to))
+    return tuple(name for name in among if name in (spec.of, spec.to))
 
 
 def segment_sources(

@@ -131,6 +131,9 @@ def test_good_evidence_passes_every_gate():
             id="an input is nearly always missing",
         ),
         pytest.param(
+            {"data": {"missing_shares": {}}}, {}, id="requests may leave each input's field out"
+        ),
+        pytest.param(
             {"data": {"missing_shares": {"amount": NAN}}},
             {"missing_values": "inconclusive"},
             id="no rows to count missing values in",

@@ -49,7 +49,8 @@ _FIELDS: Final[dict[str, tuple[pa.DataType, ...]]] = {
 
 
 def columns_of(definition: ModelDefinition) -> tuple[ExpectedColumn, ...]:
-    """The columns of a history, with the model's own names.
+    """The columns of a history, with the model's own names. A field declared as optional may have
+    none.
 
     Raises:
         InputInvalid: the model has a bool field, which its own `sources.py` must read.
@@ -61,6 +62,7 @@ def columns_of(definition: ModelDefinition) -> tuple[ExpectedColumn, ...]:
             (name,),
             frozenset(name.split("_")),
             (_MEANING | {"label": _LABELS[definition.task][1]}).get(name, ""),
+            is_needed=not (name in definition.request and definition.request[name].optional),
         )
         for name, kinds in _accepted_types(definition).items()
     )
@@ -117,7 +119,9 @@ def _table(
 ) -> pa.Table:
     found, wanted = parquet.types(number), {}
     for name, kinds in _accepted_types(definition).items():
-        column = names[name]
+        column = names.get(name)
+        if column is None:
+            continue
         kind = next((kind for kind in kinds if str(kind) == found[column]), None)
         if kind is None:
             problem = f"column {column} is {found[column]}; wanted: {' or '.join(map(str, kinds))}"
@@ -132,6 +136,9 @@ def _table(
 def _canonical(table: pa.Table, definition: ModelDefinition, source: str) -> pa.Table:
     schema, columns = history_schema(definition), list[Any]()
     for field in schema:
+        if field.name not in table.column_names:
+            columns.append(pa.nulls(len(table), field.type))
+            continue
         is_time = pa.types.is_timestamp(field.type)
         try:
             columns.append(pc.cast(table.column(field.name), field.type, safe=not is_time))

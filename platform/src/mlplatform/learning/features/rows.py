@@ -103,11 +103,9 @@ def check_history(table: pa.Table, definition: ModelDefinition, source: str) -> 
     if not table.num_rows:
         raise InputInvalid(source, None, "there is no row in it")
     columns = {name: table.column(name) for name in ("request_id", *definition.request)}
-    for name in definition.protected:  # a missing value is in no group
-        group: Any = (definition.request[name].values or ("",))[0]
-        columns[name] = columns[name].fill_null(group)
     for name, column in {"event_time": table.column("event_time"), **columns}.items():
-        refuse(is_missing(column), source, f"{name} is missing")
+        if name not in definition.optional:
+            refuse(is_missing(column), source, f"{name} is missing")
     for name in ("request_id", *(n for n, f in definition.request.items() if f.type == "string")):
         check_printable(columns[name], name, source)
     for name, field in definition.request.items():
@@ -242,8 +240,8 @@ def check_order(times: Column, name: str, source: str) -> None:
 
 def check_printable(values: Column, name: str, source: str) -> None:
     """Raise for a text with control characters or others that show nothing."""
-    hidden = ~pc.utf8_is_printable(values).to_numpy()
-    refuse(hidden, source, f"{name} holds a character that is not printed", values)
+    printable = pc.utf8_is_printable(values).fill_null(True)
+    refuse(~printable.to_numpy(), source, f"{name} holds a character that is not printed", values)
 
 
 def check_unique(values: Column, name: str, source: str) -> None:
@@ -253,9 +251,11 @@ def check_unique(values: Column, name: str, source: str) -> None:
 
 
 def check_bounds(values: Column, name: str, field: RequestField, source: str) -> None:
-    """Raise for a value outside the bounds that model.yaml gives the field."""
+    """Raise for a value outside the bounds that model.yaml gives the field; a missing one has
+    none."""
+    known = ~is_missing(values)
     for found in within_bounds(values, name, field):
-        refuse(found.wrong, source, found.problem, found.values)
+        refuse(found.wrong & known, source, found.problem, found.values)
 
 
 def refuse(
@@ -282,15 +282,26 @@ def is_missing(values: Column) -> NDArray[np.bool_]:
     return missing
 
 
+def without_nan(values: Column) -> Column:
+    """The values with null for each NaN, which SQL would call greater than every number."""
+    if not pa.types.is_floating(values.type):
+        return values
+    known: Column = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+    return known
+
+
 def split_history(
     table: pa.Table, definition: ModelDefinition, key: bytes
 ) -> tuple[pa.Table, pa.Table]:
     """A history's requests with pseudonyms, and its labels."""
     requests = table.select(request_schema(definition).names)
     for position, name in enumerate(requests.column_names):
-        if name in definition.request and definition.request[name].pseudonymous:
+        field = definition.request.get(name)
+        if field is not None and field.pseudonymous:
             hidden = pseudonyms(table.column(name), key)
             requests = requests.set_column(position, name, hidden)
+        elif field is not None and field.optional:
+            requests = requests.set_column(position, name, without_nan(table.column(name)))
     labels = table.select(LABELS.names[:3]).filter(pc.is_valid(table.column("label")))
     for name, kind in ORDER:  # history comes before all records of the log
         labels = labels.append_column(name, pa.array(np.zeros(len(labels), np.int64), kind))

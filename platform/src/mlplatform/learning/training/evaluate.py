@@ -41,7 +41,7 @@ from mlplatform.learning.validation.statistics import (
 )
 from mlplatform.model.bundle import MODEL_FILE, Bundle, load_bundle
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.inputs import segment_sources
+from mlplatform.model.inputs import fields_read, segment_sources
 from mlplatform.model.policies.segments import Flags, SegmentSource
 from mlplatform.model.scorecard import SmallScorer
 from mlplatform.model.weights.data_files import data_of
@@ -143,13 +143,16 @@ def gather(definition: ModelDefinition, inputs: JudgingInputs) -> Evidence:
 def data_evidence(definition: ModelDefinition, dataset: Dataset) -> DataEvidence:
     """The facts of the training set, before anything is fitted to it.
 
-    A text is missing where it has no token: its later places are empty in all shorter texts.
+    A text is missing where it has no token: its later places are empty in all shorter texts. An
+    input of an optional field is missing where applications left the field out, which is no fault;
+    it is among the missing shares only if no row has it.
     """
     x = dataset.rows.matrix.columns([i.name for i in definition.inputs])
     shares = np.isnan(x).mean(axis=0) if len(x) else np.full(x.shape[1], np.nan)
     missing: dict[str, float] = {}
     for spec, share in zip(definition.inputs, shares, strict=True):
-        missing.setdefault(spec.declared, float(share))
+        if share == 1 or not fields_read(spec, definition.optional):
+            missing.setdefault(spec.declared, float(share))
     return DataEvidence(
         rows=len(dataset.rows),
         positives=int(dataset.rows.training_rows.y.sum()),

@@ -19,7 +19,7 @@ from mlplatform.learning.validation.skew_gate import judge_skew
 from mlplatform.learning.validation.statistics import CALIBRATION_LEVEL, QUALITY_LEVEL, Interval
 from mlplatform.model.bundle import AlertBand
 from mlplatform.model.definition import InputSpec
-from mlplatform.model.inputs import protected_sources
+from mlplatform.model.inputs import fields_read
 from mlplatform.model.policies.training import GatePolicy, TrainingPolicy
 from mlplatform.runtime.figures import percent, span
 from mlplatform.runtime.times import utc_minute_text
@@ -32,7 +32,8 @@ MINIMUM_REPLAYED = 1000
 
 @dataclass(frozen=True, slots=True)
 class DataEvidence:
-    """Facts of the training set; `labels_until_ms` is the latest arrival of any label."""
+    """Facts of the training set; `labels_until_ms` is the latest arrival of any label.
+    `missing_shares` leaves out inputs of fields that requests may leave out."""
 
     rows: int
     positives: int
@@ -203,18 +204,17 @@ def judge_feeds(data: DataEvidence, gates: GatePolicy) -> tuple[GateResult, ...]
     shares = data.missing_shares
     unknown = [name for name, share in shares.items() if math.isnan(share)]
     worst = max(shares, key=lambda name: shares[name], default=None)
-    if worst is None or unknown:
+    if not data.rows or unknown:
         missing = GateResult(
             "missing_values", "inconclusive", None, gates.missing_share, "no rows to count"
         )
     else:
-        finding = f"{worst}, the input missing most often, is missing in {percent(shares[worst])}"
+        finding, share = "each input is of a field that requests may leave out", 0.0
+        if worst is not None:
+            share = shares[worst]
+            finding = f"{worst}, the input missing most often, is missing in {percent(share)}"
         missing = at_most(
-            "missing_values",
-            shares[worst],
-            gates.missing_share,
-            finding,
-            percent(gates.missing_share),
+            "missing_values", share, gates.missing_share, finding, percent(gates.missing_share)
         )
     return missing, _judge_maturity(data), judge_hidden(data.hidden)
 
@@ -232,7 +232,7 @@ def judge_hidden(hidden: HiddenOutcomes) -> GateResult:
 
 def judge_schema(schema: SchemaEvidence) -> GateResult:
     """Checks that the inputs are the champion's, or else model.yaml's, and none is protected."""
-    reading = sorted(i.name for i in schema.candidate if protected_sources(i, schema.protected))
+    reading = sorted(i.name for i in schema.candidate if fields_read(i, schema.protected))
     if reading:
         reason = f"{', '.join(reading)} read what model.yaml calls protected: train without them"
         return GateResult("schema", "failed", float(len(reading)), 0.0, reason)

@@ -211,6 +211,8 @@ class _Field(Protocol):
     @property
     def pseudonymous(self) -> bool: ...
     @property
+    def optional(self) -> bool: ...
+    @property
     def minimum(self) -> float | None: ...
     @property
     def maximum(self) -> float | None: ...
@@ -321,6 +323,9 @@ def _value(window: Window, key: str, request: Mapping[str, _Field]) -> Iterator[
     yield numeric, f"{key}.of", of, "a request field of type int64 or float64"
     if field is None or not numeric:
         return
+    # Windows share tiles, and a tile of values has no place for a request without one
+    wanted = f"a field without request.{of}.optional: a request without it would count nowhere"
+    yield not field.optional, f"{key}.of", of, wanted
     low, high = field.minimum, field.maximum
     most = MOST_STEPS / 10**window.digits
     bounded = low is not None and high is not None and max(abs(low), abs(high)) <= most

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import assert_never
 
 from mlplatform.model.bundle import Bundle
@@ -20,6 +20,7 @@ from mlplatform.model.windows.declaration import Window, by_entity
 from mlplatform.operations.card.card import Input
 
 SENT = "the application has to send it: a request without it is refused"
+OPTIONAL = "the application may leave it out: then it is missing to the model"
 TIMES: Mapping[str, str] = {
     "hour_of_day": "the hour of event time",
     "day_of_week": "the weekday of event time",
@@ -65,7 +66,7 @@ def card_inputs(
             name=spec.declared,
             kind=spec.kind,
             made_of=_origin(spec, features, bundle),
-            missing=_missing_text(spec, features, defaults),
+            missing=_missing_text(spec, features, defaults, definition.optional),
             stale=_stale(spec, features),
             usual=usual.get(spec.declared),
         )
@@ -127,14 +128,17 @@ def _aggregate(source: FeatureSource, feature: Feature) -> str:
             return f"view {source.name}"
 
 
-def _missing_text(spec: InputSpec, features: _Features, defaults: Mapping[str, float]) -> str:
+def _missing_text(
+    spec: InputSpec, features: _Features, defaults: Mapping[str, float], optional: Container[str]
+) -> str:
+    sent = OPTIONAL if spec.of in optional else SENT
     match spec.kind:
         case "field" | "vector":
-            return SENT
+            return sent
         case "text":
-            return f"{SENT}; an empty text has no tokens, one that is not known is unknown"
+            return f"{sent}; an empty text has no tokens, one that is not known is unknown"
         case "category":
-            return f"{SENT}; an empty text is a missing value, a word that is not known is unknown"
+            return f"{sent}; an empty text is a missing value, a word that is not known is unknown"
         case "ratio":
             when = "missing to the model where either is, or where the divisor is nearly 0"
             if spec.to not in features:

@@ -31,7 +31,7 @@ def column_types(definition: ModelDefinition) -> dict[str, tuple[pa.DataType, ..
 
 
 def expected_columns(definition: ModelDefinition) -> list[ExpectedColumn]:
-    """The columns that a table should have; event times and protected attributes may be missing."""
+    """The columns that a table should have; event times and optional fields may be missing."""
     return [
         ExpectedColumn(
             name=name,
@@ -39,7 +39,7 @@ def expected_columns(definition: ModelDefinition) -> list[ExpectedColumn]:
             usual=(name,),
             words=frozenset(name.split("_")),
             meaning="",
-            is_needed=name != EVENT_TIME and name not in definition.protected,
+            is_needed=name != EVENT_TIME and name not in definition.optional,
         )
         for name, kinds in column_types(definition).items()
     ]

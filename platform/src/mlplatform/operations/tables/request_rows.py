@@ -20,6 +20,7 @@ from mlplatform.learning.features.rows import (
     request_schema,
     value_problem,
     within_bounds,
+    without_nan,
 )
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField
 from mlplatform.operations.tables.columns import ROW_ID
@@ -77,9 +78,10 @@ def requests_of(
     times, found = _times(block, as_of_ms)
     checks += found
     for name, field in definition.request.items():
-        cells = block.column(name) if name in block.column_names else _nothing(block.num_rows)
+        is_there = name in block.column_names
+        cells = block.column(name) if is_there else _nothing(block.num_rows, field)
         columns[name], found = _field(cells, name, field)
-        if name in definition.protected:  # as online, a missing value may be left out
+        if name in definition.optional:  # as online
             unsaid = is_missing(cells)
             found = [replace(check, wrong=check.wrong & ~unsaid) for check in found]
         if field.pseudonymous:  # no message may contain a customer's id
@@ -116,8 +118,9 @@ def _stored_values(
     return pa.table(arrays, schema=schema)
 
 
-def _nothing(count: int) -> Column:
-    return pa.chunked_array([pa.nulls(count, pa.string())])
+def _nothing(count: int, field: RequestField) -> Column:
+    nothing: Any = pa.nulls(count, ARROW[field.type])
+    return pa.chunked_array([nothing])
 
 
 def _missing(values: Column, name: str) -> Iterator[Check]:
@@ -147,6 +150,7 @@ def _field(values: Column, name: str, field: RequestField) -> tuple[Column, list
             values = values.cast(pa.float64(), safe=False)
             numbers = values.to_numpy(zero_copy_only=False)
             checks.append(Check(np.isinf(numbers), f"{name} is not finite", values))
+            values = without_nan(values)
         case "bool":
             values, found = _truths(values, name)
             checks += found
@@ -176,4 +180,5 @@ def _truths(values: Column, name: str) -> tuple[Column, list[Check]]:
     known = pc.is_in(values.cast(pa.int64()), value_set=_TRUTHS).to_numpy()
     check = Check(~known, f"{name} is neither 0 nor 1", values)
     numbers = values.cast(pa.int64()).fill_null(_NOTHING).to_numpy()
-    return pa.chunked_array([pa.array(numbers == 1)]), [check]
+    truths = pa.array(numbers == 1, mask=is_missing(values))
+    return pa.chunked_array([truths]), [check]

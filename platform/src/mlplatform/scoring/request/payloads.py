@@ -87,10 +87,11 @@ class ScoreRequest(msgspec.Struct, frozen=True, gc=False):
     """One request as it was sent, validated.
 
     Args:
-        fields: request field → value, not pseudonymised; None for a protected field that was left
+        fields: request field → value, not pseudonymised; None for an optional field that was left
             out.
         event_ms: event time of the request.
-        body: the content in one canonical form, whatever its spelling in JSON.
+        body: the content in one canonical form, whatever its spelling in JSON. A field declared as
+            optional that was left out is not in it, so declaring one changes no earlier request.
         key: the idempotency key of an item in a batch; None without one.
     """
 
@@ -104,10 +105,15 @@ class Payloads:
     """Parses the bodies of one model."""
 
     def __init__(self, definition: ModelDefinition) -> None:
-        self._protected = definition.protected
+        self._optional = {
+            name: 2 + 2 * (field.type == "string")
+            for name, field in definition.request.items()
+            if name in definition.optional
+        }
+        self._added = frozenset(self._optional) - frozenset(definition.protected)
         fields: list[Any] = [
             (name, field_type(field) | None, None)
-            if name in self._protected
+            if name in self._optional
             else (name, field_type(field))
             for name, field in definition.request.items()
         ]
@@ -143,11 +149,15 @@ class Payloads:
                 raise _not_listed(name, allowed)
         # Every member needs its quotes once: if there are no more quotes, no member stands twice.
         quotes = self._quotes + 2 * (type(event_time) is not int) + 4 * (key is not None)
-        is_short = any(fields[name] is None for name in self._protected)
-        if body.count(QUOTE) != quotes or BACKSLASH in body or is_short:
+        sent = fields
+        if self._optional and (absent := [n for n in self._optional if fields[n] is None]):
+            quotes -= sum(map(self._optional.__getitem__, absent))
+            if left_out := self._added.intersection(absent):
+                sent = {name: value for name, value in fields.items() if name not in left_out}
+        if body.count(QUOTE) != quotes or BACKSLASH in body:
             refuse_repeats(body)
         event_ms = epoch_ms(event_time)
-        return ScoreRequest(fields, event_ms, self._encoder.encode((fields, event_ms)), key)
+        return ScoreRequest(fields, event_ms, self._encoder.encode((sent, event_ms)), key)
 
 
 def decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:

@@ -194,9 +194,9 @@ class Scoring:
                 that was too long ago to know whether it was answered, or if the model has other
                 fields now.
         """
-        self._check_accepted(accepted)
+        fields = self._accepted_fields(accepted)
         caller = replace(caller, client=accepted.client, key=None, trace_id=accepted.trace_id)
-        request = ScoringInput(accepted.decision_id, accepted.request, accepted.event_ms)
+        request = ScoringInput(accepted.decision_id, fields, accepted.event_ms)
         owner = answer_owner(accepted.client)
         with self._in_flight.claim(owner, request.decision_id):
             stored = await self._find_answer(owner, request.decision_id, caller)
@@ -254,7 +254,9 @@ class Scoring:
             raise no_champion(self.live)
         self.times.check(event_ms)
 
-    def _check_accepted(self, accepted: AcceptedRequest) -> None:
+    def _accepted_fields(self, accepted: AcceptedRequest) -> dict[str, Any]:
+        """The fields of a request that a gateway accepted; those that became optional since then
+        are None."""
         if not is_genuine(self.definition.name, accepted, self._key):
             detail = f"no gateway accepted this as {accepted.decision_id!r}"
             raise Problem(422, "not-accepted", detail, field="mac")
@@ -262,13 +264,15 @@ class Scoring:
         if age_ms > self.keep_ms:  # the answer may have been given and deleted
             detail = f"{accepted.decision_id} was accepted {age_ms // HOUR_MS} h ago: too long"
             raise Problem(422, "expired", detail, field="decision_id")
-        if accepted.request.keys() != self.definition.request.keys():
+        fields = {**dict.fromkeys(self.definition.optional), **accepted.request}
+        if fields.keys() != self.definition.request.keys():
             detail = f"accepted with fields {sorted(accepted.request)}; the model has others now"
             raise Problem(422, "outdated", detail, field="request")
         for name, length in self._vectors.items():
-            if len(accepted.request[name]) != length:
+            if fields[name] is not None and len(fields[name]) != length:
                 detail = f"accepted with another length of {name}; the model has {length} now"
                 raise Problem(422, "outdated", detail, field="request")
+        return fields
 
     def _new_id(self, client: str) -> str:
         return new_decision_id(self.definition.name, client, self._clock.wall_ms(), self._key)

@@ -29,7 +29,7 @@ _PART: Final = 0.25
 
 def score(definition: ModelDefinition) -> Json:
     """A request with every field of the model, except those that may be left out."""
-    needed = {n: f for n, f in definition.request.items() if n not in definition.protected}
+    needed = {n: f for n, f in definition.request.items() if n not in definition.optional}
     return {**{name: _value(field) for name, field in needed.items()}, EVENT_TIME: NOW_MS}
 
 
