@@ -119,8 +119,8 @@ def _stored_values(
 
 
 def _nothing(count: int, field: RequestField) -> Column:
-    nothing: Any = pa.nulls(count, ARROW[field.type])
-    return pa.chunked_array([nothing])
+    kind: Any = ARROW[field.type]
+    return pa.chunked_array([pa.nulls(count, kind)])
 
 
 def _missing(values: Column, name: str) -> Iterator[Check]:
