@@ -6,6 +6,7 @@ import ast
 import functools
 import graphlib
 import io
+import itertools
 import re
 import tokenize
 import tomllib
@@ -321,6 +322,40 @@ def test_an_import_that_the_start_of_a_module_leaves_out_says_why() -> None:
     is at the top, where a reader looks for it."""
     found = {name: unexplained(text) for name, text in modules().items()}
     assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+def unexplained_blocks(text: str) -> list[int]:
+    """Lines of `if TYPE_CHECKING:` without an import and without a comment that says why."""
+    lines = text.splitlines()
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if not any(isinstance(line, ast.Import | ast.ImportFrom) for line in node.body)
+        if not any("#" in line for line in lines[node.lineno - 1 : node.body[-1].end_lineno])
+    ]
+
+
+def test_a_block_for_types_alone_imports_or_says_why() -> None:
+    assert unexplained_blocks("if TYPE_CHECKING:\n    A = B[C]\n") == [1]
+    assert unexplained_blocks("if TYPE_CHECKING:  # no class at run time\n    A = B[C]\n") == []
+    found = {name: unexplained_blocks(text) for name, text in modules().items()}
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+def test_each_exception_of_an_import_contract_says_why() -> None:
+    lines = (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines()
+    bare = [
+        before for before, line in itertools.pairwise(lines) if line.startswith("ignore_imports")
+    ]
+    assert bare
+    assert [before for before in bare if not before.startswith("# ")] == []
+
+
+def test_random_numbers_are_seeded() -> None:
+    """A verdict, a fit and a sample are the same when they are made again."""
+    found = {name: text.count("default_rng()") for name, text in modules().items()}
+    assert {name: count for name, count in found.items() if count} == {}
 
 
 def test_every_folder_of_modules_is_a_package() -> None:

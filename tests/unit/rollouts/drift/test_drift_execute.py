@@ -19,7 +19,13 @@ from mlplatform.rollouts.drift.execute import PersonRequest, RetrainRequest, ask
 from mlplatform.rollouts.drift.faults import Fault
 from mlplatform.rollouts.drift.incidents import DRIFT, FAULT, PERFORMANCE, Incident
 from mlplatform.rollouts.drift.measures import Shift
-from mlplatform.rollouts.drift.next_step import Observation
+from mlplatform.rollouts.drift.next_step import (
+    DriftStep,
+    IncidentStatus,
+    Observation,
+    OpenRollout,
+    next_step,
+)
 from mlplatform.rollouts.drift.observe import incident_status
 from mlplatform.rollouts.drift.performance import PerformanceVerdict
 from mlplatform.rollouts.drift.ports import DriftPorts
@@ -236,6 +242,29 @@ def test_an_answer_whose_rollout_is_refused_calls_a_person(checks: Checks) -> No
     checks.refusal = ""
     checks.run(Health.UNHEALTHY)
     assert checks.opened == [2], "it is opened once its plan can decide"
+
+
+@pytest.mark.parametrize(
+    ("refusal", "expected"),
+    [
+        (None, OpenRollout(2)),
+        ("", Wait("version 2 answers it; its rollout decides")),
+        ("no plan", Page("version 2 answers it, and has no rollout: no plan")),
+    ],
+)
+def test_the_step_says_what_a_refused_rollout_means(
+    checks: Checks, refusal: str | None, expected: DriftStep
+) -> None:
+    incident = opened(checks)
+    ask(checks.ports, incident, Retrain(7, "enough"), holder="p", claim_s=600, wall_ms=1)
+    checks.incidents.answer(incident.id, 1, version=2, note="registered", now_ms=2)
+    (answered,) = checks.incidents.list()
+    found = next_step(
+        *(FRAUD, seen(Health.UNHEALTHY), DRIFT, answered, IncidentStatus()),
+        wall_ms=3,
+        refusal=refusal,
+    )
+    assert found == expected
 
 
 def test_an_answer_that_was_rolled_back_calls_a_person(checks: Checks) -> None:

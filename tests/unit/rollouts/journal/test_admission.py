@@ -196,6 +196,30 @@ def test_who_asks_for_an_emergency_promotion_does_not_confirm_it(
     assert admit(state, other).answer == other
 
 
+@pytest.mark.parametrize(
+    ("opener", "identity"),
+    [
+        (EVE, RENAMED),
+        (None, ProvenIdentity(issuer="https://id.bank", subject="ana", known_as=("es",))),
+    ],
+    ids=["the account that opened it as its author", "the author's name as subject"],
+)
+def test_an_account_of_the_author_approves_nothing_under_another_name(
+    opener: ProvenIdentity | None, identity: ProvenIdentity
+) -> None:
+    asked = msgspec.structs.replace(opened(), author="ana", actor="ana", identity=opener)
+    state = fold((asked, SHADOW, ASKED))
+    answer = Answered(
+        **FACT | {"identity": identity}, answer="approve", approver="es",
+        bound_to=state.asked_digest or "",
+    )  # fmt: skip
+    with pytest.raises(Refused, match="es made version"):
+        admit(state, answer)
+    other = ProvenIdentity(issuer="https://id.bank", subject="8", known_as=("bo",))
+    allowed = msgspec.structs.replace(answer, approver="bo", identity=other)
+    assert admit(state, allowed).answer == allowed
+
+
 def test_an_emergency_promotion_has_somebody_who_asked_for_it() -> None:
     with pytest.raises(Refused, match="nobody is named who asked"):
         admit(None, msgspec.structs.replace(opened(emergency=True), actor=" "))

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -23,8 +23,7 @@ from mlplatform.model.features.views import quote
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Corrupt, InputInvalid
 
-if TYPE_CHECKING:
-    Column = pa.ChunkedArray[Any]
+Column: TypeAlias = "pa.ChunkedArray[Any]"
 
 Flags = NDArray[np.bool_]
 

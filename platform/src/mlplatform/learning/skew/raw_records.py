@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import duckdb
 import msgspec
@@ -23,8 +23,7 @@ from mlplatform.learning.skew.decision_reads import Key, stream
 from mlplatform.model.definition import ModelDefinition, RequestField
 from mlplatform.runtime.canonical import NOT_JSON
 
-if TYPE_CHECKING:
-    Keys = Mapping[str, Collection[Key]]
+Keys = Mapping[str, Collection[Key]]
 
 THREADS: Final = 2
 MEMORY: Final = "512MB"

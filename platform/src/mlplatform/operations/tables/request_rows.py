@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -25,8 +25,7 @@ from mlplatform.learning.features.rows import (
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField
 from mlplatform.operations.tables.columns import ROW_ID
 
-if TYPE_CHECKING:
-    Column = pa.ChunkedArray[Any]
+Column: TypeAlias = "pa.ChunkedArray[Any]"
 
 _EXACT: Final = 2.0**53
 """Greatest number up to which a float64 holds every whole number; beyond it, ids would be mixed

@@ -145,7 +145,8 @@ def _check_incident(
 ) -> IncidentCheck | None:
     """Take every step that is due for one kind of incident. Returns None if no incident of this
     kind is open at the end."""
-    opened = has_tried_rollout = False
+    opened = False
+    refusal: str | None = None
     for _ in range(MAX_STEPS):
         under_way = ports.incidents.list(definition.name, closed=False)
         incident = next((i for i in under_way if i.found.kind == kind), None)
@@ -155,7 +156,7 @@ def _check_incident(
         step = next_step(
             *(definition, observation, kind, incident, status),
             wall_ms=wall_ms,
-            has_tried_rollout=has_tried_rollout,
+            refusal=refusal,
         )
         match step:
             case OpenIncident(found):
@@ -164,11 +165,9 @@ def _check_incident(
             case CloseIncident(closed, resolution, ended_ms):
                 ports.incidents.close(closed, resolution, now_ms=wall_ms, ended_ms=ended_ms)
             case OpenRollout(version):
-                has_tried_rollout = True
+                refusal = ""
                 with contextlib.suppress(Busy):  # the next check tries again
-                    if refusal := ports.open_rollout(version):
-                        step = Page(f"version {version} answers it, and has no rollout: {refusal}")
-                        break
+                    refusal = ports.open_rollout(version) or ""
             case Wait() | Page() | Retrain():
                 break
             case _:

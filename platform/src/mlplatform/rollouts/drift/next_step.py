@@ -122,14 +122,14 @@ def next_step(
     status: IncidentStatus,
     *,
     wall_ms: int,
-    has_tried_rollout: bool = False,
+    refusal: str | None = None,
 ) -> DriftStep:
     """The next step of a check of a model, for one kind of incident.
 
     Args:
         incident: the model's incident of this kind that is not closed; None if there is none.
-        has_tried_rollout: this check has already asked for the rollout of the answer. Another
-            rollout that is under way may refuse it.
+        refusal: reason why the rollout of the answer was refused to this check; empty if it was
+            opened, or if another rollout is under way; None if this check has not asked for it.
     """
     if incident is None:
         found = incident_finding(model.name, observation, kind)
@@ -145,8 +145,10 @@ def next_step(
             f" `mlplatform validate {model.name}` makes a version of it"
         )
     answer = incident.answer if incident.state == "answered" else None
-    if answer is not None and status.answer_phase is None and not has_tried_rollout:
+    if answer is not None and status.answer_phase is None and refusal is None:
         return OpenRollout(answer)
+    if refusal:
+        return Page(f"version {answer} answers it, and has no rollout: {refusal}")
     return retrain_when(
         incident,
         status.matured,

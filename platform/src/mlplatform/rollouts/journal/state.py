@@ -264,13 +264,24 @@ def check_approver(
     person who asked for its emergency promotion.
 
     Args:
-        identity: identity of the approver that a provider proved, or None; each of its names is
-            checked.
+        identity: identity of the approver that a provider proved, or None; its account and each of
+            its names are checked.
 
     Raises:
         Refused: the person is the author, or asked for the promotion; the error names the version.
             Names that look the same to a reader count as one person's.
     """
+    _check_names(state, approver, identity)
+    if identity is None:
+        return
+    opener = state.opener
+    is_authors = appearances(state.opened_by) & appearances(state.author)  # the author opened it
+    same = is_authors and opener is not None and identity.account == opener.account
+    if same or appearances(identity.subject) & appearances(state.author):
+        raise _is_author(state, approver)
+
+
+def _check_names(state: RolloutState, approver: str, identity: ProvenIdentity | None) -> None:
     names = appearances(approver, *(() if identity is None else identity.known_as))
     _check_somebody_else(state, approver, names, appearances)
     if state.emergency and (opener := state.opener) is not None:
@@ -280,11 +291,11 @@ def check_approver(
 
 
 def _check_answered(state: RolloutState, fact: Answered) -> None:
-    """Check an answer in the journal as `check_approver` does. An earlier release compared only
-    whole names of people with keys, and its answers stand; `admit` holds new answers to the full
-    rule."""
+    """Check an answer in the journal. Earlier releases compared the names of a proven identity, and
+    only whole names of people with keys. Their answers stand; `admit` holds new answers to the full
+    rule, `check_approver`."""
     if fact.identity is not None:
-        check_approver(state, fact.approver, fact.identity)
+        _check_names(state, fact.approver, fact.identity)
     else:
         _check_somebody_else(state, fact.approver, _appearance(fact.approver), _appearance)
 
@@ -300,9 +311,13 @@ def _check_somebody_else(
     if not approver.strip().isprintable():
         raise Refused(f"the approver's name has characters that can't be seen: {approver!a}")
     if names & appearances_of(state.author):
-        raise Refused(f"{approver} made version {state.challenger.version}; somebody else approves")
+        raise _is_author(state, approver)
     if state.emergency and names & appearances_of(state.opened_by):
         raise _is_opener(approver)
+
+
+def _is_author(state: RolloutState, approver: str) -> Refused:
+    return Refused(f"{approver} made version {state.challenger.version}; somebody else approves")
 
 
 def _is_opener(approver: str) -> Refused:
