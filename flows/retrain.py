@@ -9,6 +9,7 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import drift, fitting
 from mlplatform.operations.actions import training as job
@@ -103,7 +104,7 @@ def retrain(
         candidate = fit(prepared)
         judged = validate(model, candidate, prepared, try_folds(model, prepared))
         create_markdown_artifact(
-            job.report_page(judged.report),
+            to_markdown(to_dict(judged.report)),
             key=f"gates-{model}",
             description="What the last candidate passed",
         )

@@ -11,6 +11,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
+from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import training as job
 from mlplatform.operations.prefect_client import names
@@ -72,7 +73,7 @@ def validate(
     candidate = bring(model, onnx_path, actor, prepared)
     judged = judge(model, actor, candidate, prepared)
     create_markdown_artifact(
-        job.report_page(judged.report),
+        to_markdown(to_dict(judged.report)),
         key=f"gates-{model}",
         description="What the last candidate passed",
     )

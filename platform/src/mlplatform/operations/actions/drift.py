@@ -86,7 +86,6 @@ def ports(platform: Platform, model: str) -> DriftPorts:
 
 
 def _keep_measured(platform: Platform, model: str, observation: Observation) -> None:
-
     newest = observation.verdicts[-1].shifts if observation.verdicts else ()
     inputs = {
         s.name: InputShift(s.psi, s.psi_limit, s.distance, s.distance_limit, s.missing_share)

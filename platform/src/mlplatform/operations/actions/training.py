@@ -36,7 +36,6 @@ from mlplatform.learning.training_sets.dataset import Dataset
 from mlplatform.learning.validation.fold_gate import FoldFinding
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.replay import Recent
-from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.model.bundle import MODEL_FILE
 from mlplatform.model.folders import is_ready, load_definition, model_folder
 from mlplatform.model.folds import Fold, folds
@@ -328,11 +327,6 @@ def _answer(platform: Platform, incident: str, claim: int, version: int | None, 
     platform.incidents.answer(incident, claim, version=version, note=note, now_ms=now_ms)
 
 
-def report_page(report: GateReport) -> str:
-    """The gate report in Markdown."""
-    return to_markdown(to_dict(report))
-
-
 def milliseconds(moment: datetime | None) -> int | None:
     """A moment in epoch milliseconds; without a time zone it is read as UTC."""
     if moment is None:
@@ -350,7 +344,6 @@ def brought_files(path: Path, home: Home, copies: Path) -> ModelFiles:
         InputInvalid: the file, or a file with weights, is not a plain file of this user, is too
             large, or belongs to the platform.
     """
-
     rule = plain_files.Rule(
         most_bytes=MOST_BYTES, closed=(home.root,), but=(home.bundles, home.demo)
     )
