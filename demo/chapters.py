@@ -90,7 +90,7 @@ class Scene:
             await self.chunk(rate, end)
         return not player.stopping
 
-    async def labelled_day(self, rate: Callable[[], float]) -> None:
+    async def play_labelled_day(self, rate: Callable[[], float]) -> None:
         """Play a day, and send the labels that have arrived by its end."""
         state = self.diary.state
         await self.day(rate)

@@ -71,7 +71,7 @@ async def _wait_for_claim(scene: Scene, rate: Callable[[], float]) -> Incident:
             return incident
         if player.position >= len(player.recording):
             raise LoopNotClosed("the made-up requests ended before drift led to a retrain")
-        await scene.labelled_day(rate)
+        await scene.play_labelled_day(rate)
 
 
 def _incident(scene: Scene, midnight_ms: int) -> Incident | None:

@@ -172,7 +172,7 @@ async def _chapters(running: Tasks, scene: Scene) -> None:
     await beside(running, story.stale_candidate())
     slow_model = asyncio.create_task(story.slow_candidate())  # once there is a twin to make
     running.append(slow_model)
-    await beside(running, story.learned_challenger())
+    await beside(running, story.follow_learned_challenger())
     await beside(running, story.stale_challenger())
     await beside(running, wait_for_task(slow_model))
     await beside(running, story.slow_challenger())

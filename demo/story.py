@@ -185,7 +185,7 @@ class Story:
         text = f"version {state.stale_version} is validated and put aside"
         self._diary.tell(self._event_ms(), text)
 
-    async def learned_challenger(self) -> None:
+    async def follow_learned_challenger(self) -> None:
         """Drift leads to a retrain by itself; its version goes through to promotion."""
         rollout = await self._rollout_of(lambda s: s.author == TRAINER)
         self._diary.state.learned_version = rollout.challenger.version
@@ -243,7 +243,7 @@ class Story:
         if not self._is_taken_back(rollout):
             await self._to_the_end(rollout, "promoted")
 
-    async def taken_back(self) -> None:
+    async def take_back(self) -> None:
         """A person takes the promoted version back; the one before it is champion again."""
         state = self._diary.state
         asked = {"model": self.model, "actor": ENGINEER, "reason": "to show the way back"}
@@ -273,7 +273,7 @@ class Story:
             ),
         )
         while not self._answered(rollout.rollout_id):
-            for run in await self._suspended_runs():
+            for run in await self._list_suspended():
                 if run.parameters.get("rollout_id") == rollout.rollout_id:
                     await self._answer(run)
             await asyncio.sleep(POLL_S)
@@ -392,7 +392,7 @@ class Story:
         state = next(s for s in self._all() if s.rollout_id == rollout_id)
         return state.answer is not None or state.finished
 
-    async def _suspended_runs(self) -> list[FlowRun]:
+    async def _list_suspended(self) -> list[FlowRun]:
         try:
             return await asyncio.to_thread(self._platform.prefect.suspended)
         except Unavailable:

@@ -100,7 +100,7 @@ async def chapters(running: Tasks, scene: Scene) -> None:
             next_ms = state.go_live_ms + BEFORE_NEXT_DAYS * DAY_MS
             await beside(running, wait_for_event_time(player, next_ms))
             await beside(running, story.next_version())
-            await beside(running, story.taken_back())
+            await beside(running, story.take_back())
         over.set()
         await beside(running, wait_for_task(traffic))
     if drift.changes(story.model):
@@ -110,7 +110,7 @@ async def chapters(running: Tasks, scene: Scene) -> None:
 async def _days(scene: Scene, over: asyncio.Event) -> None:
     """Traffic and labels day by day, until the end of the one in which the story is over."""
     while scene.player.position < len(scene.player.recording):
-        await scene.labelled_day(lambda: _rate(scene))
+        await scene.play_labelled_day(lambda: _rate(scene))
         if over.is_set():
             return
     raise LoopNotClosed("the made-up requests ended before the story did")

@@ -109,8 +109,8 @@ def generate(
     """
     world = _world(seed, start_ms, days, pattern_change_ms, population or Population())
     payments = _genuine(world)
-    _stolen_cards(world, payments)
-    _compromised_terminals(world, payments)
+    _steal_cards(world, payments)
+    _compromise_terminals(world, payments)
     bursts = [_card_not_present(world), _cash_out(world)]
     return _table(world, [payments, *bursts], maturity_days)
 
@@ -210,7 +210,7 @@ def _hit(
     return hit
 
 
-def _stolen_cards(world: _World, payments: _Payments) -> None:
+def _steal_cards(world: _World, payments: _Payments) -> None:
     random, days = world.random, 3
     per_card = days * world.population.payments_per_day / world.population.customers * 0.6
     start_us = _starts(world, _daily_frauds(world, 0.35) / per_card, days)
@@ -223,7 +223,7 @@ def _stolen_cards(world: _World, payments: _Payments) -> None:
     payments.label[hit] = 1
 
 
-def _compromised_terminals(world: _World, payments: _Payments) -> None:
+def _compromise_terminals(world: _World, payments: _Payments) -> None:
     random, days = world.random, 10
     count = world.population.terminals
     per_terminal = days * world.population.payments_per_day / count * 0.7

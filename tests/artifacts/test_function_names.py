@@ -1,6 +1,7 @@
-"""A function is no bare participle, unless it gives its argument changed: CONTRIBUTING.md.
+"""A function is no participle, unless it gives its argument changed: CONTRIBUTING.md.
 
-What acts is named by a verb: what awaits, writes, starts, locks or waits, and what returns nothing.
+What acts is named by a verb in front: what awaits, writes, starts, locks or waits, and what returns
+nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ PARTICIPLE: Final = re.compile(
 )
 OTHERS: Final = frozenset(("bring", "everything", "nothing"))
 """Words with such an ending that are no participles."""
+KEPT: Final = frozenset(("platform/src/mlplatform/scoring/request/recording.py: looked_up",))
+"""Names from before this check, with the file of each."""
 TYPE: Final = re.compile(r"[A-Z]\w*[a-z]\w*")
 ACTS: Final = frozenset(
     (
@@ -31,17 +34,18 @@ ACTS: Final = frozenset(
 """What a function calls that changes something outside of it, starts something or waits."""
 
 
-def bare_participles(text: str) -> Iterator[str]:
-    """Functions and methods without an argument or a result, and those that act; those with
-    decorators apart: a context manager is named for the state in which its body runs."""
+def participles(text: str) -> Iterator[str]:
+    """Functions and methods that begin with a participle and act or give nothing; of those that are
+    one word also those without an argument, as `stored_plan` is a noun. Those with decorators are
+    left out: a context manager is named for the state in which its body runs."""
     for node in ast.walk(ast.parse(text)):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
-        bare = node.name.lstrip("_")
-        if "_" in bare or bare in OTHERS or not PARTICIPLE.fullmatch(bare):
+        first, *others = node.name.lstrip("_").split("_")
+        if first in OTHERS or not PARTICIPLE.fullmatch(first):
             continue
         every = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
-        takes = [one.arg for one in every if one.arg not in ("self", "cls")]
+        takes = others or [one.arg for one in every if one.arg not in ("self", "cls")]
         gives = ast.unparse(node.returns) if node.returns else "None"
         if not node.decorator_list and (not takes or gives == "None" or acts(node)):
             yield node.name
@@ -86,11 +90,11 @@ def modules() -> dict[str, str]:
 
 
 def test_no_function_is_named_by_a_participle_that_changes_nothing() -> None:
-    found = {f"{path}: {n}" for path, text in modules().items() for n in bare_participles(text)}
-    assert found == set()
+    found = {f"{path}: {n}" for path, text in modules().items() for n in participles(text)}
+    assert found == KEPT
 
 
-def test_a_bare_participle_is_found_and_a_changed_argument_is_not() -> None:
+def test_a_participle_is_found_and_a_changed_argument_is_not() -> None:
     text = """
 def served(self): ...
 def _told(reason: str) -> None: ...
@@ -103,9 +107,16 @@ async def asked(model: str) -> int: ...
 def bound(channel: str) -> None: ...
 def copied(source: str, target: Path) -> int:
     return target.write_text(source)
+def stored_plan() -> Plan: ...
+def _shared_bundles(self) -> None: ...
+async def looked_up(key: str) -> str: ...
+async def look_up(key: str) -> str: ...
+def asking_run(model: str) -> Run:
+    time.sleep(1)
 """
     acting = ["_told", "asked", "bound", "copied", "found", "served"]
-    assert sorted(bare_participles(text)) == acting
+    longer = ["_shared_bundles", "asking_run", "looked_up"]
+    assert sorted(participles(text)) == sorted(acting + longer)
 
 
 def test_a_request_is_called_a_request() -> None:

@@ -142,7 +142,7 @@ async def test_a_demo_stopped_after_the_way_back_and_before_it_was_saved_goes_on
     facts = (Promoted(**FACT, predecessor=CHAMPION), RolledBack(**FACT))
     told, state = resumed(facts, monkeypatch, tmp_path)
     await asyncio.wait_for(told.next_version(), 5.0)
-    await asyncio.wait_for(told.taken_back(), 5.0)
+    await asyncio.wait_for(told.take_back(), 5.0)
     assert state.is_back
     assert state.learned_version == OTHER.version
 

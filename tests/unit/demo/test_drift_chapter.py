@@ -73,7 +73,7 @@ class World:
     async def chunk(self, rate: object, end: int) -> None:
         pass
 
-    async def labelled_day(self, rate: object) -> None:
+    async def play_labelled_day(self, rate: object) -> None:
         self.state.next_midnight_ms += DAY_MS
         self.player.position += 1
 

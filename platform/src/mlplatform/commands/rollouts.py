@@ -75,7 +75,7 @@ def list_rollouts(
     if json:
         print_json(msgspec.to_builtins(states))
         return
-    for line in controls.switched_off(wiring.existing_platform(), model):
+    for line in controls.kill_sentences(wiring.existing_platform(), model):
         print_line(line)
     rows = [
         (
@@ -230,7 +230,7 @@ def approve(
     if reason is None:
         raise ConfigUnusable("--reason", "missing", "why you answer so, in 5 to 500 characters")
     prefect = platform.prefect
-    run = _asking_run(platform, question)
+    run = _wait_for_asking_run(platform, question)
     prefect.submit_input(run.id, {"decision": decision, "code": proof, "reason": reason})
     with progress("writing the answer into the journal"):
         recorded = _is_recorded(platform, rollout_id, run)
@@ -345,7 +345,7 @@ def _show_code(
     print_fields({"evidence": digest, "code": code, "good until": until})
 
 
-def _asking_run(platform: Platform, question: approval_codes.Question) -> FlowRun:
+def _wait_for_asking_run(platform: Platform, question: approval_codes.Question) -> FlowRun:
     """The run in Prefect that asks this question; waits for the next pass, which comes every
     minute.
 

@@ -13,7 +13,7 @@ from mlplatform.decisions.records.prepared_record import Key
 from mlplatform.decisions.records.record import Record
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.scoring.request import recording
-from mlplatform.scoring.request.recording import KeptAnswers, found_in_time
+from mlplatform.scoring.request.recording import KeptAnswers, look_up_in_time
 
 
 class RecordedAnswers:
@@ -120,7 +120,7 @@ class BusyLog:
 
 async def test_a_log_that_is_held_up_for_a_moment_refuses_nobody() -> None:
     log = BusyLog(3)
-    assert await found_in_time(log.find, time.monotonic() + 60) == StoredAnswer(
+    assert await look_up_in_time(log.find, time.monotonic() + 60) == StoredAnswer(
         b"recorded", "body", "d"
     )
     assert log.asked == 4
@@ -130,12 +130,12 @@ async def test_a_log_that_stays_held_up_refuses_in_time() -> None:
     log = BusyLog(float("inf"))
     until_s = time.monotonic() + 5 * recording.RETRY_LOOKUP_S
     with pytest.raises(Unavailable):
-        await found_in_time(log.find, until_s)
+        await look_up_in_time(log.find, until_s)
     assert 1 <= log.asked <= 6
 
 
 async def test_with_no_time_left_it_is_asked_once() -> None:
     log = BusyLog(float("inf"))
     with pytest.raises(Unavailable):
-        await found_in_time(log.find, time.monotonic())
+        await look_up_in_time(log.find, time.monotonic())
     assert log.asked == 1

@@ -142,7 +142,7 @@ def control(
     return f"{act} {rollout_id}: {state.phase}"
 
 
-def switched_off(platform: Platform, model: str | None) -> list[str]:
+def kill_sentences(platform: Platform, model: str | None) -> list[str]:
     """Returns one sentence for each killed model.
 
     Args:

@@ -108,7 +108,7 @@ class _BackupRun:
             self._file(name)
         for name in self._rest():
             self._database_or_file(name)
-        self._shared_bundles()
+        self._copy_shared_bundles()
 
     def manifest(self, now_ms: int) -> Manifest:
         return Manifest(
@@ -177,7 +177,7 @@ class _BackupRun:
             source: Any = _FileStart(file, spill.bytes)
             self._files.append(self._writer.add(spill.name, source, self._progress))
 
-    def _shared_bundles(self) -> None:
+    def _copy_shared_bundles(self) -> None:
         """Copy bundles on a volume outside of the home folder, under the names that they have
         inside it."""
         shared = self._settings.home.shared_bundles

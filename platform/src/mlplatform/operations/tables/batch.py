@@ -23,8 +23,8 @@ from mlplatform.operations.tables.partitions import (
     Work,
     agreed,
     carry_out,
-    done_in,
     finish,
+    finished_partitions,
     stored_plan,
 )
 from mlplatform.operations.tables.plan import (
@@ -169,7 +169,7 @@ def _scored(
 
 def _finished(results: Results, plan: Plan) -> dict[str, Any] | None:
     """The manifest, if all partitions are still as they were written; else None."""
-    if MANIFEST not in results.sizes() or not is_complete(plan, done_in(results, plan)):
+    if MANIFEST not in results.sizes() or not is_complete(plan, finished_partitions(results, plan)):
         return None
     return _decoded(results.read(MANIFEST))
 

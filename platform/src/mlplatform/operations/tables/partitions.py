@@ -89,7 +89,7 @@ def agreed(there: Plan | None, plan: Plan, results: Results, where: str) -> Plan
     return there
 
 
-def done_in(results: Results, plan: Plan) -> dict[tuple[int, int], Partition]:
+def finished_partitions(results: Results, plan: Plan) -> dict[tuple[int, int], Partition]:
     """File and number → finished partition, if its file is unchanged."""
     sizes = results.sizes()
     found = {}
@@ -111,7 +111,7 @@ def carry_out(work: Work, source: Source, results: Results, report: Report) -> l
         Refused: the input was changed meanwhile.
         Unavailable: a store did not answer. Finished partitions stay, whatever error is raised.
     """
-    done = done_in(results, work.plan)
+    done = finished_partitions(results, work.plan)
     for one in done.values():
         report(one)
     prepared = _ahead(_prepared(work, source, done))

@@ -191,7 +191,7 @@ async def decide(prediction: Prediction, until_s: float) -> Verdict:
     target, raw = prediction.target, prediction.raw
     cut_offs = target.cut_offs
     if isinstance(cut_offs, ClassChoice) or isinstance(raw, tuple):
-        return await _judged_class(prediction, target.bundle.choice, until_s)
+        return await _decide_class(prediction, target.bundle.choice, until_s)
     score = target.bundle.calibrate(raw)
     decision = cut_offs.outcome(score)
     reasons: tuple[ReasonInfo, ...] = ()
@@ -210,7 +210,7 @@ async def decide(prediction: Prediction, until_s: float) -> Verdict:
     )
 
 
-async def _judged_class(prediction: Prediction, choice: ClassChoice, until_s: float) -> Verdict:
+async def _decide_class(prediction: Prediction, choice: ClassChoice, until_s: float) -> Verdict:
     """The most probable class, whose probability is the score."""
     target, raw = prediction.target, prediction.raw
     probabilities = raw if isinstance(raw, tuple) else (raw,)

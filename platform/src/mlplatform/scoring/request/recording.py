@@ -229,10 +229,10 @@ class KeptAnswers:
             del self._unlogged[next(iter(self._unlogged))]
 
 
-async def found_in_time(
+async def look_up_in_time(
     find: Callable[[], Awaitable[StoredAnswer | None]], until_s: float
 ) -> StoredAnswer | None:
-    """The result of a look-up, repeated while nobody can read the log.
+    """Look an answer up, again and again while nobody can read the log.
 
     A process that starts the write-ahead log anew holds up readers for microseconds, or for some
     milliseconds if it loses its core at that moment. That is no reason to refuse a request.
@@ -271,7 +271,7 @@ async def looked_up(
     """
     until_s = started_s + LOOKUP_SHARE * (deadline_s - started_s)
     try:
-        return await found_in_time(lambda: answers.look_up(key), until_s)
+        return await look_up_in_time(lambda: answers.look_up(key), until_s)
     except PlatformError as error:
         log.error("the decision log was not read: %s", error)
         raise log_unavailable() from error

@@ -120,7 +120,7 @@ class Worker:
                     self.step(stopping)
                 except Unavailable as error:
                     log.warning("a batch was given up, to be read again: %s", error)
-                    self._metrics.given_up("unavailable")
+                    self._metrics.count_given_up("unavailable")
                     self._subscription.rewind()
                     stopping.wait(BACK_OFF_S)
         finally:
@@ -163,7 +163,7 @@ class Worker:
             except StaleFence:
                 self._fenced += 1
                 batch.is_error = True
-                self._metrics.given_up("fenced")
+                self._metrics.count_given_up("fenced")
                 if self._fenced >= MAX_FENCED:
                     raise
                 return 0

@@ -117,7 +117,8 @@ class FeatureStream:
             self._entry.catch_up()
             return 0
         ids = self._subscription.topic_ids()
-        if self._made_anew({(m.topic, m.partition): _place(m, ids) for m in reversed(found)}):
+        first = {(m.topic, m.partition): _place(m, ids) for m in reversed(found)}
+        if self._restart_if_recreated(first):
             return 0
         self._keep_gaps(self._subscription.dropped_ranges(), ids)
         rows: list[PushedRow] = []
@@ -136,9 +137,9 @@ class FeatureStream:
         self._commit(letters)
         return len(found)
 
-    def _made_anew(self, first: Mapping[TopicPartition, Place]) -> bool:
-        """Whether a partition belongs to a topic that was made anew since it was read. If so, it is
-        read from its beginning, and the messages found are dropped.
+    def _restart_if_recreated(self, first: Mapping[TopicPartition, Place]) -> bool:
+        """Read partitions from the beginning whose topic was made anew since they were read, and
+        return whether there were any; the messages found are then to be dropped.
 
         Offsets are written before the journal's note; if the process is killed in between, this is
         done again.
@@ -169,7 +170,7 @@ class FeatureStream:
             return
         ids = self._subscription.topic_ids()
         known = self._entry.journal.topics_read(self._target.model, self._target.view.name)
-        self._made_anew({
+        self._restart_if_recreated({
             part: Place(*part, 0, 0, ids.get(part[0], "")) for part in read if known.get(part)
         })  # fmt: skip
 

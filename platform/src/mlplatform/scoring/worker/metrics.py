@@ -59,7 +59,7 @@ class Metrics:
         for outcome, count in tally.items():
             self._messages.labels(self._model, outcome).inc(count)
 
-    def given_up(self, reason: str) -> None:
+    def count_given_up(self, reason: str) -> None:
         self._given_up.labels(self._model, reason).inc()
 
     def count_retry(self, reason: str) -> None:

@@ -329,7 +329,7 @@ class Actions:
             gateways = self._platform.rollouts.gateways(name) if routes.generation else ()
             is_stopped = any(routes.services & gateway.stopped.keys() for gateway in gateways)
             offered = acts.of_model(routes, is_stopped=is_stopped)
-            seen = acts.seen_of_model(routes)
+            seen = acts.state_id_of_model(routes)
             says = f"model {name} is {'switched off' if routes.killed else routes.phase}"
             return Subject(kind, name, name, offered, lambda act: seen, says)
         facts = self._sources.rollout(name)
@@ -343,7 +343,7 @@ class Actions:
             name,
             state.model,
             acts.of_rollout(state, routes),
-            lambda act: acts.seen_of_rollout(state, len(facts), act),
+            lambda act: acts.state_id_of_rollout(state, len(facts), act),
             says,
             state,
             facts,

@@ -129,12 +129,12 @@ def own(state: RolloutState, name: str, identity: ProvenIdentity | None = None) 
     return ""
 
 
-def seen_of_rollout(state: RolloutState, facts: int, act: Act) -> str:
-    """The state that an act on a rollout is bound to: the evidence of its question, else the length
-    of its journal."""
+def state_id_of_rollout(state: RolloutState, facts: int, act: Act) -> str:
+    """Names the state that an act on a rollout is bound to, by the digest of the evidence of its
+    question, else by the length of its journal."""
     return state.asked_digest or "" if act in ANSWERS else f"fact {facts}"
 
 
-def seen_of_model(routes: Routes) -> str:
-    """The state that an act on a model is bound to."""
+def state_id_of_model(routes: Routes) -> str:
+    """Names the state that an act on a model is bound to, by the generation of its routes."""
     return f"generation {routes.generation}"

@@ -42,7 +42,7 @@ class Offer:
     Args:
         act: an act of `people.acts`, or `review`.
         about: id of the rollout or decision, or name of the model.
-        seen: the state that the form showed (`acts.seen_of_rollout`).
+        seen: which state the form showed (`acts.state_id_of_rollout`).
     """
 
     act: str
