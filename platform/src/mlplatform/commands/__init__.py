@@ -3,7 +3,7 @@
 Packages from the ground up: `terminal`, arguments and output; `decisions`, commands of decisions,
 `features`, commands of features, `documents`, rendered from code, `authoring`, folders of models,
 and `first_hour`, a newcomer's commands. The modules of this folder are above them. Imports every
-area below. `generate` is no command: it renders the files that other files say.
+area below. `generate` is no command: it renders the files that are made from another file.
 """
 
 from __future__ import annotations

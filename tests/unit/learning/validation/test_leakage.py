@@ -12,7 +12,7 @@ from tests.unit.learning.validation.test_gates import GOOD
 
 from mlplatform.learning.training_sets.dataset import LabelledRows
 from mlplatform.learning.validation.gates import judge_leakage, judge_quality
-from mlplatform.learning.validation.leakage import is_counted, leakage_evidence
+from mlplatform.learning.validation.leakage import is_serial_number, leakage_evidence
 from mlplatform.learning.validation.statistics import Interval
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.folders import load_definition
@@ -83,9 +83,9 @@ def test_a_sum_in_whole_dollars_is_no_number_of_the_payment() -> None:
     bills = np.round(rng.lognormal(11.0, 1.2, 4000)).astype(np.float32)
     unit = rng.integers(0, 2000, 4000)
     assert len(np.unique(bills)) > 0.95 * len(bills)
-    assert not is_counted(bills, unit)
-    assert is_counted(rng.permutation(4000).astype(np.float32), unit)
-    assert is_counted(rng.choice(10**9, 4000, replace=False).astype(np.float32), unit)
+    assert not is_serial_number(bills, unit)
+    assert is_serial_number(rng.permutation(4000).astype(np.float32), unit)
+    assert is_serial_number(rng.choice(10**9, 4000, replace=False).astype(np.float32), unit)
 
 
 def test_an_entity_of_the_request_is_no_input() -> None:

@@ -60,9 +60,9 @@ def judge_folds(
     """The gate refuses where most folds prove a loss: to the champion, over folds not fitted to;
     without one, to `minimum_average_precision`; of classes, to `minimum_accuracy`.
 
-    A fold proves a loss where its whole 90 % interval lies beyond the limit. By chance one does so
-    at most 5 times in 100, and most of two or more seldom. A fold that can't be tested, or holds
-    too few positives, does not pass.
+    A fold proves a loss where its whole 90 % interval lies beyond the limit. By chance a
+    fold does so at most 5 times in 100, and more than half of several folds less often. A fold that
+    can't be tested, or holds too few positives, does not pass.
     """
     if isinstance(gates, ClassGates):
         name, loss, least = "accuracy", gates.accuracy_loss, gates.minimum_accuracy

@@ -63,7 +63,7 @@ def identifying_inputs(
             name
             for i, name in enumerate(names)
             if name in declared
-            or is_counted(rows[:, i], unit[::step])
+            or is_serial_number(rows[:, i], unit[::step])
             or (not length_of(name) and names_units(learned[:, i], unit))
         ),
         tuple(n for i, n in enumerate(names) if grows(rows[:, i], event_ms)),
@@ -103,10 +103,10 @@ def _bins(values: NDArray[np.float32], cuts: Floats) -> NDArray[np.intp]:
     return np.where(np.isfinite(values), found, len(cuts) + 1)
 
 
-def is_counted(values: NDArray[np.float32], unit: NDArray[np.int64]) -> bool:
-    """Whether the input is a number of the request: whole numbers of which nearly every row has its
-    own, and hardly two units share one. Amounts are shared: two customers do owe the same sum,
-    however rarely."""
+def is_serial_number(values: NDArray[np.float32], unit: NDArray[np.int64]) -> bool:
+    """Whether the input looks like a serial number of the rows: whole numbers of which nearly every
+    row has its own, and which hardly two units share. Amounts are shared: two customers do owe the
+    same sum, however rarely."""
     present = np.isfinite(values)
     rows, values, unit = len(values), values[present], unit[present]
     whole = len(values) > 0 and bool((values == np.round(values)).all())

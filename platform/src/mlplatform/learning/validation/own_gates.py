@@ -1,4 +1,4 @@
-"""The gates of a model's own `gates.py`: their arguments, and what becomes of their answers.
+"""The gates of a model's own `gates.py`: their arguments, and the checks of their answers.
 
 ```python
 def cost(rows: HeldOut) -> Measure: ...

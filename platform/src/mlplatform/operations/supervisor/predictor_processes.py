@@ -203,8 +203,8 @@ def predictor_spec(home: Home, service: Service, port: int = 0, grpc_port: int =
 def _check_bundle(folder: Path) -> None:
     """Raises unless the home has the bundle; a copy of a home may lack it."""
     if not folder.is_dir():
-        whence = "copy it from a backup, or from the home that this one was copied from"
-        raise NotFound(f"no bundle {folder}: {whence}")
+        remedy = "copy it from a backup, or from the home that this one was copied from"
+        raise NotFound(f"no bundle {folder}: {remedy}")
 
 
 def address_file(home: Home, name: str) -> Path:

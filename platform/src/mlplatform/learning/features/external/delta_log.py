@@ -25,7 +25,8 @@ READER_FEATURES: Final = frozenset(
         *("typeWidening-preview", "v2Checkpoint", "vacuumProtocolCheck"),
     }
 )
-"""Features of the Delta protocol, of those that a reader must know, that are read here."""
+"""Features of the Delta protocol that are read here; a table that demands more of its readers is
+refused."""
 MOST_TABLE_FILES: Final = 100_000
 """Most files of a version: each takes about a kilobyte of memory."""
 MOST_NAME_BYTES: Final = 1024
