@@ -1,4 +1,7 @@
-"""Documents are easy to read: 120 columns, short sentences, numbers one way, plain words."""
+"""Documents are easy to read: 120 columns, short sentences, numbers one way, plain words.
+
+Comments of configurations use plain words too.
+"""
 
 from __future__ import annotations
 
@@ -46,15 +49,26 @@ LATE_SUBJECT: Final = re.compile(
     r"[;:] of (?:[^\s.;:,]+,? ){1,8}?(?:the (?:first|last|next|newest|oldest)|only|none)\b"
 )
 """The same after a semicolon or a colon."""
+RETIRED: Final = re.compile(r"\b(?:tells?|told|telling|whence)\b", re.IGNORECASE)
+"""Words of comments for which there are plainer ones: who gets what, what names or shows it."""
+COMMENT: Final = re.compile(
+    r"(?:^|(?<=\s))#+ (.*)|\b(?:description|error_message)\s*=\s*\"(.*)\"$", re.MULTILINE
+)
+"""A comment of YAML or of Terraform; and what Terraform says of a value, or of a wrong one."""
 LEAD: Final = re.compile(r"(?:[-*]|\d+\.) +|\*\*[^*]*\*\*:? *")
 """What stands before the first word of a sentence: the sign of an item, a term in bold."""
 
 
 def documents() -> list[Path]:
     """Every document that people write; decision records keep the words of their time."""
-    named = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.md"]
-    listed = subprocess.run(named, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
+    return listed("*.md")
+
+
+def listed(*patterns: str) -> list[Path]:
+    """The files of the repository whose names fit one of these patterns."""
+    named = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *patterns]
+    names = subprocess.run(named, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return [path for name in names.split("\0") if name and (path := ROOT / name).is_file()]
 
 
 def prose(text: str) -> Iterator[tuple[int, str]]:
@@ -135,6 +149,15 @@ def stumbles(text: str) -> list[tuple[int, str]]:
     return numbers + clauses
 
 
+def retired_in_comments(text: str) -> list[tuple[int, str]]:
+    """Line and word of what a comment of YAML or Terraform says in words that are not used."""
+    return [
+        (text.count("\n", 0, found.start()) + 1, word)
+        for found in COMMENT.finditer(text)
+        for word in RETIRED.findall(found[1] or found[2] or "")
+    ]
+
+
 def test_documents_wrap() -> None:
     wide = {p.relative_to(ROOT).as_posix(): too_wide(p.read_text()) for p in documents()}
     assert len(wide) > 150
@@ -151,6 +174,13 @@ def test_a_sentence_begins_with_what_it_is_about() -> None:
     living = [p for p in documents() if p.parent.name != "decisions"]
     found = {p.relative_to(ROOT).as_posix(): inversions(p.read_text()) for p in living}
     assert len(found) > 60
+    assert {name: hits for name, hits in found.items() if hits} == {}
+
+
+def test_comments_of_configurations_use_plain_words() -> None:
+    files = listed("*.yaml", "*.yml", "*.tf", "*.hcl")
+    found = {p.relative_to(ROOT).as_posix(): retired_in_comments(p.read_text()) for p in files}
+    assert {Path(name).suffix for name in found} >= {".yaml", ".tf", ".hcl"}
     assert {name: hits for name, hits in found.items() if hits} == {}
 
 
@@ -221,6 +251,18 @@ def test_what_is_looked_for_is_found(text: str, expected: list[str]) -> None:
 )
 def test_a_sentence_with_its_subject_at_the_end_is_found(text: str, expected: list[str]) -> None:
     assert [words for _, words in inversions(text)] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: 1\n# Who is told\nb: 2  # tell nobody", [(2, "told"), (3, "tell")]),
+        ('  description = "Who is told."', [(1, "told")]),
+        ("skew: tell\nurl: http://a/#told\n# a storyteller", []),
+    ],
+)
+def test_a_retired_word_of_a_comment_is_found(text: str, expected: list[tuple[int, str]]) -> None:
+    assert retired_in_comments(text) == expected
 
 
 def test_a_wide_line_is_found_but_for_tables_code_and_links() -> None:

@@ -14,7 +14,7 @@ output "buckets" {
 }
 
 output "kafka" {
-  description = "Brokers of Kafka and their user, as the platform is told of them, or null."
+  description = "Brokers of Kafka and their user, as the platform's setting has them, or null."
   value       = module.state.addresses.kafka
 }
 

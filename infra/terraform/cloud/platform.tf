@@ -52,7 +52,7 @@ module "serving" {
   gpus           = length(var.gpu_pools) == 0 ? null : { mig = var.gpu_sharing.mig, pods_per_gpu = var.gpu_sharing.pods_per_gpu }
   argo           = [local.jobs]
   public_gateway = var.public_gateway
-  depends_on     = [module.observability] # what is told from the first minute on is kept
+  depends_on     = [module.observability] # so that signals are stored from the first minute on
 }
 
 module "platform" {

@@ -230,7 +230,7 @@ variable "passwords_version" {
 }
 
 variable "budget" {
-  description = "What the environment may cost a month in US dollars, and who is told at 80 % of it, and when the forecast passes it; null: nobody is."
+  description = "What the environment may cost a month in US dollars, and who gets a message at 80 % of it, and when the forecast passes it; null: nobody."
   type = object({
     dollars = number
     emails  = list(string)
@@ -264,7 +264,7 @@ variable "pager_url" {
 }
 
 variable "heartbeat_url" {
-  description = "Where a message goes every one to two minutes as long as alerts are told, by https, with `pager-token`: whoever waits there pages when none comes. Null: an end of Prometheus or Alertmanager is noticed by nobody."
+  description = "Where a message goes every one to two minutes as long as alerts are sent, by https, with `pager-token`: the receiver pages somebody when none comes. Null: an end of Prometheus or Alertmanager is noticed by nobody."
   type        = string
   default     = null
 }

@@ -54,7 +54,7 @@ module "serving" {
   source = "../modules/serving"
   gpus   = var.gpus
   argo   = [local.jobs]
-  # What is told from the first minute on is kept.
+  # So that signals are stored from the first minute on.
   depends_on = [module.observability]
 }
 

@@ -82,7 +82,7 @@ run "with_kafka_a_budget_and_callers_from_outside" {
 
   assert {
     condition     = one(aws_budgets_budget.month[*].limit_amount) == "1000"
-    error_message = "The owner is told of what it costs."
+    error_message = "The owner gets a message about what it costs."
   }
 }
 

@@ -21,7 +21,7 @@ locals {
 
 resource "aws_secretsmanager_secret" "main" {
   #checkov:skip=CKV2_AWS_57:a password changes in the server and here together, by passwords_version
-  # `metrics` and `alerts` are filled by hand: keys of the gateway (docs/security.md), and of whoever is told.
+  # `metrics` and `alerts` are filled by hand: keys of the gateway (docs/security.md), and of the receivers of alerts.
   for_each                = setunion(local.written, ["metrics", "alerts"])
   name                    = "${var.secrets_prefix}${each.value}"
   description             = "${each.value} of ${var.name}"

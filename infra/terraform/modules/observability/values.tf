@@ -1,20 +1,20 @@
-# What the charts are told. Names and tracing between the three stores are by trace id, which logs carry as `trace_id`.
+# Values of the charts. Names and tracing between the three stores are by trace id, which logs carry as `trace_id`.
 locals {
   # Addresses and secrets of the files are those of one machine; here they are this namespace's.
   config = { for f in ["collector/collector", "loki/loki", "tempo/tempo", "prometheus/cluster", "alertmanager/alertmanager"] :
   basename(dirname(f)) => file("${var.folder}/${f}.yaml") }
   loki_file = yamldecode(local.config["loki"])
   scraped   = yamldecode(replace(local.config["prometheus"], "/etc/prometheus/secrets", "/etc/prometheus/secrets/mlplatform-metrics")).scrape_configs
-  told_file = yamldecode(replace(replace(replace(
+  alertmanager_file = yamldecode(replace(replace(replace(
     local.config["alertmanager"],
     "/etc/alertmanager/secrets", "/etc/alertmanager/secrets/alertmanager-receivers"),
     "http://127.0.0.1:9099/alerts", try(var.alerts.pager_url, "")),
   "http://127.0.0.1:9099/heartbeat", local.heartbeat_url))
   heartbeat_url = try(coalesce(var.alerts.heartbeat_url), "")
   # Where nobody waits for a heartbeat, none is sent: Watchdog then goes where the chart's other silent alerts go.
-  told = merge(local.told_file, {
-    route     = merge(local.told_file.route, { routes = [for r in local.told_file.route.routes : r if local.heartbeat_url != "" || r.receiver != "heartbeat"] })
-    receivers = [for r in local.told_file.receivers : r if local.heartbeat_url != "" || r.name != "heartbeat"]
+  alertmanager = merge(local.alertmanager_file, {
+    route     = merge(local.alertmanager_file.route, { routes = [for r in local.alertmanager_file.route.routes : r if local.heartbeat_url != "" || r.receiver != "heartbeat"] })
+    receivers = [for r in local.alertmanager_file.receivers : r if local.heartbeat_url != "" || r.name != "heartbeat"]
   })
 
   prometheus_values = {
@@ -32,7 +32,7 @@ locals {
     } }
     alertmanager = merge(
       { alertmanagerSpec = { secrets = [for a in var.alerts[*] : "alertmanager-receivers"] } },
-      { for a in var.alerts[*] : "config" => local.told },
+      { for a in var.alerts[*] : "config" => local.alertmanager },
     )
     grafana = {
       admin       = { existingSecret = "grafana-admin", userKey = "admin-user", passwordKey = "admin-password" }

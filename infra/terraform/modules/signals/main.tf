@@ -1,4 +1,4 @@
-# What Grafana and Prometheus are told, from the files that tests of this repository hold to the running platform.
+# What Grafana and Prometheus read, from the files that tests of this repository hold to the running platform.
 locals {
   read = { for f in fileset(var.folder, "dashboards/**/*.json") : f => jsondecode(file("${var.folder}/${f}")) }
 

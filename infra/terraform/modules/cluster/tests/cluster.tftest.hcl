@@ -33,7 +33,7 @@ run "gpu_nodes_are_tainted_labelled_and_bounded" {
   }
   assert {
     condition     = one(aws_eks_node_group.gpu["l4"].scaling_config).max_size == 2
-    error_message = "The pool ends where it was told to."
+    error_message = "The pool is no larger than its limit."
   }
   assert {
     condition     = aws_eks_node_group.gpu["l4"].subnet_ids == toset(["subnet-b"])

@@ -87,7 +87,7 @@ run "kafka_is_spoken_to_by_tls_as_a_user" {
 
   assert {
     condition     = startswith(output.addresses.kafka, "kafka+ssl://mlplatform@") && !strcontains(output.addresses.kafka, "not-a-real-password")
-    error_message = "The platform is told of TLS and of its user, and of no password."
+    error_message = "The platform's setting names TLS and its user, and no password."
   }
   assert {
     condition     = aws_msk_cluster.main[0].encryption_info[0].encryption_in_transit[0].client_broker == "TLS" && aws_msk_cluster.main[0].client_authentication[0].sasl[0].scram && !aws_msk_cluster.main[0].client_authentication[0].unauthenticated

@@ -1,4 +1,4 @@
-# The stores and the collector are told what the repository's own files say.
+# The stores and the collector have what the repository's own files say.
 mock_provider "kubectl" {}
 mock_provider "helm" {}
 
@@ -38,7 +38,7 @@ run "one_home_for_each_number" {
   }
   assert {
     condition     = !can(yamldecode(helm_release.prometheus.values[0]).alertmanager.config)
-    error_message = "Without receivers nobody is told."
+    error_message = "Without receivers no alert is sent."
   }
 }
 
@@ -59,7 +59,7 @@ run "receivers_and_keys_are_files_of_secrets" {
       strcontains(jsonencode(yamldecode(helm_release.prometheus.values[0]).alertmanager.config), "https://pager.bank.example/alerts"),
       !strcontains(jsonencode(yamldecode(helm_release.prometheus.values[0]).alertmanager.config), "127.0.0.1"),
     ])
-    error_message = "Alertmanager tells the bank's pager."
+    error_message = "Alertmanager posts to the bank's pager."
   }
   assert {
     condition     = !strcontains(jsonencode(yamldecode(helm_release.prometheus.values[0]).alertmanager.config), "heartbeat")
