@@ -133,7 +133,7 @@ def template() -> Any:
 
 
 def run(x: NDArray[np.float32], y: NDArray[np.int8], seed: int) -> dict[str, Any]:
-    """One drawing of the clients: AUC, and by policy its thresholds, shares and mean cost."""
+    """One random split of the clients: AUC, and by policy its thresholds, shares and mean cost."""
     order = np.random.default_rng(seed).permutation(len(y))
     fit, chosen, judged = np.split(order, [int(0.6 * len(y)), int(0.8 * len(y))])
     model = template().fit(x[fit], y[fit], seed=seed)
@@ -186,7 +186,7 @@ def main() -> None:
     print_judged(judged)
     runs = [run(x, y, seed) for seed in range(arguments.runs)]
     told = {"folder": judged} | summary(runs) | {"runs": runs}
-    print(f"AUC {told['auc'][0]:.4f}, between drawings {told['auc'][1]:.4f}")
+    print(f"AUC {told['auc'][0]:.4f}, between splits {told['auc'][1]:.4f}")
     for name, policy in told["policies"].items():
         print(f"{name}: {policy}")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
