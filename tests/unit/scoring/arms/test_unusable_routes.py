@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,11 @@ from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.oip import Codec
 from mlplatform.model.routes import Arm, Routes, no_routes
 from mlplatform.rollouts.serving.plane import ServiceStatus
-from mlplatform.runtime.errors import NotFound
+from mlplatform.runtime.errors import NotFound, PlatformError
 from mlplatform.scoring.arms.follow import POLL_S, RouteFollower
 from mlplatform.scoring.arms.live import LiveModel, no_champion
 from mlplatform.scoring.arms.processes import Processes
+from mlplatform.scoring.arms.routing import Assignment
 from mlplatform.scoring.predictor_client.predictor import ClientLimits, Predictor
 from support.scoring_world import write_amount_bundle
 
@@ -79,6 +81,32 @@ async def test_routes_that_cannot_be_applied_are_told_once_and_are_not_nothing(
         assert (applied, model.problem) == ([1], "")
     finally:
         await follower.stop()
+
+
+def test_a_predecessor_that_cannot_be_loaded_keeps_nobody_from_the_champion(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    digest = write_amount_bundle(tmp_path / "made")
+    (tmp_path / "made").rename(tmp_path / digest)
+    champion, lost = Arm(2, digest, "fraud-v2"), Arm(1, "0" * 64, "fraud-v1")
+    model = LiveModel(
+        load_definition("fraud"), load_views(model_folder("fraud")), tmp_path, _predictor
+    )
+    routes = Routes("fraud", 4, champion, None, lost, "fraud-v2-1", "steady", 0.0)
+    live = model.prepared(routes)
+    assert (live.routes.generation, live.routes.champion, live.routes.previous) == (
+        4, champion, None,
+    )  # fmt: skip
+    assert [step.arm for step in live.order(Assignment("champion", 0, champion, None))] == [
+        champion
+    ]
+    (line,) = caplog.messages
+    assert line.startswith("fraud has no predecessor here: version 1 can't be asked: ")
+    model.apply(live)
+    assert model.prepared(replace(routes, generation=5)).targets == live.targets
+    for unusable in (replace(routes, champion=lost), replace(routes, challenger=lost)):
+        with pytest.raises(PlatformError):
+            model.prepared(unusable)
 
 
 async def _polled(journal: Journal, polls: int) -> None:

@@ -56,7 +56,7 @@ class DayQuery:
 Reading = Callable[[Sequence[int]], Iterable[tuple[int, bytes]]]
 
 
-def found_of_days(
+def findings_by_day(
     folder: Path, log: DecisionLog, query: DayQuery, numbers: Sequence[int], read: Reading
 ) -> dict[int, bytes]:
     """The findings about each of these days; a day without stored findings is read from the log.

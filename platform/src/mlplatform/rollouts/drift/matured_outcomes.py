@@ -25,7 +25,7 @@ from mlplatform.model.policies.decision_scale import Task
 from mlplatform.model.policies.monitoring import Segment
 from mlplatform.model.policies.segments import band
 from mlplatform.model.profile import Floats
-from mlplatform.rollouts.cache.days import DayQuery, found_of_days
+from mlplatform.rollouts.cache.days import DayQuery, findings_by_day
 from mlplatform.rollouts.drift.performance import (
     ACCURACY,
     CALIBRATION,
@@ -89,7 +89,7 @@ def read_matured(
     identity = _identity(definition, plan, champion)
     query = DayQuery(definition.name, champion.version, identity, late_ms)
     read = partial(_read_days, log, definition, plan, champion)
-    found = found_of_days(folder, log, query, chosen, read)
+    found = findings_by_day(folder, log, query, chosen, read)
     days = [_decoded(found[number]) for number in chosen]
     if days[-1] is None:
         gaps.append(_silence(numbers[-1], definition.task))

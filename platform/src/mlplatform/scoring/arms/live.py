@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,6 +24,7 @@ from mlplatform.model.scorecard import SmallScorer
 from mlplatform.model.tensors.named_tensors import NamedTensors
 from mlplatform.model.windows.declaration import check_same
 from mlplatform.rollouts.serving.named_codec import codec_of
+from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.arms.fallback import FallbackStep, steps
 from mlplatform.scoring.arms.reasons import Explainer, explainer, ordinary_row, vector_places
@@ -32,6 +34,8 @@ from mlplatform.scoring.predictor_client.breaker import Breaker
 from mlplatform.scoring.predictor_client.bulkhead import Bulkhead
 from mlplatform.scoring.predictor_client.cache import ScoreCache
 from mlplatform.scoring.predictor_client.predictor import ClientLimits, Predictor
+
+log = logging.getLogger(__name__)
 
 SHADOW_LIMITS = ClientLimits(calls=2, rows=32, waiting=64)
 LINGER_S = 15.0
@@ -174,17 +178,27 @@ class LiveModel:
     def prepared(self, routes: Routes) -> Live:
         """A generation with every bundle loaded; arms that are live already keep their state.
 
-        Reads files: not for the event loop.
+        A predecessor that can't be loaded is left out, because it only answers where the champion
+        does not. Reads files: not for the event loop.
 
         Raises:
-            BundleCorrupt: a bundle is missing, or does not match the routes.
+            BundleCorrupt: the champion's or the challenger's bundle is missing, or does not match
+                the routes.
+            ConfigInvalid: model.yaml no longer has what one of them reads.
         """
-        known = self.current.targets
-        targets = {}
-        for arm in routes.arms:
-            target = known.get(arm.service)
-            same = target is not None and target.arm == arm
-            targets[arm.service] = target if target and same else self._target(arm)
+        previous = routes.previous
+        answering = replace(routes, previous=None)
+        targets = {arm.service: self._kept_or_loaded(arm) for arm in answering.arms}
+        if previous is None or previous.service in targets:
+            return self._live(routes, targets)
+        try:
+            targets[previous.service] = self._kept_or_loaded(previous)
+        except PlatformError as error:
+            name, version = routes.model, previous.version
+            log.error(
+                "%s has no predecessor here: version %d can't be asked: %s", name, version, error
+            )
+            return self._live(answering, targets)
         return self._live(routes, targets)
 
     def apply(self, live: Live) -> tuple[Target, ...]:
@@ -222,6 +236,10 @@ class LiveModel:
         definition = self.definition
         safe = definition.decision.safe
         return Live(routes, targets, definition.chain, self._bulkhead, safe)
+
+    def _kept_or_loaded(self, arm: Arm) -> Target:
+        kept = self.current.targets.get(arm.service)
+        return kept if kept is not None and kept.arm == arm else self._target(arm)
 
     def _target(self, arm: Arm) -> Target:
         definition = self.definition

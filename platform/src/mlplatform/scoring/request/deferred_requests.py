@@ -28,8 +28,8 @@ from mlplatform.scoring.request.recording import (
     AnswerStore,
     LogUnavailable,
     Recorder,
+    find_stored_answer,
     log_unavailable,
-    looked_up,
 )
 from mlplatform.scoring.request.scoring import ScoreResponse, Scoring, answer_owner, replay
 
@@ -67,7 +67,9 @@ class AsyncAcceptor:
         ).hexdigest()
         if caller.key is not None:
             key = (caller.client, model, caller.key)
-            stored = await looked_up(self._answers, key, caller.started_s, caller.deadline_s)
+            stored = await find_stored_answer(
+                self._answers, key, caller.started_s, caller.deadline_s
+            )
             if stored is not None:
                 return replay(stored.answer, same_body=stored.is_of(digest))
         scoring.check_accepts(request.event_ms)
@@ -105,7 +107,7 @@ class AsyncAcceptor:
                 continue
             key = (answer_owner(client), model, decision_id)
             deadline_s = started_s + scoring.definition.deadline_ms / 1000
-            found = await looked_up(self._answers, key, started_s, deadline_s)
+            found = await find_stored_answer(self._answers, key, started_s, deadline_s)
             if found is not None:
                 return model, found.answer
             if self._clock.wall_ms() - made_ms(decision_id) <= scoring.keep_ms:

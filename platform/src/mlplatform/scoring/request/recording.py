@@ -260,7 +260,7 @@ class AnswerStore(Protocol):
     def keep_unlogged(self, entry: Entry, answer: bytes) -> None: ...
 
 
-async def looked_up(
+async def find_stored_answer(
     answers: AnswerStore, key: Key, started_s: float, deadline_s: float
 ) -> StoredAnswer | None:
     """The stored answer under a client, model and key, looked for while there is still time to

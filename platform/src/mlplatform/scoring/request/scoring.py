@@ -73,8 +73,8 @@ from mlplatform.scoring.request.recording import (
     InFlight,
     LogUnavailable,
     Recorder,
+    find_stored_answer,
     log_unavailable,
-    looked_up,
 )
 from mlplatform.scoring.request.shadow import ShadowCopies, ShadowCopy
 from mlplatform.scoring.request.times import EventTimes
@@ -439,7 +439,7 @@ class Scoring:
         caller.finished.append(finished)
 
     async def _find_answer(self, client: str, key: str, caller: Caller) -> StoredAnswer | None:
-        return await looked_up(
+        return await find_stored_answer(
             self._answers, (client, self.definition.name, key), caller.started_s, caller.deadline_s
         )
 
