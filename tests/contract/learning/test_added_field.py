@@ -1,4 +1,4 @@
-"""A field that is added to a model in use: on the way no request is refused, and none changed."""
+"""A field that is added to a model in use, and removed: no request of before fails or changes."""
 
 from __future__ import annotations
 
@@ -70,10 +70,12 @@ def taken_in(root: Path, name: str, until_us: int, risk: pa.Array[Any] | None) -
     command("history", "import", NAME, str(root / f"{name}.parquet"))
 
 
-def fitted(until_us: int) -> Candidate:
+def fitted(until_us: int, *, is_as_good: bool = True) -> Candidate:
     platform = Platform(load(os.environ))
     prepared = training.prepare_training(platform, NAME, until_us // 1000)
     found = fitting.fit(platform, prepared.dataset, prepared.recent, lambda status: None)
+    if not is_as_good:
+        return found
     report = training.validate(NAME, found, prepared).report
     assert report.reasons == ()
     assert retrain.version_facts(found, report, author="ana").validated
@@ -156,9 +158,39 @@ def test_a_field_is_declared_then_sent_then_learned_from(root: Path) -> None:
         assert answers[0.02]["score"] < answers[None]["score"] < answers[0.98]["score"]
         assert {each["answered_by"] for each in answers.values()} == {"champion"}
         assert "RISK" in {reason["code"] for reason in answers[0.98]["reasons"]}
-        _again_as_answered(world, second, [before, *alike, *answers.values()])
+        every = [before, *alike, *answers.values()]
+        _again_as_answered(world, second, every)
+        _removed(root, world, until_us, every)
     finally:
         world.close()
+
+
+def _removed(root: Path, world: ScoringWorld, until_us: int, answers: list[dict[str, Any]]) -> None:
+    """The way back: a version without the field, and then model.yaml without it, while the routes
+    still name the version that reads it as their predecessor."""
+    change(root, "inputs:\n  - {name: risk, kind: field, of: risk}\n", "inputs:\n")
+    reasons = root / NAME / "reasons.yaml"
+    reasons.write_text(reasons.read_text().replace(REASON, ""))
+    third = fitted(until_us, is_as_good=False)
+    world.promote(world.serve(3, third.bundle.digest))
+    wait_for(lambda: score(world, body()).json()["model_version"] == 3)
+    asked, key = body(), {"Idempotency-Key": "declared"}
+    declared = score(world, asked, **key).json()
+    world.kill_worker()
+    accepted = score(world, asked, "score:async")
+    assert world.stop_gateway() == 0
+    change(root, FIELD, "  income:")
+    world.start_gateway()
+    wait_for(lambda: score(world, body()).json().get("answered_by") == "champion")
+    assert score(world, asked, **key).json()["decision_id"] == declared["decision_id"]
+    world.start_worker()
+    later = wait_for(lambda: decided(world, accepted.headers["Location"]))
+    assert later["score"] == declared["score"]
+    for answer in [*answers, declared]:
+        assert json.loads(command("log", "explain", answer["decision_id"], "--json"))["equal"]
+    second = str(world.home.bundles / answers[-1]["bundle"])
+    replayed = json.loads(command("replay", NAME, "--bundle", second, "--json"))
+    assert replayed["served"] > 0
 
 
 def _again_as_answered(

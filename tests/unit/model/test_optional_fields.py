@@ -4,22 +4,27 @@ fault."""
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from mlplatform.commands.terminal.arguments import column_names
 from mlplatform.learning.features import rows
-from mlplatform.learning.features.columns import match_columns
-from mlplatform.learning.features.history_files import columns_of
-from mlplatform.model.definition import ModelDefinition
+from mlplatform.learning.features.history_files import examine_history
+from mlplatform.model.definition import InputSpec, ModelDefinition
 from mlplatform.model.folders import model_folder, parse
-from mlplatform.model.inputs import InputPlan
+from mlplatform.model.inputs import InputPlan, as_recorded
+from mlplatform.model.windows.declaration import as_written
+from mlplatform.operations.tables.batch import _rules as batch_rules
 from mlplatform.operations.tables.columns import matched_columns
 from mlplatform.operations.tables.request_rows import requests_of
+from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.request.payloads import Payloads
@@ -126,6 +131,14 @@ def test_a_retry_from_before_the_fields_were_declared_is_the_same_request() -> N
     assert PAYLOADS.score(body(attempts=0)).body != before.body
 
 
+def test_a_protected_field_keeps_its_null_unless_it_is_declared_optional() -> None:
+    sex = {"type": "string", "values": ["f", "m"]}
+    protected = Payloads(read(request__sex=sex, protected=["sex"]))
+    declared = Payloads(read(request__sex=sex | {"optional": True}, protected=["sex"]))
+    assert protected.score(body()).sent["sex"] is None
+    assert declared.score(body()).body == SHIPPED.score(body()).body
+
+
 def test_its_inputs_are_missing_in_rows_and_in_matrices() -> None:
     plan = InputPlan(DEFINITION, (), vocabularies={"channel": ("app", "web")})
     names = [name for name in plan.names if name.partition(".")[0] in ADDED]
@@ -200,17 +213,82 @@ def test_a_history_may_lack_values_and_columns_and_the_others_are_checked() -> N
         assert caught.value.row == 1
     with pytest.raises(InputInvalid, match="amount is missing"):
         rows.check_history(history(amount=[1.0, None, 2.0]), DEFINITION, "a.parquet")
-    needed = {one.name for one in columns_of(text_free()) if one.is_needed}
-    assert "device_risk" not in needed
-    assert {"amount", "customer_id"} <= needed
-    kinds = {name: str(kind) for name, kind in zip(needed, ["int64"] * 20, strict=False)}
-    assert set(match_columns(columns_of(text_free()), kinds, {}, "a.parquet")) == needed
 
 
-def text_free() -> ModelDefinition:
-    """Without the bool field, which only a folder's `sources.py` reads from a history."""
-    request = {n: f for n, f in DEFINITION.request.items() if f.type != "bool"}
-    return msgspec.structs.replace(DEFINITION, request=request)
+def history_file(path: Path, first: int = 0, **columns: Any) -> Path:
+    """Three requests in a file, with no columns of optional fields but these."""
+    times = pa.array([first + 1, first + 2, first + 3], pa.timestamp("us"))
+    given = {**HEAD, "request_id": [first, first + 1, first + 2], "event_time": times}
+    pq.write_table(pa.table(given | {"label": [0, 1, 0], "label_time": times} | columns), path)
+    return path
+
+
+def test_files_of_a_history_may_hold_optional_columns_as_other_tools_write_them(
+    tmp_path: Path,
+) -> None:
+    history_file(tmp_path / "1.parquet", attempts=pa.array([1.0, None, 2.0]), channel=pa.nulls(3))
+    history_file(tmp_path / "2.parquet", 10, risk=pa.array([0.1, float("nan"), 0.3]))
+    names = {"device_risk": "risk"}
+    found = examine_history(tmp_path, definition=DEFINITION, now_ms=None, columns=names).table
+    nothing = [None] * 3
+    assert found["attempts"].to_pylist() == [1, None, 2, *nothing]
+    assert found["device_risk"].to_pylist() == [*nothing, 0.1, None, 0.3]
+    assert {found[n].null_count for n in ("channel", "is_abroad", "profile")} == {6}
+    rows.check_history(found, DEFINITION, "history")
+    with pytest.raises(InputInvalid, match="column device is not in it"):
+        examine_history(
+            tmp_path, definition=DEFINITION, now_ms=None, columns={"device_risk": "device"}
+        )
+
+
+def test_a_field_declared_after_an_import_changes_no_digest_of_it() -> None:
+    shipped = parse((model_folder("fraud") / "model.yaml").read_text(), "model.yaml")
+    names = rows.history_schema(shipped).names
+    before = history().select(names).cast(rows.history_schema(shipped))
+    assert rows.history_digest(history(), DEFINITION) == rows.history_digest(before, shipped)
+    known = history(attempts=[1, 2, 3])
+    assert rows.history_digest(known, DEFINITION) != rows.history_digest(before, shipped)
+
+
+def test_a_column_that_may_be_an_optional_one_is_not_passed_over() -> None:
+    kinds = {f.name: str(f.type) for f in pa.table(HEAD | {"device_rsk": [0.1] * 3}).schema}
+    with pytest.raises(InputInvalid) as caught:
+        matched_columns(DEFINITION, kinds, {}, "a.parquet", is_text=False)
+    assert "column device_rsk may be device_risk, which is optional" in str(caught.value)
+    for column, expected in (("device_rsk", True), ("", False)):
+        overrides = column_names([f"device_risk={column}"])
+        found = matched_columns(DEFINITION, kinds, overrides, "a.parquet", is_text=False)
+        assert ("device_risk" in found) == expected
+    with pytest.raises(InputInvalid, match="there is no column for amount"):
+        matched_columns(DEFINITION, kinds, {"amount": ""}, "a.parquet", is_text=False)
+
+
+def test_a_batch_that_an_earlier_release_began_has_the_same_rules() -> None:
+    shipped = parse((model_folder("fraud") / "model.yaml").read_text(), "model.yaml")
+    declared = msgspec.to_builtins(shipped.request)
+    assert {field.pop("optional") for field in declared.values()} == {False}
+    read = declared, shipped.protected, as_written(shipped.windows), []
+    earlier = digest(msgspec.to_builtins([*read, shipped.decision.safe]))
+    assert batch_rules(shipped, []) == earlier
+    assert batch_rules(read_as(DEFINITION, shipped), []) != earlier
+
+
+def read_as(added: ModelDefinition, shipped: ModelDefinition) -> ModelDefinition:
+    return msgspec.structs.replace(shipped, request=added.request)
+
+
+def test_records_of_a_removed_field_are_read_by_the_bundle_that_knew_it() -> None:
+    shipped = parse((model_folder("fraud") / "model.yaml").read_text(), "model.yaml")
+    ratio = InputSpec(name="share", kind="ratio", of="device_risk", to="attempts")
+    inputs = (*DEFINITION.inputs, ratio)
+    words = {"channel": ("app", "web")}
+    with pytest.raises(ConfigInvalid):
+        InputPlan(shipped, (), inputs, vocabularies=words)
+    plan = InputPlan(as_recorded(shipped, (), inputs), (), inputs, vocabularies=words)
+    known = InputPlan(DEFINITION, (), inputs, vocabularies=words)
+    for request in (BEFORE | SENT, BEFORE | dict.fromkeys(ADDED)):
+        rows_of = [each.row(request, BEFORE["event_time"], {}) for each in (plan, known)]
+        np.testing.assert_array_equal(rows_of[0], rows_of[1])
 
 
 def test_a_table_to_score_may_lack_values_and_columns() -> None:

@@ -114,7 +114,8 @@ def _lines(row: QueuedDecision, label: str) -> list[str]:
     """Lines on a decision: its id alone in the first, to be copied, and its details in the
     second."""
     score = "no score" if row.score is None else f"score {row.score:.4f}"
-    asked = ", ".join(f"{name} {value}" for name, value in row.shown.fields)
+    fields = ((name, "missing" if value is None else value) for name, value in row.shown.fields)
+    asked = ", ".join(f"{name} {value}" for name, value in fields)
     columns = [
         utc_minute_text(row.event_ms),
         row.decision,

@@ -54,6 +54,9 @@ def dns_name(model: str) -> str:
     return model.replace("_", "-")
 
 
+FieldType = Literal["int64", "float64", "string", "bool", "vector"]
+
+
 class RequestField(Section, frozen=True):
     """One field that an application sends with each request.
 
@@ -66,7 +69,7 @@ class RequestField(Section, frozen=True):
             field is added while applications don't send it yet, and taken away while some still do.
     """
 
-    type: Literal["int64", "float64", "string", "bool", "vector"]
+    type: FieldType
     entity: str | None = None
     pseudonymous: bool = False
     minimum: float | None = None

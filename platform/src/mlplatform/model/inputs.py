@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
+import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
@@ -14,8 +15,10 @@ from mlplatform.model.definition import (
     EVENT_TIME,
     WIDE,
     WORDED,
+    FieldType,
     InputSpec,
     ModelDefinition,
+    RequestField,
     word_inputs,
 )
 from mlplatform.model.features import transforms
@@ -38,6 +41,12 @@ if TYPE_CHECKING:
 
 Request = Mapping[str, Any]
 ViewValues = Mapping[str, float | None]
+_FIELD_TYPES: Final[Mapping[str, FieldType]] = {
+    "category": "string",
+    "text": "string",
+    "vector": "vector",
+}
+"""Kind of an input → the type of its request field, if that is no number."""
 Step = Callable[[Request, int, ViewValues], float]
 
 
@@ -176,6 +185,24 @@ class InputPlan:
     def _check_known(key: str, name: str | None, known: set[str]) -> None:
         if name not in known:
             raise ConfigInvalid(key, name, "one of " + ", ".join(sorted(known)))
+
+
+def as_recorded(
+    definition: ModelDefinition, views: Sequence[FeatureSource], inputs: Sequence[InputSpec]
+) -> ModelDefinition:
+    """The definition with the request fields that a bundle's inputs read and model.yaml has lost:
+    records have their values still."""
+    features = {*feature_names(views), *(window.name for window in definition.windows)}
+    lost: dict[str, RequestField] = {}
+    for spec in inputs:
+        if spec.kind in ("view", "window"):
+            continue
+        kind: FieldType = _FIELD_TYPES.get(spec.kind, "float64")
+        for name in (spec.of, spec.to):
+            if name is not None and name not in features and name not in definition.request:
+                length = length_of(spec.name) or None
+                lost[name] = RequestField(type=kind, length=length, optional=True)
+    return msgspec.structs.replace(definition, request={**definition.request, **lost})
 
 
 def feature_names(sources: Sequence[FeatureSource]) -> tuple[str, ...]:

@@ -7,12 +7,16 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mlplatform.decisions.records.tables import DATABASE
+from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.skew.verdict import FeatureSkew, SkewReport
+from mlplatform.model.definition import RequestField
 from mlplatform.runtime.units import DAY_MS, HOUR_MS, MINUTE_MS
-from support.skew_world import BEGIN_MS, WINDOWS, Faults, ServedValues, World
+from models.fraud.generator import Population, generate
+from support.skew_world import BEGIN_MS, MODEL, WINDOWS, Faults, ServedValues, World
 
 DAYS, A_DAY = 5, 400
 WRONG_DAY = 3
@@ -43,6 +47,18 @@ def test_nothing_is_named_in_a_clean_month(tmp_path: Path) -> None:
     assert all(one.is_known for one in (*passes, whole))
     assert sum(f.different + f.missing for f in whole.features) == 0
     assert max(f.late for f in whole.features) < 20
+
+
+def test_a_history_from_before_a_field_was_declared_is_counted(tmp_path: Path) -> None:
+    population = Population(customers=300, payments_per_day=400)
+    history = generate(seed=1, start_ms=BEGIN_MS - DAY_MS, days=1, population=population)
+    earlier = OfflineTable(tmp_path / "offline", MODEL)
+    earlier.import_history(history, b"k" * 32)
+    earlier.finish_history()
+    added = {**MODEL.request, "risk": RequestField(type="float64", optional=True)}
+    world = World(tmp_path, definition=msgspec.structs.replace(MODEL, request=added))
+    found = world.run(2, 200).compare().report
+    assert (found.population, named(found)) == (400, {})
 
 
 def doubled(values: ServedValues, at_ms: int) -> None:

@@ -82,7 +82,7 @@ def deferral(answers: BusyLog, recorder: ImmediateRecorder) -> AsyncAcceptor:
 
 def asked(within_s: float = 60.0) -> tuple[Scoring, ScoreRequest, Caller]:
     now_s = time.monotonic()
-    request = ScoreRequest({"amount": 1.0}, WALL_MS, b"body", None)
+    request = ScoreRequest({"amount": 1.0}, {"amount": 1.0}, WALL_MS, b"body", None)
     return cast(Scoring, Model()), request, Caller("shop", now_s, now_s + within_s, key="k")
 
 

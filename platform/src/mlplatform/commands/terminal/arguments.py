@@ -39,7 +39,7 @@ def _reason(text: str | None) -> str | None:
 
 
 def column_names(pairs: list[str] | None) -> dict[str, str]:
-    """Platform's name of a column → the file's, from --map.
+    """Platform's name of a column → the file's, from --map; empty if the file has none.
 
     Raises:
         ConfigInvalid: an argument is not a pair NAME=COLUMN, or a name is given twice.
@@ -47,7 +47,7 @@ def column_names(pairs: list[str] | None) -> dict[str, str]:
     names: dict[str, str] = {}
     for pair in pairs or []:
         name, separator, column = pair.partition("=")
-        if not separator or not name or not column:
+        if not separator or not name:
             raise ConfigInvalid("--map", pair, "NAME=COLUMN, for example amount=TX_AMOUNT")
         if name in names:
             raise ConfigInvalid("--map", pair, f"{name} once; it is {names[name]} already")

@@ -16,6 +16,8 @@ from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
 
 INTEGERS: Final = (pa.int64(), pa.int32(), pa.int16(), pa.int8())
 TIMES: Final = tuple(pa.timestamp(unit) for unit in ("us", "ns", "ms", "s"))
+NO_VALUE: Final = "null"
+"""Arrow's type of a column without a value; it is as good as none where none is needed."""
 LEAST_LIKENESS: Final = 0.5
 MOST_NAMED: Final = 20
 MOST_ALIKE: Final = 100
@@ -91,27 +93,33 @@ def match_columns(
 
     Args:
         found: the file's columns and their types.
-        overrides: column of the history → the file's column that a person named for it. For a
-            column without an entry, only the usual names match.
+        overrides: column of the history → the file's column that a person named for it, or an empty
+            text if the file has none. For a column without an entry, only the usual names match.
 
     Raises:
         ConfigInvalid: `overrides` names a column that no history has.
         InputInvalid: a column is missing (the message proposes one), a file's column is named
-            twice, or the file lacks a named column.
+            twice, the file lacks a named column, or a column of it may be one that need not be
+            there.
     """
     for name, column in overrides.items():
         if name not in {w.name for w in wanted}:
             options = " or ".join(w.name for w in wanted)
             raise ConfigInvalid("--map", f"{name}={column}", f"{options} before the =")
-        if column not in found:
+        if column and column not in found:
             raise InputInvalid(
                 source, None, f"column {column} is not in it; it has {_column_list(found)}"
             )
-    names = dict(overrides)
+    names = {name: column for name, column in overrides.items() if column}
     for one in wanted:
+        if one.name in overrides:
+            continue
         usual = next((u for u in one.usual if u in found and u not in names.values()), None)
-        if one.name not in names and usual is not None:
+        if usual is not None:
             names[one.name] = usual
+    for one in wanted:
+        if not one.is_needed and found.get(names.get(one.name, "")) == NO_VALUE:
+            del names[one.name]
     twice = sorted({c for c in names.values() if list(names.values()).count(c) > 1})
     if twice:
         both = " and ".join(name for name, column in names.items() if column == twice[0])
@@ -119,6 +127,11 @@ def match_columns(
     missing = [w for w in wanted if w.is_needed and w.name not in names]
     if missing:
         raise InputInvalid(source, None, _missing_text(missing, found, names))
+    lacking = [w for w in wanted if not w.is_time and w.name not in {*names, *overrides, *found}]
+    for name, column in propose_columns(lacking, found, list(names.values())).items():
+        ways = f"`--map {name}={column}`, or `--map {name}=` if it is something else"
+        problem = f"column {column} may be {name}, which is optional: {ways}"
+        raise InputInvalid(source, None, problem)
     return names
 
 

@@ -18,8 +18,14 @@ from mlplatform.learning.features.columns import (
 )
 from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.learning.features.parquet_work import VECTORS
-from mlplatform.learning.features.rows import history_schema, is_missing, refuse
-from mlplatform.model.definition import ModelDefinition
+from mlplatform.learning.features.rows import (
+    completed,
+    history_schema,
+    is_missing,
+    refuse,
+    without_nan,
+)
+from mlplatform.model.definition import ModelDefinition, RequestField
 from mlplatform.runtime.errors import InputInvalid
 
 _TAKEN: Final[dict[str, tuple[pa.DataType, ...]]] = {
@@ -44,17 +50,16 @@ _FIELDS: Final[dict[str, tuple[pa.DataType, ...]]] = {
     "int64": INTEGERS,
     "float64": (pa.float64(), pa.float32(), *INTEGERS),
     "string": (pa.string(),),
+    "bool": (pa.bool_(),),
     "vector": VECTORS,
 }
+_WITH_GAPS: Final = (pa.float64(), pa.float32())
+"""Types of whole numbers of which some are missing, as pandas writes them."""
 
 
 def columns_of(definition: ModelDefinition) -> tuple[ExpectedColumn, ...]:
     """The columns of a history, with the model's own names. A field declared as optional may have
-    none.
-
-    Raises:
-        InputInvalid: the model has a bool field, which its own `sources.py` must read.
-    """
+    none."""
     return tuple(
         ExpectedColumn(
             name,
@@ -88,8 +93,13 @@ def examine_history(
         raise InputInvalid(str(path), None, "there is no Parquet file")
     wanted, tables, names = columns_of(definition), list[pa.Table](), list[dict[str, str]]()
     with ParquetFiles(files) as parquet:
+        every = {column for number in range(len(files)) for column in parquet.types(number)}
+        optional = (name for name, field in definition.request.items() if field.optional)
+        later = {name for name in optional if columns.get(name) in every}
         for number, file in enumerate(files):
-            names.append(match_columns(wanted, parquet.types(number), columns, file.name))
+            found = parquet.types(number)
+            here = {n: c for n, c in columns.items() if c in found or n not in later}
+            names.append(match_columns(wanted, found, here, file.name))
             tables.append(_table(parquet, number, file.name, definition, names[-1]))
         unread = tuple(n for n in parquet.types(0) if n not in names[0].values())
     table = pa.concat_tables(
@@ -102,12 +112,15 @@ def examine_history(
 
 
 def _accepted_types(definition: ModelDefinition) -> dict[str, tuple[pa.DataType, ...]]:
-    for name, field in definition.request.items():
-        if field.type not in _FIELDS:
-            problem = f"a history with field {name} ({field.type}) needs a sources.py"
-            raise InputInvalid(definition.name, None, problem)
-    fields = {name: _FIELDS[field.type] for name, field in definition.request.items()}
+    fields = {name: _accepted(field) for name, field in definition.request.items()}
     return {**_TAKEN, "label": _LABELS[definition.task][0], **fields}
+
+
+def _accepted(field: RequestField) -> tuple[pa.DataType, ...]:
+    if not field.optional:
+        return _FIELDS[field.type]
+    gaps = _WITH_GAPS if field.type == "int64" else ()
+    return (*_FIELDS[field.type], *gaps)
 
 
 def _table(
@@ -135,13 +148,12 @@ def _table(
 
 def _canonical(table: pa.Table, definition: ModelDefinition, source: str) -> pa.Table:
     schema, columns = history_schema(definition), list[Any]()
+    table = completed(table, definition)
     for field in schema:
-        if field.name not in table.column_names:
-            columns.append(pa.nulls(len(table), field.type))
-            continue
         is_time = pa.types.is_timestamp(field.type)
         try:
-            columns.append(pc.cast(table.column(field.name), field.type, safe=not is_time))
+            values = without_nan(table.column(field.name))
+            columns.append(pc.cast(values, field.type, safe=not is_time))
         except pa.ArrowInvalid as error:
             raise InputInvalid(
                 source, None, f"{field.name} is not {field.type}: {error}"

@@ -127,8 +127,8 @@ class OfflineTable:
         """Import requests from before there was a log. Returns their number.
 
         Args:
-            table: `rows.history_schema(definition)`, sorted by event time; labels may be null, and
-                may arrive after the last event.
+            table: `rows.history_schema(definition)`, sorted by event time; columns of optional
+                fields may be lacking. Labels may be null, and may arrive after the last event.
             key: the pseudonym key; fields marked pseudonymous are stored only under it.
             source: the name of the data in error messages.
 
@@ -141,6 +141,7 @@ class OfflineTable:
             InputInvalid: a row is wrong (the message names the source, the row and the error), or
                 the first request is not later than the history in the table. Nothing was imported.
         """
+        table = rows.completed(table, self.definition)
         rows.check_history(table, self.definition, source)
         requests, labels = rows.split_history(table, self.definition, key)
         with self._lock():

@@ -91,6 +91,16 @@ def request_schema(definition: ModelDefinition) -> pa.Schema:
     return pa.schema([*HEAD, *fields])
 
 
+def completed(table: pa.Table, definition: ModelDefinition) -> pa.Table:
+    """The table with a column of nulls for each optional field that it lacks."""
+    optional = {name for name, field in definition.request.items() if field.optional}
+    for column in history_schema(definition):
+        if column.name in optional and column.name not in table.column_names:
+            kind: Any = column.type
+            table = table.append_column(column, pa.nulls(len(table), kind))
+    return table
+
+
 def check_history(table: pa.Table, definition: ModelDefinition, source: str) -> None:
     """Raise for a history that breaks the model's request schema or the order of time.
 
@@ -98,6 +108,7 @@ def check_history(table: pa.Table, definition: ModelDefinition, source: str) -> 
         InputInvalid: the history is wrong; the message names the source, the first wrong row (from
             0) and what is wrong.
     """
+    table = completed(table, definition)
     check_columns(table.schema, history_schema(definition), source)
     if not table.num_rows:
         raise InputInvalid(source, None, "there is no row in it")
@@ -116,7 +127,10 @@ def check_history(table: pa.Table, definition: ModelDefinition, source: str) -> 
 
 def history_digest(table: pa.Table, definition: ModelDefinition) -> str:
     """SHA-256, hexadecimal, of a history's rows, however its table is split into chunks."""
-    table = table.select(history_schema(definition).names)
+    added = {n for n, f in definition.request.items() if f.optional}
+    names = history_schema(definition).names  # an added field without a value changes no digest
+    names = [n for n in names if n not in added or table.column(n).null_count < len(table)]
+    table = table.select(names)
     found = hashlib.sha256()
     for start in range(0, table.num_rows, DIGEST_ROWS):
         for batch in table.slice(start, DIGEST_ROWS).combine_chunks().to_batches():

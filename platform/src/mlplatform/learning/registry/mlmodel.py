@@ -39,10 +39,11 @@ def columns(bundle: Bundle) -> dict[str, str]:
 
 
 def schema(columns: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Columns and their types as MLflow's schema has them: a list says of what it is."""
+    """Columns and their types as MLflow's schema has them: a list says of what it is, and may be
+    missing, which MLflow takes only from a column that is not required."""
     of_lists = {VECTOR: {"items": {"type": "double"}}}
     return [
-        {"type": kind, **of_lists.get(kind, {}), "name": name, "required": True}
+        {"type": kind, **of_lists.get(kind, {}), "name": name, "required": kind != VECTOR}
         for name, kind in columns.items()
     ]
 

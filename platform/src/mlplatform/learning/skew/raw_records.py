@@ -18,7 +18,13 @@ from mlplatform.decisions.records.port import DecisionLog
 from mlplatform.decisions.records.record import Kind
 from mlplatform.learning.features.arrivals import ARRIVALS
 from mlplatform.learning.features.offline import OfflineTable
-from mlplatform.learning.features.rows import TIME, event_times, python_vector, request_schema
+from mlplatform.learning.features.rows import (
+    TIME,
+    declared_columns,
+    event_times,
+    python_vector,
+    request_schema,
+)
 from mlplatform.learning.skew.decision_reads import Key, stream
 from mlplatform.model.definition import ModelDefinition, RequestField
 from mlplatform.runtime.canonical import NOT_JSON
@@ -140,11 +146,14 @@ def _take_history(
     requests = offline.history_files("requests")
     if not requests:
         return
-    fields = ", ".join(f'"{name}"' for name in request_schema(offline.definition).names)
+    read = "read_parquet($files, union_by_name=true)"  # a field may have been declared later
+    found = db.execute(f"DESCRIBE SELECT * FROM {read}", {"files": requests}).fetchall()
+    schema = request_schema(offline.definition)
+    fields = ", ".join(declared_columns([row[0] for row in found], schema))
     wanted = " OR ".join(f'"{f}" IN (SELECT key FROM {keys_table(f)})' for f in keys)
     db.execute(
         f"INSERT INTO events SELECT {fields}, NULL, NULL, NULL, NULL, false"
-        f" FROM read_parquet($files) WHERE event_time >= epoch_ms({int(from_ms)}) AND ({wanted})",
+        f" FROM {read} WHERE event_time >= epoch_ms({int(from_ms)}) AND ({wanted})",
         {"files": requests},
     )
     if labels := offline.history_files("labels"):

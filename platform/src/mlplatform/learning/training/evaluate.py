@@ -145,10 +145,13 @@ def data_evidence(definition: ModelDefinition, dataset: Dataset) -> DataEvidence
 
     A text is missing where it has no token: its later places are empty in all shorter texts. An
     input of an optional field is missing where applications left the field out, which is no fault;
-    it is among the missing shares only if no row has it.
+    it is among the missing shares only if no row has it, or none of the held-out days.
     """
-    x = dataset.rows.matrix.columns([i.name for i in definition.inputs])
+    names = [i.name for i in definition.inputs]
+    x, held_out = (rows.matrix.columns(names) for rows in (dataset.rows, dataset.holdout))
     shares = np.isnan(x).mean(axis=0) if len(x) else np.full(x.shape[1], np.nan)
+    if len(held_out):
+        shares[np.isnan(held_out).all(axis=0)] = 1.0
     missing: dict[str, float] = {}
     for spec, share in zip(definition.inputs, shares, strict=True):
         if share == 1 or not fields_read(spec, definition.optional):

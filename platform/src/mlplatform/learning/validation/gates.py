@@ -209,10 +209,10 @@ def judge_feeds(data: DataEvidence, gates: GatePolicy) -> tuple[GateResult, ...]
             "missing_values", "inconclusive", None, gates.missing_share, "no rows to count"
         )
     else:
-        finding, share = "each input is of a field that requests may leave out", 0.0
+        finding, share = "no input must be there", 0.0
         if worst is not None:
             share = shares[worst]
-            finding = f"{worst}, the input missing most often, is missing in {percent(share)}"
+            finding = f"{worst} is missing in {percent(share)}, most of all that must be there"
         missing = at_most(
             "missing_values", share, gates.missing_share, finding, percent(gates.missing_share)
         )

@@ -213,6 +213,7 @@ def _is_rest(platform: Platform, model: str, table: pa.Table, source: str) -> bo
     if half is None:
         return False
     definition = platform.definition(model)
+    table = rows.completed(table, definition)
     rows.check_columns(table.schema, rows.history_schema(definition), source)
     return half.rows == rows.history_digest(table, definition)
 

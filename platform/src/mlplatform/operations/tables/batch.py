@@ -117,7 +117,11 @@ def score_table(platform: Platform, batch: TableBatch, report: Report) -> dict[s
 def _rules(definition: ModelDefinition, views: Sequence[FeatureView]) -> str:
     """Digest of the parts of a model's folder, beside the bundle, on which a row's answer
     depends."""
-    read = definition.request, definition.protected, as_written(definition.windows), views
+    request = {
+        name: {key: value for key, value in field.items() if value or key != "optional"}
+        for name, field in msgspec.to_builtins(definition.request).items()
+    }  # a batch of the release before goes on: its fields were not declared as optional
+    read = request, definition.protected, as_written(definition.windows), views
     return digest(msgspec.to_builtins([*read, definition.decision.safe]))
 
 

@@ -123,7 +123,7 @@ class AsyncAcceptor:
             decision_id=decision_id,
             client=caller.client,
             event_ms=request.event_ms,
-            request=scoring.pseudonymised(request.fields),
+            request=scoring.pseudonymised(request.sent),
             trace_id=caller.trace_id,
         )
         payload: dict[str, Any] = msgspec.structs.asdict(sealed(model, accepted, self._key))

@@ -20,7 +20,7 @@ from mlplatform.decisions.records.record import FEATURES, Record
 from mlplatform.model.bundle import MODEL_FILE, Bundle, load_bundle
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
-from mlplatform.model.inputs import InputPlan
+from mlplatform.model.inputs import InputPlan, as_recorded
 from mlplatform.model.policies.decision_scale import Decision
 from mlplatform.model.rules import Rule
 from mlplatform.model.scorecard import SmallScorer
@@ -150,7 +150,7 @@ def load_decider(bundles: Path, model: str, digest: str) -> Decider:
 
     Raises:
         NotFound: there is no such bundle or model folder here.
-        ConfigInvalid: the model folder no longer has an input of the bundle.
+        ConfigInvalid: the model folder no longer has a feature of the bundle.
         Corrupt: a file of the bundle does not match its digest.
     """
     folder = bundles / digest
@@ -158,9 +158,8 @@ def load_decider(bundles: Path, model: str, digest: str) -> Decider:
         raise NotFound(f"bundle {digest} is not in {bundles}; the registry keeps every version")
     bundle = load_bundle(folder, digest)
     views = load_views(model_folder(model))
-    plan = InputPlan(
-        load_definition(model), views, bundle.inputs, bundle.defaults, bundle.vocabularies
-    )
+    definition = as_recorded(load_definition(model), views, bundle.inputs)
+    plan = InputPlan(definition, views, bundle.inputs, bundle.defaults, bundle.vocabularies)
     return Decider(
         bundle,
         plan,

@@ -89,13 +89,15 @@ class ScoreRequest(msgspec.Struct, frozen=True, gc=False):
     Args:
         fields: request field → value, not pseudonymised; None for an optional field that was left
             out.
+        sent: those fields without the ones declared as optional that were left out, so that
+            declaring such a field changes no earlier request.
         event_ms: event time of the request.
-        body: the content in one canonical form, whatever its spelling in JSON. A field declared as
-            optional that was left out is not in it, so declaring one changes no earlier request.
+        body: `sent` in one canonical form, whatever its spelling in JSON.
         key: the idempotency key of an item in a batch; None without one.
     """
 
     fields: dict[str, Any]
+    sent: dict[str, Any]
     event_ms: int
     body: bytes
     key: str | None
@@ -110,7 +112,7 @@ class Payloads:
             for name, field in definition.request.items()
             if name in definition.optional
         }
-        self._added = frozenset(self._optional) - frozenset(definition.protected)
+        self._added = frozenset(n for n, field in definition.request.items() if field.optional)
         fields: list[Any] = [
             (name, field_type(field) | None, None)
             if name in self._optional
@@ -157,7 +159,7 @@ class Payloads:
         if body.count(QUOTE) != quotes or BACKSLASH in body:
             refuse_repeats(body)
         event_ms = epoch_ms(event_time)
-        return ScoreRequest(fields, event_ms, self._encoder.encode((sent, event_ms)), key)
+        return ScoreRequest(fields, sent, event_ms, self._encoder.encode((sent, event_ms)), key)
 
 
 def decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:

@@ -255,8 +255,8 @@ class Scoring:
         self.times.check(event_ms)
 
     def _accepted_fields(self, accepted: AcceptedRequest) -> dict[str, Any]:
-        """The fields of a request that a gateway accepted; those that became optional since then
-        are None."""
+        """The fields of a request that a gateway accepted: None for optional ones that it lacks,
+        and without those that model.yaml has lost and the request did not have."""
         if not is_genuine(self.definition.name, accepted, self._key):
             detail = f"no gateway accepted this as {accepted.decision_id!r}"
             raise Problem(422, "not-accepted", detail, field="mac")
@@ -264,7 +264,9 @@ class Scoring:
         if age_ms > self.keep_ms:  # the answer may have been given and deleted
             detail = f"{accepted.decision_id} was accepted {age_ms // HOUR_MS} h ago: too long"
             raise Problem(422, "expired", detail, field="decision_id")
-        fields = {**dict.fromkeys(self.definition.optional), **accepted.request}
+        known, sent = self._is_pseudonymous, accepted.request.items()
+        kept = {name: value for name, value in sent if name in known or value is not None}
+        fields = {**dict.fromkeys(self.definition.optional), **kept}
         if fields.keys() != self.definition.request.keys():
             detail = f"accepted with fields {sorted(accepted.request)}; the model has others now"
             raise Problem(422, "outdated", detail, field="request")
