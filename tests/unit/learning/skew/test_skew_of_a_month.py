@@ -51,7 +51,7 @@ def test_nothing_is_named_in_a_clean_month(tmp_path: Path) -> None:
 
 def test_a_history_from_before_a_field_was_declared_is_counted(tmp_path: Path) -> None:
     population = Population(customers=300, payments_per_day=400)
-    history = generate(seed=1, start_ms=BEGIN_MS - DAY_MS, days=1, population=population)
+    history = generate(seed=1, start_ms=BEGIN_MS - 90 * DAY_MS, days=1, population=population)
     earlier = OfflineTable(tmp_path / "offline", MODEL)
     earlier.import_history(history, b"k" * 32)
     earlier.finish_history()
