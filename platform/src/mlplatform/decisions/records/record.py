@@ -121,10 +121,17 @@ COLUMNS: Final[dict[str, ArrowName]] = {
     "label": "int8",
     "payload": "string",
 }
-"""Every column that a reader can ask for, in order, with its Arrow type; payload is JSON."""
+"""Every column that a reader can ask for, in order, with its Arrow type; payload is JSON.
+
+The digest of a record covers `writer`, `seq` and all `SCALARS` in this order and has no version. A
+column that is added, removed or moved gives every record on disk another digest, even where its
+value is null, and sealed segments lack it: `log verify` would report all of them as changed. What a
+record is to hold besides goes into `payload`, whose digest covers whatever it holds.
+"""
 
 SCALARS: Final = tuple(name for name in COLUMNS if name != "payload")
-"""All columns but the payload: those that a reader gets without asking for any."""
+"""All columns but the payload: those that a reader gets without asking for any. `record_digest`
+hashes them by position (see `COLUMNS`)."""
 
 REQUIRED: Final = frozenset(
     (

@@ -127,8 +127,9 @@ END""",
         kept_keys.STEP,
     ),
 )
-"""The migrations of decisions.db. The columns of `records` are those of `STORED`, in that order; a
-new column needs a step of its own.
+"""The migrations of decisions.db. The columns of `records` are those of `STORED`, in that order.
+A step must not change them: digests cover them by position (`record.COLUMNS`). What a record is to
+hold besides goes into its payload.
 
 The table `idempotency` holds keys of an earlier release, until they end.
 
