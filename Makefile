@@ -50,13 +50,13 @@ train-search: .venv/.train-search ## Optuna beside what is installed, for models
 	@$(PIP) --require-hashes -r $<
 	@touch $@
 
-feast: .venv/.feast ## Feast beside what is installed, for who writes a features.py
+feast: .venv/.feast ## Feast beside what is installed, for those who write a features.py
 
 .venv/.delta: requirements/delta.txt .venv/.flows
 	@$(PIP) --require-hashes -r $<
 	@touch $@
 
-delta: .venv/.delta ## deltalake beside what is installed, for who imports Delta tables
+delta: .venv/.delta ## deltalake beside what is installed, for those who import Delta tables
 
 up: setup ## start the platform and stay up (Ctrl-C stops it)
 	@$(BIN)/mlplatform up
@@ -164,7 +164,7 @@ check: .venv/.dev ## lint, format, types, import contracts, the shape of the hou
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m pytest -q tests/artifacts/test_house.py tests/artifacts/test_cited_documents.py
 
-generate: .venv/.dev ## render features.json, the OpenAPI document, the example manifests, alerts, dashboards and the code of .proto files
+generate: .venv/.dev ## render what is made of code: feature definitions, OpenAPI, manifests, alerts, dashboards, .proto code, and the lists of settings, signals, messages and other texts
 	@$(BIN)/python -m mlplatform.commands.generate
 
 verify: generate ## generated files are what their sources say, locks name no host
@@ -183,7 +183,7 @@ test-other-cluster: .venv/.dev ## the suites that need no node, on the cluster o
 demo-cluster: build/servers/.done ## the demo with predictors as pods by KServe and state on PostgreSQL, Valkey, Kafka, S3: all started for it
 	@$(RUN) tests.cluster demo $(DEMO_FLAGS)
 
-cluster-state: .venv/.dev ## whether that Kubernetes is built, to be built, or what it lacks here
+cluster-state: .venv/.dev ## whether that Kubernetes is built or to be built, or else what this machine lacks for it
 	@$(RUN) tests.cluster state
 
 cluster-build: .venv/.dev ## build what is missing of it, with FULL=1 Envoy Gateway, Argo's controller, metrics-server and the image of flow runs too

@@ -4,7 +4,7 @@
 # Where Kubernetes is not cached it is built first. Nothing of that refuses a change: a machine that lacks something, a build that
 # does not end, a Kubernetes that does not come up and suites that are not through in time lose this leg alone, and say so. Once
 # it is up, suites that fail, and fail again when they are tried a second time, end the run where Kubernetes was cached, or with
-# CLUSTER_STRICT=1. Where it was built just now they are told alone: they have not been seen to pass on such a machine yet.
+# CLUSTER_STRICT=1. Where it was built just now a failure is only listed: they have not been seen to pass on such a machine yet.
 
 RUN_S=$((75 * 60))    # what a whole run may take
 COLD_S=$((30 * 60))   # left of it, or nothing is built

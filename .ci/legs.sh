@@ -35,8 +35,8 @@ leg_kept() {
     return "$status"
 }
 
-# A demo judges real deadlines of 50 ms on a machine that others may use too: two more tries, said aloud, where CI's time is
-# enough for another one as long as the last. The end of what a failed try wrote is told with it: its cause is to be found.
+# A demo judges real deadlines of 50 ms on a machine that others may use too: two more tries, said aloud, where CI's time is enough
+# for another one as long as the last. The list of legs has the last lines of a failed try, from which its cause is to be found.
 leg_tried() {
     local name=$1 tries began took_s log
     log=$(mktemp)
@@ -58,7 +58,8 @@ leg_tried() {
 }
 
 # Tests run beside each other and beside other users of the machine, and a few of them judge real time: a few that fail run once
-# more, alone and by name. A name that is told here is a defect to find the cause of; one that fails twice refuses the change.
+# more, alone and by name. A name that the list of legs has is a defect to find the cause of; one that fails twice refuses the
+# change.
 leg_tests() {
     local name=$1 failed
     shift

@@ -3,7 +3,7 @@
 #
 # Where Chromium is not here, root on a Debian gets its package first. A machine where that can't be done loses this leg alone,
 # and says so. With a Chromium that was here already the leg refuses a change; with one that was installed just now, on a
-# machine whose fonts nobody has seen the pages in, what fails is told alone.
+# machine whose fonts nobody has seen the pages in, a failure is only listed.
 
 INSTALL_S=$((5 * 60))
 
@@ -21,7 +21,7 @@ page_leg() {
         return
     fi
     if ! leg_tried test-page make test-page; then
-        legs+=("test-page failed, with a Chromium that was installed just now: told, and nothing is refused")
+        legs+=("test-page failed, with a Chromium that was installed just now; that refuses nothing")
     fi
 }
 

@@ -2,8 +2,9 @@
 # The legs that follow the checks, for .ci/run, which has `leg_tried`, `leg_tests`, `legs` and `left_s`: three groups that take
 # turns to be the first, by the number of the commit, and the others after it. A leg is begun where as many seconds are left as it
 # takes on a slow machine: a quick one runs them all, a slow one a group each time, so that three runs in a row have run every leg.
-# What did not run is told. The drills of attacks and of a full disk, the fuzz, the tutorial, load tests and PyTorch (5.6 GB) have not
-# been seen to pass on CI's own machines: until then what fails of them is told, and refuses nothing without DRILLS_STRICT=1.
+# The list of legs names what did not run. The drills of attacks and of a full disk, the fuzz, the tutorial, load tests and PyTorch
+# (5.6 GB) have not been seen to pass on CI's own machines: until then the list names what fails of them, and that refuses nothing
+# without DRILLS_STRICT=1.
 
 ROTATION=(product servers cluster)
 

@@ -24,7 +24,7 @@ class OtherVariable:
         read_by: names, in `process.ENTRIES`, of the processes that read them, themselves or by the
             program's library; beside them `supervisor`, `commands`, or a program that is started.
         set_by: names of those that set them, for themselves or for what they start.
-        holds: what their values are, for who sees them.
+        holds: what their values are, for those who see them.
     """
 
     names: tuple[str, ...]
