@@ -112,7 +112,7 @@ def test_a_certificate_that_is_not_trusted_or_of_another_host_is_refused(
     [
         ("TLS", {"tls": False, "authority": None}, "without TLS; with TLS: kafka+ssl"),
         ("USERS", {"tls": False, "authority": None, "user": None}, "without TLS"),
-        ("USERS", {"user": None, "password_file": None}, "as nobody"),
+        ("USERS", {"user": None, "password_file": None}, "without a user"),
     ],
     ids=["TLS is wanted", "TLS and a user are wanted", "a user is wanted"],
 )

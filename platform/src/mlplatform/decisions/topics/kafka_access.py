@@ -117,12 +117,13 @@ class Access:
         brokers = self._brokers
         if not brokers.tls:
             return f"this client connects without TLS; with TLS: {KAFKA_SSL}"
-        user, trusted = "nobody", "whom this machine trusts"
+        user = f"without a user; with one: {KAFKA_SSL}"
+        trusted = "trusts this machine's authorities"
         if brokers.user is not None:
-            user = f"{brokers.user!r} ({brokers.variable}_PASSWORD_FILE: {brokers.password_file})"
+            user = f"as {brokers.user!r} ({brokers.variable}_PASSWORD_FILE: {brokers.password_file})"
         if brokers.authority is not None:
-            trusted = str(brokers.authority)
-        return f"this client connects by TLS (ssl.ca.location: {trusted}) as {user}"
+            trusted = f"ssl.ca.location: {brokers.authority}"
+        return f"this client connects by TLS ({trusted}), {user}"
 
 
 def _is_refusal(error: KafkaError) -> bool:

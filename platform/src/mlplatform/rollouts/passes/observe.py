@@ -65,8 +65,8 @@ def observe(
     """Everything that the next step of this rollout depends on.
 
     Args:
-        refusal: reason why this pass could not start the challenger's service; None if it did not
-            fail to.
+        refusal: reason why this pass could not start the challenger's service; None if it started
+            or the pass did not try.
     """
     states = ports.rollouts.active(definition.name, finished=True)
     confirmed = [
