@@ -1,8 +1,9 @@
 """`python -m mlplatform.commands.generate`: render everything that is made from another file.
 
-Feature definitions, the OpenAPI document, the example manifests, the templates of jobs, the list of
-signals, that of settings, the messages, the alerts, the dashboards and the code of .proto files;
-`make verify` runs this and fails when a committed file is not what its source says.
+Feature definitions, the OpenAPI document, the example manifests, the templates of jobs, the lists
+of signals, settings, messages and model.yaml's keys on serving, the alerts, the dashboards and the
+code of .proto files; `make verify` runs this and fails when a committed file is not what its source
+says.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from mlplatform.commands.documents import messages, settings, signals
+from mlplatform.commands.documents import messages, serving_keys, settings, signals
 from mlplatform.learning.features import feast_repo
 from mlplatform.model.features.views import FILE
 from mlplatform.model.folders import model_folder, model_names
@@ -35,6 +36,7 @@ def files() -> dict[Path, str]:
         **signals.render_files(),
         **settings.render_files(),
         **messages.render_files(ROOT),
+        **serving_keys.render_files(),
         **slo.render_files(ROOT),
         **dashboards.render_files(ROOT),
         **templates.render_files(),

@@ -1,1 +1,1 @@
-"""Documents rendered from code: settings, signals, messages."""
+"""Documents rendered from code: settings, signals, messages, keys of model.yaml."""

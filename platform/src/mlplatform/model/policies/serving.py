@@ -37,14 +37,33 @@ def is_address(text: str) -> bool:
 
 
 class AdmissionPolicy(Section, frozen=True):
-    """Limits of all clients of this model together."""
+    """Limits of all clients of this model together. A client's own limit is part of its key.
+
+    Args:
+        rate_per_s: requests a second, on average.
+        burst: requests that may come at once.
+    """
 
     rate_per_s: Annotated[float, Meta(gt=0, le=1_000_000)]
     burst: Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
 class ChainPolicy(Section, frozen=True):
-    """The parts of a request's deadline, and the share of a gateway that the model may use."""
+    """The parts of a request's deadline (`deadline_ms`), and the share of a gateway that the model
+    may use.
+
+    Args:
+        reserve_share: share of the deadline that is kept for what follows the predictors (small
+            model, rules, safe default) and for the record.
+        step_share: share of the time until the reserve that a predictor gets if another one can be
+            asked after it; the last one gets all of it.
+        features_share: share of the deadline within which a thread must have read the stored
+            features.
+        concurrent: requests that wait for predictors at a time, in each gateway process; a further
+            one is decided without them.
+        retry_share: share of the calls that may be repeated after a broken connection.
+        retry_burst: unused repeats that can be saved up.
+    """
 
     reserve_share: Annotated[float, Meta(gt=0, lt=1)]
     step_share: Annotated[float, Meta(gt=0, lt=1)]
@@ -74,6 +93,21 @@ class FeaturesPolicy(Section, frozen=True):
 
 
 class BreakerPolicy(Section, frozen=True):
+    """When a gateway process stops calling a predictor, and when it tries again.
+
+    Args:
+        window_calls: the newest calls that are counted.
+        minimum_calls: with fewer calls counted, the breaker does not open.
+        failure_share: share of failed calls from which on it opens. A call without a usable answer
+            in its slice of the deadline has failed.
+        slow_share: share of failed and slow calls together from which on it opens.
+        slow_ms: milliseconds over which an answered call is slow; one that takes longer than its
+            slice is slow too.
+        open_s: seconds for which it stays open before probes are sent.
+        half_open_probes: probes that must all answer, none slowly, before it closes; one that does
+            not opens it again.
+    """
+
     window_calls: Count
     minimum_calls: Count
     failure_share: Annotated[float, Meta(gt=0, le=1)]
@@ -87,8 +121,11 @@ class ScalingPolicy(Section, frozen=True):
     """The range of pods of an autoscaler, and the targets that it holds a version to.
 
     Args:
-        queued_requests: number of requests that wait in one predictor.
-        latency_p99_ms: time from a request's headers to the predictor's answer, in milliseconds.
+        minimum_replicas: least pods of a version.
+        maximum_replicas: most pods of a version.
+        queued_requests: requests that wait in one predictor, above which pods are added.
+        latency_p99_ms: milliseconds from a request's headers to the predictor's answer (99th
+            percentile), above which pods are added.
     """
 
     minimum_replicas: Annotated[int, Meta(ge=1, le=1000)]
@@ -101,18 +138,22 @@ class ServingPolicy(Section, frozen=True):
     """How a predictor of this model collects requests into calls of the model, and its resources.
 
     Args:
+        queue_requests: requests that may wait in one predictor; more are refused with 503.
+        batch_rows: most rows in one call of the model.
+        batch_delay_us: microseconds that a batch may wait for more rows, under load only.
         load_deadline_s: seconds after its start by which a predictor must be ready, or it is
             started again; a bundle has a second more for each 50 MB.
-        cpus: processors of each pod, as request and limit; None means the platform's default.
-        memory_mib: memory of each pod in MiB, as request and limit; None means the platform's
+        cpus: processors of each pod, as request and limit; without it, the platform's default.
+        memory_mib: memory of each pod in MiB, as request and limit; without it, the platform's
             default. A model needs part of it twice while it loads.
+        scaling: range and targets of the autoscaler; without it, none is made.
         runtime: the server: the platform's own predictor, Triton (on Kubernetes; on one machine the
             own predictor runs), or the name of another ServingRuntime.
-        format, storage: what another runtime loads on Kubernetes: `modelFormat` as `name` or
-            `name/version`, and the artefact's URI.
-        address: address of another server, for an installation on one machine; None if there is
-            none.
-        served_as: the model's name at another server; None: the name of the service.
+        format: `modelFormat` of what another runtime loads on Kubernetes, as `name` or
+            `name/version`.
+        storage: URI of the artefact that another runtime loads on Kubernetes.
+        address: address of another server, for an installation on one machine.
+        served_as: the model's name at another server; without it, the name of the service.
         labels: labels of the InferenceService, for a runtime that reads them.
     """
 
@@ -132,7 +173,12 @@ class ServingPolicy(Section, frozen=True):
 
 
 class CachePolicy(Section, frozen=True):
-    """Limits of the cache of scores of equal rows; a model.yaml without it caches none."""
+    """Limits of the cache of scores of equal rows; a model.yaml without it caches none.
+
+    Args:
+        entries: most rows whose scores are cached, of one bundle in one gateway process.
+        keep_s: seconds after which a cached score is not used any more.
+    """
 
     entries: Count
     keep_s: Positive
