@@ -19,7 +19,7 @@ SECTIONS = [
 ]
 
 
-class Explained(Section, frozen=True):
+class WholeSection(Section, frozen=True):
     """A section.
 
     Args:
@@ -32,7 +32,7 @@ class Explained(Section, frozen=True):
     second: int
 
 
-class Unexplained(Section, frozen=True):
+class LackingSection(Section, frozen=True):
     """A section.
 
     Args:
@@ -54,15 +54,15 @@ def test_the_document_has_every_key_with_its_meaning(kind: type[msgspec.Struct])
 
 
 def test_a_meaning_is_the_text_of_its_key_on_one_line() -> None:
-    assert serving_keys.meanings(Explained) == {
+    assert serving_keys.meanings(WholeSection) == {
         "first": "what it means, over two lines.",
         "second": "another.",
     }
 
 
 def test_a_key_without_a_meaning_and_a_meaning_without_a_key_are_named() -> None:
-    with pytest.raises(LookupError, match="Unexplained and its keys differ in second, third"):
-        serving_keys.meanings(Unexplained)
+    with pytest.raises(LookupError, match="LackingSection and its keys differ in second, third"):
+        serving_keys.meanings(LackingSection)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_key_without_a_meaning_and_a_meaning_without_a_key_are_named() -> None
         ("a number, more than 0, less than 1", Annotated[float, Meta(gt=0, lt=1)]),
         ("a number, 0.5 or more", Annotated[float, Meta(ge=0.5)] | None),
         ("true or false", bool),
-        ("a section, see below", Explained | None),
+        ("a section, see below", WholeSection | None),
     ],
 )
 def test_what_a_key_takes_is_said_with_its_bounds(expected: str, kind: type) -> None:

@@ -90,7 +90,7 @@ def _section(name: str, kind: type[msgspec.Struct], example: object) -> Iterator
 
 
 def takes(kind: types.Type) -> str:
-    """What a key of this type takes, in words: kind and bounds."""
+    """The kind and bounds of a key's values, in words."""
     match kind:
         case types.UnionType():
             return " or ".join(takes(one) for one in kind.types if not _is_none(one))

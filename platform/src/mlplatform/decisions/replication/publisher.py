@@ -147,7 +147,9 @@ class Publisher:
             try:
                 answer = confirmed(message.value, message.place)
             except InputInvalid as error:
-                log.error("a message on the topic of confirmations is not a confirmation: %s", error)
+                log.error(
+                    "a message on the topic of confirmations is not a confirmation: %s", error
+                )
                 continue
             if answer.writer in own:
                 self._take(answer)

@@ -120,7 +120,8 @@ class Access:
         user = f"without a user; with one: {KAFKA_SSL}"
         trusted = "trusts this machine's authorities"
         if brokers.user is not None:
-            user = f"as {brokers.user!r} ({brokers.variable}_PASSWORD_FILE: {brokers.password_file})"
+            file = f"{brokers.variable}_PASSWORD_FILE: {brokers.password_file}"
+            user = f"as {brokers.user!r} ({file})"
         if brokers.authority is not None:
             trusted = f"ssl.ca.location: {brokers.authority}"
         return f"this client connects by TLS ({trusted}), {user}"

@@ -87,7 +87,7 @@ CONFIRMED: Final = _rollout("confirmed", "A promotion stands")
 SUPERSEDED: Final = _rollout("superseded", "A later champion was confirmed before this one")
 ROLLED_BACK: Final = _rollout(
     "rolled-back", "A challenger was taken back and answers nobody",
-    "Read why before another version of it is rolled out.",
+    "Read why before another version of it is rolled out: `mlplatform rollouts show ID`.",
 )  # fmt: skip
 PAUSED: Final = _rollout(
     "paused", "A person paused a rollout", "Resume or abort it once the reason is gone."
