@@ -16,7 +16,12 @@ from mlplatform.rollouts.journal.approval_codes import Question
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
 from mlplatform.rollouts.journal.state import RolloutState, fold
 from mlplatform.rollouts.kubernetes.api import HTTP_ROUTES
-from mlplatform.rollouts.passes.commands import Candidate, open_rollout, record_approval, roll_back
+from mlplatform.rollouts.passes.commands import (
+    ValidatedVersion,
+    open_rollout,
+    record_approval,
+    roll_back,
+)
 from mlplatform.rollouts.passes.execute import run_pass
 from mlplatform.rollouts.passes.ports import Ports
 from mlplatform.rollouts.serving.httproute import HttpRoutes
@@ -88,7 +93,7 @@ class World:
         self.plane = KServePlane(kserve.api, NAMESPACE)
         self.raw = HttpRoutes(kserve.api, NAMESPACE, ENTRANCE)
 
-    def candidate(self, version: int) -> Candidate:
+    def validated(self, version: int) -> ValidatedVersion:
         """A version whose bundle lies where pods and passes find it by its digest."""
         # Another shift of the golden scores within their tolerance is another bundle.
         digest = sigmoid_bundle(self.kserve.folder / "new", shift=version * 1e-7)
@@ -97,13 +102,13 @@ class World:
             (self.kserve.folder / "new").rename(target)
         for path in (target, *target.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
-        return Candidate(version, digest, "ann", 0.001, 0.05, gate_report(digest))
+        return ValidatedVersion(version, digest, "ann", 0.001, 0.05, gate_report(digest))
 
-    def open(self, candidate: Candidate) -> str:
+    def open(self, validated: ValidatedVersion) -> str:
         return open_rollout(
             self.rollouts,
             "fraud",
-            candidate,
+            validated,
             approval="required",
             actor="ann",
             reason="better",
@@ -166,9 +171,9 @@ class World:
         self.rollouts.lease("gateway-1", {"fraud": generation}, 60)
         return generation
 
-    def champion(self, candidate: Candidate) -> str:
+    def champion(self, validated: ValidatedVersion) -> str:
         """Bootstraps a first version; returns its service."""
-        rollout = self.open(candidate)
+        rollout = self.open(validated)
         self.until(rollout, "awaiting_approval")
         self.approve(rollout)
         self.run()
@@ -202,10 +207,10 @@ def world(kserve: KServe, tmp_path: Path) -> Iterator[World]:
 
 
 def test_a_challenger_is_deployed_ramped_and_promoted_and_taken_back(world: World) -> None:
-    first = world.champion(world.candidate(1))
+    first = world.champion(world.validated(1))
     world.raw_callers_follow()
     with Load("fraud", {"inputs": [TENSOR]}) as load:
-        rollout = world.open(world.candidate(2))
+        rollout = world.open(world.validated(2))
         for when in ("before", "after"):
             with pytest.raises(Killed):
                 world.run(plane=DyingPort(world.plane, when))
@@ -271,10 +276,10 @@ def taken_back(world: World, first: str) -> None:
 
 
 def test_a_version_that_no_node_can_serve_never_gets_traffic(world: World) -> None:
-    first = world.champion(world.candidate(3))
+    first = world.champion(world.validated(3))
     world.definition = msgspec.structs.replace(world.definition, accelerator="cuda")
-    candidate = world.candidate(4)
-    rollout = world.open(candidate)
+    validated = world.validated(4)
+    rollout = world.open(validated)
 
     world.run()
 

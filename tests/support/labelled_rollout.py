@@ -15,7 +15,7 @@ from mlplatform.model.policies.rollout import RolloutPolicy, Tolerance
 from mlplatform.rollouts.journal.approval_codes import Question
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
 from mlplatform.rollouts.journal.state import RolloutState, fold
-from mlplatform.rollouts.passes.commands import Candidate, open_rollout, record_approval
+from mlplatform.rollouts.passes.commands import ValidatedVersion, open_rollout, record_approval
 from mlplatform.rollouts.passes.execute import run_pass
 from mlplatform.rollouts.passes.ports import Ports
 from mlplatform.runtime.units import DAY_MS
@@ -88,9 +88,9 @@ class World:
         report = gate_report(arm(version).bundle, arm(1).bundle if version > 1 else None)
         counts = {"alerts": 0, "champion_alerts": 0, "both_alerts": 0}
         report["replayed"] = {"payments": 1000, **counts, "flips": int(1000 * FLIPS)}
-        candidate = Candidate(version, arm(version).bundle, "ann", 0.0, 0.0, report)
+        validated = ValidatedVersion(version, arm(version).bundle, "ann", 0.0, 0.0, report)
         return open_rollout(
-            self.rollouts, "fraud", candidate, approval="required", actor="ann", reason="better",
+            self.rollouts, "fraud", validated, approval="required", actor="ann", reason="better",
             clock=self.clock,
         )  # fmt: skip
 

@@ -23,7 +23,7 @@ from mlplatform.operations.prefect_client.prefect import FlowRun
 from mlplatform.rollouts.journal import approval_codes
 from mlplatform.rollouts.journal.approval_codes import VALID_S, Approver, Question
 from mlplatform.rollouts.journal.transitions import Answered, ApprovalAsked, ProvenIdentity
-from mlplatform.rollouts.passes.commands import Candidate, open_rollout
+from mlplatform.rollouts.passes.commands import ValidatedVersion, open_rollout
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound, Refused
@@ -91,10 +91,10 @@ def platform(tmp_path: Path) -> wiring.Platform:
 @pytest.fixture
 def rollout(platform: wiring.Platform) -> str:
     """The id of a rollout that ana's version waits in."""
-    candidate = Candidate(1, "b" * 64, "ana", 0.0, 0.1, gate_report("b" * 64))
+    validated = ValidatedVersion(1, "b" * 64, "ana", 0.0, 0.1, gate_report("b" * 64))
     rollouts = platform.rollouts
     found = open_rollout(
-        rollouts, "fraud", candidate, approval="required", actor="ana", reason="new", clock=CLOCK
+        rollouts, "fraud", validated, approval="required", actor="ana", reason="new", clock=CLOCK
     )
     fence = rollouts.acquire("fraud", "a pass", 10.0)
     asked = ApprovalAsked(

@@ -15,7 +15,7 @@ from mlplatform.model.routes import Routes
 from mlplatform.operations import wiring
 from mlplatform.operations.actions.controls import control
 from mlplatform.rollouts.journal.transitions import Promoted
-from mlplatform.rollouts.passes.commands import Candidate, open_rollout
+from mlplatform.rollouts.passes.commands import ValidatedVersion, open_rollout
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import InputInvalid, NotFound, Refused
@@ -46,9 +46,9 @@ def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> wiring.Platform
 
 def opened(platform: wiring.Platform, version: int) -> str:
     bundle = arm(version).bundle
-    candidate = Candidate(version, bundle, "ana", 0.0, 0.1, gate_report(bundle))
+    validated = ValidatedVersion(version, bundle, "ana", 0.0, 0.1, gate_report(bundle))
     return open_rollout(
-        platform.rollouts, "fraud", candidate, approval="none", actor="ana", reason="new",
+        platform.rollouts, "fraud", validated, approval="none", actor="ana", reason="new",
         clock=CLOCK,
     )  # fmt: skip
 

@@ -16,7 +16,7 @@ from mlplatform.commands import runs
 from mlplatform.operations import wiring
 from mlplatform.operations.prefect_client import prefect
 from mlplatform.operations.prefect_client.prefect import FlowRun, Poller
-from mlplatform.rollouts.passes.commands import Candidate, open_rollout
+from mlplatform.rollouts.passes.commands import ValidatedVersion, open_rollout
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import Unavailable
 from rollout_world import StoppedClock, gate_report
@@ -169,9 +169,9 @@ def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> wiring.Platform
 
 
 def opened(platform: wiring.Platform) -> str:
-    candidate = Candidate(1, "b" * 64, "ana", 0.0, 0.1, gate_report("b" * 64))
+    validated = ValidatedVersion(1, "b" * 64, "ana", 0.0, 0.1, gate_report("b" * 64))
     return open_rollout(
-        *(platform.rollouts, "fraud", candidate),
+        *(platform.rollouts, "fraud", validated),
         approval="required",
         actor="ana",
         reason="new",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
-from tests.unit.rollouts.passes.test_rollout_passes import World, bootstrap, candidate, to_canary
+from tests.unit.rollouts.passes.test_rollout_passes import World, bootstrap, to_canary, validated
 
 from mlplatform.observing.exporter.state import StateCollector
 from mlplatform.rollouts.journal.approval_codes import Question
@@ -33,7 +33,7 @@ def world(tmp_path: Path) -> World:
 
 def opened(world: World, version: int = 2, actor: str = "eve") -> str:
     return open_rollout(
-        world.rollouts, "fraud", candidate(version), approval="required", actor=actor,
+        world.rollouts, "fraud", validated(version), approval="required", actor=actor,
         reason="the champion lets everything through", clock=world.clock, emergency=True,
     )  # fmt: skip
 

@@ -21,7 +21,7 @@ from mlplatform.rollouts.journal.sqlite import SqliteRollouts
 from mlplatform.rollouts.journal.state import fold
 from mlplatform.rollouts.journal.transitions import Opened, PlannedStep, RolloutPlan
 from mlplatform.rollouts.passes import history
-from mlplatform.rollouts.passes.commands import Candidate, open_rollout
+from mlplatform.rollouts.passes.commands import ValidatedVersion, open_rollout
 from mlplatform.rollouts.passes.history import read_profile
 from mlplatform.rollouts.passes.planning import rollout_plan
 from mlplatform.rollouts.passes.summary import question
@@ -72,9 +72,9 @@ def filled(log: SqliteDecisionLog, days: float, **fields: Any) -> int:
 
 def opened(folder: Path, plan: RolloutPlan | None) -> Opened:
     with closing(SqliteRollouts(folder / "rollouts.db")) as rollouts:
-        candidate = Candidate(2, arm(2).bundle, "ann", 0.001, 0.03, {})
+        validated = ValidatedVersion(2, arm(2).bundle, "ann", 0.001, 0.03, {})
         rollout_id = open_rollout(
-            rollouts, "fraud", candidate, approval="required", actor="ann", reason="better",
+            rollouts, "fraud", validated, approval="required", actor="ann", reason="better",
             clock=StoppedClock(), plan=None if plan is None else lambda _: plan,
         )  # fmt: skip
         (fact,) = rollouts.read(rollout_id)

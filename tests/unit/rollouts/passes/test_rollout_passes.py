@@ -23,7 +23,12 @@ from mlplatform.model.policies.segments import RolloutSegment, SegmentLimits, Se
 from mlplatform.rollouts.journal.approval_codes import Question
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
 from mlplatform.rollouts.journal.state import RolloutState, fold
-from mlplatform.rollouts.passes.commands import Candidate, open_rollout, record_approval, roll_back
+from mlplatform.rollouts.passes.commands import (
+    ValidatedVersion,
+    open_rollout,
+    record_approval,
+    roll_back,
+)
 from mlplatform.rollouts.passes.execute import PassReport, run_pass
 from mlplatform.rollouts.passes.ports import Ports
 from mlplatform.rollouts.passes.replay import ReplayedVerdict, replay_verdict
@@ -57,8 +62,8 @@ def small() -> ModelDefinition:
     return small_steps(60, 120, 5)
 
 
-def candidate(version: int) -> Candidate:
-    return Candidate(
+def validated(version: int) -> ValidatedVersion:
+    return ValidatedVersion(
         version, arm(version).bundle, "ann", 0.001, 0.05, gate_report(arm(version).bundle)
     )
 
@@ -119,7 +124,7 @@ class World:
         return open_rollout(
             self.rollouts,
             "fraud",
-            candidate(version),
+            validated(version),
             approval=self.definition.rollout.approval,
             actor="ann",
             reason="better",

@@ -31,7 +31,7 @@ from mlplatform.scoring.admission.clients import (
     parse_scope,
     rate_limit,
 )
-from mlplatform.scoring.admission.gate import Gate
+from mlplatform.scoring.admission.gate import AdmissionGate
 from mlplatform.scoring.admission.priorities import (
     PRIORITIES,
     Enter,
@@ -298,9 +298,9 @@ CLIENTS = KnownCredentials(
 
 def gate_over(
     blocks: TokenBlocks, places: int = 100, **limits: RateLimit
-) -> tuple[Gate, list[Any]]:
+) -> tuple[AdmissionGate, list[Any]]:
     counted: list[Any] = []
-    gate = Gate(
+    gate = AdmissionGate(
         CLIENTS, blocks, in_flight_limits(places), limits, lambda *what: counted.append(what)
     )
     return gate, counted

@@ -24,7 +24,7 @@ from mlplatform.operations.supervisor.spec import ChildSpec, HttpCheck
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.http.messages import Request
 from mlplatform.runtime.processes.parent_death import ParentDeathPipe
-from mlplatform.scoring.admission.gate import Gate
+from mlplatform.scoring.admission.gate import AdmissionGate
 from mlplatform.scoring.api.app import Gateway
 from mlplatform.scoring.labels.labels import Labels
 from mlplatform.scoring.labels.voids import Voids
@@ -62,7 +62,7 @@ async def test_health_fails_once_nothing_commits(monkeypatch: pytest.MonkeyPatch
     log = BrittleLog()
     recorder = Recorder(lambda _: AsyncGroupCommit(log, "gw"), lambda event_ms: None)
     gateway = Gateway(
-        cast(Gate, None),
+        cast(AdmissionGate, None),
         {},
         cast(Labels, None),
         cast(Voids, None),

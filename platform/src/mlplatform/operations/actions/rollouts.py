@@ -79,7 +79,7 @@ def open_rollout(
         log.info("plan of version %d of %s: %s", version, model, plan_text.whole_ramp(kept))
         return kept
 
-    candidate = commands.Candidate(
+    validated = commands.ValidatedVersion(
         version=found.version,
         bundle=found.digest,
         author=found.facts.author,
@@ -90,7 +90,7 @@ def open_rollout(
     return commands.open_rollout(
         platform.rollouts,
         model,
-        candidate,
+        validated,
         approval=platform.definition(model).rollout.approval,
         actor=actor,
         reason=reason,

@@ -28,7 +28,7 @@ COMMAND_LEASE_TTL_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class ValidatedVersion:
     """A validated version, as the registry knows it.
 
     Args:
@@ -50,7 +50,7 @@ class Candidate:
 def open_rollout(
     rollouts: Rollouts,
     model: str,
-    candidate: Candidate,
+    validated: ValidatedVersion,
     *,
     approval: Literal["required", "none"],
     actor: str,
@@ -76,7 +76,7 @@ def open_rollout(
             another emergency promotion waits for its confirmation.
     """
     earlier = rollouts.active(model, finished=True)
-    arm = _arm(model, candidate)
+    arm = _arm(model, validated)
     if emergency:
         check_emergency(earlier, arm)
     for state in earlier:
@@ -89,20 +89,20 @@ def open_rollout(
     made = None if plan is None else plan(routes)
     if made is not None and made.refusal and not made.despite:
         raise PlanRefused(made.refusal)
-    attempt = 1 + sum(s.challenger.version == candidate.version for s in earlier)
+    attempt = 1 + sum(s.challenger.version == validated.version for s in earlier)
     opened = Opened(
-        rollout_id=f"{model}-v{candidate.version}-{attempt}",
+        rollout_id=f"{model}-v{validated.version}-{attempt}",
         model=model,
         event_ms=clock.event_ms(),
         wall_ms=clock.wall_ms(),
         actor=actor,
         reason=reason,
         challenger=arm,
-        author=candidate.author,
-        alert_low=candidate.alert_low,
-        alert_high=candidate.alert_high,
+        author=validated.author,
+        alert_low=validated.alert_low,
+        alert_high=validated.alert_high,
         bootstrap=routes.champion is None,
-        validation=candidate.validation,
+        validation=validated.validation,
         approval=approval,
         plan=made,
         emergency=emergency,
@@ -249,6 +249,6 @@ def _observation_of(states: list[RolloutState], routes: Routes, state: RolloutSt
     )
 
 
-def _arm(model: str, candidate: Candidate) -> Arm:
-    service = str(ServiceName.of(model, candidate.version, candidate.bundle))
-    return Arm(candidate.version, candidate.bundle, service)
+def _arm(model: str, validated: ValidatedVersion) -> Arm:
+    service = str(ServiceName.of(model, validated.version, validated.bundle))
+    return Arm(validated.version, validated.bundle, service)

@@ -50,7 +50,7 @@ class Credentials(Protocol):
 
 @dataclass(slots=True)
 class AdmittedRequest:
-    """A request that was admitted, until `Gate.leave`."""
+    """A request that was admitted, until `AdmissionGate.leave`."""
 
     client: Client
     priority: Priority
@@ -58,7 +58,7 @@ class AdmittedRequest:
     is_counted: bool = False
 
 
-class Gate:
+class AdmissionGate:
     """Checks identity, permission, capacity and rate, in this order: the cheapest check first.
 
     Args:

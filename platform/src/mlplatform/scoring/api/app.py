@@ -14,7 +14,7 @@ from mlplatform.runtime.telemetry.context import trace_context
 from mlplatform.runtime.telemetry.logs import SENT
 from mlplatform.runtime.telemetry.spans import Attributes
 from mlplatform.scoring.admission.clients import Operation
-from mlplatform.scoring.admission.gate import Gate
+from mlplatform.scoring.admission.gate import AdmissionGate
 from mlplatform.scoring.api import async_api, features_api, inference_api, probes, scoring_api
 from mlplatform.scoring.api.http import SHOWN, Endpoint, Request, problem_of
 from mlplatform.scoring.api.probes import Health
@@ -45,7 +45,7 @@ class Gateway:
 
     def __init__(
         self,
-        gate: Gate,
+        gate: AdmissionGate,
         models: Mapping[str, Scoring],
         labels: Labels,
         voids: Voids,

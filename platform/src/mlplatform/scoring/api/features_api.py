@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from mlplatform.runtime.http.messages import JSON, Reply
 from mlplatform.runtime.http.problems import Problem
-from mlplatform.scoring.admission.gate import Gate
+from mlplatform.scoring.admission.gate import AdmissionGate
 from mlplatform.scoring.api.http import JSON_TYPE, SHOWN, Endpoint, Request
 from mlplatform.scoring.api.openapi_parts import (
     POST_STATUSES,
@@ -33,7 +33,7 @@ Bodies = Mapping[str, Sequence[RowsBody]]
 STATUSES: Final = (*POST_STATUSES, 404)
 
 
-def endpoints(pushes: FeaturePushes, gate: Gate) -> dict[str, Endpoint]:
+def endpoints(pushes: FeaturePushes, gate: AdmissionGate) -> dict[str, Endpoint]:
     """Path → its endpoint; one path stands for all views."""
 
     async def push(request: Request) -> Reply:

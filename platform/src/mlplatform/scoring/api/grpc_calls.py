@@ -22,7 +22,7 @@ from mlplatform.runtime.telemetry.context import TraceContext, new_trace, trace_
 from mlplatform.runtime.telemetry.logs import SENT
 from mlplatform.runtime.telemetry.spans import Attributes
 from mlplatform.scoring.admission.clients import Client, Operation
-from mlplatform.scoring.admission.gate import AdmittedRequest, Gate
+from mlplatform.scoring.admission.gate import AdmissionGate, AdmittedRequest
 from mlplatform.scoring.api.terms import headers_of_version, terms
 from mlplatform.scoring.request.decision import Caller, RequestOutcome
 from mlplatform.scoring.request.metrics import Metrics
@@ -60,7 +60,7 @@ class Call:
 
     headers: dict[bytes, bytes]
     started_s: float
-    gate: Gate
+    gate: AdmissionGate
     peer: str
     admit_peer: Callable[[str], None]
     admitted: AdmittedRequest | None = None
@@ -117,7 +117,7 @@ _NONE: Final[Mapping[str, Notices]] = MappingProxyType({})
 def handlers(
     service: str,
     answers: Mapping[str, Answer],
-    gate: Gate,
+    gate: AdmissionGate,
     metrics: Metrics,
     traces: Traces | None,
     admit: Callable[[str], None],
@@ -203,7 +203,7 @@ def model_of(models: Mapping[str, Scoring], name: str) -> Scoring:
 def _guarded(
     operation: str,
     work: _Work,
-    gate: Gate,
+    gate: AdmissionGate,
     metrics: Metrics,
     traces: Traces | None,
     admit: Callable[[str], None],

@@ -13,7 +13,7 @@ from mlplatform.runtime.errors import Busy
 from mlplatform.runtime.http.ended_connections import EndedConnections
 from mlplatform.runtime.http.grpc_connections import GrpcConnections
 from mlplatform.runtime.http.messages import MAX_BODY_BYTES
-from mlplatform.scoring.admission.gate import Gate
+from mlplatform.scoring.admission.gate import AdmissionGate
 from mlplatform.scoring.api import grpc_health, grpc_inference, grpc_reflection, grpc_scoring
 from mlplatform.scoring.api.grpc_calls import handlers
 from mlplatform.scoring.api.grpc_health import HealthService
@@ -40,7 +40,7 @@ class GrpcListener:
         self,
         host: str,
         port: int,
-        gate: Gate,
+        gate: AdmissionGate,
         models: Mapping[str, Scoring],
         health: Health,
         metrics: Metrics,

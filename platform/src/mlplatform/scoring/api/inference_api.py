@@ -13,7 +13,7 @@ import msgspec
 
 from mlplatform.runtime.http.messages import Reply, line
 from mlplatform.runtime.http.problems import Problem
-from mlplatform.scoring.admission.gate import Gate
+from mlplatform.scoring.admission.gate import AdmissionGate
 from mlplatform.scoring.api.http import JSON_TYPE, SHOWN, Endpoint, Request, reading
 from mlplatform.scoring.api.probes import Health
 from mlplatform.scoring.api.terms import headers_of_version, terms
@@ -55,7 +55,9 @@ class _Parameters(msgspec.Struct):
 _parameters: Final = msgspec.json.Decoder(_Parameters)
 
 
-def endpoints(models: Mapping[str, Scoring], health: Health, gate: Gate) -> dict[str, Endpoint]:
+def endpoints(
+    models: Mapping[str, Scoring], health: Health, gate: AdmissionGate
+) -> dict[str, Endpoint]:
     """Path → its endpoint, for every model of this installation."""
 
     def live() -> bytes:
@@ -113,7 +115,7 @@ def metadata(scoring: Scoring, version: str | None = None) -> dict[str, Any]:
     }
 
 
-def _of_model(root: str, scoring: Scoring, gate: Gate) -> dict[str, Endpoint]:
+def _of_model(root: str, scoring: Scoring, gate: AdmissionGate) -> dict[str, Endpoint]:
     name = scoring.definition.name
 
     def ready() -> bytes:
@@ -137,7 +139,9 @@ def _of_model(root: str, scoring: Scoring, gate: Gate) -> dict[str, Endpoint]:
     }
 
 
-def _of_versions(root: str, scoring: Scoring, gate: Gate, infer: Endpoint) -> dict[str, Endpoint]:
+def _of_versions(
+    root: str, scoring: Scoring, gate: AdmissionGate, infer: Endpoint
+) -> dict[str, Endpoint]:
     """The endpoints of a version, which the path names in the place of `*`."""
     place = root.split("/").index("*")
 
@@ -167,7 +171,7 @@ def _of_versions(root: str, scoring: Scoring, gate: Gate, infer: Endpoint) -> di
 
 
 async def _infer(
-    scoring: Scoring, request: Request, headers: Mapping[bytes, bytes], gate: Gate
+    scoring: Scoring, request: Request, headers: Mapping[bytes, bytes], gate: AdmissionGate
 ) -> Reply:
     assert request.admitted is not None
     caller = terms(

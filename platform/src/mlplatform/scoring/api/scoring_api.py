@@ -13,7 +13,7 @@ from mlplatform.runtime.http.messages import JSON, Reply, line
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.telemetry.context import new_trace
 from mlplatform.scoring.admission.clients import Operation
-from mlplatform.scoring.admission.gate import Gate
+from mlplatform.scoring.admission.gate import AdmissionGate
 from mlplatform.scoring.api.http import JSON_TYPE, SHOWN, Answerer, Endpoint, Request, reading
 from mlplatform.scoring.api.shapes import SHAPES, Shape
 from mlplatform.scoring.api.terms import terms
@@ -39,7 +39,7 @@ _void = msgspec.json.Decoder(VoidBody)
 
 
 def endpoints(
-    models: Mapping[str, Scoring], labels: Labels, voids: Voids, gate: Gate
+    models: Mapping[str, Scoring], labels: Labels, voids: Voids, gate: AdmissionGate
 ) -> dict[str, Endpoint]:
     """Path → its endpoint, for every model of this installation."""
 
@@ -77,7 +77,12 @@ def unknown(path: str, models: Mapping[str, Scoring]) -> Problem:
 
 
 def _of_model(
-    version: ApiVersion, name: str, scoring: Scoring, labels: Labels, voids: Voids, gate: Gate
+    version: ApiVersion,
+    name: str,
+    scoring: Scoring,
+    labels: Labels,
+    voids: Voids,
+    gate: AdmissionGate,
 ) -> dict[str, Endpoint]:
     root, shape = f"{version.models}/{name}", SHAPES[version.name]
 

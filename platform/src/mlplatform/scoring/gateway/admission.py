@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.scoring.admission.clients import rate_limit
-from mlplatform.scoring.admission.gate import Credentials, Gate
+from mlplatform.scoring.admission.gate import AdmissionGate, Credentials
 from mlplatform.scoring.admission.jwks import IssuerKeys
 from mlplatform.scoring.admission.keyring import Keyring, ensure_first_key
 from mlplatform.scoring.admission.priorities import MAX_IN_FLIGHT, in_flight_limits
@@ -28,7 +28,7 @@ def now_ms() -> int:
 class AdmissionServices:
     """The gate, with the tasks that serve it in the background."""
 
-    gate: Gate
+    gate: AdmissionGate
     keyring: Keyring
     blocks: TokenBlocks
     issuer_keys: IssuerKeys | None = None
@@ -74,5 +74,5 @@ def admission_services(
         credentials = KeysAndTokens(keyring, tokens)
     limits = {d.name: rate_limit(d.admission.rate_per_s, d.admission.burst) for d in definitions}
     room = in_flight_limits(MAX_IN_FLIGHT)
-    gate = Gate(credentials, blocks, room, limits, metrics.count_request)
+    gate = AdmissionGate(credentials, blocks, room, limits, metrics.count_request)
     return AdmissionServices(gate, keyring, blocks, issuer_keys)
