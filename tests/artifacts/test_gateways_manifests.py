@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mlplatform.decisions.replication.publisher import LAST_WORDS_S
+from mlplatform.decisions.replication.publisher import DRAIN_LIMIT_S
 from mlplatform.decisions.replication.publisher import parser as publisher_parser
 from mlplatform.runtime.configuration import settings
 from mlplatform.scoring.gateway.process import parser as gateway_parser
@@ -149,7 +149,7 @@ def test_a_publisher_has_its_gateways_name_and_ends_after_it() -> None:
     assert options.keep_h > BACKUPS_APART_H
     assert publisher["env"][0] == gateway["env"][0]
     stop = gateway["lifecycle"]["preStop"]["sleep"]["seconds"] + 10 + 2
-    assert stop + LAST_WORDS_S < pods()["gateway-more"]["spec"]["terminationGracePeriodSeconds"]
+    assert stop + DRAIN_LIMIT_S < pods()["gateway-more"]["spec"]["terminationGracePeriodSeconds"]
 
 
 @pytest.mark.parametrize(

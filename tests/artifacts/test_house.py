@@ -120,7 +120,12 @@ def retired(text: str) -> set[str]:
     bare = {name: name.lstrip("_") for name in names}
     found = {n for n, stem in bare.items() if {n, stem} & RETIRED or unused & words(n)}
     classes = {n.name for n in ast.walk(ast.parse(text)) if isinstance(n, ast.ClassDef)}
-    return found | {name for name in classes if (RETIRED - WHOLE) & {*CAP_WORD.findall(name)}}
+    made_of = {name: {*CAP_WORD.findall(name)} for name in classes} | {
+        name: {word.capitalize() for word in bare[name].split("_")}
+        for name in names
+        if name.isupper()
+    }
+    return found | {name for name, parts in made_of.items() if (RETIRED - WHOLE) & parts}
 
 
 def words(text: str) -> set[str]:
@@ -483,6 +488,7 @@ def test_what_these_tests_look_for_is_found() -> None:
     assert retired("class Reign:\n    pass\n# a Lifeline\n") == {"Reign"}
     assert retired("class FleetGatherer:\n    pass\n") == {"FleetGatherer"}
     assert retired("class LogPromise:\n    pass\nPromised = 1\n") == {"LogPromise"}
+    assert retired("_STAND_S = 1  # a STAND\nSTANDARD_S = 2\n") == {"_STAND_S"}
     assert retired("_told_s = 1  # told\n") == {"_told_s"}
     assert retired("class _Copy:\n    held: LogCopy\n") == {"_Copy"}
     assert retired_words("A gatherer of `LogReign`, and its Lifeline") == {

@@ -19,10 +19,10 @@ from typing import Any
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.replication import replica_log as replication_module
-from mlplatform.decisions.replication.copies import CopyReader
 from mlplatform.decisions.replication.messages import Names
 from mlplatform.decisions.replication.publisher import Publisher
 from mlplatform.decisions.replication.replica_log import ReplicaLog
+from mlplatform.decisions.replication.replicated_records import ReplicationReader
 from mlplatform.decisions.replication.replicator import Replicator
 from mlplatform.decisions.topics import kafka_transactions, local
 from mlplatform.decisions.topics.kafka import KafkaTopics
@@ -86,7 +86,9 @@ def publish(folder: Path, name: str, topics: Topics, names: Names, moments: Mome
     answers = topics.subscribe([names.confirmed], names.of(name), name)
     answers.commit = moments.around(answers.commit)  # type: ignore[method-assign]
     log = SqliteDecisionLog(folder)
-    publisher = Publisher(CopyReader(folder, log), topics, answers, name, names=names, batch=BATCH)
+    publisher = Publisher(
+        ReplicationReader(folder, log), topics, answers, name, names=names, batch=BATCH
+    )
     while publisher.step() or not publisher.is_all_published():
         pass
     publisher.close()

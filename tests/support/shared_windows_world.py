@@ -16,8 +16,8 @@ from pathlib import Path
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.record import Record
-from mlplatform.decisions.replication.copies import CopyReader
 from mlplatform.decisions.replication.replica_log import ReplicaLog
+from mlplatform.decisions.replication.replicated_records import ReplicationReader
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.windows import projector as projector_module
 from mlplatform.learning.features.windows.build import build_shared
@@ -79,11 +79,11 @@ def replica_table(root: Path, definition: ModelDefinition, names: Sequence[str])
     with closing(SqliteDecisionLog(home)) as log, closing(ReplicaLog(home)) as into:
         for name in names:
             with closing(SqliteDecisionLog(root / name)) as own:
-                reader = CopyReader(root / name, own)
+                reader = ReplicationReader(root / name, own)
                 heads = {mark.writer: mark.seq for mark in log.watermarks()}
-                while copies := reader.copies(name, after=heads.get(name, 0), limit=1_000):
-                    into.replicate(copies)
-                    heads[name] = copies[-1].seq
+                while records := reader.records(name, after=heads.get(name, 0), limit=1_000):
+                    into.replicate(records)
+                    heads[name] = records[-1].seq
         offline = OfflineTable(home / "offline", definition)
         offline.project(log)
     return offline

@@ -15,8 +15,8 @@ from mlplatform.commands import log as log_commands
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry, ManifestHead, SpillReceipt, WriterHead
 from mlplatform.decisions.records.record import GENESIS, Record
-from mlplatform.decisions.replication.copies import ReplicaOffset
 from mlplatform.decisions.replication.replica_log import ReplicaLog
+from mlplatform.decisions.replication.replicated_records import ReplicaOffset
 from mlplatform.decisions.spill.writer import SpillingLog, SpillPolicy
 from mlplatform.operations import wiring
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts

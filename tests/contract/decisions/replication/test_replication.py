@@ -20,10 +20,14 @@ from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry, RecordQuery, Watermark
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.replication.continuation import Divergence, Gap
-from mlplatform.decisions.replication.copies import CopyReader, ReplicaOffset, ReplicatedRecord
 from mlplatform.decisions.replication.messages import Names
 from mlplatform.decisions.replication.publisher import Publisher
 from mlplatform.decisions.replication.replica_log import ReplicaLog
+from mlplatform.decisions.replication.replicated_records import (
+    ReplicaOffset,
+    ReplicatedRecord,
+    ReplicationReader,
+)
 from mlplatform.decisions.replication.replicator import Replicator
 from mlplatform.decisions.topics.messages import Topics
 from mlplatform.rollouts.verdicts.completeness import behind
@@ -69,16 +73,16 @@ class OwnLog:
         return max((mark.seq for mark in self.log.watermarks()), default=0)
 
     def records(self) -> list[ReplicatedRecord]:
-        return copies(self.folder, self.log, self.writer)
+        return records_of(self.folder, self.log, self.writer)
 
     def stand(self) -> ReplicaOffset:
-        (found,) = CopyReader(self.folder, self.log).offsets()
+        (found,) = ReplicationReader(self.folder, self.log).offsets()
         return found
 
 
-def copies(folder: Path, log: SqliteDecisionLog, writer: str) -> list[ReplicatedRecord]:
-    reader, found = CopyReader(folder, log), []
-    while more := reader.copies(writer, after=len(found), limit=1_000):
+def records_of(folder: Path, log: SqliteDecisionLog, writer: str) -> list[ReplicatedRecord]:
+    reader, found = ReplicationReader(folder, log), []
+    while more := reader.records(writer, after=len(found), limit=1_000):
         found += more
     return found
 
@@ -115,7 +119,7 @@ def assert_replicated(tmp_path: Path, home: SqliteDecisionLog, gateways: list[Ow
     """The home's log is the union of the gateways', records and watermarks."""
     assert {one.writer for one in gateways} == marks(home).keys()
     for one in gateways:
-        assert one.records() == copies(tmp_path / "home", home, one.writer)
+        assert one.records() == records_of(tmp_path / "home", home, one.writer)
         mark, own = marks(home)[one.writer], one.stand()
         assert (own.seq, own.event_ms, own.heartbeat_at_ms) == (
             mark.seq,
@@ -179,7 +183,7 @@ class World:
     def publisher(self, one: OwnLog, *, batch: int = 20) -> Publisher:
         topics = self._topics()
         answers = topics.subscribe([self.names.confirmed], self.names.of(one.writer), one.writer)
-        reader = CopyReader(one.folder, one.log)
+        reader = ReplicationReader(one.folder, one.log)
         made = Publisher(reader, topics, answers, one.writer, batch=batch)
         self._closing.callback(made.close)
         return made
@@ -220,7 +224,7 @@ def test_two_logs_are_one_that_is_sealed_and_followed_as_any(
     table = home.read(RecordQuery(columns=("writer", "seq", "decision_id")))
     assert len({(row["writer"], row["seq"]) for row in table.to_pylist()}) == 157
     assert [one.records() for one in gateways] == [
-        copies(tmp_path / "home", home, one.writer) for one in gateways
+        records_of(tmp_path / "home", home, one.writer) for one in gateways
     ]
     report = home.verify(home.seal())
     assert (report.ok, report.records, report.writers) == (True, 157, 3), report.findings
@@ -394,7 +398,7 @@ def test_a_log_drops_what_is_safe_elsewhere_and_old_and_stays_whole(
     assert pruned(safe.chain) == 550
     assert pruned(safe.chain) == 0
     assert [
-        c.seq for c in CopyReader(one.folder, one.log).copies(one.writer, after=0, limit=99)
+        c.seq for c in ReplicationReader(one.folder, one.log).records(one.writer, after=0, limit=99)
     ] == [*range(551, 601)]
     assert one.log.read(RecordQuery()).num_rows == 50
     assert one.log.verify().ok, one.log.verify().findings

@@ -25,8 +25,8 @@ from mlplatform.decisions.records.prepared_record import prepared
 from mlplatform.decisions.records.record import COLUMNS, SCALARS, Kind, Record
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.decisions.replication.continuation import Gap
-from mlplatform.decisions.replication.copies import CopyReader
 from mlplatform.decisions.replication.replica_log import ReplicaLog
+from mlplatform.decisions.replication.replicated_records import ReplicationReader
 from mlplatform.decisions.spill.files import SpillFile, framed, spill_path
 from mlplatform.operations.review.queue import file_of as queue_file
 from mlplatform.runtime.errors import Busy, Corrupt, InputInvalid
@@ -307,15 +307,15 @@ def test_an_erasure_reaches_the_log_that_gathers(tmp_path: Path) -> None:
     own, home = tmp_path / "own", tmp_path / "home"
     with closing(SqliteDecisionLog(own)) as log, closing(SqliteDecisionLog(home)) as replica:
         log.append("gw", [entry(number) for number in range(1, 6)])
-        source, into = CopyReader(own, log), ReplicaLog(home)
-        first = source.copies("gw", after=0, limit=2)
+        source, into = ReplicationReader(own, log), ReplicaLog(home)
+        first = source.records("gw", after=0, limit=2)
         into.replicate(first)
         assert erase(log, own, ASKED, now_ms=9_000).is_done
         (writer,) = (mark.writer for mark in log.watermarks() if mark.writer != "gw")
-        rest = source.copies("gw", after=2, limit=10)
+        rest = source.records("gw", after=2, limit=10)
         (position,) = into.replicate(rest)
         assert (position.seq, position.finding) == (2, Gap(3, 3))
-        into.replicate(source.copies(writer, after=0, limit=10))
+        into.replicate(source.records(writer, after=0, limit=10))
         replica.seal()
         (position,) = into.replicate(rest)
         assert (position.seq, position.finding) == (5, None)

@@ -37,8 +37,8 @@ from mlplatform.decisions.records.retention import (
 )
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.decisions.replication.continuation import Gap
-from mlplatform.decisions.replication.copies import CopyReader
 from mlplatform.decisions.replication.replica_log import ReplicaLog
+from mlplatform.decisions.replication.replicated_records import ReplicationReader
 from mlplatform.runtime.errors import Busy
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.units import DAY_MS
@@ -427,14 +427,14 @@ def test_a_log_that_gathers_takes_expired_records_with_their_rule(tmp_path: Path
     own, home = tmp_path / "own", tmp_path / "home"
     with closing(SqliteDecisionLog(own, lambda: WALL_MS)) as log:
         log.append("gw", [entry(1), entry(2), entry(100)])
-        source, into = CopyReader(own, log), ReplicaLog(home)
+        source, into = ReplicationReader(own, log), ReplicaLog(home)
         expire(log, own)
         log.seal()
         (writer,) = (mark.writer for mark in log.watermarks() if mark.writer != "gw")
-        (position,) = into.replicate(source.copies("gw", after=0, limit=10))
+        (position,) = into.replicate(source.records("gw", after=0, limit=10))
         assert (position.seq, position.finding) == (0, Gap(1, 1))
-        into.replicate(source.copies(writer, after=0, limit=10))
-        (position,) = into.replicate(source.copies("gw", after=0, limit=10))
+        into.replicate(source.records(writer, after=0, limit=10))
+        (position,) = into.replicate(source.records("gw", after=0, limit=10))
         assert (position.seq, position.finding) == (3, None)
         into.close()
     with closing(SqliteDecisionLog(home, lambda: WALL_MS)) as replica:
@@ -482,9 +482,9 @@ def replica(home: Path, said: Retention) -> ReplicaLog:
         log.append("gw", [entry(day) for day in (1, 2, 99, 100)])
         rule = retention_record("fraud", said, event_ms=1, recorded_ms=WALL_MS)
         log.append("erasure-gw", [rule])
-        source, into = CopyReader(own, log), ReplicaLog(home)
+        source, into = ReplicationReader(own, log), ReplicaLog(home)
         for writer in ("gw", "erasure-gw"):
-            into.replicate(source.copies(writer, after=0, limit=10))
+            into.replicate(source.records(writer, after=0, limit=10))
     with closing(SqliteDecisionLog(home, lambda: WALL_MS)) as log:
         log.append("home-gw", [entry(day) for day in (1, 2, 99, 100)])
     return into

@@ -15,7 +15,7 @@ from mlplatform.decisions.replication.continuation import (
     RecordIdentity,
     append_plan,
 )
-from mlplatform.decisions.replication.copies import (
+from mlplatform.decisions.replication.replicated_records import (
     Item,
     ReplicaOffset,
     ReplicatedRecord,
@@ -28,7 +28,7 @@ WRITER = "gateway-1"
 NOWHERE = Head(0, GENESIS)
 
 
-def copies(count: int, *, amount: float = 1.0) -> list[ReplicatedRecord]:
+def replicated(count: int, *, amount: float = 1.0) -> list[ReplicatedRecord]:
     """A writer's first records, chained."""
     made: list[ReplicatedRecord] = []
     chain = GENESIS
@@ -75,7 +75,7 @@ def published(log: list[ReplicatedRecord]) -> list[Item]:
     return items
 
 
-LOG = copies(20)
+LOG = replicated(20)
 
 
 @given(st.lists(st.tuples(st.integers(0, 26), st.integers(1, 12)), max_size=30))
@@ -119,7 +119,7 @@ def test_a_stand_of_an_earlier_place_is_no_news() -> None:
     assert (found.offset, found.finding) == (None, None)
 
 
-OTHER = copies(20, amount=2.0)
+OTHER = replicated(20, amount=2.0)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from prefect.runner._control_channel import ControlChannel
 
-from mlplatform.operations.prefect_server.control_channel import ROOM, limit_strangers
+from mlplatform.operations.prefect_server.control_channel import CONNECTION_LIMITS, limit_strangers
 
 
 async def test_a_run_connects_and_stays_beside_any_number_of_silent_connections() -> None:
@@ -22,7 +22,8 @@ async def test_a_run_connects_and_stays_beside_any_number_of_silent_connections(
             await channel._registrations[run].connected.wait()
 
         silent = [
-            await asyncio.open_connection("127.0.0.1", port) for _ in range(ROOM.strangers + 9)
+            await asyncio.open_connection("127.0.0.1", port)
+            for _ in range(CONNECTION_LIMITS.strangers + 9)
         ]
         ended = [reader for reader, _ in silent[:9]]
         for reader in ended:

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mlplatform.decisions.log.chains import Chain
-from mlplatform.decisions.replication.copies import Item, ReplicaOffset, ReplicatedRecord
+from mlplatform.decisions.replication.replicated_records import (
+    Item,
+    ReplicaOffset,
+    ReplicatedRecord,
+)
 
 
 class Head(NamedTuple):

@@ -12,16 +12,16 @@ from typing import Final, Protocol
 import msgspec
 
 from mlplatform.decisions.log.pruning import prune
-from mlplatform.decisions.replication.copies import (
-    CopyReader,
+from mlplatform.decisions.replication.messages import ConfirmedOffset, Names, confirmed
+from mlplatform.decisions.replication.process import BACK_OFF_S, require_brokers
+from mlplatform.decisions.replication.replicated_records import (
     Item,
     ReplicaOffset,
     ReplicatedRecord,
+    ReplicationReader,
     encoded,
     opened,
 )
-from mlplatform.decisions.replication.messages import ConfirmedOffset, Names, confirmed
-from mlplatform.decisions.replication.process import BACK_OFF_S, require_brokers
 from mlplatform.decisions.topics.messages import Message, Progress, Subscription, Topics
 from mlplatform.decisions.topics.wiring import open_topics
 from mlplatform.runtime.clock import SystemClock
@@ -31,11 +31,11 @@ from mlplatform.runtime.units import HOUR_MS
 
 BATCH: Final = 500
 POLL_S: Final = 0.2
-STAND_S: Final = 1.0
+OFFSET_INTERVAL_S: Final = 1.0
 """Interval in seconds of offsets without a record: as often as a gateway's heartbeat."""
 PRUNE_S: Final = 60.0
 KEEP_H: Final = 24.0
-LAST_WORDS_S: Final = 20.0
+DRAIN_LIMIT_S: Final = 20.0
 """Seconds for which a stopping publisher tries to publish the rest; it is the pod's last container
 to end."""
 AGAIN_S: Final = 5.0
@@ -51,7 +51,7 @@ class Source(Protocol):
 
     def offsets(self) -> list[ReplicaOffset]: ...
 
-    def copies(self, writer: str, *, after: int, limit: int) -> list[ReplicatedRecord]: ...
+    def records(self, writer: str, *, after: int, limit: int) -> list[ReplicatedRecord]: ...
 
 
 class Publisher:
@@ -82,7 +82,7 @@ class Publisher:
         self._progress = names.of(name)
         self._batch = batch
         self._sent_offsets: dict[str, ReplicaOffset] = {}
-        self._sent_s = -STAND_S
+        self._sent_s = -OFFSET_INTERVAL_S
         self.safe: dict[str, ConfirmedOffset] = {}
         self._published: dict[str, int] | None = self._replica_offsets()
 
@@ -101,13 +101,13 @@ class Publisher:
         items: list[Item] = []
         offsets = self._source.offsets()
         for offset in offsets:
-            copies = self._source.copies(
+            records = self._source.records(
                 offset.writer, after=before.get(offset.writer, 0), limit=self._batch
             )
-            copies = [copy for copy in copies if copy.seq <= offset.seq]
-            items += copies
-            after[offset.writer] = copies[-1].seq if copies else before.get(offset.writer, 0)
-            if self._is_due(offset, after[offset.writer], has_more=bool(copies)):
+            records = [record for record in records if record.seq <= offset.seq]
+            items += records
+            after[offset.writer] = records[-1].seq if records else before.get(offset.writer, 0)
+            if self._is_due(offset, after[offset.writer], has_more=bool(records)):
                 items.append(offset)
         if not items:
             return 0
@@ -135,7 +135,7 @@ class Publisher:
         if reached != offset.seq or last == offset:
             return False
         is_new = last is None or last.closed != offset.closed
-        return has_more or is_new or time.monotonic() - self._sent_s >= STAND_S
+        return has_more or is_new or time.monotonic() - self._sent_s >= OFFSET_INTERVAL_S
 
     def _read_confirmations(self) -> None:
         """Read the replicator's confirmations about writers of this log; others are ignored."""
@@ -160,7 +160,7 @@ class Publisher:
         published = self._published
         if not answer.again or published is None or published.get(answer.writer, 0) <= answer.seq:
             return
-        following = self._source.copies(answer.writer, after=answer.seq, limit=1)
+        following = self._source.records(answer.writer, after=answer.seq, limit=1)
         if not following or following[0].seq != answer.seq + 1:
             # If the rest were sent, it would be refused and asked for again without end.
             log.error(
@@ -189,7 +189,7 @@ def follow(publisher: Publisher, stopping: threading.Event, prune_now: Callable[
     until_s: float | None = None
     while until_s is None or (time.monotonic() < until_s and not publisher.is_all_published()):
         if until_s is None and stopping.is_set():
-            until_s = time.monotonic() + LAST_WORDS_S
+            until_s = time.monotonic() + DRAIN_LIMIT_S
         try:
             if not publisher.step():
                 _pause(stopping, POLL_S)
@@ -232,18 +232,22 @@ def _publish(name: str, settings: Settings, stopping: threading.Event, keep_h: f
         StaleFence: another process publishes the log.
         Unavailable: the log or the topics could not be opened.
     """
-    with opened(settings.home.decisions) as copies:
-        _publish_copies(copies, name, settings, stopping, keep_h)
+    with opened(settings.home.decisions) as reader:
+        _publish_log(reader, name, settings, stopping, keep_h)
 
 
-def _publish_copies(
-    copies: CopyReader, name: str, settings: Settings, stopping: threading.Event, keep_h: float
+def _publish_log(
+    reader: ReplicationReader,
+    name: str,
+    settings: Settings,
+    stopping: threading.Event,
+    keep_h: float,
 ) -> None:
     clock, folder = SystemClock(), settings.home.decisions
     names = Names()
     topics = open_topics(settings, names.specs())
     answers = topics.subscribe([names.confirmed], names.of(name), name)
-    publisher = Publisher(copies, topics, answers, name)
+    publisher = Publisher(reader, topics, answers, name)
 
     def prune_now() -> None:
         now_ms = clock.wall_ms()

@@ -23,7 +23,7 @@ from mlplatform.decisions.replication.continuation import (
     RecordIdentity,
     append_plan,
 )
-from mlplatform.decisions.replication.copies import Item, ReplicatedRecord
+from mlplatform.decisions.replication.replicated_records import Item, ReplicatedRecord
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.errors import Busy, NotFound, Refused
 from mlplatform.runtime.storage import sqlite

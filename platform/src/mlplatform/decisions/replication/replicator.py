@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from mlplatform.decisions.replication.continuation import Divergence, Gap
-from mlplatform.decisions.replication.copies import Item, decoded
 from mlplatform.decisions.replication.messages import ConfirmedOffset, Names, confirmation
 from mlplatform.decisions.replication.process import BACK_OFF_S, require_brokers
 from mlplatform.decisions.replication.replica_log import ReplicaLog, ReplicaPosition
+from mlplatform.decisions.replication.replicated_records import Item, decoded
 from mlplatform.decisions.topics.messages import Message, ReceivedMessage, Subscription
 from mlplatform.decisions.topics.wiring import open_topics
 from mlplatform.runtime.configuration.settings import Settings

@@ -15,7 +15,7 @@ from mlplatform.runtime.http.peers import Peers
 if TYPE_CHECKING:  # Prefect reads its environment when it is imported
     from prefect.runner._control_channel import ControlChannel
 
-ROOM: Final = ConnectionLimits(connections=160, strangers=32)
+CONNECTION_LIMITS: Final = ConnectionLimits(connections=160, strangers=32)
 TOKEN_S: Final = 5
 """Seconds that Prefect allows for a connection's first line; stated here for the table of
 listeners."""
@@ -26,7 +26,7 @@ def limit_strangers(channel: ControlChannel) -> None:
 
     Prefect has no public way to do so; the version is pinned.
     """
-    held: OpenConnections[asyncio.StreamWriter] = OpenConnections(ROOM)
+    held: OpenConnections[asyncio.StreamWriter] = OpenConnections(CONNECTION_LIMITS)
     peers = Peers()
     inner = channel._handle_connection
 

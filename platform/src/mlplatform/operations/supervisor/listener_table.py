@@ -68,8 +68,9 @@ _GRPC: Final = (
     f" on each; {HANDSHAKE_MS // 1000} s for a handshake, {IDLE_MS // 1000} s without a call"
 )
 _CONTROL: Final = (
-    f"{control_channel.ROOM.connections} connections, {control_channel.ROOM.strangers} of them"
-    f" strangers'; {control_channel.TOKEN_S} s for the token"
+    f"{control_channel.CONNECTION_LIMITS.connections} connections,"
+    f" {control_channel.CONNECTION_LIMITS.strangers} of them strangers';"
+    f" {control_channel.TOKEN_S} s for the token"
 )
 _KEY: Final = "an API key, or an issuer's token"
 _OPEN_PATHS: Final = (

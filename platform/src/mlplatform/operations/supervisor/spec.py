@@ -9,7 +9,7 @@ from typing import Final
 
 FIRST_DELAY_S: Final = 0.2
 LONGEST_DELAY_S: Final = 15.0
-MOST_PATIENCE_DOUBLINGS: Final = 3
+MOST_DOUBLINGS: Final = 3
 STABLE_S: Final = 30.0
 """Seconds after which earlier failures of a running child no longer delay its restart."""
 MOST_UNCOUNTED: Final = 0.9
@@ -99,7 +99,7 @@ def start_patience(late_starts: int) -> float:
     A machine too busy for one start is too busy for the next: a child that was killed each time at
     the same age would never come up.
     """
-    return 2.0 ** min(late_starts, MOST_PATIENCE_DOUBLINGS)
+    return 2.0 ** min(late_starts, MOST_DOUBLINGS)
 
 
 def uncounted_s(elapsed_s: float, core_wait_s: float) -> float:

@@ -18,7 +18,7 @@ from mlplatform.runtime.processes.records import sweep
 from mlplatform.runtime.storage.disk import says_full
 from mlplatform.runtime.storage.files import sweep_drafts, write_atomically
 
-ROOM_S: Final = 1.0
+FULL_DISK_RETRY_S: Final = 1.0
 """Seconds between two attempts on a full disk; nothing signals that it has room again."""
 SAY_S: Final = 60.0
 
@@ -108,4 +108,4 @@ def when_there_is_room(
                     home.root,
                     error,
                 )
-            pause(ROOM_S)
+            pause(FULL_DISK_RETRY_S)

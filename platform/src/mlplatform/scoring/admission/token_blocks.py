@@ -31,7 +31,7 @@ from mlplatform.scoring.admission.clients import RateLimit
 WAIT_S = 0.025
 """Longest wait in seconds for a token: half of a usual deadline."""
 
-PATIENCE_S = 0.015
+RENEWAL_LIMIT_S = 0.015
 """Seconds after which a renewal is late; the process then goes on alone until it arrives."""
 
 PAUSE_S = 0.005
@@ -223,7 +223,7 @@ class TokenBlocks:
         call = asyncio.get_running_loop().run_in_executor(self._thread, self._take, takes)
         self._call = call
         call.add_done_callback(self._on_grants)
-        await asyncio.wait((call,), timeout=PATIENCE_S)
+        await asyncio.wait((call,), timeout=RENEWAL_LIMIT_S)
         if not call.done():
             return False
         self._on_grants(call)  # its callback may run after the waiting requests

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mlplatform.decisions.records.projection import ProjectedRecord, committed
 from mlplatform.decisions.records.tables import DATABASE
-from mlplatform.decisions.replication.copies import opened
+from mlplatform.decisions.replication.replicated_records import opened
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.storage import sqlite
@@ -194,10 +194,10 @@ class WindowProjector:
         if rows and rows[0][0] == after + 1:
             return [ProjectedRecord(*row) for row in rows]
         with opened(self._folder) as reader:  # the records were sealed meanwhile
-            copies = reader.copies(writer, after=after, limit=BATCH)
-        if not copies or copies[0].seq != after + 1:
+            records = reader.records(writer, after=after, limit=BATCH)
+        if not records or records[0].seq != after + 1:
             return None
-        return [committed(copy.row()) for copy in copies]
+        return [committed(record.row()) for record in records]
 
     def _measure(self, heads: Mapping[str, int]) -> None:
         now_ms, found = self._clock.wall_ms(), {}

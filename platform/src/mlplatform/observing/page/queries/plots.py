@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 WIDTH, HEIGHT, MARGIN = 320.0, 34.0, 8.0
-ROOM = 0.08
+FREE_SHARE = 0.08
 """Share of the values' range that is left free on either side."""
 
 
@@ -67,7 +67,7 @@ def plot(shown: PlottedInterval, *, share: bool, from_zero: bool = False) -> Plo
     numbers = [*measured, *edges, *([0.0] if from_zero else [])]
     # For nearly equal numbers the room depends on their size, so that it is not rounded away.
     size = max(abs(v) for v in numbers)
-    room = max((max(numbers) - min(numbers)) * ROOM, size * 1e-6) or 1.0
+    room = max((max(numbers) - min(numbers)) * FREE_SHARE, size * 1e-6) or 1.0
     first, last = min(numbers) - (0.0 if from_zero else room), max(numbers) + room
 
     def x(v: float) -> float:

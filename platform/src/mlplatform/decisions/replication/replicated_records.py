@@ -128,17 +128,17 @@ def _kind(name: str) -> Any:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[CopyReader]:
+def opened(folder: Path) -> Iterator[ReplicationReader]:
     """A reader of the log in this folder, open within the block.
 
     Raises:
         Unavailable: there is no log, or it cannot be opened.
     """
     with closing(SqliteDecisionLog(folder)) as log:
-        yield CopyReader(folder, log)
+        yield ReplicationReader(folder, log)
 
 
-class CopyReader:
+class ReplicationReader:
     """Reads a log that other processes write, to replicate it.
 
     Args:
@@ -175,17 +175,17 @@ class CopyReader:
             for mark in lowered(marks, spilled)
         ]
 
-    def copies(self, writer: str, *, after: int, limit: int) -> list[ReplicatedRecord]:
+    def records(self, writer: str, *, after: int, limit: int) -> list[ReplicatedRecord]:
         """The first records of a writer with larger numbers: at most `limit`, and at least one if
         there are any."""
         with sealed_files.hold_files(self._folder), self._snapshot() as db:
             files = sealed_files.present(db, "writer = ? AND last > ?", writer, after, limit=1)
             if files:
                 rows = self._from_file(files[0], after)
-                return [_copy(row) for row in rows[:limit]]
+                return [_record(row) for row in rows[:limit]]
             self._decoded.pop(writer, None)
             rows = tables.unsealed_rows(db, writer, after=after, limit=limit)
-            return [_copy(row) for row in rows]
+            return [_record(row) for row in rows]
 
     def _from_file(self, file: SealedFile, after: int) -> list[_Row]:
         """Rows of a file after a number. The rows decoded last are reused if they hold the next
@@ -209,7 +209,7 @@ class CopyReader:
             db.execute("COMMIT")
 
 
-def _copy(row: _Row) -> ReplicatedRecord:
+def _record(row: _Row) -> ReplicatedRecord:
     writer, seq, *scalars, payload_digest, digest, chain, payload = row
     scalars[_DEGRADED] = int(scalars[_DEGRADED])
     return ReplicatedRecord(writer, seq, scalars, payload_digest, digest, chain, payload)

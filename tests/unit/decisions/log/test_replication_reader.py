@@ -14,7 +14,7 @@ from mlplatform.decisions.log.erasure_acts import ErasureRequest, erase
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.record import Record
-from mlplatform.decisions.replication.copies import CopyReader
+from mlplatform.decisions.replication.replicated_records import ReplicationReader
 
 COUNT = 90
 
@@ -64,10 +64,10 @@ def test_each_record_is_given_once_and_decoded_once(
     folder: Path, log: SqliteDecisionLog, decoded: list[int], limit: int
 ) -> None:
     """However few are asked for at a time."""
-    source, seen = CopyReader(folder, log), list[int]()
-    while copies := source.copies("gw", after=seen[-1] if seen else 0, limit=limit):
-        assert len(copies) <= limit
-        seen += [copy.seq for copy in copies]
+    source, seen = ReplicationReader(folder, log), list[int]()
+    while records := source.records("gw", after=seen[-1] if seen else 0, limit=limit):
+        assert len(records) <= limit
+        seen += [record.seq for record in records]
     assert seen == list(range(1, COUNT + 1))
     assert decoded == list(range(1, 81))
 
@@ -75,9 +75,9 @@ def test_each_record_is_given_once_and_decoded_once(
 def test_going_back_and_forth_is_right(
     folder: Path, log: SqliteDecisionLog, decoded: list[int]
 ) -> None:
-    source = CopyReader(folder, log)
+    source = ReplicationReader(folder, log)
     for after in (70, 3, 79, 80, 0, 15, 16, 14):
-        assert source.copies("gw", after=after, limit=1)[0].seq == after + 1
+        assert source.records("gw", after=after, limit=1)[0].seq == after + 1
     assert len(decoded) < 60
 
 
@@ -85,17 +85,17 @@ def test_a_file_that_was_written_again_is_decoded_again(
     folder: Path, log: SqliteDecisionLog
 ) -> None:
     """What was erased meanwhile is carried nowhere."""
-    source = CopyReader(folder, log)
-    assert source.copies("gw", after=0, limit=2)[1].payload is not None
+    source = ReplicationReader(folder, log)
+    assert source.records("gw", after=0, limit=2)[1].payload is not None
     erase(log, folder, ErasureRequest("a1", "Ann", "why", decision_id="d2"), now_ms=1)
-    assert source.copies("gw", after=0, limit=2)[1].payload is None
+    assert source.records("gw", after=0, limit=2)[1].payload is None
 
 
 def test_rows_of_few_writers_are_kept(folder: Path, log: SqliteDecisionLog) -> None:
     for name in "abcdef":
         log.append(name, [entry(number) for number in range(1, 31)])
     log.seal()
-    source = CopyReader(folder, log)
+    source = ReplicationReader(folder, log)
     for name in "abcdef":
-        assert len(source.copies(name, after=0, limit=100)) == 8
+        assert len(source.records(name, after=0, limit=100)) == 8
     assert len(source._decoded) == 4
