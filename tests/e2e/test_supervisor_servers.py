@@ -34,14 +34,15 @@ import logging, os, sys
 from pathlib import Path
 from mlplatform.operations.prefect_server.local_flows import TAG, retire_former
 from mlplatform.runtime.configuration.settings import load
-from mlplatform.operations.prefect_server.prefect_server import Places, run
+from mlplatform.operations.prefect_server.prefect_server import DeploymentGroup, run
 from mlplatform.scoring.wiring import keys
 
 def deployments():
     from prefect.flows import load_flow_from_entrypoint
     flow = load_flow_from_entrypoint(sys.argv[1] + "/look_around.py:look_around")
     former = flow.to_deployment("default", tags=[TAG])
-    return [Places(None, [flow.to_deployment("fraud-rollout")]), Places(None, [former])]
+    rollout = flow.to_deployment("fraud-rollout")
+    return [DeploymentGroup(None, [rollout]), DeploymentGroup(None, [former])]
 
 def ready():
     from prefect.client.orchestration import get_client

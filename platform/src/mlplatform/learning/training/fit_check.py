@@ -169,7 +169,7 @@ def rows(
         y = np.where(random.random(ROWS) < HALF, by_chance, first * count).astype(np.int8)
     if (number := definition.decision.scale.number) is not None:
         least, most = number.ends(WIDEST)
-        y = number.held_many(least + (most - least) * (first + 0.1 * random.random(ROWS)) / 2)
+        y = number.clamped_many(least + (most - least) * (first + 0.1 * random.random(ROWS)) / 2)
     holes = random.random(x.shape) < HOLES
     for _, places in spans([spec.name for spec in definition.inputs]):  # a vector is there or not
         holes[:, places] = holes[:, places.start][:, None]

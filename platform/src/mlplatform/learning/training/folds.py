@@ -9,7 +9,7 @@ from mlplatform.learning.features.snapshots import snapshot_days
 from mlplatform.learning.training.candidate import CALIBRATE, Candidate, untrainable_reason
 from mlplatform.learning.training.evaluate import Runnable
 from mlplatform.learning.training.folder import ModelFolder
-from mlplatform.learning.training.labelled_evaluation import beside
+from mlplatform.learning.training.labelled_evaluation import champion_scores
 from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows, any_matrix, label_rows
 from mlplatform.learning.training_sets.join import training_join
 from mlplatform.learning.validation.class_measures import class_measures
@@ -88,7 +88,7 @@ def tested_fold(
     unit, classes = days.matrix.unit, fitted.bundle.classes
     other = None
     if champion is not None and len(days) and classes:
-        other = beside(champion, days, own.bundle.scale)
+        other = champion_scores(champion, days, own.bundle.scale)
     elif champion is not None and len(days):
         with suppress(InputInvalid):  # an input of the champion is no longer computed
             other = champion.bundle.calibrate_many(champion.raw(days))

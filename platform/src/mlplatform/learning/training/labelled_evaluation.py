@@ -82,7 +82,7 @@ def _gather(
         candidate.customers
     )
     own = written.calibrate_many(challenger.raw(days))
-    other = None if champion is None else beside(champion, days, written.scale)
+    other = None if champion is None else champion_scores(champion, days, written.scale)
     taught, names = dataset.rows.known, definition.classes
     counts = np.bincount(taught.y, minlength=len(names)).tolist() if names else []
     fitting = dataset.by(written.vocabularies).fitting.known
@@ -111,7 +111,7 @@ def _gather(
     )
 
 
-def beside(
+def champion_scores(
     champion: Runnable, days: LabelledRows, scale: DecisionScale
 ) -> NDArray[np.float64] | None:
     """The champion's probabilities in this order of classes, or its numbers in this unit; None if

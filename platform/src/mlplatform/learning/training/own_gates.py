@@ -190,7 +190,7 @@ def _made_up(own: OwnGates, definition: ModelDefinition, seed: int, *, is_first:
 
     def arm() -> Arm:
         if number is not None:
-            scores = number.held_many(y + random.normal(0, number.tolerance, count))
+            scores = number.clamped_many(y + random.normal(0, number.tolerance, count))
             begins = definition.decision.thresholds.scores or {}
             places = CutOffs(definition.decision.scale, begins).places(scores)
             return Arm(_frozen(scores), _frozen(outcomes[places]))

@@ -58,5 +58,5 @@ def score_map(scale: DecisionScale, calibration: Calibration) -> ScoreMap:
     """The score map of a calibration; for a scale of numbers, the one that holds them to their
     range."""
     if (number := scale.number) is not None:
-        return ScoreMap(number.held, number.held_many)
+        return ScoreMap(number.clamped, number.clamped_many)
     return ScoreMap(calibration.probability, calibration.probabilities)

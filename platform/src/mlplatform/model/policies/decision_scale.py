@@ -44,7 +44,7 @@ class Quantity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     minimum: float | None = None
     maximum: float | None = None
 
-    def held(self, raw: float) -> float:
+    def clamped(self, raw: float) -> float:
         """A graph's number, limited to the range.
 
         Raises:
@@ -55,7 +55,7 @@ class Quantity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         least = raw if self.minimum is None else max(raw, self.minimum)
         return least if self.maximum is None else min(least, self.maximum)
 
-    def held_many(self, raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def clamped_many(self, raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """An array of a graph's numbers, limited to the range, in float64; NaN where a number is
         not finite."""
         raw = np.asarray(raw, np.float64)
@@ -79,7 +79,7 @@ class Quantity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
     def admits(self, numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Whether each number may be a label."""
-        inside: np.ndarray[Any, Any] = self.held_many(numbers) == numbers
+        inside: np.ndarray[Any, Any] = self.clamped_many(numbers) == numbers
         return inside
 
 

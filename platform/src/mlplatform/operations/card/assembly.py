@@ -123,7 +123,7 @@ def _identity(recorded: VersionRecords) -> Identity:
         tier=definition.tier,
         folder=fitted,
         origin=None if bundle is None else bundle.origin,
-        is_folders=None if fitted is None else fitted == recorded.folder,
+        is_of_present_folder=None if fitted is None else fitted == recorded.folder,
         place=_place(recorded.routes, version.digest),
         author=version.facts.author,
         registered_ms=version.created_at_ms,

@@ -11,7 +11,11 @@ import msgspec
 
 from mlplatform.model.policies.decision_scale import SCORE_WORDS, Task
 
-_KEYS: Final = {"requests": "payments", "positives": "frauds"}
+_KEYS: Final = {
+    "requests": "payments",
+    "positives": "frauds",
+    "is_of_present_folder": "is_folders",
+}
 """Names of fields in a card's JSON."""
 
 
@@ -26,8 +30,8 @@ class Identity(_Part, frozen=True):
         bundle: digest of the bundle, which holds everything that decides.
         folder: digest of the model folder that fitted the version; None for a model from outside.
         origin: where the model comes from; None if its bundle is not on this machine.
-        is_folders: whether model.yaml is still as it was when the folder fitted the version; None
-            if that is not known.
+        is_of_present_folder: whether model.yaml is still as it was when the folder fitted the
+            version; None if that is not known.
         place: present role of the version: champion, challenger, predecessor of the champion, or
             none; and whether a person has switched the model off.
         author, registered_ms, code: who registered it, when (wall time), and with which version of
@@ -43,7 +47,7 @@ class Identity(_Part, frozen=True):
     tier: int
     folder: str | None
     origin: str | None
-    is_folders: bool | None
+    is_of_present_folder: bool | None
     place: str
     author: str
     registered_ms: int

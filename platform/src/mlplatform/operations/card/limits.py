@@ -45,12 +45,12 @@ def _fit_limits(card: Card) -> Iterator[str]:
             " data below set its calibration and thresholds. Whether it was fitted to the days that"
             " the gates judged it by is not known."
         )
-    if identity.is_folders is False:
+    if identity.is_of_present_folder is False:
         yield (
             "The model's folder has changed since this version was fitted. Purpose, owner, planned"
             " shares and policies are those of today."
         )
-    elif identity.is_folders is None:
+    elif identity.is_of_present_folder is None:
         yield (
             "Nothing says whether the model's folder is as it was when this version was made."
             " Purpose, owner, planned shares and policies are those of today."

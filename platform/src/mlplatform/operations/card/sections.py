@@ -151,7 +151,7 @@ def _folder(found: Identity) -> str:
     if found.folder is None:
         return NOT_RECORDED
     same = {True: "as it is today", False: "changed since", None: NOT_RECORDED}
-    return f"{found.folder} ({same[found.is_folders]})"
+    return f"{found.folder} ({same[found.is_of_present_folder]})"
 
 
 def _approvals(card: Card) -> tuple[Lines, tuple[Table, ...]]:

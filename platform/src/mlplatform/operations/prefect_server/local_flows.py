@@ -20,7 +20,7 @@ from mlplatform.model.folders import model_names
 from mlplatform.operations import wiring
 from mlplatform.operations.prefect_client import events, names
 from mlplatform.operations.prefect_server import prefect_server
-from mlplatform.operations.prefect_server.prefect_server import Places
+from mlplatform.operations.prefect_server.prefect_server import DeploymentGroup
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.scoring import wiring as scoring_wiring
 
@@ -62,15 +62,15 @@ ON_KSERVE = ("mlplatform.rollouts.serving.kserve",)
 pass."""
 
 
-def places(settings: Settings) -> list[Places]:
+def deployment_groups(settings: Settings) -> list[DeploymentGroup]:
     """The deployments of all flows and models, in two groups with separate limits; the approval
     comes last, so a client that waits for it finds all others. With recorded traffic there are no
     daily schedules: its player starts those runs at its own midnights."""
     heavy_at_a_time = HEAVY_AT_A_TIME if settings.argo is None else HEAVY_ELSEWHERE
     others = [flow for flow in names.RUNS if flow not in names.HEAVY]
     return [
-        Places(heavy_at_a_time, _deployments(names.HEAVY, settings), HEAVY_QUERY_S),
-        Places(RUNS_AT_A_TIME, _deployments(others, settings)),
+        DeploymentGroup(heavy_at_a_time, _deployments(names.HEAVY, settings), HEAVY_QUERY_S),
+        DeploymentGroup(RUNS_AT_A_TIME, _deployments(others, settings)),
     ]
 
 
@@ -224,7 +224,7 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
     prefect_server.run(
         settings,
         partial(scoring_wiring.keys, settings),
-        lambda: places(settings),
+        lambda: deployment_groups(settings),
         lambda: on_ready(settings),
         preload=PRELOADED if settings.kserve is None else (*PRELOADED, *ON_KSERVE),
     )

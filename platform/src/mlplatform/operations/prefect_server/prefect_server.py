@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class DeploymentGroup:
     """Deployments whose runs share one limit.
 
     Args:
@@ -105,7 +105,7 @@ def environment(settings: Settings) -> dict[str, str]:
 def run(
     settings: Settings,
     open_keys: Callable[[], Keys],
-    places: Callable[[], Sequence[Places]],
+    groups: Callable[[], Sequence[DeploymentGroup]],
     on_ready: Callable[[], None] = lambda: None,
     preload: Sequence[str] = (),
 ) -> None:
@@ -113,7 +113,7 @@ def run(
 
     Args:
         open_keys: opens the store of the keys of people.
-        places: returns the deployments to serve; called once the API is up.
+        groups: returns the deployments to serve; called once the API is up.
         on_ready: called once, when the API is up and every deployment is registered.
         preload: modules that are imported in advance for flow runs.
 
@@ -166,7 +166,7 @@ def run(
         thread.start()
         _await_start(server, thread)
         try:
-            _serve(places(), on_ready, Refusals(settings.home.audit))
+            _serve(groups(), on_ready, Refusals(settings.home.audit))
         finally:
             server.should_exit = True
             thread.join(STOP_LIMIT_S + 2)
@@ -231,7 +231,9 @@ def _await_start(server: object, thread: threading.Thread) -> None:
         time.sleep(0.05)
 
 
-def _serve(places: Sequence[Places], on_ready: Callable[[], None], refusals: Refusals) -> None:
+def _serve(
+    groups: Sequence[DeploymentGroup], on_ready: Callable[[], None], refusals: Refusals
+) -> None:
     # imports Prefect, which finds that environment
     from prefect.exceptions import TerminationSignal
 
@@ -239,11 +241,11 @@ def _serve(places: Sequence[Places], on_ready: Callable[[], None], refusals: Ref
 
     # What prefect.serve does, with a moment between registering and running.
     runners = []
-    for shared in places:
+    for group in groups:
         runner = WarmRunner(
-            refusals, pause_on_shutdown=False, limit=shared.limit, query_seconds=shared.query_s
+            refusals, pause_on_shutdown=False, limit=group.limit, query_seconds=group.query_s
         )
-        for deployment in shared.deployments:
+        for deployment in group.deployments:
             runner.pin(deployment)
         runners.append(runner)
     on_ready()

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from mlplatform.decisions.records.port import DecisionLog, RecordQuery
 from mlplatform.decisions.records.record import Kind
-from mlplatform.rollouts.cache.files import alone, file_of, with_file
+from mlplatform.rollouts.cache.files import file_of, folder_lock, with_file
 from mlplatform.rollouts.cache.portions import PORTION, common_positions, next_portion, up_to
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.storage import sqlite
@@ -71,7 +71,7 @@ def findings_by_day(
         Unavailable: the log or the file can't be read or written now.
     """
     own = folder / query.model / "days"
-    with alone(own):
+    with folder_lock(own):
         marks = {mark.writer: mark.seq for mark in log.watermarks()}
         path = file_of(own, "days", query.version, digest([FORMAT, *query.identity])[:8])
         fits = partial(_fits, marks=marks)

@@ -23,7 +23,7 @@ MOST_WAIT_S: Final = 600.0
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path) -> Iterator[None]:
     """Holds a folder's lock within the block, so that one process counts at a time; the kernel
     frees the lock when its holder dies."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from typing import Final
 from mlplatform.decisions.records.last_labels import label_columns
 from mlplatform.decisions.records.port import DecisionLog, RecordQuery
 from mlplatform.rollouts.cache import pair_counts, pairs
-from mlplatform.rollouts.cache.files import alone, file_of, with_file
+from mlplatform.rollouts.cache.files import file_of, folder_lock, with_file
 from mlplatform.rollouts.cache.pair_outcomes import PairAges, classes_of, numbers_of, outcomes_of
 from mlplatform.rollouts.cache.portions import PORTION, common_positions, next_portion, up_to
 from mlplatform.rollouts.verdicts.basis import LabelledRequests, OutcomeBasis
@@ -42,7 +42,7 @@ def shadow_outcomes(
     """
     identified = [basis.version, basis.hides, basis.explores, basis.task, basis.step_ms]
     identity = digest([FORMAT, *identified])[:8]
-    with alone(folder / model):
+    with folder_lock(folder / model):
         return with_file(
             file_of(folder / model, "pairs", basis.generation, identity),
             pairs.TABLES,

@@ -23,7 +23,7 @@ import pyarrow as pa
 from mlplatform.decisions.records.port import DecisionLog, RecordQuery, Watermark
 from mlplatform.decisions.records.record import Kind
 from mlplatform.model.policies.decision_scale import EARLIER
-from mlplatform.rollouts.cache.files import alone, file_of, with_file
+from mlplatform.rollouts.cache.files import file_of, folder_lock, with_file
 from mlplatform.rollouts.cache.portions import PORTION, common_positions, next_portion, up_to
 from mlplatform.rollouts.passes import count_store
 from mlplatform.rollouts.passes.count_store import State
@@ -84,7 +84,7 @@ def count(
     Raises:
         Unavailable: the log or the file can't be read or written now.
     """
-    with alone(folder / model):
+    with folder_lock(folder / model):
         marks = tuple(log.watermarks() if watermarks is None else watermarks)
         return _counts_of(
             _path(folder, model, subject), log, model, subject, marks, line_ms, portion

@@ -146,7 +146,8 @@ class Actions:
         return tuple(
             Button(act, acts.WORDS[act][0], f"{found.path}/act/{act}")
             for act in found.offered
-            if acts.may(reader.client, act, found.model) and not self._own(found, act, reader)
+            if acts.may(reader.client, act, found.model)
+            and not self._answer_refusal(found, act, reader)
         )
 
     # Forms.
@@ -227,7 +228,7 @@ class Actions:
             wanted = acts.scope_of(act, subject.model)
             able = f"{acts.role_for(act)} of {subject.model} may {act.replace('-', ' ')}"
             raise WrongForm(403, f"{reader.lacks(wanted)}: {able}")
-        if why := self._own(subject, act, reader):
+        if why := self._answer_refusal(subject, act, reader):
             raise WrongForm(403, why)
 
     def _form(
@@ -350,12 +351,12 @@ class Actions:
         )
 
     @staticmethod
-    def _own(subject: Subject, act: Act, reader: Reader) -> str:
+    def _answer_refusal(subject: Subject, act: Act, reader: Reader) -> str:
         """Why this person may not answer, because they made what is asked about; empty if they
         may."""
         if act not in acts.ANSWERS or subject.state is None:
             return ""
-        return acts.own(subject.state, reader.name, reader.identity)
+        return acts.answer_refusal(subject.state, reader.name, reader.identity)
 
     def _problem(self, status: int, why: str, back: str) -> Response:
         title = "This is not yours to do" if status == 403 else "Nothing was done"

@@ -120,7 +120,7 @@ def of_model(routes: Routes, *, is_stopped: bool) -> tuple[OfModel, ...]:
     return tuple(found)
 
 
-def own(state: RolloutState, name: str, identity: ProvenIdentity | None = None) -> str:
+def answer_refusal(state: RolloutState, name: str, identity: ProvenIdentity | None = None) -> str:
     """Why this person may not answer for a rollout; empty if they may."""
     try:
         check_approver(state, name, identity)

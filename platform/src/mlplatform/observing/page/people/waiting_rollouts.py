@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mlplatform.model.policies.rollout import RolloutPolicy
-from mlplatform.observing.page.people.acts import own
+from mlplatform.observing.page.people.acts import answer_refusal
 from mlplatform.rollouts.journal.state import EMERGENCY_CONFIRM_H, RolloutState
 from mlplatform.rollouts.passes.wait_reasons import running_since_wall_ms
 from mlplatform.runtime.units import HOUR_MS
@@ -75,7 +75,7 @@ def waiting_rollout(
 def may_answer(state: RolloutState, keys: Iterable[Key], now_ms: int) -> Sequence[str]:
     """Names of the people whose keys may answer now, in order."""
     able = {c.name for c in directory(keys, now_ms).values() if c.may(state.model, "approve")}
-    return sorted(name for name in able if not own(state, name))
+    return sorted(name for name in able if not answer_refusal(state, name))
 
 
 def until_ms(state: RolloutState, policy: RolloutPolicy, now_ms: int) -> int:

@@ -1,4 +1,4 @@
-"""Which flows share places, and in which order they are registered."""
+"""Which flows share a limit, and in which order they are registered."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from mlplatform.model.folders import model_names
 from mlplatform.operations.prefect_client import names
-from mlplatform.operations.prefect_server.local_flows import HEAVY_ELSEWHERE, places
+from mlplatform.operations.prefect_server.local_flows import HEAVY_ELSEWHERE, deployment_groups
 from mlplatform.runtime.configuration.settings import Argo, Home, Settings
 
 
@@ -20,7 +20,9 @@ def settings(tmp_path: Path) -> Settings:
 
 def test_each_flow_is_registered_once_and_the_approval_last(settings: Settings) -> None:
     """The supervisor takes Prefect for ready once the last one is there."""
-    found = [deployment.name for shared in places(settings) for deployment in shared.deployments]
+    found = [
+        deployment.name for group in deployment_groups(settings) for deployment in group.deployments
+    ]
     assert sorted(found) == sorted(
         names.deployment(f, m) for f in names.RUNS for m in model_names()
     )
@@ -28,7 +30,7 @@ def test_each_flow_is_registered_once_and_the_approval_last(settings: Settings) 
 
 
 def test_heavy_runs_go_one_by_one_unless_their_work_is_elsewhere(settings: Settings) -> None:
-    (heavy, others), argo = places(settings), Argo("mlplatform", "s3://jobs")
+    (heavy, others), argo = deployment_groups(settings), Argo("mlplatform", "s3://jobs")
     assert (heavy.limit, others.limit) == (1, 12)
     assert {names.parts(d.name)[0] for d in heavy.deployments} == names.HEAVY  # type: ignore[index]
-    assert places(replace(settings, argo=argo))[0].limit == HEAVY_ELSEWHERE
+    assert deployment_groups(replace(settings, argo=argo))[0].limit == HEAVY_ELSEWHERE
