@@ -19,6 +19,7 @@ from demo.state import Diary
 from mlplatform.model.bundle import MODEL_FILE
 from mlplatform.model.routes import Arm
 from mlplatform.operations.actions import rollouts as approvals
+from mlplatform.operations.prefect_client.names import DRIFT_WATCH
 from mlplatform.operations.prefect_client.prefect import FlowRun
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal.state import RolloutState
@@ -31,7 +32,6 @@ from mlplatform.scoring.admission.clients import Scope
 from mlplatform.scoring.admission.keyring import create_key
 
 ENGINEER, BRINGER, APPROVER = "demo.engineer", "demo.modeller", "demo.approver"
-TRAINER = "drift-watch"
 POLL_S = 0.3
 PASS_PAUSE_S = 0.5
 PASS_WITHIN_MS = 12 * HOUR_MS
@@ -187,7 +187,7 @@ class Story:
 
     async def follow_learned_challenger(self) -> None:
         """Drift leads to a retrain by itself; its version goes through to promotion."""
-        rollout = await self._rollout_of(lambda s: s.author == TRAINER)
+        rollout = await self._rollout_of(lambda s: s.author == DRIFT_WATCH)
         self._diary.state.learned_version = rollout.challenger.version
         self._diary.save()
         await self._to_the_end(rollout, "promoted")
@@ -324,7 +324,7 @@ class Story:
 
     async def _write_slow_model(self) -> Path:
         """The slow twin of the version that drift brought, made by another process."""
-        learned = await self._rollout_of(lambda s: s.author == TRAINER)
+        learned = await self._rollout_of(lambda s: s.author == DRIFT_WATCH)
         self._making = True
         bundle = self._platform.bundle(self.model, learned.challenger)
         gate_ms = self._platform.definition(self.model).gates.latency_p99_ms

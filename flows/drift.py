@@ -17,7 +17,7 @@ from mlplatform.rollouts.drift.execute import DriftCheck
 
 @task(retries=2, retry_delay_seconds=2, persist_result=False, cache_policy=NO_CACHE)
 def watch(model: str) -> DriftCheck:
-    return job.watch(wiring.platform(), model, holder="drift-watch")
+    return job.watch(wiring.platform(), model, holder=names.DRIFT_WATCH)
 
 
 @task(retries=3, retry_delay_seconds=1)

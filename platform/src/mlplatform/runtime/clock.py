@@ -6,8 +6,12 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from mlplatform.runtime.units import MINUTE_MS
+
 LAST_MS: Final = 253_402_300_799_999
 """The end of the year 9999, after which Python has no dates, in epoch milliseconds."""
+SYSTEM_TOLERANCE_MS: Final = 5 * MINUTE_MS
+"""Most milliseconds by which the event time of a live request may differ from its arrival."""
 
 
 class Clock(Protocol):

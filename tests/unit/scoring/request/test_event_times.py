@@ -6,11 +6,12 @@ import asyncio
 
 import pytest
 
+from mlplatform.runtime.clock import SYSTEM_TOLERANCE_MS
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.units import HOUR_MS
 from mlplatform.scoring.arms import watermark as watermark_module
 from mlplatform.scoring.arms.watermark import LatestEventTime
-from mlplatform.scoring.request.times import IN_FLIGHT_MS, SYSTEM_TOLERANCE_MS, EventTimes
+from mlplatform.scoring.request.times import IN_FLIGHT_MS, EventTimes
 
 T_MS = 1_600_000_000_000
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:  # a gateway starts without pyarrow
 
 BODY_DIGITS: Final = 32
 KEEP_MS: Final = 7 * DAY_MS
-"""Lifetime of claims for which no model has a policy, such as that of a label."""
+"""Lifetime of claims for which no model has a policy, such as that of a label or of pushed
+values."""
 
 
 class Idempotency(msgspec.Struct, frozen=True):

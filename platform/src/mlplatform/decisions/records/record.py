@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import msgspec
 
@@ -19,16 +19,7 @@ Kind = Literal[
     "decision", "shadow", "label", "void", "inference", "accepted", "erasure", "retention"
 ]
 
-KINDS: Final[tuple[Kind, ...]] = (
-    "decision",
-    "shadow",
-    "label",
-    "void",
-    "inference",
-    "accepted",
-    "erasure",
-    "retention",
-)
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 ANSWERED: Final[tuple[Kind, ...]] = ("decision", "inference")
 """Kinds of the records of answered requests."""
 GENESIS: Final = bytes(32)

@@ -12,11 +12,11 @@ from mlplatform.learning.skew.cells import Cell, Note, nearly_equal
 from mlplatform.learning.skew.decision_reads import DecisionReads
 from mlplatform.learning.training_sets.join import view_join
 from mlplatform.model.features.views import FeatureView
-from mlplatform.runtime.units import MINUTE_MS
+from mlplatform.runtime.clock import SYSTEM_TOLERANCE_MS
 
-SLACK_MS: Final = 5 * MINUTE_MS
-"""Milliseconds by which an event time may differ from the request's arrival, and in which an import
-may end."""
+SLACK_MS: Final = SYSTEM_TOLERANCE_MS
+"""Most milliseconds between a request's event time and its arrival. An import may end within
+them."""
 
 
 def table_cells(

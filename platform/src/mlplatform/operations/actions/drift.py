@@ -11,6 +11,7 @@ from mlplatform.model.routes import Arm
 from mlplatform.operations.actions import last_results, rollouts, tenures
 from mlplatform.operations.actions.last_results import Check, InputShift
 from mlplatform.operations.actions.outcomes import read_outcomes
+from mlplatform.operations.prefect_client.names import DRIFT_WATCH
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift import report
 from mlplatform.rollouts.drift.execute import DriftCheck, run_check
@@ -19,8 +20,6 @@ from mlplatform.rollouts.drift.ports import DriftPorts
 from mlplatform.rollouts.drift.report import summary
 from mlplatform.runtime.errors import Busy, Corrupt, PlanRefused
 from mlplatform.runtime.units import DAY_MS
-
-AUTHOR = "drift-watch"
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +65,7 @@ def ports(platform: Platform, model: str) -> DriftPorts:
     def open_rollout(version: int) -> str | None:
         reason = "it answers a drift incident"
         try:
-            rollouts.open_rollout(platform, model, version, actor=AUTHOR, reason=reason)
+            rollouts.open_rollout(platform, model, version, actor=DRIFT_WATCH, reason=reason)
         except PlanRefused as refused:
             return str(refused)
         return None

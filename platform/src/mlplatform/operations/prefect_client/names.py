@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 APPROVAL_FLOW = "approval"
+DRIFT_WATCH = "drift-watch"
+"""The author of versions that a drift check asks for, and the holder of its claims."""
 RUNS = {
     "materialize": "snapshot {model}",
     "drift": "drift check {model}",
@@ -22,7 +24,7 @@ RUNS = {
 """Flow → name of its runs, with their parameters; the approval comes last."""
 
 HEAVY = frozenset({"retrain", "validate", "batch"})
-"""Flows that use cores and memory for minutes or hours. Their runs have places of their own, so
+"""Flows that use cores and memory for minutes or hours. Their runs have a limit of their own, so
 that passes, drift checks and snapshots start on time however many of them are asked for."""
 
 

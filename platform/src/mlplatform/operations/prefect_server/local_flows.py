@@ -206,7 +206,7 @@ def _automation(model: str, retrain: UUID) -> AutomationCore:
                     "claim": "{{ event.payload.claim }}",
                     "reason": "{{ event.payload.reason }}",
                     "traceparent": "{{ event.payload.traceparent }}",
-                    "actor": "drift-watch",
+                    "actor": names.DRIFT_WATCH,
                     "open_rollout": True,
                 },
             )

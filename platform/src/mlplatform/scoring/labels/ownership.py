@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from mlplatform.decisions.log.lookup import recorded_clients
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.runtime.clock import Clock
+from mlplatform.runtime.clock import SYSTEM_TOLERANCE_MS, Clock
 from mlplatform.runtime.configuration.kinds import ClockMode
 from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.http.problems import Problem
@@ -19,7 +19,6 @@ from mlplatform.runtime.units import MINUTE_MS
 from mlplatform.scoring.admission.clients import Client
 from mlplatform.scoring.request.decision_ids import is_known, made_ms, ownership
 from mlplatform.scoring.request.recording import log_unavailable
-from mlplatform.scoring.request.times import SYSTEM_TOLERANCE_MS
 
 ClientLookup = Callable[[str, Sequence[str]], Mapping[str, str]]
 """Function from a model and ids to the client of each decision that is on record here."""

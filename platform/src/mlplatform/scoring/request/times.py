@@ -8,11 +8,11 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+from mlplatform.runtime.clock import SYSTEM_TOLERANCE_MS
 from mlplatform.runtime.configuration.kinds import ClockMode
 from mlplatform.runtime.http.problems import Problem
-from mlplatform.runtime.units import DAY_MS, HOUR_MS, MINUTE_MS
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
 
-SYSTEM_TOLERANCE_MS = 5 * MINUTE_MS
 IN_FLIGHT_MS = 15_000
 LEAST_MS = 100_000_000_000
 """Least event time in milliseconds, in 1973. A count of seconds since 1970 stays below it for

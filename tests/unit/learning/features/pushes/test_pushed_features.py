@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from tests.support.external_world import BUREAU, T_S, fraud_like
 from tests.unit.learning.features.external.test_external_join import KEY, Values, World, values
 
+from mlplatform.decisions.records.port import KEEP_MS
 from mlplatform.decisions.topics.messages import DroppedRange
 from mlplatform.learning.features.external import compaction
 from mlplatform.learning.features.external.columns import ExternalColumns
@@ -24,7 +25,6 @@ from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.online import FeatureRow
 from mlplatform.learning.features.pushes.intake import take_pushed
 from mlplatform.learning.features.pushes.journal import (
-    KEEP_MS,
     DurablePush,
     KeptPush,
     Place,

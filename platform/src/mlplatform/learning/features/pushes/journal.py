@@ -11,10 +11,8 @@ from mlplatform.decisions.topics.messages import DroppedRange
 from mlplatform.learning.features.online import FeatureRow
 from mlplatform.learning.features.pushes.gaps import StreamGap
 from mlplatform.model.features.views import FeatureView
-from mlplatform.runtime.units import DAY_MS, SECOND_US
+from mlplatform.runtime.units import SECOND_US
 
-KEEP_MS = 7 * DAY_MS
-"""Event time for which a push's idempotency key is kept, as for a decision."""
 PROMPT_MS = 1_000
 """Milliseconds within which a served push counts in training from its arrival; a later one counts
 from when the online store had it."""

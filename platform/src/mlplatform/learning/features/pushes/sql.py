@@ -8,10 +8,10 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from mlplatform.decisions.records.port import KEEP_MS
 from mlplatform.decisions.topics.messages import DroppedRange
 from mlplatform.learning.features.pushes.gaps import StreamGap
 from mlplatform.learning.features.pushes.journal import (
-    KEEP_MS,
     DurablePush,
     KeptPush,
     Place,
