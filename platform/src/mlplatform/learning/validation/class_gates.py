@@ -9,7 +9,7 @@ from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.gate_result import GateResult, Verdict, window_text
 from mlplatform.learning.validation.gates import (
     at_least,
-    interval_above,
+    floor_gate,
     judge_feeds,
     judge_flips,
     judge_golden,
@@ -131,9 +131,9 @@ def _no_worse(evidence: LabelledEvidence, name: str, drop: float, least: float) 
     text = f"{words} {found.candidate.value:.3f}"
     if found.champion is None or found.difference is None:
         text += f" on {evidence.labelled:,} labelled requests"
-        return interval_above(name, found.candidate, least, text, "{:.3f}", words)
+        return floor_gate(name, found.candidate, least, text, "{:.3f}", words)
     text += (
         f", the champion's {found.champion.value:.3f} on the same {evidence.labelled:,} labelled "
         f"requests; difference {found.difference.value:+.3f}"
     )
-    return interval_above(name, found.difference, -drop, text, "{:+.3f}", words)
+    return floor_gate(name, found.difference, -drop, text, "{:+.3f}", words)

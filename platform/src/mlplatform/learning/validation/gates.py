@@ -262,9 +262,7 @@ def judge_quality(quality: QualityEvidence, gates: GatePolicy) -> GateResult:
         return GateResult(name, "inconclusive", None, None, _too_few_positives(quality.positives))
     if quality.champion is None or quality.difference is None:
         text = f"average precision {quality.candidate.value:.3f} on {quality.positives:,} positives"
-        return interval_above(
-            name, quality.candidate, gates.minimum_average_precision, text, "{:.3f}"
-        )
+        return floor_gate(name, quality.candidate, gates.minimum_average_precision, text, "{:.3f}")
     text = (
         f"average precision {quality.candidate.value:.3f}, the champion's {quality.champion:.3f} "
         f"on the same {quality.positives:,} positives"
@@ -280,7 +278,7 @@ def judge_quality(quality: QualityEvidence, gates: GatePolicy) -> GateResult:
             f"{lost.low:+.3f} to {lost.high:+.3f}, lies below {limit:+.3f}, which is tolerated"
         )
         return GateResult(name, "failed", lost.value, limit, reason, (lost.low, lost.high))
-    return interval_above(name, quality.difference, -gates.average_precision_drop, text, "{:+.3f}")
+    return floor_gate(name, quality.difference, -gates.average_precision_drop, text, "{:+.3f}")
 
 
 def judge_leakage(leakage: LeakageEvidence, gates: GatePolicy) -> GateResult:
@@ -450,7 +448,7 @@ def _judge_maturity(data: DataEvidence) -> GateResult:
     return GateResult(name, "failed", silent_days, 0.0, reason)
 
 
-def interval_above(
+def floor_gate(
     name: str,
     interval: Interval,
     limit: float,

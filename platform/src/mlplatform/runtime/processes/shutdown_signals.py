@@ -24,8 +24,8 @@ SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _STDERR: Final = 2
 """Number of standard error, because `sys.stderr` may be closed, or not a file."""
 LIMIT_S: Final = 60.0
-"""Longest end of any process in seconds, which is a gateway's in Kubernetes. Supervisor and kubelet
-wait less."""
+"""Longest end of any process in seconds, which is a gateway's in Kubernetes: its sleep before the
+signal is a part of them. A supervisor waits less, and no other pod longer."""
 _AGAIN_S: Final = 0.2
 _seen: Final[set[int]] = set()
 
