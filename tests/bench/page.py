@@ -138,7 +138,6 @@ def write_journal(home: Home, rollouts: int) -> None:
         opened = incidents.open(moved, now_ms=number)
         if number < INCIDENTS - 1:
             incidents.close(opened.id, "looked at", now_ms=number + 1)
-    incidents.shut()
 
 
 def _renamed(fact: Transition, rollout_id: str) -> Transition:

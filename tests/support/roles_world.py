@@ -116,7 +116,6 @@ class RolesWorld(PeopleWorld):
         step = next_step(model, seen, DRIFT, opened, status, wall_ms=now_ms)
         assert isinstance(step, Wait), step
         incidents.note(opened.id, step.reason, now_ms=now_ms)
-        incidents.shut()
         return opened
 
     # Rollouts, each of a version of its own.

@@ -89,7 +89,6 @@ def drifts(home: Home) -> None:
     incidents = SqliteIncidents(home.rollouts_db)
     found = incidents.open(IncidentFinding("fraud", "drift", 5, 3, 1, {}), now_ms=7)
     incidents.close(found.id, "steady again: customer_id=C4711", now_ms=8)
-    incidents.shut()
 
 
 def declared(home: Home) -> int:

@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +53,9 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path | Add
 
 
 @pytest.fixture
-def opener(where: Path | Address) -> Iterator[Opener]:
+def opener(where: Path | Address) -> Opener:
     """Each call is another connection to the same incidents, as another process would have."""
-    made: list[SqlIncidents] = []
-
-    def connect() -> Incidents:
-        made.append(_open(where))
-        return made[-1]
-
-    yield connect
-    for incidents in made:
-        incidents.shut()
+    return partial(_open, where)
 
 
 def test_an_incident_reads_back_as_it_was_opened(opener: Opener) -> None:
@@ -235,7 +228,6 @@ def test_the_postgres_journal_refuses_to_be_rewritten(postgres: Any, statement: 
     incidents.open(FOUND, now_ms=1)
     with pytest.raises(DatabaseError, match="only grows"):
         postgres.run(statement, address)
-    incidents.shut()
     postgres.drop(address)
 
 
@@ -281,8 +273,6 @@ def test_changes_of_all_incidents_are_followed_in_the_order_in_which_they_were_m
     incidents.note(first.id, "it waits", now_ms=50)
     assert incidents.facts(4, 10) == [], "a note is no news"
     assert incidents.last_position() == 5
-    incidents.shut()
-    other.shut()
 
 
 def _of_the_first_release(where: Path | Address) -> Database:
@@ -315,7 +305,6 @@ def test_changes_of_an_earlier_release_are_numbered_by_their_time(where: Path | 
     assert found == [(1, "b", 1), (2, "a", 1), (3, "b", 2)]
     opened = incidents.open(FOUND, now_ms=1)
     assert [f.incident for f in incidents.facts(3, 10)] == [opened.id]
-    incidents.shut()
 
 
 def test_a_claim_is_prolonged_until_it_is_taken_over(opener: Opener) -> None:

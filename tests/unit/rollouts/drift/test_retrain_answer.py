@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,10 +20,8 @@ REJECTED = Rejection("fraud", "a" * 64, "run-1", ("quality: the champion is bett
 
 
 @pytest.fixture
-def incidents(tmp_path: Path) -> Iterator[SqliteIncidents]:
-    kept = SqliteIncidents(tmp_path / "rollouts.db")
-    yield kept
-    kept.shut()
+def incidents(tmp_path: Path) -> SqliteIncidents:
+    return SqliteIncidents(tmp_path / "rollouts.db")
 
 
 @pytest.fixture

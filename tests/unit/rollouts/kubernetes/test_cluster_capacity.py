@@ -95,18 +95,19 @@ def test_nodes_of_another_kind_or_kept_for_others_do_not_count(unsuited: Node) -
     assert "the 0 of 1 nodes" in answer.reason
 
 
-def test_pods_of_less_priority_make_room_and_are_counted() -> None:
+def test_pods_of_less_priority_make_room() -> None:
     busy = node(2, pod(1, priority=10), pod(1, priority=10))
 
-    assert room_for(need(2), [busy], []) == FreeCapacity(preempting=2)
+    assert room_for(need(2), [busy], []) == FreeCapacity()
+    assert isinstance(room_for(need(3), [busy], []), CapacityShortage)
 
 
-def test_only_pods_that_hold_what_lacks_would_go() -> None:
-    idle = [PodRequest(amounts({"cpu": "1"}), 0)] * 3
+def test_each_of_them_frees_what_it_holds() -> None:
+    """One holds the processors and another the GPUs that two pods lack."""
+    processors = PodRequest(amounts({"cpu": "1"}), 0)
+    gpus = PodRequest(amounts({GPU: 2}), 10)
 
-    assert room_for(need(1), [node(1, *idle, pod(1, priority=10))], []) == FreeCapacity(
-        preempting=1
-    )
+    assert room_for(need(2), [node(2, processors, gpus, cpu="2")], []) == FreeCapacity()
 
 
 def test_equals_do_not_displace_each_other() -> None:

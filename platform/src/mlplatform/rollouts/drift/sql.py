@@ -142,10 +142,6 @@ class SqlIncidents:
             )
             return [_read(db, name) for (name,) in rows]
 
-    def shut(self) -> None:
-        """Give the connection back."""
-        self._database.close()
-
 
 _FIELDS = (
     "model, kind, opened_ms, changed_ms, champion, evidence, state, claim, holder, until_ms, answer"

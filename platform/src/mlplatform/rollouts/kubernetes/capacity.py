@@ -4,7 +4,7 @@ not."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Literal, assert_never
 
@@ -102,13 +102,7 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class FreeCapacity:
-    """There is room for the pods.
-
-    Args:
-        preempting: number of pods of lower priority that would have to go.
-    """
-
-    preempting: int = 0
+    """There is room for the pods, or pods of lower priority make it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +126,8 @@ def room_for(
     free = sum(_fitting(need, _free(n)) for n in suited)
     if free >= need.pods:
         return FreeCapacity()
-    if need.preempts:
-        evicted = _evictions(need, suited)
-        if evicted is not None:
-            return FreeCapacity(preempting=evicted)
+    if need.preempts and sum(_fitting(need, _freeable(n, need)) for n in suited) >= need.pods:
+        return FreeCapacity()
     return CapacityShortage(_numbers(need, suited, len(nodes), free))
 
 
@@ -182,6 +174,12 @@ def _free(node: Node) -> dict[str, Decimal]:
     return left
 
 
+def _freeable(node: Node, need: Need) -> dict[str, Decimal]:
+    """The resources of a node that are free once all its pods of lower priority have gone."""
+    kept = tuple(pod for pod in node.pods if pod.priority >= need.priority)
+    return _free(replace(node, pods=kept))
+
+
 def _fitting(need: Need, left: Amounts) -> int:
     """The number of such pods that fit into the free resources."""
     amounts = {name: amount for name, amount in need.amounts.items() if amount > 0}
@@ -189,37 +187,6 @@ def _fitting(need: Need, left: Amounts) -> int:
         return need.pods
     whole = (left.get(name, Decimal(0)) // amount for name, amount in amounts.items())
     return max(0, int(min(whole)))
-
-
-def _evictions(need: Need, nodes: Sequence[Node]) -> int | None:
-    """The number of pods of less priority that would have to go, emptiest nodes first; None if even
-    that is not enough.
-
-    An upper bound: the scheduler may find fewer.
-    """
-    missing, evicted = need.pods, 0
-    for node in sorted(nodes, key=lambda n: -_fitting(need, _free(n))):
-        left = _free(node)
-        fitting = min(missing, _fitting(need, left))
-        for pod in sorted(node.pods, key=lambda p: p.priority):
-            if fitting >= missing or pod.priority >= need.priority:
-                break
-            if not _frees_lacking(pod, need, left, fitting + 1):
-                continue
-            for name, amount in pod.amounts.items():
-                left[name] = left.get(name, Decimal(0)) + amount
-            evicted += 1
-            fitting = min(missing, _fitting(need, left))
-        missing -= fitting
-        if missing <= 0:
-            return evicted
-    return None
-
-
-def _frees_lacking(pod: PodRequest, need: Need, left: Amounts, pods: int) -> bool:
-    """Whether evicting this pod frees a resource that those pods lack."""
-    lacking = [n for n, amount in need.amounts.items() if left.get(n, Decimal(0)) < amount * pods]
-    return any(pod.amounts.get(name, Decimal(0)) > 0 for name in lacking)
 
 
 def _numbers(need: Need, suited: Sequence[Node], all_nodes: int, free: int) -> str:
