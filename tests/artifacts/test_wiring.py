@@ -29,6 +29,11 @@ DRIVERS: Final = (
 )
 """Our modules over such a library, or over SQLite: a class beside an import of one is an adapter as
 well."""
+PLAIN: Final = re.compile(
+    r"confluent_kafka\.(cimpl\.NewTopic|TopicCollection|TopicPartition|admin\.OffsetSpec.*)"
+    r"|http\.client\.HTTPResponse|urllib3\.Retry"
+)
+"""What a client's library has for values: a call of it opens no connection."""
 VALUES: Final = re.compile(r"Protocol|Struct|NamedTuple|TypedDict|Enum|Generic|.*(Error|Exception)")
 """Bases of classes that hold no connection."""
 BLOCKS: Final = re.compile(r"[a-z_]+")
@@ -57,17 +62,25 @@ MADE_ELSEWHERE: Final[Mapping[str, tuple[set[str], str]]] = {
         {"IssuerKeys"},
         "where the keys are, the provider's own document says when somebody signs in",
     ),
-    "operations/backup/servers.py": ({"Objects"}, "a copy of a server is made beside its adapters"),
+    "operations/backup/servers.py": (
+        {"Objects", "connect"},
+        "a copy of a server is made beside its adapters; of a database, in one transaction",
+    ),
     "operations/backup/take.py": ({"Objects"}, "as in servers.py"),
     "operations/prefect_server/prefect_server.py": (
         {"PrefectGate", "WarmRunner"},
         "what the wiring of the processes `flows` and `prefect` has in common",
+    ),
+    "operations/supervisor/probe.py": (
+        {"HTTPConnection"},
+        "one question to a child of the supervisor, on this machine",
     ),
     "operations/tables/imported_tables.py": (
         {"BucketFiles", "Objects"},
         "a bucket that a person names",
     ),
     "operations/tables/outputs.py": ({"Objects"}, "a bucket that a person names"),
+    "operations/tables/postgres_table.py": ({"connect"}, "a table that a person names"),
 }
 """Module → what it makes, and why not the wiring of its process."""
 
@@ -139,6 +152,40 @@ def on_clients(parsed: Mapping[str, ast.Module]) -> set[str]:
             classes = (node for node in tree.body if isinstance(node, ast.ClassDef))
             found |= {f"{module_of(name)}.{node.name}" for node in classes if not is_value(node)}
     return found
+
+
+def openers(parsed: Mapping[str, ast.Module]) -> set[str]:
+    """Dotted names of the drivers' functions that call a client's library, such as `connect`."""
+    drivers = {name: tree for name, tree in parsed.items() if module_of(name) in DRIVERS}
+    return {
+        f"{module_of(name)}.{function}"
+        for name, tree in drivers.items()
+        for function, inside in _functions(tree).items()
+        if client_calls(name, inside, set())
+    }
+
+
+def client_calls(name: str, tree: ast.Module, classes: set[str]) -> set[str]:
+    """What of a client's library a module calls outside of its adapters, values and errors apart.
+
+    Args:
+        classes: dotted names of adapters.
+    """
+    names = imports(tree).of
+    own = (c for c in tree.body if isinstance(c, ast.ClassDef))
+    of_adapters = [c for c in own if f"{module_of(name)}.{c.name}" in classes]
+    inside = {id(node) for one in of_adapters for node in ast.walk(one)}
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and id(node) not in inside:
+            head, _, rest = ast.unparse(node.func).partition(".")
+            found.add(f"{names.get(head, '')}.{rest}".removesuffix("."))
+    return {
+        whole
+        for whole in found
+        if any(whole.startswith(f"{one}.") for one in CLIENTS)
+        if not PLAIN.fullmatch(whole) and not whole.endswith(("Error", "Exception"))
+    }
 
 
 Signatures = dict[str, tuple[str, ...]]
@@ -253,13 +300,19 @@ def test_adapters_are_made_by_the_wiring_of_a_process() -> None:
 
 
 def made_elsewhere(parsed: Mapping[str, ast.Module], classes: set[str]) -> dict[str, set[str]]:
-    """Module → adapters that it makes, but for wiring and for parts of an adapter of its own."""
-    asked = classes | makers(parsed, classes)
+    """Module → adapters that it makes, and clients and connections that it opens by itself.
+
+    Wiring and drivers are left out, and parts of an adapter of the module's own.
+    """
+    opened = openers(parsed)
+    asked = classes | makers(parsed, classes) | opened
     adapters = {one.rpartition(".")[0] for one in classes}
     made = {}
     for name in parsed.keys() - roots(parsed):
-        own = parts(module_of(name), classes) if module_of(name) in adapters else set()
-        if found := uses(parsed[name], asked - own):
+        module = module_of(name)
+        own = parts(module, classes | opened) if module in adapters else set()
+        called = set() if module in DRIVERS else client_calls(name, parsed[name], classes)
+        if found := uses(parsed[name], asked - own) | called:
             made[name] = {one.rpartition(".")[2] for one in found}
     return made
 
@@ -291,11 +344,15 @@ def test_what_makes_one_is_found() -> None:
     assert uses(ast.parse(late), wanted) == {"a.b.Log"}
 
 
-def test_a_command_that_makes_an_adapter_is_found() -> None:
+def test_a_command_that_makes_an_adapter_or_opens_a_connection_is_found() -> None:
     makes = {
         "commands/one.py": "from mlplatform.rollouts.kubernetes.api import KubernetesApi as K\nK()",
         "commands/two.py": "from mlplatform.scoring import wiring\nwiring.keys(1)",
         "commands/three.py": "from mlplatform.operations import wiring\nwiring.kubernetes_api()",
+        "commands/four.py": "import httpx as h\ndef f() -> h.Client:\n    return h.Client()",
+        "commands/five.py": "import redis\nclass _R:\n    def f(self):\n        redis.Redis()",
+        "commands/six.py": "from mlplatform.runtime.storage import postgres as p\np.connect(1)",
+        "commands/seven.py": "import httpx\ndef f(x: httpx.Client):\n    raise httpx.HTTPError('')",
     }
     parsed = trees() | {name: ast.parse(text) for name, text in makes.items()}
     found = made_elsewhere(parsed, on_clients(parsed) | behind_ports(parsed))
@@ -303,6 +360,10 @@ def test_a_command_that_makes_an_adapter_is_found() -> None:
         "commands/one.py": {"KubernetesApi"},
         "commands/two.py": {"keys"},
         "commands/three.py": None,
+        "commands/four.py": {"Client"},
+        "commands/five.py": {"Redis"},
+        "commands/six.py": {"connect"},
+        "commands/seven.py": None,
     }
 
 

@@ -20,7 +20,7 @@ from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import NotFound, PlatformError, Refused, Unavailable
 from mlplatform.runtime.storage.addresses import Address
 from mlplatform.runtime.storage.objects import Objects
-from mlplatform.runtime.storage.postgres import ANSWER_S, tls_context
+from mlplatform.runtime.storage.postgres import ANSWER_S, connect
 
 FOLDER: Final = "servers"
 """Folder of a backup whose content is restored into servers, not into the home folder."""
@@ -72,7 +72,7 @@ def hold_database(address: Address) -> Iterator[HeldDatabase]:
         Unavailable: the server does not answer.
     """
     with _translated(address):
-        connection = _connected(address)
+        connection = connect(address, "backup", address.password())
         try:
             connection.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             ((snapshot,),) = connection.run("SELECT pg_export_snapshot()")
@@ -157,19 +157,6 @@ def _check_no_table(address: Address) -> None:
 def _restore_dump(address: Address, path: Path) -> None:
     options = ("--single-transaction", "--exit-on-error", f"--dbname={address.name}")
     _run("pg_restore", address, *options, str(path))
-
-
-def _connected(address: Address) -> pg8000.native.Connection:
-    return pg8000.native.Connection(
-        user=address.user,
-        host=address.host,
-        port=address.port,
-        database=address.name,
-        password=address.password(),
-        timeout=ANSWER_S,
-        ssl_context=tls_context(address),
-        application_name="mlplatform backup",
-    )
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from mlplatform.operations.tables.columns import ROW_ID, column_types, expected_
 from mlplatform.operations.tables.locations import Table
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound, Unavailable
 from mlplatform.runtime.storage.addresses import Address
-from mlplatform.runtime.storage.postgres import tls_context
+from mlplatform.runtime.storage.postgres import connect
 from mlplatform.runtime.units import MIB
 
 _TYPES: Final[Mapping[str, tuple[str, pa.DataType]]] = {
@@ -227,16 +227,8 @@ def _to_parquet(text: Path, kinds: Mapping[str, pa.DataType], target: Path, sour
 def _connected(address: Address) -> Iterator[pg8000.native.Connection]:
     connection = None
     try:
-        connection = pg8000.native.Connection(
-            user=address.user,
-            host=address.host,
-            port=address.port,
-            database=address.name,
-            password=password(address) or "",  # a server that needs a password refuses an empty one
-            timeout=SORTED_S,
-            ssl_context=tls_context(address),
-            application_name="mlplatform table",
-        )
+        secret = password(address) or ""  # a server that needs a password refuses an empty one
+        connection = connect(address, "table", secret, answer_s=SORTED_S)
         yield connection
     except DatabaseError as error:
         fields = error.args[0] if error.args and isinstance(error.args[0], dict) else {}

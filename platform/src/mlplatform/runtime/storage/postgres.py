@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import ssl
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -34,6 +34,38 @@ resources, a shutdown or a cancelled statement, a full disk; log-in rights; orde
 
 Source: https://www.postgresql.org/docs/current/errcodes-appendix.html
 """
+
+
+def connect(
+    address: Address,
+    purpose: str,
+    password: str | None,
+    *,
+    answer_s: float = ANSWER_S,
+    settings: Mapping[str, str] | None = None,
+) -> pg8000.native.Connection:
+    """A connection to the database of an address. The caller closes it and translates its errors.
+
+    Args:
+        purpose: the word after `mlplatform` in the server's list of connections.
+        password: password of the address's user; None: the server asks for none.
+        answer_s: seconds to wait for each answer, connecting included.
+        settings: name → value of the server's settings for this connection.
+
+    Raises:
+        pg8000.exceptions.Error, OSError: the server refuses the connection or does not answer.
+    """
+    return pg8000.native.Connection(
+        user=address.user,
+        host=address.host,
+        port=address.port,
+        database=address.name,
+        password=password,
+        timeout=answer_s,
+        ssl_context=tls_context(address),
+        application_name=f"mlplatform {purpose}",
+        startup_params=dict(settings or {}),
+    )
 
 
 class PostgresDatabase:
@@ -129,17 +161,12 @@ class PostgresDatabase:
 
     def _connect(self) -> pg8000.native.Connection:
         if self._connection is None:
-            address = self._address
-            self._connection = pg8000.native.Connection(
-                user=address.user,
-                host=address.host,
-                port=address.port,
-                database=address.name,
-                password=address.password(),
-                timeout=self._answer_s,
-                ssl_context=tls_context(address),
-                application_name=f"mlplatform {self._schema.part}",
-                startup_params=_limits(self._answer_s),
+            self._connection = connect(
+                self._address,
+                self._schema.part,
+                self._address.password(),
+                answer_s=self._answer_s,
+                settings=_limits(self._answer_s),
             )
         return self._connection
 
