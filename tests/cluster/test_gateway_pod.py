@@ -94,14 +94,22 @@ class Gateway:
         return f"http://{service['spec']['clusterIP']}"
 
     def score(self, body: dict[str, Any], key: str) -> dict[str, Any]:
-        """An answer, by the Service, as an application asks."""
+        """An answer, by the Service, as an application asks: on a busy machine again, by its key."""
         secret = (self.home / "home" / "secrets" / "api.key").read_text()
-        answer = httpx.post(
-            f"{self.url()}/api/v1/models/{MODEL}/score",
-            json=body,
-            headers={"Authorization": f"Bearer {secret}", "Idempotency-Key": key},
-            timeout=10.0,
-        )
+        answers: list[httpx.Response] = []
+
+        def is_answered() -> bool:
+            answer = httpx.post(
+                f"{self.url()}/api/v1/models/{MODEL}/score",
+                json=body,
+                headers={"Authorization": f"Bearer {secret}", "Idempotency-Key": key},
+                timeout=10.0,
+            )
+            answers.append(answer)
+            return answer.status_code != 503
+
+        wait(is_answered, within_s=30)
+        answer = answers[-1]
         assert answer.status_code == 200, answer.text
         found: dict[str, Any] = answer.json()
         return found
