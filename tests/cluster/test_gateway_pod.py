@@ -94,7 +94,7 @@ class Gateway:
         return f"http://{service['spec']['clusterIP']}"
 
     def score(self, body: dict[str, Any], key: str) -> dict[str, Any]:
-        """An answer, by the Service, as an application asks: on a busy machine again, by its key."""
+        """An answer, by the Service; asked for again by its key where it came too late."""
         secret = (self.home / "home" / "secrets" / "api.key").read_text()
         answers: list[httpx.Response] = []
 
