@@ -127,6 +127,7 @@ def recorded(folder: Path, *, text: str = "as planned", **changes: Any) -> Versi
         "bundle": bundle,
         "routes": Routes("fraud", 4, arm, None, None, "fraud-v2-1", "steady", 0.0),
         "journals": (promoted_journal(bundle.digest, text=text),),
+        "analyses": {},
         "incidents": (incident(text),),
         "tenure": tenure(),
     }

@@ -15,6 +15,7 @@ from mlplatform.model.folders import load_definition
 from mlplatform.model.policies.training import ExplorationPolicy
 from mlplatform.model.routes import no_routes
 from mlplatform.model.windows.declaration import Aggregate, Filter, Window
+from mlplatform.operations.actions.interim_analyses import InterimAnalysis
 from mlplatform.operations.card.assembly import VersionRecords, card
 from mlplatform.operations.card.card import Card, Explanations
 from mlplatform.operations.card.inputs import AGGREGATES, card_inputs
@@ -272,9 +273,114 @@ def test_measures_have_their_interval_and_what_they_were_held_against(
     assert (quality.observed, quality.low, quality.high) == (0.612, 0.55, 0.67)
     assert (latency.low, latency.high) == (None, None)
     (table,) = told(made, "On held-out requests").tables
-    assert table.rows == (
-        ("average precision, less the champion's", "0.612", "0.55 to 0.67", "0.1"),
+    ((*shown, days),) = table.rows
+    assert shown == [
+        "average precision, less the champion's",
+        "0.612",
+        "0.55 to 0.67",
+        "all of the interval at least 0.1",
+    ]
+    assert days.startswith("all held-out days (")
+
+
+GATES = (
+    ("positives", "passed", 385.0, 200.0, "385 positives in the window (at least 200 wanted)"),
+    ("label_maturity", "passed", 0.0, 0.0, "labels came until the window's end"),
+    ("quality", "passed", 0.7019, 0.1, "average precision 0.702 on 57 positives"),
+    ("calibration", "passed", 0.01, 0.05, "the shares lie near each other over 25 positives"),
+    ("small_model", "passed", 0.4, 0.1, "better than guessing"),
+    ("leakage", "passed", 0.5, 0.9, "no input knows too much"),
+    ("alert_share", "failed", 0.001, 0.002, "too few alerts"),
+    ("decision_flips", "passed", 0.01, 0.05, "few decisions change"),
+)
+
+
+def first_version(known: VersionRecords, *, gates_days: int) -> VersionRecords:
+    """A first version whose gates had the last days of its held-out ones to judge by."""
+    names = ("name", "verdict", "observed", "limit", "reason")
+    gates = [dict(zip(names, gate, strict=True)) for gate in GATES]
+    alone = {**MEASURES[0], "champion": None, "difference": None}
+    report = {"champion": None, "gates": gates, "measures": [alone]}
+    facts = msgspec.structs.replace(known.version.facts, report=report)
+    assert known.bundle is not None
+    data = known.bundle.data
+    held = {"gates_from_ms": 21 * DAY_MS - gates_days * DAY_MS, "holdout_from_ms": 7 * DAY_MS}
+    bundle = msgspec.structs.replace(known.bundle, data=msgspec.structs.replace(data, **held))
+    return dataclasses.replace(
+        known, version=dataclasses.replace(known.version, facts=facts), bundle=bundle
     )
+
+
+def test_each_measure_says_on_which_days_and_to_which_side_it_is_limited(
+    known: VersionRecords,
+) -> None:
+    made = card(first_version(known, gates_days=1))
+    section = told(made, "On held-out requests")
+    gates, measures = section.tables
+    assert [(row[0], *row[3:]) for row in gates.rows] == [
+        (
+            "average precision",
+            "all of the interval at least 0.1",
+            "all held-out days (1970-01-08 to 1970-01-21)",
+        ),
+        ("calibration", "low end at most 0.05", "the days for the gates (1970-01-21)"),
+        ("small model", "at least 0.1", "the days for the gates (1970-01-21)"),
+        (
+            "inputs that know too much",
+            "less than 0.9",
+            "all held-out days (1970-01-08 to 1970-01-21)",
+        ),
+        (
+            "share of alerts",
+            "0.002: the gate below says to which side",
+            "replayed requests; the gate below says which",
+        ),
+        ("changed decisions", "at most 0.05", "replayed requests; the gate below says which"),
+    ]
+    assert "the days for the gates (1970-01-21)" in measures.caption
+    assert "both models" not in measures.caption
+    assert any("different numbers of positives" in line for line in section.lines)
+
+
+def test_both_models_are_named_where_there_are_two(known: VersionRecords) -> None:
+    report = {**known.version.facts.report, "measures": MEASURES}
+    facts = msgspec.structs.replace(known.version.facts, report=report)
+    version = dataclasses.replace(known.version, facts=facts)
+    made = card(dataclasses.replace(known, version=version))
+    assert "; both models on the same rows" in words(told(made, "On held-out requests"))
+
+
+@pytest.mark.parametrize(("days", "is_told"), [(1, True), (6, True), (7, False)])
+def test_a_calibration_judged_on_few_days_is_a_limit(
+    known: VersionRecords, days: int, *, is_told: bool
+) -> None:
+    limits = "\n".join(card(first_version(known, gates_days=days)).limits)
+    assert ("alone, less than a week: the shares lie near each other over 25" in limits) is is_told
+
+
+def test_positive_labels_are_counted_and_their_arrival_is_another_fact(
+    known: VersionRecords,
+) -> None:
+    made = card(dataclasses.replace(first_version(known, gates_days=1), journals=()))
+    labels = dict(told(made, "Labels and hidden outcomes").fields)
+    assert labels["positive labels in its data"] == "385"
+    assert labels["arrival of positive labels"].startswith("not judged: no gate on labels")
+    (limit,) = [limit for limit in made.limits if limit.startswith("How fast its labels come")]
+    assert "in traffic was not judged" in limit
+    assert "mature labels says only that labels came until the end of its data" in limit
+
+
+def test_an_interim_analysis_is_told_where_no_step_has_ended(known: VersionRecords) -> None:
+    journal = promoted_journal(known.version.digest)[:2]
+    under_way = dataclasses.replace(known, journals=(journal,), tenure=None)
+    assert "fraud-v2-1: no gate has judged it in traffic." in card(under_way).limits
+    analysis = InterimAnalysis(32 * DAY_MS, "INCONCLUSIVE", 1_200, ())
+    made = card(dataclasses.replace(under_way, analyses={"fraud-v2-1": analysis}))
+    found = "INCONCLUSIVE (1970-02-02 00:00 UTC, 1,200 records)"
+    assert dict(told(made, "Rollout fraud-v2-1").fields)["newest interim analysis"] == found
+    limits = "\n".join(made.limits)
+    assert "no gate has judged it" not in limits
+    assert f"the newest interim analysis was {found}." in limits
 
 
 def test_a_champion_of_a_model_that_is_switched_off_is_said_to_answer_nobody(

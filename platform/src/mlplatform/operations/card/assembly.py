@@ -14,6 +14,7 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.views import FeatureView
 from mlplatform.model.policies.decision_scale import Quantity
 from mlplatform.model.routes import Routes
+from mlplatform.operations.actions.interim_analyses import InterimAnalysis
 from mlplatform.operations.card.card import (
     AlertComparison,
     Card,
@@ -58,6 +59,7 @@ class VersionRecords:
         views: feature views of that folder.
         bundle: the version's bundle; None if it is not on this machine.
         journals: journals of the version's rollouts, in the order in which they were opened.
+        analyses: rollout → its newest interim analysis, of rollouts that have one.
         incidents: all incidents of the model.
         tenure: matured results as champion that a drift check has stored; None if there are none.
     """
@@ -69,6 +71,7 @@ class VersionRecords:
     bundle: Bundle | None
     routes: Routes
     journals: tuple[Journal, ...]
+    analyses: Mapping[str, InterimAnalysis]
     incidents: tuple[Incident, ...]
     tenure: MaturedTenure | None
 
@@ -99,7 +102,7 @@ def card(recorded: VersionRecords) -> Card:
         validation=_validation(recorded.version),
         inputs=card_inputs(recorded.definition, recorded.views, bundle),
         explanations=None if bundle is None else _explanations(bundle),
-        rollouts=tuple(map(card_rollout, journals)),
+        rollouts=tuple(card_rollout(facts, recorded.analyses) for facts in journals),
         approvals=approvals(journals),
         pairs=newest_pairs(journals),
         matured=None if recorded.tenure is None else _matured(recorded.tenure),
@@ -206,6 +209,7 @@ def _labels(recorded: VersionRecords) -> Labels:
     definition = recorded.definition
     report = _validation(recorded.version)
     treated = [g.reason for g in report.gates if g.name == "hidden_outcomes"]
+    counted = [g.observed for g in report.gates if g.name == "positives"]
     come = label_arrivals(recorded.journals)
     exploration = definition.exploration
     return Labels(
@@ -219,6 +223,7 @@ def _labels(recorded: VersionRecords) -> Labels:
         treatment=definition.training.hidden_outcomes,
         treated=treated[0] if treated else None,
         exploration_share=None if exploration is None else exploration.share,
+        positives=int(counted[0]) if counted and counted[0] is not None else None,
     )
 
 

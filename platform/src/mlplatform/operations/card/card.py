@@ -128,6 +128,7 @@ class Labels(_Part, frozen=True):
     """The labels of the model: which outcomes they report, and when.
 
     Args:
+        positives: number of positive labels in the version's data; None if it is not recorded.
         maturity_days: days after which a request without a label counts as negative; for classes
             and numbers, as unknown.
         come_share, come_low, come_high: share, with its interval, of the positive labels of
@@ -149,6 +150,7 @@ class Labels(_Part, frozen=True):
     treatment: str
     treated: str | None
     exploration_share: float | None
+    positives: int | None = None
 
 
 class ValidationGate(_Part, frozen=True):
@@ -316,10 +318,20 @@ class CardEvent(_Part, frozen=True):
     gates: tuple[TrafficGate, ...]
 
 
+class CardAnalysis(_Part, frozen=True):
+    """An interim analysis of a rollout: the time (event time), the verdict of all gates together,
+    and the number of records that it counted."""
+
+    event_ms: int
+    verdict: str
+    records: int
+
+
 class Rollout(_Part, frozen=True):
     """One rollout of the version.
 
     Args:
+        analysis: the newest interim analysis; None if none is kept.
         approval: what model.yaml required when the rollout was opened; None if it is not recorded.
         planned: why the plan could not decide in time, or why there was none; empty if it could;
             None if it is not recorded.
@@ -337,6 +349,7 @@ class Rollout(_Part, frozen=True):
     promoted_ms: int | None
     ended_ms: int | None
     steps: tuple[CardEvent, ...]
+    analysis: CardAnalysis | None = None
 
 
 class NamedEstimate(_Part, frozen=True):

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mlplatform.learning.registry.versions import TRAINED_HERE
+from mlplatform.learning.validation import report
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.operations.card.card import Card, Rollout, TrafficGate
+from mlplatform.operations.card.held_out import days_for_gates
+from mlplatform.operations.card.tables import analysis_text
 from mlplatform.rollouts.passes.summary import title
 from mlplatform.rollouts.verdicts.outcomes import ACCURACY, ERROR
+from mlplatform.runtime.units import DAY_MS
 
 CLOSED = "closed"
+ENOUGH_DAYS = 7
+"""Days for the gates, below which a card says that they are few: a week has a rhythm."""
 
 
 def limits(card: Card, definition: ModelDefinition) -> tuple[str, ...]:
@@ -74,11 +80,25 @@ def _of_validation(card: Card) -> Iterator[str]:
             "It was validated without a champion to compare with: nothing on record says that it is"
             " better than another model, or than none."
         )
+    yield from _of_few_days(card)
     for gate in found.gates:
         if gate.verdict != "passed":
             yield f"Not shown before traffic ({gate.name}): {gate.reason}."
     if all(gate.low is None for gate in found.gates):
         yield "No measure on held-out requests has an interval on record."
+
+
+def _of_few_days(card: Card) -> Iterator[str]:
+    from_ms = card.data.gates_from_ms
+    judged = [gate for gate in card.validation.gates if gate.name == "calibration"]
+    if card.deciding.task != "binary" or from_ms is None or not judged:
+        return
+    days = (card.data.to_ms - from_ms) / DAY_MS
+    if days < ENOUGH_DAYS:
+        yield (
+            f"Calibration was judged on {days_for_gates(card.data)} alone, less than a week:"
+            f" {judged[0].reason}."
+        )
 
 
 def _of_outcomes(card: Card) -> Iterator[str]:
@@ -142,8 +162,13 @@ def _of_traffic(card: Card) -> Iterator[str]:
 
 def _of_rollout(rollout: Rollout) -> Iterator[str]:
     newest = {gate.name: gate for step in rollout.steps for gate in step.gates}
-    if not newest:
+    if not newest and rollout.analysis is None:
         yield f"{rollout.id}: no gate has judged it in traffic."
+    elif not newest and rollout.analysis is not None:
+        yield (
+            f"{rollout.id}: none of its steps has been judged to its end; the newest interim"
+            f" analysis was {analysis_text(rollout.analysis)}."
+        )
     for gate in newest.values():
         if gate.verdict != "HEALTHY":
             what = "a harm is proven" if gate.verdict == "UNHEALTHY" else "not shown"
@@ -205,12 +230,22 @@ def _of_matured(card: Card) -> Iterator[str]:
         )
     if card.labels.come_share is None:
         cause = "" if are_judged else ": no gate on labels has spoken"
-        yield f"How fast its labels come was not judged{cause}."
+        yield f"How fast its labels come in traffic was not judged{cause}.{_of_maturity(card)}"
     is_unknown = card.deciding.task != "binary"
     absent = "counts as unknown" if is_unknown else f"counts as not {card.labels.name}"
     yield (
         f"A request without a label {absent} after {card.labels.maturity_days} days: a label that"
         " comes later is not in these figures."
+    )
+
+
+def _of_maturity(card: Card) -> str:
+    verdicts = {gate.name: gate.verdict for gate in card.validation.gates}
+    if verdicts.get("label_maturity") != "passed":
+        return ""
+    return (
+        f" The gate {report.TITLES['label_maturity']} says only that labels came until the end of"
+        " its data."
     )
 
 

@@ -9,6 +9,7 @@ from mlplatform.model.bundle import Bundle, load_bundle
 from mlplatform.model.folders import folder_digest, model_folder
 from mlplatform.model.routes import Arm, Routes, no_routes
 from mlplatform.operations.actions import tenures
+from mlplatform.operations.actions.interim_analyses import InterimAnalysis, step_histories
 from mlplatform.operations.card.assembly import VersionRecords, card
 from mlplatform.operations.card.card import Card
 from mlplatform.operations.card.rollouts import Journal
@@ -32,7 +33,8 @@ def read_card(platform: Platform, model: str, version: int, *, fetches: bool) ->
     Raises:
         NotFound: there is no such model or version.
         Unavailable: the registry or the journal does not answer.
-        Corrupt: the bundle, the report or a result of a drift check is damaged.
+        Corrupt: the bundle, the report, an interim analysis or a result of a drift check is
+            damaged.
     """
     return card(version_records(platform, model, version, fetches=fetches))
 
@@ -54,6 +56,7 @@ def version_records(
         bundle=_bundle(platform, found, fetches=fetches),
         routes=routes,
         journals=journals,
+        analyses=_analyses(platform, model, journals),
         incidents=incidents,
         tenure=tenures.last(platform.settings.home.measured, model, version),
     )
@@ -73,6 +76,18 @@ def _journal(
         if state.challenger.version == version
     )
     return rollouts.routes(model), journals, tuple(platform.incidents.list(model))
+
+
+def _analyses(
+    platform: Platform, model: str, journals: tuple[Journal, ...]
+) -> dict[str, InterimAnalysis]:
+    folder, newest = platform.settings.home.interim_analyses, {}
+    for rollout_id in (facts[0].rollout_id for facts in journals if facts):
+        histories = step_histories(folder, model, rollout_id)
+        found = [analysis for history in histories for analysis in history.analyses]
+        if found:
+            newest[rollout_id] = max(found, key=lambda analysis: analysis.event_ms)
+    return newest
 
 
 def _bundle(platform: Platform, version: Version, *, fetches: bool) -> Bundle | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import assert_never
 
-from mlplatform.operations.actions.interim_analyses import analysis_of
+from mlplatform.operations.actions.interim_analyses import InterimAnalysis, analysis_of
 from mlplatform.operations.card.card import (
     Approval,
+    CardAnalysis,
     CardEvent,
     NamedEstimate,
     Pairs,
@@ -40,8 +41,11 @@ _WORST_FIRST = {"UNHEALTHY": 0, "INCONCLUSIVE": 1}
 _ENDS = Confirmed | Superseded | RolledBack
 
 
-def card_rollout(facts: Journal) -> Rollout:
-    """One rollout as its journal tells it.
+def card_rollout(facts: Journal, analyses: Mapping[str, InterimAnalysis]) -> Rollout:
+    """One rollout as its journal tells it, with its newest interim analysis.
+
+    Args:
+        analyses: rollout → its newest interim analysis, of rollouts that have one.
 
     Raises:
         Refused: the journal is empty, or a transition can't follow those before it.
@@ -62,6 +66,15 @@ def card_rollout(facts: Journal) -> Rollout:
         promoted_ms=promoted[0] if promoted else None,
         ended_ms=ended[-1] if ended else None,
         steps=tuple(map(_step, facts)),
+        analysis=_newest(analyses.get(state.rollout_id)),
+    )
+
+
+def _newest(analysis: InterimAnalysis | None) -> CardAnalysis | None:
+    if analysis is None:
+        return None
+    return CardAnalysis(
+        event_ms=analysis.event_ms, verdict=analysis.verdict, records=analysis.records
     )
 
 

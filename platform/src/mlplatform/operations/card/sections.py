@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from mlplatform.learning.validation import report
-from mlplatform.learning.validation.class_measures import CLASS_NAMES
-from mlplatform.learning.validation.number_measures import NUMBER_NAMES
 from mlplatform.operations.card.card import (
     Card,
     CardEvent,
@@ -17,38 +15,23 @@ from mlplatform.operations.card.card import (
     NamedEstimate,
     Rollout,
     Stretch,
-    ValidationGate,
 )
+from mlplatform.operations.card.held_out import held_out
 from mlplatform.operations.card.tables import (
+    NOT_RECORDED,
     Fields,
     Lines,
     Parts,
     Table,
+    analysis_text,
     fairness_parts,
-    measures_table,
+    number,
 )
 from mlplatform.rollouts.drift.performance import CALIBRATION, ERROR
 from mlplatform.rollouts.passes.summary import mark, title
 from mlplatform.runtime.figures import percent, span
 from mlplatform.runtime.times import text_of_any, utc_minute_text
 
-NOT_RECORDED = "not recorded"
-COMPARED = {
-    "quality": "average precision",
-    **{name: report.MEASURES[name] for name in (*CLASS_NAMES, *NUMBER_NAMES) if name != "bias"},
-}
-"""Gate → its measure, for gates whose number is a difference from the champion's if there is
-one."""
-MEASURES = (
-    *COMPARED,
-    "calibration",
-    "bias",
-    "small_model",
-    "leakage",
-    "alert_share",
-    "decision_flips",
-)
-"""Gates whose number was measured on requests outside of the fit."""
 TREATMENTS = {
     "leave_out": "they are left out",
     "weight": "those that chance let through stand for them",
@@ -78,7 +61,7 @@ def sections(card: Card) -> tuple[Section, ...]:
         Section("Who answers for it", _people(card), *_approvals(card)),
         Section("Data", _data(card)),
         Section("Labels and hidden outcomes", _labels(card)),
-        Section("On held-out requests", *_held_out(card)),
+        Section("On held-out requests", *held_out(card)),
         Section("Protected attributes", *fairness_parts(card.validation.fairness)),
         Section("Gates of validation", *_validation(card)),
         Section("Inputs", tables=(_inputs(card.inputs),)),
@@ -119,12 +102,12 @@ def _outcomes(card: Card) -> Table:
     rows = tuple(
         (
             outcome.name,
-            least if number == 0 else _number(outcome.from_score),
+            least if place == 0 else number(outcome.from_score),
             NOT_RECORDED if outcome.share is None else percent(outcome.share),
             "yes" if outcome.is_alert else "no",
             "never" if outcome.hides_label else "can come",
         )
-        for number, outcome in enumerate(card.deciding.outcomes)
+        for place, outcome in enumerate(card.deciding.outcomes)
     )
     word = card.deciding.score_word
     head = ("outcome", f"from {word}", "planned share", "alert", "label")
@@ -196,7 +179,7 @@ def _requests(rows: int, units_share: float) -> str:
 
 def _labels(card: Card) -> Fields:
     labels = card.labels
-    come = NOT_RECORDED
+    come = "not judged: no gate on labels in traffic has spoken"
     if None not in (labels.come_share, labels.come_low, labels.come_high, labels.come_days):
         come = (
             f"{percent(labels.come_share or 0.0)} of those that come within"
@@ -210,7 +193,8 @@ def _labels(card: Card) -> Fields:
     return (
         ("label", labels.name),
         ("mature after", f"{labels.maturity_days} days; then none {absent}"),
-        *([("positive labels", come)] if are_positive else []),
+        *([("positive labels in its data", _count(labels.positives))] if are_positive else []),
+        *([("arrival of positive labels", come)] if are_positive else []),
         ("hidden by", hides or "no decision"),
         ("in training", TREATMENTS.get(labels.treatment, labels.treatment) if hides else "none"),
         ("in this version's data", labels.treated or NOT_RECORDED),
@@ -218,46 +202,8 @@ def _labels(card: Card) -> Fields:
     )
 
 
-_FLIPPED: Final[Mapping[str, str]] = {
-    "binary": "decided otherwise",
-    "classes": "of another class",
-    "real": "whose number moved by more than the tolerance",
-}
-
-
-def _held_out(card: Card) -> Parts:
-    found = card.validation
-    measured = [gate for gate in found.gates if gate.name in MEASURES]
-    if not measured:
-        return (), (f"Measures: {NOT_RECORDED}.",), ()
-    fields = [("held against", f"champion {found.champion}" if found.champion else "no champion")]
-    if (pairs := found.compared) is not None:
-        counted = (
-            f"alerts {pairs.alerts:,}, the champion's {pairs.champion_alerts:,}, of both"
-            f" {pairs.both_alerts:,}"
-        )
-        if pairs.flips is not None:
-            counted = f"{pairs.flips:,} {_FLIPPED[card.deciding.task]}"
-        fields.append(("replayed beside it", f"{pairs.requests:,} requests: {counted}"))
-    rows = tuple(
-        (_measure(gate, found.champion), _number(gate.observed), _ends(gate), _number(gate.limit))
-        for gate in measured
-    )
-    head = ("measure", "value", "interval", "limit")
-    caption = "Measured on days held out of this platform's fits; the gates below say how sure"
-    return tuple(fields), (), (Table(caption, head, rows), *measures_table(found.measures))
-
-
-def _measure(gate: ValidationGate, champion: str | None) -> str:
-    if (measured := COMPARED.get(gate.name)) is not None:
-        return measured + (", less the champion's" if champion else "")
-    return report.TITLES.get(gate.name, gate.name)
-
-
-def _ends(gate: ValidationGate) -> str:
-    if gate.low is None or gate.high is None:
-        return NOT_RECORDED
-    return f"{_number(gate.low)} to {_number(gate.high)}"
+def _count(found: int | None) -> str:
+    return NOT_RECORDED if found is None else f"{found:,}"
 
 
 def _validation(card: Card) -> Parts:
@@ -272,7 +218,7 @@ def _validation(card: Card) -> Parts:
 
 def _inputs(found: Sequence[Input]) -> Table:
     rows = tuple(
-        (i.name, i.made_of, i.missing, i.stale or "does not apply", _number(i.usual)) for i in found
+        (i.name, i.made_of, i.missing, i.stale or "does not apply", number(i.usual)) for i in found
     )
     head = ("input", "made of", "where it is missing", "where it is stale or unavailable", "usual")
     return Table("In the order of the model", head, rows)
@@ -287,6 +233,7 @@ def _rollouts(card: Card) -> Iterator[Section]:
 
 def _rollout(rollout: Rollout) -> Fields:
     planned = "it can decide within its deadlines" if rollout.planned == "" else rollout.planned
+    newest = "none is kept" if rollout.analysis is None else analysis_text(rollout.analysis)
     asked = {"required": "required", "none": "not asked for"}.get(rollout.approval or "")
     return (
         ("phase", rollout.phase.replace("_", " ")),
@@ -297,6 +244,7 @@ def _rollout(rollout: Rollout) -> Fields:
         ("plan", planned or NOT_RECORDED),
         ("promoted", _moment(rollout.promoted_ms, "not promoted")),
         ("ended", _moment(rollout.ended_ms, "not ended")),
+        ("newest interim analysis", newest),
     )
 
 
@@ -426,10 +374,6 @@ def _explanations(card: Card) -> Fields:
 
 def _replay(card: Card) -> Table:
     return Table("On this installation", ("command", "what it computes"), card.replay)
-
-
-def _number(value: float | None) -> str:
-    return NOT_RECORDED if value is None else f"{value:.4g}"
 
 
 def _moment(ms: int | None, none: str = NOT_RECORDED) -> str:

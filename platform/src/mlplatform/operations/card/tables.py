@@ -9,6 +9,7 @@ from typing import Final
 from mlplatform.learning.validation import report
 from mlplatform.learning.validation.fairness import FOUR_FIFTHS
 from mlplatform.operations.card.card import (
+    CardAnalysis,
     CardAttribute,
     CardFairness,
     CardGroup,
@@ -16,10 +17,12 @@ from mlplatform.operations.card.card import (
     Estimate,
 )
 from mlplatform.runtime.figures import percent, span
+from mlplatform.runtime.times import text_of_any, utc_minute_text
 
 Fields = tuple[tuple[str, str], ...]
 Lines = tuple[str, ...]
 
+NOT_RECORDED: Final = "not recorded"
 NOT_KNOWN: Final = "not known"
 TOO_FEW: Final = "too few for an interval"
 
@@ -36,8 +39,23 @@ class Table:
 Parts = tuple[Fields, Lines, tuple[Table, ...]]
 
 
-def measures_table(measures: Sequence[CardMeasure]) -> tuple[Table, ...]:
-    """One table of measures; none if an earlier release wrote the report."""
+def number(value: float | None) -> str:
+    """The number with four digits, or that it is not recorded."""
+    return NOT_RECORDED if value is None else f"{value:.4g}"
+
+
+def analysis_text(found: CardAnalysis) -> str:
+    """An interim analysis in words: its verdict, its time, and what it counted."""
+    at = text_of_any(found.event_ms, utc_minute_text)
+    return f"{found.verdict} ({at}, {found.records:,} records)"
+
+
+def measures_table(measures: Sequence[CardMeasure], days: str) -> tuple[Table, ...]:
+    """One table of measures; none if an earlier release wrote the report.
+
+    Args:
+        days: the days on which they were measured.
+    """
     if not measures:
         return ()
     rows = tuple(
@@ -49,7 +67,9 @@ def measures_table(measures: Sequence[CardMeasure]) -> tuple[Table, ...]:
         )
         for found in measures
     )
-    caption = "On the days for the gates, both models on the same rows; 90 % intervals by customer"
+    is_first = all(found.champion is None for found in measures)
+    both = "" if is_first else "; both models on the same rows"
+    caption = f"Of the scores as answered, on {days}{both}; 90 % intervals by customer"
     return (Table(caption, ("measure", "this version", "the champion then", "difference"), rows),)
 
 
