@@ -16,6 +16,8 @@ from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring.request.times import REPLAY_BEHIND_MS
 
+SILENCE_S = 20.0
+PROGRESS_POLL_S = 1.0
 CHUNK = 500  # rows between two saves of the state
 
 Tasks = list[asyncio.Task[None]]
@@ -24,16 +26,39 @@ Tasks = list[asyncio.Task[None]]
 async def play(scene: Scene, chapters: Chapters) -> str | None:
     """Play the chapters to their end, beside passes and what they start; returns what went
     otherwise, if anything did."""
-    running: Tasks = [asyncio.create_task(scene.story.passes())]
+    running: Tasks = [
+        asyncio.create_task(scene.story.passes()),
+        asyncio.create_task(show_progress(scene)),
+    ]
+    found: str | None = None
     try:
         await chapters(running, scene)
     except LoopNotClosed as problem:
-        return str(problem)
+        found = str(problem)
     finally:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-    return None
+    scene.story.tell_phases()  # the last pass may have ended a rollout that ends the story
+    return found
+
+
+async def show_progress(scene: Scene) -> None:
+    """Show a line of progress whenever nothing was shown for `SILENCE_S`; it is not kept."""
+    while True:
+        await asyncio.sleep(PROGRESS_POLL_S)
+        if scene.diary.silent_s >= SILENCE_S:
+            text = f"… {scene.player.counts.answers:,} requests answered; {doing(scene.story)}"
+            scene.diary.show(scene.player.event_ms, text)
+
+
+def doing(story: Story) -> str:
+    """What the story waits for, in words."""
+    if story.awaits_an_answer():
+        return "a person is asked for an approval"
+    if story.awaits_a_model():
+        return "a model is being made"
+    return "a rollout is under way" if story.is_ramping() else "no rollout is under way"
 
 
 async def beside(running: Tasks, work: Coroutine[Any, Any, None]) -> None:

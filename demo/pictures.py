@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from demo import charts
 from demo.charts import Mark, PhaseSpan, Picture
-from demo.tenures import ChampionTenure
+from demo.timeline import ChampionTenure
 from mlplatform.runtime.units import DAY_MS, HOUR_MS
 
 ROLLED_BACK_MS = 3 * HOUR_MS

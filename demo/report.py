@@ -17,7 +17,7 @@ from demo import drift, page, truth
 from demo.pictures import pictures
 from demo.source import MODEL
 from demo.state import Diary
-from demo.tenures import ChampionTenure, Promotion, tenures
+from demo.timeline import ChampionTenure, Promotion, tenures
 from demo.traffic import Counts, Recording
 from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.operations.wiring import Platform
@@ -31,7 +31,13 @@ COLUMNS = (
     *("decision_id", "event_ms", "generation", "rollout_id", "arm", "answered_by", "unit"),
     *("version", "score", "decision", "degraded", "payload"),
 )
+COUNTED = (
+    "Degraded: the answer came in time, but not by the full way: the model asked was late or away, "
+    "or features were. No request is lost by that.",
+    "Retries: a request without an answer was sent again with its key; it is decided once.",
+)
 NOTES = (
+    *COUNTED,
     "Event time is that of the payments; it passes some thousand times faster than wall time.",
     "Precision and recall are by the labels of the recording, matured or not: nobody could know "
     "them on that day.",
@@ -83,10 +89,20 @@ def write(
             rollouts=rollouts,
             champions=champions,
         ),
-        notes=NOTES,
+        notes=(*NOTES, *provisional(rollouts)),
     )
     write_atomically(folder / "report.html", html.encode())
     return found
+
+
+def provisional(rollouts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Why rollouts that ended promoted were not confirmed, a sentence each."""
+    return [
+        f"v{rollout['version']} is promoted provisionally: the demo ended before matured labels of "
+        "its days as champion confirmed it."
+        for rollout in rollouts
+        if rollout["verdict"] == "promoted"
+    ]
 
 
 def _decisions(platform: Platform, model: str) -> pa.Table:
@@ -137,6 +153,8 @@ def show(console: Console, found: Mapping[str, Any], folder: Path) -> None:
         )
     console.print(table)
     console.print("  ".join(f"{name} {value:,}" for name, value in found["totals"].items()))
+    for note in (*COUNTED, *provisional(found["rollouts"])):
+        console.print(note, soft_wrap=True)
     console.print(f"log: {found['log']['records']:,} records, {found['log']['verdict']}")
     same = found["replays"]["verdicts"] - len(found["replays"]["differ"])
     console.print(

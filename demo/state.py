@@ -65,16 +65,27 @@ class Diary:
         self._path = path
         self._show = show
         self._began = time.monotonic() - state.elapsed_s
+        self._shown = time.monotonic()
 
     @property
     def elapsed_s(self) -> float:
         return time.monotonic() - self._began
 
+    @property
+    def silent_s(self) -> float:
+        """Seconds since a line was shown last."""
+        return time.monotonic() - self._shown
+
+    def show(self, event_ms: int, text: str) -> DiaryEntry:
+        """Show a line that is not part of the timeline."""
+        entry = DiaryEntry(event_ms, round(self.elapsed_s, 1), text)
+        self._shown = time.monotonic()
+        self._show(entry)
+        return entry
+
     def tell(self, event_ms: int, text: str) -> None:
         """Add a line to the timeline, print it and save."""
-        entry = DiaryEntry(event_ms, round(self.elapsed_s, 1), text)
-        self.state.entries.append(entry)
-        self._show(entry)
+        self.state.entries.append(self.show(event_ms, text))
         self.save()
 
     def save_counts(self, position: int, labelled: int, counts: Counts) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from demo.process import PlatformProcess
 from demo.state import Diary
+from demo.timeline import phase_lines
 from mlplatform.model.bundle import MODEL_FILE
 from mlplatform.model.routes import Arm
 from mlplatform.operations.actions import rollouts as approvals
@@ -24,7 +25,6 @@ from mlplatform.operations.prefect_client.prefect import FlowRun
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.journal.transitions import Promoted, RolledBack, Transition
-from mlplatform.rollouts.passes import plan_text
 from mlplatform.runtime.errors import InputInvalid, NotFound, PlatformError, Refused, Unavailable
 from mlplatform.runtime.times import iso_text
 from mlplatform.runtime.units import DAY_MS, HOUR_MS
@@ -68,6 +68,7 @@ class Story:
         self._event_ms = event_ms
         self._folder = folder
         self._making = False
+        self._seen: dict[str, tuple[str, int | None]] = {}
         self._judged_ms = event_ms()
         self._approver_secret = _new_key(platform, self.model)
 
@@ -92,13 +93,12 @@ class Story:
         Raises:
             LoopNotClosed: a gateway asks the champion no more.
         """
-        seen: dict[str, str] = {}
         while True:
             looked_ms = self._event_ms()
-            if self._is_ramping():
+            if self.is_ramping():
                 await self.run_flow("rollout", {"model": self.model})
             self._judged_ms = looked_ms
-            self._tell_phases(seen)
+            self.tell_phases()
             self._expect_champion_asked()
             await asyncio.sleep(PASS_PAUSE_S)
 
@@ -107,10 +107,11 @@ class Story:
 
         On a slow machine days would go by unjudged, and the payments end before the story.
         """
-        while self._event_ms() - self._judged_ms > PASS_WITHIN_MS and self._is_ramping():
+        while self._event_ms() - self._judged_ms > PASS_WITHIN_MS and self.is_ramping():
             await asyncio.sleep(POLL_S)
 
-    def _is_ramping(self) -> bool:
+    def is_ramping(self) -> bool:
+        """Whether a rollout is on its way to a promotion."""
         return any(state.ramping for state in self._platform.rollouts.active(self.model))
 
     async def run_flow(self, flow: str, parameters: Mapping[str, Any]) -> FlowRun:
@@ -156,16 +157,11 @@ class Story:
             state.first_version = state.first_version or champion.version
             return
         if not self._platform.rollouts.active(self.model, finished=True):
-            self._diary.tell(state.go_live_ms, "history is in; the first version is trained on it")
-            await self.run_flow(
-                "retrain",
-                {
-                    "model": self.model,
-                    "actor": ENGINEER,
-                    "reason": "first version",
-                    "open_rollout": True,
-                },
+            self._diary.tell(
+                self._platform.clock.event_ms(), "history is in; the first version is trained on it"
             )
+            asked = {"model": self.model, "actor": ENGINEER, "reason": "first version"}
+            await self.run_flow("retrain", {**asked, "open_rollout": True})
         await self.approve(await self._rollout_of(lambda s: s.bootstrap))
         promoted = await self._until("promoted", lambda s: s.bootstrap and s.phase == "promoted")
         state.first_version = promoted.challenger.version
@@ -182,7 +178,10 @@ class Story:
             {"model": self.model, "actor": ENGINEER, "reason": "one for later", "as_of": as_of},
         )
         state.stale_version = await self._version_of(run, ENGINEER)
-        text = f"version {state.stale_version} is validated and put aside"
+        text = (
+            f"version {state.stale_version} is validated; the demo rolls it out once the pattern"
+            " has changed, for shadow to stop it"
+        )
         self._diary.tell(self._event_ms(), text)
 
     async def follow_learned_challenger(self) -> None:
@@ -197,7 +196,7 @@ class Story:
         version = self._diary.state.stale_version
         if version is None:
             raise LoopNotClosed("there is no version of before the change")
-        rollout = await self._open(version, "it was validated, was it not")
+        rollout = await self._open(version, "staged by the demo: it knows only the old pattern")
         ended = await self._to_the_end(rollout, "rolled_back")
         self._expect_in_history(ended, never="CanaryStepped")
         self._expect_stopped_by(ended, {"alerts", "disagreement"})
@@ -212,14 +211,18 @@ class Story:
             )
             state.slow_version = await self._version_of(run, BRINGER)
             self._making = False
-            self._diary.tell(self._event_ms(), f"version {state.slow_version} brings a slow model")
+            text = (
+                f"version {state.slow_version} is a slow model that the demo made: it passes every"
+                " gate, for shadow to stop it under all of the traffic"
+            )
+            self._diary.tell(self._event_ms(), text)
 
     async def slow_challenger(self) -> None:
         """The version that all of the traffic would be too much for: rolled back in shadow."""
         version = self._diary.state.slow_version
         if version is None:
             raise LoopNotClosed("there is no version with the slow model")
-        rollout = await self._open(version, "an ensemble with a neural network")
+        rollout = await self._open(version, "staged by the demo: too slow for all of the traffic")
         ended = await self._to_the_end(rollout, "rolled_back")
         self._expect_in_history(ended, never="CanaryStepped")
         self._expect_stopped_by(ended, {"utilisation", "failures"})
@@ -348,7 +351,7 @@ class Story:
 
     def awaits_a_model(self) -> bool:
         """Whether a model is being made, and nothing else is under way."""
-        return self._making and not self._is_ramping()
+        return self._making and not self.is_ramping()
 
     def awaits_an_answer(self) -> bool:
         """Whether a person is asked: a day of traffic must not pass with each of their seconds."""
@@ -366,7 +369,7 @@ class Story:
             i.state == "claimed" for i in self._platform.incidents.list(self.model, closed=False)
         ):
             return True
-        return self._is_ramping()
+        return self.is_ramping()
 
     def _all(self) -> list[RolloutState]:
         return self._platform.rollouts.active(self.model, finished=True)
@@ -451,23 +454,17 @@ class Story:
                     "model is wrong about them (docs/controls.md, The volume of decisions)"
                 )
 
-    def _tell_phases(self, seen: dict[str, str]) -> None:
+    def tell_phases(self) -> None:
+        """Add to the timeline every phase that a journal holds and the timeline lacks."""
+        told = {(entry.event_ms, entry.text) for entry in self._diary.state.entries}
+        lines: list[tuple[int, str]] = []
         for state in self._all():
-            if state.rollout_id not in seen and state.plan is not None:
-                steps = plan_text.whole_ramp(state.plan)
-                summary = steps if state.plan.missing else f"planned: {steps}"
-                text = f"{state.rollout_id}: {summary}"
-                if all(entry.text != text for entry in self._diary.state.entries):
-                    self._diary.tell(state.since_event_ms, text)
-            words = state.phase.replace("_", " ")
-            phase = words if state.step is None else f"canary step {state.step + 1}"
-            known = any(
-                m.text.startswith(f"{state.rollout_id}: {phase}") for m in self._diary.state.entries
-            )
-            if seen.get(state.rollout_id) != phase and not known:
-                text = f"{state.rollout_id}: {phase} ({state.reason})"
-                self._diary.tell(state.since_event_ms, text)
-            seen[state.rollout_id] = phase
+            if self._seen.get(state.rollout_id) != (state.phase, state.step):
+                lines += phase_lines(self._platform.rollouts.read(state.rollout_id))
+                self._seen[state.rollout_id] = (state.phase, state.step)
+        for event_ms, text in sorted(lines, key=lambda line: line[0]):
+            if (event_ms, text) not in told:
+                self._diary.tell(event_ms, text)
 
 
 def _new_key(platform: Platform, model: str) -> bytes:

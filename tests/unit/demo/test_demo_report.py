@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from rich.console import Console
 
 from demo import page
 from demo.pictures import pictures
-from demo.report import problems_of
+from demo.report import problems_of, show
 from demo.story import gates_that_stopped
-from demo.tenures import ChampionTenure, Promotion, tenures
+from demo.timeline import ChampionTenure, Promotion, tenures
 from mlplatform.rollouts.journal.transitions import RolledBack
 from mlplatform.runtime.units import HOUR_MS
 
@@ -152,3 +155,22 @@ def test_a_challenger_that_ended_by_no_gate_was_stopped_by_none() -> None:
     by_hand = RolledBack(**common, **signed)
     assert gates_that_stopped([by_alerts]) == {"alerts"}
     assert gates_that_stopped([by_hand]) == gates_that_stopped([]) == set()
+
+
+def test_the_closing_table_explains_its_counts_and_why_a_promotion_is_provisional() -> None:
+    console = Console(record=True, file=io.StringIO(), width=150)
+    promoted = {**FOUND["rollouts"][0], "version": 3, "verdict": "promoted"}
+    found = {
+        **FOUND,
+        "rollouts": [*FOUND["rollouts"], promoted],
+        "totals": {"requests": 10, "degraded": 3, "lost": 0, "retries": 2},
+        "log": {"records": 10, "verdict": "whole"},
+        "replays": {"verdicts": 2, "differ": []},
+        "outcome": None,
+    }
+    show(console, found, Path("demo"))
+    shown = console.export_text()
+    assert "degraded 3  lost 0  retries 2" in shown
+    assert "Degraded: the answer came in time" in shown
+    assert "v3 is promoted provisionally" in shown
+    assert "v1 is promoted" not in shown

@@ -10,12 +10,22 @@ from typing import Any, cast
 
 import pytest
 
+from demo.chapters import Scene, Tasks, play, show_progress
 from demo.state import DemoState, Diary
 from demo.story import ENGINEER, PASS_WITHIN_MS, LoopNotClosed, Story
+from demo.traffic import Counts
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.rollouts.journal.journal import GatewayLease
-from mlplatform.rollouts.journal.transitions import Promoted, RolledBack, Transition
-from mlplatform.runtime.units import DAY_MS
+from mlplatform.rollouts.journal.state import fold
+from mlplatform.rollouts.journal.transitions import (
+    CanaryStepped,
+    Opened,
+    Promoted,
+    RolledBack,
+    ShadowStarted,
+    Transition,
+)
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
 
 CHAMPION = Arm(1, "a" * 64, "fraud-v1-aaaaaaaa")
 OTHER = Arm(2, "b" * 64, "fraud-v2-bbbbbbbb")
@@ -43,7 +53,7 @@ def story(
 ) -> Story:
     monkeypatch.setattr("demo.story._new_key", lambda *_: b"secret")
     platform = cast(Any, SimpleNamespace(rollouts=journal))
-    diary = cast(Any, SimpleNamespace(state=SimpleNamespace(model="fraud")))
+    diary = cast(Any, SimpleNamespace(state=SimpleNamespace(model="fraud", entries=[])))
     return Story(platform, cast(Any, None), diary, event_ms, Path())
 
 
@@ -77,7 +87,7 @@ async def test_payments_wait_for_a_pass_that_has_fallen_behind(
         await go_on.wait()
 
     monkeypatch.setattr(told, "run_flow", run_flow)
-    monkeypatch.setattr(told, "_tell_phases", lambda _: None)
+    monkeypatch.setattr(told, "tell_phases", lambda: None)
     passes = asyncio.ensure_future(told.passes())
     await asked.wait()
     now_ms = PASS_WITHIN_MS
@@ -89,6 +99,120 @@ async def test_payments_wait_for_a_pass_that_has_fallen_behind(
     go_on.set()
     await asyncio.wait_for(waiting, 5.0)
     passes.cancel()
+
+
+SHARED: dict[str, Any] = {
+    "rollout_id": "fraud-v2-1",
+    "model": "fraud",
+    "wall_ms": 0,
+    "actor": "a pass",
+}
+
+
+def ramp(*, end: bool) -> list[Transition]:
+    """The journal of a version that comes to its second canary step, and is rolled back there."""
+
+    def at(hour: int, reason: str) -> dict[str, Any]:
+        return {**SHARED, "event_ms": hour * HOUR_MS, "reason": reason}
+
+    opened = Opened(
+        **at(0, "a try"), challenger=OTHER, author="ana", alert_low=0.005, alert_high=0.02,
+        bootstrap=False, validation={}, approval="none", plan=None,
+    )  # fmt: skip
+    facts: list[Transition] = [
+        opened,
+        ShadowStarted(**at(1, "it is ready"), displaced=None),
+        CanaryStepped(**at(2, "shadow: no harm"), step=0, percent=5.0),
+        CanaryStepped(**at(3, "canary 5 %: no harm"), step=1, percent=25.0),
+    ]
+    return [*facts, RolledBack(**at(4, "too slow"))] if end else facts
+
+
+class Ramp(Journal):
+    """One rollout, whose journal grows."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.facts = ramp(end=False)
+
+    def active(self, model: str, *, finished: bool = False) -> list[Any]:
+        return [fold(self.facts)] if finished else []
+
+    def read(self, rollout_id: str) -> list[Transition]:
+        return self.facts
+
+
+PHASES = [
+    (0, "fraud-v2-1: deploying (a try)"),
+    (1, "fraud-v2-1: shadow (it is ready)"),
+    (2, "fraud-v2-1: canary of 5 % begins; what led there: shadow: no harm"),
+    (3, "fraud-v2-1: canary of 25 % begins; what led there: canary 5 %: no harm"),
+    (4, "fraud-v2-1: rolled back (too slow)"),
+]
+
+
+def kept(diary: Diary) -> list[tuple[float, str]]:
+    return [(entry.event_ms / HOUR_MS, entry.text) for entry in diary.state.entries]
+
+
+def ramped(monkeypatch: pytest.MonkeyPatch, folder: Path) -> tuple[Story, Ramp, Diary]:
+    monkeypatch.setattr("demo.story._new_key", lambda *_: b"secret")
+    diary = Diary(folder / "state.json", DemoState("fraud", "", 1, 0, DAY_MS), lambda _: None)
+    journal = Ramp()
+    platform = cast(Any, SimpleNamespace(rollouts=journal))
+    return Story(platform, cast(Any, None), diary, lambda: 0, folder), journal, diary
+
+
+def test_each_phase_is_told_once_also_one_that_ended_between_two_passes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told, journal, diary = ramped(monkeypatch, tmp_path)
+    told.tell_phases()
+    told.tell_phases()
+    assert kept(diary) == PHASES[:-1]
+    journal.facts = ramp(end=True)
+    told.tell_phases()
+    assert kept(diary) == PHASES
+    again = Story(told._platform, cast(Any, None), diary, lambda: 0, tmp_path)
+    again.tell_phases()
+    assert kept(diary) == PHASES, "a demo that goes on tells no phase twice"
+
+
+async def test_the_end_of_the_last_rollout_is_told_before_the_story_ends(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told, journal, diary = ramped(monkeypatch, tmp_path)
+    scene = Scene(cast(Any, None), told, *[cast(Any, None)] * 4, pace=1.0)
+
+    async def chapters(running: Tasks, scene: Scene) -> None:
+        journal.facts = ramp(end=True)
+
+    assert await play(scene, chapters) is None
+    assert kept(diary) == PHASES
+
+
+async def test_progress_is_shown_where_no_line_comes_and_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("demo.chapters.SILENCE_S", 0.05)
+    monkeypatch.setattr("demo.chapters.PROGRESS_POLL_S", 0.01)
+    told, _, _ = ramped(monkeypatch, tmp_path)
+    shown: list[str] = []
+    state = DemoState("fraud", "", 1, 0, DAY_MS)
+    diary = Diary(tmp_path / "state.json", state, lambda entry: shown.append(entry.text))
+    player = cast(Any, SimpleNamespace(counts=Counts(answers=1_200), event_ms=HOUR_MS))
+    none = cast(Any, None)
+    scene = Scene(none, told, player, diary, none, none, 1.0)
+    progress = asyncio.ensure_future(show_progress(scene))
+    await asyncio.wait_for(_until(lambda: len(shown) > 1), 5.0)
+    progress.cancel()
+    assert shown[0] == "… 1,200 requests answered; no rollout is under way"
+    assert state.entries == []
+
+
+async def _until(is_so: Callable[[], bool]) -> None:
+    while not is_so():
+        await asyncio.sleep(0.01)
 
 
 async def test_payments_wait_for_nothing_where_no_rollout_is_under_way(

@@ -1,9 +1,13 @@
-"""Who was champion when: from the promotions and rollbacks of all rollouts of a model."""
+"""What happened when: phases of rollouts in the words of the timeline, and who was champion."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+from mlplatform.rollouts.journal.state import RolloutState, apply
+from mlplatform.rollouts.journal.transitions import Transition
+from mlplatform.rollouts.passes import plan_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,29 @@ class ChampionTenure:
     from_ms: int
     to_ms: int | None
     successor: int | None
+
+
+def phase_lines(facts: Sequence[Transition]) -> Iterator[tuple[int, str]]:
+    """Event time and sentence of a rollout's plan and of each of its phases, from its journal."""
+    state: RolloutState | None = None
+    for fact in facts:
+        before, state = state, apply(state, fact)
+        if before is None and state.plan is not None:
+            steps = plan_text.whole_ramp(state.plan)
+            summary = steps if state.plan.missing else f"planned: {steps}"
+            yield fact.event_ms, f"{state.rollout_id}: {summary}"
+        if before is None or (before.phase, before.step) != (state.phase, state.step):
+            yield fact.event_ms, f"{state.rollout_id}: {_phase(state)}"
+
+
+def _phase(state: RolloutState) -> str:
+    match state.phase:
+        case "canary":
+            return f"canary of {state.percent:g} % begins; what led there: {state.reason}"
+        case "promoted":
+            return f"promoted, provisionally until its labels have matured ({state.reason})"
+        case _:
+            return f"{state.phase.replace('_', ' ')} ({state.reason})"
 
 
 def tenures(promotions: Sequence[Promotion]) -> list[ChampionTenure]:
