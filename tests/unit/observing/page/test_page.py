@@ -45,6 +45,13 @@ def recorded(found: dict[str, Any]) -> decisions.RecordDetail:
     return decisions.record(found, EARLIER)
 
 
+def test_a_field_that_the_log_holds_as_a_pseudonym_says_so() -> None:
+    asked = RECORD | {"payload": {"request": {"customer_id": -592645, "amount": 7.5}}}
+    page = decided("d1", decisions.record(asked, EARLIER, {"customer_id"}))
+    assert '<dt>customer_id (pseudonym)</dt><dd class="n">-592645</dd>' in page
+    assert "<dt>amount</dt>" in page
+
+
 def test_what_is_no_alert_is_good_and_the_strongest_alert_is_bad() -> None:
     tones = [decisions.tone(EARLIER, word) for word in (*EARLIER.names, "refuse", None)]
     assert tones == ["good", "", "bad", "", ""]

@@ -109,9 +109,18 @@ def test_a_point_that_has_hardly_begun_is_told_with_the_one_before() -> None:
 
 
 def test_a_goal_that_is_missed_is_told() -> None:
-    slow = read([TrafficBucket(NEWEST_MS - 300_000, "champion", 1, counts(9, took_us=30_000))])
+    slow = read([TrafficBucket(NEWEST_MS - 300_000, "champion", 1, counts(900, took_us=30_000))])
     assert metrics(slow)["p99"].tone == "bad"
     assert "missed" in metrics(slow)["p99"].note
+
+
+@pytest.mark.parametrize(("answers", "is_judged"), [(5, False), (99, False), (100, True)])
+def test_a_goal_is_not_judged_by_a_few_answers(answers: int, *, is_judged: bool) -> None:
+    few = counts(answers, took_us=30_000)
+    found = metrics(read([TrafficBucket(NEWEST_MS - 300_000, "champion", 1, few)]))["p99"]
+    assert (found.tone == "bad") is is_judged
+    assert ("missed" in found.note) is is_judged
+    assert (f"{answers} answers are too few to judge (100 wanted)" in found.note) is not is_judged
 
 
 @pytest.mark.parametrize("period", traffic.PERIODS)

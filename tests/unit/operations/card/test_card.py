@@ -343,11 +343,13 @@ def test_each_measure_says_on_which_days_and_to_which_side_it_is_limited(
 
 
 def test_both_models_are_named_where_there_are_two(known: VersionRecords) -> None:
-    report = {**known.version.facts.report, "measures": MEASURES}
+    report = {**known.version.facts.report, "measures": MEASURES, "champion_version": 1}
     facts = msgspec.structs.replace(known.version.facts, report=report)
     version = dataclasses.replace(known.version, facts=facts)
     made = card(dataclasses.replace(known, version=version))
-    assert "; both models on the same rows" in words(told(made, "On held-out requests"))
+    section = told(made, "On held-out requests")
+    assert "; both models on the same rows" in words(section)
+    assert dict(section.fields)["held against"] == f"version 1, the champion {'c' * 64}"
 
 
 @pytest.mark.parametrize(("days", "is_told"), [(1, True), (6, True), (7, False)])

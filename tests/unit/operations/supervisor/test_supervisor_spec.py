@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,25 @@ async def passed(authorization: str | None, path: str = "/api") -> int:
 
     headers = [] if authorization is None else [(b"authorization", authorization.encode())]
     scope = {"type": "http", "path": path, "headers": headers}
-    await TokenGate(application, "secret", "server")(scope, None, send)  # type: ignore[arg-type]
+    gate = TokenGate(application, "secret", "server", "run/server.token")
+    await gate(scope, None, send)  # type: ignore[arg-type]
     return statuses[0]
+
+
+async def test_who_has_no_token_is_told_how_to_send_it_and_which_file_holds_it() -> None:
+    sent: list[Any] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("nobody without the token reaches the server")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope: Any = {"type": "http", "path": "/api", "headers": []}
+    await TokenGate(application, "secret", "page", "run/page.token")(scope, None, send)  # type: ignore[arg-type]
+    message = json.loads(sent[-1]["body"])["message"]
+    assert "`Authorization: Bearer TOKEN`" in message
+    assert "run/page.token of the home folder" in message
 
 
 def basic(text: str) -> str:

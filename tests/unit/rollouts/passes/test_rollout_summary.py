@@ -6,6 +6,8 @@ import re
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from mlplatform.learning.validation import report
 from mlplatform.model.policies.rollout import Tolerance
 from mlplatform.rollouts.passes.summary import TITLES, question, to_markdown
@@ -55,6 +57,21 @@ def test_a_first_version_is_approved_by_its_gate_report() -> None:
     for gate in FIRST["validation"]["gates"]:
         assert gate["reason"] in page
     assert "2 of 2 gates passed. Compared with no champion" in page
+
+
+@pytest.mark.parametrize(
+    ("known", "words"),
+    [({"champion_version": 1}, "version 1, the champion cccccc"), ({}, "champion cccccc")],
+    ids=["with its version", "of an earlier release"],
+)
+def test_the_champion_compared_with_is_named(known: dict[str, Any], words: str) -> None:
+    report = {**gate_report("b" * 64, "c" * 64), **known}
+    page = question("fraud-v2-1", FIRST | {"version": 2, "validation": report})
+    assert f"Compared with {words}" in page
+
+
+def test_a_first_version_says_its_alerts_and_what_approval_does() -> None:
+    page = question("fraud-v1-1", FIRST)
     assert "0.10 % to 3.54 % of requests" in page
     assert "becomes champion" in page
     assert "In traffic" not in page

@@ -61,7 +61,7 @@ class RunningServer:
         self.kept = Refusals(folder)
         self.connections = ListenerConnections("page", self.kept, LIMITS)
         config = uvicorn.Config(
-            TokenGate(INNER, "secret", "page", self.connections.admit),
+            TokenGate(INNER, "secret", "page", "run/page.token", self.connections.admit),
             port=0,
             log_config=None,
             access_log=False,

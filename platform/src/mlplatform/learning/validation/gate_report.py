@@ -48,7 +48,12 @@ class VolumeReplay:
 
 @dataclass(frozen=True, slots=True)
 class GateReport:
-    """All gates of one candidate."""
+    """All gates of one candidate.
+
+    Args:
+        champion: digest of the champion's bundle; None for a first version.
+        champion_version: the champion's version; None where nobody has said it.
+    """
 
     model: str
     bundle: str
@@ -59,6 +64,7 @@ class GateReport:
     fairness: Fairness | None = None
     folds: tuple[FoldFinding, ...] = ()
     search: SearchReport | None = None
+    champion_version: int | None = None
 
     @property
     def passed(self) -> bool:

@@ -80,6 +80,8 @@ def to_dict(report: GateReport) -> ValidationReport:
         "passed": report.passed,
         "gates": [_gate(g) for g in report.gates],
     }
+    if report.champion_version is not None:
+        made["champion_version"] = report.champion_version
     if report.replayed is not None:
         made["replayed"] = _replayed(report.replayed)
     if report.measures:
@@ -143,11 +145,11 @@ def summary(report: ValidationReport) -> str:
     """The number of gates that passed, and the champion compared with, in two sentences."""
     gates, champion = report["gates"], report["champion"]
     passed = sum(g["verdict"] == "passed" for g in gates)
-    against = (
-        f"champion {markdown(champion[:16])}"
-        if champion
-        else "no champion: it is the first version"
-    )
+    against = "no champion: it is the first version"
+    if champion:
+        version = report.get("champion_version")
+        against = f"champion {markdown(champion[:16])}"
+        against = against if version is None else f"version {version}, the {against}"
     return f"{passed} of {len(gates)} gates passed. Compared with {against}."
 
 

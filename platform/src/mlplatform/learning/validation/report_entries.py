@@ -128,11 +128,13 @@ class ReportEntry(TypedDict, total=False):
 
     Args:
         bundle, champion: digests of the two bundles; the champion's is None for a first version.
+        champion_version: version of the champion; absent for a first version.
     """
 
     model: str
     bundle: str
     champion: str | None
+    champion_version: NotRequired[int]
     passed: bool
     gates: list[GateEntry]
     replayed: ReplayEntry

@@ -140,7 +140,7 @@ def application(
         routes=routes,
         exception_handlers={HTTPException: _show_refusal, Exception: _show_failure},
     )
-    by_token = TokenGate(inner, token, "page", admit)
+    by_token = TokenGate(inner, token, "page", "run/page.token", admit)
     gated = SessionGate(inner, by_token, access, admit)
     scheme = "https" if access.secure else "http"
     return Headers(CrossSiteGuard(gated, hosts, scheme=scheme, refused=partial(_foreign, access)))

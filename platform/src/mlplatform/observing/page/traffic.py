@@ -10,6 +10,7 @@ from typing import Final
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.observing.page.pictures.lines import Points, Spark, spark
 from mlplatform.observing.page.pictures.scales import percents
+from mlplatform.observing.page.queries.error_budget import answers_to_judge
 from mlplatform.operations.actions.traffic import AGES, CHECK, ages_of, check_of
 from mlplatform.operations.traffic.buckets import SHADOW, Counts, no_counts, quantile_ms
 from mlplatform.operations.traffic.projection import TrafficReport
@@ -189,6 +190,12 @@ def _latency(
     newest = _newest(lines[0][1])
     if goal_ms is None or newest is None:
         return made
+    timed = _newest(_by_arm(points, lambda counts: float(counts.latency.sum()) or None)[0][1]) or 0
+    if (least := answers_to_judge(1 - quantile)) > timed:
+        few = f"{timed:,.0f} answers are too few to judge ({least:,} wanted)"
+        note = f"goal {_milliseconds(goal_ms)}: {few}"
+        note = f"{note}; {made.note}" if made.note else note
+        return Metric(key, made.name, made.text, note, "", made.spark)
     well = newest <= goal_ms
     note = f"goal {_milliseconds(goal_ms)}: {'met' if well else 'missed'}"
     note = f"{note}; {made.note}" if made.note else note

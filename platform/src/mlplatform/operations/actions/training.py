@@ -3,6 +3,7 @@ none."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 import tempfile
@@ -69,12 +70,17 @@ class GateOutcome:
 
 @dataclass(frozen=True, slots=True)
 class TrainingInputs:
-    """The data a candidate is made from and compared with."""
+    """The data a candidate is made from and compared with.
+
+    Args:
+        champion_version: the champion's version; None if there is no champion.
+    """
 
     dataset: Dataset
     champion: Runnable | None
     recent: Recent | None
     skew: SkewReport | None = None
+    champion_version: int | None = None
 
 
 def prepare_training(platform: Platform, model: str, as_of_ms: int | None) -> TrainingInputs:
@@ -85,10 +91,12 @@ def prepare_training(platform: Platform, model: str, as_of_ms: int | None) -> Tr
     """
     now_ms = training_moment(as_of_ms, platform.clock.event_ms())
     folder, offline = load_folder(model), platform.projected(model)
-    champion = _champion(platform, model)
+    arm = platform.rollouts.routes(model).champion
+    champion = None if arm is None else load_runnable(platform.bundle(model, arm))
     dataset = retrain.build_dataset(folder, offline, as_of_ms=now_ms, champion=champion)
     recent = retrain.recent_requests(folder, offline, as_of_ms=now_ms, champion=champion)
-    return TrainingInputs(dataset, champion, recent, _skew(platform, model, dataset))
+    skew, version = _skew(platform, model, dataset), None if arm is None else arm.version
+    return TrainingInputs(dataset, champion, recent, skew, version)
 
 
 def _skew(platform: Platform, model: str, dataset: Dataset) -> SkewReport | None:
@@ -268,6 +276,7 @@ def validate(
             skew=prepared.skew,
             folds=folds,
         )
+        report = dataclasses.replace(report, champion_version=prepared.champion_version)
         record = retrain.describe(
             folder, candidate, prepared.dataset, report, champion=prepared.champion
         )
@@ -348,10 +357,3 @@ def brought_files(path: Path, home: Home, copies: Path) -> ModelFiles:
         most_bytes=MOST_BYTES, closed=(home.root,), but=(home.bundles, home.demo)
     )
     return model_files(path / MODEL_FILE if path.is_dir() else path, rule, copies=copies)
-
-
-def _champion(platform: Platform, model: str) -> Runnable | None:
-    arm = platform.rollouts.routes(model).champion
-    if arm is None:
-        return None
-    return load_runnable(platform.bundle(model, arm))

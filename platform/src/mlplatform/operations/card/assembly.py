@@ -84,6 +84,7 @@ class _Report(msgspec.Struct, frozen=True):
     replayed: AlertComparison | None = None
     measures: tuple[CardMeasure, ...] = ()
     fairness: CardFairness | None = None
+    champion_version: int | None = None
 
 
 def card(recorded: VersionRecords) -> Card:
@@ -239,6 +240,7 @@ def _validation(version: Version) -> Validation:
         compared=report.replayed,
         measures=report.measures,
         fairness=report.fairness,
+        champion_version=report.champion_version,
     )
 
 

@@ -242,6 +242,7 @@ class Validation(_Part, frozen=True):
     """The findings of validation; `champion` is the bundle compared with, None if there was none.
 
     Args:
+        champion_version: the version of that bundle; None if it is not recorded.
         fairness: None if no attribute was protected at that time.
     """
 
@@ -250,6 +251,7 @@ class Validation(_Part, frozen=True):
     compared: AlertComparison | None
     measures: tuple[CardMeasure, ...] = ()
     fairness: CardFairness | None = None
+    champion_version: int | None = None
 
 
 class Input(_Part, frozen=True):

@@ -8,7 +8,7 @@ from typing import Final
 from mlplatform.learning.validation import report
 from mlplatform.learning.validation.class_measures import CLASS_NAMES
 from mlplatform.learning.validation.number_measures import NUMBER_NAMES
-from mlplatform.operations.card.card import Card, Data, ValidationGate
+from mlplatform.operations.card.card import Card, Data, Validation, ValidationGate
 from mlplatform.operations.card.tables import NOT_RECORDED, Parts, Table, measures_table, number
 from mlplatform.runtime.times import day_text, text_of_any
 
@@ -59,7 +59,7 @@ def held_out(card: Card) -> Parts:
     measured = [gate for gate in found.gates if gate.name in MEASURES]
     if not measured:
         return (), (f"Measures: {NOT_RECORDED}.",), ()
-    fields = [("held against", f"champion {found.champion}" if found.champion else "no champion")]
+    fields = [("held against", _champion(found))]
     if (pairs := found.compared) is not None:
         counted = (
             f"alerts {pairs.alerts:,}, the champion's {pairs.champion_alerts:,}, of both"
@@ -87,6 +87,14 @@ def held_out(card: Card) -> Parts:
 def days_for_gates(data: Data) -> str:
     """The days that neither the fit nor the calibration has seen."""
     return f"the days for the gates{_span(data.gates_from_ms, data.to_ms)}"
+
+
+def _champion(found: Validation) -> str:
+    if found.champion is None:
+        return "no champion"
+    champion = f"champion {found.champion}"
+    version = found.champion_version
+    return champion if version is None else f"version {version}, the {champion}"
 
 
 def _all_days(data: Data) -> str:

@@ -98,5 +98,5 @@ def _serve(settings: Settings, host: str) -> None:
     )
     token = read_token(settings.mlflow_token_file)
     connections = ListenerConnections("mlflow", Refusals(settings.home.audit))
-    gated = TokenGate(app, token, "MLflow", connections.admit)
+    gated = TokenGate(app, token, "MLflow", "run/mlflow.token", connections.admit)
     serve(gated, connections, host=host, port=settings.mlflow_port, stop_s=5)

@@ -23,6 +23,7 @@ class TokenGate:
 
     Args:
         name: name of the server, which a browser shows when it asks for the password.
+        file: path below the home folder of the file that holds the token on one machine.
         admit: called with each request of a caller that has the token.
     """
 
@@ -31,11 +32,13 @@ class TokenGate:
         application: Application,
         token: str,
         name: str,
+        file: str,
         admit: Callable[[Scope], None] = lambda scope: None,
     ) -> None:
         self._application = application
         self._token = token.encode()
         self._name = name
+        self._file = file
         self._admit = admit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,7 +61,10 @@ class TokenGate:
         return False
 
     async def _refuse(self, send: Send) -> None:
-        message = f"the token of this {self._name} is needed"
+        message = (
+            f"the token of this {self._name} is needed, as header `Authorization: Bearer TOKEN`; on"
+            f" one machine {self._file} of the home folder holds it"
+        )
         body = json.dumps({"error_code": "UNAUTHENTICATED", "message": message}).encode()
         asked = f'Basic realm="{self._name}: any name, the token as password"'
         headers = [

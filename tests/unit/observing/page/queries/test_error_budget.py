@@ -58,6 +58,19 @@ def test_a_spend_that_is_nearly_or_more_than_the_budget_is_bad(
     assert (one.text, one.tone) == (text, tone)
 
 
+@pytest.mark.parametrize(
+    ("answers", "text"), [(99, "too few answers to say"), (100, "100 % spent")]
+)
+def test_a_budget_that_one_answer_would_exceed_is_not_said_to_be_spent(
+    answers: int, text: str
+) -> None:
+    one_slow = counts(answers - 1).plus(counts(1, took_us=1_000_000))
+    found = budgets(read([TrafficBucket(NEWEST_MS, "champion", 1, one_slow)]))["latency"]
+    assert found.text == text
+    assert found.tone == ("bad" if answers >= 100 else "")
+    assert ("Of fewer than 100 answers, a single slow one" in found.note) is (answers < 100)
+
+
 @pytest.mark.parametrize("found", [None, read([])])
 def test_what_was_not_counted_is_no_data(found: TrafficReport | None) -> None:
     assert {one.text for one in budgets(found).values()} == {"no data"}

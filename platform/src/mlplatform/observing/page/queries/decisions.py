@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,12 +100,15 @@ class RecordDetail:
     payload: Any
 
 
-def record(found: Mapping[str, Any], scale: DecisionScale | None) -> RecordDetail:
+def record(
+    found: Mapping[str, Any], scale: DecisionScale | None, pseudonyms: Collection[str] = ()
+) -> RecordDetail:
     """A record of the log as the page shows it; nothing of it is left out.
 
     Args:
         found: every column of the log's record, with the payload parsed.
         scale: the model's outcomes; None if no model folder declares them.
+        pseudonyms: request fields of which the log holds pseudonyms; the names say so.
     """
     payload = found["payload"] if isinstance(found["payload"], Mapping) else {}
     fields = tuple((k, v) for k, v in found.items() if v is not None and k != "payload")
@@ -128,7 +131,10 @@ def record(found: Mapping[str, Any], scale: DecisionScale | None) -> RecordDetai
         latency_us=found["latency_us"],
         trace_id=trace_of(found) if decided else None,
         reasons=tuple(map(str, payload.get("reasons") or ())),
-        request=_named_fields(payload.get("request")),
+        request=tuple(
+            (f"{name} (pseudonym)" if name in pseudonyms else name, value)
+            for name, value in _named_fields(payload.get("request"))
+        ),
         features=_named_fields(payload.get("features")),
         feature_times=tuple(
             (view, ms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +16,7 @@ from mlplatform.operations.traffic.buckets import EDGES, SHADOW
 from mlplatform.operations.traffic.projection import TrafficReport
 
 NO_DATA: Final = "no data"
+TOO_FEW: Final = "too few answers to say"
 NEARLY: Final = 0.8
 """Share of a budget; more than this is shown as bad."""
 UNCOUNTED: Final = (
@@ -114,6 +116,12 @@ def _latency(objective: Objective, goal_ms: float, found: TrafficReport | None) 
         why = "No answer was counted in this time."
         return BudgetRow("latency", sentence, NO_DATA, why, "")
     bad = slower(latency, goal_ms)
+    if (least := answers_to_judge(objective.budget)) > total:
+        note = (
+            f"{bad:,} of {total:,} took longer than {goal_ms:g} ms before their record was written."
+            f" Of fewer than {least:,} answers, a single slow one is more than the budget."
+        )
+        return BudgetRow("latency", sentence, TOO_FEW, note, "")
     spent = bad / total / objective.budget
     note = (
         f"{bad:,} of {total:,} ({_share(bad / total)}) took longer than {goal_ms:g} ms before "
@@ -121,6 +129,15 @@ def _latency(objective: Objective, goal_ms: float, found: TrafficReport | None) 
         f"({_share(objective.budget)}). {UNWRITTEN}"
     )
     return BudgetRow("latency", sentence, spend(spent), note, tone(spent))
+
+
+def answers_to_judge(budget: float) -> int:
+    """The least number of answers of which one may be bad without more being spent than there is.
+
+    Args:
+        budget: share (0-1, above 0) of the answers that may be bad.
+    """
+    return math.ceil(round(1 / budget, 6))
 
 
 def spend(spent: float) -> str:

@@ -350,7 +350,10 @@ class Sources:
             raise not_logged(decision_id)
         rows = all_records(log, decision_id)
         self._check_record_visible(rows, decision_id)
-        return [decisions.record(found, self.scale(found["model"])) for found in rows]
+        return [
+            decisions.record(found, self.scale(found["model"]), self._pseudonyms(found["model"]))
+            for found in rows
+        ]
 
     def reasons(self, model: str) -> Mapping[str, str]:
         """Code → words of a model's reasons; empty if no folder has them."""
@@ -365,6 +368,13 @@ class Sources:
             return load_definition(model).decision.scale
         except (NotFound, ConfigInvalid):
             return None
+
+    def _pseudonyms(self, model: str) -> frozenset[str]:
+        try:
+            request = load_definition(model).request
+        except (NotFound, ConfigInvalid):
+            return frozenset()
+        return frozenset(name for name, field in request.items() if field.pseudonymous)
 
     def _check_visible(self, model: str) -> None:
         if model not in model_names() or not self._may_see(model):
