@@ -456,14 +456,14 @@ class Story:
 
     def tell_phases(self) -> None:
         """Add to the timeline every phase that a journal holds and the timeline lacks."""
-        told = {(entry.event_ms, entry.text) for entry in self._diary.state.entries}
+        known = {(entry.event_ms, entry.text) for entry in self._diary.state.entries}
         lines: list[tuple[int, str]] = []
         for state in self._all():
             if self._seen.get(state.rollout_id) != (state.phase, state.step):
                 lines += phase_lines(self._platform.rollouts.read(state.rollout_id))
                 self._seen[state.rollout_id] = (state.phase, state.step)
         for event_ms, text in sorted(lines, key=lambda line: line[0]):
-            if (event_ms, text) not in told:
+            if (event_ms, text) not in known:
                 self._diary.tell(event_ms, text)
 
 

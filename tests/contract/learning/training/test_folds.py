@@ -95,7 +95,8 @@ def test_its_gate_and_its_steps_are_told_and_its_bundles_are_not_kept(
     assert [f for f in bundles.glob("*") if not f.name.startswith(".")] == []
     made = fitting.fit(platform, prepared.dataset, prepared.recent, lambda status: None)
     champion = load_runnable(made.folder)
-    judged = training.validate(NAME, made, prepared, found)
+    judged = training.validate(NAME, made, replace(prepared, champion_version=4), found)
+    assert judged.report.champion_version == 4
     gate = next(gate for gate in judged.report.gates if gate.name == "folds")
     assert (gate.verdict, gate.observed) == (
         "passed",

@@ -1,4 +1,4 @@
-"""What validation measured on held-out requests: which days, and what each limit asks for."""
+"""Measures of validation on held-out requests: the days of each, and what its limit asks for."""
 
 from __future__ import annotations
 
