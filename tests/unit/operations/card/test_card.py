@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, get_args
+from types import SimpleNamespace
+from typing import Any, cast, get_args
 
 import msgspec
 import pytest
@@ -15,11 +16,13 @@ from mlplatform.model.folders import load_definition
 from mlplatform.model.policies.training import ExplorationPolicy
 from mlplatform.model.routes import no_routes
 from mlplatform.model.windows.declaration import Aggregate, Filter, Window
-from mlplatform.operations.actions.interim_analyses import InterimAnalysis
+from mlplatform.operations.actions import interim_analyses
+from mlplatform.operations.actions.interim_analyses import InterimAnalysis, StepHistory
 from mlplatform.operations.card.assembly import VersionRecords, card
 from mlplatform.operations.card.card import Card, Explanations
 from mlplatform.operations.card.inputs import AGGREGATES, card_inputs
 from mlplatform.operations.card.limits import limits
+from mlplatform.operations.card.records import _analyses
 from mlplatform.operations.card.sections import NOT_RECORDED, Section, sections
 from mlplatform.rollouts.journal.transitions import Answered, Opened, RolledBack
 from mlplatform.runtime.errors import Corrupt
@@ -575,3 +578,15 @@ def test_every_table_is_as_wide_as_its_head(known: VersionRecords, tmp_path: Pat
         tables = [t for section in sections(card(each)) for t in section.tables]
         assert tables
         assert all(len(row) == len(t.head) for t in tables for row in t.rows)
+
+
+def test_the_newest_analysis_of_all_steps_is_read(known: VersionRecords, tmp_path: Path) -> None:
+    for generation, hour in ((3, 9), (4, 8)):
+        found = InterimAnalysis(hour, "INCONCLUSIVE", hour, ())
+        history = StepHistory("fraud-v2-1", generation, "shadow", None, (found,))
+        interim_analyses.keep(tmp_path, "fraud", history)
+    home = SimpleNamespace(interim_analyses=tmp_path)
+    platform = cast(Any, SimpleNamespace(settings=SimpleNamespace(home=home)))
+    (newest,) = _analyses(platform, "fraud", known.journals).values()
+    assert newest.event_ms == 9
+    assert _analyses(platform, "fraud", ()) == {}
