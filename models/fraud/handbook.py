@@ -34,6 +34,8 @@ from mlplatform.learning.features.rows import (
     Check,
     in_order,
     is_missing,
+    known_by,
+    matured_times,
     unique_values,
     value_problem,
     within_bounds,
@@ -99,9 +101,11 @@ COLUMNS = (
         TIMES,
         ("label_time",),
         frozenset({"label", "reported", "chargeback", "known", "time", "date", "at"}),
-        "when that was known; without this column a fraud is known at a random time within the "
-        "label's maturity, all else at its end",
+        "when that was known, not in the future; may be empty where the label is 0, which then "
+        "counts as known at the end of the label's maturity",
         is_needed=False,
+        without="without it, a fraud counts as known at a random time within the label's maturity,"
+        " all else at its end",
     ),
 )
 """What a history of this model needs; usual names are the handbook's, and the history's own."""
@@ -164,7 +168,8 @@ def examine_transactions(
     """The payments of a file or folder, with a refusal for each row that can't be taken in.
 
     Args:
-        now_ms: no payment may be later; None where the data is from another time than ours.
+        now_ms: no payment and no time of a label may be later; None where the data is from another
+            time than ours.
         seed: of the drawn times of arrival, which lie within the label's maturity_days.
         columns: of `COLUMNS` → the file's; where there are any, columns of no use are left unread,
             else one that is not known is refused.
@@ -275,18 +280,30 @@ def _renamed(table: pa.Table, names: Mapping[str, str]) -> pa.Table:
 
 
 def _is_whole(table: pa.Table) -> NDArray[np.bool_]:
-    """Which rows lack nothing."""
+    """Which rows lack nothing but what they may lack."""
     whole = np.ones(table.num_rows, dtype=np.bool_)
-    for column in table.columns:
-        whole &= ~is_missing(column)
+    for name in table.column_names:
+        whole &= ~_lacks(table, name)
     return whole
+
+
+def _lacks(table: pa.Table, name: str) -> NDArray[np.bool_]:
+    """Which rows lack a value that they need; a genuine payment needs no time of its label."""
+    missing = is_missing(table.column(name))
+    if name == "label_time":
+        missing &= table.column("label").to_numpy() != 0
+    return missing
 
 
 def _refusals(file: _File, now_ms: int | None) -> Iterator[InputInvalid]:
     known = {(refusal.row, refusal.problem.partition(" is ")[0]) for refusal in file.refusals}
     every = np.arange(file.table.num_rows)
     for name, column in file.names.items():
-        missing = Check(is_missing(file.table.column(name)), f"{column} is missing")
+        problem = f"{column} is missing"
+        if name == "label_time":
+            label = file.names["label"]
+            problem += f" and {label} is not 0; wanted: when it was known, or `--map label_time=`"
+        missing = Check(_lacks(file.table, name), problem)
         for refusal in missing.refusals(file.name, every):
             if (refusal.row, column) not in known:
                 yield refusal
@@ -313,6 +330,8 @@ def _checks(table: pa.Table, names: Mapping[str, str], now_ms: int | None) -> It
         early = known.to_numpy() < times.to_numpy()
         problem = f"{names['label_time']} is before {names['event_time']}"
         yield Check(early, problem, known)
+        if now_ms is not None:
+            yield known_by(known, names["label_time"], now_ms)
 
 
 def _follows(file: _File, last_us: int | None) -> tuple[int | None, list[InputInvalid]]:
@@ -346,7 +365,7 @@ def _canonical(table: pa.Table, maturity_days: int, seed: int) -> pa.Table:
     event_us = table.column("event_time").cast(pa.int64()).to_numpy()
     label = table.column("label").to_numpy().astype(np.int8)
     if "label_time" in table.column_names:
-        arrival = table.column("label_time")
+        arrival = matured_times(table, maturity_days)
     else:
         drawn = arrival_us(event_us, label, maturity_days, np.random.default_rng(seed))
         arrival = pa.chunked_array([pa.array(drawn, TIME)])

@@ -401,6 +401,47 @@ def test_a_file_that_does_not_fit_is_answered_by_a_proposal(csv: Path) -> None:
     assert done.exit_code == 0, done.output
 
 
+KNOWN_AT = (
+    "PAY_REF,PAID_AT,CARD,MERCHANT,AMT,IS_FRAUD,FRAUD_KNOWN_AT\n"
+    "1,2026-01-01 10:00:00,7,1,9.5,0,\n2,2026-01-01 11:00:00,7,1,9.5,1,2026-01-02 09:00:00\n"
+)
+WITHOUT = (
+    "without it, a fraud counts as known at a random time within the label's maturity, all else"
+    " at its end"
+)
+
+
+def test_the_proposal_has_the_time_of_labels_too(csv: Path) -> None:
+    """Who copies it gets no times of labels that were drawn."""
+    csv.write_text(KNOWN_AT)
+    said = str(run(str(csv)).exception)
+    assert f"label_time is optional ({WITHOUT})" in said
+    options = said.partition("; a proposal: ")[2].split(" --map ")
+    assert options[-1] == "label_time=FRAUD_KNOWN_AT"
+    mapped = ["--map", *" --map ".join(options).removeprefix("--map ").split()]
+    told = json.loads(run(str(csv), *mapped, "--dry-run", "--json").stdout)
+    assert (told["refused"], told["assumed"]) == (0, {})
+    assert [row["label_time"] for row in told["first"]] == [
+        "2026-01-04 10:00:00", "2026-01-02 09:00:00",
+    ]  # fmt: skip
+
+
+def test_a_column_that_may_be_the_time_of_labels_is_not_passed_over(csv: Path) -> None:
+    csv.write_text(KNOWN_AT)
+    needed = "request_id=PAY_REF event_time=PAID_AT customer_id=CARD terminal_id=MERCHANT"
+    pairs = [*needed.split(), "amount=AMT", "label=IS_FRAUD"]
+    mapped = [word for pair in pairs for word in ("--map", pair)]
+    said = str(run(str(csv), *mapped, "--dry-run").exception)
+    assert said.endswith(
+        "column FRAUD_KNOWN_AT may be label_time, which is optional: `--map"
+        " label_time=FRAUD_KNOWN_AT`, or `--map label_time=` if it is something else"
+        f" ({WITHOUT})"
+    )
+    shown = run(str(csv), *mapped, "--map", "label_time=", "--dry-run")
+    assert shown.exit_code == 0
+    assert f"no column is label_time: {WITHOUT}" in shown.stdout
+
+
 def test_a_dry_run_names_every_refusal_and_an_import_takes_in_none(csv: Path) -> None:
     csv.write_text(
         CSV + "a2;2026-01-02 10:00:00;7;3;1;0;x\na5;2026-01-02 11:00:00;7;3;-1;0;x\n"

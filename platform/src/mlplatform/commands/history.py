@@ -89,14 +89,14 @@ def import_history(
     """
     if is_delta(path):
         raise delta_problem(str(path))
-    _, examine = _reader(model)
+    wanted, examine = _reader(model)
     platform = wiring.Platform(wiring.settings()) if dry_run else wiring.platform()
     now_ms = platform.clock.event_ms() if platform.settings.clock == "system" else None
     with progress("reading and checking"):
         found = examine(path, now_ms=now_ms, columns=column_names(map_))
     if dry_run:
         refusals = found.refusals or _unaddable(platform, model, found.table, path.name)
-        _show(found, refusals, json)
+        _show(found, refusals, _assumed(wanted, found), json)
         raise typer.Exit(USAGE if refusals else 0)
     if found.refusals:
         raise _first(found)
@@ -107,8 +107,7 @@ def import_history(
         print_json(facts)
         return
     print_fields(facts)
-    if found.unread:
-        print_line(f"not read: {', '.join(found.unread)}")
+    _show_left_out(found, _assumed(wanted, found))
     _show_next(model, found.table, platform.clock.event_ms())
 
 
@@ -225,13 +224,31 @@ def _first(found: FileCheck) -> InputInvalid:
     return InputInvalid(first.source, first.row, f"{first.problem} ({more})")
 
 
-def _show(found: FileCheck, refusals: Sequence[PlatformError], as_json: bool) -> None:
+def _assumed(wanted: Sequence[ExpectedColumn], found: FileCheck) -> dict[str, str]:
+    """Column that the files lack → what is assumed of a file without it."""
+    return {one.name: one.without for one in wanted if one.without and one.name not in found.names}
+
+
+def _show_left_out(found: FileCheck, assumed: Mapping[str, str]) -> None:
+    if found.unread:
+        print_line(f"not read: {', '.join(found.unread)}")
+    for name, without in assumed.items():
+        print_line(f"no column is {name}: {without}")
+
+
+def _show(
+    found: FileCheck,
+    refusals: Sequence[PlatformError],
+    assumed: Mapping[str, str],
+    as_json: bool,
+) -> None:
     names = found.table.column_names
     first = found.table.slice(0, SHOWN_ROWS).to_pylist()
     if as_json:
         facts = {
             "columns": dict(found.names),
             "unread": list(found.unread),
+            "assumed": dict(assumed),
             "rows": found.table.num_rows,
             "first": first,
             "refusals": [str(r) for r in refusals],
@@ -240,10 +257,10 @@ def _show(found: FileCheck, refusals: Sequence[PlatformError], as_json: bool) ->
         print_json(facts)
         return
     print_fields({name: f"is column {column}" for name, column in found.names.items()})
-    if found.unread:
-        print_line(f"not read: {', '.join(found.unread)}")
+    _show_left_out(found, assumed)
     if rows := [[_cell(row[name]) for name in names] for row in first]:
-        print_table(names, rows, f"the first {len(rows)} of {found.table.num_rows} rows")
+        which = "rows that could be read" if found.refusals else "rows"
+        print_table(names, rows, f"the first {len(rows)} of {found.table.num_rows} {which}")
     count = sum(found.refused.values()) or len(refusals)
     lines = _refusal_lines(refusals, found.refused)
     for line in lines[:SHOWN_REFUSALS]:

@@ -152,6 +152,41 @@ def test_a_payment_from_the_future_is_refused(tmp_path: Path) -> None:
         read_transactions(file, now_ms=START_MS + 1999)
 
 
+def known_at(*seconds: int | None) -> pa.Table:
+    """Transactions with the times at which their labels were known, seconds after the first."""
+    times = [None if s is None else (START_MS + s * 1000) * 1000 for s in seconds]
+    return transactions().append_column("label_time", pa.array(times, pa.timestamp("us")))
+
+
+def test_a_genuine_payment_without_a_label_time_is_known_at_its_maturity(tmp_path: Path) -> None:
+    file = write(tmp_path, "tx.parquet", known_at(None, 9, 8))
+    found = read_transactions(file, now_ms=START_MS + 10_000)  # maturity itself may be to come
+    check_history(found, FRAUD, "read")
+    maturity_us = FRAUD.label.maturity_days * DAY_MS * 1000
+    given_us = [(START_MS + s * 1000) * 1000 for s in (9, 8)]
+    told = found.column("label_time").cast(pa.int64()).to_pylist()
+    assert told == [START_MS * 1000 + maturity_us, *given_us]
+
+
+def test_a_fraud_without_a_label_time_is_refused_with_both_ways_out(tmp_path: Path) -> None:
+    file = write(tmp_path, "tx.parquet", known_at(None, None, 8))
+    with pytest.raises(InputInvalid) as caught:
+        read_transactions(file)
+    assert caught.value.row == 1
+    assert caught.value.problem == (
+        "label_time is missing and TX_FRAUD is not 0; wanted: when it was known, or"
+        " `--map label_time=`"
+    )
+    assert read_transactions(file, columns={"label_time": ""}).num_rows == 3
+
+
+def test_a_label_that_is_known_in_the_future_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, "tx.parquet", known_at(None, 9, 8))
+    with pytest.raises(InputInvalid, match=r"row 1: label_time is in the future, so .*known yet: "):
+        read_transactions(file, now_ms=START_MS + 8999)
+    assert read_transactions(file, now_ms=None).num_rows == 3
+
+
 def test_files_that_overlap_in_time_or_ids_are_refused(tmp_path: Path) -> None:
     write(tmp_path, "a.parquet", transactions(3))
     write(tmp_path, "b.parquet", transactions(0))

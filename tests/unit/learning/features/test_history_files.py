@@ -71,6 +71,36 @@ def test_no_request_may_be_later_than_now(tmp_path: Path) -> None:
         examine_history(written(tmp_path), definition=FRAUD, now_ms=0, columns={})
 
 
+def with_times(folder: Path, *times: datetime | None) -> Path:
+    path = written(folder)
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("label_time")
+    changed = table.set_column(place, "label_time", pa.array(times, pa.timestamp("us")))
+    pq.write_table(changed, path)
+    return path
+
+
+def test_a_label_0_without_a_time_is_known_at_its_maturity(tmp_path: Path) -> None:
+    path = with_times(tmp_path, None, day(3))
+    now_ms = int(day(3).replace(tzinfo=UTC).timestamp() * 1000)
+    found = examine_history(path, definition=FRAUD, now_ms=now_ms, columns={}).table
+    mature = day(1 + FRAUD.label.maturity_days)
+    assert found.column("label_time").to_pylist() == [mature, day(3)]
+    rows.check_history(found, FRAUD, "history")
+    found = examine_history(
+        with_times(tmp_path, day(3), None), definition=FRAUD, now_ms=now_ms, columns={}
+    ).table
+    with pytest.raises(InputInvalid, match="row 1: label and label_time must both be there"):
+        rows.check_history(found, FRAUD, "history")
+
+
+def test_no_label_may_be_known_later_than_now(tmp_path: Path) -> None:
+    path = with_times(tmp_path, None, day(3))
+    now_ms = int(day(2).replace(tzinfo=UTC).timestamp() * 1000)
+    with pytest.raises(InputInvalid, match=r"row 1: label_time is in the future.*2026-03-03"):
+        examine_history(path, definition=FRAUD, now_ms=now_ms, columns={})
+
+
 def test_a_number_that_its_column_can_not_hold_is_refused(tmp_path: Path) -> None:
     table = pq.read_table(written(tmp_path))
     position = table.schema.get_field_index("label")

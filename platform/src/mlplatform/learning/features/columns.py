@@ -36,6 +36,7 @@ class ExpectedColumn:
         words: words that other names of this column often contain; used to propose a column only.
         meaning: a description for people, with unit and bounds.
         is_needed: whether a file without it is refused.
+        without: what is assumed of a file without it, for a column that is not needed.
     """
 
     name: str
@@ -44,6 +45,7 @@ class ExpectedColumn:
     words: frozenset[str]
     meaning: str
     is_needed: bool = True
+    without: str = ""
 
     @property
     def is_time(self) -> bool:
@@ -125,13 +127,21 @@ def match_columns(
         both = " and ".join(name for name, column in names.items() if column == twice[0])
         raise InputInvalid(source, None, f"column {twice[0]} is mapped to {both}; wanted: to one")
     missing = [w for w in wanted if w.is_needed and w.name not in names]
+    lacking = [
+        w
+        for w in wanted
+        if not w.is_needed
+        and (w.without or not w.is_time)
+        and w.name not in {*names, *overrides, *found}
+    ]
     if missing:
-        raise InputInvalid(source, None, _missing_text(missing, found, names))
-    lacking = [w for w in wanted if not w.is_time and w.name not in {*names, *overrides, *found}]
-    for name, column in propose_columns(lacking, found, list(names.values())).items():
-        ways = f"`--map {name}={column}`, or `--map {name}=` if it is something else"
-        problem = f"column {column} may be {name}, which is optional: {ways}"
-        raise InputInvalid(source, None, problem)
+        raise InputInvalid(source, None, _missing_text(missing, lacking, found, names))
+    likely = propose_columns(lacking, found, list(names.values()))
+    for one in (w for w in lacking if w.name in likely):
+        ways = f"`--map {one.name}={likely[one.name]}`, or `--map {one.name}=` if it is something"
+        without = f" ({one.without})" if one.without else ""
+        problem = f"column {likely[one.name]} may be {one.name}, which is optional: {ways} else"
+        raise InputInvalid(source, None, f"{problem}{without}")
     return names
 
 
@@ -153,19 +163,30 @@ def propose_columns(
             names[name] = column
     times = [c for c, kind in found.items() if kind.startswith("timestamp") and c not in taken]
     for one in missing:
-        if one.is_time and one.name not in names and len(times) == 1:
-            names[one.name] = times[0]
+        left = [column for column in times if column not in names.values()]
+        if one.is_time and one.name not in names and len(left) == 1:
+            names[one.name] = left[0]
     return names
 
 
 def _missing_text(
-    missing: Sequence[ExpectedColumn], found: Mapping[str, str], names: Mapping[str, str]
+    missing: Sequence[ExpectedColumn],
+    lacking: Sequence[ExpectedColumn],
+    found: Mapping[str, str],
+    names: Mapping[str, str],
 ) -> str:
-    guess = propose_columns(missing, found, list(names.values()))
-    options = " ".join(f"--map {w.name}={guess.get(w.name, '?')}" for w in missing)
+    """The columns that are missing, with a proposal for them and for optional ones with a likely
+    column, unless one of those would take what a needed one needs."""
+    needed = propose_columns(missing, found, list(names.values()))
+    every = propose_columns([*missing, *lacking], found, list(names.values()))
+    guess = every if needed.keys() <= every.keys() else needed
+    optional = [w for w in lacking if w.name in guess]
+    options = " ".join(f"--map {w.name}={guess.get(w.name, '?')}" for w in [*missing, *optional])
     lacks = ", ".join(w.name for w in missing)
+    told = "".join(f"{w.name} is optional ({w.without}); " for w in optional if w.without)
     remedy = "a proposal" if guess else "say which it is"
-    return f"there is no column for {lacks}; it has {_column_list(found)}; {remedy}: {options}"
+    there = f"it has {_column_list(found)}"
+    return f"there is no column for {lacks}; {there}; {told}{remedy}: {options}"
 
 
 def _column_list(found: Mapping[str, str]) -> str:

@@ -22,6 +22,8 @@ from mlplatform.learning.features.rows import (
     completed,
     history_schema,
     is_missing,
+    known_by,
+    matured_times,
     refuse,
     without_nan,
 )
@@ -38,7 +40,8 @@ _MEANING: Final = {
     "request_id": "the request's own id; no two have one",
     "event_time": "when it was asked for, in UTC; in order, the oldest first",
     "label": "its outcome, 1 or 0; may be missing",
-    "label_time": "when that was known",
+    "label_time": "when that was known, not in the future; of a 0 it may be missing, and is then "
+    "the end of the label's maturity",
 }
 _LABELS: Final[dict[str, tuple[tuple[pa.DataType, ...], str]]] = {
     "binary": (INTEGERS, _MEANING["label"]),
@@ -66,7 +69,7 @@ def columns_of(definition: ModelDefinition) -> tuple[ExpectedColumn, ...]:
             tuple(map(str, kinds)),
             (name,),
             frozenset(name.split("_")),
-            (_MEANING | {"label": _LABELS[definition.task][1]}).get(name, ""),
+            _meanings(definition).get(name, ""),
             is_needed=not (name in definition.request and definition.request[name].optional),
         )
         for name, kinds in _accepted_types(definition).items()
@@ -80,8 +83,8 @@ def examine_history(
     `history_schema`.
 
     Args:
-        now_ms: latest event time that a row may have; None if the data is from another time than
-            ours.
+        now_ms: latest event time and time of a label that a row may have; None if the data is from
+            another time than ours.
         columns: column of the history → column of the file, where the names differ.
 
     Raises:
@@ -108,7 +111,20 @@ def examine_history(
     if now_ms is not None:
         late = table.column("event_time").cast(pa.int64()).to_numpy() > now_ms * 1000
         refuse(late, str(path), "event_time is in the future", table.column("event_time"))
+        known = known_by(table.column("label_time"), "label_time", now_ms)
+        refuse(known.wrong, str(path), known.problem, known.values)
+    if definition.task == "binary":
+        known_times = matured_times(table, definition.label.maturity_days)
+        place = table.schema.get_field_index("label_time")
+        table = table.set_column(place, "label_time", known_times)
     return FileCheck(table, (), names[0], unread)
+
+
+def _meanings(definition: ModelDefinition) -> dict[str, str]:
+    if definition.task == "binary":
+        return _MEANING
+    known = "when that was known, not in the future"
+    return {**_MEANING, "label": _LABELS[definition.task][1], "label_time": known}
 
 
 def _accepted_types(definition: ModelDefinition) -> dict[str, tuple[pa.DataType, ...]]:

@@ -22,12 +22,14 @@ from mlplatform.model.definition import ModelDefinition, RequestField
 from mlplatform.model.features.views import quote
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Corrupt, InputInvalid
+from mlplatform.runtime.units import DAY_MS
 
 Column: TypeAlias = "pa.ChunkedArray[Any]"
 
 Flags = NDArray[np.bool_]
 
 TIME = pa.timestamp("us")
+_DURATION = pa.duration("ms")
 SHOWN = 60
 MOST_CHARACTERS = 1024
 """Most characters of a text without a `max_length` of its own, as in requests."""
@@ -177,6 +179,21 @@ def in_order(times: Column, name: str) -> Check:
     steps = np.diff(times.cast(pa.int64()).to_numpy(), prepend=-(2**62))
     problem = f"{name} is before that of the row above (sort the rows by it, oldest first)"
     return Check(steps < 0, problem, times)
+
+
+def known_by(times: Column, name: str, now_ms: int) -> Check:
+    """Check that no label is known later than now (epoch milliseconds); a missing time has no
+    problem."""
+    late = times.to_numpy() > np.datetime64(now_ms, "ms")
+    return Check(late, f"{name} is in the future, so the label can't be known yet", times)
+
+
+def matured_times(table: pa.Table, maturity_days: int) -> Column:
+    """The `label_time` of each row; of a label 0 without one, the end of its maturity."""
+    genuine = pc.fill_null(pc.equal(table.column("label"), 0), False)
+    ends: Any = pc.add(table.column("event_time"), pa.scalar(maturity_days * DAY_MS, _DURATION))
+    ends = pc.if_else(genuine, ends, pa.scalar(None, ends.type))
+    return pc.coalesce(table.column("label_time"), ends)
 
 
 def within_bounds(values: Column, name: str, field: RequestField) -> list[Check]:
