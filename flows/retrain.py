@@ -30,7 +30,10 @@ LIMIT_S = 1200
 
 @task(persist_result=False, cache_policy=NO_CACHE, timeout_seconds=LIMIT_S)
 def prepare(model: str, as_of_ms: int | None) -> job.TrainingInputs:
-    return job.prepare_training(wiring.platform(), model, as_of_ms)
+    """Too little data is refused here, before anything is fitted."""
+    prepared = job.prepare_training(wiring.platform(), model, as_of_ms)
+    job.check_holds_enough(wiring.platform(), model, prepared)
+    return prepared
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)

@@ -24,6 +24,6 @@ def history(until_us: int, *, per_day: int, days: int) -> pa.Table:
             "amount": np.round(amount, 2),
             "income": np.round(income, 2),
             "label": label,
-            "label_time": pa.array(event_us + 3 * DAY_US, pa.timestamp("us")),
+            "label_time": pa.array(np.minimum(event_us + 3 * DAY_US, until_us), pa.timestamp("us")),
         }
     )

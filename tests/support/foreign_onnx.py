@@ -122,6 +122,8 @@ def requests(until_ms: int, *, days: int, per_day: int) -> pa.Table:
             "amount": amount,
             "visits": visits,
             "label": (random.random(count) < 1 / (1 + np.exp(-chance))).astype(np.int8),
-            "label_time": pa.array(event_us + day_us, pa.timestamp("us")),
+            "label_time": pa.array(
+                np.minimum(event_us + day_us, until_ms * 1000), pa.timestamp("us")
+            ),
         }
     )

@@ -49,6 +49,7 @@ def history(until_us: int) -> pa.Table:
     channel = random.integers(0, 3, count)
     place = np.where(random.random(count) < 0.8, channel, random.integers(0, 3, count))
     unknown = random.random(count) < 0.1
+    known_us = np.minimum(event_us + 2 * DAY_US, until_us)
     return pa.table(
         {
             "request_id": np.arange(count),
@@ -57,7 +58,7 @@ def history(until_us: int) -> pa.Table:
             "channel": pa.array(np.array(CHANNELS)[channel].tolist(), pa.string()),
             "amount": np.round(random.lognormal(3, 1, count), 2),
             "label": pa.array(np.array(CLASSES)[place].tolist(), pa.string(), mask=unknown),
-            "label_time": pa.array(event_us + 2 * DAY_US, pa.timestamp("us"), mask=unknown),
+            "label_time": pa.array(known_us, pa.timestamp("us"), mask=unknown),
         }
     )
 

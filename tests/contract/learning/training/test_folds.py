@@ -23,6 +23,8 @@ from mlplatform.model.folds import folds
 from mlplatform.operations.actions import fitting, training
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.configuration.settings import load
+from mlplatform.runtime.errors import GateFailed
+from mlplatform.runtime.times import day_text
 from mlplatform.runtime.units import DAY_MS
 
 pytestmark = pytest.mark.slow
@@ -129,3 +131,17 @@ def test_folds_of_days_without_requests_are_no_pass(
     silent = training.TrainingInputs(replace(prepared.dataset, as_of_ms=later_ms), None, None)
     found = training.try_folds(platform, NAME, silent, lambda status: None)
     assert all("no request has matured" in fold.problem for fold in found)
+
+
+def test_a_moment_before_which_little_is_known_is_refused_before_a_fit(
+    platform: Platform, prepared: training.TrainingInputs
+) -> None:
+    training.check_holds_enough(platform, NAME, prepared)
+    first = platform.offline(NAME).requests().aggregate("epoch_ms(min(event_time))").fetchall()
+    mature = platform.definition(NAME).label.maturity_days
+    early_ms = (first[0][0] // DAY_MS + mature + 2) * DAY_MS
+    early = training.prepare_training(platform, NAME, early_ms)
+    begins = f"requests begin {day_text(first[0][0])}"
+    told = f"{len(early.dataset.rows)} requests; wanted: 2000 .*; {begins}"
+    with pytest.raises(GateFailed, match=rf"{told};.* train as of \S+ or later \(--as-of\)"):
+        training.check_holds_enough(platform, NAME, early)

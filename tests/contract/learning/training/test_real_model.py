@@ -59,6 +59,7 @@ def history(until_us: int) -> pa.Table:
     amount = np.round(random.lognormal(5, 0.5, count), 2)
     risk = np.where(channel == 2, 600.0, amount / 10) + random.normal(0, 15, count)
     unknown = random.random(count) < 0.1
+    known_us = np.minimum(event_us + 2 * DAY_US, until_us)
     return pa.table(
         {
             "request_id": np.arange(count),
@@ -67,7 +68,7 @@ def history(until_us: int) -> pa.Table:
             "channel": pa.array(np.array(CHANNELS)[channel].tolist(), pa.string()),
             "amount": amount,
             "label": pa.array(np.maximum(risk, 0).round(2), pa.float64(), mask=unknown),
-            "label_time": pa.array(event_us + 2 * DAY_US, pa.timestamp("us"), mask=unknown),
+            "label_time": pa.array(known_us, pa.timestamp("us"), mask=unknown),
         }
     )
 

@@ -111,7 +111,7 @@ def test_cancelling_a_job_that_has_ended_changes_nothing(backend: Backend) -> No
 
 def test_a_failed_job_says_which_item_and_why(backend: Backend) -> None:
     job = score_job(backend.folder, "failing", broken="b.parquet")
-    with pytest.raises(JobFailed, match=r"b\.parquet.*no column hour"):
+    with pytest.raises(JobFailed, match=r"b\.parquet.*no column hour.*\(its log: .*\)$"):
         run(backend.jobs, job, lambda status: None, poll_s=0.05)
     with pytest.raises(Refused, match="failed"):
         backend.jobs.outputs(job.name)

@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from mlplatform.learning.features.snapshots import snapshot_days
 from mlplatform.learning.onnx.model_files import ModelFiles, model_files
 from mlplatform.learning.onnx.onnx_limits import MOST_BYTES
 from mlplatform.learning.registry.run_record import RunRecord
@@ -34,10 +35,12 @@ from mlplatform.learning.training.folds import (
     untrainable_fold_reason,
 )
 from mlplatform.learning.training_sets.dataset import Dataset
+from mlplatform.learning.training_sets.shortage import FirstDays, shortage
 from mlplatform.learning.validation.fold_gate import FoldFinding
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.replay import Recent
 from mlplatform.model.bundle import MODEL_FILE
+from mlplatform.model.features.views import request_views
 from mlplatform.model.folders import is_ready, load_definition, model_folder
 from mlplatform.model.folds import Fold, folds
 from mlplatform.operations.actions import fitting
@@ -50,7 +53,7 @@ from mlplatform.runtime.errors import GateFailed, InputInvalid, NotFound, Refuse
 from mlplatform.runtime.storage import plain_files
 from mlplatform.runtime.telemetry.refusals import Refusal
 from mlplatform.runtime.text import cleaned
-from mlplatform.runtime.times import iso_second_text
+from mlplatform.runtime.times import day_text, iso_second_text
 from mlplatform.runtime.units import DAY_MS, DAY_S
 
 COPIES: Final = ".brought."
@@ -97,6 +100,25 @@ def prepare_training(platform: Platform, model: str, as_of_ms: int | None) -> Tr
     recent = retrain.recent_requests(folder, offline, as_of_ms=now_ms, champion=champion)
     skew, version = _skew(platform, model, dataset), None if arm is None else arm.version
     return TrainingInputs(dataset, champion, recent, skew, version)
+
+
+def check_holds_enough(platform: Platform, model: str, prepared: TrainingInputs) -> None:
+    """Raises where no fit to the training set could pass.
+
+    Raises:
+        GateFailed: there are too few requests or positives, or an input without a value; the
+            message says which days would do.
+    """
+    folder, offline = load_folder(model), platform.offline(model)
+    ((first_ms,),) = offline.requests().aggregate("epoch_ms(min(event_time))").fetchall()
+    views = {
+        view.name: min(snapshot_days(offline, view), default=None)
+        for view in request_views(folder.views)
+    }
+    problem = shortage(folder.definition, prepared.dataset, FirstDays(first_ms, views))
+    if problem:
+        as_of = day_text(prepared.dataset.as_of_ms)
+        raise GateFailed(f"the training set of {model} as of {as_of} holds too little: {problem}")
 
 
 def _skew(platform: Platform, model: str, dataset: Dataset) -> SkewReport | None:

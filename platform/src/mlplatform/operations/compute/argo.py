@@ -73,6 +73,10 @@ class ArgoJobs:
         if not self.status(name).final:
             self._api.merge(self._path(name), {"spec": {"shutdown": "Terminate"}})
 
+    def log(self, name: str) -> str:
+        chosen = f"workflows.argoproj.io/workflow={name}"
+        return f"`kubectl logs -n {self._namespace} -l {chosen} --all-containers --tail=-1`"
+
     def outputs(self, name: str) -> Path:
         status = self.status(name)
         if status.state != "succeeded":

@@ -51,7 +51,7 @@ def run(
             jobs.cancel(job.name)
         raise
     if status.state != "succeeded":
-        raise JobFailed(f"job {job.name} {_ending(status)}")
+        raise JobFailed(f"job {job.name} {_ending(status, jobs.log(job.name))}")
     return jobs.outputs(job.name)
 
 
@@ -96,6 +96,8 @@ def _end(
         time.sleep(poll_s)
 
 
-def _ending(status: JobStatus) -> str:
+def _ending(status: JobStatus, log: str) -> str:
     how = "was cancelled" if status.state == "cancelled" else "failed"
-    return f"{how} with {status.done} of {status.total} items done: {status.reason or 'no reason'}"
+    reason = status.reason or "no reason"
+    done = f"{status.done} of {status.total} items done"
+    return f"{how} with {done}: {reason} (its log: {log})"

@@ -133,6 +133,10 @@ class Jobs(Protocol):
         """
         ...
 
+    def log(self, name: str) -> str:
+        """Where a person finds the output of a job's items: a path, or a command."""
+        ...
+
     def outputs(self, name: str) -> Path:
         """The folder with the outputs of each item of a succeeded job, under the item's name.
 

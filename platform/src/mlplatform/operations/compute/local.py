@@ -101,6 +101,9 @@ class LocalJobs:
         self._job(name)
         (self._folder / name / CANCEL_FILE).touch(mode=0o600)
 
+    def log(self, name: str) -> str:
+        return str(self._folder.absolute() / name / "*.log")
+
     def outputs(self, name: str) -> Path:
         status = self.status(name)
         if status.state != "succeeded":

@@ -43,6 +43,9 @@ class PrivatePool:
     def cancel(self, name: str) -> None:
         self._jobs.cancel(name)
 
+    def log(self, name: str) -> str:
+        return self._jobs.log(name)
+
     def outputs(self, name: str) -> Path:
         return self._jobs.outputs(name)
 

@@ -1,0 +1,77 @@
+"""What a training set lacks, so that no model of it could pass, found before anything is fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from mlplatform.learning.training_sets.dataset import Dataset
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.runtime.times import day_text
+from mlplatform.runtime.units import DAY_MS
+
+
+class FirstDays(NamedTuple):
+    """Where the known past begins, epoch milliseconds; None where there is nothing.
+
+    Args:
+        request_ms: event time of the first request.
+        snapshot_ms: feature view → the midnight of its first snapshot.
+    """
+
+    request_ms: int | None
+    snapshot_ms: Mapping[str, int | None]
+
+
+def shortage(definition: ModelDefinition, dataset: Dataset, first: FirstDays) -> str:
+    """What the training set lacks, with the days that would do; empty if it can be fitted and
+    judged.
+
+    It lacks something where it has fewer requests or positives than model.yaml wants, or where a
+    watched input has no value on the held-out days.
+    """
+    lacking = "; ".join(_lacking(definition, dataset))
+    if not lacking:
+        return ""
+    bounds, policy = dataset.window, definition.training
+    days = f"the {policy.window_days} days (training.window_days) from {day_text(bounds.from_ms)}"
+    begins, at_ms = _begins(first, bounds.from_ms)
+    wanted = f"wanted: {days} on, whose labels matured by {day_text(dataset.as_of_ms)}"
+    if not begins:
+        remedy = "wait for more requests, train as of another day, or lower what is wanted"
+        return f"{lacking}; {wanted}; {remedy} in model.yaml"
+    first_day_ms = -(-at_ms // DAY_MS) * DAY_MS
+    could_ms = first_day_ms + (policy.window_days + definition.label.maturity_days) * DAY_MS
+    later = f"train as of {day_text(could_ms)} or later (--as-of), or import an older history"
+    return f"{lacking}; {begins}; {wanted}; {later}"
+
+
+def _lacking(definition: ModelDefinition, dataset: Dataset) -> Iterator[str]:
+    policy, rows = definition.training, len(dataset.rows)
+    if rows < policy.minimum_rows:
+        yield f"{rows} requests; wanted: {policy.minimum_rows} (training.minimum_rows)"
+    if definition.task == "binary":
+        positives, least = int(dataset.rows.training_rows.y.sum()), policy.minimum_positives
+        if positives < least:
+            yield f"{positives} positives; wanted: {least} (training.minimum_positives)"
+    matrix = dataset.holdout.matrix
+    watched = [name for name in definition.drift.inputs if name in matrix.names]
+    missing = np.isnan(matrix.columns(watched))
+    if names := [name for i, name in enumerate(watched) if missing[:, i].all()]:
+        yield f"no value of {', '.join(names)} on the held-out days"
+
+
+def _begins(first: FirstDays, from_ms: int) -> tuple[str, int]:
+    """What begins later than the training set, in words, and the latest of these times; empty if
+    everything reaches back far enough."""
+    late, at_ms = list[str](), from_ms
+    if first.request_ms is not None and first.request_ms >= from_ms + DAY_MS:
+        late.append(f"requests begin {day_text(first.request_ms)}")
+        at_ms = first.request_ms
+    for view, begin_ms in first.snapshot_ms.items():
+        if begin_ms is not None and begin_ms > from_ms:
+            late.append(f"snapshots of {view} begin {day_text(begin_ms)}")
+            at_ms = max(at_ms, begin_ms)
+    return ", ".join(late), at_ms

@@ -1,0 +1,56 @@
+"""A training set that holds too little is refused before the fit, with the days that would do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from tests.support.training_rows import DEFINITION, NAMES, TO_MS, payments
+
+from mlplatform.learning.training_sets.dataset import Dataset
+from mlplatform.learning.training_sets.shortage import FirstDays, shortage
+from mlplatform.runtime.times import day_text
+from mlplatform.runtime.units import DAY_MS
+
+ENOUGH = payments(1)
+FROM_MS = TO_MS - DEFINITION.training.window_days * DAY_MS
+WHOLE = FirstDays(FROM_MS - 9 * DAY_MS, {"customer_stats": FROM_MS - 9 * DAY_MS})
+
+
+def without_values(data: Dataset, name: str) -> Dataset:
+    x = data.rows.matrix.x.copy()
+    x[:, NAMES.index(name)] = np.nan
+    return replace(data, rows=replace(data.rows, matrix=replace(data.rows.matrix, x=x)))
+
+
+def test_a_training_set_that_holds_enough_lacks_nothing() -> None:
+    assert shortage(DEFINITION, ENOUGH, WHOLE) == ""
+
+
+def test_few_rows_of_a_whole_window_are_counted() -> None:
+    few = payments(1, per_day=20)
+    positives = int(few.rows.y.sum())
+    assert shortage(DEFINITION, few, WHOLE) == (
+        "420 requests; wanted: 5000 (training.minimum_rows); "
+        f"{positives} positives; wanted: 50 (training.minimum_positives); "
+        f"wanted: the 21 days (training.window_days) from {day_text(FROM_MS)} on, whose labels"
+        f" matured by {day_text(few.as_of_ms)}; wait for more requests, train as of another day,"
+        " or lower what is wanted in model.yaml"
+    )
+
+
+def test_a_history_that_begins_late_is_told_with_the_day_to_train_as_of() -> None:
+    begins_ms = FROM_MS + 10 * DAY_MS + 1
+    told = shortage(DEFINITION, payments(1, per_day=20), FirstDays(begins_ms, {}))
+    assert f"requests begin {day_text(begins_ms)}; wanted: the 21 days" in told
+    could_ms = FROM_MS + (11 + 21 + DEFINITION.label.maturity_days) * DAY_MS
+    assert f"; train as of {day_text(could_ms)} or later (--as-of), or import" in told
+
+
+def test_an_input_without_a_value_is_named_with_the_snapshots_that_begin_late() -> None:
+    empty = without_values(ENOUGH, "customer_count_1d")
+    begins_ms = TO_MS + DAY_MS
+    first = FirstDays(WHOLE.request_ms, {"customer_stats": begins_ms})
+    told = shortage(DEFINITION, empty, first)
+    assert told.startswith("no value of customer_count_1d on the held-out days; ")
+    assert f"; snapshots of customer_stats begin {day_text(begins_ms)}; wanted: " in told
