@@ -215,7 +215,7 @@ def with_pattern_change(
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         if not path.is_file():
-            raise InputInvalid(str(path), None, "there is no such file or folder")
+            raise InputInvalid(str(path.absolute()), None, "there is no such file or folder")
         return [path]
     files = sorted(f for f in path.iterdir() if f.suffix.lower() in (".parquet", ".csv"))
     if not files:

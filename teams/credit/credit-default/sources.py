@@ -102,7 +102,8 @@ def examine_transactions(
         InputInvalid: there is no such file, or its columns are not what is wanted.
     """
     if not path.is_file():
-        raise InputInvalid(str(path), None, "there is no such file; wanted: one Parquet file")
+        problem = "there is no such file; wanted: one Parquet file"
+        raise InputInvalid(str(path.absolute()), None, problem)
     with ParquetFiles([path]) as parquet:
         found = parquet.types(0)
         names = match_columns(COLUMNS, found, columns, path.name)

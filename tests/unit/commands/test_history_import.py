@@ -533,6 +533,8 @@ def test_a_column_that_no_row_can_be_read_of_hides_no_other_one(csv: Path) -> No
         (["--map", "amount"], "--map is 'amount'; wanted: NAME=COLUMN"),
         (["--map", "price=sum"], "--map is 'price=sum'; wanted: request_id or event_time or"),
         (["--map", "amount=summe"], "column summe is not in it; it has id "),
+        (["--map", "amount=summe"], ", city (string); the nearest is sum"),
+        (["--map", "ammount=sum"], "label_time before the =; the nearest is amount"),
         (["--map", "amount=sum", "--map", "amount=id"], "wanted: amount once; it is sum already"),
         (["MAP", "--map", "label_time=when"], "column when is mapped to event_time and label_time"),
     ],

@@ -65,6 +65,7 @@ MISTAKES = [
     typed(("drift", "fraud"), *STARTS),
     typed((*RETRAIN[:-1], "x"), "--reason: 'x' has 1 characters; wanted: 5 to 500"),
     typed((*RETRAIN, "--as-of", "soon"), "Invalid value for '--as-of'", "retrain --help"),
+    typed((*RETRAIN, "--as-of", "01.11.2026"), "'01.11.2026'", "2026-03-01T09:30:00 (UTC)"),
     typed(("batch", "fraud", "--first", "yesterday"), "--first", "'yesterday'", "'%Y-%m-%d'"),
     typed((*IMPORT, "none.csv"), "none.csv: there is no such file or folder"),
     typed((*IMPORT, "own.csv"), "there is no column for request_id", "--map amount=amt"),

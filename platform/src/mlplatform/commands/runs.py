@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mlplatform.commands.terminal.arguments import Actor, Model, Reason
+from mlplatform.commands.terminal.arguments import Actor, Model, Reason, moment
 from mlplatform.commands.terminal.exit_codes import FAILED, exit_code_of_class
 from mlplatform.commands.terminal.output import (
     AsJson,
@@ -40,7 +40,7 @@ def add_to(app: typer.Typer) -> None:
 def retrain(
     model: Model,
     as_of: Annotated[
-        datetime | None, typer.Option(help="Train as if it were this time (UTC).")
+        datetime | None, typer.Option(parser=moment, help="Train as if it were this time (UTC).")
     ] = None,
     actor: Actor = "cli",
     reason: Reason = "asked for",
@@ -89,7 +89,8 @@ def drift(model: Model, json: AsJson = False) -> None:
 def materialize(
     model: Model,
     at: Annotated[
-        datetime | None, typer.Option(help="A midnight (UTC); default: the last one.")
+        datetime | None,
+        typer.Option(parser=moment, help="A midnight (UTC); default: the last one."),
     ] = None,
     json: AsJson = False,
 ) -> None:

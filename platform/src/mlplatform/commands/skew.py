@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from mlplatform.commands.terminal.arguments import Model
+from mlplatform.commands.terminal.arguments import Model, moment
 from mlplatform.commands.terminal.exit_codes import FAILED
 from mlplatform.commands.terminal.output import (
     AsJson,
@@ -34,7 +34,7 @@ def skew(
     model: Model,
     since: Annotated[
         datetime | None,
-        typer.Option(help="Decisions since this event time (UTC); nothing is kept."),
+        typer.Option(parser=moment, help="Decisions since this event time (UTC); nothing is kept."),
     ] = None,
     days: Annotated[
         int | None,

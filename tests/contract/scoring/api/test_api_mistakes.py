@@ -64,7 +64,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], int, str | None, str]] = {
     "a version": ({"url": "/api/v3/models"}, 404, None, "/openapi.html shows what there is"),
     "a method": ({"method": "GET"}, 405, None, "takes POST, not GET"),
     "2 MB": ({"content": b"x" * 2_000_000}, 413, None, "larger than 1048576 bytes"),
-    "a label": (labelled(label=2), 422, "labels[0].label", "must be a whole number of 1 at most"),
+    "a label": (labelled(label=2), 422, "labels[0].label", "label must be 0 or 1"),
+    "a text for a label": (labelled(label="yes"), 422, "labels[0].label", "label must be 0 or 1"),
     "an unknown decision": (labelled(), 422, "labels[0].decision_id", "no decision 'x' was given"),
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,20 @@ def analyst_name(text: str) -> str:
 
 def _reason(text: str | None) -> str | None:
     return None if text is None else REASON.checked("--reason", text)
+
+
+def moment(text: str) -> datetime:
+    """The time in an option, as one of UTC without an offset.
+
+    Raises:
+        BadParameter: it is no time.
+    """
+    try:
+        found = datetime.fromisoformat(text.strip())
+    except ValueError as error:
+        wanted = "2026-03-01 or 2026-03-01T09:30:00 (UTC), or one with an offset"
+        raise typer.BadParameter(f"{text!r} is not a time; wanted: {wanted}") from error
+    return found if found.tzinfo is None else found.astimezone(UTC).replace(tzinfo=None)
 
 
 def column_names(pairs: list[str] | None) -> dict[str, str]:

@@ -3,11 +3,11 @@ proposals."""
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
 from typing import Final
 
 import pyarrow as pa
@@ -106,12 +106,12 @@ def match_columns(
     """
     for name, column in overrides.items():
         if name not in {w.name for w in wanted}:
-            options = " or ".join(w.name for w in wanted)
-            raise ConfigInvalid("--map", f"{name}={column}", f"{options} before the =")
+            known = [w.name for w in wanted]
+            options = f"{' or '.join(known)} before the ={_nearest(name, known)}"
+            raise ConfigInvalid("--map", f"{name}={column}", options)
         if column and column not in found:
-            raise InputInvalid(
-                source, None, f"column {column} is not in it; it has {_column_list(found)}"
-            )
+            there = f"it has {_column_list(found)}{_nearest(column, list(found))}"
+            raise InputInvalid(source, None, f"column {column} is not in it; {there}")
     names = {name: column for name, column in overrides.items() if column}
     for one in wanted:
         if one.name in overrides:
@@ -189,6 +189,11 @@ def _missing_text(
     return f"there is no column for {lacks}; {there}; {told}{remedy}: {options}"
 
 
+def _nearest(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; the nearest is {near[0]}" if near else ""
+
+
 def _column_list(found: Mapping[str, str]) -> str:
     named = [f"{name} ({kind})" for name, kind in found.items()]
     more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
@@ -201,7 +206,7 @@ def _likeness(one: ExpectedColumn, column: str) -> float:
     words = [word.lower() for word in _WORDS.findall(column)]
     known = sum(word in one.words for word in words) / max(1, len(words))
     alike = max(
-        SequenceMatcher(None, column.lower(), name.lower()).ratio()
+        difflib.SequenceMatcher(None, column.lower(), name.lower()).ratio()
         for name in (one.name, *one.usual)
     )
     return max(known, alike - 0.2)

@@ -93,7 +93,7 @@ def examine_history(
     """
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
-        raise InputInvalid(str(path), None, "there is no Parquet file")
+        raise InputInvalid(str(path.absolute()), None, "there is no Parquet file")
     wanted, tables, names = columns_of(definition), list[pa.Table](), list[dict[str, str]]()
     with ParquetFiles(files) as parquet:
         every = {column for number in range(len(files)) for column in parquet.types(number)}

@@ -140,7 +140,8 @@ class AdmissionGate:
         if not allowed:
             self._counted("forbidden", client.priority)
             on = "this installation" if model is None else f"model {model[:64]!r}"
-            detail = f"{client.name} may not {operation} on {on}"
+            way = f"`mlplatform keys create --scope {operation}` makes a key with it"
+            detail = f"{client.name} has no scope {operation} on {on}; {way}"
             raise Problem(403, "forbidden", detail, field="Authorization")
 
     def _priority(self, client: Client, headers: Mapping[bytes, bytes]) -> Priority:

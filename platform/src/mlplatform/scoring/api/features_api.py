@@ -46,7 +46,9 @@ def endpoints(pushes: FeaturePushes, gate: AdmissionGate) -> dict[str, Endpoint]
         client = request.admitted.client
         for target in targets:
             if not client.may(target.model, "push"):
-                detail = f"{client.name} may not push on model {target.model!r}, which has {view}"
+                has = f"model {target.model!r}, which has {view}"
+                way = "`mlplatform keys create --scope push` makes a key with it"
+                detail = f"{client.name} has no scope push on {has}; {way}"
                 raise Problem(403, "forbidden", detail, field="Authorization")
         key = idempotency_key(request.headers.get(b"idempotency-key"))
         response = await pushes.push(view, client.name, key, await request.body())

@@ -19,6 +19,8 @@ NO_TIME: Final = "Invalid RFC3339 encoded datetime"
 A_TIME: Final = (
     "a count of milliseconds since 1970, or a time with its offset: 2026-11-28T09:30:00Z"
 )
+A_WHOLE_NUMBER: Final = "Expected `int`"
+"""How msgspec's messages about the label of a model of two outcomes begin, and of no other one."""
 _PATH: Final = re.compile(r" - at `\$\.?(.*)`$")
 _NAMED: Final = re.compile(r"(?:unknown|missing required) field `(.*?)`")
 
@@ -39,6 +41,8 @@ def body_problem(message: str, shape: Any) -> Problem:
     if named is None:
         is_time = problem == NO_TIME or (place == EVENT_TIME and "got" in problem)
         wanted = A_TIME if is_time else in_words(problem)
+        if place.rpartition(".")[2] == "label" and problem.startswith(A_WHOLE_NUMBER):
+            wanted = "0 or 1"
         return Problem(
             422, "invalid-field", f"{path_named or 'the body'} must be {wanted}", field=field
         )

@@ -124,7 +124,7 @@ def _files_at(path: Path) -> list[Path]:
         if file.suffix not in (PARQUET, CSV) or file.is_dir():
             raise InputInvalid(file.name, None, "it is not a .parquet or .csv file")
         if not file.exists():
-            raise InputInvalid(str(file), None, "there is no such file")
+            raise InputInvalid(str(file.absolute()), None, "there is no such file")
     return files
 
 
