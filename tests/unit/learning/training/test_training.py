@@ -24,6 +24,7 @@ from mlplatform.learning.training.external_model import candidate_from_onnx
 from mlplatform.learning.training.folder import load_folder
 from mlplatform.learning.training_sets.dataset import dataset, window
 from mlplatform.learning.validation.gates import MINIMUM_POSITIVES
+from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.model.bundle import MODEL_FILE, BundleCorrupt, load_bundle
 from mlplatform.model.inputs import InputPlan
 from mlplatform.runtime.errors import InputInvalid
@@ -132,6 +133,21 @@ def test_a_good_first_version_passes_every_gate(trained):
     report = retrain.validate(FOLDER, trained, DATA, champion=None)
     assert report.reasons == ()
     assert report.passed
+
+
+def test_a_candidate_of_the_champions_rows_and_seed_is_named_as_such(trained, bundles):
+    champion = load_runnable(trained.folder)
+    again = train(FOLDER, replace(DATA, as_of_ms=DATA.as_of_ms + 1), bundles=bundles, seed=SEED)
+    assert again.bundle.digest != trained.bundle.digest
+    report = retrain.validate(FOLDER, again, DATA, champion=champion)
+    assert report.same_rows
+    assert "The rows and the seed are those of this champion." in to_markdown(to_dict(report))
+    brought = candidate_from_onnx(
+        linear_model(), champion.bundle, DEFINITION, DATA, bundles=bundles, origin="x", seed=SEED
+    )
+    report = retrain.validate(FOLDER, brought, DATA, champion=champion)
+    assert not report.same_rows
+    assert "those of this champion" not in to_markdown(to_dict(report))
 
 
 def test_a_worse_challenger_is_stopped_by_quality_alone(trained, bundles):

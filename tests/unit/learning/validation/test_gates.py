@@ -299,6 +299,16 @@ def test_a_report_survives_json():
         assert msgspec.convert(plain, GateReport) == report
 
 
+def test_the_days_of_a_training_set_are_in_the_reason_with_the_key_that_sets_them():
+    """Where a history is longer, its other days are not among the rows."""
+    data = replace(GOOD.data, window_to_ms=20_000 * DAY_MS)
+    (rows,) = [
+        g for g in judge(replace(GOOD, data=data), GATES, TRAINING).gates if g.name == "rows"
+    ]
+    days = "in the window of 2024-09-13 to 2024-10-03 (training.window_days)"
+    assert rows.reason == f"100,000 requests {days} (at least 5,000 wanted)"
+
+
 def test_markdown_shows_first_what_stopped_the_candidate():
     slow = replace(GOOD, running=replace(GOOD.running, latency_p99_ms=11.0))
     lines = to_markdown(to_dict(judge(slow, GATES, TRAINING))).splitlines()

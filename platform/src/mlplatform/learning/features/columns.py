@@ -183,10 +183,10 @@ def _missing_text(
     optional = [w for w in lacking if w.name in guess]
     options = " ".join(f"--map {w.name}={guess.get(w.name, '?')}" for w in [*missing, *optional])
     lacks = ", ".join(w.name for w in missing)
-    told = "".join(f"{w.name} is optional ({w.without}); " for w in optional if w.without)
+    assumed = "".join(f"{w.name} is optional ({w.without}); " for w in optional if w.without)
     remedy = "a proposal" if guess else "say which it is"
     there = f"it has {_column_list(found)}"
-    return f"there is no column for {lacks}; {there}; {told}{remedy}: {options}"
+    return f"there is no column for {lacks}; {there}; {assumed}{remedy}: {options}"
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

@@ -151,7 +151,8 @@ def validate(
     if definition.training.folds > 1 and candidate.bundle.origin == TRAINED_HERE:
         in_time = judge_folds(folds, definition.gates, has_champion=champion is not None)
         report = replace(report, gates=(*report.gates, in_time), folds=tuple(folds))
-    report = replace(report, search=candidate.search)
+    same = champion is not None and _has_same_rows(candidate, champion)
+    report = replace(report, search=candidate.search, same_rows=same)
     own = own_findings(folder, candidate, dataset, champion=champion, seed=seed)
     report = replace(
         report, gates=(*report.gates, *own.gates), measures=(*report.measures, *own.measures)
@@ -159,6 +160,12 @@ def validate(
     for gate in report.gates:
         log.info("gate %s %s: %s", gate.name, gate.verdict, gate.reason)
     return report
+
+
+def _has_same_rows(candidate: Candidate, champion: Runnable) -> bool:
+    ours, theirs = candidate.bundle, champion.bundle
+    made_here = {ours.origin, theirs.origin} == {TRAINED_HERE}  # others were fitted elsewhere
+    return made_here and (ours.data.digest, ours.seed) == (theirs.data.digest, theirs.seed)
 
 
 def describe(

@@ -31,9 +31,10 @@ def judge_classes(
     evidence: LabelledEvidence, gates: ClassGates, training: ClassTraining
 ) -> GateReport:
     """Every gate's result on the evidence."""
-    data, requests = evidence.data, f"requests {window_text(evidence.data.units_share)}"
+    data = evidence.data
+    where = window_text(data.units_share, data.window_to_ms, training.window_days)
     results = (
-        at_least("rows", data.rows, training.minimum_rows, requests),
+        at_least("rows", data.rows, training.minimum_rows, f"requests {where}"),
         judge_counts(evidence.of_class, training.minimum_per_class),
         *judge_feeds(evidence.data, gates),
         judge_schema(evidence.schema),

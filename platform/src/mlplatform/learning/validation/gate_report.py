@@ -53,6 +53,7 @@ class GateReport:
     Args:
         champion: digest of the champion's bundle; None for a first version.
         champion_version: the champion's version; None where nobody has said it.
+        same_rows: whether it was fitted to the champion's rows, with its seed.
     """
 
     model: str
@@ -65,6 +66,7 @@ class GateReport:
     folds: tuple[FoldFinding, ...] = ()
     search: SearchReport | None = None
     champion_version: int | None = None
+    same_rows: bool = False
 
     @property
     def passed(self) -> bool:

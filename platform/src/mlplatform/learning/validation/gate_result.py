@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mlplatform.runtime.figures import percent
+from mlplatform.runtime.times import day_text
+from mlplatform.runtime.units import DAY_MS
 
 Verdict = Literal["passed", "failed", "inconclusive"]
 
@@ -28,8 +30,15 @@ class GateResult:
     interval: tuple[float, float] | None = None
 
 
-def window_text(units_share: float) -> str:
-    """The extent of a training set, in words: the window, or a share (0-1) of its customers."""
+def window_text(units_share: float, to_ms: int, days: int) -> str:
+    """The extent of a training set, in words: its days, and its share (0-1) of the customers.
+
+    Args:
+        to_ms: the midnight at which it ends, epoch milliseconds.
+        days: `training.window_days`.
+    """
+    first, last = day_text(to_ms - days * DAY_MS), day_text(to_ms - 1)
+    window = f"in the window of {first} to {last} (training.window_days)"
     if units_share >= 1:
-        return "in the window"
-    return f"in the window, of {percent(units_share)} of the customers (training.maximum_rows)"
+        return window
+    return f"{window}, of {percent(units_share)} of the customers (training.maximum_rows)"

@@ -191,7 +191,7 @@ def judge_data(
     data: DataEvidence, gates: GatePolicy, training: TrainingPolicy
 ) -> tuple[GateResult, ...]:
     """Checks that there are enough rows and positives, and what `judge_feeds` checks."""
-    where = window_text(data.units_share)
+    where = window_text(data.units_share, data.window_to_ms, training.window_days)
     return (
         at_least("rows", data.rows, training.minimum_rows, f"requests {where}"),
         at_least("positives", data.positives, training.minimum_positives, f"positives {where}"),

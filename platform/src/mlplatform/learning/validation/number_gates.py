@@ -39,9 +39,10 @@ def judge_numbers(
     Args:
         unit: unit of the model's numbers, as people write it.
     """
-    data, requests = evidence.data, f"requests {window_text(evidence.data.units_share)}"
+    data = evidence.data
+    where = window_text(data.units_share, data.window_to_ms, training.window_days)
     results = (
-        at_least("rows", data.rows, training.minimum_rows, requests),
+        at_least("rows", data.rows, training.minimum_rows, f"requests {where}"),
         at_least(
             "labelled", evidence.data.positives, training.minimum_labelled, "labelled requests"
         ),

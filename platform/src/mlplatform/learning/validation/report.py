@@ -92,6 +92,8 @@ def to_dict(report: GateReport) -> ValidationReport:
         made["search"] = _finite(report.search.summary())
     if report.fairness is not None:
         made["fairness"] = _finite(asdict(report.fairness))
+    if report.same_rows:
+        made["same_rows"] = True
     return made
 
 
@@ -142,7 +144,8 @@ def to_markdown(report: ValidationReport) -> str:
 
 
 def summary(report: ValidationReport) -> str:
-    """The number of gates that passed, and the champion compared with, in two sentences."""
+    """The number of gates that passed, and the champion compared with, in two sentences; in a third
+    one, that both were fitted to the same rows."""
     gates, champion = report["gates"], report["champion"]
     passed = sum(g["verdict"] == "passed" for g in gates)
     against = "no champion: it is the first version"
@@ -150,7 +153,8 @@ def summary(report: ValidationReport) -> str:
         version = report.get("champion_version")
         against = f"champion {markdown(champion[:16])}"
         against = against if version is None else f"version {version}, the {against}"
-    return f"{passed} of {len(gates)} gates passed. Compared with {against}."
+    same = " The rows and the seed are those of this champion." if report.get("same_rows") else ""
+    return f"{passed} of {len(gates)} gates passed. Compared with {against}.{same}"
 
 
 def findings(report: ValidationReport) -> list[str]:

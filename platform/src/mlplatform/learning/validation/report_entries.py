@@ -129,6 +129,7 @@ class ReportEntry(TypedDict, total=False):
     Args:
         bundle, champion: digests of the two bundles; the champion's is None for a first version.
         champion_version: version of the champion; absent for a first version.
+        same_rows: True if the candidate was fitted to the champion's rows, with its seed.
     """
 
     model: str
@@ -142,6 +143,7 @@ class ReportEntry(TypedDict, total=False):
     folds: list[FoldEntry]
     search: SearchEntry
     fairness: FairnessEntry
+    same_rows: bool
 
 
 if TYPE_CHECKING:  # msgspec drops what a TypedDict does not name, and digests are of all of it
