@@ -190,7 +190,8 @@ def known_by(times: Column, name: str, now_ms: int) -> Check:
 
 def matured_times(table: pa.Table, maturity_days: int) -> Column:
     """The `label_time` of each row; of a label 0 without one, the end of its maturity."""
-    genuine = pc.fill_null(pc.equal(table.column("label"), 0), False)
+    zero = pa.array([0], table.schema.field("label").type)
+    genuine = pc.is_in(table.column("label"), value_set=zero)
     ends: Any = pc.add(table.column("event_time"), pa.scalar(maturity_days * DAY_MS, _DURATION))
     ends = pc.if_else(genuine, ends, pa.scalar(None, ends.type))
     return pc.coalesce(table.column("label_time"), ends)

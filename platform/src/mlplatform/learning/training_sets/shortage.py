@@ -1,4 +1,4 @@
-"""What a training set lacks, so that no model of it could pass, found before anything is fitted."""
+"""The check, before anything is fitted, that a training set holds enough for a model to pass."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class FirstDays(NamedTuple):
 
 
 def shortage(definition: ModelDefinition, dataset: Dataset, first: FirstDays) -> str:
-    """What the training set lacks, with the days that would do; empty if it can be fitted and
-    judged.
+    """Describe what the training set lacks, with the days that would do; empty if a model can be
+    fitted to it and judged.
 
     It lacks something where it has fewer requests or positives than model.yaml wants, or where a
     watched input has no value on the held-out days.
@@ -64,8 +64,8 @@ def _lacking(definition: ModelDefinition, dataset: Dataset) -> Iterator[str]:
 
 
 def _begins(first: FirstDays, from_ms: int) -> tuple[str, int]:
-    """What begins later than the training set, in words, and the latest of these times; empty if
-    everything reaches back far enough."""
+    """The beginnings that are later than the training set's, in words, and the latest of these
+    times; empty if everything reaches back far enough."""
     late, at_ms = list[str](), from_ms
     if first.request_ms is not None and first.request_ms >= from_ms + DAY_MS:
         late.append(f"requests begin {day_text(first.request_ms)}")
