@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from mlplatform.operations.prefect_client import prefect
 from mlplatform.operations.prefect_client.prefect import FlowRun, Poller
 from mlplatform.rollouts.passes.commands import ValidatedVersion, open_rollout
 from mlplatform.runtime.configuration.settings import load
-from mlplatform.runtime.errors import Unavailable
+from mlplatform.runtime.errors import ConfigUnusable, Unavailable
 from rollout_world import StoppedClock, gate_report
 
 RUNNING = FlowRun("r-1", "calm-lynx", "RUNNING", "Running", "", {}, 1)
@@ -77,6 +78,37 @@ def test_a_server_that_is_silent_for_a_moment_does_not_end_the_wait(
     result = runner.invoke(commands.app, ["drift", "fraud"])
     assert result.exit_code == 0, result.output
     assert "what was seen" in result.stdout
+
+
+@pytest.mark.parametrize("words", [("retrain", "fraud"), ("validate", "fraud")])
+def test_the_author_of_a_version_is_the_one_who_gave_the_command(
+    runner: CliRunner, prefect_gives: Any, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    server = prefect_gives(DONE)
+    monkeypatch.setattr(getpass, "getuser", lambda: " ana ")
+    runner.invoke(commands.app, words)
+    runner.invoke(commands.app, [*words, "--actor", "bo"])
+    assert [parameters["actor"] for _, parameters in server.started] == ["ana", "bo"]
+
+
+@pytest.mark.parametrize("words", [("retrain", "fraud"), ("validate", "fraud")])
+def test_a_user_without_a_login_name_has_to_say_who_they_are(
+    runner: CliRunner, prefect_gives: Any, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 10001")
+
+    server = prefect_gives(DONE)
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    result = runner.invoke(commands.app, words)
+    assert isinstance(result.exception, ConfigUnusable)
+    assert str(result.exception) == (
+        "--actor: missing, and the operating system has no name for the user of this process;"
+        " wanted: your name, as in --actor ana"
+    )
+    assert runner.invoke(commands.app, [*words, "--actor", "bo"]).exit_code == 0
+    assert "login name" in runner.invoke(commands.app, [words[0], "--help"]).stdout
+    assert len(server.started) == 1
 
 
 @pytest.mark.parametrize("words", [("drift", "fraud"), ("rollouts", "pass", "fraud")])

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mlplatform.commands.terminal.arguments import Actor, Model, Reason, moment
+from mlplatform.commands.terminal.arguments import ActorOrLogin, Model, Reason, moment
 from mlplatform.commands.terminal.exit_codes import FAILED, exit_code_of_class
 from mlplatform.commands.terminal.output import (
     AsJson,
@@ -39,10 +39,10 @@ def add_to(app: typer.Typer) -> None:
 
 def retrain(
     model: Model,
+    actor: ActorOrLogin,
     as_of: Annotated[
         datetime | None, typer.Option(parser=moment, help="Train as if it were this time (UTC).")
     ] = None,
-    actor: Actor = "cli",
     reason: Reason = "asked for",
     rollout: Annotated[bool, typer.Option(help="Open a rollout if the gates pass.")] = False,
     json: AsJson = False,
@@ -63,10 +63,10 @@ def retrain(
 
 def validate(
     model: Model,
+    actor: ActorOrLogin,
     file: Annotated[
         Path | None, typer.Argument(help="An ONNX file; default: the one in the model's folder.")
     ] = None,
-    actor: Actor = "cli",
     json: AsJson = False,
 ) -> None:
     """Register an ONNX model that was made elsewhere as a version, if it passes every gate.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ import typer
 from mlplatform.model.folders import check_folders, model_folder
 from mlplatform.operations.actions.person_fields import ACTOR, REASON
 from mlplatform.runtime.configuration.kinds import Profile
-from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
 from mlplatform.scoring.admission.clients import check_client
 
 
@@ -24,6 +25,19 @@ def _check_model(model: str | None) -> str | None:
 
 def _actor(text: str) -> str:
     return ACTOR.checked("--actor", text)
+
+
+def login_name() -> str:
+    """The login name of the operating system's user who gives the command.
+
+    Raises:
+        ConfigUnusable: this user has no name, as in a container whose user id is in no list.
+    """
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:  # an OSError from Python 3.13 on
+        problem = "missing, and the operating system has no name for the user of this process"
+        raise ConfigUnusable("--actor", problem, "your name, as in --actor ana") from error
 
 
 def _approver(text: str | None) -> str | None:
@@ -77,6 +91,15 @@ OnlyModel = Annotated[str | None, typer.Argument(callback=_check_model, help="On
 OfModel = Annotated[str | None, typer.Option(callback=_check_model, help="Only this model's.")]
 RolloutId = Annotated[str, typer.Argument(help="A rollout's id, for example: fraud-v2-1")]
 Actor = Annotated[str, typer.Option(callback=_actor, help="Who you are (self-declared).")]
+ActorOrLogin = Annotated[
+    str,
+    typer.Option(
+        callback=_actor,
+        default_factory=login_name,
+        show_default="your login name",
+        help="Who you are (self-declared); the author of a version can't approve it.",
+    ),
+]
 OptionalApprover = Annotated[
     str | None,
     typer.Option(callback=_approver, help="Your name, as your key has it; not the author's."),
