@@ -74,7 +74,9 @@ def _routes() -> tuple[Callable[[str], Routes], NotFound | None]:
 @app.command()
 def show(
     model: Model,
-    version: Annotated[int | None, typer.Argument(help="A version; default: list them.")] = None,
+    version: Annotated[
+        int | None, typer.Argument(min=1, help="A version; default: list them.")
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Show the versions of a model, or everything that the registry holds of one.

@@ -125,7 +125,9 @@ def plan(
     model: Model,
     challenger: Annotated[
         int | None,
-        typer.Option(help="A validated version. Default: none in particular, without a replay."),
+        typer.Option(
+            min=1, help="A validated version. Default: none in particular, without a replay."
+        ),
     ] = None,
     days: Annotated[
         float, typer.Option(min=2, max=90, help="Days of event time to read from the decision log.")
@@ -153,7 +155,7 @@ def plan(
 @app.command("open")
 def open_rollout(
     model: Model,
-    version: Annotated[int, typer.Argument(help="A validated version.")],
+    version: Annotated[int, typer.Argument(min=1, help="A validated version.")],
     actor: Actor,
     reason: Reason,
     despite_plan: Annotated[

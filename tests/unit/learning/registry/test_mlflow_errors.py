@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from mlplatform.learning.registry.mlflow import MlflowRegistry
 from mlplatform.learning.registry.mlflow_errors import database_away
-from mlplatform.runtime.errors import PlatformError, Refused, Unavailable
+from mlplatform.learning.registry.versions import (
+    FACTS_TAG,
+    STATUS_TAG,
+    VALIDATED,
+    VersionFacts,
+)
+from mlplatform.runtime.errors import NotFound, PlatformError, Refused, Unavailable
 
 BACKGROUND = "\n(Background on this error at: https://sqlalche.me/e/21/rvf5)"
 REFUSES_TLS = f"(pg8000.exceptions.InterfaceError) Server refuses SSL{BACKGROUND}"
@@ -86,3 +94,64 @@ def given(answer: httpx.Response | httpx.HTTPError) -> httpx.Response:
     if isinstance(answer, httpx.HTTPError):
         raise answer
     return answer
+
+
+@pytest.mark.parametrize(
+    ("there", "told"),
+    [
+        ([], "no version is registered yet: `mlplatform retrain fraud` makes one"),
+        ([1, 3, 2], "those registered: 3, 2, 1 (`mlplatform models show fraud`)"),
+        (range(1, 8), "those registered: 7, 6, 5, 4, 3, … (`mlplatform models show fraud`)"),
+    ],
+    ids=["no version yet", "a few", "many"],
+)
+def test_a_missing_version_is_named_with_those_that_there_are(
+    there: Iterable[int], told: str
+) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/search"):
+            return httpx.Response(200, json={"model_versions": [registered(n) for n in there]})
+        return httpx.Response(404, json={"error_code": "RESOURCE_DOES_NOT_EXIST", "message": ""})
+
+    with pytest.raises(NotFound) as caught:
+        answering(answer).get("fraud", 9)
+    assert str(caught.value) == f"fraud has no version 9; {told}"
+
+
+def test_a_version_made_by_hand_is_named_with_those_that_the_platform_made() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/search"):
+            return httpx.Response(200, json={"model_versions": [registered(1)]})
+        return httpx.Response(200, json={"model_version": {**registered(2), "tags": []}})
+
+    with pytest.raises(NotFound) as caught:
+        answering(answer).get("fraud", 2)
+    assert str(caught.value) == (
+        "version 2 of fraud was not registered by this platform;"
+        " those registered: 1 (`mlplatform models show fraud`)"
+    )
+
+
+def registered(number: int) -> dict[str, Any]:
+    """A model version as MLflow's REST API gives it."""
+    facts = VersionFacts(
+        bundle="b" * 64,
+        data_from_ms=0,
+        data_to_ms=1,
+        data_digest="d" * 64,
+        code_version="1",
+        metrics={},
+        report={},
+        author="ana",
+        validated=True,
+        alert_low=0.0,
+        alert_high=1.0,
+        seed=1,
+    )
+    tags = {STATUS_TAG: VALIDATED, FACTS_TAG: msgspec.json.encode(facts).decode()}
+    return {
+        "name": "fraud",
+        "version": str(number),
+        "creation_timestamp": 1,
+        "tags": [{"key": key, "value": value} for key, value in tags.items()],
+    }

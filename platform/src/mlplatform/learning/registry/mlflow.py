@@ -42,6 +42,8 @@ ARTIFACT: Final = "bundle"
 BUNDLE_TAG: Final = "bundle"
 REJECTED: Final = "rejected"
 MAXIMUM_VERSIONS: Final = 1000
+NAMED_VERSIONS: Final = 5
+"""Most versions that an error names, the newest first."""
 API: Final = "/api/2.0/mlflow"
 ARTIFACTS: Final = "/api/2.0/mlflow-artifacts/artifacts"
 TIMEOUT_S: Final = 20.0
@@ -95,9 +97,14 @@ class MlflowRegistry:
 
     def get(self, model: str, version: int) -> Version:
         asked = {"name": model, "version": str(version)}
-        found = _version(self._get("model-versions/get", **asked)["model_version"])
+        try:
+            found = _version(self._get("model-versions/get", **asked)["model_version"])
+        except NotFound as error:
+            missing = f"{model} has no version {version}"
+            raise NotFound(f"{missing}; {self._those_registered(model)}") from error
         if found is None:
-            raise NotFound(f"version {version} of {model} was not registered by this platform")
+            problem = f"version {version} of {model} was not registered by this platform"
+            raise NotFound(f"{problem}; {self._those_registered(model)}")
         return found
 
     def versions(self, model: str) -> list[Version]:
@@ -199,6 +206,14 @@ class MlflowRegistry:
             self._call("DELETE", path, json={"name": model, "version": str(mine)})
         return first
 
+    def _those_registered(self, model: str) -> str:
+        """The versions that this platform registered, and the command that lists them."""
+        if not (numbers := [str(found.version) for found in self.versions(model)]):
+            return f"no version is registered yet: `mlplatform retrain {model}` makes one"
+        more = ", …" if len(numbers) > NAMED_VERSIONS else ""
+        newest = f"{', '.join(numbers[:NAMED_VERSIONS])}{more}"
+        return f"those registered: {newest} (`mlplatform models show {model}`)"
+
     def _search(self, query: str) -> list[Version]:
         found = self._get("model-versions/search", filter=query, max_results=MAXIMUM_VERSIONS)
         versions = [v for v in map(_version, found.get("model_versions", [])) if v is not None]
@@ -293,7 +308,7 @@ class MlflowRegistry:
             return Unavailable(f"the database of MLflow at {self._uri}")
         match code:
             case "RESOURCE_DOES_NOT_EXIST":
-                return NotFound("MLflow has no such model, version or run")
+                return NotFound(f"MLflow at {self._uri} has no such model, version or run")
             case "RESOURCE_ALREADY_EXISTS":
                 return AlreadyThere(f"MLflow at {self._uri} has it already")
             case _:
