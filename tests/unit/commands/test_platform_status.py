@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from mlplatform import commands
 from mlplatform.operations import wiring
+from mlplatform.runtime.errors import ConfigInvalid
 
 
 @pytest.fixture
@@ -22,7 +23,27 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_where_nothing_runs_the_way_to_start_is_told_instead_of_addresses(home: Path) -> None:
+    (home / "secrets").mkdir(parents=True)
     result = CliRunner().invoke(commands.app, ["status"])
     assert result.exit_code == 3
     assert f"`mlplatform up` starts the platform of {home}" in result.output
     assert "http://" not in result.output
+
+
+def test_a_home_that_is_not_made_may_be_another_than_meant(home: Path) -> None:
+    result = CliRunner().invoke(commands.app, ["status"])
+    assert result.exit_code == 3
+    assert result.output == (
+        f"stopped\nno platform in {home}: `mlplatform up` makes it; if it is elsewhere, set"
+        " MLPLATFORM_HOME to the platform's home folder\n"
+    )
+
+
+def test_a_file_is_no_home(home: Path) -> None:
+    home.write_text("not a folder")
+    result = CliRunner().invoke(commands.app, ["status"])
+    told = f"MLPLATFORM_HOME is '{home}'; wanted: the folder of a platform; this is a file"
+    assert (result.exit_code, result.output) == (3, f"stopped\n{told}\n")
+    refused = CliRunner().invoke(commands.app, ["rollouts", "list"])
+    assert isinstance(refused.exception, ConfigInvalid)
+    assert str(refused.exception) == told

@@ -156,8 +156,10 @@ def status(json: AsJson = False) -> None:
             print_fields(_addresses(settings))
         elif url := settings.servers.gateway:
             print_line(f"the gateway at {url} is not ready; pods: `kubectl get pods`")
-        else:
+        elif settings.home.is_made or settings.is_elsewhere:
             print_line(f"`mlplatform up` starts the platform of {settings.home.root}")
+        else:
+            print_line(str(settings.home.absence()))
     if current.state != "ready":
         raise typer.Exit(UNAVAILABLE if not current.running else FAILED)
 

@@ -126,13 +126,14 @@ def existing_platform() -> Platform:
 
     Raises:
         NotFound: the home is not one yet, and the settings name no server of a platform elsewhere.
+        ConfigInvalid: a file is where the home would be.
     """
     found = settings()
     logs.set_level(found.log_level)
     if found.home.is_made:
         found.home.create()  # it is there, and nobody else's
     elif not found.is_elsewhere:
-        raise MissingHere("platform", found.home.root)
+        raise found.home.absence()
     return Platform(found, creates=False)
 
 

@@ -113,9 +113,10 @@ GROUPS: Final = (
                 "your key, for commands that ask who you are", place=None),
     ), note=(
         "A home remembers the settings of its last start (`run/settings.json`): commands from any "
-        "shell find the platform\nthat runs there, and the next start takes over ports, profile "
-        "and clock where no variable is set. A variable that\nnames others than the running "
-        "platform has is refused, with the way out."
+        "shell find the platform\nthat runs there, if they are given in the folder of the start, "
+        "or `MLPLATFORM_HOME` names the home by its absolute\npath. The next start takes over "
+        "ports, profile and clock where no variable is set. A variable that names others than\n"
+        "the running platform has is refused, with the way out."
     )),
     Group("Scoring and recording", (
         Setting("GATEWAYS", number(1, 64, "gateway processes"), "1", ("gateway", _UP, "commands"),

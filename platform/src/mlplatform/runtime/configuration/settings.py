@@ -28,7 +28,13 @@ from mlplatform.runtime.configuration.kinds import (
 )
 from mlplatform.runtime.configuration.neighbours import has_neighbours
 from mlplatform.runtime.configuration.servers import HERE, PREFECT_AUTH, Servers
-from mlplatform.runtime.errors import Busy, ConfigInvalid, SettingsInvalid
+from mlplatform.runtime.errors import (
+    Busy,
+    ConfigInvalid,
+    MissingHere,
+    PlatformError,
+    SettingsInvalid,
+)
 from mlplatform.runtime.storage import addresses, private_folder
 from mlplatform.runtime.storage.addresses import Address, Brokers
 
@@ -200,6 +206,13 @@ class Home:
     def is_made(self) -> bool:
         """Whether a platform, or a command that brings it data, has used this folder."""
         return any(path.exists() for path in (self.secrets, self.decisions, self.rollouts_db))
+
+    def absence(self) -> PlatformError:
+        """Error for a home that is not made: it names the folder, and how to name another one."""
+        if self.root.is_file():
+            wanted = "the folder of a platform; this is a file"
+            return ConfigInvalid(f"{PREFIX}HOME", str(self.root), wanted)
+        return MissingHere("platform", self.root)
 
     def create(self) -> None:
         """Make the folder, readable by its owner alone, as is all that this process makes. A volume
