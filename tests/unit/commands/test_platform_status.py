@@ -1,7 +1,8 @@
-"""`mlplatform status` of a home in which nothing runs names no address of somebody else's."""
+"""Commands about a home in which nothing runs: they name no address of somebody else's."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 
 from mlplatform import commands
 from mlplatform.operations import wiring
-from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.errors import Busy, ConfigInvalid
 
 
 @pytest.fixture
@@ -47,3 +48,13 @@ def test_a_file_is_no_home(home: Path) -> None:
     refused = CliRunner().invoke(commands.app, ["rollouts", "list"])
     assert isinstance(refused.exception, ConfigInvalid)
     assert str(refused.exception) == told
+
+
+def test_a_start_that_finds_its_port_taken_makes_no_home(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("MLPLATFORM_PAGE_PORT", str(taken.getsockname()[1]))
+        result = CliRunner().invoke(commands.app, ["up"])
+    assert isinstance(result.exception, Busy)
+    assert not home.exists()

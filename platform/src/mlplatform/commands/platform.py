@@ -33,7 +33,7 @@ from mlplatform.operations import wiring
 from mlplatform.operations.supervisor.machine import LEFT_OUT, NAME_THEM
 from mlplatform.operations.supervisor.machine_facts import models_without_folder
 from mlplatform.operations.supervisor.platform import children
-from mlplatform.operations.supervisor.start import when_there_is_room
+from mlplatform.operations.supervisor.start import check_ports, when_there_is_room
 from mlplatform.operations.supervisor.status import PlatformStatus
 from mlplatform.operations.supervisor.status import status as processes
 from mlplatform.operations.supervisor.supervisor import Change, Supervisor
@@ -76,6 +76,9 @@ def up(
         settings = dataclasses.replace(settings, clock=clock)
         os.environ.update(settings.environment())
     elsewhere = wiring.followed_plane(settings)  # first: if this fails, nothing is made
+    specs = children(settings)
+    if not settings.home.is_made:
+        check_ports(specs)  # the supervisor checks again, after it ended what an earlier one left
     settings.home.create()
     settings.home.close_to_others()
     _log_to(settings)
@@ -83,7 +86,7 @@ def up(
     began = time.monotonic()
     supervisor = Supervisor(
         settings.home,
-        children(settings),
+        specs,
         on_change=_tell,
         on_start=lambda: _start(settings),
         on_ready=lambda: _print_addresses(settings, began),

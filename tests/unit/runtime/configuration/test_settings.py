@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 import stat
+import subprocess
 from collections.abc import Iterator
 from dataclasses import MISSING
 from pathlib import Path
@@ -296,6 +297,23 @@ def test_the_home_folder_is_for_its_owner_alone(tmp_path: Path) -> None:
     home.create()
     for folder in (home.root, home.secrets, home.run, home.logs, home.bundles):
         assert mode(folder) == 0o700
+
+
+def test_git_takes_nothing_of_a_home_that_lies_in_a_repository(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    home = Home(tmp_path / "home")
+    home.create()
+    (home.secrets / "approval.key").write_text("secret")
+    status = ["git", "-C", str(tmp_path), "status", "--porcelain", "--untracked-files=all"]
+    assert subprocess.run(status, check=True, capture_output=True).stdout == b""
+
+
+def test_a_list_of_ignored_files_that_is_there_already_stays(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.root.mkdir()
+    (home.root / ".gitignore").write_text("mine\n")
+    home.create()
+    assert (home.root / ".gitignore").read_text() == "mine\n"
 
 
 def test_a_home_folder_that_others_could_read_is_closed(tmp_path: Path) -> None:

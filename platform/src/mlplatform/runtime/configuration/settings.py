@@ -215,8 +215,9 @@ class Home:
         return MissingHere("platform", self.root)
 
     def create(self) -> None:
-        """Make the folder, readable by its owner alone, as is all that this process makes. A volume
-        of bundles is left as it is: not every process that is told of it has it.
+        """Make the folder, readable by its owner alone, as is all that this process makes, and left
+        out by git. A volume of bundles is left as it is: not every process that is told of it has
+        it.
 
         Raises:
             ConfigInvalid: the folder can't be made, belongs to somebody else, or lies where
@@ -232,6 +233,9 @@ class Home:
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             private_folder.claim(self.root, f"{PREFIX}HOME", has_neighbours=self.has_neighbours)
+            ignored = self.root / ".gitignore"
+            if not self.run.exists() and not ignored.exists():
+                ignored.write_text("*\n")  # first: secrets follow, which are for no repository
         except OSError as error:
             wanted = f"a folder that can be made and is yours ({error.strerror})"
             raise ConfigInvalid(f"{PREFIX}HOME", str(self.root), wanted) from error
