@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from prefect import flow
+from prefect.states import Completed
 from pydantic import Field
 
 from mlplatform.operations import wiring
+from mlplatform.operations.actions import next_commands
 from mlplatform.operations.actions import rollouts as job
 from mlplatform.operations.prefect_client import names
 from mlplatform.operations.prefect_server.forms import Actor, OptionalReason, Reason
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
 
 
 @flow(name="promote", flow_run_name=names.RUNS["promote"])
@@ -21,7 +26,7 @@ def promote(
     reason: Reason,
     despite_plan: OptionalReason = "",
     emergency: bool = False,
-) -> str:
+) -> State[str]:
     """Start to promote a version: deploy, shadow, ask for approval, canary, promote.
 
     Args:
@@ -44,4 +49,4 @@ def promote(
         emergency=emergency,
     )
     job.rollout_pass(platform, model)
-    return rollout_id
+    return Completed(message=next_commands.of_rollout(rollout_id), data=rollout_id)

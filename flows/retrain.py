@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed
 
 from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.operations import wiring
-from mlplatform.operations.actions import drift, fitting
+from mlplatform.operations.actions import drift, fitting, next_commands
 from mlplatform.operations.actions import training as job
 from mlplatform.operations.compute.jobs import JobStatus
 from mlplatform.operations.prefect_client import names
@@ -20,6 +21,8 @@ from mlplatform.operations.prefect_server.forms import Actor, Reason
 from mlplatform.runtime.telemetry.flow_spans import link_to
 
 if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
     from mlplatform.learning.registry.versions import Version
     from mlplatform.learning.training.candidate import Candidate
     from mlplatform.learning.validation.fold_gate import FoldFinding
@@ -88,7 +91,7 @@ def retrain(
     incident: str | None = None,
     claim: int = 0,
     traceparent: str = "",
-) -> int:
+) -> State[int]:
     """Train a version on what had matured by a moment; fails with a report if a gate does.
 
     Args:
@@ -113,8 +116,9 @@ def retrain(
         )
         version = register(candidate, judged, actor).version
         answer(version)
-    if open_rollout:
-        drift.open_retrained(
-            wiring.platform(), model, version, actor=actor, reason=reason, incident=incident
-        )
-    return int(version)
+    if not open_rollout:
+        return Completed(message=next_commands.of_version(model, version), data=version)
+    rollout_id = drift.open_retrained(
+        wiring.platform(), model, version, actor=actor, reason=reason, incident=incident
+    )
+    return Completed(message=next_commands.of_retrained(version, rollout_id), data=version)

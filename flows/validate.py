@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed
 from pydantic import Field
 
 from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.operations import wiring
+from mlplatform.operations.actions import next_commands
 from mlplatform.operations.actions import training as job
 from mlplatform.operations.prefect_client import names
 from mlplatform.operations.prefect_client.retries import unavailable
 from mlplatform.operations.prefect_server.forms import Actor
 
 if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
     from mlplatform.learning.registry.versions import Version
     from mlplatform.learning.training.candidate import Candidate
 
@@ -60,7 +64,7 @@ def validate(
     model: str,
     onnx_path: Annotated[str, Field(description="An ONNX file on the machine of the flows")],
     actor: Actor,
-) -> int:
+) -> State[int]:
     """Register a given ONNX model as a version if it passes every gate; fails with a report if not.
 
     Args:
@@ -77,4 +81,5 @@ def validate(
         key=f"gates-{model}",
         description="What the last candidate passed",
     )
-    return int(register(candidate, judged, actor).version)
+    version = register(candidate, judged, actor).version
+    return Completed(message=next_commands.of_version(model, version), data=version)

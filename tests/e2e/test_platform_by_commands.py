@@ -208,6 +208,7 @@ def first_version(commands: Commands) -> str:
     trained = commands.json("retrain", "fraud", "--actor", "ana", "--reason", "first", "--rollout")
     assert trained["state"] == "COMPLETED"
     assert list(trained["reports"]) == ["gates-fraud"]
+    assert "version 1 is registered; rollout fraud-v1-1 is open" in trained["message"]
     commands.json("rollouts", "pass", "fraud")
     rollout = "fraud-v1-1"
     wait(

@@ -128,6 +128,15 @@ def test_a_server_that_stays_silent_is_unavailable_and_the_run_is_named(
     assert "no answer for" in str(result.exception.__cause__)
 
 
+def test_a_run_that_is_done_says_what_it_made_and_the_next_command(
+    runner: CliRunner, prefect_gives: Any
+) -> None:
+    made = "version 2 is registered; next: `mlplatform rollouts open fraud 2 --actor YOU`"
+    prefect_gives(replace(DONE, message=made))
+    result = runner.invoke(commands.app, ["retrain", "fraud", "--actor", "ana"])
+    assert f"calm-lynx: Completed. {made}\n" in result.stdout
+
+
 def test_a_run_that_crashed_ends_with_what_to_do(runner: CliRunner, prefect_gives: Any) -> None:
     message = "Process exited with status code: 1"
     prefect_gives(replace(RUNNING, state="CRASHED", state_name="Crashed", message=message))

@@ -38,22 +38,23 @@ def watch(platform: Platform, model: str, holder: str) -> DriftCheck:
 
 def open_retrained(
     platform: Platform, model: str, version: int, *, actor: str, reason: str, incident: str | None
-) -> None:
-    """Open the rollout of a version that a retrain has made.
+) -> str | None:
+    """Open the rollout of a version that a retrain has made; returns its id.
 
-    If the retrain answers an incident, the rollout may not be opened yet. The next check then tries
-    again, and calls a person if the plan is refused.
+    If the retrain answers an incident, the rollout may not be opened yet: the result is None. The
+    next check then tries again, and calls a person if the plan is refused.
 
     Raises:
         Busy: another version is ramping, and the retrain answers no incident.
         PlanRefused: the rollout can't decide in time, and the retrain answers no incident.
     """
     try:
-        rollouts.open_rollout(platform, model, version, actor=actor, reason=reason)
+        return rollouts.open_rollout(platform, model, version, actor=actor, reason=reason)
     except (Busy, PlanRefused) as refused:
         if incident is None:
             raise
         log.warning("version %d answers %s, and has no rollout yet: %s", version, incident, refused)
+        return None
 
 
 def ports(platform: Platform, model: str) -> DriftPorts:
