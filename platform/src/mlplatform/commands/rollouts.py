@@ -32,6 +32,7 @@ from mlplatform.commands.terminal.output import (
     progress,
 )
 from mlplatform.commands.terminal.secrets import page_code, secret_of
+from mlplatform.model.routes import Arm
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import controls
 from mlplatform.operations.actions import rollouts as job
@@ -51,6 +52,8 @@ from mlplatform.scoring import wiring as scoring_wiring
 
 RECORD_LIMIT_S = 60.0
 ASK_LIMIT_S = 120.0
+PROMOTED = frozenset({"promoted", "confirmed", "superseded"})
+"""Phases of a rollout whose version was made champion."""
 
 
 def _despite(text: str | None) -> str | None:
@@ -71,17 +74,19 @@ def list_rollouts(
 
     Example: mlplatform rollouts list fraud --all
     """
-    states = wiring.existing_platform().rollouts.active(model, finished=everything)
+    journal = wiring.existing_platform().rollouts
+    states = journal.active(model, finished=everything)
     if json:
         print_json(msgspec.to_builtins(states))
         return
     for line in controls.kill_sentences(wiring.existing_platform(), model):
         print_line(line)
+    champions = {name: journal.routes(name).champion for name in {s.model for s in states}}
     rows = [
         (
             s.rollout_id,
             s.challenger.version,
-            _phase(s),
+            _phase(s, champions[s.model]),
             s.step,
             minute_text(s.since_event_ms),
             s.reason,
@@ -107,7 +112,8 @@ def show(rollout_id: RolloutId, json: AsJson = False) -> None:
         found = {"state": state, "journal": facts, "analysis": newest}
         print_json(msgspec.to_builtins(found))
         return
-    fields = {"rollout": state.rollout_id, "phase": _phase(state), "author": state.author}
+    phase = _phase(state, platform.rollouts.routes(state.model).champion)
+    fields = {"rollout": state.rollout_id, "phase": phase, "author": state.author}
     if state.plan is not None:
         fields["plan"] = plan_text.whole_ramp(state.plan)
     print_fields(fields)
@@ -384,5 +390,11 @@ def _is_recorded(platform: Platform, rollout_id: str, run: FlowRun) -> bool:
     return False
 
 
-def _phase(state: RolloutState) -> str:
-    return state.phase if state.paused is None else f"{state.phase}, paused"
+def _phase(state: RolloutState, champion: Arm | None = None) -> str:
+    """The phase of a rollout; of a promoted version also whether it still is the champion."""
+    if state.paused is not None:
+        return f"{state.phase}, paused"
+    if champion is None or state.phase not in PROMOTED:
+        return state.phase
+    is_champion = champion.version == state.challenger.version
+    return f"{state.phase}, {'champion' if is_champion else f'replaced by v{champion.version}'}"

@@ -1,0 +1,42 @@
+"""The list of rollouts says which version is the champion, and what replaced the others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mlplatform import commands
+from mlplatform.operations import wiring
+from mlplatform.runtime.configuration.settings import load
+from support.home_world import HomeWorld
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HomeWorld:
+    made = HomeWorld(tmp_path / "home")
+    settings = load({"MLPLATFORM_HOME": str(made.home.root)})
+    monkeypatch.setattr(wiring, "existing_platform", lambda: wiring.Platform(settings))
+    return made
+
+
+def asked(*words: str) -> str:
+    result = CliRunner().invoke(commands.app, ["rollouts", *words], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_the_champion_is_told_from_the_version_that_it_replaced(world: HomeWorld) -> None:
+    world.promote(1)
+    assert "promoted, champion" in asked("list")
+    world.promote(2)
+    lines = {
+        line.split()[1]: line for line in asked("list", "--all").splitlines() if "fraud" in line
+    }
+    assert "promoted, replaced by v2" in lines["fraud-v1-1"]
+    assert "promoted, champion" in lines["fraud-v2-1"]
+    assert "promoted, replaced by v2" in asked("show", "fraud-v1-1")
+    states = json.loads(asked("list", "--all", "--json"))
+    assert {state["phase"] for state in states} == {"promoted"}
