@@ -26,6 +26,7 @@ from mlplatform.operations.card.sections import sections
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import NotFound
+from mlplatform.runtime.units import DAY_MS
 from support.carded_version import recorded, tenure, version
 from support.home_world import HomeWorld
 from support.scoring_world import write_amount_bundle
@@ -64,6 +65,23 @@ def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platfo
 def asked(*words: str) -> tuple[int, str, BaseException | None]:
     result = CliRunner().invoke(command_line.app, ["models", "card", *words])
     return result.exit_code, " ".join(result.stdout.split()), result.exception
+
+
+def test_a_version_is_shown_in_tables_and_as_data_only_in_json(platform: Platform) -> None:
+    shown = CliRunner().invoke(
+        command_line.app, ["models", "show", "fraud", "1"], env={"COLUMNS": "120"}
+    )
+    assert shown.exit_code == 0, shown.output
+    assert "1970-01-31 00:00:00" in shown.output  # registered
+    assert "1970-01-01 00:00:00 to 1970-01-22 00:00:00" in shown.output  # trained on
+    assert shown.output.count("ranking of positives") == 1
+    assert not set("{}[]") & set(shown.output)
+    assert "its bundle is not here" in shown.output
+    as_json = CliRunner().invoke(command_line.app, ["models", "show", "fraud", "1", "--json"])
+    found = json.loads(as_json.stdout)
+    assert found["facts"]["data_to_ms"] == 21 * DAY_MS
+    assert (found["version"], found["memory_mib"]) == (1, None)
+    assert found["machine_mib"] > 0
 
 
 def test_a_card_is_read_from_journal_registry_bundle_and_what_checks_keep(

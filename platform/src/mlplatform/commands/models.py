@@ -19,6 +19,8 @@ from mlplatform.commands.terminal.output import (
     print_line,
     print_table,
 )
+from mlplatform.learning.registry.versions import Version
+from mlplatform.learning.validation.report import TITLES
 from mlplatform.model.folders import check_folders, load_definition, model_names
 from mlplatform.model.routes import Routes, no_routes
 from mlplatform.model.weights.memory import folder_needs_mib
@@ -88,14 +90,13 @@ def show(
     platform = wiring.existing_platform()
     registry = platform.registry
     if version is not None:
-        found = msgspec.to_builtins(registry.get(model, version))
-        folder = platform.settings.home.bundles / found["digest"]
-        found["memory_mib"] = folder_needs_mib(folder)
-        found["machine_mib"] = memory_bytes() // MIB
+        found = registry.get(model, version)
+        needed_mib = folder_needs_mib(platform.settings.home.bundles / found.digest)
         if json:
-            print_json(found)
+            memory = {"memory_mib": needed_mib, "machine_mib": memory_bytes() // MIB}
+            print_json({**msgspec.to_builtins(found), **memory})
         else:
-            print_fields({**found, **found.pop("facts")})
+            _print_version(found, needed_mib)
         return
     versions = registry.versions(model)
     if json:
@@ -112,6 +113,34 @@ def show(
         for v in versions
     ]
     print_table(("version", "bundle", "author", "registered (UTC)", "code"), rows)
+
+
+def _print_version(found: Version, needed_mib: int | None) -> None:
+    facts = found.facts
+    of_machine = f"{needed_mib} MiB of this machine's {memory_bytes() // MIB} MiB"
+    print_fields(
+        {
+            "version": f"{found.version} of {found.model}",
+            "bundle": found.digest,
+            "author": facts.author,
+            "registered (UTC)": second_text(found.created_at_ms),
+            "data (UTC)": f"{second_text(facts.data_from_ms)} to {second_text(facts.data_to_ms)}",
+            "data digest": facts.data_digest,
+            "model folder": facts.folder or None,
+            "code": facts.code_version,
+            "seed": facts.seed,
+            "alerts expected": f"{100 * facts.alert_low:.2f} to {100 * facts.alert_high:.2f} %",
+            "MLflow run": found.run_id,
+            "memory to serve it": "its bundle is not here" if needed_mib is None else of_machine,
+        }
+    )
+    if facts.metrics:
+        figures = [(name, f"{value:.4g}") for name, value in sorted(facts.metrics.items())]
+        print_table(("measure", "value"), figures)
+    if gates := facts.report.get("gates"):
+        rows = [(TITLES.get(g["name"], g["name"]), g["verdict"], g["reason"]) for g in gates]
+        print_table(("gate", "verdict", "reason"), rows, prose="reason")
+    print_line(f"next: `mlplatform models card {found.model} {found.version}` says more")
 
 
 @app.command()
