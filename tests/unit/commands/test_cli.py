@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from mlplatform.runtime.configuration.settings import Home, load
 from mlplatform.runtime.processes.last_settings import remember
 from mlplatform.runtime.processes.records import ProcessId, SupervisorRecord, write_supervisor
 from mlplatform.runtime.storage.files import write_atomically
+from support.home_world import HomeWorld
 from support.scoring_world import ScoringWorld
 
 ROOT = get_command(command_line.app)
@@ -265,6 +267,21 @@ def test_a_platform_elsewhere_is_asked_and_not_called_stopped(
     assert f"the gateway at {url} is not ready" in capfd.readouterr().out
     assert ended(monkeypatch, "drift", "fraud") == 3
     assert f"the platform runs elsewhere (its gateway is {url})" in capfd.readouterr().err
+
+
+def test_a_refusal_is_told_once(fresh_settings: Path) -> None:
+    """In a process of its own: here a handler of the tests takes every line of the log."""
+    HomeWorld(fresh_settings).promote(1)
+    who = ("--actor", "ana", "--reason", "too many declines")
+    done = subprocess.run(
+        [sys.executable, "-m", "mlplatform.commands", "rollouts", "abort", "fraud-v1-1", *who],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == exit_codes.REFUSED
+    assert done.stderr.startswith("error: rollout fraud-v1-1 is promoted")
+    assert done.stderr.count("fraud-v1-1") == 1
 
 
 def test_status_shows_routes_and_where_the_gateway_listens(

@@ -82,7 +82,9 @@ def test_a_rollout_waits_goes_on_and_ends(platform: wiring.Platform) -> None:
     assert "deploying, paused" in rollouts("list").stdout
     assert "deploying, paused" in rollouts("show", "fraud-v2-1").stdout
     assert facts("resume", "fraud-v2-1", *WHO)["paused"] is False
-    assert facts("abort", "fraud-v2-1", *WHO)["phase"] == "rolled_back"
+    ended = rollouts("abort", "fraud-v2-1", *WHO).stdout
+    assert ended == "fraud-v2-1 is ended; its phase is rolled_back\n"
+    assert facts("show", "fraud-v2-1")["state"]["phase"] == "rolled_back"
     assert isinstance(rollouts("abort", "fraud-v2-1", *WHO).exception, Refused)
     assert isinstance(rollouts("pause", "fraud-v9-1", *WHO).exception, NotFound)
 

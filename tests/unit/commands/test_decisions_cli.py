@@ -41,7 +41,7 @@ def test_a_whole_log_is_exit_code_0(decisions: Path) -> None:
     """With the counts of what was checked."""
     result = RUNNER.invoke(log_commands.app, ["verify"])
     assert result.exit_code == 0
-    assert "The log is whole: 3 records of 1 writers" in result.output
+    assert "The log is whole: records 3, writers 1, segments 0, findings 0." in result.output
 
 
 def test_what_is_new_is_checked_alone(decisions: Path) -> None:
@@ -51,7 +51,7 @@ def test_what_is_new_is_checked_alone(decisions: Path) -> None:
     assert RUNNER.invoke(log_commands.app, ["verify", "--cores", "2"]).exit_code == 0
     result = RUNNER.invoke(log_commands.app, ["verify", "--new"])
     assert result.exit_code == 0
-    assert "What is new in the log is whole: 0 records of 1 writers, 0 segments" in result.output
+    assert "What is new in the log is whole: records 0, writers 1, segments 0" in result.output
 
 
 def test_a_changed_record_is_named_with_exit_code_1(decisions: Path) -> None:

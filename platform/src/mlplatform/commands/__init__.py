@@ -40,6 +40,7 @@ from mlplatform.commands.features import definitions, external
 from mlplatform.commands.first_hour import doctor, quickstart
 from mlplatform.commands.terminal.exit_codes import exit_code
 from mlplatform.commands.terminal.hints import print_with_hint
+from mlplatform.commands.terminal.output import say_refusals_once
 from mlplatform.operations import wiring
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import PlatformError
@@ -95,6 +96,7 @@ app.add_typer(log.commands(_journal), name="log")
 def main() -> None:
     """Entry point: the platform's own errors become one clear line and an exit code."""
     os.umask(0o077)  # only the owner may read new files
+    say_refusals_once()
     try:
         app()
     except PlatformError as error:

@@ -252,12 +252,12 @@ def _print_report(report: VerifyReport, *, as_json: bool, new_only: bool) -> Non
         return
     for finding in report.findings:
         print_line(finding)
-    erased = f", {report.erased} payloads erased" if report.erased else ""
+    erased = f", erased payloads {report.erased}" if report.erased else ""
     verdict = "whole" if report.ok else "NOT whole"
     what = "What is new in the log" if new_only else "The log"
     OUT.print(
-        f"{what} is {verdict}: {report.records} records of {report.writers} writers,"
-        f" {report.segments} segments{erased}, {len(report.findings)} findings.",
+        f"{what} is {verdict}: records {report.records}, writers {report.writers},"
+        f" segments {report.segments}{erased}, findings {len(report.findings)}.",
         soft_wrap=True,
     )
     if report.spilled:

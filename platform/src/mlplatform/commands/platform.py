@@ -219,10 +219,12 @@ def _print_status(current: PlatformStatus) -> None:
         )
         for p in current.processes
     ]
-    columns = ("process", "pid", "state", "port", "MB", "up s", "restarts", "")
+    columns = ("process", "pid", "state", "port", "MB", "up s", "restarts", "why")
     health = ", not healthy" if current.complaints else ""
     if rows:
-        print_table(columns, rows, f"{current.state}{health}, {current.memory_mb:.0f} MB", prose="")
+        print_table(
+            columns, rows, f"{current.state}{health}, {current.memory_mb:.0f} MB", prose="why"
+        )
     else:
         print_line(current.state)
     if current.disk:
@@ -238,7 +240,7 @@ def _print_refused(refused: Mapping[str, int]) -> None:
 def _print_models(models: Mapping[str, ModelStatus]) -> None:
     if not models:
         return
-    columns = ("model", "routes", "phase", "champion", "challenger", "share", "previous")
+    columns = ("model", "generation", "phase", "champion", "challenger", "share", "previous")
     rows = [
         (
             name,

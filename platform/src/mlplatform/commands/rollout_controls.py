@@ -43,7 +43,7 @@ def abort(rollout_id: RolloutId, actor: Actor, reason: Reason, json: AsJson = Fa
 
     Example: mlplatform rollouts abort fraud-v2-1 --actor ana --reason "the wrong training data"
     """
-    _of_rollout(rollout_id, "abort", "is rolled back", actor, reason, json)
+    _of_rollout(rollout_id, "abort", "is ended", actor, reason, json)
 
 
 def kill(model: Model, actor: Actor, reason: Reason, json: AsJson = False) -> None:
@@ -83,7 +83,7 @@ def _of_rollout(
         facts = {"rollout": rollout_id, "act": act, "actor": actor, "phase": state.phase}
         print_json(facts | {"paused": state.paused is not None})
         return
-    print_line(f"{rollout_id} {done}; it is in phase {state.phase}")
+    print_line(f"{rollout_id} {done}; its phase is {state.phase}")
 
 
 def _of_model(model: str, act: OfModel, done: str, actor: str, reason: str, as_json: bool) -> None:

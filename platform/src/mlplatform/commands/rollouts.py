@@ -143,6 +143,7 @@ def plan(
     """Show what each step and gate of a rollout needs at the present traffic, and if it can decide.
 
     Exit code 4: the plan can't decide by its deadlines; the report says what would let it.
+    Without enough traffic there is no plan, which refuses no rollout: exit code 0.
 
     Example: mlplatform rollouts plan fraud --challenger 7
     """

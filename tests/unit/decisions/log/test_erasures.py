@@ -375,7 +375,7 @@ def test_a_person_is_told_what_was_erased_and_which_copies_remain(
     assert result.exit_code == 2
     assert "was erased on" in result.stderr
     assert "by Ann Lee" in result.stderr
-    assert "8 payloads erased, 0 findings" in run(app, ["verify"], env={"COLUMNS": "300"}).output
+    assert "erased payloads 8, findings 0" in run(app, ["verify"], env={"COLUMNS": "300"}).output
     assert run(app, ["erase", "--unit", "99", *by]).exit_code == 2
     assert run(app, ["erase", *by]).exit_code == 2
 

@@ -57,6 +57,18 @@ def test_a_line_that_was_cut_off_hides_no_other(tmp_path: Path) -> None:
     assert [_refusal()] == list(kept.since(0))
 
 
+def test_a_terminal_shows_a_refusal_once_and_every_other_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals.log, "filters", [])  # lines of other tests count for the limit
+    (tmp_path / "audit").write_text("no folder")
+    Refusals(tmp_path / "audit").keep(_refusal())
+    shown = [line.getMessage() for line in caplog.records if refusals.is_no_refusal(line)]
+    assert len(caplog.records) == 2
+    assert len(shown) == 1
+    assert shown[0].startswith("refusals are not written to")
+
+
 def test_a_home_that_takes_no_file_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "audit").write_bytes(b"a file where a folder should be")
     Refusals(tmp_path / "audit").keep(_refusal())

@@ -7,6 +7,7 @@ written out, and rich's markup in it is text.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from rich.markup import escape
 
 from mlplatform.commands.terminal import markdown, tables
 from mlplatform.runtime import errors
+from mlplatform.runtime.telemetry.refusals import is_no_refusal
 from mlplatform.runtime.text import shown
 
 OUT = Console(highlight=False)
@@ -82,6 +84,12 @@ def print_fields(fields: Mapping[str, object]) -> None:
         if OUT.is_terminal and OUT.width > 2 * width:
             text = f"\n{' ' * (width + 2)}".join(tables.wrapped(text, OUT.width - width - 2))
         OUT.print(f"[bold]{escape(shown(name)):<{width}}[/]  {escape(text)}", soft_wrap=True)
+
+
+def say_refusals_once() -> None:
+    """Leave refusals out of the log lines on a terminal: there a refusal is the command's error."""
+    if logging.lastResort is not None:
+        logging.lastResort.addFilter(is_no_refusal)
 
 
 @contextmanager

@@ -254,7 +254,7 @@ def approval_code(
     """
     keys, now_ms = platform.keys.all_keys(), platform.clock.wall_ms()
     state = fold(platform.rollouts.read(question.rollout_id))
-    asked = f"a code for {question.rollout_id}, as {approver}"
+    asked = f"{question.answer} of {question.rollout_id}, as {approver}"
     with kept_refusal(platform, asked, UNKNOWN):
         person = people(keys, now_ms).authenticate(approver, secret)
         if person is None:
@@ -284,7 +284,7 @@ def code_for(
         Refused: that person may not approve this model's rollouts, or made the version.
     """
     state = fold(platform.rollouts.read(question.rollout_id))
-    asked = f"a code for {question.rollout_id}"
+    asked = f"{question.answer} of {question.rollout_id}"
     with kept_refusal(platform, asked, proven.name, proven.identity):
         _check_may_approve(platform, state.model, proven, provider_proof)
         check_approver(state, proven.name, proven.identity)

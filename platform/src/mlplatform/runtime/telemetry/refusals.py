@@ -40,6 +40,9 @@ AGAIN_S: Final = 60.0
 MOST_IN_A_WHILE: Final = 240
 """Most different refusals of one identity at one surface that a process stores in that time."""
 
+REFUSED: Final = "refused at %s, %s: %s (%s)"
+"""Form of the log line of a refusal."""
+
 log = logging.getLogger(__name__)
 log.addFilter(RateLimitFilter())
 
@@ -65,6 +68,11 @@ class Refusal(msgspec.Struct, frozen=True):
     proof: str = ""
 
 
+def is_no_refusal(line: logging.LogRecord) -> bool:
+    """Whether a log line is another one than that of a refusal."""
+    return line.name != __name__ or line.msg != REFUSED
+
+
 class Refusals:
     """The refusals of one home. Storing one never fails, although a disk may be full or a home
     read-only.
@@ -84,7 +92,7 @@ class Refusals:
         short = _shortened(refusal)
         if self._was_kept(short):
             return
-        log.warning("refused at %s, %s: %s (%s)", short.door, short.who, short.asked, short.why)
+        log.warning(REFUSED, short.door, short.who, short.asked, short.why)
         file = self._folder / (STRANGERS if _is_strangers(short) else FILE)
         try:
             _append(file, msgspec.json.encode(short) + b"\n")
