@@ -36,6 +36,7 @@ ACCEPTED: Final = {
     "async first": "a heading of the API reference's page",
     "conflict with": "Kubernetes' server-side apply",
     "to destroy": "Terraform",
+    "payloads erased": "the name of a line of `log erase`",
 }
 """Words of others, and those between which a value stands."""
 

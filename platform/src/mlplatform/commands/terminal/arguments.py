@@ -97,7 +97,7 @@ ActorOrLogin = Annotated[
         callback=_actor,
         default_factory=login_name,
         show_default="your login name",
-        help="Who you are (self-declared); the author of a version can't approve it.",
+        help="Who you are (self-declared): the author of the version.",
     ),
 ]
 OptionalApprover = Annotated[
