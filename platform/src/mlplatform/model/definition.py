@@ -286,8 +286,12 @@ class ModelDefinition(Section, frozen=True):
     @property
     def optional(self) -> frozenset[str]:
         """Request fields that a request may leave out: those declared so, and protected ones."""
-        declared = (name for name, field in self.request.items() if field.optional)
-        return frozenset((*self.protected, *declared))
+        return self.declared_optional.union(self.protected)
+
+    @property
+    def declared_optional(self) -> frozenset[str]:
+        """Request fields with `optional: true`; earlier requests and histories may lack them."""
+        return frozenset(name for name, field in self.request.items() if field.optional)
 
     @property
     def entities(self) -> dict[str, str]:

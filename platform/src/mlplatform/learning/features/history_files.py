@@ -97,8 +97,7 @@ def examine_history(
     wanted, tables, names = columns_of(definition), list[pa.Table](), list[dict[str, str]]()
     with ParquetFiles(files) as parquet:
         every = {column for number in range(len(files)) for column in parquet.types(number)}
-        optional = (name for name, field in definition.request.items() if field.optional)
-        later = {name for name in optional if columns.get(name) in every}
+        later = {n for n in definition.declared_optional if columns.get(n) in every}
         for number, file in enumerate(files):
             found = parquet.types(number)
             here = {n: c for n, c in columns.items() if c in found or n not in later}

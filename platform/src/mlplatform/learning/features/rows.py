@@ -95,7 +95,7 @@ def request_schema(definition: ModelDefinition) -> pa.Schema:
 
 def completed(table: pa.Table, definition: ModelDefinition) -> pa.Table:
     """The table with a column of nulls for each optional field that it lacks."""
-    optional = {name for name, field in definition.request.items() if field.optional}
+    optional = definition.declared_optional
     for column in history_schema(definition):
         if column.name in optional and column.name not in table.column_names:
             kind: Any = column.type
@@ -129,7 +129,7 @@ def check_history(table: pa.Table, definition: ModelDefinition, source: str) -> 
 
 def history_digest(table: pa.Table, definition: ModelDefinition) -> str:
     """SHA-256, hexadecimal, of a history's rows, however its table is split into chunks."""
-    added = {n for n, f in definition.request.items() if f.optional}
+    added = definition.declared_optional
     names = history_schema(definition).names  # an added field without a value changes no digest
     names = [n for n in names if n not in added or table.column(n).null_count < len(table)]
     table = table.select(names)

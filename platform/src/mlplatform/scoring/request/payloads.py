@@ -112,7 +112,7 @@ class Payloads:
             for name, field in definition.request.items()
             if name in definition.optional
         }
-        self._added = frozenset(n for n, field in definition.request.items() if field.optional)
+        self._added = definition.declared_optional
         fields: list[Any] = [
             (name, field_type(field) | None, None)
             if name in self._optional

@@ -157,6 +157,7 @@ class Scoring:
         self.keep_ms = live.definition.idempotency_keep_h * HOUR_MS
         self._vectors = {n: f.length for n, f in live.definition.request.items() if f.length}
         self._is_pseudonymous = {n: f.pseudonymous for n, f in live.definition.request.items()}
+        self._without_optional = dict.fromkeys(live.definition.optional)
 
     def state(self) -> ModelState:
         """The model as this gateway applies it now."""
@@ -266,7 +267,7 @@ class Scoring:
             raise Problem(422, "expired", detail, field="decision_id")
         known, sent = self._is_pseudonymous, accepted.request.items()
         kept = {name: value for name, value in sent if name in known or value is not None}
-        fields = {**dict.fromkeys(self.definition.optional), **kept}
+        fields = {**self._without_optional, **kept}
         if fields.keys() != self.definition.request.keys():
             detail = f"accepted with fields {sorted(accepted.request)}; the model has others now"
             raise Problem(422, "outdated", detail, field="request")
