@@ -49,7 +49,10 @@ KNOWN: Final = (
 SHARED: Final = frozenset(("scoring/wiring.py", "decisions/topics/wiring.py"))
 """Wiring that several processes have in common: theirs alone calls it."""
 MADE_ELSEWHERE: Final[Mapping[str, tuple[set[str], str]]] = {
-    "decisions/log/sqlite.py": ({"KeyWriter"}, "a part of the log, in the log's own transactions"),
+    "decisions/log/sqlite.py": (
+        {"KeptKeys", "KeyWriter"},
+        "parts of the log, in the log's own transactions",
+    ),
     "decisions/replication/replicated_records.py": (
         {"SqliteDecisionLog"},
         "for what carries a log elsewhere, which lies below scoring and its wiring",

@@ -138,10 +138,30 @@ def _filled(folder: Path, count: int) -> dict[str, float]:
             late.append((time.process_time() - cpu, time.perf_counter() - wall))
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     keys = len(late) * BATCH
-    return {
+    return _moved(folder, keys) | {
         "insert_cpu_us": round(sum(cpu for cpu, _ in late) / keys * 1e6, 1),
         "insert_wall_us": round(sum(wall for _, wall in late) / keys * 1e6, 1),
         "insert_p99_ms": round(sorted(wall for _, wall in late)[len(late) * 99 // 100] * 1e3, 2),
+    }
+
+
+def _moved(folder: Path, keys: int) -> dict[str, float]:
+    """What the move of the inserted keys to their tables costs, and how long its steps keep
+    appends waiting."""
+    steps: list[float] = []
+    with closing(sqlite.connect(folder / tables.DATABASE)) as db:
+        cpu = time.process_time()
+        move = kept_keys.move_recent(db)
+        while move.has_more:
+            began = time.perf_counter()
+            move.step()
+            steps.append(time.perf_counter() - began)
+        cpu = time.process_time() - cpu
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return {
+        "move_cpu_us": round(cpu / keys * 1e6, 1),
+        "move_step_p99_ms": round(sorted(steps)[len(steps) * 99 // 100] * 1e3, 2),
+        "move_longest_step_ms": round(max(steps) * 1e3, 2),
     }
 
 

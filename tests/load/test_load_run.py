@@ -63,7 +63,8 @@ def loaded(world: ScoringWorld, surface: Surface, key: str | None = None) -> Rep
 
 def kept_keys(world: ScoringWorld) -> int:
     with contextlib.closing(sqlite3.connect(world.home.decisions / DATABASE)) as db:
-        return int(db.execute("SELECT count(*) FROM kept_keys").fetchone()[0])
+        count = "SELECT count(*) FROM (SELECT key FROM kept_keys UNION SELECT key FROM recent_keys)"
+        return int(db.execute(count).fetchone()[0])
 
 
 @pytest.mark.parametrize("surface", SURFACES)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mlplatform.decisions.log.erasure_acts import ErasureRequest, erase
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records import kept_keys
+from mlplatform.decisions.records import kept_keys, recent_keys
 from mlplatform.decisions.records.port import (
     KEEP_MS,
     AppendReceipt,
@@ -336,7 +336,9 @@ def test_many_keys_end_at_once_and_their_pages_are_used_again(
 ) -> None:
     """None is found from the first step on; a kill between any two steps is gone on with."""
     monkeypatch.setattr(kept_keys, "_BITE_KEYS", 10)
+    monkeypatch.setattr(recent_keys, "LEAST", 1)
     filled(log, 0, 50)
+    log.checkpoint()
     wall.ms += KEEP_MS + LONGER_MS - DAY_MS
     filled(log, 50, 60)
     wall.ms += DAY_MS
@@ -436,6 +438,8 @@ def test_keys_that_two_processes_end_at_once_are_ended_once(
         yield
 
     filled(log, 0, 6)
+    monkeypatch.setattr(recent_keys, "LEAST", 1)
+    log.checkpoint()
     monkeypatch.setattr(sqlite, "throttled", overtaken)
     with closing(sqlite.connect(folder / DATABASE)) as db:
         list(kept_keys.expire(db, late_ms))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +16,7 @@ from mlplatform.decisions.log.chains import Chain
 from mlplatform.decisions.records import kept_keys, tables
 from mlplatform.runtime.errors import Busy, Corrupt
 from mlplatform.runtime.storage import sqlite
-from mlplatform.runtime.storage.files import sync
+from mlplatform.runtime.storage.files import locked, sync
 
 _DELETE_ROWS = 100
 _CATALOGUED_FILES = 2_000
@@ -44,14 +42,10 @@ def lock(folder: Path) -> Iterator[None]:
     Raises:
         Busy: another process is sealing.
     """
-    descriptor = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with locked(folder / _LOCK) as is_alone:
+        if not is_alone:
+            raise Busy(f"another process is sealing {folder}")
         yield
-    except BlockingIOError as error:
-        raise Busy(f"another process is sealing {folder}") from error
-    finally:
-        os.close(descriptor)
 
 
 def steps(

@@ -42,7 +42,8 @@ from mlplatform.decisions.spill.backlog import (
 from mlplatform.decisions.spill.recovery import Mark, resolved
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.errors import InputInvalid, StaleFence, Unavailable
-from mlplatform.runtime.storage import sqlite
+from mlplatform.runtime.storage import sqlite, sqlite_wal
+from mlplatform.runtime.storage.files import locked
 from mlplatform.runtime.storage.wal_readers import WalReaders
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 
@@ -52,10 +53,12 @@ if TYPE_CHECKING:  # a gateway starts without pyarrow
 LIVE_WITHIN_MS: Final = 10_000
 _logger = logging.getLogger(__name__)
 _logger.addFilter(RateLimitFilter())
-_AUTOCHECKPOINT_PAGES = 20_000
-_WAL_BYTES: Final = 4_096 * _AUTOCHECKPOINT_PAGES
+_WAL_BYTES: Final = 4_096 * sqlite_wal.AUTOCHECKPOINT_FRAMES
 """Size in bytes to which a write-ahead log is cut when it starts anew, if a reader has made it
 larger."""
+_MOVING: Final = "keys.lock"
+_STEPS: Final = 128
+"""Steps of a move of keys between two checkpoints: a quarter of a second."""
 _LOOKUP_WAIT_MS = 5
 _HELD_UP_S: Final = 0.001
 """Longest wait of a read on the event loop in seconds. In WAL mode readers wait only for a
@@ -144,12 +147,12 @@ class SqliteDecisionLog:
                 threads=True,
                 shrinks=True,
             )
-            self._db.execute(f"PRAGMA wal_autocheckpoint={_AUTOCHECKPOINT_PAGES}")
+            self._db.execute(f"PRAGMA wal_autocheckpoint={sqlite_wal.AUTOCHECKPOINT_FRAMES}")
             self._db.execute(f"PRAGMA journal_size_limit={_WAL_BYTES}")
             self._db.execute(f"PRAGMA busy_timeout={lock_wait_ms}")
             self._lookups = sqlite.connect(self._path, threads=True)
             self._lookups.execute(f"PRAGMA busy_timeout={_LOOKUP_WAIT_MS}")
-            self._earlier = kept_keys.has_earlier(self._db)
+            self._kept = kept_keys.KeptKeys(self._lookups)
             self._keys = kept_keys.KeyWriter(self._db)
         self._readers = WalReaders(self._path)
         self._were_held_up = False
@@ -217,13 +220,13 @@ class SqliteDecisionLog:
         longer."""
         self._check_readers()
         with self._lookups_lock, self._translation:
-            return kept_keys.find(self._lookups, (client, model, key), earlier=self._earlier)
+            return self._kept.find((client, model, key))
 
     def find_all(self, keys: Sequence[Key]) -> list[StoredAnswer | None]:
         """The answers for several keys, as `find` gives each, by one read of the log."""
         self._check_readers()
         with self._lookups_lock, self._translation:
-            return kept_keys.find_all(self._lookups, keys, earlier=self._earlier)
+            return self._kept.find_all(keys)
 
     def _check_readers(self) -> None:
         """Raise where SQLite would wait for up to ten seconds, and block an event loop."""
@@ -337,10 +340,19 @@ class SqliteDecisionLog:
                     )
 
     def checkpoint(self) -> None:
-        """Move as much as possible from the write-ahead log into the database without blocking
-        anybody."""
+        """Copy the write-ahead log into the database, and move the recent keys to their tables if
+        there are many. Appends wait for some milliseconds at most."""
         with self._translation, closing(self._connection()) as db:
-            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            sqlite_wal.copy(db, self._path, self._lock)
+            move = kept_keys.move_recent(db)
+            if not move.has_more:
+                return
+            with locked(self._folder / _MOVING) as is_alone:
+                while is_alone and move.has_more:
+                    if move.steps % _STEPS == 0:
+                        sqlite_wal.copy(db, self._path, self._lock)
+                    with sqlite.throttled(), self._lock:
+                        move.step()
 
     def close(self) -> None:
         """Close the connections; open writers count as live until their heartbeat is old."""
@@ -401,7 +413,7 @@ class SqliteDecisionLog:
         self._db.execute("RELEASE projection")
 
     def _find_answer(self, client: str, model: str, key: str) -> StoredAnswer | None:
-        return kept_keys.find(self._db, (client, model, key), earlier=self._earlier)
+        return self._keys.kept.find((client, model, key))
 
     def _repeats(self, items: Sequence[StorableRecord]) -> dict[int, DuplicateKey]:
         first: dict[Key, StoredAnswer] = {}
@@ -413,7 +425,7 @@ class SqliteDecisionLog:
                 continue
             known = first.get(key)
             if known is None and key not in ended:
-                known = kept_keys.find(self._db, key, earlier=self._earlier)
+                known = self._keys.kept.find(key)
             if known is None:
                 first[key] = StoredAnswer(
                     idempotency.answer, idempotency.body_digest, item.decision_id

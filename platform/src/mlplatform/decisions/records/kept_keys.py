@@ -1,8 +1,9 @@
 """Idempotency keys in decisions.db: narrow tables, one for those that end within a few days.
 
 A row holds a hash of the key, the request's digest, the decision's id, and the values that
-distinguish its answer from others of the same shape. A table ends as a whole: one short transaction
-removes it from the view of kept keys, and its pages are freed in small steps afterwards.
+distinguish its answer from others of the same shape. New keys come to `recent_keys` first. A table
+ends as a whole: one short transaction removes it from the view of kept keys, and its pages are
+freed in small steps afterwards.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import hashlib
 import sqlite3
 import struct
 from collections.abc import Iterator, Sequence, Set
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final, NamedTuple
 
+from mlplatform.decisions.records import recent_keys
 from mlplatform.decisions.records.port import StoredAnswer, shortened
 from mlplatform.decisions.records.prepared_record import Key, StorableRecord
 from mlplatform.runtime.storage import sqlite
-from mlplatform.runtime.storage.batches import chunks, inserting
+from mlplatform.runtime.storage.batches import chunks
 from mlplatform.runtime.units import DAY_MS
 
 _PARTS: Final = 2
@@ -29,8 +31,6 @@ _MOST_SHAPES: Final = 4_096
 """Most shapes per process and table; an answer of a further shape is stored whole."""
 _ID, _SCORE = b"\x00", b"\x01"
 _BITE_KEYS: Final = 500
-_COLUMNS: Final = "key, body, decision, shape, score, answer"
-_WIDTH: Final = 6
 STEP: Final = (
     "CREATE TABLE IF NOT EXISTS answer_shapes (shape INTEGER PRIMARY KEY, text BLOB NOT NULL"
     " UNIQUE, day INTEGER NOT NULL) STRICT",
@@ -48,10 +48,8 @@ CREATE TABLE {name} (
     answer BLOB
 ) STRICT, WITHOUT ROWID
 """
-_FIND: Final = """
-SELECT coalesce(answer, (SELECT text FROM answer_shapes s WHERE s.shape = k.shape)), shape, score,
-    body, decision
-FROM kept_keys k WHERE key = ?
+_FIND: Final = f"""
+SELECT {recent_keys.ANSWER}, shape, score, body, decision FROM kept_keys k WHERE key = ?
 """
 _FIND_EARLIER: Final = """
 SELECT answer, body_digest, decision_id FROM idempotency
@@ -80,36 +78,46 @@ def key_digest(client: str, model: str, key: str) -> bytes:
     return hashlib.blake2b(framed, digest_size=_DIGEST_BYTES).digest()
 
 
-def has_earlier(db: sqlite3.Connection) -> bool:
-    """Whether keys of an earlier release are left; once there are none, nobody writes any."""
-    return db.execute("SELECT 1 FROM idempotency LIMIT 1").fetchone() is not None
-
-
-def find(db: sqlite3.Connection, key: Key, *, earlier: bool) -> StoredAnswer | None:
-    """The answer kept under a client, model and key.
+class KeptKeys:
+    """The kept keys as one connection sees them.
 
     Args:
-        earlier: search the keys of an earlier release too; `has_earlier` tells whether there are
-            any.
+        db: the connection; each call reads what is committed by then.
     """
-    row = db.execute(_FIND, (key_digest(*key),)).fetchone()
-    if row is not None:
-        text, shape, score, body, decision = row
-        decision_id = _unpacked(decision)
-        answer = text if shape is None else _filled(text, decision_id, score)
-        return StoredAnswer(answer, _unpacked(body), decision_id)
-    row = db.execute(_FIND_EARLIER, key).fetchone() if earlier else None
-    return None if row is None else StoredAnswer(*row)
 
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self.recent = recent_keys.RecentKeys(db)
+        self.has_earlier = db.execute("SELECT 1 FROM idempotency LIMIT 1").fetchone() is not None
+        """Whether keys of an earlier release are left; once there are none, nobody writes any."""
 
-def find_all(
-    db: sqlite3.Connection, keys: Sequence[Key], *, earlier: bool
-) -> list[StoredAnswer | None]:
-    """The answers for several keys, as `find` gives each. One statement is enough if none is kept,
-    which is the most frequent case."""
-    if len(keys) == 1 or earlier or _are_kept(db, [key_digest(*key) for key in keys]):
-        return [find(db, key, earlier=earlier) for key in keys]
-    return [None] * len(keys)
+    def find(self, key: Key) -> StoredAnswer | None:
+        """The answer kept under a client, model and key."""
+        self.recent.follow()  # first: what is moved meanwhile is in its table then
+        digest = key_digest(*key)
+        row = self.recent.find(digest) or self._db.execute(_FIND, (digest,)).fetchone()
+        if row is not None:
+            text, shape, score, body, decision = row
+            decision_id = _unpacked(decision)
+            answer = text if shape is None else _filled(text, decision_id, score)
+            return StoredAnswer(answer, _unpacked(body), decision_id)
+        row = self._db.execute(_FIND_EARLIER, key).fetchone() if self.has_earlier else None
+        return None if row is None else StoredAnswer(*row)
+
+    def find_all(self, keys: Sequence[Key]) -> list[StoredAnswer | None]:
+        """The answers for several keys, as `find` gives each. Two statements are enough if none is
+        kept, which is the most frequent case."""
+        if len(keys) == 1 or self.has_earlier or self.has_any([key_digest(*key) for key in keys]):
+            return [self.find(key) for key in keys]
+        return [None] * len(keys)
+
+    def has_any(self, digests: Sequence[bytes]) -> bool:
+        """Whether one of these keys is kept; keys of an earlier release do not count."""
+        self.recent.follow()
+        return self.recent.has_any(digests) or any(
+            self._db.execute(_are_any(len(chunk)), chunk).fetchone() is not None
+            for chunk in chunks(digests)
+        )
 
 
 class _Table(NamedTuple):
@@ -128,7 +136,7 @@ class KeyWriter:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        self._earlier = has_earlier(db)
+        self.kept = KeptKeys(db)
         self._tables: dict[int, _Table] = {}
         """The existing tables that are known, by day."""
 
@@ -146,30 +154,35 @@ class KeyWriter:
         keys = [key_digest(*key) for item in items if (key := item.key) is not None]
         if len(set(keys)) < len(keys) or self._are_kept(keys, items):
             raise KeyTaken
-        rows: dict[str, list[tuple[Any, ...]]] = {}
+        rows: list[tuple[Any, ...]] = []
+        names = set()
         for digest, item in zip(keys, items, strict=True):
             assert item.idempotency is not None
             day = _last_day(now_ms, item.idempotency.keep_ms)
             table = self._tables.get(day) or self._open_table(day, now_ms)
-            rows.setdefault(table.name, []).append(self._row(digest, item, table))
-        for name, of_table in rows.items():
-            for chunk in chunks(of_table):
-                flat = [value for row in chunk for value in row]
-                self._db.execute(inserting(name, _WIDTH, len(chunk)), flat)
+            names.add(table.name)
+            rows.append((day, *self._row(digest, item, table)))
+        for name in names:
+            # fails if another process has ended the table, and shapes with it
+            self._db.execute(f"SELECT 1 FROM {name} LIMIT 0")
+        self.kept.recent.add(rows)
 
     def end(self, keys: Sequence[Key]) -> None:
         """Drop the keys whose claims end, as far as they are there."""
-        digests = [(digest,) for digest in (key_digest(*key) for key in keys)]
-        if any(self._db.execute(_FIND, digest).fetchone() for digest in digests):
+        digests = [key_digest(*key) for key in keys]
+        self.kept.recent.follow()
+        self.kept.recent.drop(digests)
+        if any(self._db.execute(_FIND, (digest,)).fetchone() for digest in digests):
             for table in _tables(self._db, "keys"):
-                self._db.executemany(f"DELETE FROM {table} WHERE key = ?", digests)
-        if self._earlier:
+                query = f"DELETE FROM {table} WHERE key = ?"
+                self._db.executemany(query, [(digest,) for digest in digests])
+        if self.kept.has_earlier:
             query = "DELETE FROM idempotency WHERE client = ? AND model = ? AND key = ?"
             self._db.executemany(query, keys)
 
     def _are_kept(self, keys: Sequence[bytes], items: Sequence[StorableRecord]) -> bool:
-        return _are_kept(self._db, keys) or (
-            self._earlier
+        return self.kept.has_any(keys) or (
+            self.kept.has_earlier
             and any(self._db.execute(_FIND_EARLIER, item.key or ()).fetchone() for item in items)
         )
 
@@ -191,7 +204,7 @@ class KeyWriter:
         """The table of a day; it is made if it does not exist."""
         for ended in [one for one in self._tables if one * DAY_MS <= now_ms]:
             del self._tables[ended]
-        name = next((one for one in _tables(self._db, "keys") if _day(one) == day), None)
+        name = _table_of(self._db, day)
         if name is None:
             # A table name is never used again: a process that still uses an ended table then fails.
             # Otherwise it would write numbers of shapes that no longer exist, or that mean other
@@ -201,12 +214,6 @@ class KeyWriter:
             self._db.execute(_TABLE.format(name=name))
             _show(self._db)
         return self._tables.setdefault(day, _Table(day, name, {}))
-
-
-def _are_kept(db: sqlite3.Connection, keys: Sequence[bytes]) -> bool:
-    return any(
-        db.execute(_are_any(len(chunk)), chunk).fetchone() is not None for chunk in chunks(keys)
-    )
 
 
 @cache
@@ -231,6 +238,7 @@ def expire(db: sqlite3.Connection, now_ms: int) -> Iterator[str]:
             db.execute("DROP VIEW kept_keys")
             for table in _ended(db, today):  # query again: other processes end tables too
                 db.execute(f"ALTER TABLE {table} RENAME TO ended_{table}")
+            recent_keys.expire(db, today)
             db.execute("DELETE FROM answer_shapes WHERE day <= ?", (today,))
             _show(db)
         yield "keys ended"
@@ -243,9 +251,20 @@ def _ended(db: sqlite3.Connection, today: int) -> list[str]:
     return [table for table in _tables(db, "keys") if _day(table) <= today]
 
 
+def move_recent(db: sqlite3.Connection) -> recent_keys.Move:
+    """A move of the recent keys to their tables; the connection must be its own."""
+    return recent_keys.Move(db, partial(_table_of, db))
+
+
+def _table_of(db: sqlite3.Connection, day: int) -> str | None:
+    return next((table for table in _tables(db, "keys") if _day(table) == day), None)
+
+
 def erase(db: sqlite3.Connection, decisions: Set[str], bite: int = _BITE_KEYS) -> Iterator[str]:
     """Drop the keys and answers of decisions, in short transactions."""
-    packed = {_packed(one) for one in decisions}
+    packed = frozenset(_packed(one) for one in decisions)
+    recent_keys.erase(db, packed)
+    yield "recent answers erased"
     for table in [*_tables(db, "keys"), *_tables(db, "ended_keys")]:
         found = [
             row for row in db.execute(f"SELECT key, decision FROM {table}") if row[1] in packed
@@ -298,7 +317,7 @@ def _show(db: sqlite3.Connection) -> None:
     if not tables:
         db.execute(STEP[1])
         return
-    arms = " UNION ALL ".join(f"SELECT {_COLUMNS} FROM {table}" for table in tables)
+    arms = " UNION ALL ".join(f"SELECT {recent_keys.KEPT} FROM {table}" for table in tables)
     db.execute(f"CREATE VIEW kept_keys AS {arms}")
 
 

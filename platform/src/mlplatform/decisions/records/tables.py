@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from mlplatform.decisions.records import kept_keys
+from mlplatform.decisions.records import kept_keys, recent_keys
 from mlplatform.decisions.records.port import ManifestHead, WriterHead
 from mlplatform.decisions.records.record import GENESIS, SCALARS
 from mlplatform.runtime.storage.batches import chunks, inserting
@@ -125,6 +125,7 @@ CREATE TRIGGER IF NOT EXISTS sealed_files AFTER INSERT ON segments BEGIN
 END""",
         ),
         kept_keys.STEP,
+        recent_keys.STEP,
     ),
 )
 """The migrations of decisions.db. The columns of `records` are those of `STORED`, in that order.

@@ -1,0 +1,212 @@
+"""The newest idempotency keys: appended in the order of arrival, later moved to their tables.
+
+A key's hash lies in a random place, so a transaction that wrote its keys to their tables would
+change a page for each, and a checkpoint would copy all of these pages. Here a batch of keys takes a
+page or two. Each connection follows this table and keeps its keys in memory, so a look-up needs no
+index. Once there are enough keys they are moved in the order of their hashes, many to a page, in
+short transactions beside the answers. A kill at any point leaves keys in both places, never in
+none.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import Any, Final
+
+from mlplatform.runtime.storage import sqlite
+from mlplatform.runtime.storage.batches import chunks, inserting
+
+LEAST: Final = 32_768
+"""Keys that are moved together: 8 MB of memory for each connection. More of them share a page of
+their table, and a start reads more."""
+ANSWER: Final = "coalesce(answer, (SELECT text FROM answer_shapes s WHERE s.shape = k.shape))"
+KEPT: Final = "key, body, decision, shape, score, answer"
+STEP: Final = (
+    # numbers are never used again, as connections follow the table by them
+    """
+CREATE TABLE IF NOT EXISTS recent_keys (
+    place INTEGER PRIMARY KEY AUTOINCREMENT,
+    day INTEGER NOT NULL,
+    key BLOB,
+    body ANY,
+    decision ANY,
+    shape INTEGER,
+    score REAL,
+    answer BLOB
+) STRICT""",
+)
+"""Step of the schema. `day` is that of the table to which a row goes; a key that was dropped is
+null."""
+_WIDTH: Final = 8
+# One row: at each step of a statement another thread may take the interpreter lock
+_ADDED: Final = """
+SELECT max(place), group_concat(place || ':' || hex(key)) FROM recent_keys
+WHERE place > ? AND key IS NOT NULL
+"""
+_FIND: Final = f"""
+SELECT {ANSWER}, shape, score, body, decision FROM recent_keys k WHERE place = ? AND key = ?
+"""
+_BLANK: Final = (
+    "UPDATE recent_keys SET key = NULL, body = NULL, decision = NULL, shape = NULL, score = NULL,"
+    " answer = NULL WHERE place = ?"
+)
+_TODO: Final = (
+    "CREATE TEMP TABLE moved (number INTEGER PRIMARY KEY, place INTEGER NOT NULL, day INTEGER)",
+    "INSERT INTO moved (place, day) SELECT place, day FROM recent_keys WHERE place <= ?"
+    " AND key IS NOT NULL ORDER BY day, key",
+)
+_BITE_S: Final = 0.001
+"""Seconds for which one step of a move may keep other transactions waiting."""
+_FIRST_BITE, _MOST_BITE = 64, 1_024
+
+
+class RecentKeys:
+    """The recent keys as one connection sees them. A transaction that adds keys follows them before
+    that, so that none is known here which is rolled back.
+
+    Args:
+        db: the connection; it reads the table at each `follow`.
+    """
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._places: dict[bytes, int] = {}
+        """Key → number of its row. A row may have been moved since."""
+        self._last = 0
+
+    def follow(self) -> None:
+        """Take in the keys that were added since the last call, by whichever process."""
+        last, added = self._db.execute(_ADDED, (self._last,)).fetchone()
+        if last is None:
+            return
+        self._last = last
+        places, rows = self._places, added.split(",")
+        for row in rows:
+            place, _, digits = row.partition(":")
+            key = bytes.fromhex(digits)
+            places.pop(key, None)  # the oldest places stay in front
+            places[key] = int(place)
+        if len(places) > LEAST:
+            self._drop_moved(2 * len(rows))
+
+    def has_any(self, keys: Iterable[bytes]) -> bool:
+        """Whether one of the keys is here, as of the last `follow`."""
+        return any(self._row(key) is not None for key in keys if key in self._places)
+
+    def find(self, key: bytes) -> tuple[Any, ...] | None:
+        """Answer or shape, number of the shape, score, body and decision of a key; None if it is
+        not here."""
+        return self._row(key) if key in self._places else None
+
+    def add(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Append rows of day and `KEPT`, within a transaction."""
+        for chunk in chunks(rows):
+            flat = [value for row in chunk for value in (None, *row)]
+            self._db.execute(inserting("recent_keys", _WIDTH, len(chunk)), flat)
+
+    def drop(self, keys: Iterable[bytes]) -> None:
+        """Drop keys, within a transaction; rows stay, so that numbers are not used again."""
+        found = [(place,) for key in keys if (place := self._places.get(key)) is not None]
+        self._db.executemany(_BLANK, found)
+
+    def _row(self, key: bytes) -> tuple[Any, ...] | None:
+        row: tuple[Any, ...] | None = self._db.execute(_FIND, (self._places[key], key)).fetchone()
+        return row
+
+    def _drop_moved(self, most: int) -> None:
+        """Forget up to so many of the oldest keys, as far as their rows were moved."""
+        (first,) = self._db.execute("SELECT min(place) FROM recent_keys").fetchone()
+        oldest = [key for key, place in islice(self._places.items(), most) if place < first]
+        for key in oldest:
+            del self._places[key]
+
+
+def erase(db: sqlite3.Connection, decisions: frozenset[Any]) -> None:
+    """Drop the keys and answers of decisions, in one transaction."""
+    with sqlite.transaction(db):
+        rows = db.execute("SELECT place, decision FROM recent_keys WHERE key IS NOT NULL")
+        db.executemany(_BLANK, [(place,) for place, decision in rows if decision in decisions])
+
+
+def expire(db: sqlite3.Connection, today: int) -> None:
+    """Drop the keys whose tables end, within a transaction."""
+    db.execute("DELETE FROM recent_keys WHERE day <= ?", (today,))
+
+
+class Move:
+    """One move of all recent keys to their tables; nothing to do if they are few.
+
+    It may stop between any two steps, and two processes may move at once: a key that is in its
+    table already is left alone there, and one that was dropped meanwhile is null, and is not taken.
+
+    Args:
+        db: a connection of its own, for as long as the move takes.
+        table_of: returns the name of a day's table; None if that has ended.
+    """
+
+    def __init__(self, db: sqlite3.Connection, table_of: Callable[[int], str | None]) -> None:
+        self._db = db
+        self._table_of = table_of
+        self.steps = 0
+        """Steps that were made."""
+        self._number = 1
+        self._bite = _FIRST_BITE
+        self._last, self._count = 0, 0
+        (first,) = db.execute("SELECT min(place) FROM recent_keys").fetchone()
+        (last,) = db.execute("SELECT max(place) FROM recent_keys").fetchone()
+        if first is not None and last - first + 1 >= LEAST:
+            db.execute(
+                "PRAGMA wal_autocheckpoint=0"
+            )  # a checkpoint in a step would be its longest part
+            db.execute("PRAGMA temp_store=MEMORY")
+            db.execute(_TODO[0])
+            self._count = db.execute(_TODO[1], (last,)).rowcount
+            self._last = last
+
+    @property
+    def has_more(self) -> bool:
+        return self._last > 0
+
+    def step(self) -> None:
+        """Move or remove some rows, in one transaction."""
+        began_s = time.monotonic()
+        self.steps += 1
+        with sqlite.transaction(self._db):
+            if self._number <= self._count:
+                self._copy()
+            elif not self._remove():
+                self._last = 0
+        self._bite = _paced(self._bite, time.monotonic() - began_s)
+
+    def _copy(self) -> None:
+        end = min(self._number + self._bite, self._count + 1)
+        of_days = self._db.execute(
+            "SELECT DISTINCT day FROM moved WHERE number >= ? AND number < ?", (self._number, end)
+        ).fetchall()
+        for (day,) in of_days:
+            if (table := self._table_of(day)) is None:
+                continue
+            self._db.execute(
+                f"INSERT OR IGNORE INTO {table} SELECT {KEPT} FROM moved CROSS JOIN recent_keys r"
+                " USING (place) WHERE number >= ? AND number < ? AND r.day = ?"
+                " ORDER BY number",
+                (self._number, end, day),
+            )
+        self._number = end
+
+    def _remove(self) -> bool:
+        """Remove some of the rows that were moved, the oldest first. Returns whether there may be
+        more."""
+        bite = "SELECT place FROM recent_keys WHERE place <= ? ORDER BY place LIMIT ?"
+        gone = f"DELETE FROM recent_keys WHERE place IN ({bite})"
+        return self._db.execute(gone, (self._last, self._bite)).rowcount > 0
+
+
+def _paced(rows: int, took_s: float) -> int:
+    """How many rows the next step takes, after one that took so long."""
+    if took_s > _BITE_S:
+        return max(rows // 2, 1)
+    return min(rows * 2, _MOST_BITE) if took_s < _BITE_S / 2 else rows
