@@ -157,7 +157,7 @@ def test_a_move_leaves_no_key_behind_and_each_once(folder: Path, log: SqliteDeci
         log.append("gw", [entry(f"k{number}", number, days=1 + number % 2 * 6)])
     assert rows(folder, "kept_keys") == 0
     log.checkpoint()
-    assert (rows(folder, "recent_keys"), rows(folder, "kept_keys")) == (0, 300)
+    assert (rows(folder, "recent_keys"), rows(folder, "kept_keys")) == (1, 300)  # the last stays
     assert [found(log, f"k{number}") for number in range(300)] == [answer(n) for n in range(300)]
     again = log.append("gw", [entry("k7", 999)])
     assert again == [DuplicateKey(answer(7), True)]
@@ -172,10 +172,26 @@ def test_a_process_that_was_idle_meanwhile_finds_keys_of_after_a_move(folder: Pa
         log.append("gw", [entry("a", 1), entry("b", 2)])
         assert found(idle, "a") == answer(1)
         log.checkpoint()
-        assert rows(folder, "recent_keys") == 0
+        assert rows(folder, "recent_keys") == 1
         log.append("gw", [entry("c", 3)])
         assert found(idle, "c") == answer(3)
         assert idle.append("other", [entry("c", 4)]) == [DuplicateKey(answer(3), True)]
+
+
+def test_a_process_that_was_idle_meanwhile_finds_keys_of_after_the_end_of_all(
+    folder: Path,
+) -> None:
+    wall = Wall()
+    with (
+        closing(SqliteDecisionLog(folder, wall)) as log,
+        closing(SqliteDecisionLog(folder, wall)) as idle,
+    ):
+        log.append("gw", [entry("a", 1), entry("b", 2)])
+        assert found(idle, "a") == answer(1)
+        wall.ms += 3 * KEEP_MS
+        log.seal()
+        log.append("gw", [entry("c", 3)])
+        assert (found(idle, "a"), found(idle, "c")) == (None, answer(3))
 
 
 def test_few_keys_are_not_moved(
@@ -194,7 +210,7 @@ def test_keys_are_moved_by_one_process_at_a_time(folder: Path, log: SqliteDecisi
         log.checkpoint()
         assert rows(folder, "recent_keys") == 2
     log.checkpoint()
-    assert rows(folder, "recent_keys") == 0
+    assert rows(folder, "recent_keys") == 1
 
 
 def test_a_key_that_ends_amid_its_move_is_gone_and_may_be_claimed_anew(
@@ -225,14 +241,26 @@ def test_recent_keys_end_with_their_table(folder: Path) -> None:
         wall.ms += 1 + KEEP_MS // 2
         log.seal()
         assert found(log, "a") is None
-        assert rows(folder, "recent_keys") == 0
         assert isinstance(log.append("gw", [entry("a", 2)])[0], AppendReceipt)
+
+
+def test_keys_that_were_not_moved_are_kept_in_mind_however_many_there_are(
+    log: SqliteDecisionLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recent_keys, "LEAST", 20)
+    monkeypatch.setattr(recent_keys, "_SLACK", 4)
+    for number in range(60):
+        log.append("gw", [entry(f"k{number}", number)])
+        assert found(log, "k0") == answer(0)
+    assert all(found(log, f"k{number}") == answer(number) for number in range(60))
+    assert log.append("gw", [entry("k3", 99)]) == [DuplicateKey(answer(3), True)]
 
 
 def test_memory_does_not_grow_with_keys_that_were_moved(
     folder: Path, log: SqliteDecisionLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recent_keys, "LEAST", 20)
+    monkeypatch.setattr(recent_keys, "_SLACK", 4)
     for number in range(400):
         log.append("gw", [entry(f"k{number}", number)])
         log.find("app", "fraud", "another")

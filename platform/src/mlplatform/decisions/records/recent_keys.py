@@ -25,10 +25,9 @@ their table, and a start reads more."""
 ANSWER: Final = "coalesce(answer, (SELECT text FROM answer_shapes s WHERE s.shape = k.shape))"
 KEPT: Final = "key, body, decision, shape, score, answer"
 STEP: Final = (
-    # numbers are never used again, as connections follow the table by them
     """
 CREATE TABLE IF NOT EXISTS recent_keys (
-    place INTEGER PRIMARY KEY AUTOINCREMENT,
+    place INTEGER PRIMARY KEY,
     day INTEGER NOT NULL,
     key BLOB,
     body ANY,
@@ -39,8 +38,11 @@ CREATE TABLE IF NOT EXISTS recent_keys (
 ) STRICT""",
 )
 """Step of the schema. `day` is that of the table to which a row goes; a key that was dropped is
-null."""
+null. The last row always stays, so that no number is used twice: connections follow the table by
+numbers, and AUTOINCREMENT would change a page more in each commit."""
 _WIDTH: Final = 8
+_SLACK: Final = 1_024
+"""Keys that are forgotten together, or a little more."""
 # One row: at each step of a statement another thread may take the interpreter lock
 _ADDED: Final = """
 SELECT max(place), group_concat(place || ':' || hex(key)) FROM recent_keys
@@ -89,8 +91,8 @@ class RecentKeys:
             key = bytes.fromhex(digits)
             places.pop(key, None)  # the oldest places stay in front
             places[key] = int(place)
-        if len(places) > LEAST:
-            self._drop_moved(2 * len(rows))
+        if len(places) > LEAST + _SLACK:
+            self._drop_moved()
 
     def has_any(self, keys: Iterable[bytes]) -> bool:
         """Whether one of the keys is here, as of the last `follow`."""
@@ -116,11 +118,11 @@ class RecentKeys:
         row: tuple[Any, ...] | None = self._db.execute(_FIND, (self._places[key], key)).fetchone()
         return row
 
-    def _drop_moved(self, most: int) -> None:
-        """Forget up to so many of the oldest keys, as far as their rows were moved."""
+    def _drop_moved(self) -> None:
+        """Forget some of the oldest keys, as far as their rows were moved."""
         (first,) = self._db.execute("SELECT min(place) FROM recent_keys").fetchone()
-        oldest = [key for key, place in islice(self._places.items(), most) if place < first]
-        for key in oldest:
+        oldest = islice(self._places.items(), 2 * _SLACK)
+        for key in [key for key, place in oldest if place < first]:
             del self._places[key]
 
 
@@ -133,7 +135,9 @@ def erase(db: sqlite3.Connection, decisions: frozenset[Any]) -> None:
 
 def expire(db: sqlite3.Connection, today: int) -> None:
     """Drop the keys whose tables end, within a transaction."""
-    db.execute("DELETE FROM recent_keys WHERE day <= ?", (today,))
+    (last,) = db.execute("SELECT max(place) FROM recent_keys").fetchone()
+    db.execute("DELETE FROM recent_keys WHERE day <= ? AND place < ?", (today, last))
+    db.execute(f"{_BLANK} AND day <= ?", (last, today))
 
 
 class Move:
@@ -200,7 +204,10 @@ class Move:
     def _remove(self) -> bool:
         """Remove some of the rows that were moved, the oldest first. Returns whether there may be
         more."""
-        bite = "SELECT place FROM recent_keys WHERE place <= ? ORDER BY place LIMIT ?"
+        bite = (
+            "SELECT place FROM recent_keys WHERE place <= ? AND place <"
+            " (SELECT max(place) FROM recent_keys) ORDER BY place LIMIT ?"
+        )
         gone = f"DELETE FROM recent_keys WHERE place IN ({bite})"
         return self._db.execute(gone, (self._last, self._bite)).rowcount > 0
 
