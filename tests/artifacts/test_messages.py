@@ -20,6 +20,7 @@ FREE: Final = re.compile(r"[a-z]{3,} (?:[a-z]+ )*[a-z]{2,}")
 STUMBLES: Final = re.compile(
     r"\b(?:nobody tells|(?:is|are) told|asked no more|is no pass|speaks? for|spoken to|told apart"
     r"|in work|for long\b|has a past|does not read as|(?:say|said) something of"
+    r"|asks for no more|(?:by|in) what was counted|fares|those expected"
     r"|nothing is (?:given|known of)|would be taken back|whom nobody"
     r"|(?<!there )(?:is|are) no (?!(?:sign of|longer|more|such|larger|feature yet)\b)\w+)\b"
 )

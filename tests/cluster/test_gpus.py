@@ -84,7 +84,9 @@ def test_more_than_is_free_is_refused_with_the_numbers_and_changes_nothing(world
     world.plane.apply(first)
     until(lambda: placed(world, first["metadata"]["name"]) == 1)
 
-    with pytest.raises(Refused, match=r"2 x 1 nvidia.com/gpu; .* have 2, 1 are taken: room for 1"):
+    with pytest.raises(
+        Refused, match=r"2 pods with 1 nvidia.com/gpu each, and there is room for 1"
+    ):
         world.plane.apply(second)
 
     assert second["metadata"]["name"] not in world.plane.names()

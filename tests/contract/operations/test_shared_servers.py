@@ -95,7 +95,7 @@ def test_a_second_home_is_refused_with_the_first_ones_name_and_takes_over_where_
     assert imported(second, tmp_path).new == 1
     with pytest.raises(Refused, match=f"another home, .*:{tmp_path}/b, has the tables"):
         taken(first)
-    assert command("features", "take-over").startswith("this home has the tables at ")
+    assert command("features", "take-over").startswith("this home has taken over the tables at ")
     assert taken(first) >= 1
 
 

@@ -42,14 +42,16 @@ def run(monkeypatch: pytest.MonkeyPatch, plan: Plan | str, *options: str) -> tup
 def test_a_plan_that_can_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     code, shown = run(monkeypatch, PLAN, "--challenger", "7")
     assert code == 0
-    assert "417 requests/h, by 168 h of the decision log" in shown
+    assert "417 requests/h, by 7 days of the decision log" in shown
     assert "the rollout can decide within its deadlines" in shown
 
 
 def test_a_plan_that_cannot_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     code, shown = run(monkeypatch, REFUSAL)
     assert code == REFUSED
-    assert "Possible with rollout.canary.0.deadline_h: 264 (now 168)" in " ".join(shown.split())
+    assert "It could decide with rollout.canary.0.deadline_h: 264 (now 168)" in " ".join(
+        shown.split()
+    )
     code, shown = run(monkeypatch, REFUSAL, "--json")
     assert code == REFUSED
     (refused,) = json.loads(shown)["refusals"]

@@ -1,4 +1,4 @@
-"""Each form of a time, to its unit; a time beyond the calendar is shown as its number."""
+"""Each form of a time and of a duration; a time beyond the calendar is shown as its number."""
 
 from __future__ import annotations
 
@@ -33,6 +33,20 @@ def test_each_form_of_a_time(expected: str, text: Callable[[int], str], ms: int)
 @pytest.mark.parametrize("ms", [10**15, 10**30, -(10**15)])
 def test_a_time_beyond_the_calendar_is_its_number(ms: int) -> None:
     assert times.text_of_any(ms, times.second_text) == f"{ms} ms"
+
+
+@pytest.mark.parametrize(
+    ("expected", "seconds"),
+    [
+        ("0 s", 0.0), ("0.2 s", 0.2), ("59 s", 59), ("1 min", 60), ("31.5 min", 1_890),
+        ("1 h", 3_600), ("35.6 h", 128_160), ("47.9 h", 172_440), ("2 days", 172_800),
+        ("2.5 days", 216_000), ("7 days", 604_800), ("1,000 days", 86_400_000),
+    ],
+)  # fmt: skip
+def test_a_duration_is_in_hours_below_two_days_and_in_days_from_there_on(
+    expected: str, seconds: float
+) -> None:
+    assert times.duration_text(seconds) == expected
 
 
 def test_any_other_time_is_its_text() -> None:

@@ -54,7 +54,7 @@ _BY_NAME: Final[Mapping[str, type[CallFailed]]] = {
     "unknown-decision": NotFound,
 }
 _WAYS_OUT: Final[Mapping[type[CallFailed], str]] = {
-    InputRefused: "Correct it: as it is, it is refused again.",
+    InputRefused: "Correct the request: the same one is refused again.",
     NotFound: "Check the name or id, and that this key asked for it.",
     NotAuthenticated: "Give a valid API key; `mlplatform keys create` makes one.",
     NotAllowed: "Ask with a key whose scopes cover it (`mlplatform keys create --scope`).",
@@ -156,7 +156,7 @@ def error_without_reply(name: str, key: str | None, outcome: NoReply) -> CallFai
     if outcome.kind == "oversized":
         way_out = "Ask for less at once, or give `most_bytes`."
     elif key is None and outcome.kind != "unreached":
-        way_out = "It may have been taken all the same."
+        way_out = "The gateway may have taken the request all the same."
     facts = Facts(
         call=name, message=excerpt(outcome.message, MOST_DETAIL), way_out=way_out, key=key
     )

@@ -182,7 +182,7 @@ def _print_restored(done: RestoreReport, home: str, *, check_only: bool) -> None
         counts = f"{done.log.records} records of {done.log.writers} writers"
         print_fields(
             {
-                "files": f"{len(done.manifest.files)}, each as its digest says",
+                "files": f"{len(done.manifest.files)} files, each with the content of its digest",
                 "decision log": f"{whole}: {counts}",
                 "spilled": f"{done.log.spilled} records, which the next start moves into the log",
             }

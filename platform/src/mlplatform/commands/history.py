@@ -40,8 +40,8 @@ SHOWN_ALIKE = 3
 MORE_DAYS = 14
 NEXT = "next: mlplatform retrain {model}{as_of} --actor NAME --reason WHY --rollout"
 ENDED_EARLY = (
-    "the labels of the last day matured by {day}, and later days have no requests:"
-    " train as of then, or there is nothing to judge a version by"
+    "the labels of the last day with requests matured by {day}: train as of that day, because later"
+    " days have nothing to judge a version by"
 )
 
 CONVERT = (

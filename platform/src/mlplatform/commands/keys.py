@@ -43,7 +43,7 @@ def create(
         float | None, typer.Option(help="Requests per second. Default: no limit.")
     ] = None,
     burst: Annotated[
-        int | None, typer.Option(help="Requests at once. Default: those of a second.")
+        int | None, typer.Option(help="Most requests at once. Default: as many as in a second.")
     ] = None,
     expires_days: Annotated[int | None, typer.Option(help="Days until the key ends.")] = None,
     to: Annotated[
@@ -114,7 +114,7 @@ def revoke(
     if json:
         print_json({"revoked": revoked})
     else:
-        typer.echo(f"revoked: {', '.join(revoked) or 'nothing, it was before'}")
+        typer.echo(f"revoked: {', '.join(revoked) or 'nothing, as it was revoked before'}")
 
 
 def _priority(text: str) -> Priority:

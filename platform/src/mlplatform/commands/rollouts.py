@@ -132,7 +132,7 @@ def plan(
     challenger: Annotated[
         int | None,
         typer.Option(
-            min=1, help="A validated version. Default: none in particular, without a replay."
+            min=1, help="A validated version. Default: any version, planned without a replay."
         ),
     ] = None,
     days: Annotated[

@@ -84,8 +84,9 @@ def _print(report: SkewReport) -> None:
             ("feature", "decision", "event time", "served", "expected", "at position"), examples
         )
     if report.unreadable:
-        print_line(f"not read: {report.unreadable:,} records, erased or not as declared now")
-    print_line(f"{report.summary}, by {report.sampled:,} of {report.population:,} decisions")
+        print_line(f"{report.unreadable:,} records were not read: erased, or not as declared now")
+    counted = f"{report.sampled:,} of {report.population:,} decisions were counted again"
+    print_line(f"{report.summary}; {counted}")
 
 
 def _examples(report: SkewReport) -> Iterator[tuple[str, ...]]:

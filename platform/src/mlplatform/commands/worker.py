@@ -22,7 +22,7 @@ def worker(
     name: Annotated[
         str,
         typer.Option(
-            help="A name that no other process has; kept after a restart, it keeps partitions."
+            help="A name that no other process has. A restart with it keeps its partitions."
         ),
     ] = "worker-1",
     outbox: Annotated[

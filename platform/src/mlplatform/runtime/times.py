@@ -1,9 +1,11 @@
-"""Epoch times in milliseconds as texts in UTC: each form under its name."""
+"""Times as texts: epoch times in milliseconds in UTC, each form under its name, and durations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+
+from mlplatform.runtime.units import DAY_S, HOUR_S, MINUTE_S
 
 
 def day_text(ms: int) -> str:
@@ -46,12 +48,26 @@ def rfc3339_text(ms: int) -> str:
     return iso_millisecond_text(ms).replace("+00:00", "Z")
 
 
+def duration_text(seconds: float) -> str:
+    """A duration to a tenth of its unit: hours below two days, days from there on: "36 h", "2.5
+    days"; minutes below an hour and seconds below a minute."""
+    if seconds >= 2 * DAY_S:
+        return f"{_tenths(seconds / DAY_S)} days"
+    if seconds >= HOUR_S:
+        return f"{_tenths(seconds / HOUR_S)} h"
+    return f"{_tenths(seconds / MINUTE_S)} min" if seconds >= MINUTE_S else f"{_tenths(seconds)} s"
+
+
 def text_of_any(ms: int, text: Callable[[int], str]) -> str:
     """The text of a time that nobody has checked; beyond the calendar, its number and "ms"."""
     try:
         return text(ms)
     except (OverflowError, ValueError, OSError):
         return f"{ms} ms"
+
+
+def _tenths(value: float) -> str:
+    return f"{value:,.1f}".removesuffix(".0")
 
 
 def _utc(ms: int) -> datetime:

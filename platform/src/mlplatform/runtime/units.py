@@ -6,12 +6,16 @@ from typing import Final
 
 SECOND_US: Final = 1_000_000
 """A second in microseconds."""
+SECOND_MS: Final = 1_000
+"""A second in milliseconds."""
 MINUTE_MS: Final = 60_000
 """A minute in milliseconds."""
 HOUR_MS: Final = 3_600_000
 """An hour in milliseconds."""
 DAY_MS: Final = 86_400_000
 """A day of UTC in milliseconds."""
+MINUTE_S: Final = 60
+"""A minute in seconds."""
 HOUR_S: Final = 3_600
 """An hour in seconds."""
 DAY_S: Final = 86_400

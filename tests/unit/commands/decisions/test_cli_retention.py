@@ -80,7 +80,10 @@ def test_a_dry_run_says_how_much_would_go_and_nothing_does(
     declared(monkeypatch, 51)
     shorter = told("--dry-run")["fraud"]
     assert (shorter["payloads"], shorter["later"]) == (29, 0)
-    assert "Nothing went." in RUN(commands.app, ["log", "retention", "--dry-run"], env=WIDE).stdout
+    assert (
+        "Nothing was removed."
+        in RUN(commands.app, ["log", "retention", "--dry-run"], env=WIDE).stdout
+    )
     platform.log.seal()
     assert platform.log.verify().erased == 0
     assert erasure.rules_of(platform.settings.home.decisions, "fraud") == []

@@ -88,14 +88,18 @@ def test_of_classes_the_largest_changes_are_told_and_no_alerts() -> None:
     assert measures.rows == [
         ("accuracy", "0.8 (0.78 to 0.82)", "0.85 (0.83 to 0.87)", "+0.05 (+0.03 to +0.07)")
     ]
-    assert told["labelled"] == "400 requests, 300 of them measured; 500 not matured, 100 without"
+    assert told["labelled"] == (
+        "400 requests, 300 of them measured; 500 others have not matured, 100 have no label"
+    )
 
 
 def test_of_numbers_the_differences_are_told() -> None:
     told, drawn = fields(NUMBERS), tables(NUMBERS)
     assert told["moved by more than 20 EUR"].startswith("50 (5.00 %)")
-    assert told["to where"] == "10 lower, 40 higher; +1.25 EUR on average, 6.5 EUR either way"
-    assert told["without a number"] == "2 by one of the two"
+    assert told["to where"] == (
+        "10 numbers are lower, 40 higher; the mean change is +1.25 EUR, without its sign 6.5 EUR"
+    )
+    assert told["without a number"] == "2 requests, by one version or both"
     differences, segments = drawn
     assert differences.columns == ("difference, EUR", "least", "p50", "most")
     assert differences.rows == [("candidate less reference", "-31", "+0.5", "+55")]
@@ -127,30 +131,32 @@ def test_reasons_are_told_where_there_are_some() -> None:
     [
         (CLASSES, "50 of 1,000 requests of another class"),
         (NUMBERS, "50 of 1,000 requests whose number moves by more than the tolerance"),
-        (ORDERED, "50 of 1,000 requests that either flags are flagged by one alone"),
+        (ORDERED, "50 of 1,000 requests that either version flags are flagged by one alone"),
     ],
     ids=["classes", "numbers", "outcomes"],
 )
 def test_the_prediction_is_told_as_the_gate_on_disagreement_counts(found: Replay, of: str) -> None:
     told = fields(found)
     assert told["predicted for shadow"] == (
-        f"{of} (5.00 %); 3.00 % to 7.00 % to expect of a coming day"
+        f"{of} (5.00 %); 3.00 % to 7.00 % are expected on a coming day"
     )
-    assert told["shadow allows"] == "up to 30.00 % to be passed; more than 20.00 %, proven, stops"
+    assert told["shadow allows"] == (
+        "up to 30.00 % passes; more than 20.00 % stops the candidate, once it is proven"
+    )
 
 
 def test_a_shadow_that_asks_for_nothing_stops_all_the_same() -> None:
     alone = msgspec.structs.replace(BAND, passes=None)
     what_if = msgspec.structs.replace(CLASSES.what_if, disagreement=alone)
     told = fields(msgspec.structs.replace(CLASSES, what_if=what_if))
-    assert told["shadow allows"] == "more than 20.00 %, proven, stops"
+    assert told["shadow allows"] == "more than 20.00 % stops the candidate, once it is proven"
     nothing = msgspec.structs.replace(what_if, disagreement=None)
     assert "shadow allows" not in fields(msgspec.structs.replace(CLASSES, what_if=nothing))
 
 
 @pytest.mark.parametrize(
     ("as_predicted", "words"),
-    [(True, "; as predicted here"), (False, "; not as predicted here"), (None, "")],
+    [(True, "; this replay agrees"), (False, "; this replay does not agree"), (None, "")],
     ids=["as predicted", "not as predicted", "no band"],
 )
 def test_what_shadow_saw_stands_beside_it(as_predicted: bool | None, words: str) -> None:
@@ -159,5 +165,6 @@ def test_what_shadow_saw_stands_beside_it(as_predicted: bool | None, words: str)
     )
     told = fields(replay((seen,), disagreement=BAND, changes=()))
     assert told["shadow saw, m-v2-1"] == (
-        "6.00 % of 2,000 (4.00 % to 8.00 %): HEALTHY; validation had predicted 5.50 %" + words
+        "HEALTHY: 6.00 % of 2,000 requests (interval 4.00 % to 8.00 %); validation had predicted "
+        "5.50 %" + words
     )

@@ -80,7 +80,7 @@ def mistaken(row: ServedValues) -> ServedValues:
     ("faults", "feature", "why"),
     [
         (Faults(served=doubled), "c_sum_1d", "2 times what it should be"),
-        (Faults(served=one_more), "t_n_6h", "+1 on what it should be"),
+        (Faults(served=one_more), "t_n_6h", "off by +1"),
         (Faults(stored=mistaken), "customer_mean_7d", "online store holds other values"),
     ],
     ids=["a window", "a count", "a stored row"],

@@ -63,7 +63,7 @@ EARLIER = LateInterval(2 * HOUR_MS, 3 * HOUR_MS, 30 * 60_000)
         ([cell("different")] * 2, "2 times what it should be"),
         (
             [cell("different", served=4.0, expected=3.0), cell("different")],
-            "+1 on what it should be",
+            "off by +1",
         ),
         (
             [cell("different", served=9.0, expected=3.5), cell("different")],
@@ -118,12 +118,12 @@ def test_values_that_a_topic_dropped_are_named_with_the_verdict() -> None:
         return "" if found is None else found.summary
 
     assert named(None, None) == (
-        "bureau lacks up to 4 messages of bank, dropped before they were read and found on"
-        " 1970-01-04 00:00 UTC"
+        "bureau lacks up to 4 messages of bank, which the topic dropped unread (found on 1970-01-04"
+        " 00:00 UTC)"
     )
     assert named(3 * DAY_MS, None, 1) == (
-        "bureau lacks up to 3 messages of bank published since 1970-01-02 00:00 UTC, dropped before"
-        " they were read and found on 1970-01-03 00:00 UTC"
+        "bureau lacks up to 3 messages of bank published since 1970-01-02 00:00 UTC, which the"
+        " topic dropped unread (found on 1970-01-03 00:00 UTC)"
     )
     assert "lacks 1 message of" in named(4 * DAY_MS, None)
     assert named(4 * DAY_MS + 1, None) == ""

@@ -78,7 +78,7 @@ def test_a_declined_payment_without_a_label_is_hidden_and_never_genuine(tmp_path
     told = judge_hidden(evidence.hidden)
     assert told.verdict == "passed"
     assert "1 requests that were stopped have no known outcome" in told.reason
-    assert "Warning: by 1 stopped requests with a known outcome" in told.reason
+    assert "Warning: 1 stopped requests with a known outcome" in told.reason
 
 
 def test_declines_count_as_fraud_where_known_ones_show_that_they_are(tmp_path: Path) -> None:

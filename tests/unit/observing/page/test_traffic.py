@@ -74,15 +74,15 @@ def test_the_newest_numbers_are_those_of_the_traffic() -> None:
     found = metrics(day())
     assert {key: metric.text for key, metric in found.items()} == {
         "rate": "10", "p50": "4.0 ms", "p99": "4.0 ms", "alerts": "2 %", "degraded": "0.8 %",
-        "precision": "60 %", "recall": "75 %", "drift": "steady", "ages": "2.1 d",
+        "precision": "60 %", "recall": "75 %", "drift": "steady", "ages": "2.1 days",
     } | {key: found[key].text for key in ("p50", "p99")}  # fmt: skip
     assert float(found["p50"].text.split()[0]) == pytest.approx(4.0, rel=0.09)
     assert found["p99"].tone == "good"
     assert found["p99"].note.startswith("goal 10.0 ms: met; challenger ")
     assert found["alerts"].note == "challenger 5 %"
-    assert found["recall"].note == "65 % to 83 % with 95 %: 60 of 80"
-    assert found["drift"].note == "count is at 50 % of what is allowed"
-    assert found["ages"].note == "customer_stats 3.0 h, terminal_stats 2.1 d"
+    assert found["recall"].note == "60 of 80; 95 % interval 65 % to 83 %"
+    assert found["drift"].note == "count is at 50 % of its limit"
+    assert found["ages"].note == "customer_stats 3 h, terminal_stats 2.1 days"
 
 
 def test_what_a_model_of_classes_or_numbers_does_not_have_is_not_awaited() -> None:

@@ -164,7 +164,7 @@ def test_numbers_are_shown_with_their_unit_and_moved_ones_are_counted(
     assert "mean absolute error, less the champion's" in held_out
     purpose = told(made, "What it decides, and for what")
     gives = dict(purpose.fields)["gives"]
-    assert gives == "0 or more and 100000 or less, in EUR; up to 20 apart they count as one"
+    assert gives == "0 or more and 100000 or less, in EUR; up to 20 apart counts as no change"
     (table,) = purpose.tables
     assert table.caption == "Outcomes, from the lowest number to the highest"
     assert table.rows[0][1] == "the lowest"
@@ -190,7 +190,7 @@ def test_classes_have_no_scores_and_no_outcome_without_a_label(known: VersionRec
     assert table.head == ("class", "alert")
     days = definition.label.maturity_days
     label = dict(told(made, "Labels and hidden outcomes").fields)["mature after"]
-    assert label == f"{days} days; then none is unknown"
+    assert label == f"{days} days; without a label by then the outcome is unknown"
     unknown = f"A request without a label counts as unknown after {days} days:"
     assert any(limit.startswith(unknown) for limit in made.limits)
     assert [c for c, _ in made.replay if c.startswith("mlplatform replay fraud --version 2")]
@@ -335,7 +335,7 @@ def test_each_measure_says_on_which_days_and_to_which_side_it_is_limited(
         ),
         (
             "share of alerts",
-            "0.002: the gate below says to which side",
+            "0.002; the gate below says whether it is the least or the most",
             "replayed requests; the gate below says which",
         ),
         ("changed decisions", "at most 0.05", "replayed requests; the gate below says which"),
@@ -471,10 +471,10 @@ def test_a_card_claims_no_more_of_a_model_s_making_than_is_on_record(known: Vers
 def test_limits_of_a_confirmed_champion(known: VersionRecords) -> None:
     limits = "\n".join(card(known).limits)
     for said in (
-        "After decline no outcome can become known",
-        "how many of them were stopped wrongly can't be known",
-        "Of 12 requests that were stopped while it was champion nothing is known",
-        "of 7 requests that both scored and that were stopped nothing is known",
+        "The outcome of a request can't become known after decline",
+        "how many were stopped wrongly can't be known",
+        "12 requests that were stopped while it was champion have no known outcome",
+        "7 requests that both versions scored were stopped, and have no known outcome",
         "Matured days: labels have stopped coming.",
         "share of alerts: not shown. It may raise up to 0.4 points more alerts (95 % certain).",
         "Incident fraud-drift-1 (drift) is open",

@@ -228,7 +228,9 @@ def test_the_version_that_answers_gets_its_rollout_once(checks: Checks) -> None:
     after, again = checks.run(Health.UNHEALTHY), checks.run(Health.UNHEALTHY)
     assert checks.opened == [2]
     for check in (busy, after, again):
-        assert check.decision == Wait("version 2 answers it; its rollout decides")
+        assert check.decision == Wait(
+            "version 2 answers it; its rollout decides whether that helps"
+        )
 
 
 def test_an_answer_whose_rollout_is_refused_calls_a_person(checks: Checks) -> None:
@@ -248,8 +250,8 @@ def test_an_answer_whose_rollout_is_refused_calls_a_person(checks: Checks) -> No
     ("refusal", "expected"),
     [
         (None, OpenRollout(2)),
-        ("", Wait("version 2 answers it; its rollout decides")),
-        ("no plan", Page("version 2 answers it, and has no rollout: no plan")),
+        ("", Wait("version 2 answers it; its rollout decides whether that helps")),
+        ("no plan", Page("version 2 answers it, but has no rollout: no plan")),
     ],
 )
 def test_the_step_says_what_a_refused_rollout_means(
@@ -399,7 +401,8 @@ def test_while_the_data_is_broken_nothing_is_retrained(checks: Checks) -> None:
     waiting = checks.run(Health.UNHEALTHY)  # its windows say nothing of the data: it stays open
     assert waiting.request is None
     assert waiting.decision == Wait(
-        "no retrain while fraud-data-fault-1 is open: it would learn from broken data", noted=True
+        "no retrain starts while fraud-data-fault-1 is open: it would learn from broken data",
+        noted=True,
     )
     checks.run(Health.UNHEALTHY)
     kept = checks.incidents.list("fraud", closed=False)[1]

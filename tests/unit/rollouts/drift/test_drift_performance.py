@@ -94,7 +94,7 @@ def test_too_few_days_are_no_health() -> None:
     verdict = performance_verdict(few, POLICY)
     assert (verdict.health, verdict.reasons) == (
         Health.INCONCLUSIVE,
-        ("7 matured days of this champion; 8 are needed",),
+        ("this champion has 7 matured days; 8 are needed",),
     )
     assert performance_verdict(days(8, 1), POLICY).health is Health.HEALTHY
 
@@ -111,7 +111,7 @@ def test_days_without_a_single_fraud_are_no_health() -> None:
     made = [matured_day(day * DAY_MS, empty, capacity=0.013) for day in range(12)]
     verdict = performance_verdict(MaturedDays(tuple(made)), POLICY)
     assert verdict.health is Health.INCONCLUSIVE
-    assert "recall: nothing to count" in verdict.reasons
+    assert "recall has nothing to count" in verdict.reasons
 
 
 def test_a_segment_is_found_that_the_whole_hides() -> None:

@@ -131,7 +131,7 @@ def test_an_alert_share_outside_its_band_is_drift() -> None:
         PROFILE, dataclasses.replace(window, alerts=flood), POLICY, BAND
     )
     assert verdict.health is Health.UNHEALTHY
-    assert verdict.reasons[0].startswith("alerts are")
+    assert "of 5,000 requests raised an alert" in verdict.reasons[0]
 
 
 def test_without_alerts_no_share_of_them_is_judged_and_none_is_shown() -> None:
@@ -150,7 +150,9 @@ def test_what_a_model_gives_is_named_by_the_word_of_its_kind() -> None:
     assert "score" in verdicts.plain(verdict)["shifts"], "evidence keeps its keys"
     few = dataclasses.replace(window, scores=window.scores * np.nan)
     unknown = verdicts.window_verdict(PROFILE, few, POLICY, None, score_word="number")
-    assert unknown.reasons == ("number has 0 values of 5000: too few to judge",)
+    assert unknown.reasons == (
+        "number has a value in 0 of 5,000 requests, which are too few to judge",
+    )
 
 
 def emptied(window: Window, name: str) -> Window:
@@ -177,11 +179,11 @@ def without(window: Window, name: str) -> Window:
             lambda w: dataclasses.replace(
                 w, scores=w.scores[:9], alerts=w.alerts[:9], scored_units=w.units[:9]
             ),
-            "score has 9 values of 9: too few to judge",
+            "score has a value in 9 of 9 requests, which are too few to judge",
         ),
         (
             lambda w: dataclasses.replace(w, scores=w.scores * np.nan),
-            "score has 0 values of 5000: too few to judge",
+            "score has a value in 0 of 5,000 requests, which are too few to judge",
         ),
     ],
     ids=["a writer behind", "a dead feature", "a lost feature", "few scores", "no scores"],

@@ -149,12 +149,12 @@ def test_a_day_at_whose_end_no_label_came_is_not_known_and_that_is_told() -> Non
     found = read([*records, *alive(6)], now_day=9)
     assert [d.start_ms // DAY_MS for d in found.days] == [0, 1, 2]
     (gap,) = found.gaps
-    assert gap.startswith("labels have stopped coming: none in the last day")
+    assert gap.startswith("labels have stopped coming: none came on the last day")
 
 
 def test_without_any_decision_nothing_is_known() -> None:
     assert read([decision(1, model="other")], now_day=9).gaps == (
-        "nothing has matured under this champion",
+        "no request has matured under this champion",
     )
 
 

@@ -61,8 +61,8 @@ def test_too_few_gpus_are_refused_with_the_numbers() -> None:
     answer = room_for(need(2), [node(2, pod(1)), node(1, pod(1), name="n2")], [])
 
     assert answer == CapacityShortage(
-        "fraud-v8-01234567 needs 2 x 1 nvidia.com/gpu; the 2 of 2 nodes that suit it have 3, 2 are "
-        "taken: room for 1 of 2 pods"
+        "fraud-v8-01234567 needs 2 pods with 1 nvidia.com/gpu each, and there is room for 1: the 2 "
+        "of 2 nodes that suit it have 3 nvidia.com/gpu, of which 2 are taken"
     )
 
 
@@ -76,7 +76,7 @@ def test_what_is_scarce_is_named_even_if_it_is_no_gpu() -> None:
     answer = room_for(need(2), [node(8, cpu="1500m")], [])
 
     assert isinstance(answer, CapacityShortage)
-    assert "2 x 1 cpu" in answer.reason
+    assert "2 pods with 1 cpu each" in answer.reason
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_one_that_flips_as_often_as_predicted_is_promoted_and_confirmed_by_its_l
     assert gates["disagreement"]["values"]["share"] == pytest.approx(0.0, abs=1e-9)
     accuracy = judged[-1].evidence["gates"]["accuracy"]
     assert (accuracy["values"]["right"], accuracy["values"]["champion_right"]) == (1900, 2000)
-    assert "Right: 1,900 of 2,000 labelled requests" in accuracy["reason"]
+    assert "decided 1,900 of 2,000 labelled requests right" in accuracy["reason"]
     for number, fact in enumerate(judged):
         folder = world.folder / f"again-{number}"
         folder.mkdir()
@@ -55,7 +55,7 @@ def test_one_whose_labels_prove_fewer_right_classes_is_taken_back(world: World) 
     world.live_on()
     world.settle()
     assert world.state(second).phase == "rolled_back"
-    assert "It decides the right class for at least" in world.state(second).reason
+    assert "The new version decides the right class for at least" in world.state(second).reason
 
 
 def test_one_that_decides_other_classes_than_predicted_is_stopped_in_shadow(world: World) -> None:

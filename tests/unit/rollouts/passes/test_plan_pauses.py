@@ -73,9 +73,9 @@ def test_a_pause_refuses_nothing_and_steady_failures_are_named(world: tuple[str,
     named = [note for note in plan.notes if note.startswith("the champion fails")]
     if name == "failing":
         (note,) = named
-        assert "% of its requests, outages apart" in note
+        assert "% of its requests outside of outages" in note
         assert float(note.split()[3]) == pytest.approx(2.0, abs=0.2)
-        assert "once more than 1 % is proven" in note
+        assert "once it is proven to fail more than 1 %" in note
     else:
         assert named == []
 

@@ -80,7 +80,7 @@ def test_one_whose_labels_prove_larger_errors_is_taken_back(world: World) -> Non
     world.live_on()
     world.settle()
     assert world.state(second).phase == "rolled_back"
-    assert "Its mean absolute error is at least" in world.state(second).reason
+    assert "The new version's mean absolute error is at least" in world.state(second).reason
 
 
 def test_one_whose_numbers_move_more_than_predicted_is_stopped_in_shadow(world: World) -> None:

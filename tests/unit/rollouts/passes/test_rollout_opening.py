@@ -184,7 +184,7 @@ def test_thin_traffic_is_planned_and_refused(log: SqliteDecisionLog) -> None:
     end_ms = filled(log, 3.0)
     made = rollout_plan(fraud(), log, WITH_CHAMPION, {}, days=7, now_event_ms=end_ms)
     assert isinstance(made, Plan)
-    assert made.refusal.startswith("shadow can't decide within rollout.shadow.deadline_h (168 h)")
+    assert made.refusal.startswith("shadow can't decide within its deadline of 7 days")
 
 
 def test_a_rollout_that_cannot_decide_is_not_opened(tmp_path: Path) -> None:
@@ -201,7 +201,8 @@ def test_who_approves_reads_what_the_next_step_is_expected_to_take() -> None:
     evidence = {"version": 2, "model": "fraud", "plan": msgspec.to_builtins(GOOD)}
     asked = question("fraud-v2-1", evidence)
     assert "If approved: the next step" in asked
-    assert "35.6 h (deadline 168 h), decided by failures" in asked
+    assert "planned to take 35.6 h" in asked
+    assert "Its deadline is 7 days. Its slowest gate is failures." in asked
     assert "reaches 166 customers" in asked
     missing = {"plan": {"missing": "no plan: fewer than 24 hours of traffic in the log"}}
     assert "fewer than 24 hours" in question("fraud-v2-1", evidence | missing)

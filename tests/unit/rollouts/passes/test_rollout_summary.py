@@ -91,7 +91,7 @@ def test_arms_that_disagree_on_classes_or_numbers_are_not_said_to_alert() -> Non
 def test_a_challenger_is_approved_by_its_gates_and_its_traffic() -> None:
     page = question("fraud-v2-1", challenger())
     assert "Before traffic: validation" in page
-    assert "Not answered in time: 0 of 1,600 requests (0.00 %)" in page
+    assert "failed to answer 0 of 1,600 requests (0.00 %) in time" in page
     assert "1970-01-01 00:00 UTC" in page
     assert "| customers | 400 | 400 |" in page
     assert "| requests | 1,600 | 1,600 |" in page

@@ -272,7 +272,7 @@ def test_a_gateway_that_answers_without_a_living_writer_is_named(marks: list[Wat
     here = Watermark("g0", 9, 10, 0, live=True)
     leases = [GatewayLease("g0", 3), GatewayLease("g1", 3)]
     assert behind([here, *marks], leases, event_ms=10, generation=3) == (
-        "gateway g1 answers, and no living writer of this log has its name",
+        "gateway g1 answers, but no living writer of this log has its name",
     )
 
 
@@ -284,7 +284,7 @@ def test_a_gateway_whose_log_does_not_come_any_more_is_named() -> None:
     ]
     leases = [GatewayLease("g0", 3), GatewayLease("g1", 3)]
     assert behind(marks, leases, event_ms=10, generation=3) == (
-        "gateway g1 answers, and nothing of its log has come lately",
+        "gateway g1 answers, but none of its records have come lately",
     )
 
 
@@ -295,5 +295,6 @@ def test_a_writer_with_spilled_records_is_behind_and_says_so() -> None:
         Watermark("b", 5, 2_000, 0, live=True),
     ]
     assert behind(marks, [], event_ms=1_000, generation=1) == (
-        "writer gw is at 900, before 1000, with 3 records spilled",
+        "writer gw has reached 1970-01-01T00:00:00.900Z, not 1970-01-01T00:00:01.000Z; 3 of its "
+        "records wait in spills",
     )

@@ -74,7 +74,7 @@ def test_a_good_shadow_is_healthy_and_says_what_was_shown() -> None:
     assert set(gates) == {"failures", "alerts", "disagreement", "utilisation"}
     said, *_, asked = gates["failures"]["reason"].split(". ")
     assert said.endswith("fewer of its requests in time than the champion (95 % certain)")
-    assert asked == "Allowed: 10 points."
+    assert asked == "This step allows up to 10 percentage points fewer."
     assert verdict.evidence["arms"]["challenger"]["requests"] == 2400
     assert canonical_json(verdict.evidence)
 
@@ -83,7 +83,7 @@ def test_too_few_customers_are_inconclusive() -> None:
     verdict = shadow(shadow_rows(299, 8, generation=1, version=2, alert_share=0.02))
     assert (verdict.verdict, verdict.reason) == (
         "INCONCLUSIVE",
-        "The sample is too small yet. It has 299 of 300 customers that its step needs.",
+        "The sample is still too small. It has 299 of the 300 customers that the step needs.",
     )
 
 
@@ -94,7 +94,7 @@ def test_no_records_are_inconclusive() -> None:
 def test_an_incomplete_log_is_inconclusive_and_names_who_is_behind() -> None:
     verdict = shadow(shadow_rows(400, 6, generation=1, version=2, alert_share=0.02), LATE)
     assert verdict.verdict == "INCONCLUSIVE"
-    assert "gateway-1 is at 5" in verdict.reason
+    assert "gateway-1 has reached 1970-01-01T00:00:00.005Z" in verdict.reason
     assert "gateway-1 applies generation 0" in verdict.reason
 
 
@@ -211,7 +211,7 @@ def test_copies_that_timed_out_are_failures() -> None:
     ]
     verdict = shadow(rows)
     assert verdict.verdict == "UNHEALTHY"
-    assert "Not answered in time: 800 of 800 requests (100.00 %)" in verdict.reason
+    assert "failed to answer 800 of 800 requests (100.00 %) in time" in verdict.reason
 
 
 def test_copies_that_were_never_sent_show_nothing() -> None:
@@ -271,7 +271,7 @@ def test_a_challenger_that_starves_the_champion_does_not_excuse_itself() -> None
         rows = fail(rows, count, arm=arm)
     gate = canary(rows).evidence["gates"]["failures"]
     assert gate["verdict"] == "UNHEALTHY"
-    assert "However the champion fares" in gate["reason"]
+    assert "however many the champion fails" in gate["reason"]
 
 
 def test_a_split_that_was_not_asked_for_is_unhealthy() -> None:
@@ -331,7 +331,7 @@ def test_where_only_the_guardrail_is_read_calm_is_healthy() -> None:
 def test_a_champion_that_nobody_asked_is_not_called_healthy() -> None:
     verdict = judged([], "champion", CHAMPION, COMPLETE)
     assert verdict.verdict == "INCONCLUSIVE"
-    assert "no request of generation 1" in verdict.reason
+    assert "no request by generation 1" in verdict.reason
 
 
 def test_a_champions_guardrail_waits_for_enough_failures() -> None:

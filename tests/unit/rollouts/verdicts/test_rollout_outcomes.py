@@ -99,7 +99,7 @@ def test_a_declined_payment_without_a_label_is_not_called_genuine() -> None:
     seen = joined(rows, [REPORT])
     assert (len(seen), seen.hidden) == (4, 1)
     assert seen.requests.seen.tolist() == [True, True, True, False]
-    assert "Of 1 stopped requests nothing is known." in judged(seen).reason
+    assert "1 stopped requests have no known outcome." in judged(seen).reason
 
 
 def test_which_decisions_hide_an_outcome_is_the_models_own_affair() -> None:
@@ -122,8 +122,8 @@ def test_payments_that_were_let_through_stand_for_those_that_were_drawn_with_the
     assert seen.requests.seen.tolist() == [True, True, True, True, False, False]
     assert seen.requests.positive.tolist() == [False, False, False, True, False, False]
     reason = judged(seen).reason
-    assert "1 requests were let through and stand for 2" in reason
-    assert "Of 1 stopped requests nothing is known." in reason
+    assert "1 of 2 requests that chance could let through were let through" in reason
+    assert "1 stopped requests have no known outcome." in reason
 
 
 def test_a_declined_payment_that_got_a_label_all_the_same_is_known() -> None:
@@ -147,7 +147,7 @@ def test_the_verdict_says_which_share_of_the_labels_is_here() -> None:
     assert arrived.within_ms == 60_000
     assert 0.5 < arrived.low < 0.75 < arrived.high <= 1.0
     assert arrived.share == pytest.approx(0.75, abs=0.06)
-    assert "Of the labels of positives that come within" in judged(seen).reason
+    assert "of the labels of positives that come within" in judged(seen).reason
 
 
 def test_no_records_leave_no_verdict() -> None:
@@ -157,7 +157,7 @@ def test_no_records_leave_no_verdict() -> None:
 def test_no_fraud_leaves_no_verdict() -> None:
     gate = judged(joined(ROWS, [REPORT]))
     assert gate.verdict == "INCONCLUSIVE"
-    assert "Of 3 requests none is known to be positive." in gate.reason
+    assert "None of 3 requests is known to be positive." in gate.reason
 
 
 @pytest.mark.parametrize(

@@ -282,7 +282,7 @@ def test_busy_traffic_gets_steps_that_expose_fewer_customers_and_show_more() -> 
 
 def test_a_plan_says_what_it_takes_to_ask_for_the_slowest_answers() -> None:
     (quiet,) = (note for note in plan_at(1.0).notes if "latency_p99" in note)
-    assert "within 1.15 times the champion's takes" in quiet
+    assert "A tolerance of 1.15 times the champion's would take" in quiet
     assert "more than" in quiet or "answers) in canary 25 %" in quiet
 
 
@@ -310,7 +310,7 @@ def test_a_model_of_another_task_is_planned_without_gates_on_alerts(
     }  # fmt: skip
     assert plan.confirmation is None
     assert plan.refusal == ""
-    assert any(f"the task is {definition.task}:" in note for note in plan.notes)
+    assert any(f"the plan of a model of task {definition.task} " in note for note in plan.notes)
     assert not any("alert" in note or "positive" in note for note in plan.notes)
     few = plan_rollout(definition, with_traffic(usual(), 0.05), ALIKE, {})
     assert few.refusals[0].step.key == "rollout.shadow"
@@ -378,16 +378,15 @@ def test_a_segment_too_small_to_be_shown_is_told_and_refused_where_it_is_require
     plan = plan_rollout(definition, thin, PREDICTED, report, of_segments)
     told = {note.split(":")[0]: note for note in plan.notes if note.startswith("segment ")}
     assert list(told) == ["segment large", "segment rare", "segment unseen"]
-    assert "100 % of the challengers as good as the champion show it" in told["segment large"]
-    assert told["segment unseen"].endswith("too few alerts for a plan; until it is shown, "
-                                           "no step waits for it")  # fmt: skip
+    assert "100 % of the challengers as good as the champion pass them" in told["segment large"]
+    assert told["segment unseen"].endswith("too few alerts for a plan. No step waits for it")
     assert "in time" in told["segment rare"]
-    assert ": shown in 264 h; 16 % of the challengers" in told["segment rare"]
+    assert ": its gates take 11 days. 16 % of the challengers" in told["segment rare"]
     refused = [r for r in map(str, plan.refusals) if "rare" in r]
     assert len(refused) == required
     if required:
         assert "rollout.segments.groups.1.required: false (now true)" in refused[0]
-        assert "shadow waits for it until its deadline" in told["segment rare"]
+        assert "Shadow waits for it until its deadline" in told["segment rare"]
 
 
 # Outcomes that declines hide
@@ -468,7 +467,7 @@ def test_the_plan_says_what_declines_hide_and_what_would_show_it() -> None:
     profile = dataclasses.replace(usual(), hidden=HiddenRequests(0.02, 0.8))
     plan = plan_rollout(fraud(), profile, PREDICTED, REPLAYED)
     told = "\n".join(plan_text.conclusions(plan))
-    assert "requests that the champion stops in shadow, 0 are let through" in told
+    assert "requests in shadow, and 0 of them are let through" in told
     assert "rollout.shadow.minimum_requests: " in told
     assert "exploration.share: " in told
 

@@ -60,7 +60,10 @@ def check_model(
         print(f"{folder}: nothing is wrong; content {folder_digest(folder)[:12]}")
         if needed is not None:
             machine_mib = memory_bytes() // MIB
-            print(f"a predictor of it needs {needed:,} MiB; this machine has {machine_mib:,}")
+            print(
+                f"its predictor needs {needed:,} MiB of memory; this machine has {machine_mib:,} "
+                "MiB"
+            )
     else:
         for problem in wrong:
             print(shown(problem, lines=True))

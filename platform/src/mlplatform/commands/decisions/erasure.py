@@ -82,8 +82,8 @@ def erase(
         str | None,
         typer.Option(
             metavar="NAME=KEY",
-            help="As --unit, by the key that requests have, like customer=4711. It may also be"
-            " a key that no decision is about, or that is not a unit.",
+            help="Erases as --unit does, by the key that requests have, like customer=4711. The key"
+            " need not be a unit, and no decision need be about it.",
         ),
     ] = None,
     model: OfModel = None,
@@ -238,7 +238,9 @@ def _remaining(settings: Settings, log: SqliteDecisionLog, done: ErasureResult) 
     """Sentences on copies that the erasure has not reached."""
     home, found = settings.home, []
     if not done.is_done:
-        found.append("the log: something reads it, or a file is damaged; the next seal goes on")
+        found.append(
+            "the log: a reader holds it, or a file is damaged; the next seal erases the rest"
+        )
     if done.spilled:
         found.append(f"spill: {done.spilled} records; once they are in the log, erase again")
     if damaged_spills(log.spills):
@@ -247,7 +249,9 @@ def _remaining(settings: Settings, log: SqliteDecisionLog, done: ErasureResult) 
         if home.offline(model).is_dir():
             found.append(f"{home.offline(model)}: requests and snapshots that training reads")
         if (waiting := queue_file(home.counted, model)).is_file():
-            found.append(f"{waiting}: what analysts see of it, until the queue's next pass")
+            found.append(
+                f"{waiting}: what analysts see of a decision, until the next pass over the queue"
+            )
     found.append("topics of requests, decisions and logs: at most 7 days")
     if done.is_replicated:
         found.append("volumes of gateways: until a day after their records came here")

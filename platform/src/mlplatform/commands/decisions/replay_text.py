@@ -51,7 +51,7 @@ class _Words:
 
 def _words(found: WhatIf) -> _Words:
     if found.known is not None:
-        flagged = "requests that either flags are flagged by one alone"
+        flagged = "requests that either version flags are flagged by one alone"
         return _Words("decided otherwise", "decided otherwise", flagged)
     if found.changes is not None:
         other = "of another class"
@@ -66,7 +66,7 @@ def fields(found: Replay) -> dict[str, str]:
     """Name and sentence, in the order in which they are read."""
     what_if, words = found.what_if, _words(found.what_if)
     again = (
-        "none of its own to compare"
+        "it has no decision of its own to compare"
         if not found.served
         else (f"{found.alike:,} of {found.served:,} of its own decisions come out the same")
     )
@@ -164,7 +164,7 @@ def _share(share: Share) -> str:
 def _of_a_day(low: float | None, high: float | None) -> str:
     if low is None or high is None:
         return ""
-    return f"; {span(low, high)} to expect of a coming day"
+    return f"; {span(low, high)} are expected on a coming day"
 
 
 def _top(found: WhatIf) -> dict[str, str]:
@@ -176,10 +176,14 @@ def _moves(moves: NumberDifferences | None) -> dict[str, str]:
     if moves is None:
         return {}
     where = (
-        f"{moves.lower:,} lower, {moves.higher:,} higher; {moves.mean:+.4g} {moves.unit} on "
-        f"average, {moves.mean_absolute:.4g} {moves.unit} either way"
+        f"{moves.lower:,} numbers are lower, {moves.higher:,} higher; the mean change is "
+        f"{moves.mean:+.4g} {moves.unit}, without its sign {moves.mean_absolute:.4g} {moves.unit}"
     )
-    without = {"without a number": f"{moves.without:,} by one of the two"} if moves.without else {}
+    without = (
+        {"without a number": f"{moves.without:,} requests, by one version or both"}
+        if moves.without
+        else {}
+    )
     return {"to where": where, **without}
 
 
@@ -202,8 +206,8 @@ def _prediction(found: PredictedDisagreement | None, words: _Words) -> dict[str,
     if found is None:
         return {}
     counts = f"{found.count:,} of {found.trials:,} {words.predicted} ({percent(found.share)})"
-    stops = f"more than {percent(found.stops)}, proven, stops"
-    passes = "" if found.passes is None else f"up to {percent(found.passes)} to be passed; "
+    stops = f"more than {percent(found.stops)} stops the candidate, once it is proven"
+    passes = "" if found.passes is None else f"up to {percent(found.passes)} passes; "
     return {
         "predicted for shadow": counts + _of_a_day(found.low, found.high),
         "shadow allows": passes + stops,
@@ -211,18 +215,19 @@ def _prediction(found: PredictedDisagreement | None, words: _Words) -> dict[str,
 
 
 def _shadow(seen: ShadowDisagreement) -> tuple[str, str]:
-    words = {True: "; as predicted here", False: "; not as predicted here", None: ""}
+    words = {True: "; this replay agrees", False: "; this replay does not agree", None: ""}
     text = (
-        f"{percent(seen.share)} of {seen.trials:,} ({span(seen.low, seen.high)}): {seen.verdict}; "
-        f"validation had predicted {percent(seen.validation)}{words[seen.as_predicted]}"
+        f"{seen.verdict}: {percent(seen.share)} of {seen.trials:,} requests (interval "
+        f"{span(seen.low, seen.high)}); validation had predicted {percent(seen.validation)}"
+        f"{words[seen.as_predicted]}"
     )
     return f"shadow saw, {seen.rollout}", text
 
 
 def _speed(speed: Speed) -> str:
     return (
-        f"{speed.p50_ms:.2f} ms for one request ({speed.p99_ms:.2f} ms at p99), "
-        f"{speed.rows_per_s:,.0f} requests/s together"
+        f"{speed.p50_ms:.2f} ms for one request (99th percentile {speed.p99_ms:.2f} ms), "
+        f"{speed.rows_per_s:,.0f} requests/s in large batches"
     )
 
 
@@ -231,24 +236,26 @@ def _outcomes(known: LabelCounts) -> Mapping[str, str]:
         return {"outcomes": f"no positive among {known.requests:,} requests of known outcome"}
     arms = {"reference": known.reference, "candidate": known.candidate}
     shown = {
-        f"positives found, {name}": f"{arm.caught:,} of {known.positives:,} by {arm.alerts:,} "
-        f"alerts; {arm.at_capacity:,} at {percent(known.capacity)} of requests"
+        f"positives found, {name}": f"{arm.caught:,} of {known.positives:,} by its {arm.alerts:,} "
+        f"alerts; {arm.at_capacity:,} if {percent(known.capacity)} of requests were alerts"
         for name, arm in arms.items()
     }
     if known.more is not None and known.low is not None and known.high is not None:
         shown["candidate finds"] = (
-            f"{100 * known.more:+.1f} points of the positives at equal alerts, "
-            f"{100 * known.low:+.1f} to {100 * known.high:+.1f}"
+            f"{100 * known.more:+.1f} percentage points of the positives with as many alerts "
+            f"(interval {100 * known.low:+.1f} to {100 * known.high:+.1f})"
         )
-    shown["unknown"] = f"{known.immature:,} not matured, {known.hidden:,} hidden by their decision"
+    shown["unknown"] = (
+        f"{known.immature:,} outcomes have not matured, {known.hidden:,} are hidden by the decision"
+    )
     return shown
 
 
 def _labels(labels: LabelMeasures) -> dict[str, str]:
     some = f", {labels.requests:,} of them measured" if labels.requests < labels.labelled else ""
     return {
-        "labelled": f"{labels.labelled:,} requests{some}; {labels.immature:,} not matured, "
-        f"{labels.unlabelled:,} without"
+        "labelled": f"{labels.labelled:,} requests{some}; {labels.immature:,} others have not "
+        f"matured, {labels.unlabelled:,} have no label"
     }
 
 

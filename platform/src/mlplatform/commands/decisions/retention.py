@@ -25,13 +25,13 @@ from mlplatform.operations.actions import retention as job
 from mlplatform.operations.actions.retention import ModelRetention
 from mlplatform.runtime.times import minute_text
 
-_COLUMNS = ("model", "days", "oldest payload", "goes now", "due, goes later", "next is due")
+_COLUMNS = ("model", "days", "oldest payload", "removed now", "due, removed later", "next is due")
 
 
 def retention(
     model: OfModel = None,
     dry_run: Annotated[
-        bool, typer.Option(help="Show how much would go by today's model.yaml; remove nothing.")
+        bool, typer.Option(help="Show what today's model.yaml would remove; remove nothing.")
     ] = False,
     json: AsJson = False,
 ) -> None:
@@ -71,11 +71,13 @@ def _print(found: Sequence[ModelRetention], *, dry_run: bool, is_done: bool) -> 
     print_table(_COLUMNS, [_row(one) for one in found])
     resting = [one.due.rests_until_ms for one in found if one.due and one.due.rests_until_ms]
     if resting and any(one.due and one.due.later for one in found):
-        print_line(f"There is one pass a day; the next is from {minute_text(min(resting))} on.")
+        print_line(
+            f"One pass a day removes them; the next begins after {minute_text(min(resting))}."
+        )
     if dry_run:
-        print_line("Nothing went.")
+        print_line("Nothing was removed.")
     elif not is_done:
-        print_line("Something reads the log, or a file is damaged: the next seal goes on.")
+        print_line("A reader holds the log, or a file is damaged: the next seal removes the rest.")
 
 
 def _row(one: ModelRetention) -> tuple[str, ...]:

@@ -178,4 +178,5 @@ def take_over(json: AsJson = False) -> None:
     if json:
         print_json({"stores": stores})
     else:
-        print_line(f"this home has the tables at {', '.join(stores) or 'no server: it had them'}")
+        at = f"the tables at {', '.join(stores)}" if stores else "no tables: it had all of them"
+        print_line(f"this home has taken over {at}")

@@ -118,7 +118,7 @@ OptionalReason = Annotated[
 InProfile = Annotated[
     Profile | None,
     typer.Option(
-        help="cluster: every server must be named (docs/cluster.md). Default: MLPLATFORM_PROFILE, "
-        "or embedded: what is not named is on this machine."
+        help="embedded: servers that no setting names are on this machine. cluster: every server "
+        "must be named (docs/cluster.md). Default: MLPLATFORM_PROFILE, or embedded."
     ),
 ]

@@ -67,7 +67,8 @@ def _head(explanation: Explanation) -> dict[str, object]:
 def _method(method: str | None) -> str | None:
     words = {
         "tree_shap": "TreeSHAP: contributions to the margin, before the link to the raw score",
-        "reference_values": "reference values: the raw score's fall with the input made ordinary",
+        "reference_values": "reference values: the raw score's fall with the input at its usual "
+        "value",
     }
     return None if method is None else words[method]
 

@@ -108,9 +108,9 @@ def record(
         writer = own_writer(folder, act)
         log.append(writer, [entry])
         log.close_writer(writer)
-    _logger.info("%d payloads of %s go by retention (act %s)", found.payloads, model, act)
+    _logger.info("%d payloads of %s are removed by retention (act %s)", found.payloads, model, act)
     if found.later:
-        _logger.warning("%d more payloads of %s are due, and go later", found.later, model)
+        _logger.warning("%d more payloads of %s are due, and are removed later", found.later, model)
     return found
 
 

@@ -409,7 +409,9 @@ class SqliteDecisionLog:
             if not self._db.in_transaction:  # e.g. a full disk ended the transaction
                 raise
             self._db.execute("ROLLBACK TO projection")
-            _logger.exception("records of %s are written, and not followed", writer)
+            _logger.exception(
+                "records of %s are written, but the projection beside them failed", writer
+            )
         self._db.execute("RELEASE projection")
 
     def _find_answer(self, client: str, model: str, key: str) -> StoredAnswer | None:

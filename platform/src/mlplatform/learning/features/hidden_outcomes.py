@@ -88,15 +88,15 @@ class HiddenOutcomes:
         left_out = self.hidden - self.as_positive
         text = (
             f"{self.hidden:,} requests that were stopped have no known outcome: "
-            f"{self.as_positive:,} count as positive, {left_out:,} are left out, none is "
-            "called negative and no gate judges by them"
+            f"{self.as_positive:,} of them count as positive and {left_out:,} are left out. None "
+            "counts as negative, and no gate judges by them"
         )
         if self.explored:
-            text += f"; {self.explored:,} that chance let through stand for such ones by weight"
+            text += f". {self.explored:,} requests that chance let through stand for them by weight"
         if self.precision is not None:
             text += (
-                f"; of {self.known:,} stopped requests with a known outcome {self.positives:,} "
-                f"were positive, so {percent(self.precision)} or more of them are"
+                f". {self.positives:,} of {self.known:,} stopped requests with a known outcome "
+                f"were positive, which proves a share of {percent(self.precision)} or more"
             )
         return f"{text}. Warning: {self.warning}" if self.warning else text
 
@@ -166,7 +166,7 @@ def training_labels(
         elif open_.any():
             warning = _untrusted(precision, known, policy.pseudo_label_precision)
     elif policy.hidden_outcomes == "weight" and (hidden & ~covered).any():
-        warning = "no request was let through by chance that could stand for all of those stopped"
+        warning = "the requests that chance let through do not stand for all that were stopped"
     taught = np.where(as_positive, 1, y).astype(np.int8)
     weight[as_positive] = 1.0
     found = HiddenOutcomes(
@@ -212,9 +212,8 @@ def _untrusted(precision: float | None, known: int, floor: float) -> str:
     if precision is None:
         return f"no stopped request has a known outcome, so none counts as positive: {hint}"
     return (
-        f"by {known:,} stopped requests with a known outcome, no more than {percent(precision)} of "
-        f"those stopped are proven positive; pseudo_label_precision asks for {percent(floor)}: "
-        f"{hint}"
+        f"{known:,} stopped requests with a known outcome prove that {percent(precision)} of those "
+        f"stopped are positive, and pseudo_label_precision asks for {percent(floor)}: {hint}"
     )
 
 

@@ -37,11 +37,11 @@ _TAKEN: Final[dict[str, tuple[pa.DataType, ...]]] = {
     "label_time": TIMES,
 }
 _MEANING: Final = {
-    "request_id": "the request's own id; no two have one",
+    "request_id": "the request's own id; no two requests have the same",
     "event_time": "when it was asked for, in UTC; in order, the oldest first",
     "label": "its outcome, 1 or 0; may be missing",
-    "label_time": "when that was known, not in the future; of a 0 it may be missing, and is then "
-    "the end of the label's maturity",
+    "label_time": "when that was known, not in the future; without it a 0 is known at the end of "
+    "the label's maturity",
 }
 _LABELS: Final[dict[str, tuple[tuple[pa.DataType, ...], str]]] = {
     "binary": (INTEGERS, _MEANING["label"]),

@@ -19,8 +19,8 @@ import msgspec
 from mlplatform.learning.features.pushes.gaps import StreamLoss
 from mlplatform.learning.skew.cells import Cell, Note, Outcome
 from mlplatform.runtime.intervals import exact_share
-from mlplatform.runtime.times import utc_minute_text
-from mlplatform.runtime.units import MINUTE_MS
+from mlplatform.runtime.times import duration_text, utc_minute_text
+from mlplatform.runtime.units import SECOND_MS
 
 ERROR_SHARE: Final = 0.001
 """Chance that a pass calls any feature skewed whose skew is within what is tolerated."""
@@ -215,7 +215,7 @@ _NOTES: Final[Mapping[Note, str]] = {
     "empty": "defaults served: the state knew nothing of entities that had requests",
     "store": "the online store holds other values than the snapshot that it was filled from",
     "snapshot": "the snapshot holds other values than the records give",
-    "redefined": "definition changed: the snapshot was made by the one before",
+    "redefined": "definition changed: the snapshot was made by the definition before",
     "table": "the online store held other values than the imported table",
 }
 
@@ -254,8 +254,8 @@ def _why_late(late: Sequence[Cell]) -> str:
     if not withouts:
         return "late events: records from before the snapshot arrived after it was made"
     if untils and max(untils) <= min(withouts) and len(late) > 1:
-        return f"frozen feed since {utc_minute_text(max(untils))}: nothing after it was read"
-    return f"late by {_minutes(median(lates))}" if lates else "late"
+        return f"frozen feed since {utc_minute_text(max(untils))}: nothing newer was read"
+    return f"late by {duration_text(median(lates) / SECOND_MS)}" if lates else "late"
 
 
 def _how_different(those: Sequence[Cell]) -> str:
@@ -267,7 +267,7 @@ def _how_different(those: Sequence[Cell]) -> str:
         return f"computed otherwise than declared: {median(factors):.3g} times what it should be"
     steps = [a - b for a, b in pairs if b is not None]
     if _are_alike(steps):
-        return f"computed otherwise than declared: {median(steps):+.3g} on what it should be"
+        return f"computed otherwise than declared: off by {median(steps):+.3g}"
     return "computed otherwise than declared, or from other records"
 
 
@@ -275,10 +275,3 @@ def _are_alike(values: Sequence[float]) -> bool:
     middle = median(values)
     near = sum(math.isclose(v, middle, rel_tol=ALIKE) for v in values)
     return near > 0.9 * len(values)
-
-
-def _minutes(late_ms: float) -> str:
-    minutes = late_ms / MINUTE_MS
-    if minutes < 1:
-        return f"{late_ms / 1000:.0f} s"
-    return f"{minutes:.0f} min" if minutes < 48 * 60 else f"{minutes / 60 / 24:.1f} days"

@@ -29,15 +29,16 @@ def fold_problem(folder: ModelFolder, offline: OfflineTable, fold: Fold) -> str:
     if first is None or first >= fold.from_ms + DAY_MS:
         days = -(-(fold.as_of_ms - fold.from_ms) // DAY_MS)
         return (
-            f"requests are known from {_day(first)} on, {days} days before the fold are wanted; "
-            "wait, import an older history, or lower training.folds"
+            f"requests are known from {_day(first)} on, but {days} days before the fold are "
+            "wanted; wait, import an older history, or lower training.folds"
         )
     for view in request_views(folder.views):
         snapshots = snapshot_days(offline, view)
         if not snapshots or min(snapshots) > fold.from_ms:
             return (
                 f"the first snapshot of {view.name} is of {_day(min(snapshots, default=None))}, "
-                f"{_day(fold.from_ms)} is wanted; import the history again, or lower training.folds"
+                f"but one of {_day(fold.from_ms)} is wanted; import the history again, or lower "
+                "training.folds"
             )
     return ""
 

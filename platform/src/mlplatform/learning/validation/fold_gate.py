@@ -96,7 +96,10 @@ def _problem_of(fold: FoldFinding, counted: str) -> str:
 def _alone(found: Sequence[FoldFinding], text: str, limit: float, worst: float) -> GateResult:
     measures = [m for fold in found if (m := fold.quality) is not None]
     bad = sum(m.candidate.high < limit for m in measures)
-    reason = f"{text}; proven to be less than {limit:.3f} in {bad} of them (most may not be)"
+    reason = (
+        f"{text}. It is proven to be less than {limit:.3f} in {bad} of these folds, and may be in "
+        "half at most"
+    )
     return GateResult(NAME, _verdict(bad, len(measures)), worst, limit, reason)
 
 
@@ -115,8 +118,9 @@ def _compared(found: Sequence[FoldFinding], text: str, limit: float) -> GateResu
         return GateResult(NAME, "passed", min(_values(found)), None, reason)
     bad, worst = sum(gap.high < limit for gap in gaps), min(gap.value for gap in gaps)
     reason = (
-        f"{text}; {worst:+.3f} beside the champion in the worst of {len(gaps)} that it was not "
-        f"fitted to; a loss beyond {limit:+.3f} is proven in {bad} of them (most may not be)"
+        f"{text}. The champion was not fitted to {len(gaps)} of the folds; the worst difference to "
+        f"it is {worst:+.3f}. A loss beyond {limit:+.3f} is proven in {bad} of these folds, and "
+        "may be in half at most"
     )
     return GateResult(NAME, _verdict(bad, len(gaps)), worst, limit, reason)
 

@@ -212,7 +212,7 @@ def judge_feeds(data: DataEvidence, gates: GatePolicy) -> tuple[GateResult, ...]
         finding, share = "no input must be there", 0.0
         if worst is not None:
             share = shares[worst]
-            finding = f"{worst} is missing in {percent(share)}, most of all that must be there"
+            finding = f"{worst} is missing in {percent(share)} of rows, most of all required inputs"
         missing = at_most(
             "missing_values", share, gates.missing_share, finding, percent(gates.missing_share)
         )
@@ -429,7 +429,7 @@ def judge_volume(replay: ReplayEvidence) -> tuple[GateResult, ...]:
         return (GateResult(name, "failed", stop.share, stop.limit, reason),)
     if replay.rows < MINIMUM_REPLAYED:
         return (GateResult(name, "inconclusive", None, None, _too_few_replayed(replay)),)
-    reason = f"{replay.rows:,} requests ({replay.source}) would not have stopped it at a gateway"
+    reason = f"a gateway would not have stopped it by {replay.rows:,} requests ({replay.source})"
     return (GateResult(name, "passed", None, None, reason),)
 
 

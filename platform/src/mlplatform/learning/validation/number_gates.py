@@ -98,7 +98,7 @@ def judge_bias(evidence: LabelledEvidence, gates: RealGates, unit: str) -> GateR
     own = found.candidate
     reason = (
         f"numbers are {own.value:+.4g} {unit} off their labels on average; {_level(own, '+')}, "
-        f"which must reach within {limit:.4g} to either side"
+        f"some of which must lie between -{limit:.4g} and +{limit:.4g}"
     )
     verdict: Verdict = "failed" if own.low > limit or own.high < -limit else "passed"
     return GateResult(name, verdict, own.value, limit, reason, (own.low, own.high))

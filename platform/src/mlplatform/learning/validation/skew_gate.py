@@ -37,7 +37,8 @@ def judge_skew(
     elif not skew.is_known:
         reason, observed, verdict = skew.summary, None, _of("inconclusive", refuses)
     else:
-        reason = f"{skew.summary}, by {skew.sampled:,} of {skew.population:,} decisions"
+        counted = f"{skew.sampled:,} of {skew.population:,} decisions were counted again"
+        reason = f"{skew.summary}; {counted}"
         observed, verdict = max((f.high for f in skew.features), default=0.0), "passed"
     note = (
         "" if refuses or verdict != "passed" or _is_good(skew) else " (reported only: gates.skew)"

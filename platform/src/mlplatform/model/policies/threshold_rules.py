@@ -71,9 +71,9 @@ def _costs(costs: Mapping[str, LabelCosts], names: tuple[str, ...]) -> Iterator[
         yield more > 0 and saved > 0, key, [other.negative, other.positive], wanted
         if not math.isnan(begins):
             wanted = (
-                f"costs by which some probability makes {weaker} the cheapest: {name} is cheaper "
-                f"than it from {begins:.3g} on, and it is cheaper than what is before it from "
-                f"{before:.3g} on"
+                f"costs by which some probability makes {weaker} the cheapest: {weaker} becomes "
+                f"cheaper than the outcome before it only at {before:.3g}, and {name} is cheaper "
+                f"than {weaker} from {begins:.3g} on"
             )
             yield before < begins, key, [other.negative, other.positive], wanted
             before = begins

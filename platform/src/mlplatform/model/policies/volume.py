@@ -134,6 +134,7 @@ class DecisionVolume:
 
 
 def _stop(names: tuple[str, ...], seen: Excess) -> VolumeStop:
-    allowed = f"at most {percent(seen.limit)} allowed"
+    share = seen.hits / seen.events
     decided = f"decided {' or '.join(names)} for {seen.hits} of {seen.events} customers"
-    return VolumeStop(f"{decided}, {allowed}", seen.hits / seen.events, seen.limit)
+    allowed = f"at most {percent(seen.limit)} are allowed"
+    return VolumeStop(f"{decided} ({percent(share)}); {allowed}", share, seen.limit)

@@ -43,7 +43,7 @@ def _now(objectives: Objectives) -> Row:
             empty="none", links=(links.INCIDENTS,),
         ),
         Panel(
-            "stat", "Open for", f"After {limits.incident_open} it is a ticket.",
+            "stat", "Open for", f"An incident that is open for {limits.incident_open} is a ticket.",
             (Query(queries.since(signals.INCIDENT_SINCE, "kind"), "{{kind}}"),), "s", width=6,
             empty="none",
         ),
@@ -54,23 +54,24 @@ def _measures() -> Row:
     return Row("Drift, by input", (
         _against(
             "Stability index over its limit", "Population stability index of the newest window, "
-            "over what it may be in a window of that size.", signals.DRIFT_PSI,
+            "divided by its limit in a window of that size.", signals.DRIFT_PSI,
             signals.DRIFT_PSI_LIMIT,
         ),
         _against(
-            "Distance over its limit", "Wasserstein distance of the newest window, over what it "
-            "may be.", signals.DRIFT_DISTANCE, signals.DRIFT_DISTANCE_LIMIT,
+            "Distance over its limit", "Wasserstein distance of the newest window, divided by "
+            "its limit.", signals.DRIFT_DISTANCE, signals.DRIFT_DISTANCE_LIMIT,
         ),
         Panel(
             "lines", "Inputs that are missing", "Share of the newest window that lacks the input.",
             (Query(level(signals.DRIFT_MISSING, _INPUT), "{{input}}"),), "percentunit",
         ),
         Panel(
-            "lines", "Stability index", "As it is.",
+            "lines", "Stability index", "Population stability index of the newest window.",
             (Query(level(signals.DRIFT_PSI, _INPUT), "{{input}}"),), width=12,
         ),
         Panel(
-            "lines", "Distance", "In standard deviations of what was learned from.",
+            "lines", "Distance", "Wasserstein distance, in standard deviations of the training "
+            "window.",
             (Query(level(signals.DRIFT_DISTANCE, _INPUT), "{{input}}"),), width=12,
         ),
     ))  # fmt: skip
@@ -78,7 +79,7 @@ def _measures() -> Row:
 
 def _against(title: str, what: str, measured: Metric, limit: Metric) -> Panel:
     ratio = f"{level(measured, _INPUT)} / {level(limit, _INPUT)}"
-    description = f"{what} Over 1 the window has drifted."
+    description = f"{what} A window over 1 has drifted."
     return Panel("lines", title, description, (Query(ratio, "{{input}}"),), limits=at_most(1))
 
 
@@ -93,7 +94,7 @@ def _features(objectives: Objectives) -> Row:
     )
     return Row("Features as served", (
         Panel(
-            "lines", "Age", "Event time since the features that a decision used were true, by "
+            "lines", "Age", "Event time between a decision and the features that it used, by "
             "view.", ages, "s",
         ),
         Panel(
@@ -101,8 +102,8 @@ def _features(objectives: Objectives) -> Row:
             (Query(missing, "{{feature}}: {{cause}}"),), "reqps",
         ),
         Panel(
-            "lines", "Decisions without fresh features", "Share of all. The line is what is "
-            "objective of the strictest tier.", (Query(share, "share"),), "percentunit",
-            at_most(budget),
+            "lines", "Decisions without fresh features", "Share of all decisions. The "
+            "line is the most that the strictest tier allows.", (Query(share, "share"),),
+            "percentunit", at_most(budget),
         ),
     ))  # fmt: skip

@@ -41,16 +41,17 @@ def _hours() -> Row:
             (Query(taken, _NAME),), "h", empty=_NONE,
         ),
         Panel(
-            "bars", "GPU hours used", "Of them, the hours in which the GPU worked.",
+            "bars", "GPU hours used", "Of the hours taken, those in which the GPU worked.",
             (Query(used, _NAME),), "h", empty=_NONE,
         ),
         Panel(
-            "bars", "Share used", "A small share asks for smaller parts of a GPU, fewer replicas, "
+            "bars", "Share used", "A small share needs smaller parts of a GPU, fewer replicas, "
             "or CPUs.", (Query(f"({used}) / ({taken})", _NAME),), "percentunit", empty=_NONE,
             most=1,
         ),
         Panel(
-            "bars", "GPU seconds for 1000 requests", "Hours taken over inference requests.",
+            "bars", "GPU seconds for 1000 requests", "Time for which pods held GPUs, busy or "
+            "not, divided by requests.",
             (Query(f"({taken}) * {HOUR_S} / {asked}", _NAME),), "s", width=12, empty=_NONE,
         ),
         Panel(

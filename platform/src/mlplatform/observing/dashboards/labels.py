@@ -26,7 +26,7 @@ def _labels(objectives: Objectives) -> Row:
     return Row("Labels", (
         Panel(
             "stat", "Since the newest label", "Event time. Labels come daily; after "
-            f"{limits.labels_missing} without one an alert fires.", (Query(newest, "label"),),
+            f"{limits.labels_missing} without a label an alert fires.", (Query(newest, "label"),),
             "s", at_most(seconds(limits.labels_missing)), width=6, empty="no label yet",
         ),
         Panel(
@@ -77,8 +77,8 @@ def _outcomes() -> Row:
             (Query(increase(signals.DECISIONS, "decision"), "{{decision}}"),), width=12,
         ),
         Panel(
-            "lines", "Precision and recall over time", "Both fall days after the model began to be "
-            "wrong: drift and alert shares are seen sooner.",
+            "lines", "Precision and recall over time", "Both fall only days after the model began "
+            "to be wrong. Drift and the share of alerts show it sooner.",
             (
                 Query(level(signals.PRECISION), "precision"),
                 Query(level(signals.RECALL), "recall"),

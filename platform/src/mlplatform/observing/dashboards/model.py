@@ -35,7 +35,7 @@ def _objectives(objectives: Objectives) -> Row:
     left = f"1 - {queries.recorded_series(rules.BURN_OF_PERIOD, _OWN)}"
     return Row("Objectives", (
         Panel(
-            "bars", "Objectives", "Shares of slo.yaml for the tier of the model.",
+            "bars", "Objectives", "Shares that slo.yaml sets for the tier of the model.",
             (Query(queries.recorded_series(rules.OBJECTIVE, _OWN), "{{slo}}"),), "percentunit",
         ),
         Panel(
@@ -43,8 +43,8 @@ def _objectives(objectives: Objectives) -> Row:
             "objective is missed.", (Query(left, "{{slo}}"),), "percentunit", at_least(0), most=1,
         ),
         Panel(
-            "lines", "How fast budgets burn", "Lines: where a lasting burn becomes a ticket, and "
-            "a page.", (Query(queries.recorded_series(rules.BURN_NOW, _OWN), "{{slo}}"),), "short",
+            "lines", "How fast budgets burn", "A lasting burn over a line is a ticket, or a "
+            "page.", (Query(queries.recorded_series(rules.BURN_NOW, _OWN), "{{slo}}"),), "short",
             burn_limits(objectives),
         ),
     ))  # fmt: skip
@@ -135,7 +135,7 @@ def _predictors() -> Row:
             limits=at_least(1), width=12, words=ready,
         ),
         Panel(
-            "states", "Breakers", "Of the gateways: the worst of them.",
+            "states", "Breakers", "The worst state that a gateway reports.",
             (Query(level(signals.BREAKER, "service"), name),), width=12, words=breaker,
         ),
         Panel(
@@ -152,7 +152,7 @@ def _predictors() -> Row:
             (Query(quantile(0.99, signals.PREDICTOR_LATENCY, "service"), name),), "s",
         ),
         Panel(
-            "lines", "Requests that wait for the model", "More of them ask for more predictors.",
+            "lines", "Requests that wait for the model", "A longer queue needs more predictors.",
             (Query(level(signals.PREDICTOR_DEPTH, "service"), name),),
         ),
         Panel(

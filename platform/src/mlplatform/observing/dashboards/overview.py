@@ -78,7 +78,7 @@ def _now(objectives: Objectives) -> Row:
         ),
         Panel(
             "lines", "How fast budgets burn", "1 uses a budget up exactly at the end of its "
-            f"{objectives.window_days} days. Lines: where a lasting burn becomes a ticket, a page.",
+            f"{objectives.window_days} days. A lasting burn over a line is a ticket, or a page.",
             (Query(queries.recorded_series(rules.BURN_NOW), "{{service}} {{slo}}"),), "short",
             burn_limits(objectives), width=12,
         ),
@@ -162,7 +162,7 @@ def _admission(objectives: Objectives) -> Row:
     lasting = objectives.limits.store_failing
     return Row("Who is not let in", (
         Panel(
-            "lines", "Connections that were ended", "For a limit of the gateway, by which.",
+            "lines", "Connections that were ended", "By the limit of the gateway that ended them.",
             (Query(rate(signals.CONNECTIONS_REFUSED, "reason"), "{{reason}}"),), "cps",
         ),
         Panel(
@@ -220,8 +220,8 @@ def _processes(objectives: Objectives) -> Row:
             at_most(limits.clock_offset_ms / 1000), width=12,
         ),
         Panel(
-            "states", "Clocks that something keeps on time", "Nothing keeps a clock for "
-            f"{limits.clock_unkept}: a ticket.",
+            "states", "Clocks that something keeps on time", "A clock that nothing keeps for "
+            f"{limits.clock_unkept} is a ticket.",
             (Query(level(signals.CLOCK_SYNCHRONISED, "instance"), "{{instance}}"),),
             limits=at_least(1), width=12, words=kept,
         ),

@@ -56,16 +56,17 @@ def _log(objectives: Objectives) -> Row:
             "lines", "Records of a commit", "Small ones are many commits for few answers.", commits,
         ),
         Panel(
-            "lines", "Records that wait in spills", f"For {limits.log_spilling}: a ticket.",
+            "lines", "Records that wait in spills", "Records that wait for "
+            f"{limits.log_spilling} are a ticket.",
             (Query(level(waiting, "instance", how="sum"), "{{instance}}"),), width=6,
         ),
         Panel(
-            "lines", "Size of spills", "A full one refuses answers.",
+            "lines", "Size of spills", "A gateway whose spill is full refuses requests.",
             (Query(level(size, "instance", how="sum"), "{{instance}}"),), "bytes", width=6,
         ),
         Panel(
-            "lines", "Writers behind", "Event time up to which a writer has not said that it is "
-            "done: no verdict reaches past it.", (Query(behind, "{{writer}}"),), "s",
+            "lines", "Writers behind", "How far each writer is behind in event time. A verdict "
+            "reaches no further than the last of them.", (Query(behind, "{{writer}}"),), "s",
             at_most(seconds(limits.watermark_behind)), width=6,
         ),
         Panel(
@@ -73,12 +74,13 @@ def _log(objectives: Objectives) -> Row:
             (Query(f"max by (writer) ({written})", "{{writer}}"),), "cps", width=6,
         ),
         Panel(
-            "lines", "Real-time windows behind", "On a server: since when they lack a request of a "
-            "writer.", (Query(f"max by (model, writer) ({late})", "{{model}}: {{writer}}"),), "s",
+            "lines", "Real-time windows behind", "How long windows on a server have lacked a "
+            "request, by writer.",
+            (Query(f"max by (model, writer) ({late})", "{{model}}: {{writer}}"),), "s",
             at_most(seconds(limits.windows_behind)), width=12,
         ),
         Panel(
-            "lines", "Records that windows lack", "Beyond 2 000 they are stale.",
+            "lines", "Records that windows lack", "Windows that lack more than 2,000 are stale.",
             (Query(f"max by (model, writer) ({lacking})", "{{model}}: {{writer}}"),), width=12,
         ),
     ))  # fmt: skip
@@ -95,7 +97,7 @@ def _topics(objectives: Objectives) -> Row:
     return Row("Requests that are scored later", (
         Panel(
             "lines", "Messages that wait", f"More than {limits.worker_lag} for "
-            f"{limits.worker_lagging}: a ticket.",
+            f"{limits.worker_lagging} are a ticket.",
             (
                 Query(level(signals.WORKER_LAG, "model", how="sum", of_all=True),
                       "{{model}}: waiting"),
@@ -132,8 +134,8 @@ def _streams(objectives: Objectives) -> Row:
     every = "model, view, topic, partition"
     return Row("Features from topics", (
         Panel(
-            "lines", "Feature topics behind", "Since when the oldest value waits that requests do "
-            f"not read yet. More for {limits.stream_lagging}: a ticket.",
+            "lines", "Feature topics behind", "How long the oldest value has waited that requests "
+            f"do not read yet. More than the line for {limits.stream_lagging} is a ticket.",
             (Query(f"max by ({every}) ({behind})", of),), "s",
             at_most(seconds(limits.stream_behind)), width=12,
         ),
@@ -142,8 +144,9 @@ def _streams(objectives: Objectives) -> Row:
             (Query(f"max by ({every}) ({lacking})", of),), width=12,
         ),
         Panel(
-            "lines", "Messages that topics dropped unread", "At most, by retention or by hand, of "
-            f"features and of requests. They are lost: a ticket for {limits.dropped_alert}.",
+            "lines", "Messages that topics dropped unread", "Messages of features and requests "
+            "that were lost by retention or by hand, at most. A loss is a ticket for "
+            f"{limits.dropped_alert}.",
             (Query(rate(signals.TOPIC_DROPPED, "model", "topic", of_all=True),
                    "{{model}}: {{topic}}"),), "cps", width=24,
         ),
@@ -168,8 +171,9 @@ def _flows(objectives: Objectives) -> Row:
             at_most(seconds(limits.drift_check_late)),
         ),
         Panel(
-            "lines", "State that can't be read", "By the exporter: what it would show is missing. "
-            f"For {limits.unreadable} it becomes a ticket.", (Query(unread, "{{of}}"),), "cps",
+            "lines", "State that can't be read", "What the exporter can't read is missing from the "
+            f"dashboards. State that can't be read for {limits.unreadable} is a ticket.",
+            (Query(unread, "{{of}}"),), "cps",
         ),
         Panel(
             "lines", "Runs, tasks and items of jobs", "From their spans, by how they ended.",
@@ -204,7 +208,8 @@ def _events(objectives: Objectives) -> Row:
             (Query(level(signals.EVENTS_WAITING, "receiver"), "{{receiver}}"),),
         ),
         Panel(
-            "lines", "Age of the oldest that waits", f"Over {late} it becomes a ticket.",
+            "lines", "Age of the oldest that waits", f"An event that waits longer than {late} is a "
+            "ticket.",
             (Query(level(signals.EVENTS_LATE, "receiver"), "{{receiver}}"),), "s",
             at_most(seconds(late)),
         ),

@@ -41,8 +41,8 @@ def _where(objectives: Objectives) -> Row:
             links=(links.ROLLOUTS,),
         ),
         Panel(
-            "stat", "In this phase or step for", f"{limits.rollout_overdue} past its deadline "
-            "an alert fires.", (Query(queries.since(signals.ROLLOUT_SINCE), "since"),), "s",
+            "stat", "In this phase or step for", f"An alert fires {limits.rollout_overdue} after "
+            "the deadline.", (Query(queries.since(signals.ROLLOUT_SINCE), "since"),), "s",
             width=6, empty="no rollout yet",
         ),
         Panel(
@@ -124,7 +124,7 @@ def _arms(objectives: Objectives) -> Row:
         ),
         Panel(
             "lines", "Shadow copies that were dropped", "Share of the decisions whose copy was not "
-            f"sent or not recorded; over {share:.0%} it becomes a ticket.",
+            f"sent or not recorded; more than {share:.0%} is a ticket.",
             (Query(dropped, "dropped"),), "percentunit", at_most(share), width=12,
         ),
         Panel(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # imports ONNX Runtime
 
 METHODS: Final = {
     "tree_shap": "TreeSHAP: what each input adds to the margin, before it becomes a {word}",
-    "reference_values": "how far the raw {word} falls with the input made ordinary",
+    "reference_values": "how far the raw {word} falls with the input at its usual value",
 }
 
 

@@ -14,7 +14,8 @@ from mlplatform.observing.page.queries.error_budget import answers_to_judge
 from mlplatform.operations.actions.traffic import AGES, CHECK, ages_of, check_of
 from mlplatform.operations.traffic.buckets import SHADOW, Counts, no_counts, quantile_ms
 from mlplatform.operations.traffic.projection import TrafficReport
-from mlplatform.runtime.units import DAY_MS, HOUR_MS
+from mlplatform.runtime.times import duration_text
+from mlplatform.runtime.units import DAY_MS, HOUR_MS, HOUR_S
 
 PERIODS: Final[Mapping[str, tuple[int, int]]] = {
     "day": (DAY_MS, HOUR_MS // 2),
@@ -236,7 +237,7 @@ def _of_labels(
     band = [(at, *share_interval(hits, trials)) for at, hits, trials in known]
     _, hits, trials = known[-1]
     low, high = share_interval(hits, trials)
-    note = f"{percents(low)} to {percents(high)} with 95 %: {hits:,} of {trials:,}"
+    note = f"{hits:,} of {trials:,}; 95 % interval {percents(low)} to {percents(high)}"
     drawn = spark([(CHAMPION, line)], percents, span_ms, band=band)
     return Metric(key, f"{key}: {what}", percents(line[-1][1]), note, "", drawn)
 
@@ -258,7 +259,7 @@ def _drift(found: TrafficReport, span_ms: tuple[int, int]) -> Metric:
         return Metric("drift", "drift of the inputs", "not checked yet", "", "", None)
     verdict = checks[-1][1].verdict
     newest = line[-1][1]
-    note = "" if newest is None else f"{furthest} is at {percents(newest)} of what is allowed"
+    note = "" if newest is None else f"{furthest} is at {percents(newest)} of its limit"
     tone = {"drifted": "bad", "steady": "good"}.get(verdict, "")
     drawn = spark([("furthest input", line)], percents, span_ms, goal=1.0)
     return Metric("drift", "drift of the inputs", verdict, note, tone, drawn)
@@ -327,4 +328,4 @@ def _milliseconds(value: float) -> str:
 
 
 def _hours(value: float) -> str:
-    return f"{value:.1f} h" if value < 48 else f"{value / 24:.1f} d"
+    return duration_text(value * HOUR_S)

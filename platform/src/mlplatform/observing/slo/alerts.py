@@ -61,7 +61,8 @@ def of_installation(objectives: Objectives) -> list[Rule]:
         ),
         rule(
             "LogSpilling", "ticket", f"sum({signals.LOG_COUNTS['waiting'].name}) > 0",
-            limits.log_spilling, "records wait in a spill, the decision log does not take them",
+            limits.log_spilling,
+            "records wait in a spill, because the decision log does not take them",
         ),
         rule(
             "LogBehind", "ticket",

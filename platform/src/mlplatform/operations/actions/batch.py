@@ -173,9 +173,9 @@ def page(folder: Path) -> str:
         for name, file in sorted(files.items())
     ]
     head = (
-        f"Version {manifest['version']} of {markdown(manifest['model'])} over {len(files)} days, "
-        f"{sum(file['rows'] for file in files.values())} requests; "
-        f"results in {markdown(str(folder))}.\n"
+        f"Version {manifest['version']} of {markdown(manifest['model'])} scored "
+        f"{sum(file['rows'] for file in files.values()):,} requests of {len(files)} days. "
+        f"The results are in {markdown(str(folder))}.\n"
     )
     gaps = sum(bool(file.get("without_features")) for file in files.values())
     warning = f"Warning: {gaps} of {len(files)} days have no features. {NO_FEATURES}.\n"

@@ -179,7 +179,7 @@ def _deciding(recorded: VersionRecords) -> CardDecision:
 
 
 def _in_words(number: Quantity) -> str:
-    return f"{number.span}, in {number.unit}; up to {number.tolerance:g} apart they count as one"
+    return f"{number.span}, in {number.unit}; up to {number.tolerance:g} apart counts as no change"
 
 
 def _planned_shares(recorded: VersionRecords) -> dict[str, float]:

@@ -46,7 +46,7 @@ _LIMITS: Final[Mapping[str, str]] = {
     "rmse": "all of the interval at most {}",
     "quantile_loss": "all of the interval at most {}",
     "calibration": "low end at most {}",
-    "bias": "the interval reaches within {} to either side",
+    "bias": "some of the interval at most {} above or below 0",
     "small_model": "at least {}",
     "leakage": "less than {}",
 }
@@ -149,5 +149,5 @@ def _limit(gate: ValidationGate) -> str:
         return NOT_RECORDED
     is_below = gate.observed is not None and gate.observed < gate.limit
     if gate.name == "alert_share" and gate.verdict == "failed" and is_below:
-        return f"{number(gate.limit)}: the gate below says to which side"
+        return f"{number(gate.limit)}; the gate below says whether it is the least or the most"
     return _LIMITS.get(gate.name, "at most {}").format(number(gate.limit))

@@ -140,7 +140,9 @@ def _missing_text(
         case "category":
             return f"{sent}; an empty text is a missing value, a word that is not known is unknown"
         case "ratio":
-            when = "missing to the model where either is, or where the divisor is nearly 0"
+            when = (
+                "the model gets no value where either is missing, or where the divisor is nearly 0"
+            )
             if spec.to not in features:
                 return when
             return f"{when}; {spec.to}: {_without(spec.to or '', features, defaults)}"
@@ -154,7 +156,9 @@ def _missing_text(
 
 def _without(name: str, features: _Features, defaults: Mapping[str, float]) -> str:
     default = defaults.get(name)
-    stands = "it is missing to the model" if default is None else f"{default:g} stands for it"
+    stands = (
+        "the model gets no value" if default is None else f"the model gets {default:g} in its place"
+    )
     found = features.get(name)
     if found is None:
         return f"{stands}; what the answer says is not recorded"
@@ -181,7 +185,9 @@ def _stale(spec: InputSpec, features: _Features) -> str | None:
 def _when_stale(policy: StalePolicy) -> str:
     match policy:
         case "fallback":
-            return "no model is asked: what stands behind the models decides, degraded"
+            return (
+                "no model is asked: the small model, the rules or the safe default decide, degraded"
+            )
         case "degrade":
             return "the model is asked without it, and the answer is degraded"
         case "refuse":

@@ -108,14 +108,14 @@ def _of_outcomes(card: Card) -> Iterator[str]:
     hiding = " or ".join(labels.hides)
     if labels.exploration_share is None:
         yield (
-            f"After {hiding} no outcome can become known, and model.yaml lets none of these"
-            " requests through to learn of them: how many of them were stopped wrongly can't be"
+            f"The outcome of a request can't become known after {hiding}. model.yaml lets none of"
+            " these requests through to learn of them, so how many were stopped wrongly can't be"
             " known."
         )
     else:
         yield (
-            f"After {hiding} no outcome can become known; what is known of such requests follows"
-            " from the share that is let through."
+            f"The outcome of a request can't become known after {hiding}. What is known of such"
+            " requests follows from the share that is let through."
         )
     if labels.treated is None:
         yield "What was done with hidden outcomes in its training set is not recorded."
@@ -129,18 +129,18 @@ def _of_groups(card: Card, definition: ModelDefinition) -> Iterator[str]:
         yield "No segment of the requests was judged by itself in traffic."
     elif not judged:
         names = ", ".join(group.name for group in policy.groups) if policy else ""
-        yield f"Of the segments that model.yaml declares ({names}) no verdict is recorded."
+        yield f"No verdict is recorded on the segments that model.yaml declares ({names})."
     fairness = card.validation.fairness
     attributes = () if fairness is None else fairness.attributes
     compared = [found.attribute for found in attributes if len(found.groups) > 1]
     if lacking := [name for name in definition.protected if name not in compared]:
-        yield f"By {', '.join(lacking)}, which model.yaml protects, no groups were compared."
+        yield f"No groups were compared by what model.yaml protects: {', '.join(lacking)}."
     for found in attributes:
         few = [g.group for g in found.groups if (r := g.adverse_share_ratio) and r.low is None]
         if few:
             yield (
-                f"By {found.attribute}, too few requests of {', '.join(few)} were there to compare"
-                " their adverse outcomes with those of others."
+                f"Too few requests of {', '.join(few)} (by {found.attribute}) were there to"
+                " compare their adverse outcomes with those of others."
             )
     named = ", ".join(dict.fromkeys([*judged, *watched, *compared]))
     others = f"other than {named}" if named else "of any kind"
@@ -216,8 +216,8 @@ def _of_matured(card: Card) -> Iterator[str]:
         hidden = sum(stretch.hidden for stretch in matured.stretches)
         if hidden:
             yield (
-                f"Of {hidden:,} requests that were stopped while it was champion nothing is known;"
-                " recall and precision count the others."
+                f"{hidden:,} requests that were stopped while it was champion have no known"
+                " outcome; recall and precision count the others."
             )
         yield from (f"Matured days: {gap}." for gap in matured.gaps)
     are_judged = any(gate.name in (ACCURACY, ERROR) for gate in _all_gates(card))
@@ -225,8 +225,8 @@ def _of_matured(card: Card) -> Iterator[str]:
         yield "No labels of requests that it and its champion both scored were judged."
     elif card.pairs is not None and card.pairs.hidden:
         yield (
-            f"{card.pairs.rollout}: of {card.pairs.hidden:,} requests that both scored and that"
-            " were stopped nothing is known."
+            f"{card.pairs.rollout}: {card.pairs.hidden:,} requests that both versions scored were"
+            " stopped, and have no known outcome."
         )
     if card.labels.come_share is None:
         cause = "" if are_judged else ": no gate on labels has spoken"

@@ -184,15 +184,15 @@ def _labels(card: Card) -> Fields:
         come = (
             f"{percent(labels.come_share or 0.0)} of those that come within"
             f" {labels.come_days:.3g} days were there when last judged"
-            f" ({span(labels.come_low or 0.0, labels.come_high or 0.0)})"
+            f" (interval {span(labels.come_low or 0.0, labels.come_high or 0.0)})"
         )
     explored = labels.exploration_share
-    absent = "is unknown" if card.deciding.task != "binary" else "means it did not happen"
+    absent = "the outcome is unknown" if card.deciding.task != "binary" else "it did not happen"
     hides = ", ".join(labels.hides)
     are_positive = card.deciding.task == "binary"
     return (
         ("label", labels.name),
-        ("mature after", f"{labels.maturity_days} days; then none {absent}"),
+        ("mature after", f"{labels.maturity_days} days; without a label by then {absent}"),
         *([("positive labels in its data", _count(labels.positives))] if are_positive else []),
         *([("arrival of positive labels", come)] if are_positive else []),
         ("hidden by", hides or "no decision"),

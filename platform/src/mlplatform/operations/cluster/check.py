@@ -210,8 +210,8 @@ def _gpus(facts: ClusterFacts, wanted: ClusterRequirements) -> Iterator[CheckFin
             yield CheckFinding("lacking", what, f"asks for {asked}; nodes offer {offered}", do)
         elif gpu.product and gpu.product not in facts.gpu_products:
             do = "see that nodes with it are labelled (feature discovery), or change gpu.product"
-            products = ", ".join(sorted(facts.gpu_products)) or "no node is labelled"
-            yield CheckFinding("lacking", what, f"asks for {asked}; there are: {products}", do)
+            products = ", ".join(sorted(facts.gpu_products)) or "none"
+            yield CheckFinding("lacking", what, f"asks for {asked}; labels name: {products}", do)
         else:
             yield CheckFinding("ok", what, asked)
 

@@ -199,8 +199,9 @@ def page(content: Mapping[str, Any], output: str) -> str:
     """A batch's manifest as Markdown."""
     plan, found = content["plan"], content["output"]
     head = (
-        f"Version {plan['version']} of {markdown(plan['model'])}: {found['rows']:,} rows of "
-        f"{len(plan['files'])} files; results in {markdown(output)}, digest {found['digest']}.\n"
+        f"Version {plan['version']} of {markdown(plan['model'])} scored {found['rows']:,} rows "
+        f"of {len(plan['files'])} files. The results are in {markdown(output)}, with digest "
+        f"{found['digest']}.\n"
     )
     counts = {**found["decisions"], "error": found["errors"]}
     table = ["| decision | rows |", "|---|---|"]

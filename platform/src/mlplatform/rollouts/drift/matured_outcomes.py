@@ -202,7 +202,8 @@ def _numbers(
 
 def _silence(number: int, task: Task) -> str:
     day = np.datetime64(number, "D")
-    text = f"labels have stopped coming: none in the last day in which those of {day} could arrive"
+    last = f"none came on the last day on which one of {day} could arrive"
+    text = f"labels have stopped coming: {last}"
     return f"{text}, so no label does not mean negative" if task == "binary" else text
 
 

@@ -137,8 +137,11 @@ def next_step(
     if over := incident_closure(incident, observation):
         return over
     if kind == FAULT:
-        reason = "; ".join(fault.reason for fault in observation.faults) or "not known to be mended"
-        return Page(f"a retrain would only learn it: {reason}")
+        reason = (
+            "; ".join(fault.reason for fault in observation.faults)
+            or "the fault is not known to be mended"
+        )
+        return Page(f"a retrain would only learn broken data: {reason}")
     if not status.trains:
         return Page(
             "its folder holds a ready ONNX file, which nothing retrains: put a newer one there, and"
@@ -148,7 +151,7 @@ def next_step(
     if answer is not None and status.answer_phase is None and refusal is None:
         return OpenRollout(answer)
     if refusal:
-        return Page(f"version {answer} answers it, and has no rollout: {refusal}")
+        return Page(f"version {answer} answers it, but has no rollout: {refusal}")
     return retrain_when(
         incident,
         status.matured,

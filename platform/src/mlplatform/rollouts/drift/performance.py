@@ -13,6 +13,7 @@ import numpy.typing as npt
 from mlplatform.model.policies.monitoring import DriftPolicy
 from mlplatform.rollouts.drift.health import Health
 from mlplatform.rollouts.verdicts.statistics import sequence_width
+from mlplatform.runtime.figures import percent
 from mlplatform.runtime.times import day_text
 
 LEAST_REFERENCE_DAYS, MOST_REFERENCE_DAYS = 7, 21
@@ -22,6 +23,8 @@ RUN_DAYS = 30
 CALIBRATION = "calibration"
 ACCURACY = "accuracy"
 """Metric of a model of classes: the share of labelled requests whose class was decided rightly."""
+_COUNTED: Final = {"recall": "positives", "precision": "alerts", ACCURACY: "labelled requests"}
+"""Metric → what its share is of."""
 ERROR = "error"
 """Metric of a model of numbers: the mean absolute error of labelled requests, in the model's
 unit."""
@@ -75,7 +78,7 @@ class MaturedDays:
     gaps: tuple[str, ...] = ()
 
 
-NO_DAYS = MaturedDays((), ("nothing has matured under this champion",))
+NO_DAYS = MaturedDays((), ("no request has matured under this champion",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +152,7 @@ def performance_verdict(matured: MaturedDays, policy: DriftPolicy) -> Performanc
     """
     days = matured.days
     if len(days) <= LEAST_REFERENCE_DAYS:
-        few = f"{len(days)} matured days of this champion; {LEAST_REFERENCE_DAYS + 1} are needed"
+        few = f"this champion has {len(days)} matured days; {LEAST_REFERENCE_DAYS + 1} are needed"
         return PerformanceVerdict(Health.INCONCLUSIVE, (few, *matured.gaps))
     names = tuple(days[0].metrics)
     error_share = policy.performance_false_alarm_share / RUN_DAYS / len(names)
@@ -162,7 +165,7 @@ def performance_verdict(matured: MaturedDays, policy: DriftPolicy) -> Performanc
         first_ms = min(change.since_ms for change in worse)
         reasons = (*(_words(c) for c in worse), *unknown)
         return PerformanceVerdict(Health.UNHEALTHY, reasons, first_ms, changes)
-    empty = tuple(f"{name}: nothing to count" for name in names if by_name[name] is None)
+    empty = tuple(f"{name} has nothing to count" for name in names if by_name[name] is None)
     if matured.gaps or len(empty) == len(names):
         return PerformanceVerdict(Health.INCONCLUSIVE, (*matured.gaps, *empty), None, changes)
     return PerformanceVerdict(
@@ -318,21 +321,25 @@ def _words(change: Change) -> str:
     since = day_text(change.since_ms)
     if change.metric == CALIBRATION:
         words = (
-            f"since {since} there were {change.now:.2f} times as many positives as scores"
-            " predicted,"
-            f" in the first days {change.before:.2f} times"
+            f"there were {change.now:.2f} times as many positives as the scores predicted since "
+            f"{since}, and {change.before:.2f} times as many in the first days"
         )
-        expected = f"{max(change.low, 0):.2f} to {change.high:.2f}"
+        expected = f"{max(change.low, 0):.2f} to {change.high:.2f} times"
     elif change.metric == ERROR:
         words = (
-            f"mean absolute error since {since} is {change.now:.4g} on {change.base:,.0f} labelled "
-            f"requests, {change.before:.4g} in the first days"
+            f"the mean absolute error is {change.now:.4g} on {change.base:,.0f} labelled requests "
+            f"since {since}, and was {change.before:.4g} in the first days"
         )
         expected = f"{change.high:.4g} or less"
     else:
         words = (
-            f"{change.metric} since {since} is {change.now:.1%} of {change.base:,.0f}, "
-            f"{change.before:.1%} in the first days"
+            f"{change.metric} is {percent(change.now)} of {change.base:,.0f} {_counted(change)} "
+            f"since {since}, and was {percent(change.before)} in the first days"
         )
-        expected = f"{max(change.low, 0):.1%} or more"
-    return f"{words}: {'not ' if change.proven else ''}within {expected}"
+        expected = f"{percent(max(change.low, 0))} or more"
+    proven = "is proven" if change.proven else "is not proven"
+    return f"{words}; that {proven} to miss the expected {expected}"
+
+
+def _counted(change: Change) -> str:
+    return _COUNTED.get(change.metric.partition(" ")[0], "requests")

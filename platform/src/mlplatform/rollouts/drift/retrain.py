@@ -104,13 +104,15 @@ def retrain_when(
         case "answered" if incident.answer is None:
             return Page(f"the retrain made no version: {incident.note}")
         case "answered" if not answer_lives:
-            return Page(f"version {incident.answer} was to answer, and did not pass its rollout")
+            return Page(f"version {incident.answer} was to answer it, but did not pass its rollout")
         case "answered":
-            return Wait(f"version {incident.answer} answers it; its rollout decides")
+            return Wait(
+                f"version {incident.answer} answers it; its rollout decides whether that helps"
+            )
         case "claimed" if incident.claim >= MAX_CLAIMS and incident.until_ms <= wall_ms:
             return Page(f"{incident.claim} retrains were started and none finished")
         case "open" | "claimed" if fault is not None:
-            return Wait(f"no retrain while {fault} is open: it would learn from broken data",
+            return Wait(f"no retrain starts while {fault} is open: it would learn from broken data",
                         noted=True)  # fmt: skip
         case "open" | "claimed":
             decision = _labels_decide(incident, matured, now_ms, policy, lag_days)
@@ -174,12 +176,12 @@ def _labels_decide(
     count = (
         f"{matured.rows:,} requests of the new pattern have matured, {matured.positives:,} of them "
         f"{matured.counted}; a retrain needs {needed:,} {matured.counted} ones"
-        f"{' and may start' if is_enough else ''}"
+        f"{', so it may start' if is_enough else ''}"
     )
     if is_enough:
         return Retrain(now_ms, count)
     waited_days = (now_ms - found.opened_ms) / DAY_MS
     if waited_days >= policy.page_after_days:
-        return Page(f"{waited_days:.0f} days have passed: {count}")
+        return Page(f"{waited_days:.0f} days have passed since the incident: {count}")
     first_ms = found.changed_ms + lag_days * DAY_MS
     return Wait(count, first_ms if first_ms > now_ms else None)

@@ -24,6 +24,7 @@ from mlplatform.rollouts.drift.faults import (
 )
 from mlplatform.rollouts.drift.health import Health
 from mlplatform.rollouts.drift.measures import Shift, share_interval, shift, unit_numbers
+from mlplatform.runtime.figures import percent, span
 from mlplatform.runtime.times import minute_text
 
 PRESENT_SHARE = 0.5  # of expected values; with fewer, the source is broken
@@ -137,8 +138,9 @@ def drift_verdict(windows: Sequence[WindowVerdict], policy: DriftPolicy) -> Drif
     drifted = [w for w in last if w.health is Health.UNHEALTHY]
     healthy = [w for w in last if w.health is Health.HEALTHY]
     undecided = policy.windows - len(drifted) - len(healthy)
-    count = f"{len(drifted)} of {policy.windows} windows drifted, {undecided} undecided"
-    reasons = (f"{count}; {policy.drifted_windows} make an incident", *_reasons(last))
+    count = f"{len(drifted)} of {policy.windows} windows drifted and {undecided} are undecided"
+    asked = f"an incident needs {policy.drifted_windows} drifted windows"
+    reasons = (f"{count}; {asked}", *_reasons(last))
     if len(drifted) >= policy.drifted_windows:
         return DriftFinding(since_ms=drifted[0].start_ms, reasons=reasons)
     if len(drifted) + undecided >= policy.drifted_windows:
@@ -290,7 +292,8 @@ class _DriftChecks:
         enough = self._policy.minimum_rows * (1 - column.missing_share) * PRESENT_SHARE
         present = int(np.sum(np.isfinite(values)))
         if len(values) < self._policy.minimum_rows or present < enough:
-            self.unknown.append(f"{shown} has {present} values of {len(values)}: too few to judge")
+            few = f"{shown} has a value in {present:,} of {len(values):,} requests"
+            self.unknown.append(f"{few}, which are too few to judge")
             return
         moved = shift(
             name,
@@ -319,15 +322,15 @@ class _DriftChecks:
 
 def _shift_reason(moved: Shift, name: str) -> str:
     return (
-        f"{name} moved: PSI {moved.psi:.3f} (limit {moved.psi_limit:.2g}), "
-        f"distance {moved.distance:.2f} sd (limit {moved.distance_limit:.2g})"
+        f"{name} moved: its PSI is {moved.psi:.3f} (limit {moved.psi_limit:.2g}), its distance "
+        f"{moved.distance:.2f} standard deviations (limit {moved.distance_limit:.2g})"
     )
 
 
 def _alert_reason(alerts: AlertShare) -> str:
     return (
-        f"alerts are {alerts.share:.2%} of {alerts.rows} requests (interval {alerts.low:.2%} to "
-        f"{alerts.high:.2%}), outside their band of {alerts.band.low:.2%} to {alerts.band.high:.2%}"
+        f"{percent(alerts.share)} of {alerts.rows:,} requests raised an alert (interval "
+        f"{span(alerts.low, alerts.high)}); the band is {span(alerts.band.low, alerts.band.high)}"
     )
 
 

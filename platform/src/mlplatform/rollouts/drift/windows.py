@@ -23,6 +23,7 @@ from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.rollouts.drift.faults import ViewReading
 from mlplatform.rollouts.drift.slices import slices, void_ids
 from mlplatform.rollouts.drift.verdict import Window
+from mlplatform.rollouts.verdicts.completeness import lag_text
 from mlplatform.runtime.units import HOUR_MS
 
 COLUMNS = (
@@ -114,7 +115,7 @@ def read_windows(
 def gaps_before(watermarks: Sequence[Watermark], end_ms: int) -> tuple[str, ...]:
     """The live writers that may still write records from before `end_ms`."""
     return tuple(
-        f"the log is not complete: writer {w.writer} has reached {w.event_ms}, not {end_ms}"
+        f"the log is not complete: {lag_text(w, end_ms)}"
         for w in watermarks
         if w.live and (w.event_ms is None or w.event_ms < end_ms)
     )

@@ -195,9 +195,9 @@ def _numbers(need: Need, suited: Sequence[Node], all_nodes: int, free: int) -> s
     have = sum((n.allocatable.get(scarce, Decimal(0)) for n in suited), Decimal(0))
     taken = sum((pod.amounts.get(scarce, Decimal(0)) for n in suited for pod in n.pods), Decimal(0))
     return (
-        f"{need.service} needs {need.pods} x {amount.normalize():f} {scarce}; the {len(suited)} of "
-        f"{all_nodes} nodes that suit it have {have.normalize():f}, {taken.normalize():f} are "
-        f"taken: room for {free} of {need.pods} pods"
+        f"{need.service} needs {need.pods} pods with {amount.normalize():f} {scarce} each, and "
+        f"there is room for {free}: the {len(suited)} of {all_nodes} nodes that suit it have "
+        f"{have.normalize():f} {scarce}, of which {taken.normalize():f} are taken"
     )
 
 

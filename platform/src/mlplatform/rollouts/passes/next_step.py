@@ -18,6 +18,7 @@ from mlplatform.rollouts.journal.state import EMERGENCY_CONFIRM_H, RolloutState,
 from mlplatform.rollouts.passes.wait_reasons import excluded_time, reason_to_wait
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.rollouts.verdicts.judgement import Judgement
+from mlplatform.runtime.times import duration_text, text_of_any, utc_minute_text
 from mlplatform.runtime.units import DAY_MS, HOUR_MS, HOUR_S
 
 
@@ -339,16 +340,15 @@ def _awaiting_approval(
         answered = Now(answer.event_ms, answer.wall_ms)
         if late := _expired(_waited(state, policy, answered), deadline_h, deadline_h * HOUR_S):
             return _back(
-                state, observation, f"{answer.approver} answered too late: after {late}", {}
+                state, observation, f"{answer.approver} answered too late, after {late}", {}
             )
         reason = f"approved by {answer.approver}: {answer.reason}"
         if state.bootstrap:
             return Promote(promoted_routes(state, observation.routes), reason)
         return _canary_step(state, observation, policy, 0, reason, {})
-    expired = _expired(_waited(state, policy, now), deadline_h, deadline_h * HOUR_S)
-    if expired:
-        return _back(state, observation, f"nobody answered: {expired}", {})
-    return Hold(f"waits for an approval of evidence {state.asked_digest}")
+    if expired := _expired(_waited(state, policy, now), deadline_h, deadline_h * HOUR_S):
+        return _back(state, observation, f"nobody answered within {expired}", {})
+    return Hold(f"the rollout waits for an approval of evidence {state.asked_digest}")
 
 
 def _canary(state: RolloutState, observation: Observation, policy: RolloutPolicy, now: Now) -> Move:
@@ -370,8 +370,8 @@ def _promoted(
     routes, judgement = observation.routes, observation.judgement
     if routes.champion != state.challenger:
         if observation.champion_is_provisional:
-            return Hold("superseded by a champion that is provisional itself")
-        return Supersede("a later champion stands")
+            return Hold("a later champion has replaced it, and is provisional itself")
+        return Supersede("a later champion is confirmed")
     if undone := _undone(state, observation, now):
         return undone
     if judgement is not None and judgement.verdict == "UNHEALTHY":
@@ -379,16 +379,18 @@ def _promoted(
             return Hold(f"no predecessor to go back to: {judgement.reason}")
         if routes.challenger is not None:
             # The load of the challenger may be the cause: judge it first, then the champion.
-            ramping = routes.challenger.version
-            return Hold(f"judged when version {ramping} has stopped ramping: {judgement.reason}")
+            first = routes.challenger.version
+            return Hold(
+                f"the champion is judged after version {first} has ramped: {judgement.reason}"
+            )
         return _back(state, observation, judgement.reason, judgement.evidence)
     due_ms = confirmation_due_ms(state, policy)
     if now.event_ms < due_ms:
-        return Hold(f"provisional until event time {due_ms}")
+        return Hold(f"provisional until event time {text_of_any(due_ms, utc_minute_text)}")
     if state.emergency and state.answer is None:
-        return Hold("waits for a second person to confirm the emergency promotion")
+        return Hold("the emergency promotion waits for a second person to confirm it")
     if judgement is None or judgement.verdict == "INCONCLUSIVE":
-        return Hold("waits for a complete log" if judgement is None else judgement.reason)
+        return Hold("it waits for a complete log" if judgement is None else judgement.reason)
     free = routes.challenger is None
     reason = f"{policy.confirm_after_days} days as champion: {judgement.reason}"
     confirmed = following(routes, previous=None) if free and routes.previous is not None else None
@@ -448,9 +450,9 @@ def _waited(state: RolloutState, policy: RolloutPolicy, now: Now) -> Now:
 
 def _expired(waited: Now, event_h: float, wall_s: float) -> str:
     if waited.event_ms >= event_h * HOUR_MS:
-        return f"{event_h:g} h of event time"
+        return f"{duration_text(event_h * HOUR_S)} of event time"
     if waited.wall_ms >= wall_s * 1000:
-        return f"{wall_s:g} s of wall time"
+        return f"{duration_text(wall_s)} of wall time"
     return ""
 
 

@@ -13,6 +13,8 @@ from mlplatform.rollouts.journal.basis_evidence import PlanEvidence
 from mlplatform.rollouts.journal.transitions import PlannedStep, RolloutPlan
 from mlplatform.rollouts.verdicts.planner import HARM, LONGEST, Confirmation, StagePlan
 from mlplatform.rollouts.verdicts.ramp import Plan, steps_text
+from mlplatform.runtime.times import duration_text
+from mlplatform.runtime.units import HOUR_S
 
 _KEYS: Final = {"positives": "frauds", "hidden": "declined"}
 """Names of the fields in a plan's JSON."""
@@ -24,7 +26,8 @@ HARM_COLUMNS = ("step", "gate", "stopped", "customers", "go wrong")
 
 def traffic(plan: Plan) -> str:
     """The traffic that the plan was made from."""
-    return f"{plan.requests_h:,.0f} requests/h, by {plan.history_h:,.0f} h of the decision log"
+    read = duration_text(plan.history_h * HOUR_S)
+    return f"{plan.requests_h:,.0f} requests/h, by {read} of the decision log"
 
 
 def step_rows(plan: Plan) -> list[tuple[str, ...]]:
@@ -34,7 +37,7 @@ def step_rows(plan: Plan) -> list[tuple[str, ...]]:
             step.name,
             "none" if step.percent is None else f"{step.percent:g} %",
             length(step.hours, step.deadline_h),
-            f"{step.deadline_h:g} h",
+            duration_text(step.deadline_h * HOUR_S),
             _chance(step.passes),
             step.decides,
         )
@@ -81,35 +84,45 @@ def harm_rows(plan: Plan) -> list[tuple[str, ...]]:
 
 def harm_title() -> str:
     """The title of the table of `harm_rows`."""
-    return f"a challenger with {HARM:g} times the limit, until it is stopped or the step ends"
+    return (
+        f"what a challenger with {HARM:g} times the limit does until it is stopped or the step ends"
+    )
 
 
 def conclusions(plan: Plan) -> Iterator[str]:
     """The conclusions from the tables, one line each."""
     if plan.hours is not None:
-        yield (f"shadow and canary together: {length(plan.hours)}, and the wait for an approval")
+        together = length(plan.hours)
+        yield f"shadow and canary together take {together}, without the wait for an approval"
     caught = ", ".join(f"{gate} {_chance(chance)}" for gate, chance in plan.stops.items())
-    yield f"a bad challenger is stopped in some step: {caught}"
+    yield f"chance that some step stops a challenger with {HARM:g} times the limit: {caught}"
     if plan.confirmation is not None:
-        found = plan.confirmation
-        yield (
-            f"confirmation: {found.positives:,} positives in shadow; {_chance(found.passes)} of "
-            f"the versions as good as the champion are confirmed, {_chance(found.stops)} of those "
-            f"that miss {HARM:g} times the limit are taken back"
-        )
-        if found.hidden:
-            yield (
-                f"of {found.hidden:,} requests that the champion stops in shadow, "
-                f"{found.let_through:,} are let through to learn of them; the others may have been "
-                "anything, and the confirmation counts with that"
-            )
+        yield from _confirmation_lines(plan.confirmation)
     yield from (f"note: {note}" for note in plan.notes)
     yield from (f"refused: {refusal}" for refusal in plan.refusals)
     if plan.proposed:
-        yield "steps that show as much with fewer customers, or more in a day, for model.yaml:"
+        yield "proposed steps for model.yaml, with fewer customers or stricter tolerances:"
         yield from steps_text(plan.proposed).splitlines()
     if not plan.refusals:
         yield "the rollout can decide within its deadlines"
+
+
+def _confirmation_lines(found: Confirmation) -> Iterator[str]:
+    yield f"confirmation: {found.positives:,} positives are expected in shadow"
+    yield (
+        f"confirmation: {_chance(found.passes)} of the versions as good as the champion are "
+        "confirmed"
+    )
+    yield (
+        f"confirmation: {_chance(found.stops)} of the versions that miss {HARM:g} times the limit "
+        "are taken back"
+    )
+    if found.hidden:
+        yield (
+            f"confirmation: the champion stops {found.hidden:,} requests in shadow, and "
+            f"{found.let_through:,} of them are let through to learn their outcome"
+        )
+        yield "confirmation: its bounds allow for any outcome of the stopped requests"
 
 
 def as_values(plan: Plan | str) -> dict[str, Any]:
@@ -148,23 +161,24 @@ def _refusal(plan: Plan, number: int) -> dict[str, Any]:
 
 def length(hours: float | None, deadline_h: float | None = None) -> str:
     """A length of time in words; None means longer than the plan looks ahead."""
-    if hours is None or not math.isfinite(hours):
-        return "too long" if deadline_h is None else f"> {LONGEST * deadline_h:g} h"
-    if hours >= 48:
-        return f"{hours / 24:.1f} d"
-    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
+    if hours is not None and math.isfinite(hours):
+        return duration_text(hours * HOUR_S)
+    if deadline_h is None:
+        return "longer than is planned for"
+    return f"more than {duration_text(LONGEST * deadline_h * HOUR_S)}"
 
 
 def whole_ramp(plan: RolloutPlan) -> str:
     """The plan's steps in one line, or why there is no plan."""
     if plan.missing:
         return plan.missing
-    steps = (
-        f"{'shadow' if s.percent is None else f'{s.percent:g} %'} {length(s.hours, s.deadline_h)}"
-        for s in plan.steps
-    )
+    steps = (f"{length(s.hours, s.deadline_h)} {_place(s)}" for s in plan.steps)
     despite = f"; opened despite its plan: {plan.despite}" if plan.despite else ""
-    return f"{', '.join(steps)}, at {plan.requests_h:,.0f} requests/h{despite}"
+    return f"{', '.join(steps)}, with {plan.requests_h:,.0f} requests/h{despite}"
+
+
+def _place(step: PlannedStep) -> str:
+    return "in shadow" if step.percent is None else f"at {step.percent:g} % of the customers"
 
 
 def next_step(plan: RolloutPlan, percent: float) -> str:
@@ -180,13 +194,13 @@ def next_step(plan: RolloutPlan, percent: float) -> str:
 def step_sentence(plan: RolloutPlan, step: PlannedStep) -> str:
     """The time that a step takes, its chance to decide, and the customers that a bad challenger
     reaches."""
-    name = "shadow" if step.percent is None else f"{step.percent:g} % of the customers"
     sentence = (
-        f"Planned for {name}, at {plan.requests_h:,.0f} requests/h: "
-        f"{length(step.hours, step.deadline_h)} (deadline {step.deadline_h:g} h), decided by "
-        f"{step.decides}; {_chance(step.passes)} of the challengers as good as the champion pass "
-        f"in time; one that does {HARM:g} times the harm of a limit reaches {step.exposed:,} "
-        "customers before it is stopped."
+        f"The step {_place(step)} is planned to take {length(step.hours, step.deadline_h)} with "
+        f"{plan.requests_h:,.0f} requests/h. Its deadline is "
+        f"{duration_text(step.deadline_h * HOUR_S)}. Its slowest gate is {step.decides}. "
+        f"{_chance(step.passes)} of the challengers as good as the champion pass in time. "
+        f"A challenger with {HARM:g} times the harm of a limit reaches {step.exposed:,} customers "
+        "before it is stopped."
     )
     return f"{sentence} Opened despite its plan: {plan.despite}." if plan.despite else sentence
 

@@ -46,6 +46,8 @@ from mlplatform.rollouts.verdicts.ramp import (
 from mlplatform.rollouts.verdicts.simulated_paths import Alerts
 from mlplatform.rollouts.verdicts.traffic_profile import TrafficProfile
 from mlplatform.rollouts.verdicts.verdict import Prediction
+from mlplatform.runtime.times import duration_text
+from mlplatform.runtime.units import HOUR_S
 
 PLANNED_DAYS = 7.0
 LEAST_HOURS = 24
@@ -185,22 +187,21 @@ def _segment_refusals(shadow: Stage, plans: Mapping[str, StagePlan]) -> Iterator
 
 def _segment_notes(shadow: Stage, plans: Mapping[str, StagePlan]) -> Iterator[str]:
     for segment in shadow.step.segments:
-        plan, then = plans.get(segment.name), "shadow waits for it until its deadline"
+        plan, then = plans.get(segment.name), "Shadow waits for it until its deadline"
         if not segment.holds:
-            then = "no step waits for it"
+            then = "No step waits for it"
         if plan is None:
-            yield (
-                f"segment {segment.name}: its replay holds too few alerts for a plan; until it is "
-                f"shown, {then}"
-            )
+            yield f"segment {segment.name}: its replay holds too few alerts for a plan. {then}"
             continue
         gates = [gate for gate in plan.gates if gate.gate != "failures"]
         caught = ", ".join(f"{g.gate} {100 * g.stops:.0f} %" for g in gates)
-        takes = "longer than is planned" if plan.hours is None else f"{plan.hours:.0f} h"
+        takes = "longer than is planned for"
+        if plan.hours is not None:
+            takes = duration_text(plan.hours * HOUR_S)
         yield (
-            f"segment {segment.name}: shown in {takes}; {100 * plan.passes:.0f} % of the "
-            f"challengers as good as the champion show it in time; one with twice a limit is "
-            f"stopped in shadow: {caught}; while it is not shown, {then}"
+            f"segment {segment.name}: its gates take {takes}. {100 * plan.passes:.0f} % of the "
+            f"challengers as good as the champion pass them in time. Chance that shadow stops a "
+            f"challenger with twice a limit: {caught}. {then}"
         )
 
 
@@ -279,45 +280,49 @@ def _notes(
     most = ALONE * definition.rollout.failure_share_limit
     if profile.failed_apart > most:
         yield (
-            f"the champion fails {100 * profile.failed_apart:.1f} % of its requests, outages apart;"
-            " a version as good as that passes its steps, and is taken back as champion, once more "
-            f"than {100 * most:g} % is proven (twice rollout.failure_share_limit)"
+            f"the champion fails {100 * profile.failed_apart:.1f} % of its requests outside of "
+            "outages. A version with as many failures passes its steps. It is taken back as "
+            f"champion once it is proven to fail more than {100 * most:g} % (twice "
+            "rollout.failure_share_limit)"
         )
     if definition.task != "binary":
         yield (
-            f"the task is {definition.task}: what is planned are the sample, answers in time and "
-            "latency; disagreement and gates on labels are judged, and not planned"
+            f"the plan of a model of task {definition.task} covers the sample, answers in time and "
+            "latency. Disagreement and labels are judged, but not planned"
         )
     elif expected is None:
-        yield "the champion has raised no alert: gates on alerts are not planned"
+        yield "the champion has raised no alert, so gates on alerts are not planned"
     if not prediction.replayed and definition.rollout.shadow.tolerance.disagreement is not None:
         yield (
-            "this pair of versions was never replayed: disagreement holds it in shadow until the "
-            "version is validated against the present champion"
+            "this pair of versions was never replayed. The gate on disagreement holds the version "
+            "in shadow until it is validated against the present champion"
         )
     if definition.task != "binary":
         return
     if not profile.positives > 0:
-        yield "no label has named a positive yet: the plan can't say when a promotion is confirmed"
+        yield "no label has named a positive yet, so the plan can't date the confirmation"
     elif confirmation is not None and confirmation.passes < SURE:
-        wanted = "".join(f"; {way}" for way in _ways_to_confirm(profile, confirmation))
+        wanted = "".join(f". {way}" for way in _ways_to_confirm(profile, confirmation))
         yield (
             f"the {confirmation.positives:,} positives of the shadow phase confirm "
-            f"{100 * confirmation.passes:.0f} % of the versions as good as the champion, and the "
+            f"{100 * confirmation.passes:.0f} % of the versions as good as the champion. The "
             f"others stay provisional{wanted}"
         )
 
 
 def _ways_to_confirm(profile: TrafficProfile, found: Confirmation) -> Iterator[str]:
     if found.requests:
-        hours = found.requests / profile.requests_h
-        yield f"rollout.shadow.minimum_requests: {found.requests} would do ({hours:,.0f} h)"
+        takes = duration_text(found.requests / profile.requests_h * HOUR_S)
+        yield (
+            f"{100 * SURE:.0f} % are confirmed with rollout.shadow.minimum_requests: "
+            f"{found.requests}, which takes {takes}"
+        )
     if not found.hidden:
         return
     if not found.requests:
-        yield "no sample would do, as decisions hide too much"
+        yield "No sample is large enough, because decisions hide too many outcomes"
     if found.exploration is not None:
-        yield f"exploration.share: {found.exploration:g} would do at this sample"
+        yield f"{100 * SURE:.0f} % are confirmed with exploration.share: {found.exploration:g}"
 
 
 def recorded_plan(plan: Plan | str, despite: str = "") -> RolloutPlan:

@@ -70,7 +70,9 @@ def unrouted_reason(ports: Ports, routes: Routes) -> str | None:
     if applied_generation(observed) == routes.generation:
         return None
     problem = (
-        "there is none" if observed is None else observed.problem or f"is at {observed.generation}"
+        "there is none"
+        if observed is None
+        else observed.problem or f"it is at {observed.generation}"
     )
     return (
         f"the HTTPRoute {route_name(routes.model)} does not follow generation "

@@ -64,7 +64,7 @@ def replay_verdict(
     try:
         basis = basis_of(fact.evidence)
     except msgspec.ValidationError as error:
-        return found(None, (f"its basis is none of this release: {error}",))
+        return found(None, (f"this release can't read its basis: {error}",))
     if basis is None:
         return found(None, ("an earlier release kept no basis of its verdicts",))
     try:

@@ -60,8 +60,8 @@ def consequences(evidence: Evidence) -> tuple[str, str]:
     rejected = "it answers nobody, and its rollout ends"
     if evidence.get("emergency"):
         who = evidence.get("opened_by")
-        approved = f"it stays champion, to which {who} alone promoted it in an emergency"
-        rejected = "the champion before it answers again, as it does where nobody answers in a day"
+        approved = f"it stays champion; {who} alone promoted it in an emergency"
+        rejected = "the champion before it answers again, as it does if no one answers within a day"
     elif evidence.get("bootstrap"):
         approved = "it becomes champion and answers every customer at once: there is none before it"
     else:
@@ -131,7 +131,7 @@ def _read(evidence: Evidence) -> str:
         reasons = ", ".join(
             f"{n:,} {markdown(why.replace('_', ' '))}" for why, n in sorted(dropped.items())
         )
-        text += f" Copies that never reached it, and were not counted: {reasons}."
+        text += f" Copies that never reached the challenger are not counted: {reasons}."
     return text
 
 

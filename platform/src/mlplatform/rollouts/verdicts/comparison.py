@@ -30,6 +30,7 @@ from mlplatform.rollouts.verdicts.statistics import (
     share_difference,
 )
 from mlplatform.rollouts.verdicts.verdict import (
+    EXPECTED,
     PAIR_WORDS,
     Bound,
     Errors,
@@ -38,13 +39,15 @@ from mlplatform.rollouts.verdicts.verdict import (
     Picture,
     Prediction,
     certainty_text,
+    change_text,
+    deviation_text,
     difference_values,
     fraction,
     harm_gate,
     in_percent,
     number_of,
     points,
-    rounded,
+    points_fewer,
 )
 from mlplatform.runtime.figures import percent
 
@@ -95,18 +98,19 @@ def failure_gate(counts: Aggregates, bound: Bound, errors: Errors) -> Gate:
         for views, ratio in ((counts.failures, 1.0), (provable, 1.0), (provable, 0.0))
     )
     if not found.trials or math.isnan(found.value):
-        reason = "No verdict is possible yet: both arms have to have had a request."
+        reason = "No verdict is possible yet: one of the two arms has had no request."
         return Gate("failures", bound.verdict(math.nan, math.nan), reason, {})
     figures = (
-        "Not answered in time: "
-        f"{fraction(days.challenger_hits, days.challenger_trials, 'requests')}; of the champion's, "
-        f"within the same time, {fraction(days.champion_hits, days.champion_trials, 'requests')}."
+        "The challenger failed to answer "
+        f"{fraction(days.challenger_hits, days.challenger_trials, 'requests')} in time; the "
+        "champion failed to answer "
+        f"{fraction(days.champion_hits, days.champion_trials, 'requests')} within the same time."
     )
     if alone.stop_low > STARVING * bound.limit:
         reason = (
-            f"It fails to answer at least {in_percent(alone.stop_low)} of its requests in time "
-            f"({certainty_text(errors.stop)}). {figures} "
-            f"However the champion fares, the limit is {in_percent(STARVING * bound.limit)}."
+            f"The challenger fails to answer at least {in_percent(alone.stop_low)} of its requests "
+            f"in time ({certainty_text(errors.stop)}). {figures} The limit is "
+            f"{in_percent(STARVING * bound.limit)}, however many the champion fails."
         )
         values = difference_values(alone) | {"proven": number_of(alone.stop_low)}
         return Gate("failures", "UNHEALTHY", reason, values)
@@ -115,17 +119,17 @@ def failure_gate(counts: Aggregates, bound: Bound, errors: Errors) -> Gate:
     stop_low = max(proven.stop_low, by_events) if by_events > 0 else proven.stop_low
     most, than = points(min(max(found.pass_high, 0.0), 1.0)), "of its requests in time"
     harm = Harm(
-        proven=f"It answers at least {points(stop_low)} fewer {than} than the champion",
+        proven=f"The challenger answers at least {points_fewer(stop_low)} {than} than the champion",
         excluded=(
-            f"It answers no more than {most} fewer {than} than the champion"
+            f"The challenger answers at most {most} fewer {than} than the champion"
             if found.pass_high > 0
-            else f"It answers no fewer {than} than the champion"
+            else f"The challenger answers no fewer {than} than the champion"
         ),
-        still_open=f"It may answer up to {most} fewer {than} than the champion",
+        still_open=f"The challenger may answer up to {most} fewer {than} than the champion",
         figures=figures,
         stop_low=stop_low,
         pass_high=found.pass_high,
-        unit=points,
+        unit=points_fewer,
         counted=found.value,
     )
     return harm_gate("failures", harm, bound, errors, difference_values(found))
@@ -154,8 +158,8 @@ def alert_gate(
     if not deviations:
         reason = (
             "No verdict is possible yet: no alert is expected. "
-            f"It raised alerts on {fraction(raised, answers, 'requests')}; the champion raised "
-            f"alerts on {fraction(theirs, others, 'requests')}."
+            f"The challenger raised alerts on {fraction(raised, answers, 'requests')}; the "
+            f"champion raised alerts on {fraction(theirs, others, 'requests')}."
         )
         return Gate(name, bound.verdict(math.nan, math.nan), reason, {"trials": answers})
     more = min(found.more for found in deviations)
@@ -163,10 +167,11 @@ def alert_gate(
     stop_low = max(more, fewer)
     nearest = min(shown, key=lambda found: found.left_open)
     figures = (
-        f"It raised alerts on {fraction(raised, answers, 'requests')}; {percent(nearest.expected)} "
-        f"was expected. The champion raised alerts on {fraction(theirs, others, 'requests')}."
+        f"The challenger raised alerts on {fraction(raised, answers, 'requests')}; alerts on "
+        f"{percent(nearest.expected)} were expected. "
+        f"The champion raised alerts on {fraction(theirs, others, 'requests')}."
     )
-    low, high = _change(nearest.low), _change(nearest.high)
+    low, high = change_text(nearest.low), change_text(nearest.high)
     some = nearest.low > -1  # otherwise there may be no alerts
     values: dict[str, float | int | None] = {
         "share": number_of(nearest.value), "low": number_of(nearest.low),
@@ -174,24 +179,24 @@ def alert_gate(
         "champion": number_of(theirs / others) if others else None,
         "expected": number_of(nearest.expected), "trials": answers,
     }  # fmt: skip
-    proven = _change(-stop_low) if fewer > more else _change(stop_low)
+    proven = change_text(-stop_low) if fewer > more else change_text(stop_low)
     harm = Harm(
-        proven=f"Its alerts are at least {proven} those expected",
+        proven=f"The challenger's alerts are at least {proven} {EXPECTED}",
         excluded=(
-            f"Its alerts lie between {low} and {high} those expected"
+            f"The challenger's alerts lie between {low} and {high} {EXPECTED}"
             if some
-            else f"Its alerts are at most {high} those expected"
+            else f"The challenger's alerts are at most {high} {EXPECTED}"
         ),
         still_open=(
-            f"Its alerts may lie anywhere between {low} and {high} those expected"
+            f"The challenger's alerts may lie anywhere between {low} and {high} {EXPECTED}"
             if some
-            else f"Its alerts may be anything up to {high} those expected"
+            else f"The challenger's alerts may be anything up to {high} {EXPECTED}"
         ),
         figures=figures,
         stop_low=stop_low,
         pass_high=nearest.left_open,
         counted=max(min(s * f.value for f in shown) for s in (1, -1)) if view.is_paired else 0.0,
-        unit=lambda share: f"{in_percent(share)} above or below",
+        unit=deviation_text,
     )
     return harm_gate(name, harm, bound, errors, values)
 
@@ -306,12 +311,12 @@ def disagreement_gate(
     }
     harm = Harm(
         proven=f"The arms disagree on {topic} by at least {points(excess_low)} more than predicted",
-        excluded=f"The arms disagree on {topic} by no more than {most} more than predicted",
+        excluded=f"The arms disagree on {topic} by at most {most} more than predicted",
         still_open=f"The arms may disagree on {topic} by up to {most} more than predicted",
         figures=figures,
         stop_low=excess_low,
         pass_high=excess_high,
-        unit=points,
+        unit=lambda share: f"{points(share)} more than predicted",
     )
     return harm_gate(name, harm, bound, errors, values)
 
@@ -339,7 +344,7 @@ def segment_gates(
                 disagreement_gate(one_sided, bounds[1], step.errors, step.predicted, name=name)
             )
         for gate in found:
-            reason = f"In segment {step.name}: {gate.reason[0].lower()}{gate.reason[1:]}"
+            reason = f"In segment {step.name}, {gate.reason[0].lower()}{gate.reason[1:]}"
             yield dataclasses.replace(gate, reason=reason, holds=step.holds)
 
 
@@ -352,7 +357,7 @@ def copy_gate(counts: Aggregates) -> list[Gate]:
     reason = (
         "Too many requests were never put to the challenger: "
         f"{fraction(missing, copies + missing, 'copies')} were dropped. "
-        f"Allowed: {in_percent(UNCOPIED_SHARE)}."
+        f"At most {in_percent(UNCOPIED_SHARE)} may be dropped."
     )
     return [Gate("copies", "INCONCLUSIVE", reason, {"copies": copies, "missing": missing})]
 
@@ -453,7 +458,7 @@ GATES: Final[tuple[GateKind, ...]] = (
     GateKind("failures", "answers in time", ("shadow", "canary"),
         picture=_FAILURES, compare=_failures),
     GateKind("alerts", "share of alerts", ("shadow", "canary"), compare=_alerts,
-        picture=Picture("alerts against those expected", "percent", "either", stops=True,
+        picture=Picture("alerts against the number expected", "percent", "either", stops=True,
             arms="requests with an alert")),
     # If segments are declared, all together have the error of one more gate (`segment_steps`).
     GateKind("segments", "segments", ("shadow",), shares_error=False,
@@ -470,7 +475,7 @@ GATES: Final[tuple[GateKind, ...]] = (
         picture=Picture("disagreement of the arms, beyond that predicted", "points", "more",
             stops=True)),
     GateKind("utilisation", "load of all the traffic", ("shadow",), compare=_utilisation,
-        picture=Picture("of the time that it would be busy", "percent", "more")),
+        picture=Picture("time of the pods for all of the traffic", "percent", "more")),
     GateKind("copies", "copies answered", ("shadow",), shares_error=False,
         compare=lambda counts, _: copy_gate(counts)),
     GateKind("split", "split of customers", ("canary",)),
@@ -491,10 +496,3 @@ GATES: Final[tuple[GateKind, ...]] = (
     GateKind("log", "complete log", ("shadow", "canary", "champion"), shares_error=False),
 )  # fmt: skip
 """All gates of a rollout, in order. Texts and pictures of a gate come from here."""
-
-
-def _change(share: float) -> str:
-    """A change in words: percent above or below, or from twice as many on, how many times."""
-    if share >= 1:
-        return f"{rounded(1 + share)} times"
-    return f"{in_percent(-share)} below" if share < 0 else f"{in_percent(share)} above"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mlplatform.decisions.records.port import Watermark
 from mlplatform.rollouts.journal.journal import GatewayLease
+from mlplatform.runtime.times import rfc3339_text, text_of_any
 
 
 def complete_until_ms(watermarks: Sequence[Watermark]) -> int | None:
@@ -24,8 +25,8 @@ def behind(
     """The writers and gateways that may still add records to a range that ends at this event time;
     empty if it is complete."""
     writers = [
-        f"writer {w.writer} is at {w.event_ms}, before {event_ms}"
-        + (f", with {w.spilled} records spilled" if w.spilled else "")
+        lag_text(w, event_ms)
+        + (f"; {w.spilled:,} of its records wait in spills" if w.spilled else "")
         for w in watermarks
         if w.live and (w.event_ms is None or w.event_ms < event_ms)
     ]
@@ -37,6 +38,12 @@ def behind(
     return (*writers, *leases, *unlogged_gateways(watermarks, gateways))
 
 
+def lag_text(writer: Watermark, event_ms: int) -> str:
+    """How far a writer has come, beside the event time that it has to reach."""
+    reached = "no time at all" if writer.event_ms is None else _time(writer.event_ms)
+    return f"writer {writer.writer} has reached {reached}, not {_time(event_ms)}"
+
+
 def unlogged_gateways(
     watermarks: Sequence[Watermark], gateways: Sequence[GatewayLease]
 ) -> tuple[str, ...]:
@@ -45,13 +52,17 @@ def unlogged_gateways(
     ended is one of them until its lease is over."""
     living = {w.writer: w for w in watermarks if w.live}
     silent = [
-        f"gateway {g.gateway} answers, and no living writer of this log has its name"
+        f"gateway {g.gateway} answers, but no living writer of this log has its name"
         for g in gateways
         if g.gateway not in living
     ]
     late = [
-        f"gateway {g.gateway} answers, and nothing of its log has come lately"
+        f"gateway {g.gateway} answers, but none of its records have come lately"
         for g in gateways
         if g.gateway in living and living[g.gateway].unheard
     ]
     return (*silent, *late)
+
+
+def _time(event_ms: int) -> str:
+    return text_of_any(event_ms, rfc3339_text)

@@ -186,11 +186,12 @@ def _failing(seen: Aggregates, limits: GateLimits) -> Gate | None:
         return None
     counts = seen.arm("challenger")
     reason = (
-        f"It fails to answer at least {in_percent(found.stop_low)} of its requests in time "
-        f"({certainty_text(error)}). "
-        f"Not answered in time: {fraction(failures, counts['requests'], 'requests')}, of "
-        f"{counts['units']:,} customers, in {counts['failed_moments']:,} of "
-        f"{counts['moments']:,} quarter seconds. The limit is {in_percent(allowed)}."
+        f"The version fails to answer at least {in_percent(found.stop_low)} of its requests in "
+        f"time ({certainty_text(error)}). "
+        f"It failed to answer {fraction(failures, counts['requests'], 'requests')} of "
+        f"{counts['units']:,} customers. These failures lie in {counts['failed_moments']:,} of "
+        f"{counts['moments']:,} outage slices (quarters of a second) with a request. "
+        f"The limit is {in_percent(allowed)}."
     )
     values = difference_values(found) | {"proven": number_of(found.stop_low)}
     return Gate("guardrail", "UNHEALTHY", reason, values)
@@ -199,11 +200,15 @@ def _failing(seen: Aggregates, limits: GateLimits) -> Gate | None:
 def _calm(found: Aggregates) -> Gate:
     if not found.count("requests"):
         reason = (
-            f"No verdict is possible yet: it has had no request of generation {found.generation}."
+            "No verdict is possible yet: the version has had no request by generation "
+            f"{found.generation} of the routes."
         )
         return Gate("guardrail", "INCONCLUSIVE", reason, {})
     return Gate(
-        "guardrail", "HEALTHY", "It is not proven to fail more requests than its limit.", {}
+        "guardrail",
+        "HEALTHY",
+        "The version is not proven to fail more requests than its limit.",
+        {},
     )
 
 
@@ -212,9 +217,9 @@ def _answers_gate(found: Aggregates) -> list[Gate]:
     if counted >= COUNTED_PART * units:
         return []
     reason = (
-        "Too few of its answers count: the others are degraded. "
-        f"{fraction(counted, units, 'customers')} have an answer that counts. "
-        f"Needed: {100 * COUNTED_PART:g} %."
+        "Too few of the challenger's answers count: the others are degraded. "
+        f"{fraction(counted, units, 'customers')} have an answer that counts; at least "
+        f"{100 * COUNTED_PART:g} % are needed."
     )
     return [Gate("answers", "INCONCLUSIVE", reason, {"counted": counted, "units": units})]
 
@@ -231,7 +236,8 @@ def _split_gate(found: Aggregates, step: StepPolicy) -> list[Gate]:
         "p_value": number_of(p_value),
     }
     figures = (
-        f"It answered {fraction(mine, everyone, 'customers')}; {step.percent:g} % were asked for."
+        f"The challenger answered {fraction(mine, everyone, 'customers')}; {step.percent:g} % "
+        "were planned."
     )
     if not math.isfinite(p_value):
         return [Gate("split", "INCONCLUSIVE", f"No customer has come yet. {figures}", values)]
@@ -240,7 +246,8 @@ def _split_gate(found: Aggregates, step: StepPolicy) -> list[Gate]:
         return [Gate("split", "HEALTHY", reason, values)]
     reason = (
         f"Customers are not split as planned ({certainty_text(step.errors.stop)}). {figures} "
-        f"A fair split is so uneven in at most one of {1 / max(p_value, 1e-6):,.0f} rollouts."
+        "A fair split would be as uneven in at most one of "
+        f"{1 / max(p_value, 1e-6):,.0f} rollouts."
     )
     return [Gate("split", "UNHEALTHY", reason, values)]
 
@@ -249,8 +256,8 @@ def _too_few(found: Aggregates, step: StepPolicy) -> Gate:
     units, requests = found.count("units"), found.count("requests")
     needed = [(units, step.units, "customers"), (requests, step.requests, "requests")]
     short = [(had, least, what) for had, least, what in needed if had < least]
-    answered = " and ".join(f"{had:,} of {least:,} {what}" for had, least, what in short)
-    reason = f"The sample is too small yet. It has {answered} that its step needs."
+    answered = " and ".join(f"{had:,} of the {least:,} {what}" for had, least, what in short)
+    reason = f"The sample is still too small. It has {answered} that the step needs."
     return Gate("sample", "INCONCLUSIVE", reason, {"units": units, "requests": requests})
 
 

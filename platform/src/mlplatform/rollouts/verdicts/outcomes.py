@@ -12,6 +12,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -37,12 +38,14 @@ from mlplatform.rollouts.verdicts.verdict import (
     Errors,
     Gate,
     Harm,
+    allowed_text,
     certainty_text,
     difference_values,
     harm_gate,
     in_percent,
     number_of,
     points,
+    points_fewer,
 )
 from mlplatform.runtime.figures import percent, span
 from mlplatform.runtime.units import DAY_MS
@@ -50,6 +53,7 @@ from mlplatform.runtime.units import DAY_MS
 NAME = "recall"
 ACCURACY = "accuracy"
 ERROR = "error"
+_REQUESTS: Final = "of the requests than the version before it"
 POSITIVES = "frauds"
 LABELS = ("genuine", "fraud")
 """Names of the labels 0 and 1 in a gate's values; journals hold these names."""
@@ -137,20 +141,21 @@ def accuracy_gate(seen: LabelledClasses, bound: Bound, errors: Errors) -> Gate:
     if (lacking := _no_verdict(len(seen), seen.immature, is_silent=seen.silent)) is not None:
         return dataclasses.replace(lacking, name=ACCURACY)
     found = share_difference([seen.wrong], stop_error=errors.stop, pass_error=errors.missed)
-    most, than = points(min(max(found.pass_high, 0.0), 1.0)), "of the requests than the version"
+    most = points(min(max(found.pass_high, 0.0), 1.0))
     wrong = (seen.wrong.challenger_hits, seen.wrong.champion_hits)
     mine, other = (len(seen) - number for number in wrong)
     harm = Harm(
-        proven=f"It decides the right class for at least {points(found.stop_low)} fewer {than} "
-        "before it",
-        excluded=f"It decides the right class for no more than {most} fewer {than} before it",
-        still_open=f"It may decide the right class for up to {most} fewer {than} before it",
+        proven=f"The new version decides the right class for at least {points(found.stop_low)} "
+        f"fewer {_REQUESTS}",
+        excluded=f"The new version decides the right class for at most {most} fewer {_REQUESTS}",
+        still_open=f"The new version may decide the right class for up to {most} fewer {_REQUESTS}",
         figures=(
-            f"Right: {mine:,} of {len(seen):,} labelled requests; the version before it {other:,}."
+            f"The new version decided {mine:,} of {len(seen):,} labelled requests right; the "
+            f"version before it decided {other:,} of them right."
         ),
         stop_low=found.stop_low,
         pass_high=found.pass_high,
-        unit=points,
+        unit=points_fewer,
     )
     values = difference_values(found) | {"right": mine, "champion_right": other}
     return harm_gate(ACCURACY, harm, bound, errors, values)
@@ -168,23 +173,29 @@ def error_gate(seen: LabelledNumbers, bound: Bound, errors: Errors) -> Gate:
         return dataclasses.replace(lacking, name=ERROR)
     mine, other = (np.abs(arm - seen.labels) for arm in (seen.challenger, seen.champion))
     if not other.any():
-        reason = "No verdict is possible: the version before it is right to the last digit."
+        reason = (
+            "No verdict is possible: the version before it made no error that a rise could be "
+            "measured against."
+        )
         return Gate(ERROR, "INCONCLUSIVE", reason, {"requests": len(seen)})
     found = rise_of_mean(seen.unit, mine, other, stop_error=errors.stop, pass_error=errors.missed)
     error, before = float(mine.mean()), float(other.mean())
     most, than = in_percent(max(found.pass_high, 0.0)), "larger than that of the version before it"
     shift = float((seen.challenger - seen.champion).mean())
+    side = "lower" if shift < 0 else "higher"
     harm = Harm(
-        proven=f"Its mean absolute error is at least {in_percent(found.stop_low)} {than}",
-        excluded=f"Its mean absolute error is no more than {most} {than}",
-        still_open=f"Its mean absolute error may be up to {most} {than}",
+        proven="The new version's mean absolute error is at least "
+        f"{in_percent(found.stop_low)} {than}",
+        excluded=f"The new version's mean absolute error is at most {most} {than}",
+        still_open=f"The new version's mean absolute error may be up to {most} {than}",
         figures=(
-            f"Error: {error:.4g} on {len(seen):,} labelled requests; the version before it "
-            f"{before:.4g}. Its numbers are {shift:+.4g} off those on average."
+            f"The mean absolute error is {error:.4g} on {len(seen):,} labelled requests; that of "
+            f"the version before it is {before:.4g}. The new version's numbers are "
+            f"{abs(shift):.4g} {side} on average."
         ),
         stop_low=found.stop_low,
         pass_high=found.pass_high,
-        unit=in_percent,
+        unit=lambda share: f"{in_percent(share)} larger",
     )
     more = {"error": number_of(error), "champion_error": number_of(before), "shift": shift}
     return harm_gate(ERROR, harm, bound, errors, difference_values(found) | more)
@@ -292,32 +303,32 @@ def _no_verdict(requests: int, immature: int, *, is_silent: bool) -> Gate | None
 def _result(verdict: Verdict, least: float, worst: float, errors: Errors) -> str:
     than = "of the positives than the version before it"
     if verdict == "UNHEALTHY":
-        return f"It finds at least {points(least)} fewer {than} ({certainty_text(errors.stop)})."
+        certain = certainty_text(errors.stop)
+        return f"The new version finds at least {points_fewer(least)} {than} ({certain})."
     if math.isnan(worst):
-        return "Nothing is known of the positives that it finds."
-    most = points(max(worst, 0.0))
+        return "The share of the positives that the new version finds is not known."
+    most, certain = points(max(worst, 0.0)), certainty_text(errors.missed)
     if verdict == "INCONCLUSIVE":
-        return f"It may find up to {most} fewer {than} ({certainty_text(errors.missed)})."
-    most = f"no more than {most} fewer" if worst > 0 else "no fewer"
-    return f"It finds {most} {than} ({certainty_text(errors.missed)})."
+        return f"The new version may find up to {most} fewer {than} ({certain})."
+    most = f"at most {most} fewer" if worst > 0 else "no fewer"
+    return f"The new version finds {most} {than} ({certain})."
 
 
 def _allowed_text(verdict: Verdict, bound: Bound, counted: float) -> str:
     if verdict == "UNHEALTHY":
-        return f"The limit is {points(bound.limit)}."
+        return f"The limit is {points_fewer(bound.limit)}."
     if bound.tolerance is None:
         return ""
-    more = f" In what was counted it may be {points(bound.limit)}."
-    return f"Allowed: {points(bound.tolerance)}.{more if counted > bound.limit else ''}"
+    return allowed_text(points_fewer, bound.tolerance, bound.limit, counted)
 
 
 def _counted_text(seen: Outcomes, found: Recall) -> str:
     if not found.positives:
-        return f"Of {len(seen):,} requests none is known to be positive."
+        return f"None of {len(seen):,} requests is known to be positive."
     return (
-        f"Its {found.alerts:,} highest scores held {found.challenger.caught:,} of "
+        f"The new version's {found.alerts:,} highest scores held {found.challenger.caught:,} of "
         f"{found.positives:,} positives; those of the version before it held "
-        f"{found.champion.caught:,}."
+        f"{found.champion.caught:,} of them."
     )
 
 
@@ -328,23 +339,27 @@ def _unknown(seen: Outcomes, found: Recall) -> Iterator[str]:
     never = int((~requests.seen & ~drawn).sum())
     if drawn.any():
         through = int((drawn & requests.seen).sum())
-        yield f"{through:,} requests were let through and stand for {int(drawn.sum()):,}."
+        yield (
+            f"{through:,} of {int(drawn.sum()):,} requests that chance could let through were let "
+            "through; they stand for all of them."
+        )
     if never:
-        yield f"Of {never:,} stopped requests nothing is known."
+        yield f"{never:,} stopped requests have no known outcome."
         ends = [(a.recall.lowest, a.recall.highest) for a in (found.challenger, found.champion)]
         if all(math.isfinite(end) for pair in ends for end in pair):
             mine, other = (span(low, high) for low, high in ends)
             yield (
-                f"Whatever they were, it finds {mine} of the positives, and the version before it "
-                f"{other}."
+                f"Whatever their outcomes were, the new version finds {mine} of the positives; the "
+                f"version before it finds {other}."
             )
 
 
 def _to_come(seen: Outcomes) -> Iterator[str]:
     if (arrived := seen.arrived_shares.get(LABELS[1])) is not None:
         yield (
-            f"Of the labels of positives that come within {arrived.within_ms / DAY_MS:.3g} days "
-            f"{percent(arrived.share)} are here ({span(arrived.low, arrived.high)})."
+            f"{percent(arrived.share)} of the labels of positives that come within "
+            f"{arrived.within_ms / DAY_MS:.3g} days have arrived (interval "
+            f"{span(arrived.low, arrived.high)})."
         )
 
 

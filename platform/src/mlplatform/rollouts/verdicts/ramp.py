@@ -23,6 +23,8 @@ from mlplatform.rollouts.verdicts.planner import (
 )
 from mlplatform.rollouts.verdicts.simulated_paths import Alerts
 from mlplatform.rollouts.verdicts.traffic_profile import TrafficProfile
+from mlplatform.runtime.times import duration_text
+from mlplatform.runtime.units import HOUR_S
 
 LONGEST_STEP_H = 24.0
 """Longest time of a proposed step in hours: it sees all hours of a day, and needs no more."""
@@ -69,14 +71,16 @@ class Refusal:
 
     def __str__(self) -> str:
         step = self.step
-        longest = f"more than {LONGEST * step.deadline_h:g} h"
-        takes = longest if step.hours is None else f"{step.hours:.0f} h"
+        takes = f"more than {duration_text(LONGEST * step.deadline_h * HOUR_S)}"
+        if step.hours is not None:
+            takes = duration_text(step.hours * HOUR_S)
         ways = "; or ".join(" and ".join(map(str, way)) for way in self.remedies)
         return (
-            f"{step.name} can't decide within {step.key}.deadline_h ({step.deadline_h:g} h): "
-            f"{step.decides} takes {takes} at the present traffic, and of challengers as good as "
-            f"the champion {100 * step.passes:.0f} % would pass in time. "
-            + (f"Possible with {ways}" if ways else "No single change makes it possible")
+            f"{step.name} can't decide within its deadline of "
+            f"{duration_text(step.deadline_h * HOUR_S)} ({step.key}.deadline_h). Its slowest gate, "
+            f"{step.decides}, takes {takes} at the present traffic. {100 * step.passes:.0f} % of "
+            "the challengers as good as the champion would pass in time. "
+            + (f"It could decide with {ways}" if ways else "No single change makes it possible")
         )
 
 
@@ -90,7 +94,7 @@ class Plan:
         confirmation: expected verdict on recall; None if no label says positive, or recall is not
             asked for.
         refusals: steps that can't decide; empty if the rollout can decide.
-        notes: further remarks, one sentence each.
+        notes: further remarks, without a full stop at the end.
         proposed: canary steps that expose fewer customers, or ask for more; empty if there are
             none.
     """
@@ -147,8 +151,8 @@ def doubts(plans: Sequence[StagePlan], refused: Sequence[Refusal]) -> Iterator[s
         if plan.passes < SURE and plan.key not in named:
             yield (
                 f"{plan.name} passes {100 * plan.passes:.0f} % of the challengers as good as the "
-                f"champion within {plan.key}.deadline_h ({plan.deadline_h:g} h), and more where "
-                "outages hit both arms alike"
+                f"champion within its deadline of {duration_text(plan.deadline_h * HOUR_S)} "
+                f"({plan.key}.deadline_h). It passes more where outages hit both arms alike"
             )
 
 
@@ -288,15 +292,16 @@ def tails_not_asked(profile: TrafficProfile, stages: Sequence[Stage]) -> Iterato
         hours = progress(profile, alone, None).hours
         answers = profile.requests_h * (stage.share or 1.0) * hours
         takes.append(
-            f"{hours:.3g} h ({answers:,.0f} answers) in {stage.name}"
+            f"{duration_text(hours * HOUR_S)} ({answers:,.0f} answers) in {stage.name}"
             if math.isfinite(hours)
-            else f"more than {LONGEST * stage.deadline_h:g} h in {stage.name}"
+            else f"more than {duration_text(LONGEST * stage.deadline_h * HOUR_S)} in {stage.name}"
         )
     if takes:
         limit = canary[0].step.stop.latency_p99
         yield (
-            "no canary step asks for latency_p99, so a challenger with slower slowest answers may "
-            f"pass; to show them within {limit:g} times the champion's takes {', '.join(takes)}"
+            "no canary step has a tolerance for latency_p99, so a challenger whose slowest answers "
+            f"are slower may pass. A tolerance of {limit:g} times the champion's would take "
+            f"{', '.join(takes)}"
         )
 
 

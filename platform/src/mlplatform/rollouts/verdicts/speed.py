@@ -8,6 +8,7 @@ from mlplatform.rollouts.verdicts.aggregates import RATE_WINDOW_MS, Aggregates, 
 from mlplatform.rollouts.verdicts.latencies import EDGES
 from mlplatform.rollouts.verdicts.statistics import Difference, share_difference
 from mlplatform.rollouts.verdicts.verdict import (
+    NOT_ASKED,
     Bound,
     Errors,
     Gate,
@@ -54,7 +55,7 @@ def latency_gate(
     """
     name, found = f"latency_p{100 * quantile:g}", seen.latencies
     if found is None or not found.answers.any(axis=1).all():
-        reason = "No verdict is possible yet: both arms have to have answered."
+        reason = "No verdict is possible yet: one of the two arms has answered nothing."
         return Gate(name, bound.verdict(math.nan, math.nan), reason, {})
     own, theirs = found.quantile(0, quantile), found.quantile(1, quantile)
     own_us, theirs_us = float(EDGES[own]), max(float(EDGES[theirs]), 1.0)
@@ -73,11 +74,11 @@ def latency_gate(
     limit, more = ratio_in_force(bound.limit)
     tolerance, less = ratio_in_force(bound.tolerance) if bound.tolerance is not None else (None, "")
     at_limit = excess(limit, whole=False)
-    answers = int(found.answers[0].sum())
+    answers, others = (int(found.answers[arm].sum()) for arm in (0, 1))
     what = "median latency" if quantile == 0.5 else f"{100 * quantile:g}th percentile of latency"
     figures = (
         f"It was {own_us / 1000:.1f} ms in {answers:,} answers; the champion's was "
-        f"{theirs_us / 1000:.1f} ms ({own_us / theirs_us:.2f} times)."
+        f"{theirs_us / 1000:.1f} ms in {others:,} answers (a ratio of {own_us / theirs_us:.2f})."
     )
     values: dict[str, float | int | None] = {
         "challenger_us": number_of(own_us),
@@ -87,21 +88,26 @@ def latency_gate(
         "tolerance_ratio": number_of(tolerance) if tolerance is not None else None,
     }
     if at_limit.stop_low > 0:
-        reason = f"Its {what} is more than {more} ({certainty_text(errors.stop)}). {figures}"
+        reason = (
+            f"The challenger's {what} is more than {more} ({certainty_text(errors.stop)}). "
+            f"{figures}"
+        )
         return Gate(name, "UNHEALTHY", reason, values | difference_values(at_limit))
     if tolerance is None:
         reason = (
-            f"Its {what} is not proven to be more than {more}, and this step asks for no more. "
-            f"{figures}"
+            f"The challenger's {what} is not proven to be more than {more}. {figures} {NOT_ASKED}"
         )
         return Gate(name, "HEALTHY", reason, values)
     at_tolerance = excess(tolerance, whole=True)
     if at_tolerance.pass_high <= 0:
-        reason = f"Its {what} is less than {less} ({certainty_text(errors.missed)}). {figures}"
+        reason = (
+            f"The challenger's {what} is less than {less} ({certainty_text(errors.missed)}). "
+            f"{figures}"
+        )
         return Gate(name, "HEALTHY", reason, values | difference_values(at_tolerance))
     reason = (
-        f"Its {what} may be {less} or more. {figures} "
-        f"Less has to be shown ({certainty_text(errors.missed)})."
+        f"The challenger's {what} may still be {less} or more. {figures} "
+        f"This step needs proof that it is less ({certainty_text(errors.missed)})."
     )
     return Gate(name, "INCONCLUSIVE", reason, values | difference_values(at_tolerance))
 
@@ -119,7 +125,8 @@ def utilisation_gate(seen: Aggregates, bound: Bound, errors: Errors, pods: int) 
     calls = sum(number for number, _, _ in seen.calls.values())
     if calls < MINIMUM_CALLS or not rate:
         reason = (
-            f"Its speed is not known yet: {calls} calls were made, and {MINIMUM_CALLS} are needed."
+            f"The challenger's speed is not known yet: it has had {calls} calls, and "
+            f"{MINIMUM_CALLS} are needed."
         )
         return Gate(name, "INCONCLUSIVE", reason, {"calls": calls})
     slope, slope_error = _slope(seen.calls)
@@ -136,24 +143,25 @@ def utilisation_gate(seen: Aggregates, bound: Bound, errors: Errors, pods: int) 
         low = max(slope - stop * slope_error, 0.0) * load
         high = min(max(slope, 0.0) + wide * slope_error, whole_high) * load
         cost = min(max(slope, 0.0), cost)
+    who, whose = ("pod", "its") if pods == 1 else (f"{pods} pods", "their")
     figures = (
-        f"A row takes {1000 * cost:.2f} ms, and the busiest {RATE_WINDOW_MS // 1000} s had "
-        f"{rate:,.0f} requests/s: busy for {in_percent(cost * load)} of the time."
+        f"A request takes {1000 * cost:.2f} ms. The busiest {RATE_WINDOW_MS // 1000} s had "
+        f"{rate:,.0f} requests/s, which take {in_percent(cost * load)} of {whose} time."
     )
     values: dict[str, float | int | None] = {
         "share": number_of(cost * load), "low": number_of(low), "high": number_of(high),
         "row_us": number_of(1e6 * cost), "rate_per_s": number_of(rate), "pods": pods,
         "calls": calls,
     }  # fmt: skip
-    whole = f"With all of the traffic {_pods(pods)}"
+    rest = f"of {whose} time for all of the traffic"
     harm = Harm(
-        proven=f"{whole} would be busy for at least {in_percent(low)} of the time",
-        excluded=f"{whole} would be busy for at most {in_percent(high)} of the time",
-        still_open=f"{whole} may be busy for up to {in_percent(high)} of the time",
+        proven=f"The challenger's {who} would need at least {in_percent(low)} {rest}",
+        excluded=f"The challenger's {who} would need at most {in_percent(high)} {rest}",
+        still_open=f"The challenger's {who} may need up to {in_percent(high)} {rest}",
         figures=figures,
         stop_low=low,
         pass_high=high,
-        unit=in_percent,
+        unit=lambda share: f"{in_percent(share)} {rest}",
     )
     return harm_gate(name, harm, bound, errors, values)
 
@@ -187,7 +195,3 @@ def _slope(calls: Calls) -> tuple[float, float]:
         residuals = max(squares - 2 * fitted * us + n * fitted**2, 0.0)
         error += centred[rows] ** 2 * residuals / (1 - leverage[rows]) ** 2
     return slope / 1e6, math.sqrt(error) / spread / 1e6
-
-
-def _pods(count: int) -> str:
-    return "one pod" if count == 1 else f"{count} pods"

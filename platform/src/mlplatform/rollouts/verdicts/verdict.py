@@ -14,6 +14,9 @@ from mlplatform.runtime.figures import percent
 NEARLY_CERTAIN = 0.001
 """An error below this is written as "more than 99.9 % certain"; more digits tell a reader
 nothing."""
+EXPECTED: Final = "the number expected"
+NOT_ASKED: Final = "This step has no tolerance, so nothing more has to be shown."
+"""A sentence about a gate that a step asks for nothing but its limit."""
 LEAST_IN_TWO_PLACES = 0.001
 """A share below this is written with more than two decimal places."""
 
@@ -77,11 +80,12 @@ class PairWords:
 PAIR_WORDS: Final[Mapping[str, PairWords]] = {
     "binary": PairWords("alerts", "payments",
         "no arm has raised an alert on a request that both decided",
-        "One arm alone raised an alert on {only:,} of the {either:,} requests on which either did"),
-    "classes": PairWords("classes", "requests", "both arms have to have decided a request",
-        "They decided another class for {only:,} of {either:,} requests"),
-    "real": PairWords("numbers", "requests", "both arms have to have given a request a number",
-        "Their numbers lie further apart than the tolerance for {only:,} of {either:,} requests"),
+        "One arm alone raised an alert on {only:,} of the {either:,} requests with an alert"),
+    "classes": PairWords("classes", "requests", "no request has been decided by both arms",
+        "The arms decided different classes for {only:,} of {either:,} requests"),
+    "real": PairWords("numbers", "requests", "no request has been given a number by both arms",
+        "The arms' numbers lie further apart than the tolerance for {only:,} of {either:,} "
+        "requests"),
 }  # fmt: skip
 
 
@@ -183,7 +187,7 @@ class Harm:
         still_open: text of an upper bound that is too high, as a clause.
         figures: what was counted, in sentences.
         stop_low, pass_high: the two bounds; NaN if nothing can be said.
-        unit: writes a harm as text.
+        unit: writes a harm as text, with what it is a share of.
         counted: harm by what was counted. A step does not pass while it is above the limit.
     """
 
@@ -207,20 +211,28 @@ def harm_gate(
         asked = f"The limit is {harm.unit(bound.limit)}."
     elif bound.tolerance is None:
         sentence = (
-            "No harm beyond the limit is proven, and this step asks for no more. "
+            "No harm beyond the limit is proven. "
             f"{harm.still_open} ({certainty_text(errors.missed)})."
         )
-        asked = f"The limit is {harm.unit(bound.limit)}."
+        asked = f"The limit is {harm.unit(bound.limit)}. {NOT_ASKED}"
     else:
         shown = harm.excluded if verdict == "HEALTHY" else harm.still_open
         sentence = f"{shown} ({certainty_text(errors.missed)})."
-        asked = f"Allowed: {harm.unit(bound.tolerance)}."
-        if harm.counted > bound.limit:
-            asked += f" In what was counted it may be {harm.unit(bound.limit)}."
+        asked = allowed_text(harm.unit, bound.tolerance, bound.limit, harm.counted)
     held_to = {
         "stop": bound.limit, "limit": bound.tolerance, "proven": number_of(harm.stop_low)
     }  # fmt: skip
     return Gate(name, verdict, f"{sentence} {harm.figures} {asked}", values | held_to)
+
+
+def allowed_text(
+    unit: Callable[[float], str], tolerance: float, limit: float, counted: float
+) -> str:
+    """The sentences on what a step allows and on whether what was counted keeps it waiting."""
+    allowed = f"This step allows up to {unit(tolerance)}."
+    if counted > limit:
+        return f"{allowed} What was counted is beyond the limit, which is {unit(limit)}."
+    return allowed
 
 
 def difference_values(found: Difference) -> dict[str, float | int | None]:
@@ -239,7 +251,12 @@ def difference_values(found: Difference) -> dict[str, float | int | None]:
 def points(share: float) -> str:
     """A difference of shares, in percentage points."""
     written = rounded(100 * share)
-    return f"{written} point" if written == "1" else f"{written} points"
+    return f"{written} percentage point{'' if written == '1' else 's'}"
+
+
+def points_fewer(share: float) -> str:
+    """A loss in percentage points, in words."""
+    return f"{points(share)} fewer"
 
 
 def rounded(value: float) -> str:
@@ -249,6 +266,19 @@ def rounded(value: float) -> str:
         return f"{value:g}"
     digits = max(0, 1 - math.floor(math.log10(abs(value))))
     return f"{value:,.{digits}f}".rstrip("0").rstrip(".") if digits else f"{value:,.0f}"
+
+
+def change_text(share: float) -> str:
+    """A change in words: percent above or below, or from twice as many on, how many times."""
+    if share >= 1:
+        return f"{rounded(1 + share)} times"
+    return f"{in_percent(-share)} below" if share < 0 else f"{in_percent(share)} above"
+
+
+def deviation_text(share: float) -> str:
+    """A deviation to either side of the number expected; from a whole on there is none below."""
+    change = f"{in_percent(share)} above or below" if share < 1 else change_text(share)
+    return f"{change} {EXPECTED}"
 
 
 def fraction(hits: int, trials: int, what: str) -> str:

@@ -170,7 +170,7 @@ FEATURES_STALE_SHARE: Final = Metric(
 )  # fmt: skip
 VIEW_AGE: Final = Metric(
     "mlplatform_gateway_view_age_share", "gauge", "share",
-    "Age of a feature view's newest snapshot, of what the view is valid for; over 1 it is stale.",
+    "Age of a feature view's newest snapshot, divided by how long it is valid; over 1 it is stale.",
     (MODEL, Label("view", bound="feature views of the model")),
 )  # fmt: skip
 COMMIT_RECORDS: Final = Metric(
@@ -246,7 +246,7 @@ WINDOWS_LACK: Final = Metric(
 )  # fmt: skip
 WINDOWS_BEHIND: Final = Metric(
     "mlplatform_windows_behind_seconds", "gauge", "seconds",
-    "Since when the first of those waits.", (MODEL, _WRITER),
+    "How long windows on a server have lacked a record of this process.", (MODEL, _WRITER),
 )  # fmt: skip
 
 
@@ -347,7 +347,7 @@ STREAM_LAG: Final = Metric(
 )  # fmt: skip
 STREAM_BEHIND: Final = Metric(
     "mlplatform_feature_stream_behind_seconds", "gauge", "seconds",
-    "Since when the oldest of those waits, at most; 0 where none does.", _OF_TOPIC,
+    "How long a value has waited for the online store, at most; 0: none waits.", _OF_TOPIC,
 )  # fmt: skip
 _READ_TOPIC: Final = (
     MODEL, Label("topic", bound="the model's topic of requests, and those of its external views"),
@@ -358,7 +358,7 @@ TOPIC_DROPPED: Final = Metric(
 )  # fmt: skip
 TOPIC_DROPPED_FOUND: Final = Metric(
     "mlplatform_topic_dropped_timestamp_seconds", "gauge", "seconds",
-    "When the latest such loss was found, since 1970; 0: none is known.", _READ_TOPIC,
+    "Unix time at which the latest loss of messages was found; 0: none is known.", _READ_TOPIC,
 )  # fmt: skip
 WORKER_IN_WORK: Final = Metric(
     "mlplatform_worker_in_work_messages", "gauge", "messages",
@@ -456,7 +456,7 @@ INCIDENT: Final = _state(
     MODEL, _INCIDENT_KIND, Label("state", ("open", "claimed", "answered")),
 )  # fmt: skip
 INCIDENT_SINCE: Final = _state(
-    "drift_incident_since_seconds", "seconds", "Unix time at which that incident was opened.",
+    "drift_incident_since_seconds", "seconds", "Unix time at which the incident was opened.",
     MODEL, _INCIDENT_KIND,
 )  # fmt: skip
 LABELS_MATURED: Final = _state(
@@ -494,7 +494,7 @@ EVENT_TIME: Final = _state(
 HOME_FREE: Final = _state(
     "home_free_bytes", "bytes", "What may still be written to the disk of the home folder."
 )
-HOME_SIZE: Final = _state("home_size_bytes", "bytes", "Size of that disk.")
+HOME_SIZE: Final = _state("home_size_bytes", "bytes", "Size of the disk of the home folder.")
 REFUSALS: Final = _state(
     "refusals",
     "refusals",
@@ -568,7 +568,7 @@ STARTED: Final = _process(
 )
 CPU: Final = _process("cpu_seconds", "counter", "seconds", "Processor time of a process.")
 OPEN_FILES: Final = _process("open_fds", "gauge", "files", "Files and sockets that are open.")
-MOST_FILES: Final = _process("max_fds", "gauge", "files", "How many may be open.")
+MOST_FILES: Final = _process("max_fds", "gauge", "files", "Limit on open files and sockets.")
 PROCESS_METRICS: Final = (
     VIRTUAL_MEMORY, RESIDENT_MEMORY, STARTED, CPU, OPEN_FILES, MOST_FILES,
 )  # fmt: skip
@@ -614,7 +614,7 @@ GPU_BUSY: Final = _gpu(
     "PROF_GR_ENGINE_ACTIVE", "share", "share of time in which the GPU, or the part of it that a "
     "pod has, was busy.",
 )  # fmt: skip
-GPU_UTILISATION: Final = _gpu("DEV_GPU_UTIL", "percent", "the same of whole GPUs, of any model.")
+GPU_UTILISATION: Final = _gpu("DEV_GPU_UTIL", "percent", "time in which whole GPUs were busy.")
 GPU_MEMORY: Final = _gpu("DEV_FB_USED", "mebibytes", "memory in use.")
 GPU_MEMORY_FREE: Final = _gpu("DEV_FB_FREE", "mebibytes", "memory that is free.")
 GPU_POWER: Final = _gpu("DEV_POWER_USAGE", "watts", "power drawn.")

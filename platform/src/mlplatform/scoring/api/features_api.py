@@ -79,7 +79,7 @@ def _path(view: str, body: RowsBody) -> Json:
     return post(
         f"push_{view}",
         f"Values of the view {view}, of which {body.owner} is the owner. All rows are taken or "
-        "none; they are durable, and what requests read, when this answers. Training joins them "
+        "none. When this answers, they are durable, requests read them, and training joins them "
         "from then on. Every feature has a value or null.",
         parameters=[key_header(), priority_header()],
         body=ref(push.__name__),

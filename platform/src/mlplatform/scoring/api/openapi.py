@@ -170,9 +170,10 @@ def _model_paths(version: ApiVersion, definition: ModelDefinition, payloads: Pay
         f"{root}/labels": post(
             f"label_{name}",
             "Report outcomes, with the time at which they became known (now, if left out). The "
-            "same label with the same time is stored once, one without a time until the other "
-            "label is sent; of several for one decision the latest counts. A decision of another "
-            "client is an unknown one, unless the key's scope says any-client.",
+            "same label with the same time is stored once. A label without a time is stored once "
+            "until the other label is sent. Of several labels for one decision the latest counts."
+            " A decision of another client is an unknown one, unless the key's scope says"
+            " any-client.",
             parameters=[priority_header()],
             body=request_list("labels", _label(definition).__name__),
             example=examples.labels(definition),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from mlplatform.learning.features.online import OnlineFeatures
 from mlplatform.learning.features.policy import NOTHING_KNOWN, FeaturePolicies
 from mlplatform.runtime.errors import PlatformError
+from mlplatform.runtime.figures import percent
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 from mlplatform.scoring.arms.states import FeaturesState
 
@@ -141,8 +142,8 @@ class Freshness:
             return f"features of {self._model}: no snapshot of {views} is known"
         share, limit = state.stale_share or 0.0, state.stale_share_limit
         return (
-            f"features of {self._model}: {share:.1%} of the last minute's decisions were made"
-            f" without fresh ones; at most {limit:.1%}"
+            f"features of {self._model}: {percent(share)} of the last minute's decisions were made"
+            f" without fresh features; at most {percent(limit)} may be"
         )
 
     async def _follow(self) -> None:

@@ -26,7 +26,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--termination-log",
         type=Path,
-        help="gets why the model can't be served, and the process ends; without it, it stays",
+        help="gets why the model can't be served, before the process ends; without it, the process "
+        "stays",
     )
     parser.add_argument(
         "--accelerator",

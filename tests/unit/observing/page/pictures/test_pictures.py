@@ -76,8 +76,8 @@ def test_every_mark_of_a_gate_lies_in_its_picture(
 
 def test_a_gate_is_told_in_the_first_sentence_of_its_reason() -> None:
     said = (
-        "Its alerts are 1.5 times those expected (95 % certain). It raised alerts on 5 of 400."
-        " Allowed: 2."
+        "The challenger's alerts are 1.5 times the number expected (95 % certain). It raised alerts"
+        " on 5 of 400. This step allows up to 2."
     )
     shown = pictured(Gate("alerts", "UNHEALTHY", said, {}))
     assert (shown.sentence, shown.reason) == (said.partition(" It")[0], said)
@@ -124,7 +124,7 @@ def test_an_interval_narrows_from_look_to_look_towards_what_is_allowed() -> None
     assert d.well is not None
     assert d.well[0] <= d.last[3], "the interval's upper end lies in what is allowed"
     assert (d.shape, drawn.mark, drawn.analyses) == ("dot", "✔ healthy", 2)
-    assert "2 interim analyses, the first between -2 points and 3 points" in drawn.description
+    assert "the first of 2 interim analyses was between -2 points and 3 points" in drawn.description
     assert [(b.name, b.width, b.text) for b in drawn.bars] == [
         ("challenger", 100.0, "4 %"), ("champion", 25.0, "1 %"),
     ]  # fmt: skip

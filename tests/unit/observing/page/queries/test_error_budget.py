@@ -41,8 +41,9 @@ def test_the_spend_of_latency_is_of_all_answers_but_copies() -> None:
     assert (one.text, one.tone) == ("30 % spent", "good")
     assert one.objective == "99 % of the decisions are durable within 10 ms"
     assert one.note == (
-        "30 of 10,000 (0.3 %) took longer than 10 ms before their record was written; 100 may "
-        "(1 %). The log does not know how long the writing took: Grafana shows it with that."
+        "30 of 10,000 answers (0.3 %) took longer than 10 ms before their record was written; the "
+        "budget is 100 (1 %). The log does not know how long the writing took: Grafana shows it "
+        "with that."
     )
 
 
@@ -68,7 +69,7 @@ def test_a_budget_that_one_answer_would_exceed_is_not_said_to_be_spent(
     found = budgets(read([TrafficBucket(NEWEST_MS, "champion", 1, one_slow)]))["latency"]
     assert found.text == text
     assert found.tone == ("bad" if answers >= 100 else "")
-    assert ("Of fewer than 100 answers, a single slow one" in found.note) is (answers < 100)
+    assert ("A single slow one of fewer than 100 answers" in found.note) is (answers < 100)
 
 
 @pytest.mark.parametrize("found", [None, read([])])
@@ -82,7 +83,8 @@ def test_the_spend_of_availability_is_what_prometheus_says_of_the_model() -> Non
     assert one["availability"].text == "25 % spent"
     assert one["availability"].tone == "good"
     assert one["availability"].note == (
-        "0.0025 % were answered 5xx, by the gateways' metrics in Prometheus; 0.01 % may be."
+        "0.0025 % of the requests were answered 5xx, by the gateways' metrics in Prometheus; the "
+        "budget is 0.01 % of them."
     )
 
 

@@ -65,8 +65,8 @@ class StreamLoss(msgspec.Struct, frozen=True):
             "" if self.since_ms is None else f" published since {utc_minute_text(self.since_ms)}"
         )
         return (
-            f"{self.view} lacks {many} of {self.topic}{since}, dropped before they were read and"
-            f" found on {utc_minute_text(self.found_ms)}"
+            f"{self.view} lacks {many} of {self.topic}{since}, which the topic dropped unread"
+            f" (found on {utc_minute_text(self.found_ms)})"
         )
 
 

@@ -221,10 +221,10 @@ def _description(
         parts.append(f"allowed {least} to {most}" if least else f"at most {most} allowed")
     stops = measure.stops(gate.values)
     if stops:
-        parts.append(f"more than {measure.write(stops[-1])} stops it")
+        parts.append(f"more than {measure.write(stops[-1])} stops the challenger")
     if len(seen) > 1:
         first = _between(measure, seen[0][2])
-        parts.append(f"{len(seen)} interim analyses, the first between {first}")
+        parts.append(f"the first of {len(seen)} interim analyses was between {first}")
     return "; ".join(parts)
 
 

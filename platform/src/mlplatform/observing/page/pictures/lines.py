@@ -94,4 +94,4 @@ def _description(name: str, points: Points, write: Write) -> str:
     if not values:
         return f"{name}: not measured"
     low, high = write(min(values)), write(max(values))
-    return f"{name}: {write(values[-1])} last, between {low} and {high}"
+    return f"{name}: the last value is {write(values[-1])}, the lowest {low}, the highest {high}"

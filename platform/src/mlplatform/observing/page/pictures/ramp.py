@@ -12,7 +12,8 @@ from mlplatform.observing.page.pictures.scales import Tick
 from mlplatform.rollouts.journal.state import RAMPING, RolloutState, apply
 from mlplatform.rollouts.journal.transitions import Transition
 from mlplatform.rollouts.passes.plan_text import length
-from mlplatform.runtime.units import HOUR_MS
+from mlplatform.runtime.times import duration_text
+from mlplatform.runtime.units import SECOND_MS
 
 WIDTH, HEIGHT = 400.0, 140.0
 LEFT, RIGHT, TOP, BOTTOM = 42.0, 392.0, 10.0, 116.0
@@ -143,7 +144,7 @@ def _phases(
     last = max(facts[-1].event_ms, until_ms or 0) if facts else 0
     ends = [*(ms for _, _, ms in begun[1:]), last]
     return [
-        RampPhase(name, share, ms, length(max(end - ms, 0) / HOUR_MS), units)
+        RampPhase(name, share, ms, duration_text(max(end - ms, 0) / SECOND_MS), units)
         for (name, share, ms), end, units in zip(begun, ends, exposed, strict=True)
     ], state
 

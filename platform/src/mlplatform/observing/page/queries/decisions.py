@@ -11,7 +11,8 @@ from mlplatform.model.policies.decision_scale import SCORE_WORDS, DecisionScale
 from mlplatform.model.tensors.vectors import vector_text
 from mlplatform.observing.page.pictures.scales import NONE, probability
 from mlplatform.operations.review.opinions import opinion
-from mlplatform.runtime.units import HOUR_MS
+from mlplatform.runtime.times import duration_text
+from mlplatform.runtime.units import HOUR_MS, HOUR_S
 
 
 def tone(scale: DecisionScale | None, decision: str | None) -> str:
@@ -198,6 +199,10 @@ class Age:
     view: str
     hours: float
     width: float
+
+    @property
+    def text(self) -> str:
+        return duration_text(max(self.hours, 0.0) * HOUR_S)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,8 +81,8 @@ def _availability(model: str, objective: Objective, burned: SpentShares | str | 
     if (spent := burned.get((model, name))) is None:
         return BudgetRow(name, sentence, NO_DATA, UNSEEN, "")
     note = (
-        f"{_share(spent * objective.budget)} were answered 5xx, by the gateways' metrics in "
-        f"Prometheus; {_share(objective.budget)} may be."
+        f"{_share(spent * objective.budget)} of the requests were answered 5xx, by the gateways' "
+        f"metrics in Prometheus; the budget is {_share(objective.budget)} of them."
     )
     return BudgetRow(name, sentence, spend(spent), note, tone(spent))
 
@@ -118,14 +118,14 @@ def _latency(objective: Objective, goal_ms: float, found: TrafficReport | None) 
     bad = slower(latency, goal_ms)
     if (least := answers_to_judge(objective.budget)) > total:
         note = (
-            f"{bad:,} of {total:,} took longer than {goal_ms:g} ms before their record was written."
-            f" Of fewer than {least:,} answers, a single slow one is more than the budget."
+            f"{bad:,} of {total:,} answers took longer than {goal_ms:g} ms before their record was "
+            f"written. A single slow one of fewer than {least:,} answers is more than the budget."
         )
         return BudgetRow("latency", sentence, TOO_FEW, note, "")
     spent = bad / total / objective.budget
     note = (
-        f"{bad:,} of {total:,} ({_share(bad / total)}) took longer than {goal_ms:g} ms before "
-        f"their record was written; {round(total * objective.budget):,} may "
+        f"{bad:,} of {total:,} answers ({_share(bad / total)}) took longer than {goal_ms:g} ms "
+        f"before their record was written; the budget is {round(total * objective.budget):,} "
         f"({_share(objective.budget)}). {UNWRITTEN}"
     )
     return BudgetRow("latency", sentence, spend(spent), note, tone(spent))
