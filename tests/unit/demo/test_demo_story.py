@@ -29,7 +29,7 @@ from mlplatform.runtime.units import DAY_MS, HOUR_MS
 
 CHAMPION = Arm(1, "a" * 64, "fraud-v1-aaaaaaaa")
 OTHER = Arm(2, "b" * 64, "fraud-v2-bbbbbbbb")
-REASON = "decided review or decline for 39 of 91 customers, at most 15.00 % allowed"
+REASON = "decided review or decline for 39 of 91 customers (42.86 %); at most 15.00 % are allowed"
 
 
 class Journal:

@@ -134,7 +134,7 @@ def test_values_that_a_topic_dropped_are_named_with_the_verdict() -> None:
     assert lost is not None
     told = judge_skew(replace(report(judged(0, 2_000)), lost=(lost,)), GATES, is_first=False)
     assert told.verdict == "passed"
-    assert f"all 1 features are what they should be; {lost.summary}, by 2,000" in told.reason
+    assert f"all 1 features are what they should be; {lost.summary}; 2,000 of" in told.reason
 
 
 def test_a_first_version_has_served_nothing_yet() -> None:

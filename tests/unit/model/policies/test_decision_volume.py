@@ -43,7 +43,10 @@ def test_a_bundle_that_declines_everybody_is_stopped_within_25_customers() -> No
     volume = DecisionVolume(LIMIT, EARLIER, BUCKETS)
     assert decided(volume, ["decline"] * 100) == 25
     assert volume.stopped is not None
-    assert volume.stopped.reason == "decided decline for 25 of 25 customers, at most 5.00 % allowed"
+    assert (
+        volume.stopped.reason
+        == "decided decline for 25 of 25 customers (100.00 %); at most 5.00 % are allowed"
+    )
 
 
 def test_few_declines_prove_nothing() -> None:

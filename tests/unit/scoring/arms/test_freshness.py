@@ -110,4 +110,4 @@ async def test_more_than_the_declared_share_is_too_much(stale: int, healthy: boo
     assert freshness.state().stale_share == stale / 100
     assert (freshness.complaint() is None) == healthy
     if not healthy:
-        assert "6.0% of the last minute's decisions" in str(freshness.complaint())
+        assert "6.00 % of the last minute's decisions" in str(freshness.complaint())

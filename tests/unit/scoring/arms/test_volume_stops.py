@@ -99,7 +99,7 @@ async def test_a_gateway_says_at_once_what_it_stopped(model: LiveModel) -> None:
         assert journal.leases[-1] == ({"fraud": 1}, {})
         service, reason = (
             stop(model),
-            "decided decline for 25 of 25 customers, at most 5.00 % allowed",
+            "decided decline for 25 of 25 customers (100.00 %); at most 5.00 % are allowed",
         )
         end_s = time.monotonic() + 5
         while journal.leases[-1][1] != {service: reason} and time.monotonic() < end_s:
@@ -118,4 +118,7 @@ def test_what_is_shown_of_an_arm_says_why_it_is_stopped(model: LiveModel) -> Non
     stop(model)
     champion = model.state(fresh).champion
     assert champion is not None
-    assert champion.stopped == "decided decline for 25 of 25 customers, at most 5.00 % allowed"
+    assert (
+        champion.stopped
+        == "decided decline for 25 of 25 customers (100.00 %); at most 5.00 % are allowed"
+    )

@@ -212,8 +212,8 @@ def _untrusted(precision: float | None, known: int, floor: float) -> str:
     if precision is None:
         return f"no stopped request has a known outcome, so none counts as positive: {hint}"
     return (
-        f"{known:,} stopped requests with a known outcome prove that {percent(precision)} of those "
-        f"stopped are positive, and pseudo_label_precision asks for {percent(floor)}: {hint}"
+        f"{known:,} stopped requests with a known outcome prove only that {percent(precision)} of "
+        f"those stopped are positive; pseudo_label_precision asks for {percent(floor)}: {hint}"
     )
 
 
