@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Final
 
 from mlplatform.runtime.units import DAY_S, HOUR_S, MINUTE_S
+
+_UNITS: Final = (
+    (2 * DAY_S, DAY_S, "days"),
+    (HOUR_S, HOUR_S, "h"),
+    (MINUTE_S, MINUTE_S, "min"),
+    (-math.inf, 1, "s"),
+)
+"""Least duration in seconds for which a unit is taken, its length in seconds, and its name."""
 
 
 def day_text(ms: int) -> str:
@@ -51,11 +61,9 @@ def rfc3339_text(ms: int) -> str:
 def duration_text(seconds: float) -> str:
     """A duration to a tenth of its unit: hours below two days, days from there on: "36 h", "2.5
     days"; minutes below an hour and seconds below a minute."""
-    if seconds >= 2 * DAY_S:
-        return f"{_tenths(seconds / DAY_S)} days"
-    if seconds >= HOUR_S:
-        return f"{_tenths(seconds / HOUR_S)} h"
-    return f"{_tenths(seconds / MINUTE_S)} min" if seconds >= MINUTE_S else f"{_tenths(seconds)} s"
+    length_s, unit = next((s, u) for least_s, s, u in _UNITS if seconds >= least_s)
+    number = f"{seconds / length_s:,.1f}".removesuffix(".0")
+    return f"{number} {unit}"
 
 
 def text_of_any(ms: int, text: Callable[[int], str]) -> str:
@@ -64,10 +72,6 @@ def text_of_any(ms: int, text: Callable[[int], str]) -> str:
         return text(ms)
     except (OverflowError, ValueError, OSError):
         return f"{ms} ms"
-
-
-def _tenths(value: float) -> str:
-    return f"{value:,.1f}".removesuffix(".0")
 
 
 def _utc(ms: int) -> datetime:

@@ -40,6 +40,8 @@ _LEVELS: Final = frozenset(("debug", "info", "warning", "error", "exception", "c
 _BUILT_IN: Final = frozenset(("Exception", "ValueError", "OSError", "RuntimeError"))
 _KEYED: Final = re.compile(r"(?<=[a-z›])\.12\b")
 """An example number inside a key, such as the 12 of receivers.12.name."""
+_MEASURED: Final = {"duration_text": "12.5 h"}
+"""Function that writes a number with one of several units → its example."""
 _BARE: Final = re.compile(r"-?\d+(?:\.\d+)?|True|False")
 _CODE: Final = re.compile(
     r"\s*(?:SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|DROP|WITH|PRAGMA|BEGIN|COPY|LOCK|WHERE|FROM"
@@ -294,6 +296,8 @@ class Catalogue:
                 args=[ast.GeneratorExp(generators=[letters])],
             ):
                 return self.texts(letters.iter, scope)
+        if name in _MEASURED:
+            return (_MEASURED[name],)
         if name == "join" and call.args:
             return (placeholder(call.args[0]),)
         if scope.depth > _DEEPEST:

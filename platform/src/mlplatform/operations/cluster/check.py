@@ -211,7 +211,9 @@ def _gpus(facts: ClusterFacts, wanted: ClusterRequirements) -> Iterator[CheckFin
         elif gpu.product and gpu.product not in facts.gpu_products:
             do = "see that nodes with it are labelled (feature discovery), or change gpu.product"
             products = ", ".join(sorted(facts.gpu_products)) or "none"
-            yield CheckFinding("lacking", what, f"asks for {asked}; labels name: {products}", do)
+            yield CheckFinding(
+                "lacking", what, f"asks for {asked}; node labels name: {products}", do
+            )
         else:
             yield CheckFinding("ok", what, asked)
 

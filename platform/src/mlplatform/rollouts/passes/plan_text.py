@@ -164,7 +164,7 @@ def length(hours: float | None, deadline_h: float | None = None) -> str:
     if hours is not None and math.isfinite(hours):
         return duration_text(hours * HOUR_S)
     if deadline_h is None:
-        return "longer than is planned for"
+        return "longer than the plan looks ahead"
     return f"more than {duration_text(LONGEST * deadline_h * HOUR_S)}"
 
 
@@ -174,7 +174,7 @@ def whole_ramp(plan: RolloutPlan) -> str:
         return plan.missing
     steps = (f"{length(s.hours, s.deadline_h)} {_place(s)}" for s in plan.steps)
     despite = f"; opened despite its plan: {plan.despite}" if plan.despite else ""
-    return f"{', '.join(steps)}, with {plan.requests_h:,.0f} requests/h{despite}"
+    return f"{', '.join(steps)}, at a traffic of {plan.requests_h:,.0f} requests/h{despite}"
 
 
 def _place(step: PlannedStep) -> str:
@@ -195,8 +195,8 @@ def step_sentence(plan: RolloutPlan, step: PlannedStep) -> str:
     """The time that a step takes, its chance to decide, and the customers that a bad challenger
     reaches."""
     sentence = (
-        f"The step {_place(step)} is planned to take {length(step.hours, step.deadline_h)} with "
-        f"{plan.requests_h:,.0f} requests/h. Its deadline is "
+        f"The step {_place(step)} is planned to take {length(step.hours, step.deadline_h)} at a "
+        f"traffic of {plan.requests_h:,.0f} requests/h. Its deadline is "
         f"{duration_text(step.deadline_h * HOUR_S)}. Its slowest gate is {step.decides}. "
         f"{_chance(step.passes)} of the challengers as good as the champion pass in time. "
         f"A challenger with {HARM:g} times the harm of a limit reaches {step.exposed:,} customers "

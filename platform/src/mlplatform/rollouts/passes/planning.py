@@ -195,7 +195,7 @@ def _segment_notes(shadow: Stage, plans: Mapping[str, StagePlan]) -> Iterator[st
             continue
         gates = [gate for gate in plan.gates if gate.gate != "failures"]
         caught = ", ".join(f"{g.gate} {100 * g.stops:.0f} %" for g in gates)
-        takes = "longer than is planned for"
+        takes = "longer than the plan looks ahead"
         if plan.hours is not None:
             takes = duration_text(plan.hours * HOUR_S)
         yield (

@@ -310,8 +310,8 @@ def _result(verdict: Verdict, least: float, worst: float, errors: Errors) -> str
     most, certain = points(max(worst, 0.0)), certainty_text(errors.missed)
     if verdict == "INCONCLUSIVE":
         return f"The new version may find up to {most} fewer {than} ({certain})."
-    most = f"at most {most} fewer" if worst > 0 else "no fewer"
-    return f"The new version finds {most} {than} ({certain})."
+    fewer = f"at most {most} fewer" if worst > 0 else "no fewer"
+    return f"The new version finds {fewer} {than} ({certain})."
 
 
 def _allowed_text(verdict: Verdict, bound: Bound, counted: float) -> str:
