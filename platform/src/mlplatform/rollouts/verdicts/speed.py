@@ -75,7 +75,8 @@ def latency_gate(
     tolerance, less = ratio_in_force(bound.tolerance) if bound.tolerance is not None else (None, "")
     at_limit = excess(limit, whole=False)
     answers, others = (int(found.answers[arm].sum()) for arm in (0, 1))
-    what = "median latency" if quantile == 0.5 else f"{100 * quantile:g}th percentile of latency"
+    place = "median" if quantile == 0.5 else f"{100 * quantile:g}th percentile of the"
+    what = f"The challenger's {place} latency"
     figures = (
         f"It was {own_us / 1000:.1f} ms in {answers:,} answers; the champion's was "
         f"{theirs_us / 1000:.1f} ms in {others:,} answers (a ratio of {own_us / theirs_us:.2f})."
@@ -88,25 +89,17 @@ def latency_gate(
         "tolerance_ratio": number_of(tolerance) if tolerance is not None else None,
     }
     if at_limit.stop_low > 0:
-        reason = (
-            f"The challenger's {what} is more than {more} ({certainty_text(errors.stop)}). "
-            f"{figures}"
-        )
+        reason = f"{what} is more than {more} ({certainty_text(errors.stop)}). {figures}"
         return Gate(name, "UNHEALTHY", reason, values | difference_values(at_limit))
     if tolerance is None:
-        reason = (
-            f"The challenger's {what} is not proven to be more than {more}. {figures} {NOT_ASKED}"
-        )
+        reason = f"{what} is not proven to be more than {more}. {figures} {NOT_ASKED}"
         return Gate(name, "HEALTHY", reason, values)
     at_tolerance = excess(tolerance, whole=True)
     if at_tolerance.pass_high <= 0:
-        reason = (
-            f"The challenger's {what} is less than {less} ({certainty_text(errors.missed)}). "
-            f"{figures}"
-        )
+        reason = f"{what} is less than {less} ({certainty_text(errors.missed)}). {figures}"
         return Gate(name, "HEALTHY", reason, values | difference_values(at_tolerance))
     reason = (
-        f"The challenger's {what} may still be {less} or more. {figures} "
+        f"{what} may still be {less} or more. {figures} "
         f"This step needs proof that it is less ({certainty_text(errors.missed)})."
     )
     return Gate(name, "INCONCLUSIVE", reason, values | difference_values(at_tolerance))
