@@ -75,7 +75,7 @@ def latency_gate(
     tolerance, less = ratio_in_force(bound.tolerance) if bound.tolerance is not None else (None, "")
     at_limit = excess(limit, whole=False)
     answers, others = (int(found.answers[arm].sum()) for arm in (0, 1))
-    place = "median" if quantile == 0.5 else f"{100 * quantile:g}th percentile of the"
+    place = "median" if quantile == 0.5 else f"{100 * quantile:g}th percentile"
     what = f"The challenger's {place} latency"
     figures = (
         f"It was {own_us / 1000:.1f} ms in {answers:,} answers; the champion's was "
