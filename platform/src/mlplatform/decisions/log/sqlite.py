@@ -57,7 +57,7 @@ _WAL_BYTES: Final = 4_096 * sqlite_wal.AUTOCHECKPOINT_FRAMES
 """Size in bytes to which a write-ahead log is cut when it starts anew, if a reader has made it
 larger."""
 _MOVING: Final = "keys.lock"
-_STEPS: Final = 128
+_STEPS: Final = 32
 """Steps of a move of keys between two checkpoints: a quarter of a second."""
 _LOOKUP_WAIT_MS = 5
 _HELD_UP_S: Final = 0.001
@@ -351,7 +351,7 @@ class SqliteDecisionLog:
                 while is_alone and move.has_more:
                     if move.steps % _STEPS == 0:
                         sqlite_wal.copy(db, self._path, self._lock)
-                    with sqlite.throttled(), self._lock:
+                    with sqlite.throttled(move.rests), self._lock:
                         move.step()
 
     def close(self) -> None:

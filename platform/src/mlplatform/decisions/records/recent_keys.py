@@ -62,6 +62,7 @@ _TODO: Final = (
 )
 _BITE_S: Final = 0.001
 """Seconds for which one step of a move may keep other transactions waiting."""
+_RESTS: Final = 8.0
 _FIRST_BITE, _MOST_BITE = 64, 1_024
 
 
@@ -173,6 +174,11 @@ class Move:
     @property
     def has_more(self) -> bool:
         return self._last > 0
+
+    @property
+    def rests(self) -> float:
+        """How many times as long as a step took to rest after it: less if keys have piled up."""
+        return _RESTS if self._count < 2 * LEAST else 1.0
 
     def step(self) -> None:
         """Move or remove some rows, in one transaction."""

@@ -90,15 +90,19 @@ def transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def throttled() -> Iterator[None]:
+def throttled(rests: float = 1.0) -> Iterator[None]:
     """Runs a piece of work, then sleeps for as long as the work took.
 
     A process that waits for the lock looks for it now and then. Between two pieces of work without
     a sleep, it would hardly ever look while the lock is free.
+
+    Args:
+        rests: how many times as long to sleep. Beside answers, work that takes half of a core for a
+            quarter of a second keeps them waiting longer than its steps do.
     """
     began_s = time.monotonic()
     yield
-    time.sleep(max(time.monotonic() - began_s, _LEAST_REST_S))
+    time.sleep(max(rests * (time.monotonic() - began_s), _LEAST_REST_S))
 
 
 def shrink(db: sqlite3.Connection, *, keep_pages: int, bite_pages: int = _BITE_PAGES) -> bool:
