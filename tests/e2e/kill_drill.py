@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,6 +39,7 @@ def main() -> int:
         **{f"MLPLATFORM_{name}_PORT": port for name, port in PORTS.items()},
     }
     home = load(environment).home
+    _remove_earlier(home)
     command = [sys.executable, "-m", "demo"]
     demo = subprocess.Popen([*command, "--fresh", *sys.argv[1:]], env=environment)
     try:
@@ -66,6 +68,14 @@ def main() -> int:
     print(f"drill: stopped with {code}, resumed with {resumed.returncode}")
     print(f"{int(passed)} passed, {int(not passed)} failed")
     return 0 if passed else 1
+
+
+def _remove_earlier(home: Home) -> None:
+    """Remove what an interrupted drill left, whose rollouts would be taken for this one's."""
+    supervisor = read_supervisor(home)
+    if supervisor is not None and supervisor.process.alive():
+        raise SystemExit(f"drill: a platform runs in {home.root}: stop it first")
+    shutil.rmtree(home.root, ignore_errors=True)
 
 
 def _kill_while_ramping(home: Home, demo: subprocess.Popen[bytes]) -> list[dict[str, Any]]:

@@ -75,7 +75,7 @@ class MemoryLog:
     def close_writer(self, writer: str) -> None:
         self.closed = True
 
-    def checkpoint(self) -> None:
+    def checkpoint(self, is_over: Callable[[], bool]) -> None:
         pass
 
 
@@ -378,7 +378,7 @@ def test_checkpoints_are_as_urgent_as_the_requests_that_they_hold_the_lock_from(
     found: list[int] = []
 
     class WatchedLog(MemoryLog):
-        def checkpoint(self) -> None:
+        def checkpoint(self, is_over: Callable[[], bool]) -> None:
             found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
     committer = ThreadCommit(WatchedLog(), "gw")

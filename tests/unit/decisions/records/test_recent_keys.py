@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,7 @@ from mlplatform.decisions.records.port import (
 )
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.records.tables import DATABASE, SCHEMA
+from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage import sqlite, sqlite_wal
 from mlplatform.runtime.storage.files import locked
 from mlplatform.runtime.storage.sql import Schema
@@ -205,7 +209,7 @@ def test_few_keys_are_not_moved(
 
 def test_keys_are_moved_by_one_process_at_a_time(folder: Path, log: SqliteDecisionLog) -> None:
     log.append("gw", [entry("a", 1), entry("b", 2)])
-    with locked(folder / "keys.lock") as is_alone:
+    with locked(folder / "recent-keys.lock") as is_alone:
         assert is_alone
         log.checkpoint()
         assert rows(folder, "recent_keys") == 2
@@ -319,6 +323,99 @@ def test_a_home_of_the_release_before_goes_on(folder: Path) -> None:
         ]
 
 
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """The write lock, as another process may hold it for a while."""
+    with closing(opened(folder)) as db, sqlite.transaction(db):
+        yield
+
+
+def test_a_move_neither_waits_for_another_writer_nor_keeps_appends_waiting(folder: Path) -> None:
+    with closing(SqliteDecisionLog(folder, Wall(), lock_wait_ms=20)) as log:
+        fill(log, 0)
+        mover = threading.Thread(target=log.checkpoint)
+        with held(folder):
+            mover.start()
+            time.sleep(0.05)
+            began_s = time.monotonic()
+            with pytest.raises(Unavailable):
+                log.append("gw", [entry("another", 99)])
+            assert time.monotonic() - began_s < 5  # and not the ten seconds of a plain connection
+        mover.join()
+        assert rows(folder, "kept_keys") == 40
+
+
+def test_a_step_that_finds_another_writer_changes_nothing_and_is_made_again(folder: Path) -> None:
+    with closing(SqliteDecisionLog(folder, Wall())) as log:
+        fill(log, 0)
+    with closing(opened(folder)) as db:
+        move = kept_keys.move_recent(db)
+        with held(folder):
+            for _ in range(20):
+                move.step()
+        assert (move.has_more, move._bite, rows(folder, "kept_keys")) == (True, 64, 0)
+        while move.has_more:
+            move.step()
+        assert rows(folder, "kept_keys") == 40
+
+
+def test_a_move_ends_when_its_process_does(folder: Path, log: SqliteDecisionLog) -> None:
+    fill(log, 0)
+    log.checkpoint(lambda: True)
+    assert (rows(folder, "recent_keys"), rows(folder, "kept_keys")) == (40, 0)
+
+
+def test_keys_are_moved_though_the_one_who_should_hangs(
+    folder: Path, log: SqliteDecisionLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with locked(folder / "recent-keys.lock") as is_alone:
+        assert is_alone
+        fill(log, 0, count=8)
+        log.checkpoint()
+        assert rows(folder, "kept_keys") == 0
+        fill(log, 8, count=1)
+        log.checkpoint()
+        assert rows(folder, "kept_keys") == 9
+
+
+def test_keys_that_were_not_taken_in_are_found_later(
+    log: SqliteDecisionLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.append("gw", [entry("a", 1)])
+
+    def fails(_: str) -> bytes:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recent_keys, "bytes", type("Full", (), {"fromhex": fails}), raising=False)
+        with pytest.raises(MemoryError):
+            log.find("app", "fraud", "a")
+    assert found(log, "a") == answer(1)
+
+
+def test_many_keys_are_followed_in_parts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recent_keys, "_FOLLOWED", 7)
+    monkeypatch.setattr(recent_keys, "_ADDED", recent_keys._ADDED.replace("16384", "7"))
+    with closing(SqliteDecisionLog(folder, Wall())) as log:
+        fill(log, 0)
+    with closing(SqliteDecisionLog(folder, Wall())) as log:
+        assert all(found(log, f"k{number}") == answer(number) for number in range(40))
+
+
+def test_the_end_of_a_table_does_not_remove_all_recent_keys_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of 30,000 rows costs a writer that waits some microseconds."""
+    monkeypatch.setattr(recent_keys, "_FEW", 20)
+    with closing(SqliteDecisionLog(folder, Wall())) as log:
+        fill(log, 0)
+    with closing(opened(folder)) as db:
+        steps = [rows(folder, "recent_keys") for _ in kept_keys.expire(db, START_MS + 30 * DAY_MS)]
+        assert steps[0] == 40
+        assert max(before - after for before, after in pairwise(steps)) <= 39
+        assert rows(folder, "recent_keys") == 1
+
+
 def test_a_large_write_ahead_log_starts_anew_unless_a_reader_needs_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -331,7 +428,8 @@ def test_a_large_write_ahead_log_starts_anew_unless_a_reader_needs_it(
             fill(log, 40)
             held = frames(folder)
             assert held > 40
-        log.checkpoint()
+        sqlite_wal.copy(db, folder / DATABASE, nullcontext())
+        assert db.execute("PRAGMA busy_timeout").fetchone() == (sqlite.BUSY_TIMEOUT_MS,)
         fill(log, 80, count=1)
         assert frames(folder) < 20
         assert log.verify().ok

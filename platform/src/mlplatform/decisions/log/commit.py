@@ -42,7 +42,7 @@ class WriterLog(Protocol):
 
     def close_writer(self, writer: str) -> None: ...
 
-    def checkpoint(self) -> None: ...
+    def checkpoint(self, is_over: Callable[[], bool]) -> None: ...
 
 
 class Fallback(Protocol):
@@ -340,6 +340,6 @@ class Committer:
     def _checkpoint(self) -> None:
         while not self._closed.wait(CHECKPOINT_S):
             try:
-                self._log.checkpoint()
-            except (PlatformError, OSError) as error:
-                _logger.warning("no checkpoint of the decision log: %s", error)
+                self._log.checkpoint(self._closed.is_set)
+            except Exception:  # the next one may succeed
+                _logger.exception("no checkpoint of the decision log")

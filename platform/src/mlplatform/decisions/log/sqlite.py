@@ -56,7 +56,7 @@ _logger.addFilter(RateLimitFilter())
 _WAL_BYTES: Final = 4_096 * sqlite_wal.AUTOCHECKPOINT_FRAMES
 """Size in bytes to which a write-ahead log is cut when it starts anew, if a reader has made it
 larger."""
-_MOVING: Final = "keys.lock"
+_MOVING: Final = "recent-keys.lock"
 _STEPS: Final = 32
 """Steps of a move of keys between two checkpoints: a quarter of a second."""
 _LOOKUP_WAIT_MS = 5
@@ -339,16 +339,16 @@ class SqliteDecisionLog:
                         (writer, head.session),
                     )
 
-    def checkpoint(self) -> None:
+    def checkpoint(self, is_over: Callable[[], bool] = lambda: False) -> None:
         """Copy the write-ahead log into the database, and move the recent keys to their tables if
-        there are many. Appends wait for some milliseconds at most."""
+        there are many, until it `is_over`. Appends wait for some milliseconds at most."""
         with self._translation, closing(self._connection()) as db:
             sqlite_wal.copy(db, self._path, self._lock)
             move = kept_keys.move_recent(db)
             if not move.has_more:
                 return
             with locked(self._folder / _MOVING) as is_alone:
-                while is_alone and move.has_more:
+                while (is_alone or move.is_overdue) and move.has_more and not is_over():
                     if move.steps % _STEPS == 0:
                         sqlite_wal.copy(db, self._path, self._lock)
                     with sqlite.throttled(move.rests), self._lock:

@@ -31,6 +31,7 @@ _MOST_SHAPES: Final = 4_096
 """Most shapes per process and table; an answer of a further shape is stored whole."""
 _ID, _SCORE = b"\x00", b"\x01"
 _BITE_KEYS: Final = 500
+_STEP_WAIT_MS: Final = 1
 STEP: Final = (
     "CREATE TABLE IF NOT EXISTS answer_shapes (shape INTEGER PRIMARY KEY, text BLOB NOT NULL"
     " UNIQUE, day INTEGER NOT NULL) STRICT",
@@ -90,6 +91,7 @@ class KeptKeys:
         self.recent = recent_keys.RecentKeys(db)
         self.has_earlier = db.execute("SELECT 1 FROM idempotency LIMIT 1").fetchone() is not None
         """Whether keys of an earlier release are left; once there are none, nobody writes any."""
+        self.recent.follow()  # as a start has the time, and the first look-up has not
 
     def find(self, key: Key) -> StoredAnswer | None:
         """The answer kept under a client, model and key."""
@@ -228,12 +230,18 @@ def _are_any(count: int) -> str:
 def expire(db: sqlite3.Connection, now_ms: int) -> Iterator[str]:
     """Drop tables of keys whose time has passed, in short transactions that may stop anywhere.
 
-    After the first step no key of an ended table is found any more. The later steps only free
-    pages.
+    After the step "keys ended" no key of an ended table is found any more. The later steps only
+    free pages.
     """
     yield from _empty(db)
     today = now_ms // DAY_MS
     if _ended(db, today):
+        if recent_keys.many_end(db, today):
+            move = recent_keys.Move(db, partial(_table_of, db), least=1)
+            while move.has_more:
+                with sqlite.throttled():
+                    move.step()
+                yield "recent keys moved"
         with sqlite.throttled(), sqlite.transaction(db):
             db.execute("DROP VIEW kept_keys")
             for table in _ended(db, today):  # query again: other processes end tables too
@@ -252,8 +260,13 @@ def _ended(db: sqlite3.Connection, today: int) -> list[str]:
 
 
 def move_recent(db: sqlite3.Connection) -> recent_keys.Move:
-    """A move of the recent keys to their tables; the connection must be its own."""
-    return recent_keys.Move(db, partial(_table_of, db))
+    """A move of the recent keys to their tables. The connection is the move's own: if there is one,
+    it neither waits for other writers any more nor makes checkpoints in its steps."""
+    move = recent_keys.Move(db, partial(_table_of, db), recent_keys.LEAST)
+    if move.has_more:
+        db.execute("PRAGMA wal_autocheckpoint=0")
+        db.execute(f"PRAGMA busy_timeout={_STEP_WAIT_MS}")
+    return move
 
 
 def _table_of(db: sqlite3.Connection, day: int) -> str | None:
@@ -263,8 +276,7 @@ def _table_of(db: sqlite3.Connection, day: int) -> str | None:
 def erase(db: sqlite3.Connection, decisions: Set[str], bite: int = _BITE_KEYS) -> Iterator[str]:
     """Drop the keys and answers of decisions, in short transactions."""
     packed = frozenset(_packed(one) for one in decisions)
-    recent_keys.erase(db, packed)
-    yield "recent answers erased"
+    yield from recent_keys.erase(db, packed)
     for table in [*_tables(db, "keys"), *_tables(db, "ended_keys")]:
         found = [
             row for row in db.execute(f"SELECT key, decision FROM {table}") if row[1] in packed

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice, takewhile
 from typing import Any, Final
 
 from mlplatform.runtime.storage import sqlite
@@ -43,10 +43,13 @@ numbers, and AUTOINCREMENT would change a page more in each commit."""
 _WIDTH: Final = 8
 _SLACK: Final = 1_024
 """Keys that are forgotten together, or a little more."""
+_FOLLOWED: Final = 16_384
 # One row: at each step of a statement another thread may take the interpreter lock
-_ADDED: Final = """
-SELECT max(place), group_concat(place || ':' || hex(key)) FROM recent_keys
-WHERE place > ? AND key IS NOT NULL
+_ADDED: Final = f"""
+SELECT count(*), max(place), group_concat(place || ':' || hex(key)) FROM (
+    SELECT place, key FROM recent_keys WHERE place > ? AND key IS NOT NULL
+    ORDER BY place LIMIT {_FOLLOWED}
+)
 """
 _FIND: Final = f"""
 SELECT {ANSWER}, shape, score, body, decision FROM recent_keys k WHERE place = ? AND key = ?
@@ -55,7 +58,10 @@ _BLANK: Final = (
     "UPDATE recent_keys SET key = NULL, body = NULL, decision = NULL, shape = NULL, score = NULL,"
     " answer = NULL WHERE place = ?"
 )
+_FEW: Final = 500
+"""Rows that one transaction may drop."""
 _TODO: Final = (
+    "DROP TABLE IF EXISTS temp.moved",
     "CREATE TEMP TABLE moved (number INTEGER PRIMARY KEY, place INTEGER NOT NULL, day INTEGER)",
     "INSERT INTO moved (place, day) SELECT place, day FROM recent_keys WHERE place <= ?"
     " AND key IS NOT NULL ORDER BY day, key",
@@ -82,18 +88,24 @@ class RecentKeys:
 
     def follow(self) -> None:
         """Take in the keys that were added since the last call, by whichever process."""
-        last, added = self._db.execute(_ADDED, (self._last,)).fetchone()
-        if last is None:
-            return
-        self._last = last
-        places, rows = self._places, added.split(",")
-        for row in rows:
+        while self._take() == _FOLLOWED:
+            continue
+        if len(self._places) > LEAST + _SLACK:
+            self._drop_moved()
+
+    def _take(self) -> int:
+        """Take in some of the added keys. Returns their number."""
+        count, last, added = self._db.execute(_ADDED, (self._last,)).fetchone()
+        if not count:
+            return 0
+        places = self._places
+        for row in added.split(","):
             place, _, digits = row.partition(":")
             key = bytes.fromhex(digits)
             places.pop(key, None)  # the oldest places stay in front
             places[key] = int(place)
-        if len(places) > LEAST + _SLACK:
-            self._drop_moved()
+        self._last = last
+        return int(count)
 
     def has_any(self, keys: Iterable[bytes]) -> bool:
         """Whether one of the keys is here, as of the last `follow`."""
@@ -123,15 +135,24 @@ class RecentKeys:
         """Forget some of the oldest keys, as far as their rows were moved."""
         (first,) = self._db.execute("SELECT min(place) FROM recent_keys").fetchone()
         oldest = islice(self._places.items(), 2 * _SLACK)
-        for key in [key for key, place in oldest if place < first]:
+        for key, _ in list(takewhile(lambda item: item[1] < first, oldest)):
             del self._places[key]
 
 
-def erase(db: sqlite3.Connection, decisions: frozenset[Any]) -> None:
-    """Drop the keys and answers of decisions, in one transaction."""
-    with sqlite.transaction(db):
-        rows = db.execute("SELECT place, decision FROM recent_keys WHERE key IS NOT NULL")
-        db.executemany(_BLANK, [(place,) for place, decision in rows if decision in decisions])
+def erase(db: sqlite3.Connection, decisions: frozenset[Any]) -> Iterator[str]:
+    """Drop the keys and answers of decisions, in short transactions."""
+    rows = db.execute("SELECT place, decision FROM recent_keys WHERE key IS NOT NULL")
+    found = [row for row in rows if row[1] in decisions]
+    for start in range(0, len(found), _FEW):
+        with sqlite.transaction(db):
+            db.executemany(f"{_BLANK} AND decision IS ?", found[start : start + _FEW])
+        yield "recent answers erased"
+
+
+def many_end(db: sqlite3.Connection, today: int) -> bool:
+    """Whether more keys end with their tables than `expire` should drop: a `Move` leaves few."""
+    ending = f"SELECT 1 FROM recent_keys WHERE day <= ? LIMIT {_FEW}, 1"
+    return db.execute(ending, (today,)).fetchone() is not None
 
 
 def expire(db: sqlite3.Connection, today: int) -> None:
@@ -150,9 +171,12 @@ class Move:
     Args:
         db: a connection of its own, for as long as the move takes.
         table_of: returns the name of a day's table; None if that has ended.
+        least: number of keys that are not few.
     """
 
-    def __init__(self, db: sqlite3.Connection, table_of: Callable[[int], str | None]) -> None:
+    def __init__(
+        self, db: sqlite3.Connection, table_of: Callable[[int], str | None], least: int
+    ) -> None:
         self._db = db
         self._table_of = table_of
         self.steps = 0
@@ -162,13 +186,10 @@ class Move:
         self._last, self._count = 0, 0
         (first,) = db.execute("SELECT min(place) FROM recent_keys").fetchone()
         (last,) = db.execute("SELECT max(place) FROM recent_keys").fetchone()
-        if first is not None and last - first + 1 >= LEAST:
-            db.execute(
-                "PRAGMA wal_autocheckpoint=0"
-            )  # a checkpoint in a step would be its longest part
-            db.execute("PRAGMA temp_store=MEMORY")
-            db.execute(_TODO[0])
-            self._count = db.execute(_TODO[1], (last,)).rowcount
+        if first is not None and last - first + 1 >= least:
+            for statement in _TODO[:2]:
+                db.execute(statement)
+            self._count = db.execute(_TODO[2], (last,)).rowcount
             self._last = last
 
     @property
@@ -180,15 +201,31 @@ class Move:
         """How many times as long as a step took to rest after it: less if keys have piled up."""
         return _RESTS if self._count < 2 * LEAST else 1.0
 
+    @property
+    def is_overdue(self) -> bool:
+        """Whether so many keys wait that whoever should move them does not."""
+        return self._count > 4 * LEAST
+
     def step(self) -> None:
-        """Move or remove some rows, in one transaction."""
-        began_s = time.monotonic()
+        """Move or remove some rows in one transaction. Does nothing if another connection holds the
+        write lock for longer than `busy_timeout`."""
         self.steps += 1
-        with sqlite.transaction(self._db):
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            return
+        began_s = time.monotonic()
+        try:
             if self._number <= self._count:
                 self._copy()
             elif not self._remove():
                 self._last = 0
+            self._db.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:
+                self._db.rollback()
         self._bite = _paced(self._bite, time.monotonic() - began_s)
 
     def _copy(self) -> None:

@@ -76,7 +76,7 @@ class Log(Protocol):
 
     def close_writer(self, writer: str) -> None: ...
 
-    def checkpoint(self) -> None: ...
+    def checkpoint(self, is_over: Callable[[], bool]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +233,8 @@ class SpillingLog:
             except (Unavailable, Corrupt) as error:
                 _logger.warning("no heartbeat for %s: %s", writer, error)
 
-    def checkpoint(self) -> None:
-        self._log.checkpoint()
+    def checkpoint(self, is_over: Callable[[], bool]) -> None:
+        self._log.checkpoint(is_over)
 
     def close_writer(self, writer: str) -> None:
         """Catch up within seconds if the log allows it; the rest waits for the next start."""

@@ -22,7 +22,8 @@ LEFT_FRAMES: Final = 2_000
 _READERS_MS: Final = 5
 _SYNCED: dict[tuple[int, int], int] = {}
 """Device and inode of a database → a descriptor that stays open as long as the process. To close
-any descriptor of a file would drop the process's locks on it, those of SQLite's connections too."""
+any descriptor of a file would drop the process's locks on it, those of SQLite's connections too. A
+database that was removed keeps its space until then."""
 
 
 class WalCopy(NamedTuple):
@@ -48,11 +49,13 @@ def copy(db: sqlite3.Connection, path: Path, writers: AbstractContextManager[obj
     sync_database(path)
     wal = checkpoint(db)
     sync_database(path)
-    if wal.frames - wal.copied > LEFT_FRAMES:  # a reader needs the log as it is
+    if wal.frames < 0 or wal.frames - wal.copied > LEFT_FRAMES:  # a reader needs the log as it is
         return
+    (waits_ms,) = db.execute("PRAGMA busy_timeout").fetchone()
     db.execute(f"PRAGMA busy_timeout={_READERS_MS}")
     with writers:
         checkpoint(db, "RESTART")
+    db.execute(f"PRAGMA busy_timeout={waits_ms}")
 
 
 def checkpoint(db: sqlite3.Connection, mode: Literal["PASSIVE", "RESTART"] = "PASSIVE") -> WalCopy:
