@@ -6,7 +6,7 @@ RUN := PYTHONPATH=platform/src:tests:. $(BIN)/python -m
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: docs wheels images sbom help setup up down status demo check generate verify lock observability-tools clean fuzz train-xgboost train-lightgbm train-catboost train-torch train-search feast delta terraform-apply terraform-state
+.PHONY: docs wheels images sbom help setup up down status demo check generate verify lock observability-tools clean fuzz train-xgboost train-lightgbm train-catboost train-torch train-search train-spark feast delta terraform-apply terraform-state
 .PHONY: test-docs test-tutorial test-images test test-servers test-observability test-page test-cluster test-other-cluster test-mlserver test-train test-torch test-terraform load-test test-load
 .PHONY: demo-cluster cluster-build cluster-up cluster-down cluster-state
 .PHONY: drill-kill drill-restore drill-async drill-idempotency drill-scoring drill-client drill-disk drill-large drill-soak drill-attack
@@ -45,6 +45,14 @@ train-catboost: .venv/.train-catboost ## CatBoost beside what is installed, for 
 train-torch: .venv/.train-torch ## PyTorch beside what is installed, for models that are fitted with it (Linux: 5.6 GB)
 
 train-search: .venv/.train-search ## Optuna beside what is installed, for models whose hyper-parameters are searched
+
+.venv/.train-spark: requirements/train-spark.txt .venv/.flows
+	@mkdir -p build && sed '/^py/,/[^\\]$$/d' $< > build/of-pyspark.txt
+	@$(PIP) --require-hashes -r build/of-pyspark.txt
+	@$(PIP) --no-build-isolation --require-hashes -r $<
+	@touch $@
+
+train-spark: .venv/.train-spark ## Apache Spark beside what is installed, for retrains whose history one machine takes too long to join (needs Java 17)
 
 .venv/.feast: requirements/feast.txt .venv/.flows
 	@$(PIP) --require-hashes -r $<
@@ -95,10 +103,11 @@ build/mlserver/.done: requirements/bench-mlserver.txt
 test-mlserver: build/mlserver/.done .venv/.dev ## a version that MLServer answers for, in an environment of its own
 	@$(WITH_MLSERVER) $(BIN)/python -m pytest -m mlserver tests/contract/rollouts/serving/test_model_servers.py $(TEST_FLAGS)
 
-test-train: .venv/.train-xgboost .venv/.train-lightgbm .venv/.train-catboost .venv/.train-search .venv/.dev ## a model of each library with a lock of its own, from its template to a score; a search of hyper-parameters
+test-train: .venv/.train-xgboost .venv/.train-lightgbm .venv/.train-catboost .venv/.train-search .venv/.train-spark .venv/.dev ## a model of each library with a lock of its own, from its template to a score; a search of hyper-parameters; training sets by Spark
 	@MLPLATFORM_TEST_TRAIN=required $(BIN)/python -m pytest tests/contract/learning/training/test_boosted_models.py \
 	  tests/unit/learning/onnx/test_boosted_trees.py tests/unit/learning/training/test_train_packages.py \
-	  tests/unit/learning/search/test_search.py tests/unit/learning/training/test_searched_fit.py -k "not torch" $(TEST_FLAGS)
+	  tests/unit/learning/search/test_search.py tests/unit/learning/training/test_searched_fit.py \
+	  tests/contract/learning/training_sets/test_spark_join.py tests/contract/learning/training_sets/test_spark_workers.py -k "not torch" $(TEST_FLAGS)
 
 test-torch: .venv/.train-torch .venv/.dev ## a model of PyTorch, from its template to a score
 	@MLPLATFORM_TEST_TRAIN=required $(BIN)/python -m pytest tests/contract/learning/training/test_boosted_models.py \
@@ -139,6 +148,11 @@ build/wheels/%/.done: requirements/%.txt .venv/.flows
 	@rm -rf $(@D) && mkdir -p $(@D)
 	@sed -E "s/ ; python_full_version < '3\.[0-9]+\.[0-9]+'//" $< > $(@D)/requirements.txt
 	@$(BIN)/python -m pip download --disable-pip-version-check --quiet --no-deps --only-binary :all: --require-hashes -r $(@D)/requirements.txt -d $(@D)
+	@touch $@
+
+build/wheels/train-spark/.done: requirements/train-spark.txt .venv/.train-spark
+	@rm -rf $(@D) && mkdir -p $(@D)
+	@$(BIN)/python -m pip download --disable-pip-version-check --quiet --no-deps --no-build-isolation --require-hashes -r $< -d $(@D)
 	@touch $@
 
 wheels: build/wheels/serve/.done build/wheels/flows/.done ## what platform/images/*.Dockerfile copies: locked wheels, this package's and its client's

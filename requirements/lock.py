@@ -19,7 +19,10 @@ COMPILE = [
 ]
 
 
-TRAIN = ("train-xgboost", "train-lightgbm", "train-catboost", "train-torch", "train-search")
+TRAIN = (
+    *("train-xgboost", "train-lightgbm", "train-catboost", "train-torch", "train-search"),
+    "train-spark",
+)
 BESIDE_FLOWS = (*TRAIN, "feast", "delta")
 ROLES = (
     *("dev", "flows", "serve", "servers", "cluster", "terraform", "browser", "docs"),

@@ -5,8 +5,9 @@
 #   docker build --network none --build-arg BASE_IMAGE=mlplatform/flows:... --build-arg BUILD_IMAGE=... --build-arg LOCK=train-xgboost \
 #     --file platform/images/train.Dockerfile .
 #
-# BASE_IMAGE is the image of flow runs; LightGBM needs libgomp1 in it (Debian), XGBoost brings its own. BUILD_IMAGE has the same
-# Python and pip, for the first stage alone. Wheels come from build/wheels: no package index is asked while this is built.
+# BASE_IMAGE is the image of flow runs; LightGBM needs libgomp1 in it (Debian), XGBoost brings its own, Spark needs Java 17 on its
+# PATH (openjdk-17-jre-headless). BUILD_IMAGE has the same Python and pip, for the first stage alone. Wheels, and PySpark's source,
+# come from build/wheels: no package index is asked while this is built.
 ARG BASE_IMAGE
 ARG BUILD_IMAGE
 

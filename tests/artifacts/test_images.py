@@ -115,7 +115,7 @@ def test_what_code_imports_is_asked_for_by_name() -> None:
     """And not got because something else happens to need it, today."""
     lines = [
         line
-        for role in ("serve", "flows", "train-search", "delta")
+        for role in ("serve", "flows", "train-search", "train-spark", "delta")
         for line in (ROOT / "requirements" / f"{role}.in").read_text().splitlines()
         if re.match(r"[a-z]", line)
     ]

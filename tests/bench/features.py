@@ -34,7 +34,7 @@ from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.snapshots import snapshot
 from mlplatform.learning.training import retrain
 from mlplatform.learning.training.folder import load_folder
-from mlplatform.learning.training_sets.join import view_join
+from mlplatform.learning.training_sets.join import training_join, view_join
 from mlplatform.runtime.units import DAY_MS
 
 MODEL: Final = "fraud"
@@ -100,7 +100,7 @@ def project(folder: Path, payments: int) -> Figures:
 def training_set(folder: Path, _: int) -> Figures:
     """What a retrain reads: matured payments with labels, and recent ones to be replayed."""
     model, as_of_ms = load_folder(MODEL), START_MS + DAYS * DAY_MS
-    asked: Any = {"as_of_ms": as_of_ms, "champion": None}
+    asked: Any = {"as_of_ms": as_of_ms, "champion": None, "join": training_join}
     found = retrain.build_dataset(model, _table(folder), **asked)
     recent = retrain.recent_requests(model, _table(folder), **asked)
     return {

@@ -9,7 +9,6 @@ import functools
 import os
 import socket
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -26,14 +25,14 @@ from mlplatform.learning.features.pushes.intake import take_pushed
 from mlplatform.learning.features.pushes.journal import Pushes
 from mlplatform.learning.features.pushes.table_holder import Holder, hold_tables, home_id
 from mlplatform.learning.registry.mlflow import MlflowRegistry
+from mlplatform.learning.training_sets.port import TrainingJoin
 from mlplatform.model.bundle import load_bundle
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.views import FeatureView, external, load_views
 from mlplatform.model.folders import load_definition, model_folder, model_names, readable_names
 from mlplatform.model.routes import Arm
+from mlplatform.operations.compute import wiring as compute_wiring
 from mlplatform.operations.compute.jobs import Jobs
-from mlplatform.operations.compute.local import LocalJobs
-from mlplatform.operations.compute.private_pool import PrivatePool
 from mlplatform.operations.prefect_client.approvals import PrefectApprovals
 from mlplatform.operations.prefect_client.prefect import PrefectApi
 from mlplatform.rollouts.drift.sql import SqlIncidents
@@ -297,16 +296,12 @@ class Platform:
 
     @functools.cached_property
     def jobs(self) -> Jobs:
-        argo = self.settings.argo
-        if argo is None and self.settings.job_processes == 0:
-            return PrivatePool(Path(tempfile.mkdtemp(prefix="jobs.")))
-        if argo is None:
-            return LocalJobs(self.settings.home.jobs)
-        from mlplatform.operations.compute.argo import ArgoJobs  # imports the Kubernetes client
-        from mlplatform.operations.compute.artifacts import Artifacts
+        return compute_wiring.jobs(self.settings, kubernetes_api)
 
-        artifacts = Artifacts(argo.artifacts)
-        return ArgoJobs(kubernetes_api(), argo.namespace, artifacts, self.settings.home.jobs)
+    @functools.cached_property
+    def training_join(self) -> TrainingJoin:
+        """The join of a retrain's training sets, by the engine that the settings name."""
+        return compute_wiring.training_join(self.settings.training_engine)
 
     @functools.cached_property
     def prefect(self) -> PrefectApi:

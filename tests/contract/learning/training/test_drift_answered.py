@@ -26,6 +26,7 @@ from mlplatform.learning.training import retrain
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.evaluate import Runnable, load_runnable
 from mlplatform.learning.training.folder import load_folder
+from mlplatform.learning.training_sets.join import training_join
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.model.bundle import Bundle
 from mlplatform.model.inputs import InputPlan
@@ -68,7 +69,7 @@ class World:
     def retrained(self, as_of_ms: int, champion: Runnable | None) -> tuple[Candidate, GateReport]:
         """What the flow `retrain` makes as of a moment, and what its gates say."""
         folder, offline = load_folder(self.model), self.platform.projected(self.model)
-        asked: dict[str, Any] = {"as_of_ms": as_of_ms, "champion": champion}
+        asked: dict[str, Any] = {"as_of_ms": as_of_ms, "champion": champion, "join": training_join}
         dataset = retrain.build_dataset(folder, offline, **asked)
         recent = retrain.recent_requests(folder, offline, **asked)
         bundles = self.platform.settings.home.bundles

@@ -17,6 +17,7 @@ from mlplatform.learning.training import retrain
 from mlplatform.learning.training.candidate import train
 from mlplatform.learning.training.evaluate import Runnable, load_runnable
 from mlplatform.learning.training.folds import later_rows
+from mlplatform.learning.training_sets.join import training_join
 from mlplatform.learning.validation.fold_gate import FoldFinding
 from mlplatform.learning.validation.statistics import average_precision
 from mlplatform.model.folds import folds
@@ -77,11 +78,15 @@ def test_a_fold_is_a_fit_of_what_was_known_then_tested_on_the_days_after(
     assert [(f.from_ms, f.to_ms) for f in found] == [(f.as_of_ms, f.to_ms) for f in wanted]
     assert found[-1].to_ms == prepared.dataset.window.to_ms
     fold, told = wanted[0], found[0]
-    data = retrain.build_dataset(folder, offline, as_of_ms=fold.as_of_ms, champion=None)
+    data = retrain.build_dataset(
+        folder, offline, as_of_ms=fold.as_of_ms, champion=None, join=training_join
+    )
     assert data.rows.matrix.event_ms.min() >= fold.from_ms
     assert data.rows.matrix.event_ms.max() < fold.as_of_ms - 5 * DAY_MS
     made = train(folder, data, bundles=tmp_path, seed=retrain.SEED)
-    rows = later_rows(folder, offline, fold, as_of_ms=prepared.dataset.as_of_ms, champion=None)
+    rows = later_rows(
+        folder, offline, fold, as_of_ms=prepared.dataset.as_of_ms, champion=None, join=training_join
+    )
     assert told.rows == len(rows) == len(offline.requests(fold.as_of_ms, fold.to_ms))
     raw = Runnable(made.bundle, made.model).raw(rows)
     expected = average_precision(made.bundle.calibrate_many(raw), rows.y)

@@ -17,6 +17,7 @@ from mlplatform.learning.training import retrain
 from mlplatform.learning.training.evaluate import Runnable, load_runnable
 from mlplatform.learning.training.folder import load_folder
 from mlplatform.learning.training_sets.dataset import Matrix, requests_between
+from mlplatform.learning.training_sets.join import training_join
 from mlplatform.learning.validation.replay import replay
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition
@@ -107,7 +108,9 @@ def made(model: str) -> World:
     platform.settings.home.create()
     features.import_history(platform, model, history, "made up")
     folder, offline = load_folder(model), platform.offline(model)
-    dataset = retrain.build_dataset(folder, offline, as_of_ms=live_ms, champion=None)
+    dataset = retrain.build_dataset(
+        folder, offline, as_of_ms=live_ms, champion=None, join=training_join
+    )
     candidate = retrain.fit(folder, dataset, bundles=platform.settings.home.bundles)
     candidate.model.close()
     champion = load_runnable(candidate.folder)
@@ -117,6 +120,7 @@ def made(model: str) -> World:
         offline,
         from_ms=live_ms,
         to_ms=FIRST_MS + days * DAY_MS,
+        join=training_join,
         words=champion.bundle.vocabularies,
     )
     return World(model, champion, requests, live_ms)

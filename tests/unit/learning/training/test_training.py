@@ -23,6 +23,7 @@ from mlplatform.learning.training.evaluate import load_runnable
 from mlplatform.learning.training.external_model import candidate_from_onnx
 from mlplatform.learning.training.folder import load_folder
 from mlplatform.learning.training_sets.dataset import dataset, window
+from mlplatform.learning.training_sets.join import training_join
 from mlplatform.learning.validation.gates import MINIMUM_POSITIVES
 from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.model.bundle import MODEL_FILE, BundleCorrupt, load_bundle
@@ -401,7 +402,9 @@ def replayable(offline: OfflineTable) -> list[tuple[int, dict]]:
 
 
 def recent_of(offline: OfflineTable, champion=None, as_of_ms=REPLAY_TO_MS + IN_THE_MORNING_MS):
-    return retrain.recent_requests(FOLDER, offline, as_of_ms=as_of_ms, champion=champion)
+    return retrain.recent_requests(
+        FOLDER, offline, as_of_ms=as_of_ms, champion=champion, join=training_join
+    )
 
 
 def test_a_replay_covers_the_whole_days_that_no_fit_has_seen_matured_or_not(played):

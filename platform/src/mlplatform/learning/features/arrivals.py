@@ -76,15 +76,67 @@ def positions_sql(arrivals: str) -> str:
     """SQL of the first position that includes so many records of a writer: `writer`, `upto`, and
     the position's `total` of records."""
     return f"""
-SELECT entry.key AS writer, entry.value AS upto, min(total) AS total FROM (
+SELECT entry.key AS writer, entry.value AS upto, CAST(min(total) AS BIGINT) AS total
+FROM (
     SELECT unnest(map_entries(windows_at)) AS entry, list_sum(map_values(windows_at)) AS total
     FROM {arrivals} WHERE windows_at IS NOT NULL
 ) GROUP BY ALL
 """
 
 
-def ranked_sql(requests: str, arrivals: str, positions: str | None = None) -> str:
+KNOWN: Final = ("_arrival_ms", "_arrival_writer", "_arrival_seq", "_known_at", "_saw")
+"""Columns of `known_sql` besides `request_id`: when a request was recorded, by whom, and as which
+of the writer's records; the total of the first position that includes it, null if there is none;
+and that of its own position, null if no windows were read for it."""
+
+
+def known_sql(arrivals: str, positions: str) -> str:
+    """SQL of `request_id` and `KNOWN`, a row for each row of `ARRIVALS`.
+
+    Args:
+        positions: a relation of `positions_sql`. For the arrivals of one writer with a `seq` in a
+            range, that writer's positions in it and the first one after it are enough.
+    """
+    recorded_ms, writer, seq, known_at, saw = KNOWN
+    return f"""
+SELECT a.request_id, a.recorded_ms AS {recorded_ms}, a.writer AS {writer}, a.seq AS {seq},
+    p.total AS {known_at}, CASE WHEN a.windows_at IS NOT NULL
+        THEN CAST(coalesce(list_sum(map_values(a.windows_at)), 0) AS BIGINT) END AS {saw}
+FROM {arrivals} a ASOF LEFT JOIN {positions} p ON a.writer = p.writer AND a.seq <= p.upto
+"""
+
+
+def ranks_sql(requests: str) -> str:
     """SQL of every request with `OWN`: its number, time, rank, and the last rank that it saw.
+
+    Of the requests of some entities alone, the ranks are others, but their order is the same, and
+    so are the requests that each one saw.
+
+    Args:
+        requests: a relation of `request_id`, `event_time`, the request's fields, and `KNOWN`, null
+            for requests that come before those of the log.
+    """
+    row, event_ms, rank, seen = OWN
+    recorded_ms, writer, seq, known_at, saw = KNOWN
+    return f"""
+WITH ranked AS (
+    SELECT *, epoch_ms(event_time) AS {event_ms},
+        row_number() OVER (ORDER BY {seq} IS NOT NULL, {known_at} NULLS LAST, {recorded_ms},
+            {writer}, {seq}, event_time, request_id) - 1 AS {rank}
+    FROM {requests}
+), reached AS (
+    SELECT -1 AS {known_at}, coalesce(max({rank}) FILTER ({seq} IS NULL), -1) AS last FROM ranked
+    UNION ALL
+    SELECT {known_at}, max({rank}) FROM ranked WHERE {known_at} IS NOT NULL GROUP BY {known_at}
+)
+SELECT ranked.* EXCLUDE ({", ".join(KNOWN)}), {rank} AS {row},
+    CASE WHEN {saw} IS NULL THEN {rank} - 1 ELSE reached.last END AS {seen}
+FROM ranked ASOF LEFT JOIN reached ON coalesce(ranked.{saw}, 0) >= reached.{known_at}
+"""
+
+
+def ranked_sql(requests: str, arrivals: str, positions: str | None = None) -> str:
+    """SQL of every request with `OWN`, as from `ranks_sql`.
 
     Args:
         requests: a relation of `request_id`, `event_time` and the request's fields.
@@ -93,27 +145,12 @@ def ranked_sql(requests: str, arrivals: str, positions: str | None = None) -> st
             A request without a position of its own has seen what became known before it, and when
             that was depends on the positions of others.
     """
-    row, event_ms, rank, seen = OWN
+    own = positions_sql(arrivals) if positions is None else f"SELECT * FROM {positions}"
     return f"""
-WITH positions AS (
-    {positions_sql(arrivals) if positions is None else f"SELECT * FROM {positions}"}
-), known AS (
-    SELECT a.request_id, a.writer, a.seq, a.recorded_ms, p.total AS known_at,
-        CASE WHEN a.windows_at IS NOT NULL
-            THEN coalesce(list_sum(map_values(a.windows_at)), 0) END AS saw
-    FROM {arrivals} a ASOF LEFT JOIN positions p ON a.writer = p.writer AND a.seq <= p.upto
-), ranked AS (
-    SELECT r.*, epoch_ms(r.event_time) AS {event_ms}, k.known_at, k.saw,
-        k.request_id IS NOT NULL AS logged,
-        row_number() OVER (ORDER BY k.request_id IS NOT NULL, k.known_at NULLS LAST, k.recorded_ms,
-            k.writer, k.seq, r.event_time, r.request_id) - 1 AS {rank}
-    FROM {requests} r LEFT JOIN known k ON r.request_id = k.request_id
-), reached AS (
-    SELECT -1 AS known_at, coalesce(max({rank}) FILTER (NOT logged), -1) AS last FROM ranked
-    UNION ALL
-    SELECT known_at, max({rank}) FROM ranked WHERE known_at IS NOT NULL GROUP BY known_at
+WITH positions_ AS ({own}), known_ AS ({known_sql(arrivals, "positions_")}),
+known_requests_ AS (
+    SELECT r.*, k.* EXCLUDE (request_id)
+    FROM {requests} r LEFT JOIN known_ k ON r.request_id = k.request_id
 )
-SELECT ranked.* EXCLUDE (known_at, saw, logged), {rank} AS {row},
-    CASE WHEN saw IS NULL THEN {rank} - 1 ELSE reached.last END AS {seen}
-FROM ranked ASOF LEFT JOIN reached ON coalesce(ranked.saw, 0) >= reached.known_at
+SELECT * FROM ({ranks_sql("known_requests_")})
 """

@@ -320,11 +320,18 @@ class OfflineTable:
         lots, counts = found.to_arrow_table().columns
         return lots.to_numpy().astype(np.int64), counts.to_numpy().astype(np.int64)
 
-    def every_request(self, from_ms: int) -> duckdb.DuckDBPyRelation:
-        """Requests from an event time on, with those voided later, because windows had counted
-        them."""
-        schema = rows.request_schema(self.definition)
-        return self._relation("requests", schema, [("event_time", ">=", from_ms)], voided=True)
+    def every_request(
+        self, from_ms: int, files: Sequence[str] | None = None
+    ) -> duckdb.DuckDBPyRelation:
+        """Requests from an event time on, in some of `request_files` or in all, with those voided
+        later, because windows had counted them."""
+        found = self.request_files() if files is None else list(files)
+        relation = self._read(found, rows.request_schema(self.definition))
+        return relation.filter(f"event_time >= epoch_ms({int(from_ms)})")
+
+    def request_files(self) -> list[str]:
+        """Parquet files of all requests."""
+        return self._files("requests")
 
     def history_files(self, name: str) -> list[str]:
         """Parquet files of the imported history's `requests` or `labels`."""
@@ -335,13 +342,17 @@ class OfflineTable:
         files, schema = self.history_files("requests"), rows.request_schema(self.definition)
         return self._read(files, schema).filter(f"event_time >= epoch_ms({int(from_ms)})")
 
-    def arrivals(self) -> duckdb.DuckDBPyRelation:
+    def arrivals(self, files: Sequence[str] | None = None) -> duckdb.DuckDBPyRelation:
         """When the log's requests became known, and which requests were known to them
-        (`arrivals`)."""
-        files = sorted(str(f) for f in self._parts.glob("[0-9]*/arrivals.parquet"))
-        if not files:
+        (`arrivals`): of some of `arrival_files`, or of all."""
+        found = self.arrival_files() if files is None else list(files)
+        if not found:
             return self.db.from_arrow(arrivals.ARRIVALS.empty_table())
-        return self.db.read_parquet(files)
+        return self.db.read_parquet(found)
+
+    def arrival_files(self) -> list[str]:
+        """Parquet files of all arrivals."""
+        return sorted(str(f) for f in self._parts.glob("[0-9]*/arrivals.parquet"))
 
     def labels(self, as_of_ms: int) -> duckdb.DuckDBPyRelation:
         """The labels known at `as_of_ms`: request_id, label, label_time, one row a request.
@@ -415,21 +426,21 @@ class OfflineTable:
         name: str,
         schema: pa.Schema,
         bounds: list[tuple[str, str, int | None]],
-        *,
-        voided: bool = False,
     ) -> duckdb.DuckDBPyRelation:
-        files = sorted(str(f) for f in self._parts.glob(f"[0-9]*/{name}/*.parquet"))
-        relation = self._read(files, schema)
+        relation = self._read(self._files(name), schema)
         for column, comparison, at_ms in bounds:
             if at_ms is not None:
                 relation = relation.filter(f"{column} {comparison} epoch_ms({int(at_ms)})")
         voids = [str(f) for f in self._parts.glob("[0-9]*/voids/*.parquet")]
-        if voided or not voids:
+        if not voids:
             return relation
         gone = self.db.read_parquet(voids).set_alias("gone")
         return relation.set_alias("kept").join(
             gone, "kept.request_id = gone.request_id", how="anti"
         )
+
+    def _files(self, name: str) -> list[str]:
+        return sorted(str(f) for f in self._parts.glob(f"[0-9]*/{name}/*.parquet"))
 
     def _read(self, files: list[str], schema: pa.Schema) -> duckdb.DuckDBPyRelation:
         """The rows of these files; null in columns that they are too old to have."""

@@ -11,7 +11,7 @@ from mlplatform.learning.training.evaluate import Runnable
 from mlplatform.learning.training.folder import ModelFolder
 from mlplatform.learning.training.labelled_evaluation import champion_scores
 from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows, any_matrix, label_rows
-from mlplatform.learning.training_sets.join import training_join
+from mlplatform.learning.training_sets.port import TrainingJoin
 from mlplatform.learning.validation.class_measures import class_measures
 from mlplatform.learning.validation.fold_gate import FoldFinding
 from mlplatform.learning.validation.measures import binary_measures
@@ -57,12 +57,13 @@ def later_rows(
     *,
     as_of_ms: int,
     champion: Runnable | None,
+    join: TrainingJoin,
 ) -> LabelledRows:
     """The requests of a fold's test days, with the labels known at `as_of_ms`."""
     definition, views = folder.definition, folder.views
     sample = offline.sample_of(fold.as_of_ms, fold.to_ms, definition.training.maximum_rows)
     known = offline.labelled_requests(fold.as_of_ms, fold.to_ms, as_of_ms, sample)
-    table = training_join(offline, views, known)
+    table = join(offline, views, known)
     also = champion.bundle.inputs if champion else ()
     words = champion.bundle.vocabularies if champion else {}
     matrix = any_matrix(definition, views, table, also, words)

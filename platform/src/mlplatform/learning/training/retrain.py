@@ -25,6 +25,7 @@ from mlplatform.learning.training.labelled_evaluation import judged_classes, jud
 from mlplatform.learning.training.own_gates import own_findings
 from mlplatform.learning.training_sets import dataset
 from mlplatform.learning.training_sets.dataset import Dataset
+from mlplatform.learning.training_sets.port import TrainingJoin
 from mlplatform.learning.validation.fold_gate import FoldFinding, judge_folds
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.replay import Recent
@@ -53,7 +54,12 @@ log = logging.getLogger(__name__)
 
 
 def build_dataset(
-    folder: ModelFolder, offline: OfflineTable, *, as_of_ms: int, champion: Runnable | None
+    folder: ModelFolder,
+    offline: OfflineTable,
+    *,
+    as_of_ms: int,
+    champion: Runnable | None,
+    join: TrainingJoin,
 ) -> Dataset:
     """The training set as it was known at `as_of_ms`, with the champion's inputs beside the model's
     own.
@@ -64,7 +70,13 @@ def build_dataset(
     also = champion.bundle.inputs if champion else ()
     words = champion.bundle.vocabularies if champion else {}
     built = dataset.build_dataset(
-        folder.definition, folder.views, offline, as_of_ms=as_of_ms, also=also, words=words
+        folder.definition,
+        folder.views,
+        offline,
+        as_of_ms=as_of_ms,
+        join=join,
+        also=also,
+        words=words,
     )
     log.info(
         "training set of %s: %d requests (%s of the customers), %d positives, digest %s",
@@ -78,7 +90,12 @@ def build_dataset(
 
 
 def recent_requests(
-    folder: ModelFolder, offline: OfflineTable, *, as_of_ms: int, champion: Runnable | None
+    folder: ModelFolder,
+    offline: OfflineTable,
+    *,
+    as_of_ms: int,
+    champion: Runnable | None,
+    join: TrainingJoin,
 ) -> Recent | None:
     """Whole days after the fit's last one, matured or not: no candidate has learned from them.
 
@@ -95,6 +112,7 @@ def recent_requests(
         offline,
         from_ms=from_ms,
         to_ms=to_ms,
+        join=join,
         sample=sample,
         also=also,
         words=champion.bundle.vocabularies if champion else {},

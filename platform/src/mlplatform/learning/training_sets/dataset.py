@@ -18,6 +18,7 @@ from mlplatform.learning.features.hidden_outcomes import (
     training_labels,
 )
 from mlplatform.learning.training_sets.known_labels import KNOWN, Labels
+from mlplatform.learning.training_sets.port import TrainingJoin
 from mlplatform.learning.training_sets.time_order import between, epoch_ms, in_order
 from mlplatform.learning.training_sets.words import own_words
 from mlplatform.model.bundle import Bundle, DataWindow
@@ -261,6 +262,7 @@ def build_dataset(
     offline: OfflineTable,
     *,
     as_of_ms: int,
+    join: TrainingJoin,
     also: Sequence[InputSpec] = (),
     words: Vocabularies = NO_WORDS,
 ) -> Dataset:
@@ -271,6 +273,7 @@ def build_dataset(
     the units of assignment are read, so that memory does not grow with traffic.
 
     Args:
+        join: the engine that joins features and windows.
         also: inputs of the champion, so that it can be judged on the same rows; inputs of a view
             that the model folder no longer has are left out.
         words: vocabularies of the champion's category and text inputs.
@@ -278,9 +281,6 @@ def build_dataset(
     Raises:
         InputInvalid: no request has matured, or late rows would falsify the features.
     """
-    # imports DuckDB; a fit does without
-    from mlplatform.learning.training_sets.join import training_join
-
     bounds = window(definition, as_of_ms)
     most_rows = definition.training.maximum_rows
     sample = offline.sample_of(bounds.from_ms, bounds.to_ms, most_rows)
@@ -291,7 +291,7 @@ def build_dataset(
             None,
             "no request has matured yet; import history with `mlplatform history import`",
         )
-    table = training_join(offline, views, known)
+    table = join(offline, views, known)
     found = dataset(
         definition,
         views,
@@ -393,6 +393,7 @@ def requests_between(
     *,
     from_ms: int,
     to_ms: int,
+    join: TrainingJoin,
     sample: UnitSample = EVERY,
     also: Sequence[InputSpec] = (),
     words: Vocabularies = NO_WORDS,
@@ -401,6 +402,7 @@ def requests_between(
     order.
 
     Args:
+        join: the engine that joins features and windows.
         sample: which requests are read.
 
     Categories are at places among all their words there, 10 000 at most, so that every bundle's are
@@ -409,11 +411,8 @@ def requests_between(
     Raises:
         InputInvalid: late rows would falsify the features.
     """
-    # imports DuckDB; a fit does without
-    from mlplatform.learning.training_sets.join import training_join
-
     requests = offline.requests(from_ms, to_ms, sample).order("event_time, request_id")
-    joined = training_join(offline, views, requests.to_arrow_table())
+    joined = join(offline, views, requests.to_arrow_table())
     return any_matrix(definition, views, joined, also, words)
 
 

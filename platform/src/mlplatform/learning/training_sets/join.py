@@ -9,6 +9,7 @@ any sign, so late ones raise. Rows of external views may come late: see `externa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -64,47 +65,70 @@ def _values(
     db: duckdb.DuckDBPyConnection, offline: OfflineTable, view: FeatureView, events: pa.Table
 ) -> pa.Table:
     """The view's columns for the relation `events`, in its order."""
-    count, key = len(events), events.schema.field(view.join_key).type
     if view.external is None:
-        paths = sorted(str(f) for f in offline.snapshot_folder(view.name).glob("*.parquet"))
-        rows = _rows(db, view, paths) if paths else db.from_arrow(_no_rows(view, key))
-        rows.create_view(view.name)
-        _refuse_late(db, view)
-        found: pa.Table = db.sql(_snapshots_sql(view)).to_arrow_table()
-        return found
+        if not (paths := snapshot_paths(offline, view)):
+            return missing_values(view, len(events))
+        snapshot_rows(db, view, paths).create_view(view.name)
+        refuse_late(db, view)
+        return snapshot_values(db, view)
     parts = offline.external(view.name).served_parts()
     from_ms = point_in_time_join.served_from_ms(parts)
     if from_ms is None:
-        columns = {name: pa.nulls(count, pa.float64()) for name in view.feature_names}
+        return missing_values(view, len(events))
+    rows = point_in_time_join.every_row(db, view, parts)
+    rows.create_view(point_in_time_join.every_name(view))
+    return external_values(db, view, from_ms)
+
+
+def missing_values(view: FeatureView, count: int) -> pa.Table:
+    """The columns of a view without any row, for so many events."""
+    columns: dict[str, Any] = {name: pa.nulls(count, pa.float64()) for name in view.feature_names}
+    if view.external is not None:
         is_there = pa.array([False], pa.bool_()).take(pa.array([0] * count, pa.int8()))
-        return pa.table({**columns, point_in_time_join.row_name(view.name): is_there})
-    point_in_time_join.create_relations(db, view, parts)
+        columns[point_in_time_join.row_name(view.name)] = is_there
+    return pa.table(columns)
+
+
+def snapshot_paths(offline: OfflineTable, view: FeatureView) -> list[str]:
+    """Parquet files of a view's snapshots."""
+    return sorted(str(f) for f in offline.snapshot_folder(view.name).glob("*.parquet"))
+
+
+def snapshot_rows(
+    db: duckdb.DuckDBPyConnection, view: FeatureView, paths: Sequence[str]
+) -> duckdb.DuckDBPyRelation:
+    """The rows of some snapshots of a view, with null for features that were declared later."""
+    rows = db.read_parquet(list(paths), union_by_name=True)
+    return rows.project(", ".join(point_in_time_join.row_columns(view, rows.columns)))
+
+
+def snapshot_values(db: duckdb.DuckDBPyConnection, view: FeatureView) -> pa.Table:
+    """The view's columns for the relation `events`, in its order, from a relation with the view's
+    name."""
+    found: pa.Table = db.sql(_snapshots_sql(view)).to_arrow_table()
+    return found
+
+
+def external_values(db: duckdb.DuckDBPyConnection, view: FeatureView, from_ms: int) -> pa.Table:
+    """The external view's columns for the relation `events`, in its order, from a relation
+    `point_in_time_join.every_name`.
+
+    Args:
+        from_ms: event time from which on the view is served, epoch milliseconds.
+    """
+    point_in_time_join.create_relations(db, view)
     joins, values = point_in_time_join.join_sql(view, from_ms, _oldest_sql(view))
     joined: pa.Table = db.sql(_select_sql(view, joins, values)).to_arrow_table()
     return joined
 
 
-def _rows(
-    db: duckdb.DuckDBPyConnection, view: FeatureView, paths: Sequence[str]
-) -> duckdb.DuckDBPyRelation:
-    """All snapshots of a view, with null for features that were declared later."""
-    rows = db.read_parquet(list(paths), union_by_name=True)
-    lacking = [name for name in view.feature_names if name not in rows.columns]
-    return rows.project(", ".join(["*", *(f"CAST(NULL AS DOUBLE) AS {quote(n)}" for n in lacking)]))
+def refuse_late(db: duckdb.DuckDBPyConnection, view: FeatureView) -> None:
+    """Raise for a snapshot in the relation with the view's name that became available too early or
+    too late.
 
-
-def _no_rows(view: FeatureView, key: pa.DataType) -> pa.Table:
-    time = pa.timestamp("us")
-    features = [(name, pa.float64()) for name in view.feature_names]
-    head: list[tuple[str, pa.DataType]] = [
-        (view.join_key, key),
-        (EVENT_TIMESTAMP, time),
-        (CREATED, time),
-    ]
-    return pa.schema([*head, *features]).empty_table()
-
-
-def _refuse_late(db: duckdb.DuckDBPyConnection, view: FeatureView) -> None:
+    Raises:
+        InputInvalid: the message names the snapshot.
+    """
     late = db.sql(
         f"SELECT {EVENT_TIMESTAMP}, {CREATED} FROM ("
         f"  SELECT *, max({CREATED}) OVER (ORDER BY {EVENT_TIMESTAMP}"
@@ -153,11 +177,17 @@ def _newest_sql(view: FeatureView) -> str:
     too old for the first one. Most rows are, where the events are those of a few customers.
     """
     key = quote(view.join_key)
-    first = f"(SELECT min(event_time) FROM events) - INTERVAL {view.ttl_ms} MILLISECOND"
+    first, last = (f"(SELECT {end}(event_time) FROM events)" for end in ("min", "max"))
     return (
         f"(SELECT * FROM {view.name}"
-        f" WHERE {key} IN (SELECT {key} FROM events)"
-        f" AND {CREATED} <= (SELECT max(event_time) FROM events)"
-        f" AND {EVENT_TIMESTAMP} >= {first} QUALIFY row_number() OVER"
+        f" WHERE {key} IN (SELECT {key} FROM events) AND {in_reach_sql(view, first, last)}"
+        f" QUALIFY row_number() OVER"
         f" (PARTITION BY {key}, {CREATED} ORDER BY {EVENT_TIMESTAMP} DESC) = 1)"
     )
+
+
+def in_reach_sql(view: FeatureView, first: str, last: str) -> str:
+    """SQL condition on the rows of a request view that an event from `first` to `last`, both SQL,
+    may have: available by the last event, and not too old for the first one."""
+    oldest = f"{first} - INTERVAL {view.ttl_ms} MILLISECOND"
+    return f"{CREATED} <= {last} AND {EVENT_TIMESTAMP} >= {oldest}"

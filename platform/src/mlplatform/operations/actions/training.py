@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -96,8 +96,9 @@ def prepare_training(platform: Platform, model: str, as_of_ms: int | None) -> Tr
     folder, offline = load_folder(model), platform.projected(model)
     arm = platform.rollouts.routes(model).champion
     champion = None if arm is None else load_runnable(platform.bundle(model, arm))
-    dataset = retrain.build_dataset(folder, offline, as_of_ms=now_ms, champion=champion)
-    recent = retrain.recent_requests(folder, offline, as_of_ms=now_ms, champion=champion)
+    asked: Any = {"as_of_ms": now_ms, "champion": champion, "join": platform.training_join}
+    dataset = retrain.build_dataset(folder, offline, **asked)
+    recent = retrain.recent_requests(folder, offline, **asked)
     skew, version = _skew(platform, model, dataset), None if arm is None else arm.version
     return TrainingInputs(dataset, champion, recent, skew, version)
 
@@ -257,11 +258,12 @@ def _tried(
     report: Callable[[JobStatus], None],
 ) -> FoldFinding:
     offline, champion = platform.offline(folder.definition.name), prepared.champion
+    join = platform.training_join
     problem = fold_problem(folder, offline, fold)
     if not problem:
         try:
             dataset = retrain.build_dataset(
-                folder, offline, as_of_ms=fold.as_of_ms, champion=champion
+                folder, offline, as_of_ms=fold.as_of_ms, champion=champion, join=join
             )
             problem = untrainable_fold_reason(folder.definition, dataset)
         except InputInvalid as error:
@@ -271,8 +273,9 @@ def _tried(
     with tempfile.TemporaryDirectory(prefix="fold-") as bundles:
         fitted = fitting.fit(platform, dataset, None, report, Path(bundles))
         try:
+            known_ms = prepared.dataset.as_of_ms
             rows = later_rows(
-                folder, offline, fold, as_of_ms=prepared.dataset.as_of_ms, champion=champion
+                folder, offline, fold, as_of_ms=known_ms, champion=champion, join=join
             )
             return tested_fold(fold, fitted, dataset, rows, champion=champion, seed=retrain.SEED)
         finally:

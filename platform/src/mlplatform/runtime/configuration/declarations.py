@@ -109,6 +109,9 @@ GROUPS: Final = (
                 "`replay`: event time is that of the recorded traffic"),
         Setting("JOB_PROCESSES", number(0, 64, "processes of jobs"), "1", (_UP, *_WORK),
                 "processes of heavy jobs (fits, batch scoring) at a time; 0: each flow run's own"),
+        Setting("TRAINING_ENGINE", kinds.TrainingEngine, "duckdb", ("flow-run",),
+                "what joins the training sets of retrains: `spark` (`docs/training.md`) where one "
+                "machine takes too long"),
         Setting("KEY_FILE", kinds.SECRET_FILE, "", ("commands",),
                 "your key, for commands that ask who you are", place=None),
     ), note=(

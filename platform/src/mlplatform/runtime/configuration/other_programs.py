@@ -163,6 +163,13 @@ OTHERS: Final = (
         set_by=("jobs",),
     ),
     OtherVariable(
+        ("SPARK_CONF_DIR", "JAVA_HOME", "PYSPARK_PYTHON"),
+        "Apache Spark",
+        "the folder of `spark-defaults.conf`, Java, and the Python of executors, where retrains are"
+        " joined by Spark (`docs/training.md`); not set: none, that of the path, and this one",
+        read_by=("flow-run",),
+    ),
+    OtherVariable(
         ("DO_NOT_TRACK",),
         "Prefect, MLflow, Evidently",
         "nothing is sent to the makers of these libraries",

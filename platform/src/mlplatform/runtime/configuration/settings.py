@@ -25,6 +25,7 @@ from mlplatform.runtime.configuration.kinds import (
     Folders,
     Level,
     Profile,
+    TrainingEngine,
 )
 from mlplatform.runtime.configuration.neighbours import has_neighbours
 from mlplatform.runtime.configuration.servers import HERE, PREFECT_AUTH, Servers
@@ -324,6 +325,7 @@ class Settings:
     trace_share: float = _DEFAULTS["TRACE_SHARE"]
     log_level: Level = _DEFAULTS["LOG_LEVEL"]
     job_processes: int = _DEFAULTS["JOB_PROCESSES"]
+    training_engine: TrainingEngine = _DEFAULTS["TRAINING_ENGINE"]
     argo: Argo | None = None
     postgres: Address | None = None
     redis: Address | None = None

@@ -14,10 +14,13 @@ from typing import Final
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from mlplatform.learning.features.external.columns import VALUES
 from mlplatform.learning.features.external_parts import TAKEN, ExternalParts, Part
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
+from mlplatform.learning.features.rows import declared_columns
 from mlplatform.model.features.views import FeatureView, quote
 
 NEVER_MS: Final = -(2**62)
@@ -31,25 +34,37 @@ def served_from_ms(parts: Sequence[Part]) -> int | None:
     return min((part.taken_ms for part in parts), default=None)
 
 
-def create_relations(
-    db: duckdb.DuckDBPyConnection, view: FeatureView, parts: Sequence[Part]
-) -> None:
+def create_relations(db: duckdb.DuckDBPyConnection, view: FeatureView) -> None:
     """Create the views `<view>before_` and `<view>since_`: each entity's rows that were its newest,
     with the time since which each was.
 
-    The events are in a relation `events`, by the view's join key.
+    The view's rows are in a relation `<view>every_`, the events in a relation `events`, by the
+    view's join key.
     """
-    wanted = f"{_every(db, view, parts)} SEMI JOIN events USING ({quote(view.join_key)})"
+    wanted = f"SELECT * FROM {every_name(view)} SEMI JOIN events USING ({quote(view.join_key)})"
     for name, counts in ((BEFORE, CREATED), (SINCE, f"greatest({CREATED}, {TAKEN})")):
         db.execute(f"CREATE VIEW {view.name}{name} AS {_newest(view, wanted, counts)}")
 
 
-def _every(db: duckdb.DuckDBPyConnection, view: FeatureView, parts: Sequence[Part]) -> str:
+def every_name(view: FeatureView) -> str:
+    """Name of the relation with all rows of a view."""
+    return f"{view.name}every_"
+
+
+def every_row(
+    db: duckdb.DuckDBPyConnection, view: FeatureView, parts: Sequence[Part]
+) -> duckdb.DuckDBPyRelation:
+    """All rows of these parts, with `TAKEN`, and with null for features that were declared
+    later."""
     rows = db.sql(" UNION ALL BY NAME ".join(f"({part.rows_sql})" for part in parts))
-    lacking = [f for f in view.feature_names if f not in rows.columns]  # declared later
-    added = "".join(f", CAST(NULL AS DOUBLE) AS {quote(name)}" for name in lacking)
-    rows.project(f"*{added}").create_view(f"{view.name}every_")
-    return f"SELECT * FROM {view.name}every_"
+    return rows.project(", ".join([*row_columns(view, rows.columns), TAKEN]))
+
+
+def row_columns(view: FeatureView, columns: Sequence[str]) -> list[str]:
+    """SQL of the key, the times and the features in rows that have these columns."""
+    features = pa.schema([(field.name, VALUES[field.dtype]) for field in view.fields])
+    head = [quote(view.join_key), EVENT_TIMESTAMP, CREATED]
+    return [*head, *declared_columns(columns, features)]
 
 
 # The order in which rows replace each other: by event time, then by availability. Both are below

@@ -1,0 +1,81 @@
+"""Sessions of Apache Spark: the installed one, configured as its users do, and closed by default.
+
+Master, executors and memory come from `SPARK_CONF_DIR/spark-defaults.conf`; without that file Spark
+runs on this machine's cores. Only what keeps other machines and users out is set here, where the
+file does not say otherwise: no web page, a secret for every connection, encrypted traffic, and
+loopback addresses alone where the master is local.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+from py4j.protocol import Py4JError
+from pyspark import SparkConf, SparkContext
+from pyspark.errors import PySparkRuntimeError
+from pyspark.java_gateway import launch_gateway
+from pyspark.sql import SparkSession
+
+from mlplatform.runtime.errors import ConfigInvalid, Unavailable
+
+NAME: Final = "mlplatform training join"
+DEFAULTS: Final[Mapping[str, str]] = {
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.authenticate": "true",
+    "spark.network.crypto.enabled": "true",
+}
+LOCAL: Final[Mapping[str, str]] = {
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+}
+NEEDED: Final[Mapping[str, str]] = {
+    "spark.sql.caseSensitive": "true",
+    "spark.sql.timestampType": "TIMESTAMP_NTZ",
+}
+"""What the join's own plans are written for; the file can't change it."""
+JAVA: Final = "the folder of a Java runtime, version 17 or later (docs/training.md)"
+
+
+@contextmanager
+def spark_session() -> Iterator[SparkSession]:
+    """A session that ends with the block, and its executors with it.
+
+    Raises:
+        ConfigInvalid: Java is not installed here, or can't start Spark.
+        Unavailable: the master did not answer.
+    """
+    gateway = _gateway()
+    conf = SparkConf(_jvm=gateway.jvm).setAppName(NAME)
+    master = conf.get("spark.master", None) or "local[*]"
+    for name, value in {**DEFAULTS, **(LOCAL if master.startswith("local") else {})}.items():
+        conf.setIfMissing(name, value)
+    for name, value in NEEDED.items():
+        conf.set(name, value)
+    try:
+        context = SparkContext(gateway=gateway, conf=conf)
+    except Py4JError as error:
+        problem = f"Spark did not start with spark.master={master}: {error}"
+        raise Unavailable(f"{problem}; docs/training.md says what it needs") from error
+    if "PYSPARK_PYTHON" not in os.environ:  # else any python3 of the path, without the platform
+        context.pythonExec = sys.executable
+    with SparkSession(context) as session:
+        yield session
+
+
+@functools.cache
+def _gateway() -> Any:
+    """Spark's Java process, which ends with this one; it reads Spark's configuration once."""
+    home = os.environ.get("JAVA_HOME")
+    if shutil.which(os.path.join(home, "bin", "java") if home else "java") is None:
+        raise ConfigInvalid("JAVA_HOME", home, JAVA)
+    try:
+        return launch_gateway()
+    except PySparkRuntimeError as error:
+        raise ConfigInvalid("JAVA_HOME", home, JAVA) from error
