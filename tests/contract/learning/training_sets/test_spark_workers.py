@@ -131,6 +131,7 @@ def driver(workers: Workers, offline: Path, result: Path) -> Iterator[subprocess
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_worker_that_is_killed_in_the_middle_changes_no_row(tmp_path: Path) -> None:
     needed("pyspark")
     from tests.support.spark_driver import offline_at, requests_of

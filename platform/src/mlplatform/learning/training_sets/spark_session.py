@@ -27,7 +27,6 @@ from mlplatform.runtime.errors import ConfigInvalid, Unavailable
 NAME: Final = "mlplatform training join"
 DEFAULTS: Final[Mapping[str, str]] = {
     "spark.ui.enabled": "false",
-    "spark.ui.showConsoleProgress": "false",
     "spark.authenticate": "true",
     "spark.network.crypto.enabled": "true",
 }
@@ -36,10 +35,11 @@ LOCAL: Final[Mapping[str, str]] = {
     "spark.driver.bindAddress": "127.0.0.1",
 }
 NEEDED: Final[Mapping[str, str]] = {
+    "spark.ui.showConsoleProgress": "false",
     "spark.sql.caseSensitive": "true",
     "spark.sql.timestampType": "TIMESTAMP_NTZ",
 }
-"""What the join's own plans are written for; the file can't change it."""
+"""Settings that the join relies on; the file can't change them. A log takes no progress bar."""
 JAVA: Final = "the folder of a Java runtime, version 17 or later (docs/training.md)"
 
 
