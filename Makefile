@@ -10,7 +10,7 @@ export PYTHONPATH :=
 .PHONY: test-docs test-tutorial test-images test test-servers test-observability test-page test-cluster test-other-cluster test-mlserver test-train test-torch test-terraform load-test test-load
 .PHONY: demo-cluster cluster-build cluster-up cluster-down cluster-state
 .PHONY: drill-kill drill-restore drill-async drill-idempotency drill-scoring drill-client drill-disk drill-large drill-soak drill-attack
-.PHONY: bench-scoring bench-capacity bench-rollouts bench-passes bench-outcomes bench-scale bench-planner bench-drift bench-images bench-labels bench-hidden bench-quality bench-page bench-features bench-windows bench-handbook bench-batch bench-retention
+.PHONY: bench-scoring bench-capacity bench-rollouts bench-passes bench-outcomes bench-scale bench-planner bench-drift bench-images bench-labels bench-hidden bench-quality bench-page bench-features bench-training-joins bench-windows bench-handbook bench-batch bench-retention
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -293,6 +293,9 @@ bench-credit: .venv/.dev ## thresholds by cost beside thresholds by shares; buil
 
 bench-features: .venv/.dev ## what tables of features and training sets cost by their size; build/bench/features.json (BENCH_FLAGS="--payments 10000000")
 	@$(RUN) tests.bench.features $(BENCH_FLAGS)
+
+bench-training-joins: .venv/.train-spark .venv/.dev ## what DuckDB and Spark take for the same training set; build/bench/training_joins.json (BENCH_FLAGS="--payments 10000000")
+	@$(RUN) tests.bench.training_joins $(BENCH_FLAGS)
 
 bench-windows: .venv/.dev ## what real-time windows cost a commit, a read and a training join; build/bench/windows.json (BENCH_FLAGS="PATH/TO/HANDBOOK")
 	@$(RUN) tests.bench.windows $(BENCH_FLAGS)
