@@ -117,7 +117,7 @@ def measured(folder: Path, payments: int) -> dict[str, Figures]:
     offline.import_history(history(payments), KEY)
     offline.finish_history()
     found: dict[str, Figures] = {"snapshots": {"rows": write_snapshots(offline)}}
-    (folder / "spark-defaults.conf").write_text("spark.master local[2]\n")
+    (folder / "spark-defaults.conf").write_text("spark.master local[2]\nspark.driver.memory 3g\n")
     environment = {"SPARK_CONF_DIR": str(folder), **os.environ}
     for engine in ENGINES:
         command = [sys.executable, "-m", "tests.bench.training_joins", "--engine", engine]

@@ -164,3 +164,15 @@ def test_a_worker_that_is_killed_in_the_middle_changes_no_row(tmp_path: Path) ->
     for name in expected.column_names:
         assert cells(found[name]) == cells(expected[name]), name
     assert re.search(r"Lost executor \d", (tmp_path / "driver.log").read_text())
+
+
+def test_without_java_the_way_out_is_said(tmp_path: Path) -> None:
+    needed("pyspark")
+    command = [sys.executable, "-m", "tests.support.spark_driver", str(tmp_path), "none"]
+    environment = {**os.environ, "JAVA_HOME": "/nowhere", "PYTHONPATH": python_path()}
+    made = subprocess.run(
+        [*command], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    said = "JAVA_HOME is '/nowhere'; wanted: the folder of a Java runtime, version 17 or later"
+    assert made.returncode == 1
+    assert said in made.stderr

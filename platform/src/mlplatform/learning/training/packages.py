@@ -16,6 +16,7 @@ LOCKS: Final = {
     "feast": "feast",
     "lightgbm": "train-lightgbm",
     "optuna": "train-search",
+    "py4j": "train-spark",
     "pyspark": "train-spark",
     "torch": "train-torch",
     "xgboost": "train-xgboost",

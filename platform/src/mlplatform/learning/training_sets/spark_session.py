@@ -22,7 +22,7 @@ from pyspark.errors import PySparkRuntimeError
 from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 
-from mlplatform.runtime.errors import ConfigInvalid, Unavailable
+from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable, Unavailable
 
 NAME: Final = "mlplatform training join"
 DEFAULTS: Final[Mapping[str, str]] = {
@@ -41,6 +41,10 @@ NEEDED: Final[Mapping[str, str]] = {
 }
 """Settings that the join relies on; the file can't change them. A log takes no progress bar."""
 JAVA: Final = "the folder of a Java runtime, version 17 or later (docs/training.md)"
+STARTS: Final = (
+    "Java 17 or later, and a name for this process's user in /etc/passwd; Java's own error stands"
+    " above (docs/training.md)"
+)
 
 
 @contextmanager
@@ -73,9 +77,10 @@ def spark_session() -> Iterator[SparkSession]:
 def _gateway() -> Any:
     """Spark's Java process, which ends with this one; it reads Spark's configuration once."""
     home = os.environ.get("JAVA_HOME")
-    if shutil.which(os.path.join(home, "bin", "java") if home else "java") is None:
+    java = shutil.which(os.path.join(home, "bin", "java") if home else "java")
+    if java is None:
         raise ConfigInvalid("JAVA_HOME", home, JAVA)
     try:
         return launch_gateway()
     except PySparkRuntimeError as error:
-        raise ConfigInvalid("JAVA_HOME", home, JAVA) from error
+        raise ConfigUnusable(java, "Spark did not start by it", STARTS) from error

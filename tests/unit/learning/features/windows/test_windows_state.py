@@ -17,13 +17,14 @@ from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry, RecordQuery
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.records.tables import DATABASE
+from mlplatform.learning.features.arrivals import known_sql, positions_sql, ranks_sql
 from mlplatform.learning.features.compile import UnitSample
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.rows import history_schema
 from mlplatform.learning.features.windows import build as windows_build
 from mlplatform.learning.features.windows.build import build
 from mlplatform.learning.features.windows.state import begin
-from mlplatform.learning.features.windows.training import with_windows
+from mlplatform.learning.features.windows.training import PastWindows, with_windows
 from mlplatform.learning.training_sets.dataset import requests_between
 from mlplatform.learning.training_sets.join import training_join
 from mlplatform.model.definition import InputSpec
@@ -105,6 +106,34 @@ def test_windows_do_not_depend_on_which_requests_are_asked_for(tmp_path: Path, s
         for row in with_windows(offline, own).to_pylist():
             for window in WINDOWS:
                 assert bits(row[window.name]) == bits(every[row["request_id"]][window.name])
+
+
+@pytest.mark.parametrize("key", ["customer_id", "terminal_id"])
+def test_ranks_of_one_entity_alone_give_the_windows_of_ranks_of_all(
+    tmp_path: Path, key: str
+) -> None:
+    """So that a distributed engine may rank each bucket of keys by itself."""
+    home = begun(tmp_path)
+    streamed(home, FRAUD, seed=11, count=300, names=("gateway-0", "gateway-1"))
+    offline = offline_of(home)
+    events = offline.requests().order("event_time, request_id").to_arrow_table()
+    every = {row["request_id"]: row for row in with_windows(offline, events).to_pylist()}
+    windows = PastWindows.of(FRAUD, key)
+    db = offline.db
+    offline.arrivals().create_view("arrivals")
+    offline.every_request(0).create_view("stored")
+    known = known_sql("arrivals", f"({positions_sql('arrivals')})")
+    db.execute(
+        f"CREATE TABLE past AS SELECT r.*, k.* EXCLUDE (request_id) FROM stored r"
+        f" LEFT JOIN ({known}) k ON r.request_id = k.request_id"
+    )
+    for entity in set(events[key].to_pylist()):
+        db.register("events", events.filter(pc.field(key) == entity))
+        ranks = ranks_sql(f"({windows.counted_sql('past')})")
+        db.execute(f"CREATE OR REPLACE TABLE ranked AS {ranks}")
+        for row in db.sql(windows.joined_sql(0)).to_arrow_table().to_pylist():
+            for name in windows.names:
+                assert bits(row[name]) == bits(every[row["request_id"]][name])
 
 
 def test_the_next_request_finds_the_payment_in_any_process(tmp_path: Path) -> None:
