@@ -166,12 +166,19 @@ def test_a_worker_that_is_killed_in_the_middle_changes_no_row(tmp_path: Path) ->
     assert re.search(r"Lost executor \d", (tmp_path / "driver.log").read_text())
 
 
-def test_without_java_the_way_out_is_said(tmp_path: Path) -> None:
+def test_without_java_the_way_out_is_said() -> None:
     needed("pyspark")
-    command = [sys.executable, "-m", "tests.support.spark_driver", str(tmp_path), "none"]
+    program = (
+        "from mlplatform.learning.training_sets.spark_session import spark_session\n"
+        "with spark_session(): pass\n"
+    )
     environment = {**os.environ, "JAVA_HOME": "/nowhere", "PYTHONPATH": python_path()}
     made = subprocess.run(
-        [*command], env=environment, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     said = "JAVA_HOME is '/nowhere'; wanted: the folder of a Java runtime, version 17 or later"
     assert made.returncode == 1

@@ -8,7 +8,6 @@ the same. Executors read the offline table's folder at the path that it has here
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
@@ -47,7 +46,7 @@ from mlplatform.learning.training_sets.spark_buckets import (
     row_count,
 )
 from mlplatform.learning.training_sets.spark_requests import known_requests
-from mlplatform.learning.training_sets.spark_session import spark_session
+from mlplatform.learning.training_sets.spark_session import cause_of, spark_session
 from mlplatform.model.features.views import FeatureView
 from mlplatform.runtime.errors import JobFailed
 
@@ -55,10 +54,6 @@ BUCKET_ROWS: Final = 500_000
 """Rows that are joined at a time: some hundred MB in a Python process of an executor."""
 EVENT: Final = "_event"
 """Column of an event's place among the events; no request field begins like it."""
-SHOWN: Final = 500
-"""Most characters of Spark's error in a message."""
-_CAUSE: Final = re.compile(r"[\w.]+(Error|Exception): ")
-"""The last line of a Python traceback."""
 
 
 class SparkJoin:
@@ -246,8 +241,5 @@ def _problems() -> Iterator[None]:
     try:
         yield
     except (Py4JError, PySparkException) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        causes = [line for line in lines if _CAUSE.match(line)]
-        shown = (causes or lines or [type(error).__name__])[-1 if causes else 0][:SHOWN]
-        problem = f"Spark ended the training join without rows: {shown}"
+        problem = f"Spark ended the training join without rows: {cause_of(error)}"
         raise JobFailed(f"{problem}; docs/training.md says what executors need") from error

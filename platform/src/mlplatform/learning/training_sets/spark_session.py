@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -45,6 +46,9 @@ STARTS: Final = (
     "Java 17 or later, and a name for this process's user in /etc/passwd; Java's own error stands"
     " above (docs/training.md)"
 )
+SHOWN: Final = 500
+"""Most characters of Spark's error in a message."""
+_CAUSE: Final = re.compile(r"(?:: |Caused by: )?([\w.$]+(?:Error|Exception): .*)")
 
 
 @contextmanager
@@ -65,12 +69,20 @@ def spark_session() -> Iterator[SparkSession]:
     try:
         context = SparkContext(gateway=gateway, conf=conf)
     except Py4JError as error:
-        problem = f"Spark did not start with spark.master={master}: {error}"
+        problem = f"Spark did not start with spark.master={master}: {cause_of(error)}"
         raise Unavailable(f"{problem}; docs/training.md says what it needs") from error
     if "PYSPARK_PYTHON" not in os.environ:  # else any python3 of the path, without the platform
         context.pythonExec = sys.executable
     with SparkSession(context) as session:
         yield session
+
+
+def cause_of(error: Exception) -> str:
+    """The line of an error of Spark that names its cause, Python's or Java's, cut to what a message
+    takes; the log has all of it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    causes = [found[1] for line in lines if (found := _CAUSE.match(line))]
+    return [*lines[:1], type(error).__name__, *causes][-1 if causes else 0][:SHOWN]
 
 
 @functools.cache
