@@ -19,7 +19,7 @@ SOURCE = ROOT / "platform" / "src" / "mlplatform"
 FOLDERS = (
     "base",
     "workloads",
-    *(f"components/{name}" for name in ("backup", "events", "gateways", "sign-in")),
+    *(f"components/{name}" for name in ("backup", "events", "gateways", "sign-in", "spark")),
 )
 PLATFORM, MODELS = "mlplatform", "mlplatform-models"
 Path_ = tuple[str, int]
@@ -90,6 +90,7 @@ KAFKA = {
 }
 HTTPS = (STATE, 443)
 COLLECTOR = (TELEMETRY, 4318)  # OTLP over HTTP; the setting names no port of its own
+SPARK = {("namespaces mlplatform/spark", port) for port in (7077, 7079)}
 OPENS: dict[str, set[Path_]] = {
     # Routes and keys, features and buckets, the issuer's keys.
     "gateway": {POSTGRES, REDIS, HTTPS, COLLECTOR, (PREDICTORS, 8080), (PREDICTORS, 8081)},
@@ -108,7 +109,7 @@ OPENS: dict[str, set[Path_]] = {
     "prefect": {POSTGRES},
     "prefect-worker": {own("prefect"), *API_SERVER},
     # Passes and batches ask the API server too: their runs alone have the label's "true".
-    "flow-run": {own("prefect"), own("mlflow"), POSTGRES, REDIS, HTTPS, COLLECTOR},
+    "flow-run": {own("prefect"), own("mlflow"), POSTGRES, REDIS, HTTPS, COLLECTOR, *SPARK},
     "backup": {POSTGRES, HTTPS},
     # Receivers of events are where the bank says, in it or outside.
     "events": {POSTGRES, ("addresses but a few", 443)},

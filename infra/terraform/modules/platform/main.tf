@@ -32,6 +32,10 @@ locals {
       { for v in compact([var.sign_in.groups_claim]) : "MLPLATFORM_SIGN_IN_GROUPS_CLAIM" => v },
       { for v in compact([var.sign_in.name_claim]) : "MLPLATFORM_SIGN_IN_NAME_CLAIM" => v },
     ),
+    !var.spark ? {} : {
+      MLPLATFORM_TRAINING_ENGINE = "spark"
+      SPARK_CONF_DIR             = "/run/secrets/spark"
+    },
     var.jobs == null ? {} : {
       MLPLATFORM_ARGO_NAMESPACE = var.jobs.namespace
       MLPLATFORM_ARTIFACTS      = "s3://${var.jobs.bucket}"
@@ -97,6 +101,14 @@ module "sign_in" {
   source           = "../manifests"
   count            = var.sign_in == null ? 0 : 1
   folders          = ["${local.manifests}/components/sign-in"]
+  wait_for_rollout = var.wait_for_rollout
+  depends_on       = [module.base]
+}
+
+module "spark" {
+  source           = "../manifests"
+  count            = var.spark ? 1 : 0
+  folders          = ["${local.manifests}/components/spark"]
   wait_for_rollout = var.wait_for_rollout
   depends_on       = [module.base]
 }
@@ -216,5 +228,5 @@ module "workloads" {
     }
   }
   wait_for_rollout = var.wait_for_rollout
-  depends_on       = [module.base, module.secrets, module.mesh, module.sign_in, kubectl_manifest.volume]
+  depends_on       = [module.base, module.secrets, module.mesh, module.sign_in, module.spark, kubectl_manifest.volume]
 }

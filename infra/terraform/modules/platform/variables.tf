@@ -142,6 +142,13 @@ variable "sign_in" {
   }
 }
 
+variable "spark" {
+  description = "Whether Spark joins the training sets of retrains. It needs Secret `spark` with spark-defaults.conf, an image of flow runs with PySpark, and a Spark whose namespaces have the label mlplatform/spark (docs/cluster.md)."
+  type        = bool
+  default     = false
+  nullable    = false
+}
+
 variable "wait_for_rollout" {
   description = "Whether an apply ends only when the platform's pods run what was applied."
   type        = bool

@@ -76,6 +76,26 @@ run "people_sign_in_at_the_banks_provider" {
   }
 }
 
+run "training_sets_are_joined_by_the_banks_spark" {
+  command = plan
+
+  variables {
+    spark = true
+  }
+
+  assert {
+    condition = alltrue([for name, value in {
+      MLPLATFORM_TRAINING_ENGINE = "spark"
+      SPARK_CONF_DIR             = "/run/secrets/spark"
+    } : yamldecode(output.documents["ConfigMap/mlplatform/platform"]).data[name] == value])
+    error_message = "Flow runs get the engine, and the folder where Secret `spark` is mounted."
+  }
+  assert {
+    condition     = contains(output.objects, "NetworkPolicy/mlplatform/spark")
+    error_message = "Flow runs may reach Spark, and its workers them."
+  }
+}
+
 run "a_page_with_a_slash_at_its_end_would_stop_every_process_that_reads_the_settings" {
   command = plan
 

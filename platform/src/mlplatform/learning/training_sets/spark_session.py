@@ -8,13 +8,16 @@ loopback addresses alone where the master is local.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
 import shutil
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from ipaddress import ip_address
 from typing import Any, Final
 
 from py4j.protocol import Py4JError
@@ -62,7 +65,8 @@ def spark_session() -> Iterator[SparkSession]:
     gateway = _gateway()
     conf = SparkConf(_jvm=gateway.jvm).setAppName(NAME)
     master = conf.get("spark.master", None) or "local[*]"
-    for name, value in {**DEFAULTS, **(LOCAL if master.startswith("local") else {})}.items():
+    own = LOCAL if master.startswith("local") else _own_address()
+    for name, value in {**DEFAULTS, **own}.items():
         conf.setIfMissing(name, value)
     for name, value in NEEDED.items():
         conf.set(name, value)
@@ -83,6 +87,15 @@ def cause_of(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     causes = [found[1] for line in lines if (found := _CAUSE.match(line))]
     return [*lines[:1], type(error).__name__, *causes][-1 if causes else 0][:SHOWN]
+
+
+def _own_address() -> Mapping[str, str]:
+    """Where workers find this process: by its address, since they can't look up a pod's name."""
+    with contextlib.suppress(OSError):  # a machine may not know its own name; Spark has a guess too
+        address = socket.gethostbyname(socket.gethostname())
+        if not ip_address(address).is_loopback:
+            return {"spark.driver.host": address}
+    return {}
 
 
 @functools.cache
