@@ -125,12 +125,14 @@ def test_a_slice_is_placed_on_its_own_count_and_not_on_whole_gpus(world: KServe)
     world.plane.apply(first)
     until(lambda: placed(world, first["metadata"]["name"]) == 1)
 
-    with pytest.raises(Refused, match=r"1 x 1 nvidia.com/mig-1g.10gb; .* have 1, 1 are taken"):
+    with pytest.raises(
+        Refused, match=r"1 nvidia.com/mig-1g.10gb each, .* of which 1 are taken"
+    ):
         world.plane.apply(second)
 
 
 def test_a_share_that_no_node_offers_is_refused(world: KServe) -> None:
-    with pytest.raises(Refused, match=r"nvidia.com/gpu.shared; .* have 0"):
+    with pytest.raises(Refused, match=r"have 0 nvidia.com/gpu.shared"):
         world.plane.apply(manifest(8, gpu=SHARE))
 
 

@@ -283,6 +283,7 @@ def test_a_version_that_no_node_can_serve_never_gets_traffic(world: World) -> No
 
     world.run()
 
-    assert re.search(r"nvidia.com/gpu; .* nothing was changed", world.state(rollout).refused or "")
+    refused = world.state(rollout).refused or ""
+    assert re.search(r"nvidia.com/gpu each, .* nothing was changed", refused)
     assert world.plane.names() == [first]
     assert world.state(rollout).phase == "deploying"
