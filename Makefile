@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
 .PHONY: docs wheels images sbom help setup up down status demo check generate verify lock observability-tools clean fuzz train-xgboost train-lightgbm train-catboost train-torch train-search train-spark feast delta terraform-apply terraform-state
-.PHONY: test-docs test-tutorial test-images test test-servers test-observability test-page test-cluster test-other-cluster test-mlserver test-train test-torch test-terraform load-test test-load
+.PHONY: test-docs test-tutorial test-images test test-servers test-observability test-page test-cluster test-other-cluster test-mlserver test-train test-spark test-torch test-terraform load-test test-load
 .PHONY: demo-cluster cluster-build cluster-up cluster-down cluster-state
 .PHONY: drill-kill drill-restore drill-async drill-idempotency drill-scoring drill-client drill-disk drill-large drill-soak drill-attack
 .PHONY: bench-scoring bench-capacity bench-rollouts bench-passes bench-outcomes bench-scale bench-planner bench-drift bench-images bench-labels bench-hidden bench-quality bench-page bench-features bench-training-joins bench-windows bench-handbook bench-batch bench-retention
@@ -103,11 +103,14 @@ build/mlserver/.done: requirements/bench-mlserver.txt
 test-mlserver: build/mlserver/.done .venv/.dev ## a version that MLServer answers for, in an environment of its own
 	@$(WITH_MLSERVER) $(BIN)/python -m pytest -m mlserver tests/contract/rollouts/serving/test_model_servers.py $(TEST_FLAGS)
 
-test-train: .venv/.train-xgboost .venv/.train-lightgbm .venv/.train-catboost .venv/.train-search .venv/.train-spark .venv/.dev ## a model of each library with a lock of its own, from its template to a score; a search of hyper-parameters; training sets by Spark
+test-train: .venv/.train-xgboost .venv/.train-lightgbm .venv/.train-catboost .venv/.train-search .venv/.dev ## a model of each library with a lock of its own, from its template to a score; a search of hyper-parameters
 	@MLPLATFORM_TEST_TRAIN=required $(BIN)/python -m pytest tests/contract/learning/training/test_boosted_models.py \
 	  tests/unit/learning/onnx/test_boosted_trees.py tests/unit/learning/training/test_train_packages.py \
-	  tests/unit/learning/search/test_search.py tests/unit/learning/training/test_searched_fit.py \
-	  tests/contract/learning/training_sets/test_spark_join.py tests/contract/learning/training_sets/test_spark_workers.py -k "not torch" $(TEST_FLAGS)
+	  tests/unit/learning/search/test_search.py tests/unit/learning/training/test_searched_fit.py -k "not torch" $(TEST_FLAGS)
+
+test-spark: .venv/.train-spark .venv/.dev ## training sets by Spark beside DuckDB's, and a worker killed amid a join (needs Java 17)
+	@MLPLATFORM_TEST_TRAIN=required $(BIN)/python -m pytest tests/contract/learning/training_sets/test_spark_join.py \
+	  tests/contract/learning/training_sets/test_spark_workers.py $(TEST_FLAGS)
 
 test-torch: .venv/.train-torch .venv/.dev ## a model of PyTorch, from its template to a score
 	@MLPLATFORM_TEST_TRAIN=required $(BIN)/python -m pytest tests/contract/learning/training/test_boosted_models.py \
