@@ -91,7 +91,6 @@ class KeptKeys:
         self.recent = recent_keys.RecentKeys(db)
         self.has_earlier = db.execute("SELECT 1 FROM idempotency LIMIT 1").fetchone() is not None
         """Whether keys of an earlier release are left; once there are none, nobody writes any."""
-        self.recent.follow()  # as a start has the time, and the first look-up has not
 
     def find(self, key: Key) -> StoredAnswer | None:
         """The answer kept under a client, model and key."""

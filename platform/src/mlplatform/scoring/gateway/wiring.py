@@ -161,6 +161,7 @@ def _shared(settings: Settings, name: str, supervised: bool) -> _GatewayContext:
         if windows is not None:
             windows.wake()
 
+    log.find_all(())  # the first look-up reads all recent keys: not within a request
     spilling = SpillingLog(log, name, spill_policy(settings), on_committed)
     metrics.watch_log(spilling.counts)
     times = EventTimes(settings.clock, clock.event_ms)
