@@ -125,9 +125,7 @@ def test_a_slice_is_placed_on_its_own_count_and_not_on_whole_gpus(world: KServe)
     world.plane.apply(first)
     until(lambda: placed(world, first["metadata"]["name"]) == 1)
 
-    with pytest.raises(
-        Refused, match=r"1 nvidia.com/mig-1g.10gb each, .* of which 1 are taken"
-    ):
+    with pytest.raises(Refused, match=r"1 nvidia.com/mig-1g.10gb each, .* of which 1 are taken"):
         world.plane.apply(second)
 
 

@@ -17,7 +17,7 @@ import contextlib
 import importlib
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,12 +67,11 @@ def fill(
     root: Path, scratch: Path, passes: Any, incidents: str = INCIDENTS, finding: str = FINDING
 ) -> None:
     """A version that was promoted, and one in its canary, with everything that lies around it."""
-    home_world.SEGMENT_ROWS, home_world.WRITER = (64, 256), WRITER
     home = home_world.Home(root)
     home.create()
     clock = rollout_world.StoppedClock()
     rollouts = home_world.SqliteRollouts(home.rollouts_db, clock)
-    with contextlib.closing(home_world.HomeWorld(root, rollouts)) as kept:
+    with writing_as(WRITER), contextlib.closing(home_world.HomeWorld(root, rollouts)) as kept:
         world = passes_over(passes, scratch, rollouts, kept.log)
         world.clock = clock
         _promote_the_first(world)
@@ -88,6 +87,17 @@ def fill(
         _add_what_is_open(kept)
         open_an_incident(home, incidents, finding)
         _add_a_key(kept)
+
+
+@contextlib.contextmanager
+def writing_as(writer: str) -> Iterator[None]:
+    """Makes homes with small segments and this writer; tests of this process have their own."""
+    before = home_world.SEGMENT_ROWS, home_world.WRITER
+    home_world.SEGMENT_ROWS, home_world.WRITER = (64, 256), writer
+    try:
+        yield
+    finally:
+        home_world.SEGMENT_ROWS, home_world.WRITER = before
 
 
 def _promote_the_first(world: Any) -> None:
