@@ -244,7 +244,7 @@ class Stream:
         self._taken += len(said)
         wait_for(lambda: served_rows() == self._taken, TAKEN_S)
         rows = pd.DataFrame(said, columns=["terminal_id", "seen_at", FEATURE])
-        told = pd.Timestamp.utcnow().tz_localize(None)
+        told = pd.Timestamp.utcnow().tz_localize(None).floor("ms")  # as an answer's event time
         self.rows = pd.concat([self.rows, rows.assign(told_at=told)])
 
 
