@@ -372,6 +372,23 @@ async def test_closing_writes_what_waits_for_company() -> None:
     assert await waiting == [AppendReceipt(3)]
 
 
+def test_checkpoints_go_on_after_one_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without them the log and the keys to be moved would grow, and nobody would see it."""
+    monkeypatch.setattr(commit, "CHECKPOINT_S", 0.01)
+    tries: list[bool] = []
+
+    class FullLog(MemoryLog):
+        def checkpoint(self, is_over: Callable[[], bool]) -> None:
+            tries.append(is_over())
+            if len(tries) == 1:
+                raise MemoryError
+
+    committer = ThreadCommit(FullLog(), "gw")
+    until(lambda: len(tries) > 2)
+    committer.close()
+    assert not any(tries[:2])
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads share one niceness")
 def test_checkpoints_are_as_urgent_as_the_requests_that_they_hold_the_lock_from() -> None:
     """A thread that gives way may do so with the interpreter lock, and all wait for it then."""
