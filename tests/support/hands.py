@@ -153,5 +153,9 @@ class Hands:
         self.browser.call("Input.dispatchKeyEvent", type="keyUp", key=letter, **code)
 
     def _loaded(self, what: str) -> None:
-        done = "!window.before && document.readyState == 'complete'"
+        # a page that leads on at once would take the place of the one that is opened next
+        done = (
+            "!window.before && document.readyState == 'complete'"
+            " && !document.querySelector('meta[http-equiv=refresh]')"
+        )
         wait(lambda: self.browser.run(done), f"what {what} leads to")
