@@ -32,10 +32,7 @@ locals {
       { for v in compact([var.sign_in.groups_claim]) : "MLPLATFORM_SIGN_IN_GROUPS_CLAIM" => v },
       { for v in compact([var.sign_in.name_claim]) : "MLPLATFORM_SIGN_IN_NAME_CLAIM" => v },
     ),
-    !var.spark ? {} : {
-      MLPLATFORM_TRAINING_ENGINE = "spark"
-      SPARK_CONF_DIR             = "/run/secrets/spark"
-    },
+    !var.spark ? {} : yamldecode(yamldecode(file("${local.manifests}/components/spark/kustomization.yaml")).patches[0].patch).data,
     var.jobs == null ? {} : {
       MLPLATFORM_ARGO_NAMESPACE = var.jobs.namespace
       MLPLATFORM_ARTIFACTS      = "s3://${var.jobs.bucket}"

@@ -35,24 +35,15 @@ from mlplatform.decisions.records.record import COLUMNS, Record, link, record_di
 from mlplatform.decisions.records.tables import STORED
 from mlplatform.runtime.errors import Busy, Corrupt, InputInvalid, PlatformError, StaleFence
 from mlplatform.runtime.units import HOUR_MS
+from support.wall import Wall
 
 EVERYTHING = RecordQuery(columns=tuple(COLUMNS))
 NOW_MS = 1_700_000_000_000
 
 
-class Wall:
-    """A wall clock that stands until it is moved."""
-
-    def __init__(self) -> None:
-        self.ms = NOW_MS
-
-    def __call__(self) -> int:
-        return self.ms
-
-
 @pytest.fixture
 def wall() -> Wall:
-    return Wall()
+    return Wall(NOW_MS)
 
 
 @pytest.fixture
@@ -67,7 +58,7 @@ def log(folder: Path, wall: Wall) -> Iterator[SqliteDecisionLog]:
 
 
 def open_log(folder: Path, wall: Wall | None = None) -> SqliteDecisionLog:
-    return SqliteDecisionLog(folder, wall or Wall(), segment_rows=(1, 20))
+    return SqliteDecisionLog(folder, wall or Wall(NOW_MS), segment_rows=(1, 20))
 
 
 def entry(name: str, key: str | None = None, **fields: Any) -> Entry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from tests.support.external_world import BUREAU, T_S
 from tests.support.spark_local import local_spark
 from tests.unit.learning.features.external.test_external_join import World
 from tests.unit.learning.features.pushes.test_pushed_features import PushWorld
-from tests.unit.learning.features.windows.test_windows_state import begun, offline_of
+from tests.unit.learning.features.windows.test_windows_state import begun, offline_of, partly_read
 from tests.unit.learning.training_sets.test_features_join import T_MS, VIEW, times
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
@@ -36,7 +36,6 @@ from mlplatform.runtime.units import DAY_MS, DAY_S, MINUTE_MS
 from support.windows_world import (
     NOON_MS,
     WINDOWS,
-    Gateway,
     decision,
     definition_with_windows,
     request,
@@ -108,22 +107,7 @@ def test_windows_of_gateways_that_die_late_requests_included(
 def test_windows_of_requests_for_which_none_were_read(
     tmp_path: Path, spark: TrainingJoin, seed: int
 ) -> None:
-    home, chance = begun(tmp_path), random.Random(seed)
-    with ExitStack() as stack:
-        writers = [stack.enter_context(closing(Gateway(home, FRAUD, name))) for name in "abc"]
-        under_way: list[tuple[Gateway, Record]] = []
-        for number in range(300):
-            at_ms = NOON_MS + number * MINUTE_MS - chance.choice([0, 0, 0, 3_600_000])
-            writer, asked = chance.choice(writers), request(chance, customers=6, terminals=40)
-            answer = writer.answer if chance.random() < 0.6 else decision
-            under_way.append((writer, answer(f"d{number}", at_ms, asked)))
-            chance.shuffle(under_way)
-            while under_way and chance.random() < 0.6:
-                first, record = under_way.pop()
-                first.write([record])
-        for writer, record in under_way:
-            writer.write([record])
-    offline = offline_of(home)
+    offline = offline_of(partly_read(tmp_path, seed, terminals=40))
     same(spark, offline, (), requests_of(offline))
 
 

@@ -6,7 +6,6 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -34,19 +33,12 @@ from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.storage.sql import Schema
 from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring.request.answers import ScoreBody
+from support.wall import Wall
 
 START_MS = 1_760_054_400_000 + DAY_MS // 3
 ID = f"{7:032x}0123456789"
 LONGER_MS = KEEP_MS // 2
 """By as much more than its promise is a key of a week kept at most."""
-
-
-@dataclass
-class Wall:
-    ms: int = START_MS
-
-    def __call__(self) -> int:
-        return self.ms
 
 
 @pytest.fixture
@@ -56,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def wall() -> Wall:
-    return Wall()
+    return Wall(START_MS)
 
 
 @pytest.fixture
@@ -163,7 +155,7 @@ def test_any_answer_is_kept_to_the_byte(
 ) -> None:
     """Whatever it holds beside or like its score and id, after sealing and a new start too."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder, wall = Path(scratch), Wall()
+        folder, wall = Path(scratch), Wall(START_MS)
         entries = [
             entry(f"k{number}", decision_id, score, text, impersonal=impersonal)
             for number, (score, text, impersonal, decision_id) in enumerate(given_)
@@ -523,7 +515,10 @@ def test_keys_of_an_earlier_release_hold_until_their_time(earlier: Path, wall: W
 
 def test_a_key_that_takes_the_place_of_an_erased_one_meanwhile_is_kept(earlier: Path) -> None:
     """SQLite gives the number of a row that is gone to the next one."""
-    with closing(opened(earlier, Wall())), closing(sqlite.connect(earlier / DATABASE)) as db:
+    with (
+        closing(opened(earlier, Wall(START_MS))),
+        closing(sqlite.connect(earlier / DATABASE)) as db,
+    ):
         work = kept_keys.erase(db, {named(0), named(2)}, bite=1)
         next(work)
         db.execute("UPDATE idempotency SET decision_id = 'another' WHERE key = 'old2'")

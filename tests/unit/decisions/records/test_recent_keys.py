@@ -1,4 +1,4 @@
-"""Recent idempotency keys: found before, during and after their move, by whoever asks."""
+"""Recent idempotency keys: found before, during and after their move, by every process."""
 
 from __future__ import annotations
 
@@ -31,17 +31,10 @@ from mlplatform.runtime.storage import sqlite, sqlite_wal
 from mlplatform.runtime.storage.files import locked
 from mlplatform.runtime.storage.sql import Schema
 from mlplatform.runtime.units import DAY_MS
+from support.wall import Wall
 
 START_MS = 1_760_054_400_000
 KEYS = ("k0", "k1", "k2", "k3", "k4")
-
-
-class Wall:
-    def __init__(self) -> None:
-        self.ms = START_MS
-
-    def __call__(self) -> int:
-        return self.ms
 
 
 @pytest.fixture
@@ -51,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def log(folder: Path) -> Iterator[SqliteDecisionLog]:
-    with closing(SqliteDecisionLog(folder, Wall())) as log:
+    with closing(SqliteDecisionLog(folder, Wall(START_MS))) as log:
         yield log
 
 
@@ -124,7 +117,7 @@ def test_every_process_finds_every_key_whatever_was_moved_ended_or_killed(
     """Two processes write, two others move, and any may be killed between two transactions."""
     kept: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-        folder, wall = Path(scratch), Wall()
+        folder, wall = Path(scratch), Wall(START_MS)
         logs = [stack.enter_context(closing(SqliteDecisionLog(folder, wall))) for _ in range(2)]
         moves: list[BrokenMove | None] = [None, None]
         for number, (step, which, key, days) in enumerate(steps):
@@ -170,8 +163,8 @@ def test_a_move_leaves_no_key_behind_and_each_once(folder: Path, log: SqliteDeci
 def test_a_process_that_was_idle_meanwhile_finds_keys_of_after_a_move(folder: Path) -> None:
     """It follows rows by their numbers, which must not begin anew when all of them are gone."""
     with (
-        closing(SqliteDecisionLog(folder, Wall())) as log,
-        closing(SqliteDecisionLog(folder, Wall())) as idle,
+        closing(SqliteDecisionLog(folder, Wall(START_MS))) as log,
+        closing(SqliteDecisionLog(folder, Wall(START_MS))) as idle,
     ):
         log.append("gw", [entry("a", 1), entry("b", 2)])
         assert found(idle, "a") == answer(1)
@@ -185,7 +178,7 @@ def test_a_process_that_was_idle_meanwhile_finds_keys_of_after_a_move(folder: Pa
 def test_a_process_that_was_idle_meanwhile_finds_keys_of_after_the_end_of_all(
     folder: Path,
 ) -> None:
-    wall = Wall()
+    wall = Wall(START_MS)
     with (
         closing(SqliteDecisionLog(folder, wall)) as log,
         closing(SqliteDecisionLog(folder, wall)) as idle,
@@ -236,7 +229,7 @@ def test_a_key_that_ends_amid_its_move_is_gone_and_may_be_claimed_anew(
 
 
 def test_recent_keys_end_with_their_table(folder: Path) -> None:
-    wall = Wall()
+    wall = Wall(START_MS)
     with closing(SqliteDecisionLog(folder, wall)) as log:
         log.append("gw", [entry("a", 1)])
         wall.ms += KEEP_MS - 1
@@ -280,7 +273,7 @@ def test_a_commit_changes_few_pages_however_many_keys_there_are(
     """With a page for each key, checkpoints kept the answers of a busy gateway waiting."""
     monkeypatch.setattr(recent_keys, "LEAST", 4_096)
     per_commit = []
-    with closing(SqliteDecisionLog(folder, Wall())) as log, closing(opened(folder)) as db:
+    with closing(SqliteDecisionLog(folder, Wall(START_MS))) as log, closing(opened(folder)) as db:
         for start in range(0, 16_384, 32):
             log.append("gw", [entry(f"k{n}", n) for n in range(start, start + 32)])
             if start >= 8_192 and start % 1_024 == 0:  # the log of a commit alone
@@ -310,7 +303,7 @@ def test_a_home_of_the_release_before_goes_on(folder: Path) -> None:
         row = (digest, b"\xab" * 16, bytes.fromhex(f"{5:032x}0123456789"), None, None, answer(5))
         db.execute("INSERT INTO keys_20400_9 VALUES (?, ?, ?, ?, ?, ?)", row)
         kept_keys._show(db)
-    with closing(SqliteDecisionLog(folder, Wall())) as log:
+    with closing(SqliteDecisionLog(folder, Wall(START_MS))) as log:
         assert found(log, "old") == answer(5)
         outcomes = log.append("gw", [entry("new", 6), entry("old", 7)])
         assert outcomes == [AppendReceipt(1), DuplicateKey(answer(5), True)]
@@ -331,7 +324,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def test_a_move_neither_waits_for_another_writer_nor_keeps_appends_waiting(folder: Path) -> None:
-    with closing(SqliteDecisionLog(folder, Wall(), lock_wait_ms=20)) as log:
+    with closing(SqliteDecisionLog(folder, Wall(START_MS), lock_wait_ms=20)) as log:
         fill(log, 0)
         mover = threading.Thread(target=log.checkpoint)
         with held(folder):
@@ -346,7 +339,7 @@ def test_a_move_neither_waits_for_another_writer_nor_keeps_appends_waiting(folde
 
 
 def test_a_step_that_finds_another_writer_changes_nothing_and_is_made_again(folder: Path) -> None:
-    with closing(SqliteDecisionLog(folder, Wall())) as log:
+    with closing(SqliteDecisionLog(folder, Wall(START_MS))) as log:
         fill(log, 0)
     with closing(opened(folder)) as db:
         move = kept_keys.move_recent(db)
@@ -396,9 +389,9 @@ def test_keys_that_were_not_taken_in_are_found_later(
 def test_many_keys_are_followed_in_parts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent_keys, "_FOLLOWED", 7)
     monkeypatch.setattr(recent_keys, "_ADDED", recent_keys._ADDED.replace("16384", "7"))
-    with closing(SqliteDecisionLog(folder, Wall())) as log:
+    with closing(SqliteDecisionLog(folder, Wall(START_MS))) as log:
         fill(log, 0)
-    with closing(SqliteDecisionLog(folder, Wall())) as log:
+    with closing(SqliteDecisionLog(folder, Wall(START_MS))) as log:
         assert all(found(log, f"k{number}") == answer(number) for number in range(40))
 
 
@@ -407,7 +400,7 @@ def test_the_end_of_a_table_does_not_remove_all_recent_keys_at_once(
 ) -> None:
     """Each of 30,000 rows costs a writer that waits some microseconds."""
     monkeypatch.setattr(recent_keys, "_FEW", 20)
-    with closing(SqliteDecisionLog(folder, Wall())) as log:
+    with closing(SqliteDecisionLog(folder, Wall(START_MS))) as log:
         fill(log, 0)
     with closing(opened(folder)) as db:
         steps = [rows(folder, "recent_keys") for _ in kept_keys.expire(db, START_MS + 30 * DAY_MS)]
@@ -421,7 +414,7 @@ def test_a_large_write_ahead_log_starts_anew_unless_a_reader_needs_it(
 ) -> None:
     monkeypatch.setattr("mlplatform.runtime.storage.sqlite_wal.RESTART_FRAMES", 40)
     monkeypatch.setattr("mlplatform.runtime.storage.sqlite_wal.LEFT_FRAMES", 8)
-    with closing(SqliteDecisionLog(folder, Wall())) as log, closing(opened(folder)) as db:
+    with closing(SqliteDecisionLog(folder, Wall(START_MS))) as log, closing(opened(folder)) as db:
         with reading(db):
             fill(log, 0)
             log.checkpoint()

@@ -14,7 +14,7 @@ from typing import Final
 
 from mlplatform.decisions.log.segments import SEGMENTS, Segment, manifest
 from mlplatform.decisions.records.tables import DATABASE, change_files_token
-from mlplatform.runtime.storage.files import sync
+from mlplatform.runtime.storage.files import locked, sync
 
 FIELDS: Final = "file, writer, first, last, rows, from_ms, to_ms, sha256, apart"
 _LOCK: Final = "readers.lock"
@@ -141,16 +141,10 @@ def sweep(db: sqlite3.Connection, folder: Path) -> bool:
     strangers = [path for path in found if path not in listed and not path.is_dir()]
     if not strangers:
         return True
-    descriptor = os.open(folder / _LOCK, os.O_CREAT | os.O_RDONLY, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    else:
-        with suppress(FileNotFoundError):  # then the synced database holds everything
-            sync(folder / f"{DATABASE}-wal")
-        for path in strangers:
-            path.unlink()
-        return True
-    finally:
-        os.close(descriptor)
+    with locked(folder / _LOCK) as is_unread:
+        if is_unread:
+            with suppress(FileNotFoundError):  # then the synced database holds everything
+                sync(folder / f"{DATABASE}-wal")
+            for path in strangers:
+                path.unlink()
+        return is_unread

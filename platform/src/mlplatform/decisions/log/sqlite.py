@@ -53,9 +53,6 @@ if TYPE_CHECKING:  # a gateway starts without pyarrow
 LIVE_WITHIN_MS: Final = 10_000
 _logger = logging.getLogger(__name__)
 _logger.addFilter(RateLimitFilter())
-_WAL_BYTES: Final = 4_096 * sqlite_wal.AUTOCHECKPOINT_FRAMES
-"""Size in bytes to which a write-ahead log is cut when it starts anew, if a reader has made it
-larger."""
 _MOVING: Final = "recent-keys.lock"
 _STEPS: Final = 32
 """Steps of a move of keys between two checkpoints: a quarter of a second."""
@@ -148,7 +145,7 @@ class SqliteDecisionLog:
                 shrinks=True,
             )
             self._db.execute(f"PRAGMA wal_autocheckpoint={sqlite_wal.AUTOCHECKPOINT_FRAMES}")
-            self._db.execute(f"PRAGMA journal_size_limit={_WAL_BYTES}")
+            self._db.execute(f"PRAGMA journal_size_limit={sqlite_wal.LOG_BYTES}")
             self._db.execute(f"PRAGMA busy_timeout={lock_wait_ms}")
             self._lookups = sqlite.connect(self._path, threads=True)
             self._lookups.execute(f"PRAGMA busy_timeout={_LOOKUP_WAIT_MS}")
@@ -177,6 +174,8 @@ class SqliteDecisionLog:
                 elsewhere; these are not written.
         """
         with self._lock, _refusing_what_cannot_be_stored():
+            if writer not in self._heads:  # all recent keys are read once: not under the write lock
+                self._keys.kept.recent.follow()
             try:
                 with self._transaction():
                     # if claims end within these items, stored rows do not show every repeat

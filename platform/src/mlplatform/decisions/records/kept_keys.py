@@ -108,7 +108,8 @@ class KeptKeys:
     def find_all(self, keys: Sequence[Key]) -> list[StoredAnswer | None]:
         """The answers for several keys, as `find` gives each. Two statements are enough if none is
         kept, which is the most frequent case."""
-        if len(keys) == 1 or self.has_earlier or self.has_any([key_digest(*key) for key in keys]):
+        is_alone = len(keys) == 1  # then `find` is one statement less
+        if is_alone or self.has_any([key_digest(*key) for key in keys]) or self.has_earlier:
             return [self.find(key) for key in keys]
         return [None] * len(keys)
 

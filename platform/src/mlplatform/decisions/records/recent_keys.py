@@ -203,7 +203,7 @@ class Move:
 
     @property
     def is_overdue(self) -> bool:
-        """Whether so many keys wait that whoever should move them does not."""
+        """Whether so many keys wait that the process which holds the lock must hang."""
         return self._count > 4 * LEAST
 
     def step(self) -> None:

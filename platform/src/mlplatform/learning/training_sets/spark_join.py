@@ -45,7 +45,7 @@ from mlplatform.learning.training_sets.spark_buckets import (
     joined_buckets,
     row_count,
 )
-from mlplatform.learning.training_sets.spark_requests import known_requests
+from mlplatform.learning.training_sets.spark_requests import known_arrivals, past_requests
 from mlplatform.learning.training_sets.spark_session import cause_of, spark_session
 from mlplatform.model.features.views import FeatureView
 from mlplatform.runtime.errors import JobFailed
@@ -161,10 +161,10 @@ class _EventJoin:
     def _rows_schema(self, view: FeatureView) -> pa.Schema:
         """The columns of a view's rows as executors hand them on."""
         key = self._events.schema.field(view.join_key)
-        taken = [] if view.external is None else [(TAKEN, TIME)]
+        since = [] if view.external is None else [(TAKEN, TIME)]
         features = ((field.name, VALUES[field.dtype]) for field in view.fields)
         head = [(key.name, key.type), (EVENT_TIMESTAMP, TIME), (CREATED, TIME)]
-        return pa.schema([*head, *features, *taken])
+        return pa.schema([*head, *features, *since])
 
     def _joined(self, view: FeatureView, past: DataFrame, rows: int, join: Join) -> pa.Table:
         columns = [(field.name, VALUES[field.dtype]) for field in view.fields]
@@ -188,10 +188,11 @@ class _EventJoin:
             return offline.every_request(first_ms - every.reach_ms, [file])
 
         rows = row_count(self._spark, offline.request_files(), read)
+        known = known_arrivals(self._spark, offline, self._bucket_rows)
         for key in every.keys:
             windows = PastWindows.of(definition, key)
             from_ms = first_ms - windows.reach_ms
-            past = known_requests(self._spark, offline, windows, from_ms, self._bucket_rows)
+            past = past_requests(self._spark, offline, windows, from_ms, known)
             columns: list[tuple[str, pa.DataType]] = [(EVENT, pa.int64())]
             schema = pa.schema([*columns, *((name, pa.float64()) for name in windows.names)])
             events = self._frame("event_time", "request_id", key)

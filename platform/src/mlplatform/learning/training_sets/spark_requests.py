@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import duckdb
 import pyarrow as pa
+from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
@@ -34,17 +35,17 @@ Firsts = Mapping[str, Sequence[tuple[int, int, int]]]
 `total` of the first one."""
 
 
-def known_requests(
+def past_requests(
     spark: SparkSession,
     offline: OfflineTable,
     windows: PastWindows,
     from_ms: int,
-    range_records: int,
+    known: DataFrame | None,
 ) -> DataFrame:
     """The columns of requests that windows read, from an event time on, with `KNOWN`.
 
     Args:
-        range_records: records of one writer whose positions are looked up at a time.
+        known: as from `known_arrivals`.
     """
     columns, stored = quote(*windows.columns), request_schema(offline.definition)
     schema = pa.schema([stored.field(name) for name in windows.columns])
@@ -53,11 +54,25 @@ def known_requests(
         return offline.every_request(from_ms, [file]).project(columns)
 
     requests = file_rows(spark, offline.request_files(), read, schema)
-    if not offline.arrival_files():
+    if known is None:
         kinds = struct_type(_KNOWN)
         nothing = {name: f.lit(None).cast(kinds[name].dataType) for name in KNOWN}
         return requests.withColumns(nothing)
-    return requests.join(_known(spark, offline, range_records), on="request_id", how="left")
+    return requests.join(known, on="request_id", how="left")
+
+
+def known_arrivals(
+    spark: SparkSession, offline: OfflineTable, range_records: int
+) -> DataFrame | None:
+    """`known_sql` of all arrivals, which executors keep on disk for the windows of every entity;
+    None if the log has no arrivals.
+
+    Args:
+        range_records: records of one writer whose positions are looked up at a time.
+    """
+    if not offline.arrival_files():
+        return None
+    return _known(spark, offline, range_records).persist(StorageLevel.DISK_ONLY)
 
 
 def _known(spark: SparkSession, offline: OfflineTable, range_records: int) -> DataFrame:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -96,9 +96,9 @@ def prepare_training(platform: Platform, model: str, as_of_ms: int | None) -> Tr
     folder, offline = load_folder(model), platform.projected(model)
     arm = platform.rollouts.routes(model).champion
     champion = None if arm is None else load_runnable(platform.bundle(model, arm))
-    asked: Any = {"as_of_ms": now_ms, "champion": champion, "join": platform.training_join}
-    dataset = retrain.build_dataset(folder, offline, **asked)
-    recent = retrain.recent_requests(folder, offline, **asked)
+    join = platform.training_join
+    dataset = retrain.build_dataset(folder, offline, as_of_ms=now_ms, champion=champion, join=join)
+    recent = retrain.recent_requests(folder, offline, as_of_ms=now_ms, champion=champion, join=join)
     skew, version = _skew(platform, model, dataset), None if arm is None else arm.version
     return TrainingInputs(dataset, champion, recent, skew, version)
 

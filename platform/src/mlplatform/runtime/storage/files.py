@@ -82,9 +82,10 @@ def append_lines(path: Path, lines: bytes) -> int:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[bool]:
-    """Holds the lock of a file unless another process does; gives whether it is held here. It dies
-    with its process."""
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    """Holds the lock of a folder, or of a file that is made for it, unless another process does;
+    gives whether it is held here. The kernel frees it when its process dies."""
+    made = 0 if path.is_dir() else os.O_CREAT
+    descriptor = os.open(path, made | os.O_RDONLY | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -15,6 +15,8 @@ from typing import Final, Literal, NamedTuple
 
 AUTOCHECKPOINT_FRAMES: Final = 20_000
 """Frames of 4 KiB at which a writer makes a checkpoint itself."""
+LOG_BYTES: Final = 4_096 * AUTOCHECKPOINT_FRAMES
+"""Size to which a log is cut when it starts anew, if a reader has made it larger."""
 RESTART_FRAMES: Final = AUTOCHECKPOINT_FRAMES // 2
 """Frames at which `copy` starts the log anew, before a writer has to."""
 LEFT_FRAMES: Final = 2_000

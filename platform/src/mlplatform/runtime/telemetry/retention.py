@@ -6,16 +6,13 @@ them is that server's configuration.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mlplatform.runtime.storage.files import DRAFT, open_private
+from mlplatform.runtime.storage.files import DRAFT, locked, open_private
 from mlplatform.runtime.units import MIB
 
 
@@ -56,7 +53,7 @@ def rotate(path: Path, retention: Retention) -> None:
     Any number of processes may write to the file. If another one is making room in this folder,
     nothing is done: the next write checks again.
     """
-    with _only_here(path.parent) as is_ours:
+    with locked(path.parent) as is_ours:  # no process waits for a stopped one
         if not is_ours or not is_full(path, retention):
             return
         _age(path, retention)
@@ -85,23 +82,6 @@ def rotate_in_place(path: Path, retention: Retention) -> None:
                 emptied.truncate(0)
     finally:
         draft.unlink(missing_ok=True)
-
-
-@contextmanager
-def _only_here(folder: Path) -> Iterator[bool]:
-    """Whether no other process rotates a file of the folder; none can within the block.
-
-    The kernel frees the lock of a process that was killed. No process waits for a stopped one.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-    else:
-        yield True
-    finally:
-        os.close(descriptor)
 
 
 def _age(path: Path, retention: Retention) -> None:
