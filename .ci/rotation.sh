@@ -22,11 +22,6 @@ group_product() {
     in_time drill-kill 780 leg_tried drill-kill make drill-kill
     in_time drill-restore 420 leg_tried drill-restore make drill-restore
     in_time drill-idempotency 120 leg_tried drill-idempotency make drill-idempotency DRILL_FLAGS="--count 20000"
-    if command -v java >/dev/null; then
-        in_time test-spark 720 leg_told test-spark 720 make test-spark
-    else
-        legs+=("test-spark left out: Java is not here")
-    fi
     legs+=("drill-scoring left out: make test runs seven of its faults (tests/e2e/test_scoring_drill.py)")
     legs+=("drill-client left out: make test runs four of its faults (tests/contract/client/test_client_library.py)")
     legs+=("bench-scoring left out: its figures need a quiet machine, and judge nothing")
@@ -34,6 +29,11 @@ group_product() {
         in_time drill-disk 900 leg_told drill-disk 900 make drill-disk
     else
         legs+=("drill-disk left out: only root mounts a small disk")
+    fi
+    if command -v java >/dev/null; then
+        in_time test-spark 600 leg_told test-spark 600 make test-spark
+    else
+        legs+=("test-spark left out: Java is not here")
     fi
 }
 
