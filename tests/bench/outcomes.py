@@ -47,6 +47,7 @@ FRAUD: Final = 0.008
 CAPACITY: Final = 0.013
 DAYS: Final = 38
 """Of the champion: 35 of them have matured."""
+TRAFFIC: Final = passes.Traffic(customers=100_000, rate_per_s=200.0)
 
 
 def labels(rng: np.random.Generator, decisions: pa.Table, share: float, until_ms: int) -> pa.Table:
@@ -110,7 +111,7 @@ def records(
 ) -> tuple[pa.Table, pa.Table]:
     """So many decisions, with copies where pairs are asked, and their labels."""
     role, per = ("shadow", 2) if what == "pairs" else ("champion", 1)
-    table = passes.rows(rng, role, start, count)  # type: ignore[arg-type]
+    table = passes.rows(rng, TRAFFIC, role, start, count)  # type: ignore[arg-type]
     if what == "days":
         table = spread(table, start, total, per)
     decided = table.filter(pa.array(np.arange(len(table)) % per == 0))
@@ -121,7 +122,7 @@ def end_ms(what: str, decisions: int) -> int:
     """Event time at which labels are asked."""
     if what == "days":
         return START_MS // DAY_MS * DAY_MS + DAYS * DAY_MS
-    return START_MS + round(decisions * 1000 / passes.RATE_PER_S) + 3 * DAY_MS
+    return START_MS + round(decisions * 1000 / TRAFFIC.rate_per_s) + 3 * DAY_MS
 
 
 def append(folder: Path, what: str, decisions: int, number: int) -> None:

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -45,23 +46,35 @@ from mlplatform.runtime.storage import sqlite
 
 MODEL, WRITER, GENERATION, VERSION = "fraud", "gateway-1", 7, 2
 NEW, SEGMENT_ROWS = 10_000, 50_000
-CUSTOMERS, RATE_PER_S = 100_000, 200.0
 START_MS = 1_760_000_000_000
 NOW_MS = START_MS + 10**10
 """Wall time, at which the writer lives, however long a pass takes."""
 WITHIN_US = 24_000.0
 
 
-def rows(rng: np.random.Generator, role: Role, first: int, decisions: int) -> pa.Table:
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Who pays, and how often: by default a bank's, of which a customer pays twice a day."""
+
+    customers: int = 500_000
+    rate_per_s: float = 12.0
+
+
+def rows(
+    rng: np.random.Generator, traffic: Traffic, role: Role, first: int, decisions: int
+) -> pa.Table:
     """Records of so many decisions, the first of which has this number; in shadow with copies."""
     number = np.arange(first, first + decisions)
-    unit = (rng.pareto(1.2, decisions) * 2000).astype(np.int64) % CUSTOMERS
+    draws = rng.pareto(1.2, decisions) * traffic.customers / 50
+    unit = draws.astype(np.int64) % traffic.customers
+    at_ms = START_MS + (number * 1000 / traffic.rate_per_s).astype(np.int64)
     mine = (unit % 4 == 0) & (role != "shadow")
     failed = rng.random(decisions) < 0.001
-    columns = _columns(rng, number, unit, mine, failed, "decision")
+    columns = _columns(rng, number, at_ms, unit, mine, failed, "decision")
     table = pa.table(columns, schema=stored_schema())
     if role == "shadow":
-        copies = _columns(rng, number, unit, ~mine, rng.random(decisions) < 0.001, "shadow")
+        failed = rng.random(decisions) < 0.001
+        copies = _columns(rng, number, at_ms, unit, ~mine, failed, "shadow")
         both = pa.concat_tables([table, pa.table(copies, schema=stored_schema())])
         order = np.arange(2 * decisions).reshape(2, decisions).T.ravel()
         table = both.take(order)
@@ -72,12 +85,13 @@ def rows(rng: np.random.Generator, role: Role, first: int, decisions: int) -> pa
 def _columns(
     rng: np.random.Generator,
     number: npt.NDArray[np.int64],
+    at_ms: npt.NDArray[np.int64],
     unit: npt.NDArray[np.int64],
     mine: npt.NDArray[np.bool_],
     failed: npt.NDArray[np.bool_],
     kind: str,
 ) -> dict[str, Any]:
-    size, at_ms = len(number), START_MS + (number * 1000 / RATE_PER_S).astype(np.int64)
+    size = len(number)
     arm = np.where(mine, "challenger", "champion")
     nothing = pa.nulls(size)
     zeros = [bytes(32)] * size
@@ -110,7 +124,7 @@ def _columns(
     }
 
 
-def write_log(folder: Path, role: Role, decisions: int) -> None:
+def write_log(folder: Path, traffic: Traffic, role: Role, decisions: int) -> None:
     """A log of sealed segments with these decisions; nobody could verify its digests."""
     rng = np.random.default_rng(3)
     SqliteDecisionLog(folder).close()
@@ -118,7 +132,7 @@ def write_log(folder: Path, role: Role, decisions: int) -> None:
     last = 0
     with closing(sqlite.connect(folder / DATABASE)) as db:
         for number, start in enumerate(range(0, decisions, SEGMENT_ROWS), start=1):
-            table = rows(rng, role, start, min(SEGMENT_ROWS, decisions - start))
+            table = rows(rng, traffic, role, start, min(SEGMENT_ROWS, decisions - start))
             first, last = last + 1, last + len(table)
             name = f"{first:012d}-{last:012d}.parquet"
             path = folder / SEGMENTS / WRITER / name
@@ -131,10 +145,10 @@ def write_log(folder: Path, role: Role, decisions: int) -> None:
         db.execute("INSERT INTO writers VALUES (?, ?, ?, ?, ?, ?, ?)", head)
 
 
-def append(folder: Path, role: Role, decisions: int) -> None:
+def append(folder: Path, traffic: Traffic, role: Role, decisions: int) -> None:
     """As many records more as are new at a pass, by the log itself."""
     of_decisions = NEW // 2 if role == "shadow" else NEW
-    table = rows(np.random.default_rng(4), role, decisions, of_decisions)
+    table = rows(np.random.default_rng(4), traffic, role, decisions, of_decisions)
     fields = [name for name in SCALARS if name in Record.__struct_fields__]
     with closing(SqliteDecisionLog(folder, lambda: NOW_MS)) as log:
         entries = [Entry(Record(**row)) for row in table.select(fields).to_pylist()]
@@ -182,17 +196,19 @@ def in_a_process(folder: Path, counted: Path, role: Role) -> dict[str, Any]:
     return found
 
 
-def measured(role: Role, decisions: int, *, passes: int, recount: bool) -> dict[str, Any]:
+def measured(
+    role: Role, decisions: int, traffic: Traffic, *, passes: int, recount: bool
+) -> dict[str, Any]:
     """The first pass, the next ones with so many new records each, and a recount."""
     root = Path(tempfile.mkdtemp(prefix="passes."))
     folder, counted = root / "decisions", root / "counted"
     try:
-        write_log(folder, role, decisions)
+        write_log(folder, traffic, role, decisions)
         found: dict[str, Any] = {"first": in_a_process(folder, counted, role)}
         new = NEW // 2 if role == "shadow" else NEW
         found["next"] = []
         for number in range(passes):
-            append(folder, role, decisions + number * new)
+            append(folder, traffic, role, decisions + number * new)
             found["next"].append(in_a_process(folder, counted, role))
         files = [path.stat().st_size for path in counted.rglob("*") if path.is_file()]
         found["file_mb"] = round(sum(files) / 1e6)
@@ -212,6 +228,9 @@ def main() -> None:
     parser.add_argument("--decisions", type=int, nargs="*", default=[100_000, 1_000_000])
     parser.add_argument("--role", choices=get_args(Role), default="canary")
     parser.add_argument("--passes", type=int, default=3, help="with 10 000 new records each")
+    usual = Traffic()
+    parser.add_argument("--customers", type=int, default=usual.customers)
+    parser.add_argument("--rate", type=float, default=usual.rate_per_s, help="decisions a second")
     parser.add_argument("--no-recount", action="store_true", help="do not count everything twice")
     parser.add_argument("--pass", nargs=2, type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path("build/bench/passes.json"))
@@ -225,7 +244,11 @@ def main() -> None:
     for decisions in options.decisions:
         name = f"{options.role}, {decisions:,} decisions"
         found[name] = measured(
-            options.role, decisions, passes=options.passes, recount=not options.no_recount
+            options.role,
+            decisions,
+            Traffic(options.customers, options.rate),
+            passes=options.passes,
+            recount=not options.no_recount,
         )
         print(f"{name}: {json.dumps(found[name])}", file=sys.stderr, flush=True)
         options.out.write_text(json.dumps(found, indent=2) + "\n")

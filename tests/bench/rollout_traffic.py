@@ -23,6 +23,7 @@ from tests.bench.rollout_worlds import (
 )
 
 from mlplatform.learning.training.retrain import REPLAYED_ROWS
+from mlplatform.learning.validation.statistics import paired_design_effect
 from mlplatform.model.folders import load_definition
 from mlplatform.rollouts.passes.observe import SEGMENT_ALERTS
 from mlplatform.rollouts.verdicts.traffic import Traffic
@@ -270,19 +271,20 @@ def drawn_prediction(
     replayed = REPLAYED_ROWS if world.is_busy else REPLAYED
     traffic = drawn_traffic(rng, meant, replayed / A_DAY, None, customers)
     mine = traffic.challenger
-    own, other = traffic.alert[mine], traffic.other_alert[mine]
+    own, other, unit = traffic.alert[mine], traffic.other_alert[mine], traffic.unit[mine]
     of_segments = {}
     for number, segment in enumerate(SEGMENTS.groups if world.segmented else ()):
         inside = traffic.segments[mine] >> number & 1 > 0
         if (own | other)[inside].sum() >= SEGMENT_ALERTS:
-            of_segments[segment.name] = _prediction(own[inside], other[inside])
-    return _prediction(own, other), of_segments
+            of_segments[segment.name] = _prediction(own[inside], other[inside], unit[inside])
+    return _prediction(own, other, unit), of_segments
 
 
-def _prediction(own: Flags, other: Flags) -> Prediction:
+def _prediction(own: Flags, other: Flags, unit: Integers) -> Prediction:
     either, both = int((own | other).sum()), int((own & other).sum())
     ratio, share = float(own.sum() / other.sum()), float(own.mean())
-    return Prediction(ratio, (either - both) / either, share, requests=len(own))
+    effect = paired_design_effect(own, other, unit)
+    return Prediction(ratio, (either - both) / either, share, True, len(own), effect)
 
 
 def true_prediction(world: World, customers: Customers) -> Prediction:

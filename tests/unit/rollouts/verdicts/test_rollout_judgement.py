@@ -415,6 +415,9 @@ def test_a_rollouts_error_is_shared_out_among_as_many_gates_as_a_phase_asks() ->
     assert phases[1] >= {"split", "latency_p50", "latency_p99"}, "nothing else says what it asks"
     assert max(len(gates) for gates in phases) == GATES_PER_PHASE
     assert set().union(*phases) <= set(TITLES)
-    assert gate_errors(POLICY).stop * GATES_PER_PHASE * (2 + len(POLICY.canary)) == pytest.approx(
-        POLICY.false_alarm_share
+    others = len(POLICY.canary) + 1
+    of_gates = (
+        gate_errors(POLICY, in_shadow=True).stop
+        + others * gate_errors(POLICY, in_shadow=False).stop
     )
+    assert of_gates * GATES_PER_PHASE == pytest.approx(POLICY.false_alarm_share)

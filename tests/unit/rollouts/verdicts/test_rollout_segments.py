@@ -38,7 +38,12 @@ from mlplatform.model.policies.segments import (
 from mlplatform.model.routes import Routes
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.passes.count_cache import count
-from mlplatform.rollouts.passes.observe import gate_errors, predicted_segments, step_limits
+from mlplatform.rollouts.passes.observe import (
+    SHADOW_PART,
+    gate_errors,
+    predicted_segments,
+    step_limits,
+)
 from mlplatform.rollouts.verdicts.facts import Subject
 from mlplatform.rollouts.verdicts.judgement import GateLimits, Judgement, Sources
 from mlplatform.rollouts.verdicts.verdict import ALIKE, Prediction
@@ -148,11 +153,13 @@ def test_all_segments_together_take_the_error_of_one_gate(number: int) -> None:
     step = limits(*groups).step
     assert step is not None
     policy = fraud().rollout
-    phases = 2 + len(policy.canary)
     of_segments = sum(2 * segment.errors.stop for segment in step.segments)
     assert of_segments == pytest.approx(step.errors.stop)
-    assert phases * (6 * step.errors.stop + of_segments) == pytest.approx(policy.false_alarm_share)
-    assert step.errors.stop < gate_errors(policy).stop, "without segments none is set aside"
+    assert 6 * step.errors.stop + of_segments == pytest.approx(
+        SHADOW_PART * policy.false_alarm_share
+    )
+    without = gate_errors(policy, in_shadow=True)
+    assert step.errors.stop < without.stop, "without segments none is set aside"
 
 
 def test_a_segments_own_replay_says_what_is_expected_where_it_holds_enough() -> None:
@@ -281,11 +288,13 @@ def test_a_validation_report_holds_what_replay_saw_of_each_segment() -> None:
     assert {name: flags.tolist() for name, flags in inside.items()} == {
         "large": [True, False, False]
     }
-    counts = evaluate._counts(np.array([True, True, False]), np.array([True, False, False]), inside)
+    counts = evaluate._counts(
+        np.array([True, True, False]), np.array([True, False, False]), np.arange(3), inside
+    )
     report = to_dict(GateReport("fraud", "b", "c", (), counts))
     large = {"payments": 1, "alerts": 1, "champion_alerts": 1, "both_alerts": 1}
     whole = {"payments": 3, "alerts": 2, "champion_alerts": 1, "both_alerts": 1}
-    assert report["replayed"] == whole | {"segments": {"large": large}}
+    assert report["replayed"] == whole | {"design_effect": 1.5, "segments": {"large": large}}
     assert evaluate._segments(fraud(), Recent(rows, "a log"), {}) == {}
 
 

@@ -38,6 +38,7 @@ from mlplatform.learning.validation.statistics import (
     average_precision,
     average_precision_interval,
     calibration_error_interval,
+    paired_design_effect,
 )
 from mlplatform.model.bundle import MODEL_FILE, Bundle, load_bundle
 from mlplatform.model.definition import ModelDefinition
@@ -294,7 +295,11 @@ def _small_model(bundle: Bundle, days: LabelledRows) -> SmallModelEvidence:
 
 
 def _counts(
-    own: Flags, other: Flags, inside: Mapping[str, Flags], flips: int | None = None
+    own: Flags,
+    other: Flags,
+    unit: NDArray[np.int64],
+    inside: Mapping[str, Flags],
+    flips: int | None = None,
 ) -> ReplayCounts:
     return ReplayCounts(
         flips=flips,
@@ -302,7 +307,11 @@ def _counts(
         alerts=int(own.sum()),
         champion_alerts=int(other.sum()),
         both_alerts=int((own & other).sum()),
-        segments={name: _counts(own[flags], other[flags], {}) for name, flags in inside.items()},
+        design_effect=paired_design_effect(own, other, unit),
+        segments={
+            name: _counts(own[flags], other[flags], unit[flags], {})
+            for name, flags in inside.items()
+        },
     )
 
 
@@ -349,9 +358,10 @@ def replay_evidence(
             if (changed := own.changed(other)) is not None:
                 flips = flip_share(changed)
                 inside = _segments(definition, recent, challenger.bundle.defaults)
+                unit = recent.matrix.unit
                 by_pair = own.scale.task != "binary"  # for a binary task alerts are compared
                 flipped = int(changed.sum()) if by_pair else None
-                counts = _counts(own.alerts, other.alerts, inside, flipped)
+                counts = _counts(own.alerts, other.alerts, unit, inside, flipped)
     return ReplayEvidence(
         rows=len(recent.matrix),
         source=recent.source,

@@ -21,6 +21,8 @@ class ReplayCounts:
 
     Args:
         segments: segment → the counts of its requests.
+        design_effect: of the difference between the arms' alerts (`paired_design_effect`); None
+            where nothing shows it.
         flips: number of requests with another decision than the champion's; None where alerts are
             compared.
     """
@@ -31,6 +33,7 @@ class ReplayCounts:
     both_alerts: int
     segments: Mapping[str, ReplayCounts] = field(default_factory=dict)
     flips: int | None = None
+    design_effect: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

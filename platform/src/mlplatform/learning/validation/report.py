@@ -119,6 +119,8 @@ def _replayed(counts: ReplayCounts) -> ReplayEntry:
     }
     if counts.flips is not None:
         made["flips"] = counts.flips
+    if counts.design_effect is not None:
+        made["design_effect"] = counts.design_effect
     if counts.segments:
         made["segments"] = {name: _replayed(inside) for name, inside in counts.segments.items()}
     return made

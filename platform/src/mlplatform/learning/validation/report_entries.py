@@ -37,6 +37,7 @@ class ReplayEntry(TypedDict):
     champion_alerts: int
     both_alerts: int
     flips: NotRequired[int]
+    design_effect: NotRequired[float]
     segments: NotRequired[dict[str, ReplayEntry]]
 
 

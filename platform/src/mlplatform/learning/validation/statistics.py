@@ -180,6 +180,26 @@ def share_band(flags: NDArray[np.bool_], unit: Integers, day: Integers) -> Band 
     )
 
 
+def paired_design_effect(
+    own: NDArray[np.bool_], other: NDArray[np.bool_], unit: Integers
+) -> float | None:
+    """The design effect of the difference between two arms' alerts on the same requests.
+
+    It is the variance of the difference by customers over that of independent requests, 1 or more.
+    None if no request has an alert of one arm alone, or only one customer paid: then nothing shows
+    how such alerts cluster.
+
+    Source: Kish, Survey sampling (1965), section 8.2, for residuals of a ratio.
+    """
+    units = len(np.unique(unit))
+    if units < 2 or not other.any() or not (own != other).any():
+        return None
+    residual = own - own.sum() / other.sum() * other
+    by_unit = np.bincount(np.unique(unit, return_inverse=True)[1], residual)
+    plain = float(np.sum(residual**2))
+    return max(float(np.sum(by_unit**2)) * units / (units - 1) / plain, 1.0)
+
+
 def _difference(rankings: list[Ranking], weights: Floats | None) -> float:
     values = [r.average_precision(weights) for r in rankings]
     return values[0] - values[1] if len(values) == 2 else values[0]

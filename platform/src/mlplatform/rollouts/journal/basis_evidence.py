@@ -115,6 +115,7 @@ class PredictionEvidence(TypedDict):
     alert_share: NotRequired[float | None]
     replayed: NotRequired[bool]
     requests: NotRequired[int]
+    design_effect: NotRequired[float | None]
 
 
 class SegmentLimitsEvidence(TypedDict):

@@ -35,9 +35,9 @@ from mlplatform.runtime.storage import sqlite
 
 FORMAT = 4
 """Version of the counts and their form; another number starts new files."""
-CACHE_KIB = 16_384
-"""SQLite's page cache, in KiB. A pass changes some thousand rows of a file that may be
-gigabytes."""
+CACHE_KIB = 65_536
+"""SQLite's page cache, in KiB. A pass of 10,000 records of as many customers touches some thousand
+pages of a file that may be gigabytes, once for each view: they stay in memory until it commits."""
 MOST_WAITING = 100_000
 """Most records after the line that each pass counts again. If a writer stands still for longer, the
 line passes it, and health is not shown until that writer has passed the line."""

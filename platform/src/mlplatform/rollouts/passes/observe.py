@@ -49,6 +49,9 @@ single milliseconds."""
 GATES_PER_PHASE: Final = most_gates_of_a_phase()
 """The number of gates that share a phase's error. All segments together count as one more gate,
 where there are any."""
+SHADOW_PART: Final = 0.5
+"""Part of a rollout's chance of a false alarm that shadow takes. Harm that shadow finds reaches no
+customer, and both arms answer all requests there: an error proves more than in canary."""
 GATES_PER_SEGMENT = 2
 SEGMENT_ALERTS = 30
 """Least requests with an alert of either version in a segment's own replay. With fewer, the replay
@@ -222,19 +225,16 @@ def outcome_basis(
     )
 
 
-def gate_errors(policy: RolloutPolicy) -> Errors:
-    """The errors of each gate: the rollout's chance of a false alarm is divided evenly among all
-    phases and gates."""
-    gates = GATES_PER_PHASE + (policy.segments is not None)
-    stop = policy.false_alarm_share / (gates * _phases(policy))
+def gate_errors(policy: RolloutPolicy, *, in_shadow: bool) -> Errors:
+    """The errors of each gate of a phase: all of them have equal parts of the phase's error."""
+    stop = _phase_error(policy, in_shadow=in_shadow) / _gates(policy)
     return Errors(stop, policy.missed_harm_share)
 
 
 def outcome_errors(policy: RolloutPolicy) -> Errors:
     """The errors of the gate on outcomes. One sample is read in several phases by bounds that hold
     at every interim analysis, so this gate gets its parts of all phases together."""
-    errors = gate_errors(policy)
-    return Errors(errors.stop * _phases(policy), errors.missed)
+    return Errors(policy.false_alarm_share / _gates(policy), policy.missed_harm_share)
 
 
 def segment_steps(
@@ -250,7 +250,7 @@ def segment_steps(
     """
     if (segments := policy.segments) is None:
         return ()
-    errors = gate_errors(policy)
+    errors = gate_errors(policy, in_shadow=not in_canary)
     part = errors.stop / (GATES_PER_SEGMENT * len(segments.groups))
     overall = dataclasses.replace(predicted, alert_share=None)
     return tuple(
@@ -266,8 +266,16 @@ def segment_steps(
     )
 
 
-def _phases(policy: RolloutPolicy) -> int:
-    return 2 + len(policy.canary)  # shadow, each canary step, and champion
+def _gates(policy: RolloutPolicy) -> int:
+    return GATES_PER_PHASE + (policy.segments is not None)
+
+
+def _phase_error(policy: RolloutPolicy, *, in_shadow: bool) -> float:
+    """The phase's part of the rollout's chance of a false alarm."""
+    if in_shadow:
+        return policy.false_alarm_share * SHADOW_PART
+    others = len(policy.canary) + 1  # and champion
+    return policy.false_alarm_share * (1 - SHADOW_PART) / others
 
 
 def limits_of(
@@ -320,7 +328,7 @@ def step_limits(
         step = StepPolicy(
             stop=policy.stop,
             tolerance=declared.tolerance,
-            errors=gate_errors(policy),
+            errors=gate_errors(policy, in_shadow=isinstance(declared, ShadowStep)),
             predicted=predicted,
             percent=declared.percent if isinstance(declared, CanaryStep) else None,
             units=declared.minimum_units,
@@ -332,7 +340,7 @@ def step_limits(
             immaterial_us=immaterial_us,
         )
     return GateLimits(
-        error_share=policy.false_alarm_share / _phases(policy),
+        error_share=_phase_error(policy, in_shadow=False),
         failure_share=policy.failure_share_limit,
         guardrail_failures=policy.guardrail_minimum_failures,
         step=step,
@@ -355,7 +363,13 @@ def prediction_of(validation: ValidationReport, routes: Routes) -> Prediction:
     either, share = own + other - both, own / replayed["payments"]
     if not met or not other or not either:
         return dataclasses.replace(ALIKE, alert_share=share)
-    return Prediction(own / other, (either - both) / either, share, requests=replayed["payments"])
+    return Prediction(
+        own / other,
+        (either - both) / either,
+        share,
+        requests=replayed["payments"],
+        design_effect=replayed.get("design_effect"),
+    )
 
 
 def predicted_segments(validation: ValidationReport, routes: Routes) -> dict[str, Prediction]:

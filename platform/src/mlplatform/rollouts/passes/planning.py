@@ -245,9 +245,11 @@ def expected_alerts(
     own = champion * prediction.alert_ratio
     replayed = validation.get("replayed")
     apart = prediction.disagreement if prediction.replayed else ALONE_UNKNOWN
+    requests = replayed["payments"] if replayed else 0
     return Alerts.predicted(
         own, champion, apart,
-        replayed=replayed["payments"] if replayed else 0, by_replay=prediction.alert_share,
+        replayed=round(requests / (prediction.design_effect or 1.0)),
+        by_replay=prediction.alert_share,
     )  # fmt: skip
 
 

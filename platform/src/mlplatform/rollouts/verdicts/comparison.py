@@ -243,7 +243,7 @@ def _deviation(
         return None
     not_known = 0.0
     if predicted is not None and view.is_paired:
-        not_known = predicted.ratio_variance * design_effect(view)  # replayed customers cluster too
+        not_known = predicted.ratio_variance(design_effect(view))
 
     def at(deviation: float) -> Difference:
         multiple = 1.0 if view.is_paired else max(1 + deviation, 0.0)

@@ -238,7 +238,8 @@ class Alerts:
 
     Args:
         own, champion, both: share of requests with an alert of each arm, and of both arms.
-        replayed: number of requests in the replay that told the shares; 0 if there was none.
+        replayed: number of requests in the replay that told the shares, or of so many independent
+            ones as tell as much; 0 if there was none.
         by_replay: share of alerts that the replay predicted; None if it predicted none.
     """
 

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from mlplatform.rollouts.journal.evidence import Verdict
-from mlplatform.rollouts.verdicts.statistics import ClusterSums, Difference, change_of_champion
+from mlplatform.rollouts.verdicts.statistics import (
+    SHRINKAGE_HITS,
+    ClusterSums,
+    Difference,
+    change_of_champion,
+)
 from mlplatform.runtime.figures import percent
 
 NEARLY_CERTAIN = 0.001
@@ -147,6 +152,8 @@ class Prediction:
             it.
         requests: number of requests that both versions decided; 0 if it is not known, and then the
             other numbers count as exact.
+        design_effect: of the difference between the arms' alerts in the replay; None if its report
+            does not say.
     """
 
     alert_ratio: float
@@ -154,16 +161,28 @@ class Prediction:
     alert_share: float | None = None
     replayed: bool = True
     requests: int = 0
+    design_effect: float | None = None
 
-    @property
-    def ratio_variance(self) -> float:
+    def ratio_variance(self, assumed_effect: float) -> float:
         """The ratio's variance, as a share of the ratio. It grows with the alerts that only one arm
-        raised."""
+        raised, and with how these cluster by customer.
+
+        Few such alerts show little of how they cluster: then the assumed design effect counts too.
+
+        Args:
+            assumed_effect: design effect where the replay's report does not say.
+        """
         if not self.requests or not self.alert_share or not self.alert_ratio:
             return 0.0
         own, other = self.alert_share, self.alert_share / self.alert_ratio
         both = (own + other) * (1 - self.disagreement) / (2 - self.disagreement)
-        return max(own + other - 2 * both, 0.0) / (own * other * self.requests)
+        alone = max(own + other - 2 * both, 0.0)
+        effect = assumed_effect
+        if self.design_effect is not None:
+            hits = alone * self.requests
+            effect = hits * self.design_effect + SHRINKAGE_HITS * assumed_effect
+            effect /= hits + SHRINKAGE_HITS
+        return alone / (own * other * self.requests) * effect
 
     def champion_change(self, view: ClusterSums) -> float:
         """The distance of the champion's share of alerts from that in replay, in standard errors;
