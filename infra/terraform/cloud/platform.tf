@@ -67,6 +67,7 @@ module "platform" {
   state_ranges = module.network.state_ranges
   raw_gateway  = var.raw_domain == null || var.public_gateway == null ? null : { gateway = module.serving.public_gateway, domain = var.raw_domain }
   sign_in      = var.sign_in
+  spark        = var.spark
   # The bucket is reached by identity: there are no keys to fetch.
   external_secrets    = { prefix = local.prefix, left_out = concat(["ExternalSecret/mlplatform/s3"], var.kafka == null ? ["ExternalSecret/mlplatform/kafka"] : []) }
   credentials_address = "169.254.170.23:80" # EKS Pod Identity's agent on each node

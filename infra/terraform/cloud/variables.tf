@@ -274,3 +274,10 @@ variable "links" {
   type        = map(string)
   default     = {}
 }
+
+variable "spark" {
+  description = "Whether Spark joins the training sets of retrains: its Secret, image and namespace are yours to make first (docs/cluster.md, \"Training sets by Spark\")."
+  type        = bool
+  default     = false
+  nullable    = false
+}

@@ -79,6 +79,7 @@ module "platform" {
     insecure  = true
     keys      = true
   }
+  spark            = var.spark
   wait_for_rollout = var.wait_for_rollout
   depends_on       = [module.serving]
 }

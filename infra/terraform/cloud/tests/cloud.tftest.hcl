@@ -78,8 +78,13 @@ run "with_kafka_a_budget_and_callers_from_outside" {
     budget         = { dollars = 1000, emails = ["owner@bank.example"] }
     public_gateway = { host = "scores.bank.example", tls_secret = "scores" }
     raw_domain     = "models.bank.example"
+    spark          = true
   }
 
+  assert {
+    condition     = contains(output.objects, "NetworkPolicy/mlplatform/spark")
+    error_message = "Flow runs may reach the bank's Spark."
+  }
   assert {
     condition     = one(aws_budgets_budget.month[*].limit_amount) == "1000"
     error_message = "The owner gets a message about what it costs."

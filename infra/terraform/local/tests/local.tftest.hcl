@@ -47,6 +47,18 @@ run "without_telemetry_nothing_of_it_is_named" {
   }
 }
 
+run "training_sets_are_joined_by_spark" {
+  command = plan
+  variables {
+    spark = true
+  }
+
+  assert {
+    condition     = contains(output.objects, "NetworkPolicy/mlplatform/spark")
+    error_message = "Flow runs may reach the bank's Spark."
+  }
+}
+
 run "a_context_must_be_named" {
   command = plan
   variables {
