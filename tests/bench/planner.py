@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 from tests.bench.rollout_counts import recounted
 from tests.bench.rollout_traffic import (
-    REPLAYED,
     Customers,
     drawn_customers,
     drawn_prediction,
@@ -112,16 +111,11 @@ def profile_before(world: World, hours: float, seed: int) -> tuple[TrafficProfil
     return found, customers
 
 
-def expected_alerts(predicted: Prediction, replayed: int) -> Alerts:
+def expected_alerts(predicted: Prediction) -> Alerts:
     """What the replay's prediction says of alerts."""
     assert predicted.alert_share is not None
-    return Alerts.predicted(
-        predicted.alert_share,
-        predicted.alert_share / predicted.alert_ratio,
-        predicted.disagreement,
-        replayed=replayed,
-        by_replay=predicted.alert_share,
-    )
+    champion = predicted.alert_share / predicted.alert_ratio
+    return Alerts.predicted(predicted.alert_share, champion, predicted.disagreement, predicted)
 
 
 def play(
@@ -204,7 +198,7 @@ def planned(
     limits = step_limits(policy, asked, predicted, pods=PODS)
     assert limits.step is not None
     stage = Stage("", "", deadline_h, limits.failure_share, limits.step)
-    return plan_stage(profile, stage, expected_alerts(predicted, REPLAYED))
+    return plan_stage(profile, stage, expected_alerts(predicted))
 
 
 def _median(runs: list[Run], name: str) -> float | None:

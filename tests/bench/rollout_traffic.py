@@ -23,7 +23,7 @@ from tests.bench.rollout_worlds import (
 )
 
 from mlplatform.learning.training.retrain import REPLAYED_ROWS
-from mlplatform.learning.validation.statistics import paired_design_effect
+from mlplatform.learning.validation.statistics import flip_design_effect, paired_design_effect
 from mlplatform.model.folders import load_definition
 from mlplatform.rollouts.passes.observe import SEGMENT_ALERTS
 from mlplatform.rollouts.verdicts.traffic import Traffic
@@ -283,8 +283,11 @@ def drawn_prediction(
 def _prediction(own: Flags, other: Flags, unit: Integers) -> Prediction:
     either, both = int((own | other).sum()), int((own & other).sum())
     ratio, share = float(own.sum() / other.sum()), float(own.mean())
-    effect = paired_design_effect(own, other, unit)
-    return Prediction(ratio, (either - both) / either, share, True, len(own), effect)
+    effects = (
+        paired_design_effect(own, other, unit),
+        flip_design_effect(own != other, own | other, unit),
+    )
+    return Prediction(ratio, (either - both) / either, share, True, len(own), *effects)
 
 
 def true_prediction(world: World, customers: Customers) -> Prediction:

@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mlplatform.learning.validation.statistics import paired_design_effect
-from mlplatform.rollouts.verdicts.comparison import alert_gate
+from mlplatform.learning.validation.statistics import flip_design_effect, paired_design_effect
+from mlplatform.rollouts.verdicts.comparison import alert_gate, disagreement_gate
 from mlplatform.rollouts.verdicts.statistics import Clusters
 from mlplatform.rollouts.verdicts.verdict import Bound, Errors, Prediction
 
@@ -75,15 +75,49 @@ def test_the_effect_is_that_of_the_difference() -> None:
 def test_where_nothing_shows_how_alerts_cluster_no_effect_is_told() -> None:
     none, some = np.zeros(4, dtype=bool), np.array([True, False, False, True])
     unit = np.array([1, 1, 2, 3])
-    assert paired_design_effect(some, some, unit) is None
     assert paired_design_effect(some, none, unit) is None
     assert paired_design_effect(some, ~some, np.ones(4, dtype=np.int64)) is None
+    assert flip_design_effect(some, none, unit) is None
+    assert paired_design_effect(some, some, unit) == 1.0, "and the assumed one counts"
 
 
 def test_few_alerts_of_one_arm_leave_the_assumed_effect() -> None:
     said = Prediction(1.0, 0.5, 0.01, True, 300, design_effect=1.0)  # 2 alerts of one arm
     silent = dataclasses.replace(said, design_effect=None)
-    assert 0.5 < said.ratio_variance(4.0) / silent.ratio_variance(4.0) < 0.9
+    assert said.ratio_variance(4.0) > silent.ratio_variance(4.0), "two more are assumed"
     many = dataclasses.replace(said, requests=300_000)
     told = dataclasses.replace(silent, requests=300_000)
     assert many.ratio_variance(4.0) / told.ratio_variance(4.0) == pytest.approx(0.25, rel=0.01)
+    alike = Prediction(1.0, 0.0, 0.01, True, 300, design_effect=1.0)  # none of one arm
+    assert alike.ratio_variance(1.0) > 0
+    assert dataclasses.replace(alike, design_effect=None).ratio_variance(1.0) == 0, "as before"
+
+
+@pytest.mark.parametrize(("replayed", "burst"), [(20, 1), (50, 4), (200, 20)])
+def test_an_equal_challenger_is_not_stopped_for_what_few_replayed_alerts_said(
+    replayed: int, burst: int
+) -> None:
+    """A third of the alerts are of one arm, in replay as in shadow; before, replay's share was
+    taken for exact, and up to 20 in 100 were stopped."""
+    rng, errors = np.random.default_rng(replayed), Errors(stop=0.00167, missed=0.05)
+    stopped = 0
+    for _ in range(300):
+        before, shadow = one_sided(rng, replayed, burst), one_sided(rng, 3_000, burst)
+        times = before.challenger_trials
+        differ = np.repeat(before.challenger_hits > 0, times)
+        unit = np.repeat(np.arange(len(times)), times)
+        effect = flip_design_effect(differ, np.ones_like(differ), unit)
+        share, count = float(differ.mean()), len(differ)
+        said = Prediction(1.0, share, None, True, count, None, effect)
+        gate = disagreement_gate(shadow.sums(), Bound(0.15, 0.25), errors, said)
+        stopped += gate.verdict == "UNHEALTHY"
+    assert stopped <= 2
+
+
+def one_sided(rng: np.random.Generator, alerts: int, burst: int) -> Clusters:
+    """Alerts of one arm alone among those of either: a third, so many at a time of a customer."""
+    bursts, both = rng.poisson(alerts / 3 / burst), rng.poisson(alerts * 2 / 3)
+    hits = np.repeat([burst, 0], [bursts, both])
+    trials = np.repeat([burst, 1], [bursts, both])
+    none = np.zeros_like(hits)
+    return Clusters(hits, trials, none, none)

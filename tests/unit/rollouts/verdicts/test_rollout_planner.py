@@ -32,6 +32,7 @@ from mlplatform.rollouts.verdicts.planner import (
     progress,
 )
 from mlplatform.rollouts.verdicts.ramp import Plan, steps_text, with_percent, with_traffic
+from mlplatform.rollouts.verdicts.simulated_labels import LabelPaths
 from mlplatform.rollouts.verdicts.simulated_paths import Alerts, Sums
 from mlplatform.rollouts.verdicts.statistics import Clusters, share_difference
 from mlplatform.rollouts.verdicts.traffic_profile import (
@@ -43,7 +44,7 @@ from mlplatform.rollouts.verdicts.verdict import ALIKE, Errors, Prediction
 from mlplatform.runtime.units import HOUR_MS
 from rollout_world import fraud
 
-PREDICTED = Prediction(alert_ratio=1.0, disagreement=0.3, alert_share=0.013)
+PREDICTED = Prediction(1.0, 0.3, 0.013, True, 30_000, design_effect=1.0, flip_design_effect=1.0)
 REPLAYED: dict[str, Any] = {"replayed": {"payments": 30_000}}
 
 
@@ -60,7 +61,7 @@ def plan_at(factor: float) -> Plan:
 
 
 def alerts(profile: TrafficProfile) -> Alerts:
-    return Alerts.predicted(0.013, profile.alerts, 0.3, replayed=30_000, by_replay=0.013)
+    return Alerts.predicted(0.013, profile.alerts, 0.3, PREDICTED)
 
 
 def stages(definition: ModelDefinition | None = None) -> tuple[Stage, ...]:
@@ -373,7 +374,10 @@ def test_a_segment_too_small_to_be_shown_is_told_and_refused_where_it_is_require
     replayed = {"payments": 3_000, "alerts": 40, "champion_alerts": 40, "both_alerts": 32}
     few = replayed | {"payments": 300, "alerts": 24, "champion_alerts": 4, "both_alerts": 4}
     report = {"replayed": {"payments": 30_000, "segments": {"large": replayed, "rare": few}}}
-    of_segments = {"large": Prediction(1.0, 1 / 3, 40 / 3_000), "rare": Prediction(6.0, 20 / 24)}
+    of_segments = {
+        "large": Prediction(1.0, 1 / 3, 40 / 3_000, requests=3_000),
+        "rare": Prediction(6.0, 20 / 24, 24 / 300, requests=300),
+    }
     thin = dataclasses.replace(usual(), alerts=0.013)
     plan = plan_rollout(definition, thin, PREDICTED, report, of_segments)
     told = {note.split(":")[0]: note for note in plan.notes if note.startswith("segment ")}
@@ -381,7 +385,7 @@ def test_a_segment_too_small_to_be_shown_is_told_and_refused_where_it_is_require
     assert "100 % of the challengers as good as the champion pass them" in told["segment large"]
     assert told["segment unseen"].endswith("too few alerts for a plan. No step waits for it")
     assert "in time" in told["segment rare"]
-    assert ": its gates take 11 days. 16 % of the challengers" in told["segment rare"]
+    assert ": its gates take 17.3 days. 12 % of the challengers" in told["segment rare"]
     refused = [r for r in map(str, plan.refusals) if "rare" in r]
     assert len(refused) == required
     if required:
@@ -451,7 +455,7 @@ def test_where_declines_hide_too_much_no_sample_would_do_but_a_slice() -> None:
 )
 def test_the_figures_of_the_document(declines: HiddenRequests, confirmed: float) -> None:
     errors = Errors(0.0003, 0.05)
-    found = simulated_paths.LabelPaths(0.008, declines, 0.05, 0.1, 0.1, errors, 0.3, 65)
+    found = LabelPaths(0.008, declines, 0.05, 0.1, 0.1, errors, 0.3, 65)
     assert found.passes(50_000, 50) == confirmed
 
 

@@ -294,7 +294,8 @@ def test_a_validation_report_holds_what_replay_saw_of_each_segment() -> None:
     report = to_dict(GateReport("fraud", "b", "c", (), counts))
     large = {"payments": 1, "alerts": 1, "champion_alerts": 1, "both_alerts": 1}
     whole = {"payments": 3, "alerts": 2, "champion_alerts": 1, "both_alerts": 1}
-    assert report["replayed"] == whole | {"design_effect": 1.5, "segments": {"large": large}}
+    effects = {"design_effect": 1.5, "flip_design_effect": 1.5}
+    assert report["replayed"] == whole | effects | {"segments": {"large": large}}
     assert evaluate._segments(fraud(), Recent(rows, "a log"), {}) == {}
 
 

@@ -203,7 +203,7 @@ def test_a_ratio_that_one_sample_has_told_adds_no_error_at_any_look() -> None:
             [Clusters(mine, asked[0], other, asked[1]).sums()],
             stop_error=error,
             pass_error=error,
-            ratio_variance=spread**2,
+            noise=(spread * hits.mean()) ** 2,
         )
         widths.append(found.value - found.stop_low)
     rng = np.random.default_rng(3)

@@ -38,6 +38,7 @@ from mlplatform.learning.validation.statistics import (
     average_precision,
     average_precision_interval,
     calibration_error_interval,
+    flip_design_effect,
     paired_design_effect,
 )
 from mlplatform.model.bundle import MODEL_FILE, Bundle, load_bundle
@@ -299,15 +300,18 @@ def _counts(
     other: Flags,
     unit: NDArray[np.int64],
     inside: Mapping[str, Flags],
-    flips: int | None = None,
+    changed: Flags | None = None,
 ) -> ReplayCounts:
+    """Args: changed: requests with another decision; None where alerts are compared."""
+    differ, among = (own != other, own | other) if changed is None else (changed, own | True)
     return ReplayCounts(
-        flips=flips,
+        flips=None if changed is None else int(changed.sum()),
         requests=len(own),
         alerts=int(own.sum()),
         champion_alerts=int(other.sum()),
         both_alerts=int((own & other).sum()),
         design_effect=paired_design_effect(own, other, unit),
+        flip_design_effect=flip_design_effect(differ, among, unit),
         segments={
             name: _counts(own[flags], other[flags], unit[flags], {})
             for name, flags in inside.items()
@@ -360,8 +364,9 @@ def replay_evidence(
                 inside = _segments(definition, recent, challenger.bundle.defaults)
                 unit = recent.matrix.unit
                 by_pair = own.scale.task != "binary"  # for a binary task alerts are compared
-                flipped = int(changed.sum()) if by_pair else None
-                counts = _counts(own.alerts, other.alerts, unit, inside, flipped)
+                counts = _counts(
+                    own.alerts, other.alerts, unit, inside, changed if by_pair else None
+                )
     return ReplayEvidence(
         rows=len(recent.matrix),
         source=recent.source,

@@ -23,6 +23,8 @@ class ReplayCounts:
         segments: segment → the counts of its requests.
         design_effect: of the difference between the arms' alerts (`paired_design_effect`); None
             where nothing shows it.
+        flip_design_effect: of the share that the arms decide differently: of the alerts of either
+            arm, or of all requests where alerts are not compared.
         flips: number of requests with another decision than the champion's; None where alerts are
             compared.
     """
@@ -34,6 +36,7 @@ class ReplayCounts:
     segments: Mapping[str, ReplayCounts] = field(default_factory=dict)
     flips: int | None = None
     design_effect: float | None = None
+    flip_design_effect: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,8 @@ def _replayed(counts: ReplayCounts) -> ReplayEntry:
         made["flips"] = counts.flips
     if counts.design_effect is not None:
         made["design_effect"] = counts.design_effect
+    if counts.flip_design_effect is not None:
+        made["flip_design_effect"] = counts.flip_design_effect
     if counts.segments:
         made["segments"] = {name: _replayed(inside) for name, inside in counts.segments.items()}
     return made

@@ -38,6 +38,7 @@ class ReplayEntry(TypedDict):
     both_alerts: int
     flips: NotRequired[int]
     design_effect: NotRequired[float]
+    flip_design_effect: NotRequired[float]
     segments: NotRequired[dict[str, ReplayEntry]]
 
 

@@ -186,18 +186,34 @@ def paired_design_effect(
     """The design effect of the difference between two arms' alerts on the same requests.
 
     It is the variance of the difference by customers over that of independent requests, 1 or more.
-    None if no request has an alert of one arm alone, or only one customer paid: then nothing shows
-    how such alerts cluster.
+    None if the other arm has no alert, or only one customer paid.
 
     Source: Kish, Survey sampling (1965), section 8.2, for residuals of a ratio.
     """
-    units = len(np.unique(unit))
-    if units < 2 or not other.any() or not (own != other).any():
+    if not other.any():
         return None
-    residual = own - own.sum() / other.sum() * other
-    by_unit = np.bincount(np.unique(unit, return_inverse=True)[1], residual)
+    return _design_effect(own - own.sum() / other.sum() * other, unit)
+
+
+def flip_design_effect(
+    differ: NDArray[np.bool_], among: NDArray[np.bool_], unit: Integers
+) -> float | None:
+    """The design effect of the share of requests that two arms decide differently, among some
+    requests; None if there are none of these, or only one customer paid."""
+    if not among.any():
+        return None
+    return _design_effect(differ - differ.sum() / among.sum() * among, unit)
+
+
+def _design_effect(residual: Floats, unit: Integers) -> float | None:
+    customers, place = np.unique(unit, return_inverse=True)
     plain = float(np.sum(residual**2))
-    return max(float(np.sum(by_unit**2)) * units / (units - 1) / plain, 1.0)
+    if len(customers) < 2:
+        return None
+    if not plain:
+        return 1.0
+    by_unit = float(np.sum(np.bincount(place, residual) ** 2))
+    return max(by_unit * len(customers) / (len(customers) - 1) / plain, 1.0)
 
 
 def _difference(rankings: list[Ranking], weights: Floats | None) -> float:

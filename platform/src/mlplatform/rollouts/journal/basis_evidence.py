@@ -116,6 +116,7 @@ class PredictionEvidence(TypedDict):
     replayed: NotRequired[bool]
     requests: NotRequired[int]
     design_effect: NotRequired[float | None]
+    flip_design_effect: NotRequired[float | None]
 
 
 class SegmentLimitsEvidence(TypedDict):

@@ -354,8 +354,11 @@ def prediction_of(validation: ValidationReport, routes: Routes) -> Prediction:
     if not replayed or not replayed["payments"]:
         return ALIKE
     met = champion is not None and validation.get("champion") == champion.bundle
+    effects = replayed.get("design_effect"), replayed.get("flip_design_effect")
     if (flips := replayed.get("flips")) is not None:  # of classes
-        return Prediction(1.0, flips / replayed["payments"]) if met else ALIKE
+        requests = replayed["payments"]
+        known = Prediction(1.0, flips / requests, None, True, requests, *effects)
+        return known if met else ALIKE
     own, other = replayed["alerts"], replayed["champion_alerts"]
     both = replayed["both_alerts"]
     if not own:
@@ -363,13 +366,8 @@ def prediction_of(validation: ValidationReport, routes: Routes) -> Prediction:
     either, share = own + other - both, own / replayed["payments"]
     if not met or not other or not either:
         return dataclasses.replace(ALIKE, alert_share=share)
-    return Prediction(
-        own / other,
-        (either - both) / either,
-        share,
-        requests=replayed["payments"],
-        design_effect=replayed.get("design_effect"),
-    )
+    apart, requests = (either - both) / either, replayed["payments"]
+    return Prediction(own / other, apart, share, True, requests, *effects)
 
 
 def predicted_segments(validation: ValidationReport, routes: Routes) -> dict[str, Prediction]:

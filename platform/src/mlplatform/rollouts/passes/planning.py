@@ -100,7 +100,7 @@ def plan_rollout(
     """
     expected = None
     if definition.task == "binary":
-        expected = expected_alerts(profile, prediction, validation)
+        expected = expected_alerts(profile, prediction)
     stages = tuple(stages_of(definition, prediction, of_segments))
     steps = tuple(plan_stage(profile, stage, expected) for stage in stages)
     confirmation = _confirmation(definition, profile, steps[0], prediction)
@@ -146,7 +146,7 @@ def segment_plans(
             alerts=counts["champion_alerts"] / counts["payments"],
             alert_repeat_h=profile.alert_repeat_h * part,
         )
-        expected = expected_alerts(alone, prediction, {"replayed": counts})
+        expected = expected_alerts(alone, prediction)
         found[segment.name] = plan_stage(alone, _alone(shadow, segment), expected)
     return found
 
@@ -235,22 +235,14 @@ def stages_of(
         )
 
 
-def expected_alerts(
-    profile: TrafficProfile, prediction: Prediction, validation: ValidationReport
-) -> Alerts | None:
+def expected_alerts(profile: TrafficProfile, prediction: Prediction) -> Alerts | None:
     """The alerts expected of a challenger that is as replay predicted; None if nothing is known."""
     champion = profile.alerts
     if not champion > 0:
         return None
     own = champion * prediction.alert_ratio
-    replayed = validation.get("replayed")
     apart = prediction.disagreement if prediction.replayed else ALONE_UNKNOWN
-    requests = replayed["payments"] if replayed else 0
-    return Alerts.predicted(
-        own, champion, apart,
-        replayed=round(requests / (prediction.design_effect or 1.0)),
-        by_replay=prediction.alert_share,
-    )  # fmt: skip
+    return Alerts.predicted(own, champion, apart, prediction)
 
 
 def _confirmation(

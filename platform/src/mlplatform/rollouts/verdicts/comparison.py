@@ -26,6 +26,7 @@ from mlplatform.rollouts.verdicts.statistics import (
     ClusterSums,
     Difference,
     design_effect,
+    design_effect_of_challenger,
     proven_excess,
     share_difference,
 )
@@ -141,10 +142,9 @@ def alert_gate(
     """The gate on alerts: the challenger's, as a share of those expected of it.
 
     Both too many and too few are harm: people have no time for the first, and the others are missed
-    positives. Expected are the champion's of the same window, by the predicted ratio,
-    and the predicted share of all requests: traffic that moves moves the first with it, a champion
-    that drifts away leaves the second. Only what deviates from both is harm. On the same requests
-    the second is no excuse while the champion raises as many alerts as replay saw of it.
+    positives. Expected are the champion's of the same window, by the predicted ratio, and the
+    predicted share of all requests. Only what deviates from both is harm. On the same requests the
+    second is no excuse while the champion raises as many alerts as replay saw of it.
     """
     change = predicted.champion_change(view) if view.is_paired else math.inf
     by_champion = _deviation(view, errors, bound, predicted, None)
@@ -230,11 +230,11 @@ def _deviation(
     share: float | None,
 ) -> _Deviation | None:
     """The deviation from the champion's share times the predicted ratio, or from a share; None
-    where none is expected. On the same requests what replay does not know of the ratio counts.
+    where none is expected. What replay does not know of the ratio counts (in canary where its
+    report says how alerts cluster).
 
-    Where arms answer different customers, the champion's share is known no better than the
-    challenger's, and a deviation of so much is one from a multiple of that share: each bound has
-    the width of the multiple that it is held to. Pairs share what is not known of them.
+    Where arms answer different customers, a deviation is one from a multiple of the champion's
+    share, which is known no better: each bound has the width of the multiple that it is held to.
 
     Source: Fieller (1954), Some problems in interval estimation.
     """
@@ -242,17 +242,16 @@ def _deviation(
     if share is None and not ratio:
         return None
     not_known = 0.0
-    if predicted is not None and view.is_paired:
+    if predicted is not None and (view.is_paired or predicted.design_effect is not None):
         not_known = predicted.ratio_variance(design_effect(view))
+    champion = view.champion_hits / max(view.champion_trials, 1)
+    stop, missed = errors.stop / 2, errors.missed / 2
 
     def at(deviation: float) -> Difference:
-        multiple = 1.0 if view.is_paired else max(1 + deviation, 0.0)
+        times = ratio * (1.0 if view.is_paired else max(1 + deviation, 0.0))
+        noise = not_known * (times * champion) ** 2
         return share_difference(
-            [view],
-            stop_error=errors.stop / 2,
-            pass_error=errors.missed / 2,
-            ratio=ratio * multiple,
-            ratio_variance=not_known,
+            [view], stop_error=stop, pass_error=missed, ratio=times, noise=noise
         )
 
     found, limit, tolerance = at(0.0), bound.limit, bound.tolerance or bound.limit
@@ -293,7 +292,10 @@ def disagreement_gate(
     if not either:
         reason = f"No verdict is possible yet: {pairs.lacking}."
         return Gate(name, bound.verdict(math.nan, math.nan), reason, {})
-    found = share_difference([view], stop_error=errors.stop, pass_error=errors.missed, ratio=0.0)
+    noise = predicted.disagreement_variance(design_effect_of_challenger(view))
+    found = share_difference(
+        [view], stop_error=errors.stop, pass_error=errors.missed, ratio=0.0, noise=noise
+    )
     figures = (
         f"{pairs.counted.format(only=only, either=either)} ({percent(found.challenger)}); "
         f"replay predicted {percent(predicted.disagreement)}."

@@ -18,13 +18,8 @@ import numpy.typing as npt
 from mlplatform.rollouts.verdicts import simulated_paths
 from mlplatform.rollouts.verdicts.comparison import BY_EVENTS
 from mlplatform.rollouts.verdicts.judgement import StepPolicy
-from mlplatform.rollouts.verdicts.simulated_paths import (
-    Alerts,
-    AnalysisSchedule,
-    Floats,
-    LabelPaths,
-    Sums,
-)
+from mlplatform.rollouts.verdicts.simulated_labels import LabelPaths
+from mlplatform.rollouts.verdicts.simulated_paths import Alerts, AnalysisSchedule, Floats, Sums
 from mlplatform.rollouts.verdicts.speed import harmful_ratio
 from mlplatform.rollouts.verdicts.statistics import sequence_width
 from mlplatform.rollouts.verdicts.traffic_profile import TrafficProfile
@@ -309,7 +304,7 @@ def _alert_gate(stage: Stage, schedule: AnalysisSchedule, expected: Alerts) -> _
     def counts(good: bool, is_shown: bool) -> tuple[Sums, ...]:
         at = (tolerance or limit) if is_shown else limit
         found = _alerts(schedule, expected, 0.0 if good else more, at)
-        if is_shown or not step.predicted.requests:  # a pass is compared with the prediction
+        if is_shown:  # a pass is compared with the prediction
             found = tuple(replace(sums, once=0.0) for sums in found)
         # on the same requests, only the champion's share: it is assumed to stay as in replay
         return found[:1] if is_paired else found
@@ -326,8 +321,9 @@ def _disagreement(stage: Stage, schedule: AnalysisSchedule, expected: Alerts) ->
     more = HARM * step.stop.disagreement
     tolerance, limit = step.tolerance.disagreement, step.stop.disagreement
 
-    def counts(good: bool, _: bool) -> tuple[Sums, ...]:
-        return (simulated_paths.disagreement(schedule, expected, more=0.0 if good else more),)
+    def counts(good: bool, is_shown: bool) -> tuple[Sums, ...]:
+        found = simulated_paths.disagreement(schedule, expected, more=0.0 if good else more)
+        return (replace(found, once=0.0) if is_shown else found,)
 
     return _Gate("disagreement", tolerance, limit, step.errors, counts, more * expected.either)
 

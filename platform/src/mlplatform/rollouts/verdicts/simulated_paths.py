@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,22 +20,16 @@ from mlplatform.rollouts.verdicts.aggregates import (
     MOST_OUTAGES,
     OUTAGE_SLICE_MS,
 )
-from mlplatform.rollouts.verdicts.hidden_outcomes import (
-    Metric,
-    MetricBounds,
-    PartialOutcomes,
-    interval,
-    recall_difference,
-)
 from mlplatform.rollouts.verdicts.statistics import (
+    BY_ONE_SAMPLE,
     CALM_TRIALS,
     RareEvents,
     event_size,
     excess_evidence,
     sequence_width,
 )
-from mlplatform.rollouts.verdicts.traffic_profile import QUANTILES, HiddenRequests, TrafficProfile
-from mlplatform.rollouts.verdicts.verdict import Errors
+from mlplatform.rollouts.verdicts.traffic_profile import QUANTILES, TrafficProfile
+from mlplatform.rollouts.verdicts.verdict import Prediction
 from mlplatform.runtime.units import HOUR_MS
 
 Floats = npt.NDArray[np.float64]
@@ -58,7 +51,7 @@ class Sums:
         plain: variance of the difference if all trials were independent.
         views: (variance of the difference, hits of one event at most), for each kind of clusters.
         shift: error of the expectation, as a share; it is added to the difference.
-        once: standard deviation of the shift if the bound counts it; else 0.
+        once: standard deviation of the shift, by interim analysis, if the bound counts it; else 0.
     """
 
     difference: Floats
@@ -67,7 +60,7 @@ class Sums:
     plain: Floats
     views: tuple[tuple[Floats, Floats], ...]
     shift: Floats
-    once: float = 0.0
+    once: Floats | float = 0.0
 
     @property
     def value(self) -> Floats:
@@ -75,9 +68,10 @@ class Sums:
 
     def width(self, error_share: float) -> Floats:
         """Width of a one-sided bound at this error rate; infinite if nothing is expected."""
-        widths = [self._width(variance, alike, error_share) for variance, alike in self.views]
+        part = error_share / BY_ONE_SAMPLE if np.any(self.once) else error_share
+        widths = [self._width(variance, alike, part) for variance, alike in self.views]
         widest = np.maximum.reduce(widths) / np.maximum(self.scale, 1e-9)
-        widest = np.hypot(widest, special.ndtri(error_share) * self.once)
+        widest = np.hypot(widest, special.ndtri(part) * self.once)
         return np.where(self.scale > 0, widest, np.inf)
 
     def _width(self, variance: Floats, alike: Floats, error_share: float) -> Floats:
@@ -238,31 +232,22 @@ class Alerts:
 
     Args:
         own, champion, both: share of requests with an alert of each arm, and of both arms.
-        replayed: number of requests in the replay that told the shares, or of so many independent
-            ones as tell as much; 0 if there was none.
-        by_replay: share of alerts that the replay predicted; None if it predicted none.
+        prediction: what the replay replay.
     """
 
     own: float
     champion: float
     both: float
-    replayed: int
-    by_replay: float | None
+    prediction: Prediction
 
     @classmethod
     def predicted(
-        cls,
-        own: float,
-        champion: float,
-        disagreement: float,
-        *,
-        replayed: int,
-        by_replay: float | None,
+        cls, own: float, champion: float, disagreement: float, prediction: Prediction
     ) -> Alerts:
         """Expected alerts, from the share of requests with an alert of either arm on which only one
         arm raised it."""
         both = (own + champion) * (1 - disagreement) / (2 - disagreement)
-        return cls(own, champion, min(both, own, champion), replayed, by_replay)
+        return cls(own, champion, min(both, own, champion), prediction)
 
     @property
     def either(self) -> float:
@@ -276,28 +261,36 @@ class Alerts:
     def disagreement(self) -> float:
         return 1 - self.both / self.either
 
+    @property
+    def beside(self) -> tuple[float, float]:
+        """The number of hits beside each alert of one arm alone: as their difference clusters, and
+        as their share does."""
+        replay = self.prediction
+        return (replay.design_effect or 1.0) - 1, (replay.flip_design_effect or 1.0) - 1
+
 
 def alert_pairs(schedule: AnalysisSchedule, expected: Alerts, *, more: float) -> Sums:
     """Alerts of both arms on the same requests, as a share of those expected, where the challenger
     raises the share `more` of them more."""
-    rng = schedule.rng("alerts")
+    rng, (beside, _) = schedule.rng("alerts"), expected.beside
     n, _ = schedule.trials()
     ratio = expected.ratio
-    own = _hits(rng, n, expected.own - expected.both, 0.0)[0]
-    other = _hits(rng, n, expected.champion - expected.both, 0.0)[0]
+    own, own_squares = _hits(rng, n, expected.own - expected.both, beside)
+    other, other_squares = _hits(rng, n, expected.champion - expected.both, beside)
     both = _hits(rng, n, expected.both, 0.0)[0]
-    own = own + _hits(schedule.rng("more alerts"), n, more * expected.own, 0.0)[0]
+    added = _hits(schedule.rng("more alerts"), n, more * expected.own, beside)
+    own, own_squares = own + added[0], own_squares + added[1]
     a, b = own + both, other + both
-    variance = own + ratio**2 * other + (1 - ratio) ** 2 * both
-    alone = expected.own + expected.champion - 2 * expected.both
+    variance = own_squares + ratio**2 * other_squares + (1 - ratio) ** 2 * both
+    once = _ratio_deviation(schedule, expected)
     return Sums(
         difference=a - ratio * b,
         scale=ratio * b,
         hits=a + ratio * b,
         plain=a + ratio**2 * b,
         views=((variance, schedule.alike_by_customer()),),
-        shift=_replayed(schedule, alone, expected),
-        once=_deviation(alone / expected.own**2, expected.replayed),
+        shift=_drawn(schedule, once),
+        once=once,
     )
 
 
@@ -311,50 +304,55 @@ def alert_arms(schedule: AnalysisSchedule, expected: Alerts, *, more: float, at:
     a, a_variance = _customers_alerts(schedule, "own", mine, expected.own * (1 + more))
     b, b_variance = _customers_alerts(schedule, "champion's", other, expected.champion)
     weight = expected.ratio * mine / np.maximum(other, 1)
-    multiple = weight * (1 + at)
-    alone = expected.own + expected.champion - 2 * expected.both
+    multiple, once = weight * (1 + at), _ratio_deviation(schedule, expected)
     return Sums(
         difference=a - weight * b,
         scale=weight * b,
         hits=a + multiple * b,
         plain=a + multiple**2 * b,
         views=((a_variance + multiple**2 * b_variance, schedule.alike_by_customer()),),
-        shift=_replayed(schedule, alone, expected),
+        shift=_drawn(schedule, once),
+        once=once * (1 + at) if expected.prediction.design_effect is not None else 0.0,
     )
 
 
 def alerts_by_replay(schedule: AnalysisSchedule, expected: Alerts, *, more: float) -> Sums | None:
     """Alerts as a share of those that the replay predicted; None if it predicted none."""
-    if expected.by_replay is None:
+    replay = expected.prediction
+    if replay.alert_share is None:
         return None
     mine, _ = schedule.trials()
     a, variance = _customers_alerts(schedule, "own", mine, expected.own * (1 + more))
-    expected_alerts = expected.by_replay * mine
+    expected_alerts = replay.alert_share * mine
     views = ((variance, schedule.alike_by_customer()),)
-    shift = _replayed(schedule, expected.own, expected)
+    spread = math.sqrt(1 / (expected.own * replay.requests)) if replay.requests else 0.0
+    shift = _drawn(schedule, np.full_like(schedule.hours, spread))
     return Sums(a - expected_alerts, expected_alerts, a, a, views, shift)
 
 
 def disagreement(schedule: AnalysisSchedule, expected: Alerts, *, more: float) -> Sums:
     """Requests with an alert of one arm alone, among those with an alert of either."""
-    rng = schedule.rng("disagreement")
+    rng, (_, beside) = schedule.rng("disagreement"), expected.beside
     n, _ = schedule.trials()
     share = min(expected.disagreement + more, 1.0)
-    only = _hits(rng, n, expected.either * share, 0.0)[0]
+    only = _hits(rng, n, expected.either * share, beside)[0]
     trials = only + _hits(rng, n, expected.either * (1 - share), 0.0)[0]
     p = only / np.maximum(trials, 1)
     plain = trials * p * (1 - p)
-    profile = schedule.profile
+    profile, replay = schedule.profile, expected.prediction
     beside_h = profile.alert_repeat_h + expected.either * profile.repeat_h
-    shift = _shift(schedule, expected.disagreement * (1 - expected.disagreement),
-                   expected.replayed * expected.either)  # fmt: skip
+    sampled = expected.disagreement * (1 - expected.disagreement)
+    replayed = replay.requests * expected.either / (1 + beside)
+    alike = np.tile(1 + beside_h * schedule.hours, (schedule.paths, 1))
+    spread = math.sqrt(sampled / replayed) if replayed else 0.0
     return Sums(
         difference=only - expected.disagreement * trials,
         scale=trials,
         hits=only,
         plain=plain,
-        views=((plain, np.tile(1 + beside_h * schedule.hours, (schedule.paths, 1))),),
-        shift=shift,
+        views=((plain * (1 + beside), alike),),
+        shift=_drawn(schedule, np.full_like(schedule.hours, spread)),
+        once=np.sqrt(replay.disagreement_variance(1 + beside)),
     )
 
 
@@ -370,18 +368,18 @@ def _customers_alerts(
     return hits, hits * (1 + beside_h * schedule.hours)
 
 
-def _replayed(schedule: AnalysisSchedule, varied: float, expected: Alerts) -> Floats:
-    """The replay's own sampling error, as a share of the expected alerts."""
-    return _shift(schedule, varied / expected.own**2, expected.replayed)
+def _ratio_deviation(schedule: AnalysisSchedule, expected: Alerts) -> Floats:
+    """The standard deviation of the predicted ratio at each interim analysis, as a share of it; for
+    the effect that the judge assumes, each alert of the champion has others beside it."""
+    assumed = 1 + schedule.profile.alert_repeat_h * schedule.hours
+    found: Floats = np.sqrt(expected.prediction.ratio_variance(assumed))
+    return found
 
 
-def _shift(schedule: AnalysisSchedule, variance: float, trials: float) -> Floats:
-    spread = _deviation(variance, trials)
-    return schedule.rng("replay").normal(0.0, spread, (schedule.paths, 1))
-
-
-def _deviation(variance: float, trials: float) -> float:
-    return math.sqrt(variance / trials) if trials else 0.0
+def _drawn(schedule: AnalysisSchedule, spread: Floats) -> Floats:
+    """The replay's own sampling error: one for each path."""
+    drawn = schedule.rng("replay").normal(0.0, 1.0, (schedule.paths, 1))
+    return drawn * float(spread.min())
 
 
 def _hits(
@@ -417,83 +415,3 @@ def _widths(variances: Floats, error_share: float) -> Floats:
     """The judge's widths at these variances, interpolated in a table."""
     known, widths = _table(error_share)
     return np.interp(variances, known, widths)
-
-
-@dataclass(frozen=True, slots=True)
-class LabelPaths:
-    """Possible labels of a shadow phase in which some requests are stopped.
-
-    Args:
-        positives: share of requests that labels show to be positive, let-through requests included.
-        limit, tolerance: positives found less than the champion, as a share of all positives.
-        worse: the same for the bad challenger.
-        alone: share of the positives that only one version finds, at equal recall.
-    """
-
-    positives: float
-    hidden: HiddenRequests
-    limit: float
-    tolerance: float
-    worse: float
-    errors: Errors
-    alone: float
-    seed: int
-
-    def passes(self, requests: int, drawn: int) -> float:
-        """Chance that a version which finds as many positives passes."""
-        return self._chance(requests, 0.0, self.errors.missed, drawn, self._is_shown)
-
-    def stops(self, requests: int, drawn: int) -> float:
-        """Chance that the bad version is stopped."""
-        return self._chance(requests, self.worse, self.errors.stop, drawn, self._is_proven)
-
-    def _is_shown(self, found: MetricBounds) -> bool:
-        return -found.low <= self.tolerance
-
-    def _is_proven(self, found: MetricBounds) -> bool:
-        return -found.high > self.limit
-
-    def _chance(
-        self,
-        requests: int,
-        worse: float,
-        error: float,
-        drawn: int,
-        is_met: Callable[[MetricBounds], bool],
-    ) -> float:
-        rng = np.random.default_rng(self.seed)
-        found = (interval(*self._path(rng, requests, worse), error) for _ in range(drawn))
-        return float(np.mean([is_met(one) for one in found]))
-
-    def _path(
-        self, rng: np.random.Generator, requests: int, worse: float
-    ) -> tuple[Metric, PartialOutcomes]:
-        """Positives that are seen, and all that the champion stops; each is of its own customer.
-
-        The champion ranked high what it stops. A challenger as good finds fewer of these positives
-        than the champion, and as many more of the other positives.
-        """
-        hidden, apart = self.hidden, max(self.alone, worse)
-        others = max(self.positives - hidden.known_positive, 0.0)
-        share = others / max(others + hidden.share * hidden.positive, 1e-12)
-        found = min((apart - worse) / 2, share * (1 - worse) / (1 + share))
-        plain = rng.poisson(requests * others)
-        stopped = rng.poisson(requests * hidden.share)
-        kind = rng.random(plain + stopped)
-        is_stopped = np.arange(len(kind)) >= plain
-        mine_alone = (kind < found / max(share, 1e-12)) & ~is_stopped
-        other_alone = kind >= 1 - (found + worse)
-        chance = np.where(is_stopped, 0.0, 1.0)
-        chance[is_stopped & (rng.random(len(kind)) < hidden.drawn)] = hidden.chance
-        seen = rng.random(len(kind)) < chance
-        positive = seen & (~is_stopped | (rng.random(len(kind)) < hidden.positive))
-        metric = recall_difference(~other_alone, ~mine_alone)
-        outcomes = PartialOutcomes(
-            unit=np.arange(len(kind)),
-            positive=positive,
-            seen=seen,
-            chance=chance,
-            guess=np.where(is_stopped, hidden.positive, 1.0),
-            came=np.ones(len(kind)),
-        )
-        return metric, outcomes

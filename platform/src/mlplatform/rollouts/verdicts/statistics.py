@@ -152,14 +152,13 @@ def share_difference(
     stop_error: float,
     pass_error: float,
     ratio: float = 1.0,
-    ratio_variance: float = 0.0,
+    noise: float = 0.0,
 ) -> Difference:
     """The difference of the challenger's share from `ratio` times the champion's, with bounds.
 
     Args:
-        ratio_variance: relative variance of the ratio, if one sample has given the ratio; else 0.
-            Only the bounds of a stop use it. A pass is held to the given ratio, which people
-            approve.
+        noise: variance of the expected share, if one sample has given it; else 0. Only the bounds
+            of a stop use it. A pass is held to what that sample said, which people approve.
         views: the same trials, clustered in different ways (by customer, by time); the view with
             the widest bounds counts.
         stop_error, pass_error: probability that a bound of this kind is ever wrong, on one side.
@@ -174,13 +173,12 @@ def share_difference(
     p, q = first.challenger_hits / mine, first.champion_hits / max(other, 1)
     known = [_information(view, ratio) for view in views]
 
-    def width(error_share: float, ratio_noise: float) -> float:
-        part = error_share / BY_ONE_SAMPLE if ratio_noise else error_share
+    def width(error_share: float, once: float) -> float:
+        part = error_share / BY_ONE_SAMPLE if once else error_share
         widest = max(_width(v, size, part) for v, size in known) / mine
-        once = special.ndtri(part) * math.sqrt(ratio_noise) * ratio * q
-        return math.hypot(widest, once)
+        return math.hypot(widest, special.ndtri(part) * math.sqrt(once))
 
-    stop, wide = width(stop_error, ratio_variance), width(pass_error, 0.0)
+    stop, wide = width(stop_error, noise), width(pass_error, 0.0)
     value = p - ratio * q
     return Difference(
         p, q, ratio * q,
@@ -326,6 +324,14 @@ def design_effect(view: ClusterSums) -> float:
     hits, seen = view.champion_hits, view.champion_trials
     plain = hits * (1 - hits / seen) if seen else 0.0
     return max(_champion_variance(view) / plain, 1.0) if plain else 1.0
+
+
+def design_effect_of_challenger(view: ClusterSums) -> float:
+    """The challenger's design effect, as `design_effect` gives the champion's."""
+    a, n, (aa, an, _, _, nn) = view.challenger_hits, view.challenger_trials, view.products[:5]
+    plain = a * (1 - a / n) if n else 0.0
+    variance = (n * n * aa - 2 * a * n * an + a * a * nn) / (n * n) if n else 0.0
+    return max(variance / plain, 1.0) if plain else 1.0
 
 
 def champion_events(views: Sequence[ClusterSums]) -> RareEvents:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from mlplatform.rollouts.journal.evidence import Verdict
 from mlplatform.rollouts.verdicts.statistics import (
@@ -138,6 +141,16 @@ class Bound:
         return "INCONCLUSIVE"
 
 
+Effect = TypeVar("Effect", float, npt.NDArray[np.float64])
+ASSUMED_HITS = 2
+"""Hits, and as many others, assumed beside those that a replay counted."""
+
+
+def _effect(known: float, hits: float, assumed: Effect) -> Effect:
+    """A design effect known from so many hits, and the assumed one as `SHRINKAGE_HITS` more."""
+    return (hits * known + SHRINKAGE_HITS * assumed) / (hits + SHRINKAGE_HITS)
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """The prediction of a replay of recent requests through both bundles.
@@ -152,8 +165,8 @@ class Prediction:
             it.
         requests: number of requests that both versions decided; 0 if it is not known, and then the
             other numbers count as exact.
-        design_effect: of the difference between the arms' alerts in the replay; None if its report
-            does not say.
+        design_effect, flip_design_effect: of the difference between the arms' alerts in the replay,
+            and of the requests that they decide differently; None if its report does not say.
     """
 
     alert_ratio: float
@@ -162,27 +175,47 @@ class Prediction:
     replayed: bool = True
     requests: int = 0
     design_effect: float | None = None
+    flip_design_effect: float | None = None
 
-    def ratio_variance(self, assumed_effect: float) -> float:
+    def ratio_variance(self, assumed_effect: Effect) -> Effect:
         """The ratio's variance, as a share of the ratio. It grows with the alerts that only one arm
         raised, and with how these cluster by customer.
 
-        Few such alerts show little of how they cluster: then the assumed design effect counts too.
+        Few such alerts show little: two more of them are assumed, and the assumed effect counts
+        too.
 
         Args:
             assumed_effect: design effect where the replay's report does not say.
         """
         if not self.requests or not self.alert_share or not self.alert_ratio:
-            return 0.0
+            return 0.0 * assumed_effect
         own, other = self.alert_share, self.alert_share / self.alert_ratio
-        both = (own + other) * (1 - self.disagreement) / (2 - self.disagreement)
-        alone = max(own + other - 2 * both, 0.0)
-        effect = assumed_effect
-        if self.design_effect is not None:
-            hits = alone * self.requests
-            effect = hits * self.design_effect + SHRINKAGE_HITS * assumed_effect
-            effect /= hits + SHRINKAGE_HITS
-        return alone / (own * other * self.requests) * effect
+        alone = max(own + other - 2 * self._both(own, other), 0.0)
+        plain = 1 / (own * other * self.requests)
+        if self.design_effect is None:  # as before reports said it
+            return alone * plain * assumed_effect
+        effect = _effect(self.design_effect, alone * self.requests, assumed_effect)
+        return (alone + ASSUMED_HITS / self.requests) * plain * effect
+
+    def disagreement_variance(self, assumed_effect: Effect) -> Effect:
+        """The variance of the share on which the arms disagree, as a replay of so few tells it; 0
+        where its report does not say how such requests cluster.
+
+        Source: Agresti and Coull (1998), Approximate is better than exact: two hits and two others
+        are added.
+        """
+        if not self.requests or self.flip_design_effect is None:
+            return 0.0 * assumed_effect
+        trials = float(self.requests)
+        if self.alert_share and self.alert_ratio:
+            own, other = self.alert_share, self.alert_share / self.alert_ratio
+            trials *= own + other - self._both(own, other)
+        hits, added = self.disagreement * trials, trials + 2 * ASSUMED_HITS
+        share = (hits + ASSUMED_HITS) / added
+        return share * (1 - share) / added * _effect(self.flip_design_effect, hits, assumed_effect)
+
+    def _both(self, own: float, other: float) -> float:
+        return (own + other) * (1 - self.disagreement) / (2 - self.disagreement)
 
     def champion_change(self, view: ClusterSums) -> float:
         """The distance of the champion's share of alerts from that in replay, in standard errors;
