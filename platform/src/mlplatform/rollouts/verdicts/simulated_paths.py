@@ -232,7 +232,7 @@ class Alerts:
 
     Args:
         own, champion, both: share of requests with an alert of each arm, and of both arms.
-        prediction: what the replay replay.
+        prediction: what a replay of recent requests predicted.
     """
 
     own: float
