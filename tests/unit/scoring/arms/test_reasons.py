@@ -16,9 +16,11 @@ from mlplatform.scoring.arms import reasons
 from mlplatform.scoring.arms.reasons import (
     Explainer,
     NotExplained,
+    codes,
     drivers,
     ordinary_row,
     readable_inputs,
+    reason_inputs,
     vector_places,
     without_each,
 )
@@ -43,6 +45,7 @@ def test_reasons_are_what_raised_the_score(
     bundle: Bundle, contributions: list[float], expected: list[str]
 ) -> None:
     assert [d.reason.code for d in drivers(bundle, contributions, 2)] == expected
+    assert codes(reason_inputs(bundle), contributions, 2) == expected
 
 
 def test_inputs_that_share_a_code_are_one_reason(bundle: Bundle) -> None:
@@ -53,6 +56,15 @@ def test_inputs_that_share_a_code_are_one_reason(bundle: Bundle) -> None:
     assert first.contribution == pytest.approx(0.7)
     assert second.inputs == ("amount",)
     assert [d.inputs for d in drivers(merged, [0.2, 0.5, -0.4])] == [("amount",), ("hour",)]
+    assert codes(reason_inputs(merged), [0.5, 0.3, 0.4]) == ["HOUR", "AMOUNT"]
+    assert codes(reason_inputs(merged), [0.1, 0.5, -0.4]) == ["AMOUNT", "HOUR"]
+
+
+def test_of_reasons_that_are_as_strong_the_one_of_the_first_input_comes_first(
+    bundle: Bundle,
+) -> None:
+    assert codes(reason_inputs(bundle), [0.2, 0.4, 0.4]) == ["HOUR", "NIGHT", "AMOUNT"]
+    assert codes(reason_inputs(bundle), [0.4, 0.4, 0.4], 2) == ["AMOUNT", "HOUR"]
 
 
 def test_a_vector_is_one_reason_and_is_made_ordinary_as_a_whole(bundle: Bundle) -> None:

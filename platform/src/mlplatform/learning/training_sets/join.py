@@ -1,7 +1,8 @@
 """The point-in-time join: for each request, the features that serving could have read then.
 
-It is DuckDB's ASOF join, made on the time a row became available and not on the row's own time:
-equal to Feast's get_historical_features(filter_by_created_timestamp=True) as long as rows became
+It is made on the time a row became available and not on the row's own time: in memory where few
+rows are in reach of the events, else by DuckDB's ASOF join. It is equal to Feast's
+get_historical_features(filter_by_created_timestamp=True) as long as rows became
 available in the order of their event times. If snapshots did not, the join would be wrong without
 any sign, so late ones raise. Rows of external views may come late: see `external.joining`.
 """
@@ -9,6 +10,7 @@ any sign, so late ones raise. Rows of external views may come late: see `externa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import duckdb
@@ -18,6 +20,8 @@ from mlplatform.learning.features.external import point_in_time_join
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
 from mlplatform.learning.features.windows.training import with_windows
+from mlplatform.learning.training_sets import memory_join
+from mlplatform.learning.training_sets.memory_join import HeldRows, KeptRows
 from mlplatform.model.features.views import FeatureView, quote
 from mlplatform.runtime.errors import InputInvalid
 
@@ -25,44 +29,69 @@ THREADS = 2
 
 
 def training_join(
-    offline: OfflineTable, views: Sequence[FeatureView], events: pa.Table
+    offline: OfflineTable,
+    views: Sequence[FeatureView],
+    events: pa.Table,
+    kept: KeptRows | None = None,
 ) -> pa.Table:
     """The result of `view_join`, with every window of the model.
 
     Args:
         events: rows with `event_time` and the views' join keys; other columns are kept. If the
             model has windows, they are requests of the offline table, with `request_id`.
+        kept: rows of views from earlier parts of the events.
 
     Raises:
         InputInvalid: for the same reasons as in `view_join`.
     """
-    return with_windows(offline, view_join(offline, views, events))
+    return with_windows(offline, view_join(offline, views, events, kept))
 
 
-def view_join(offline: OfflineTable, views: Sequence[FeatureView], events: pa.Table) -> pa.Table:
+def view_join(
+    offline: OfflineTable,
+    views: Sequence[FeatureView],
+    events: pa.Table,
+    kept: KeptRows | None = None,
+) -> pa.Table:
     """The events, in their order, with every feature of the views; null if no row was valid.
 
     A row is valid for its view's ttl, both bounds included, as in the online store.
 
     Args:
         events: rows with `event_time` and the views' join keys; other columns are kept.
+        kept: rows of views from earlier parts of the events.
 
     Raises:
         InputInvalid: a snapshot became available before its own time, or after a later one.
     """
     keys = sorted({"event_time", *(v.join_key for v in views)})
-    with duckdb.connect(":memory:", config={"threads": THREADS}) as db:
-        db.execute("SET enable_progress_bar=false")
-        db.register("events", events.select(keys))
+    kept = KeptRows() if kept is None else kept
+    with ExitStack() as until:
+        db: duckdb.DuckDBPyConnection | None = None
         for view in views:  # one by one: a join sorts all columns that it passes on
-            values = _values(db, offline, view, events)
+            if (held := kept.get(view, events)) is not None:
+                values = held.joined(events)
+            else:
+                db = until.enter_context(_database(events.select(keys))) if db is None else db
+                values = _values(db, offline, view, events, kept)
             for name in values.column_names:
                 events = events.append_column(values.field(name), values.column(name))
     return events
 
 
+def _database(events: pa.Table) -> duckdb.DuckDBPyConnection:
+    db = duckdb.connect(":memory:", config={"threads": THREADS})
+    db.execute("SET enable_progress_bar=false")
+    db.register("events", events)
+    return db
+
+
 def _values(
-    db: duckdb.DuckDBPyConnection, offline: OfflineTable, view: FeatureView, events: pa.Table
+    db: duckdb.DuckDBPyConnection,
+    offline: OfflineTable,
+    view: FeatureView,
+    events: pa.Table,
+    kept: KeptRows,
 ) -> pa.Table:
     """The view's columns for the relation `events`, in its order."""
     if view.external is None:
@@ -70,7 +99,10 @@ def _values(
             return missing_values(view, len(events))
         snapshot_rows(db, view, paths).create_view(view.name)
         refuse_late(db, view)
-        return snapshot_values(db, view)
+        if (held := _held_rows(db, view, events)) is None:
+            return snapshot_values(db, view)
+        kept.keep(view, events, held)
+        return held.joined(events)
     parts = offline.external(view.name).served_parts()
     from_ms = point_in_time_join.served_from_ms(parts)
     if from_ms is None:
@@ -78,6 +110,22 @@ def _values(
     rows = point_in_time_join.every_row(db, view, parts)
     rows.create_view(point_in_time_join.every_name(view))
     return external_values(db, view, from_ms)
+
+
+def _held_rows(
+    db: duckdb.DuckDBPyConnection, view: FeatureView, events: pa.Table
+) -> HeldRows | None:
+    """The rows that events of these days may have, from the relation with the view's name; None if
+    they are too many, or if only SQL compares the keys or times of both sides."""
+    none = db.sql(f"SELECT * FROM {view.name} LIMIT 0").to_arrow_table()
+    if not memory_join.is_comparable(view, none.schema, events):
+        return None
+    first, last = (f"make_timestamp({us})" for us in memory_join.days_us(events))
+    in_reach = f"FROM {view.name} WHERE {in_reach_sql(view, first, last)}"
+    (rows,) = db.sql(f"SELECT count(*) {in_reach}").fetchall()[0]
+    if int(rows) * len(view.feature_names) > memory_join.MOST_VALUES:
+        return None
+    return HeldRows(view, db.sql(f"SELECT * {in_reach}").to_arrow_table())
 
 
 def missing_values(view: FeatureView, count: int) -> pa.Table:

@@ -20,8 +20,9 @@ from mlplatform.operations.tables.plan import SHOWN_ERRORS, RowError
 from mlplatform.operations.tables.row_features import Inputs
 from mlplatform.scoring.arms.reasons import (
     NotExplained,
-    drivers,
+    codes,
     ordinary_row,
+    reason_inputs,
     tree_shap,
     vector_places,
     without_each,
@@ -34,6 +35,8 @@ CALL_ROWS: Final = 8_192
 THREADS: Final = 2
 """Number of threads that score, and then explain: one explanation takes as long as scoring 250
 rows. ONNX Runtime holds no interpreter lock meanwhile."""
+EXPLAINED_ROWS: Final = 32
+"""Alerts that a thread takes at a time, so that none waits for another that had slower ones."""
 ANSWERED: Final = ("model", "small_model", "rules", "default")
 NOBODY: Final = -1
 _COLUMNS: Final[list[pa.Field[Any]]] = [
@@ -112,6 +115,7 @@ class RowDecisions:
         self._score = scorer(path, accelerator, bundle.tensors, data, classes=classes)
         self._tree_shap = tree_shap(bundle, folder)
         self._ordinary, self._vectors = ordinary_row(bundle), vector_places(bundle)
+        self._reasons = reason_inputs(bundle)
         self._small = SmallScorer.of(bundle)
         self._names = bundle.scale.names
         self._safe = safe
@@ -259,14 +263,15 @@ class RowDecisions:
             except NotExplained as failure:
                 omitted[row] = failure.reason
             else:
-                found[row] = [driver.reason.code for driver in drivers(self._bundle, shares)]
+                found[row] = codes(self._reasons, shares)
 
         def explain_all(rows: NDArray[np.int64]) -> None:
             for row in rows.tolist():
                 explain(row)
 
         with ThreadPoolExecutor(THREADS, "reasons") as threads:
-            list(threads.map(explain_all, np.array_split(alerts, THREADS)))
+            parts = range(0, len(alerts), EXPLAINED_ROWS)
+            list(threads.map(explain_all, [alerts[p : p + EXPLAINED_ROWS] for p in parts]))
         return omitted
 
     def _contributions(self, row: Sequence[float], raw: Any) -> list[float]:

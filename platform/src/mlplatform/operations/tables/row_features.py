@@ -18,6 +18,7 @@ from mlplatform.learning.features.online import OnlineRow
 from mlplatform.learning.features.policy import FeaturePolicies, Gaps
 from mlplatform.learning.features.rows import is_missing
 from mlplatform.learning.training_sets.join import training_join
+from mlplatform.learning.training_sets.memory_join import KeptRows
 from mlplatform.model.bundle import Bundle
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition
 from mlplatform.model.features.views import FeatureSource, FeatureView, external, request_views
@@ -77,6 +78,7 @@ class RowFeatures:
         known = map(_request_counts, by_entity(used, definition.entities))
         narrowed = msgspec.structs.replace(definition, windows=(*used, *known))
         self._offline = OfflineTable(offline.folder, narrowed)
+        self._kept = KeptRows()
         self._midnights = {v.name: _midnights(offline, v) for v in request_views(self._plan.views)}
         self._external = {v.name: offline.external(v.name) for v in external(self._plan.views)}
 
@@ -92,7 +94,7 @@ class RowFeatures:
             nothing = np.zeros(requests.num_rows, np.int64)
             x = self._plan.matrix(_with(requests, self._plan.features))
             return Inputs(x, nothing, [_no_gaps(self._policies, self._sources)], [()])
-        joined = training_join(self._offline, self._plan.views, requests)
+        joined = training_join(self._offline, self._plan.views, requests, self._kept)
         event_ms = joined.column(EVENT_TIME).cast(pa.int64()).to_numpy() // 1000
         causes = [self._causes(joined, source, event_ms) for source in self._sources]
         kinds, gaps, without = self._grouped(causes)

@@ -51,6 +51,35 @@ class Driver:
     inputs: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ReasonInputs:
+    """A reason with the inputs that count for it, in the order of the inputs.
+
+    Args:
+        places: position of each of them among the contributions of a row.
+    """
+
+    reason: Reason
+    names: tuple[str, ...]
+    places: tuple[int, ...]
+
+
+def reason_inputs(bundle: Bundle) -> tuple[ReasonInputs, ...]:
+    """The reasons of a bundle, one for each code, in the order of their first inputs."""
+    names: Sequence[str] = bundle.input_names
+    if vectors := vector_places(bundle):
+        names = [names[places.start] for places in vectors]
+    by_code: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        by_code.setdefault(bundle.reasons[name].code, []).append(place)
+    return tuple(
+        ReasonInputs(
+            bundle.reasons[names[places[0]]], tuple(names[p] for p in places), tuple(places)
+        )
+        for places in by_code.values()
+    )
+
+
 def drivers(bundle: Bundle, contributions: Sequence[float], count: int = MOST) -> list[Driver]:
     """The reasons that raised the score most, strongest first; inputs with one reason code count as
     one.
@@ -60,21 +89,36 @@ def drivers(bundle: Bundle, contributions: Sequence[float], count: int = MOST) -
             one.
         count: largest number of reasons.
     """
-    names: Sequence[str] = bundle.input_names
-    if vectors := vector_places(bundle):
-        names = [names[places.start] for places in vectors]
-    by_code: dict[str, list[tuple[float, str]]] = {}
-    for name, contribution in zip(names, contributions, strict=True):
-        by_code.setdefault(bundle.reasons[name].code, []).append((contribution, name))
-    found = [_driver(bundle, parts) for parts in by_code.values()]
-    found.sort(key=lambda driver: -driver.contribution)
-    return [driver for driver in found[:count] if driver.contribution > 0]
+    reasons = reason_inputs(bundle)
+    return [
+        _driver(one, total, contributions) for one, total in _raising(reasons, contributions, count)
+    ]
 
 
-def _driver(bundle: Bundle, parts: Sequence[tuple[float, str]]) -> Driver:
+def codes(
+    reasons: Sequence[ReasonInputs], contributions: Sequence[float], count: int = MOST
+) -> list[str]:
+    """The codes of `drivers`, for callers with many rows of one bundle.
+
+    Args:
+        reasons: the `reason_inputs` of the bundle.
+    """
+    return [one.reason.code for one, _ in _raising(reasons, contributions, count)]
+
+
+def _raising(
+    reasons: Sequence[ReasonInputs], contributions: Sequence[float], count: int
+) -> list[tuple[ReasonInputs, float]]:
+    """The strongest reasons of those that raise the score, with the sum of their contributions."""
+    totals = [math.fsum([contributions[place] for place in one.places]) for one in reasons]
+    order = sorted(range(len(totals)), key=totals.__getitem__, reverse=True)  # keeps ties in order
+    return [(reasons[place], totals[place]) for place in order[:count] if totals[place] > 0]
+
+
+def _driver(one: ReasonInputs, total: float, contributions: Sequence[float]) -> Driver:
+    parts = [(contributions[p], n) for n, p in zip(one.names, one.places, strict=True)]
     raising = sorted((part for part in parts if part[0] > 0), key=lambda part: -part[0])
-    total = math.fsum(contribution for contribution, _ in parts)
-    return Driver(bundle.reasons[parts[0][1]], total, tuple(name for _, name in raising))
+    return Driver(one.reason, total, tuple(name for _, name in raising))
 
 
 def tree_shap(bundle: Bundle, folder: Path) -> Contributions | None:
