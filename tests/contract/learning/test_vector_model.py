@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import time
@@ -48,7 +49,6 @@ from mlplatform.operations.tables.row_decisions import RowDecisions
 from mlplatform.operations.tables.row_features import RowFeatures
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.configuration.settings import load
-from mlplatform.runtime.errors import InputInvalid
 from mlplatform.scoring.predictor.model import scorer
 from mlplatform.scoring.protos import open_inference_pb2 as oip
 from mlplatform.scoring.protos import scoring_pb2 as pb
@@ -431,8 +431,41 @@ def test_a_graph_takes_the_vector_as_one_input_of_doubles(
     np.testing.assert_allclose(scores, expected, atol=1e-6)
 
 
-def test_text_can_hold_no_vector(world: ScoringWorld, tmp_path: Path) -> None:
-    path = tmp_path / "rows.csv"
-    path.write_text("request_id,customer_id,amount,income,profile\nr,7,1,1,0.5\n")
-    with pytest.raises(InputInvalid, match="profile is a text; wanted: a Parquet file"):
-        check_columns([path], load_definition(NAME), {})
+def test_a_csv_file_holds_vectors_as_json_lists_and_gives_the_inputs_of_a_parquet_file(
+    world: ScoringWorld, candidate: Candidate, tmp_path: Path
+) -> None:
+    definition, now_ms = load_definition(NAME), time.time_ns() // 1_000_000
+    rows = [ODD, BAD, GOOD]
+    of_parquet = {
+        "request_id": ["r", "s", "t"], "customer_id": [7] * 3, "amount": [1.0] * 3,
+        "income": [1.0] * 3, "profile": pa.array(rows, pa.list_(pa.float64())),
+    }  # fmt: skip
+    pq.write_table(pa.table(of_parquet), tmp_path / "rows.parquet")
+    wrong = [
+        "0.5",
+        json.dumps([*BAD[:-1], "x"]),
+        json.dumps(BAD[:-1]),
+        json.dumps([*BAD[:-1], None]),
+    ]
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["request_id", "customer_id", "amount", "income", "profile"])
+        for number, cell in enumerate([*map(json.dumps, rows), *wrong, ""]):
+            writer.writerow([f"r{number}", 7, 1, 1, cell])
+    found = []
+    for name in ("rows.parquet", "rows.csv"):
+        path = tmp_path / name
+        check_columns([path], definition, {})
+        (block,) = blocks(path, name, definition, {}, rows=100, first=0)
+        requests = requests_of(block.rows, block.unread, definition, as_of_ms=now_ms, key=b"k")
+        offline = OfflineTable(world.home.offline(NAME), definition)
+        features = RowFeatures(definition, (), candidate.bundle, offline)
+        found.append(features.inputs(requests.table).x)
+    assert found[0].tobytes() == found[1].tobytes()
+    assert requests.problems == {
+        3: "profile is '0.5'; wanted: numbers in brackets, as [0.25, -1.5]",
+        4: f'profile[{LENGTH - 1}] is "x"; wanted: a number',
+        5: f"profile has another length than {LENGTH}: {LENGTH - 1}",
+        6: "profile has a value that is not a finite float32: {'index': 15, 'value': nan}",
+        7: "profile is missing",
+    }

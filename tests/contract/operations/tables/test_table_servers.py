@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from tests.support.table_world import read, table, world, write
 
+from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.operations import wiring
 from mlplatform.operations.tables import postgres_table
 from mlplatform.operations.tables.batch import TableBatch, score_table
+from mlplatform.operations.tables.locations import Table, input_of
+from mlplatform.operations.tables.postgres_table import ColumnSelection, export_columns
 from mlplatform.runtime.errors import (
     ConfigInvalid,
     InputInvalid,
@@ -156,3 +160,58 @@ def test_objects_are_scored_into_objects_and_go_on_after_a_loss(
     with pytest.raises(Refused, match=r"b\.parquet with other content"):
         scored(platform, f"s3://{bucket}/in", f"s3://{bucket}/out")
     assert not [p for p in pq.ParquetDataset(tmp_path / "out").files if "_" in os.path.basename(p)]
+
+
+ARRAYS = [
+    ("'{0.1,-2,1e-30}'", [0.1, -2.0, 1e-30]),
+    ("NULL", None),
+    ("'{}'", []),
+    ("'{1,NULL,NaN,Infinity,-Infinity}'", [1.0, nan, nan, inf, -inf]),
+]
+
+
+@pytest.fixture
+def database(postgres: Any) -> Iterator[Any]:
+    """An empty one."""
+    database = postgres.database()
+    yield database
+    postgres.drop(database)
+
+
+def exported(url: str, path: Path) -> pa.Table:
+    """All columns of `faces`, by the order of `id`."""
+    source = input_of(joined(url, "faces"))
+    assert isinstance(source, Table)
+    export_columns(source, lambda kinds: ColumnSelection(list(kinds), ["id"]), path)
+    return pq.read_table(path)
+
+
+@pytest.mark.postgres
+def test_arrays_of_numbers_are_vectors(
+    database: Any, passwords: Path, tmp_path: Path, postgres: Any
+) -> None:
+    columns = "id text, r real[], d double precision[], n numeric[]"
+    postgres.run(f"CREATE TABLE faces ({columns})", database)
+    rows = [f"('{n}', {text}, {text}, {text})" for n, (text, _) in enumerate(ARRAYS)]
+    postgres.run(f"INSERT INTO faces VALUES {', '.join(rows)}", database)
+    found = exported(database.url, tmp_path / "faces.parquet")
+    expected = pa.array([vector for _, vector in ARRAYS], pa.list_(pa.float64()))
+    for name in ("r", "d", "n"):
+        column = found.column(name).combine_chunks()
+        assert repr(column.to_pylist()) == repr(expected.to_pylist()), name
+    with ParquetFiles([tmp_path / "faces.parquet"]) as files:
+        read_again = files.read(0, {"d": pa.list_(pa.float64())}).column("d").to_pylist()
+    assert repr(read_again) == repr(expected.to_pylist())
+
+
+@pytest.mark.postgres
+def test_an_array_of_arrays_is_named_by_its_row(
+    database: Any, passwords: Path, tmp_path: Path, postgres: Any
+) -> None:
+    postgres.run("CREATE TABLE faces (id text, face real[])", database)
+    rows = "('a', '{1}'), ('b', '{{0.25,0.5},{1,2}}')"
+    postgres.run(f"INSERT INTO faces VALUES {rows}", database)
+    problem = r"faces, row 1: column face\[0\] is \[0.25, 0.5\]; wanted: a number"
+    with pytest.raises(InputInvalid, match=problem):
+        exported(database.url, tmp_path / "faces.parquet")
+    assert list(tmp_path.glob("faces*.text")) == []

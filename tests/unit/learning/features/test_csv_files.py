@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tracemalloc
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from mlplatform.learning.features.csv_files import MOST_ROW, CsvFiles
+from mlplatform.learning.features.parquet_work import VECTOR_BATCH_ROWS
 from mlplatform.runtime.errors import InputInvalid
 
 
@@ -32,3 +34,33 @@ def test_a_cell_may_go_over_lines_in_as_many_rows_as_there_are(tmp_path: Path) -
         table, refusals = files.read(0, {"b": pa.string()})
     assert table["b"].to_pylist() == ["1\n2"] * rows
     assert not refusals
+
+
+def test_a_cell_may_hold_a_vector_as_a_json_list(tmp_path: Path) -> None:
+    path, kind = tmp_path / "vectors.csv", pa.list_(pa.float64())
+    rows = 2 * VECTOR_BATCH_ROWS + 5
+    cells = ['"[0.1, -2, 1e-30]"', "", '"[1, null]"', '"[1, ""x""]"', "0.5", "[7]"]
+    path.write_text("id,face\n" + "".join(f"{n},{cells[n % 6]}\n" for n in range(rows)))
+    with CsvFiles([path]) as files:
+        assert files.types(0)["face"] == "string"
+        table, refusals = files.read(0, {"face": kind})
+        (first, *_) = files.batches(0, {"face": kind}, rows - 1)
+    found = table["face"].to_pylist()
+    assert len(found) == rows
+    assert found[:2] == [[0.1, -2.0, 1e-30], None]
+    assert found[2][0] == 1.0
+    assert math.isnan(found[2][1])
+    assert found[3:6] == [None, None, [7.0]]
+    texts = ['face[1] is "x"; wanted: a number', "face is '0.5'; wanted: numbers in brackets"]
+    for refusal, row, text in zip(refusals, (3, 4), texts, strict=False):
+        assert str(refusal).startswith(f"vectors.csv, row {row}: {text}")
+    assert len(refusals) == sum(n % 6 in (3, 4) for n in range(rows))
+    assert first.rows.num_rows == 1
+
+
+def test_a_hidden_vector_is_in_no_message(tmp_path: Path) -> None:
+    path = tmp_path / "vectors.csv"
+    path.write_text('face\n"[1, ""x""]"\n')
+    with CsvFiles([path]) as files:
+        (batch,) = files.batches(0, {"face": pa.list_(pa.float64())}, hidden=["face"])
+    assert [problem.text for problem in batch.problems] == ["face; wanted: a number"]

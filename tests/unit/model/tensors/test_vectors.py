@@ -37,7 +37,14 @@ from mlplatform.model.tensors.signature import (
     Tensors,
 )
 from mlplatform.model.tensors.tokens import Tokens
-from mlplatform.model.tensors.vectors import FLOAT32_MOST, spans, vector_columns, vector_text
+from mlplatform.model.tensors.vectors import (
+    FLOAT32_MOST,
+    NotAVector,
+    spans,
+    vector_columns,
+    vector_of_text,
+    vector_text,
+)
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt, InputInvalid
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.api.reference.examples import score as example
@@ -345,3 +352,49 @@ def test_a_golden_row_holds_the_vector_as_a_list(tmp_path: Path) -> None:
 def test_the_names_of_a_vectors_numbers_say_its_length() -> None:
     assert vector_columns("looks", 2) == ("looks.v2.1", "looks.v2.2")
     assert not {*vector_columns("looks", 2)} & {*vector_columns("looks", 3)}
+
+
+@given(st.lists(st.floats(width=64, allow_nan=False), max_size=8))
+def test_a_vector_written_as_a_json_list_is_read_to_the_bit(numbers: list[float]) -> None:
+    """Also with the words that PostgreSQL and Python write for infinities."""
+    written = json.dumps(numbers)
+    as_words = written.replace("-Infinity", '"-Infinity"').replace(" Infinity", ' "Infinity"')
+    for text in (written, as_words, f" {written}\n"):
+        found = vector_of_text(text)
+        assert np.array(found, np.float64).tobytes() == np.array(numbers, np.float64).tobytes()
+
+
+def test_a_gap_in_a_list_is_a_number_that_the_check_of_its_row_refuses_by_its_index() -> None:
+    column = pa.array([vector_of_text(t) for t in ("[1, null, 3]", '[1, 2, "NaN"]', "[1, 2, 3]")])
+    (_, check, *_) = rows.within_bounds(
+        pa.chunked_array([column.cast(pa.list_(pa.float32()))]),
+        "face",
+        with_vector().request["face"],
+    )
+    assert check.wrong.tolist() == [True, True, False]
+    assert check.values is not None
+    assert [value["index"] for value in check.values.to_pylist()[:2]] == [1, 2]
+    assert vector_of_text(f"[{'9' * 400}, -{'9' * 400}]") == [math.inf, -math.inf]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("0.5", "it is '0.5'; wanted: numbers in brackets, as [0.25, -1.5]"),
+        ("{0.25,0.5}", "it is '{0.25,0.5}'; wanted: numbers in brackets"),
+        ("0.25;0.5;0.75;1.25", "it is '0.25;0.5;0.7…'; wanted: numbers in brackets"),
+        ("[0.25, 0.5", "it is '[0.25, 0.5'; wanted: numbers in brackets"),
+        ('{"a": [1.0]}', """it is '{"a": [1.0]}'; wanted: numbers in brackets"""),
+        ("[" * 60_000, "it is '[[[[[[[[[[[[…'; wanted: numbers in brackets"),
+        ('[0.25, "0.5"]', '[1] is "0.5"; wanted: a number'),
+        ("[0.25, true]", "[1] is true; wanted: a number"),
+        ("[[0.25, 0.5, 0.75, 1.25], 1]", "[0] is [0.25, 0.5, …; wanted: a number"),
+    ],
+)
+def test_a_text_that_is_no_vector_is_refused_with_its_first_wrong_part_alone(
+    text: str, problem: str
+) -> None:
+    with pytest.raises(NotAVector) as refused:
+        vector_of_text(text)
+    found = refused.value
+    assert f"{found.place or 'it'} is {found.shown}; wanted: {found.wanted}".startswith(problem)

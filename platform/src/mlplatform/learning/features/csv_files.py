@@ -14,7 +14,13 @@ from typing import Any, Final, NamedTuple, Self
 import pyarrow as pa
 
 from mlplatform.learning.features.input_files import open_files
-from mlplatform.learning.features.parquet_work import MOST_COLUMNS, MOST_ROWS
+from mlplatform.learning.features.parquet_work import (
+    MOST_COLUMNS,
+    MOST_ROWS,
+    VECTOR_BATCH_ROWS,
+    VECTORS,
+)
+from mlplatform.model.tensors.vectors import NotAVector, vector_of_text
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.units import DAY_S, SECOND_US
 
@@ -129,7 +135,8 @@ class CsvFiles:
         at = {name: names.index(name) for name in wanted}
         schema = pa.schema(list(wanted.items()))
         rows = islice(rows, first, None)
-        while batch := [cells for _, cells in zip(range(BATCH_ROWS), rows, strict=False)]:
+        many = VECTOR_BATCH_ROWS if set(wanted.values()).intersection(VECTORS) else BATCH_ROWS
+        while batch := [cells for _, cells in zip(range(many), rows, strict=False)]:
             problems: list[CsvProblem] = []
             for row, cells in enumerate(batch):
                 if len(cells) != len(names):
@@ -140,8 +147,8 @@ class CsvFiles:
             for name, kind in wanted.items():
                 array, wrong = _values([cells[at[name]] for cells in batch], kind)
                 arrays.append(array)
-                for row, shown, wish in wrong:
-                    found_value = name if name in hidden else f"{name} is {shown!r}"
+                for row, place, shown, wish in wrong:
+                    found_value = name if name in hidden else f"{name}{place} is {shown}"
                     text = f"{found_value}; wanted: {wish}"
                     problems.append(CsvProblem(first + row, text, False, f"{name}: {wish}"))
             yield CsvBatch(pa.RecordBatch.from_arrays(arrays, schema=schema), problems)
@@ -223,19 +230,22 @@ def _is(text: str, read: Callable[[str], object]) -> bool:
 
 def _values(
     texts: Sequence[str], kind: pa.DataType
-) -> tuple[pa.Array[Any], list[tuple[int, str, str]]]:
-    """The values, null where a cell is empty or wrong; and of each wrong cell the row, the text,
-    and the required kind."""
+) -> tuple[pa.Array[Any], list[tuple[int, str, str, str]]]:
+    """The values, null where a cell is empty or wrong; and of each wrong cell the row, the place in
+    a vector, the text, and the required kind."""
     read = _READERS.get(str(kind), _integer)
     values: list[Any] = []
     wrong = []
     for row, text in enumerate(texts):
         try:
             values.append(read(text) if text.strip() else None)
+        except NotAVector as error:
+            values.append(None)
+            wrong.append((row, error.place, error.shown, error.wanted))
         except (ValueError, OverflowError):
             values.append(None)
             shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
-            wrong.append((row, shown, _WORDS[read]))
+            wrong.append((row, "", repr(shown), _WORDS[read]))
     return pa.array(values, kind), wrong
 
 
@@ -275,6 +285,7 @@ _READERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "int8": _truth,
     "timestamp[us]": _time,
     "string": str,
+    str(VECTORS[1]): vector_of_text,
 }
 _WORDS: Final[Mapping[Callable[[str], Any], str]] = {
     _integer: "a whole number",

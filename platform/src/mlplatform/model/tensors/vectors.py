@@ -7,6 +7,7 @@ erased, or a caller of the open protocol sent none, all of them are NaN.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -26,6 +27,11 @@ MOST_LENGTH: Final = 1024
 FLOAT32_MOST: Final = 3.4028234663852886e38
 """Largest float32: a number beyond it would be an infinity in a row."""
 
+AS_TEXT: Final = "numbers in brackets, as [0.25, -1.5]"
+"""How a vector is written in a cell of text."""
+_SHOWN: Final = 12
+_NO_NUMBERS: Final = ("NaN", "Infinity", "-Infinity")
+"""What PostgreSQL writes into a JSON array for a float that JSON has no number for."""
 _COLUMN: Final = re.compile(r"(.+)\.v([1-9][0-9]{0,3})\.([1-9][0-9]{0,3})")
 
 
@@ -101,6 +107,54 @@ def vector_text(values: Sequence[float]) -> str | None:
     """A vector in a few words, by its length and Euclidean norm; None where it is missing."""
     norm = math.hypot(*values)
     return None if math.isnan(norm) else f"{len(values)} numbers, norm {norm:.4g}"
+
+
+class NotAVector(ValueError):
+    """A text that is no vector.
+
+    Args:
+        place: `[3]` if it is this element that is no number; empty if the text is no list.
+        shown: the first characters of that element or of the text, never all numbers.
+        wanted: what is wanted instead.
+    """
+
+    def __init__(self, place: str, shown: str, wanted: str) -> None:
+        super().__init__(place, shown, wanted)
+        self.place, self.shown, self.wanted = place, shown, wanted
+
+
+def vector_of_text(text: str) -> list[float]:
+    """The numbers of a JSON list, each as float64.
+
+    A null, NaN or infinite element becomes NaN or an infinity, as it would be in a column of lists;
+    whoever reads the vector refuses it by its index.
+
+    Raises:
+        NotAVector: the text is no list, or an element is no number.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list):
+        raise NotAVector("", repr(_cut(text.strip())), AS_TEXT)
+    return [_number(value, place) for place, value in enumerate(found)]
+
+
+def _number(value: Any, place: int) -> float:
+    if value is None:
+        return MISSING
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number or value in _NO_NUMBERS:
+        try:
+            return float(value)
+        except OverflowError:  # a whole number of hundreds of digits
+            return math.inf if value > 0 else -math.inf
+    raise NotAVector(f"[{place}]", _cut(json.dumps(value)), "a number")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _other_length(of: str, row: int | None, length: int, wanted: int) -> InputInvalid:

@@ -22,10 +22,15 @@ _FIELDS: Final[Mapping[str, tuple[pa.DataType, ...]]] = {
     "bool": (pa.bool_(), *INTEGERS),
     "vector": VECTORS,
 }
+_OF_TEXT: Final[Mapping[pa.DataType, pa.DataType]] = {
+    pa.bool_(): pa.int8(),
+    VECTORS[0]: VECTORS[1],  # a number of a vector is rounded once, as in a request
+}
+"""First accepted type of a column → the type in which its texts are read, if that is another."""
 
 
 def column_types(definition: ModelDefinition) -> dict[str, tuple[pa.DataType, ...]]:
-    """Column → accepted types; text is read as the first of them."""
+    """Column → accepted types; text is read as the first of them, but for `_OF_TEXT`."""
     fields = {name: _FIELDS[field.type] for name, field in definition.request.items()}
     return {ROW_ID: (*_TEXTS, *INTEGERS), EVENT_TIME: TIMES, **fields}
 
@@ -70,11 +75,8 @@ def matched_columns(
     columns = {}
     for name, column in names.items():
         kind = next((kind for kind in kinds[name] if str(kind) == _zoneless(found[column])), None)
-        if is_text and kinds[name] == VECTORS:
-            problem = f"column {column} is a text; wanted: a Parquet file, as {name} is a vector"
-            raise InputInvalid(source, None, problem)
         if is_text:
-            kind = pa.int8() if kinds[name][0] == pa.bool_() else kinds[name][0]
+            kind = _OF_TEXT.get(kinds[name][0], kinds[name][0])
         if kind is None:
             listed = " or ".join(map(str, kinds[name]))
             raise InputInvalid(

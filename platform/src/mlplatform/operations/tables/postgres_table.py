@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Final, NamedTuple
+from typing import IO, Any, Final, NamedTuple
 
 import pg8000.native
 import pyarrow as pa
@@ -19,7 +19,9 @@ from pg8000.exceptions import DatabaseError, Error
 
 from mlplatform.learning.features.columns import match_columns
 from mlplatform.learning.features.input_files import MOST_FILE_BYTES
+from mlplatform.learning.features.parquet_work import VECTORS
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.tensors.vectors import NotAVector, vector_of_text
 from mlplatform.operations.tables.columns import ROW_ID, column_types, expected_columns
 from mlplatform.operations.tables.locations import Table
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound, Unavailable
@@ -27,6 +29,7 @@ from mlplatform.runtime.storage.addresses import Address
 from mlplatform.runtime.storage.postgres import connect
 from mlplatform.runtime.units import MIB
 
+_VECTOR: Final = ("array_to_json({})::text", VECTORS[1])
 _TYPES: Final[Mapping[str, tuple[str, pa.DataType]]] = {
     "smallint": ("{}::bigint", pa.int64()),
     "integer": ("{}::bigint", pa.int64()),
@@ -42,6 +45,7 @@ _TYPES: Final[Mapping[str, tuple[str, pa.DataType]]] = {
     "date": ("{}::timestamp", pa.timestamp("us")),
     "timestamp without time zone": ("{}", pa.timestamp("us")),
     "timestamp with time zone": ("({} AT TIME ZONE 'UTC')", pa.timestamp("us")),
+    **dict.fromkeys(("real[]", "double precision[]", "numeric[]"), _VECTOR),
 }
 """PostgreSQL type → the expression that is selected, and the type of its result."""
 _COLUMNS: Final = (
@@ -172,7 +176,6 @@ def _wanted_columns(
         taken = tuple(map(str, column_types(definition)[name]))
         if arrow[column] not in taken:
             listed = ", ".join(kind for kind, (_, a) in _TYPES.items() if str(a) in taken)
-            listed = listed or "a Parquet file, where a request has a vector"
             problem = f"column {column} is {kinds[column]}; wanted: {listed}"
             raise InputInvalid(source, None, problem)
     return names
@@ -206,21 +209,44 @@ def _to_parquet(text: Path, kinds: Mapping[str, pa.DataType], target: Path, sour
             pc.ReadOptions(column_names=list(kinds), block_size=_BLOCK_BYTES),
             pc.ParseOptions(newlines_in_values=True),
             pc.ConvertOptions(
-                column_types=schema,
+                column_types=pa.schema(
+                    [(f.name, pa.string() if f.type in VECTORS else f.type) for f in schema]
+                ),
                 null_values=[""],
                 strings_can_be_null=True,
                 quoted_strings_can_be_null=False,
             ),
         )
         with pq.ParquetWriter(target, schema) as writer:
+            first = 0
             for batch in reader:
-                writer.write_batch(batch)
+                writer.write_batch(_with_vectors(batch, schema, source, first))
+                first += batch.num_rows
     except pa.ArrowInvalid as error:
         raise InputInvalid(
             source,
             None,
             "it holds a value that cannot be read, such as an infinite time",
         ) from error
+
+
+def _with_vectors(
+    batch: pa.RecordBatch, schema: pa.Schema, source: str, first: int
+) -> pa.RecordBatch:
+    """The batch with lists of numbers in place of the texts of its vectors."""
+    columns: list[Any] = list(batch.columns)
+    for place, field in enumerate(schema):
+        if field.type not in VECTORS:
+            continue
+        found: list[list[float] | None] = []
+        for row, text in enumerate(columns[place].to_pylist(), start=first):
+            try:
+                found.append(None if text is None else vector_of_text(text))
+            except NotAVector as error:
+                problem = f"column {field.name}{error.place} is {error.shown}"
+                raise InputInvalid(source, row, f"{problem}; wanted: {error.wanted}") from error
+        columns[place] = pa.array(found, field.type)
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 @contextmanager
