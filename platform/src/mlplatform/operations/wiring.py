@@ -309,7 +309,9 @@ class Platform:
 
     @functools.cached_property
     def registry(self) -> MlflowRegistry:
-        return MlflowRegistry(self.settings.mlflow_url, self.mlflow_token())
+        settings = self.settings
+        page_url = "" if settings.is_elsewhere and not settings.servers.page else settings.page_url
+        return MlflowRegistry(settings.mlflow_url, self.mlflow_token(), page_url)
 
     def bundle(self, model: str, arm: Arm) -> Path:
         """The local folder of an arm's checked bundle; it is fetched from the registry if it is

@@ -176,9 +176,9 @@ def test_mlflows_own_client_finds_the_run_the_report_and_the_bundle(registry, th
     folder, bundle = written(tmp_path / "made", 1, "theirs")
     version = registry.register(folder, facts_of(bundle))
     run = theirs.get_run(version.run_id)
-    assert (run.info.status, run.info.run_name) == ("FINISHED", f"theirs-{bundle.digest[:8]}")
+    assert (run.info.status, run.info.run_name) == ("FINISHED", f"theirs-v1-{bundle.digest[:8]}")
     assert run.info.end_time >= run.info.start_time > 0
-    assert (run.data.metrics, run.data.tags["author"]) == ({"latency": 1.0}, "somebody")
+    assert (run.data.metrics, run.data.tags["author"]) == ({"gates/latency": 1.0}, "somebody")
     (tmp_path / "theirs").mkdir()
     report = theirs.download_artifacts(version.run_id, "gates.json", str(tmp_path / "theirs"))
     assert msgspec.json.decode(Path(report).read_bytes()) == facts_of(bundle).report

@@ -141,7 +141,7 @@ def test_mlflow_gets_its_figures_and_loads_it(made: TrainedCandidate) -> None:
     record = retrain.describe(folder, candidate, prepared.dataset, report, champion=None)
     residuals = json.loads(record.artifacts["curves/residuals.json"])
     assert sum(row[-1] for row in residuals["data"]) == len(prepared.dataset.holdout.known)
-    assert record.metrics["measures/mae/candidate/value"] > 0
+    assert record.metrics["measures/mae"] > 0
     frame = pd.DataFrame({"channel": ["web", "phone"], "amount": [200.0, 200.0], "hour": [12, 12]})
     found = BundleModel(candidate.folder).predict(frame)
     assert found["decision"].tolist() == ["usual", "high"]

@@ -19,7 +19,15 @@ import httpx
 import msgspec
 
 from mlplatform.learning.registry.mlflow_errors import database_away
-from mlplatform.learning.registry.mlflow_runs import batches, dataset_inputs, description, run_tags
+from mlplatform.learning.registry.mlflow_runs import (
+    VersionLinks,
+    batches,
+    dataset_inputs,
+    description,
+    observed,
+    purpose,
+    run_tags,
+)
 from mlplatform.learning.registry.mlmodel import FILES as MLMODEL_FILES
 from mlplatform.learning.registry.mlmodel import model_description, model_files
 from mlplatform.learning.registry.run_record import RunRecord
@@ -37,6 +45,7 @@ from mlplatform.model.weights.data_files import data_names, file_digests, link_f
 from mlplatform.runtime.canonical import canonical_json
 from mlplatform.runtime.errors import Corrupt, NotFound, PlatformError, Refused, Unavailable
 from mlplatform.runtime.storage.large_files import PIECE_BYTES
+from mlplatform.runtime.times import day_text
 
 ARTIFACT: Final = "bundle"
 BUNDLE_TAG: Final = "bundle"
@@ -64,10 +73,11 @@ class MlflowRegistry:
 
     Args:
         token: bearer token to send; None if the server wants none.
+        page_url: address of the platform's page, to which descriptions link; empty: none.
     """
 
-    def __init__(self, uri: str, token: str | None = None) -> None:
-        self._uri = uri
+    def __init__(self, uri: str, token: str | None = None, page_url: str = "") -> None:
+        self._uri, self._page_url = uri, page_url
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._client = httpx.Client(base_url=uri, timeout=TIMEOUT_S, headers=headers)
 
@@ -83,7 +93,8 @@ class MlflowRegistry:
         if known := self._same(bundle.model, facts.bundle):
             return known[0]
         with suppress(AlreadyThere):
-            self._post("registered-models/create", name=bundle.model)
+            about = purpose(shown)
+            self._post("registered-models/create", name=bundle.model, description=about)
         run = self._run(bundle, folder, facts, VALIDATED, shown)
         made = self._post(
             "model-versions/create",
@@ -93,7 +104,9 @@ class MlflowRegistry:
             tags=_tags(facts, VALIDATED),
             description=description(shown),
         )
-        return self._first(bundle.model, facts.bundle, int(made["model_version"]["version"]))
+        first = self._first(bundle.model, facts.bundle, int(made["model_version"]["version"]))
+        self._name(first, shown)
+        return first
 
     def get(self, model: str, version: int) -> Version:
         asked = {"name": model, "version": str(version)}
@@ -166,7 +179,8 @@ class MlflowRegistry:
             tags=[*_tags(facts, status), *run_tags(shown, facts.author)],
         )["run"]["info"]
         run_id, artifacts = run["run_id"], self._artifacts(run)
-        for batch in batches(facts.metrics, shown, now_ms=_now_ms()):
+        gates = [gate["name"] for gate in facts.report.get("gates", [])]
+        for batch in batches(observed(facts.metrics, gates), shown, now_ms=_now_ms()):
             self._post("runs/log-batch", run_id=run_id, **batch)
         if shown.datasets:
             self._post("runs/log-inputs", run_id=run_id, datasets=dataset_inputs(shown.datasets))
@@ -182,6 +196,17 @@ class MlflowRegistry:
             self._put(f"{artifacts}/{name}", content)
         self._post("runs/update", run_id=run_id, status="FINISHED", end_time=_now_ms())
         return run
+
+    def _name(self, version: Version, shown: RunRecord) -> None:
+        """Put the version's number into its run and its description, which are made before it."""
+        model, number, run_id = version.model, version.version, version.run_id
+        text = description(shown, VersionLinks(model, number, self._page_url))
+        name = f"{model}-v{number}-{version.digest[:8]}"
+        self._post("runs/update", run_id=run_id, run_name=name)
+        for key, value in (("version", str(number)), ("mlflow.note.content", text)):
+            self._post("runs/set-tag", run_id=run_id, key=key, value=value)
+        asked = {"name": model, "version": str(number), "description": text}
+        self._call("PATCH", f"{API}/model-versions/update", json=asked)
 
     def _experiment(self, model: str) -> str:
         try:
@@ -340,6 +365,7 @@ def _tags(facts: VersionFacts, status: str) -> list[dict[str, str]]:
         "code_version": facts.code_version,
         "folder_digest": facts.folder,
         "data_digest": facts.data_digest,
+        "data_window": f"{day_text(facts.data_from_ms)} to {day_text(facts.data_to_ms)}",
         "data_window_ms": f"{facts.data_from_ms} to {facts.data_to_ms}",
         "alert_band": f"{facts.alert_low:.5f} to {facts.alert_high:.5f}",
         "seed": str(facts.seed),

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import quote
 
 from mlplatform.learning.registry.mlmodel import schema
 from mlplatform.learning.registry.run_record import RunDataset, RunRecord
@@ -20,17 +22,54 @@ DIGEST_CHARACTERS: Final = 36
 """Number of characters that MLflow keeps of a data set's digest."""
 MOST_DESCRIPTION: Final = 5_000
 """Most characters of a version's description: MLflow's limit with PostgreSQL."""
+_LITERAL: Final = {"@": "@", "&": "&amp;", "<": "&lt;", "~": "&#126;"}
+"""Characters whose escape in Markdown MLflow's pages show with its backslash."""
 TABLES: Final = "mlflow.loggedArtifacts"
+_ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 _NOT_OF_A_NAME: Final = re.compile(r"[^\w\-. :/]|\.\.|//+", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionLinks:
+    """What leads from a version in MLflow to the rest of the platform.
+
+    Args:
+        page_url: address of the platform's page, with its scheme; empty if there is none.
+    """
+
+    model: str
+    version: int
+    page_url: str = ""
+
+    def lines(self) -> list[str]:
+        """Paragraphs of Markdown."""
+        name = f"{self.model}/{self.version}"
+        card = f"`mlplatform models card {self.model} {self.version}`"
+        if self.page_url:
+            where = f"{self.page_url}/models/{quote(self.model)}"
+            card = f"[on the platform's page]({where}/versions/{self.version}), or {card}"
+            rollouts = f"[on the page of {self.model}]({where})"
+        else:
+            rollouts = f"`mlplatform rollouts list {self.model}`"
+        return [
+            f"Model card: {card}. Rollouts: {rollouts}.",
+            "",
+            f'Load it by `mlflow.pyfunc.load_model("models:/{name}")`; what serves is'
+            f" `models:/{self.model}@champion`.",
+            "",
+        ]
 
 
 def batches(
     metrics: Mapping[str, float], record: RunRecord, *, now_ms: int
 ) -> Iterator[dict[str, Any]]:
-    """Requests of log-batch for all metrics and parameters, each with as many as it may have."""
+    """Requests of log-batch for all metrics and parameters, each with as many as it may have.
+
+    The record's metrics come first: MLflow's comparison begins with the first one.
+    """
     measured = [
         {"key": _name(name), "value": value, "timestamp": now_ms, "step": 0}
-        for name, value in {**metrics, **record.metrics}.items()
+        for name, value in {**record.metrics, **metrics}.items()
     ]
     measured += [
         {"key": _name(name), "value": value, "timestamp": now_ms, "step": step}
@@ -60,10 +99,29 @@ def run_tags(record: RunRecord, author: str) -> list[dict[str, str]]:
     return [{"key": key, "value": value} for key, value in tags.items() if value]
 
 
-def description(record: RunRecord) -> str:
-    """The record's text, cut to the length that a version's description may have."""
-    text = record.description
+def observed(metrics: Mapping[str, float], gates: Iterable[str]) -> dict[str, float]:
+    """The numbers of a version's facts by the names that MLflow shows: those of gates under
+    `gates/`, measures under `measures/`."""
+    of_gates = set(gates)
+    return {
+        f"{'gates' if name in of_gates else 'measures'}/{name}": value
+        for name, value in metrics.items()
+    }
+
+
+def description(record: RunRecord, links: VersionLinks | None = None) -> str:
+    """The record's text as MLflow shows it, cut to the length that a version's description may
+    have. Links come after its first paragraph, so that they are never cut."""
+    text = _ESCAPED.sub(lambda found: _LITERAL.get(found[1], found[0]), record.description)
+    if links is not None:
+        purpose, _, report = text.partition("\n\n")
+        text = "\n".join([purpose, "", *links.lines(), report]).strip()
     return text if len(text) <= MOST_DESCRIPTION else f"{text[: MOST_DESCRIPTION - 1]}…"
+
+
+def purpose(record: RunRecord) -> str:
+    """The first paragraph of a record's text: what the model is for, and whose it is."""
+    return description(record).partition("\n\n")[0]
 
 
 def dataset_inputs(datasets: Sequence[RunDataset]) -> list[dict[str, Any]]:

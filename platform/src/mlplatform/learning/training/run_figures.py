@@ -20,8 +20,8 @@ from mlplatform.learning.training import curves, drawings
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.evaluate import Runnable
 from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows, rows_digest
-from mlplatform.learning.validation.fold_gate import FoldFinding
 from mlplatform.learning.validation.gate_report import GateReport
+from mlplatform.learning.validation.measures import Measure
 from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.learning.validation.report_entries import ValidationReport
 from mlplatform.learning.validation.search_report import SearchReport
@@ -88,11 +88,13 @@ def run_record(
     measured = {
         f"{name}/{key}": v for name, arm in arms.items() for key, v in _figures(arm).items()
     }
-    measured |= dict(_numbers({k: v for k, v in figures.items() if k not in ("gates", "folds")}))
+    apart = ("gates", "folds", "measures")
+    measured |= _measures("measures", report.measures)
+    measured |= dict(_numbers({k: v for k, v in figures.items() if k not in apart}))
     return RunRecord(
         parameters=_parameters(definition, candidate, dataset),
         metrics={name: value for name, value in measured.items() if math.isfinite(value)},
-        steps=[_fold_metrics(fold) for fold in report.folds],
+        steps=[_measures("folds", fold.measures) for fold in report.folds],
         tags=_tags(candidate, report),
         datasets=_datasets(candidate.bundle, dataset),
         artifacts={
@@ -143,15 +145,16 @@ def _residuals(numbers: NDArray[np.float64], y: NDArray[np.float64]) -> bytes:
     return _table(["mean_number", "mean_label", "mean_absolute_error", "rows"], rows)
 
 
-def _fold_metrics(fold: FoldFinding) -> dict[str, float]:
-    """The measures of a fold, with the ends of their intervals."""
+def _measures(group: str, measures: Sequence[Measure]) -> dict[str, float]:
+    """Measures with the ends of their intervals, named so that MLflow's charts have a section for
+    the candidate's, one for the champion's and one for their differences."""
     found: dict[str, float] = {}
-    for measure in fold.measures:
+    for measure in measures:
         parts = {"": measure.candidate, "champion/": measure.champion}
         parts["difference/"] = measure.difference
         for part, interval in parts.items():
             for end in ("value", "low", "high") if interval else ():
-                name = f"folds/{part}{measure.name}{'' if end == 'value' else f'_{end}'}"
+                name = f"{group}/{part}{measure.name}{'' if end == 'value' else f'_{end}'}"
                 found[name] = getattr(interval, end)
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
@@ -314,16 +317,14 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
 
 
 def _description(definition: ModelDefinition, figures: ValidationReport) -> str:
-    name = definition.name
     return "\n".join(
         [
             f"{markdown(definition.purpose)} Owner: {markdown(definition.owner)}.",
             "",
             to_markdown(figures),
-            f"Model card: `mlplatform models card {name} VERSION`, or the version's page of the",
-            "platform. Figures named `candidate/` and `champion/` are of the same rows: ranking",
-            "on all held-out days, the rest on the days of the gates. A version is loaded by",
-            f'`mlflow.pyfunc.load_model("models:/{name}/VERSION")`, or `models:/{name}@champion`.',
+            "Figures named `candidate/` and `champion/` are of the same rows: ranking on all",
+            "held-out days, the rest on the days of the gates. `measures/` and `folds/` have",
+            "intervals (`_low`, `_high`), `gates/` what each gate observed.",
         ]
     )
 
