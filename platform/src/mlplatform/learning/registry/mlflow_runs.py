@@ -31,7 +31,7 @@ _NOT_OF_A_NAME: Final = re.compile(r"[^\w\-. :/]|\.\.|//+", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class VersionLinks:
-    """What leads from a version in MLflow to the rest of the platform.
+    """Links from a version in MLflow to the rest of the platform.
 
     Args:
         page_url: address of the platform's page, with its scheme; empty if there is none.
@@ -44,15 +44,15 @@ class VersionLinks:
     def lines(self) -> list[str]:
         """Paragraphs of Markdown."""
         name = f"{self.model}/{self.version}"
-        card = f"`mlplatform models card {self.model} {self.version}`"
+        command = f"`mlplatform models card {self.model} {self.version}`"
+        about = f"Model card: {command}. Rollouts: `mlplatform rollouts list {self.model}`."
         if self.page_url:
             where = f"{self.page_url}/models/{quote(self.model)}"
-            card = f"[on the platform's page]({where}/versions/{self.version}), or {card}"
-            rollouts = f"[on the page of {self.model}]({where})"
-        else:
-            rollouts = f"`mlplatform rollouts list {self.model}`"
+            card = f"[on the platform's page]({where}/versions/{self.version})"
+            of_model = f"[on the page of {self.model}]({where})"
+            about = f"Model card: {card}, or {command}. Rollouts: {of_model}."
         return [
-            f"Model card: {card}. Rollouts: {rollouts}.",
+            about,
             "",
             f'Load it by `mlflow.pyfunc.load_model("models:/{name}")`; what serves is'
             f" `models:/{self.model}@champion`.",

@@ -22,7 +22,6 @@ MOST_VALUES: Final = 8_000_000
 """Most values of a view's features that are joined in memory: 64 MB as float64."""
 MOST_KEPT_VALUES: Final = 2 * MOST_VALUES
 """Most values of all views together that are kept for later events."""
-_DAY_US: Final = DAY_MS * 1000
 _NO_ROW: Final = -1
 
 
@@ -73,8 +72,8 @@ class HeldRows:
     def _newest_available(
         self, keys: pa.ChunkedArray[Any], event_us: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """For each event the position of its entity's row that became available last by then, of
-        several together the one with the latest event time; or `_NO_ROW`."""
+        """The position of each event's row, or `_NO_ROW`: of its entity's rows the one that became
+        available last by then, of several together the one with the latest event time."""
         if not len(self._order):
             return np.full(len(event_us), _NO_ROW)
         found: Any = pc.index_in(keys, value_set=self._entities)
@@ -118,8 +117,9 @@ def days_us(events: pa.Table) -> tuple[int, int]:
     """The whole days of UTC that hold the times of some events: first and last microsecond of the
     epoch."""
     times = _us(events, EVENT_TIME)
-    first, last = int(times.min()) // _DAY_US, int(times.max()) // _DAY_US
-    return first * _DAY_US, (last + 1) * _DAY_US - 1
+    length_us = DAY_MS * 1000
+    first, last = int(times.min()) // length_us, int(times.max()) // length_us
+    return first * length_us, (last + 1) * length_us - 1
 
 
 def is_comparable(view: FeatureView, rows: pa.Schema, events: pa.Table) -> bool:
