@@ -36,15 +36,18 @@ class ParquetFiles:
     """A group of Parquet files of columns of plain numbers, truths, texts and vectors; to be used
     as a context.
 
+    Args:
+        rows_of_each: whether the limit on rows is for each file, and not for all together.
+
     Raises:
         InputInvalid: a file is not a plain file or is too large, or there are too many files.
         NotFound: a file can't be read.
         Unavailable: the confined process can't be started.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], *, rows_of_each: bool = False) -> None:
         self._names = [path.name for path in paths]
-        self._rows = 0
+        self._rows, self._rows_of_each = 0, rows_of_each
         with ExitStack() as until:
             self._sandbox = Sandbox(prepare, LIMITS, open_files(paths, until))
 
@@ -88,6 +91,8 @@ class ParquetFiles:
         columns = list(wanted)
         asked = {"deed": "read", "file": number, "columns": columns, "first": first}
         self._ask(number, asked, OPEN_CPU_S)
+        if self._rows_of_each:
+            self._rows = 0
         while (frame := self._ask(number, {"deed": "next"}, BATCH_CPU_S)).arrays:
             batch = self._batch(number, frame, wanted)
             self._rows += batch.num_rows

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Self
 
 import pyarrow as pa
 
@@ -14,6 +15,8 @@ from mlplatform.learning.features.input_files import CSV, PARQUET
 from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.operations.tables.columns import matched_columns
+from mlplatform.runtime.errors import InputInvalid, NotFound
+from mlplatform.runtime.units import MIB
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +36,10 @@ class RowBlock:
     is_last: bool
 
 
+GROUP_FILES: Final = 32
+GROUP_BYTES: Final = 64 * MIB
+"""Most files that share a confined process, and most bytes of them together: a large file is worth
+one of its own, with a processor time of its own."""
 _Batch = tuple[pa.Table, Mapping[int, str]]
 
 
@@ -60,6 +67,90 @@ def check_columns(
                 matched_columns(definition, found, overrides, path.name, is_text=suffix == CSV)
 
 
+class TableFiles:
+    """The files of an input, read one after the other; to be used as a context.
+
+    Small Parquet files share a confined process, whose start takes as long as reading a million
+    rows.
+
+    Args:
+        overrides: column of the request → column of the input, where the names differ.
+        rows: largest number of rows in a block.
+    """
+
+    def __init__(
+        self, definition: ModelDefinition, overrides: Mapping[str, str], *, rows: int
+    ) -> None:
+        self._definition, self._overrides, self._rows = definition, overrides, rows
+        self._paths: Sequence[Path] = ()
+        self._opened = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def blocks(
+        self, path: Path, name: str, first: int, later: Sequence[Path] = ()
+    ) -> Iterator[RowBlock]:
+        """Yield the blocks of a file from number `first` on; a file without rows has one empty
+        block.
+
+        Args:
+            name: the file's name for messages.
+            later: files that are read after this one.
+
+        Raises:
+            ConfigInvalid, InputInvalid: for the same reasons as in `check_columns`, or because the
+                file is damaged or too large.
+        """
+        rows, definition, start = self._rows, self._definition, first * self._rows
+        if path.name.endswith(PARQUET):
+            parquet, number = self._parquet(path, later)
+            found = parquet.types(number)
+            columns = matched_columns(definition, found, self._overrides, name, is_text=False)
+            kinds = {column: kind for column, kind in columns.values()}
+            batches = (
+                (_named(batch, columns), dict[int, str]())
+                for batch in parquet.batches(number, kinds, start)
+            )
+            yield from _cut(batches, _schema(columns), rows, first)
+            return
+        with CsvFiles([path]) as texts:
+            found = texts.types(0)
+            columns = matched_columns(definition, found, self._overrides, name, is_text=True)
+            hidden = {c for n, (c, _) in columns.items() if _is_hidden(definition, n)}
+            yield from _cut(_of_csv(texts, columns, start, hidden), _schema(columns), rows, first)
+
+    def _parquet(self, path: Path, later: Sequence[Path]) -> tuple[ParquetFiles, int]:
+        """The file's process, and its number there."""
+        if path not in self._paths:
+            self._opened.close()
+            together = _small_group(path, later)
+            try:
+                self._files = ParquetFiles(together, rows_of_each=True)
+            except (InputInvalid, NotFound):  # a later file is gone: that is said in its turn
+                if len(together) == 1:
+                    raise
+                self._files = ParquetFiles([path], rows_of_each=True)
+                together = [path]
+            self._paths = together
+            self._opened.enter_context(self._files)
+        return self._files, self._paths.index(path)
+
+
+def _small_group(path: Path, later: Sequence[Path]) -> Sequence[Path]:
+    """The file, and those after it that are Parquet too, as long as all are small."""
+    together, size_bytes = [path], path.stat().st_size
+    for one in later[: GROUP_FILES - 1]:
+        size_bytes += one.stat().st_size if one.exists() else GROUP_BYTES
+        if not one.name.endswith(PARQUET) or size_bytes > GROUP_BYTES:
+            break
+        together.append(one)
+    return together
+
+
 def blocks(
     path: Path,
     name: str,
@@ -69,27 +160,9 @@ def blocks(
     rows: int,
     first: int,
 ) -> Iterator[RowBlock]:
-    """Yield the blocks of a file from number `first` on; a file without rows has one empty block.
-
-    Raises:
-        ConfigInvalid, InputInvalid: for the same reasons as in `check_columns`, or because the file
-            is damaged or too large.
-    """
-    start = first * rows
-    if path.name.endswith(PARQUET):
-        with ParquetFiles([path]) as parquet:
-            columns = matched_columns(definition, parquet.types(0), overrides, name, is_text=False)
-            kinds = {column: kind for column, kind in columns.values()}
-            batches = (
-                (_named(batch, columns), dict[int, str]())
-                for batch in parquet.batches(0, kinds, start)
-            )
-            yield from _cut(batches, _schema(columns), rows, first)
-        return
-    with CsvFiles([path]) as texts:
-        columns = matched_columns(definition, texts.types(0), overrides, name, is_text=True)
-        hidden = {c for n, (c, _) in columns.items() if _is_hidden(definition, n)}
-        yield from _cut(_of_csv(texts, columns, start, hidden), _schema(columns), rows, first)
+    """Yield the blocks of one file, as `TableFiles.blocks` does."""
+    with TableFiles(definition, overrides, rows=rows) as files:
+        yield from files.blocks(path, name, first)
 
 
 def _is_hidden(definition: ModelDefinition, name: str) -> bool:

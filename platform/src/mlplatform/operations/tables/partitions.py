@@ -19,7 +19,7 @@ import msgspec
 import pyarrow.parquet as pq
 
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.operations.tables.input_files import RowBlock, blocks
+from mlplatform.operations.tables.input_files import RowBlock, TableFiles
 from mlplatform.operations.tables.outputs import DONE, MANIFEST, PLAN, Results
 from mlplatform.operations.tables.plan import (
     Partition,
@@ -145,19 +145,16 @@ def _prepared(
 ) -> Generator[_BlockInputs]:
     plan = work.plan
     finished = dict(done)  # other threads change `done`
-    for file, described in enumerate(plan.files):
-        first = first_unfinished(finished, file)
-        if first is None:
-            continue
-        with source.local_file(file) as path:
-            found = blocks(
-                path, described.name, work.definition, plan.columns,
-                rows=plan.partition_rows, first=first,
-            )  # fmt: skip
-            for block in found:
-                source.check(file)  # else rows of a file that was changed would be kept as done
-                if (file, block.number) not in finished:
-                    yield _inputs(work, file, block)
+    with TableFiles(work.definition, plan.columns, rows=plan.partition_rows) as files:
+        for file, described in enumerate(plan.files):
+            first = first_unfinished(finished, file)
+            if first is None:
+                continue
+            with source.local_file(file) as path:
+                for block in files.blocks(path, described.name, first, source.later(file)):
+                    source.check(file)  # else rows of a changed file would be kept as done
+                    if (file, block.number) not in finished:
+                        yield _inputs(work, file, block)
 
 
 def _inputs(work: Work, file: int, block: RowBlock) -> _BlockInputs:

@@ -47,6 +47,10 @@ class Source(Protocol):
         """
         ...
 
+    def later(self, number: int) -> Sequence[Path]:
+        """Local paths of the files after a file, as far as they are here already."""
+        ...
+
     def check(self, number: int) -> None:
         """
         Raises:
@@ -103,6 +107,9 @@ class _Folder:
         yield self._paths[number]
         self.check(number)
 
+    def later(self, number: int) -> Sequence[Path]:
+        return self._paths[number + 1 :]
+
     def check(self, number: int) -> None:
         path, before = self._paths[number], self._stats[number]
         now = os.stat(path) if path.exists() else None
@@ -152,6 +159,9 @@ class BucketFiles:
         finally:
             path.unlink(missing_ok=True)
 
+    def later(self, number: int) -> Sequence[Path]:
+        return ()  # each is downloaded in its turn
+
     def check(self, number: int) -> None:
         """Do nothing: a downloaded file does not change."""
 
@@ -173,6 +183,9 @@ class _ExportedTable:
     @contextmanager
     def local_file(self, number: int) -> Iterator[Path]:
         yield self._path
+
+    def later(self, number: int) -> Sequence[Path]:
+        return ()
 
     def check(self, number: int) -> None:
         """Do nothing: an exported file does not change."""
