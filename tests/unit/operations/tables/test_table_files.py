@@ -27,12 +27,12 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The files of each process that is started, by name."""
     found: list[list[str]] = []
 
-    class Counted(ParquetFiles):
+    class NotedFiles(ParquetFiles):
         def __init__(self, paths: Sequence[Path], **more: Any) -> None:
             super().__init__(paths, **more)
             found.append([path.name for path in paths])
 
-    monkeypatch.setattr(input_files, "ParquetFiles", Counted)
+    monkeypatch.setattr(input_files, "ParquetFiles", NotedFiles)
     return found
 
 
