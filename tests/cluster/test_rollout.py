@@ -118,6 +118,7 @@ class World:
     def run(self, *, plane: Any = None, raw: Any = None) -> None:
         ports = Ports(
             rollouts=self.rollouts,
+            controls=self.rollouts,
             passes=self.rollouts,
             anchors=self.rollouts,
             plane=plane or self.plane,

@@ -68,6 +68,7 @@ class World:
     def settle(self) -> None:
         ports = Ports(
             rollouts=self.rollouts,
+            controls=self.rollouts,
             passes=self.rollouts,
             anchors=self.rollouts,
             plane=self.plane,

@@ -26,8 +26,8 @@ class ModelVersion(msgspec.Struct, frozen=True):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """The arm of the request (`champion`, `challenger`, or `named` where it named its version), and
-    the generation of the routes."""
+    """The arm of the request (`champion`, `challenger`, `variant` in an A/B/n test, or `named`
+    where it named its version), and the generation of the routes."""
 
     arm: str
     generation: int
@@ -63,7 +63,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
         score: 0 to 1, or of a model of numbers the number; None where no model gave one.
         reasons: of an alert, strongest first.
         reasons_omitted: why an alert comes without them.
-        answered_by: champion, challenger, previous, small_model, rules or default.
+        answered_by: champion, challenger, previous, variant, small_model, rules or default.
         model: None where no version decided.
         degraded: None where everything was there that the decision needs.
         feature_gaps: None where every view had a valid row.

@@ -1,6 +1,7 @@
 """The `mlplatform` command: one module for each group of commands.
 
-Packages from the ground up: `terminal`, arguments and output; `decisions`, commands of decisions,
+Packages from the ground up: `terminal`, arguments and output; `controls`, what people stop, start
+and test, `decisions`, commands of decisions,
 `features`, commands of features, `documents`, rendered from code, `authoring`, folders of models,
 and `first_hour`, a newcomer's commands. The modules of this folder are above them. Imports every
 area below. `generate` is no command: it renders the files that are made from another file.
@@ -34,6 +35,7 @@ from mlplatform.commands import (
 )
 from mlplatform.commands.authoring.check_model import check_model
 from mlplatform.commands.authoring.new_model import new_model
+from mlplatform.commands.controls import variants
 from mlplatform.commands.decisions import replay, trace
 from mlplatform.commands.documents import settings
 from mlplatform.commands.features import definitions, external
@@ -83,6 +85,7 @@ app.command("new-model")(new_model)
 app.command("check-model")(check_model)
 app.add_typer(models.app, name="models")
 app.add_typer(rollouts.app, name="rollouts")
+app.add_typer(variants.app, name="variants")
 app.add_typer(events.app, name="events")
 app.add_typer(keys.app, name="keys")
 app.add_typer(cluster.app, name="cluster")

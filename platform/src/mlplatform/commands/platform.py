@@ -254,6 +254,11 @@ def _print_models(models: Mapping[str, ModelStatus]) -> None:
         for name, model in models.items()
     ]
     print_table(columns, rows)
+    for test in (model.routes.test for model in models.values()):
+        if test is not None:
+            shares = ", ".join(f"{_arm(v.arm)} {v.percent:g} %" for v in test.variants)
+            state = "answer" if test.answering else "start"
+            print_line(f"{test.test_id}: its variants {state}: {shares}")
     under_way = [state for model in models.values() for state in model.rollouts]
     if under_way:
         steps = [(s.rollout_id, s.phase, s.step, s.reason) for s in under_way]

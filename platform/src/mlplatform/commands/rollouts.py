@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 
-from mlplatform.commands import rollout_controls
+from mlplatform.commands.controls import rollout_controls
 from mlplatform.commands.runs import POLL_S, follow, run_to_end
 from mlplatform.commands.terminal.arguments import (
     Actor,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 Phase = Literal["none", "steady", "shadow", "canary"]
-ArmRole = Literal["champion", "challenger", "previous"]
+ArmRole = Literal["champion", "challenger", "previous", "variant"]
 
 VERSION_HEADER: Final = "mlplatform-version"
 """Request header that names the version which must answer."""
@@ -20,6 +20,44 @@ class Arm:
     version: int
     bundle: str
     service: str
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A version that answers a fixed share of the customers beside the champion, in a test.
+
+    Args:
+        percent: its share of the customers, in hundredths of a percent or coarser; above 0, below
+            100.
+        buckets: ranges of the customers' buckets that are its own, as (first, end), 0 to 10,000,
+            the end exclusive. No two variants of a test share a bucket.
+    """
+
+    arm: Arm
+    percent: float
+    buckets: tuple[tuple[int, int], ...]
+
+    def has(self, bucket: int) -> bool:
+        """Whether a bucket is this variant's."""
+        return any(first <= bucket < end for first, end in self.buckets)
+
+
+@dataclass(frozen=True, slots=True)
+class VariantTest:
+    """An A/B/n test: variants beside the champion, which answers all other customers.
+
+    Args:
+        test_id: id of the test, and the salt of its customers' buckets.
+        answering: whether the variants answer; False while their services start.
+    """
+
+    test_id: str
+    variants: tuple[Variant, ...]
+    answering: bool = False
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        return tuple(variant.arm for variant in self.variants)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +77,8 @@ class Routes:
             they were stopped for the volume of their decisions.
         killed: whether a person has switched the model off; then no arm is asked, and the fallback
             decides.
+        test: the A/B/n test that runs beside the champion; None if none does. There is none while
+            there is a challenger.
     """
 
     model: str
@@ -51,6 +91,7 @@ class Routes:
     challenger_percent: float
     cleared: int = 0
     killed: bool = False
+    test: VariantTest | None = None
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -59,17 +100,26 @@ class Routes:
 
     @property
     def roles(self) -> tuple[tuple[ArmRole, Arm], ...]:
-        """The arms with their roles, champion first."""
+        """The arms with their roles, champion first. Variants count once they answer."""
         listed: tuple[tuple[ArmRole, Arm | None], ...] = (
             ("champion", self.champion),
             ("challenger", self.challenger),
             ("previous", self.previous),
         )
-        return tuple((role, arm) for role, arm in listed if arm is not None)
+        found = tuple((role, arm) for role, arm in listed if arm is not None)
+        if (test := self.test) is None or not test.answering:
+            return found
+        return (*found, *(("variant", arm) for arm in test.arms))
+
+    @property
+    def starting(self) -> tuple[Arm, ...]:
+        """The variants whose services are still to start."""
+        return () if self.test is None or self.test.answering else self.test.arms
 
     @property
     def services(self) -> frozenset[str]:
-        return frozenset(arm.service for arm in self.arms)
+        """The services that must run: of the arms, and of variants that are still to answer."""
+        return frozenset(arm.service for arm in (*self.arms, *self.starting))
 
 
 def no_routes(model: str) -> Routes:

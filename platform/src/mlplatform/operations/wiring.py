@@ -331,6 +331,7 @@ class Platform:
         """The ports that a pass over the rollouts of a model uses."""
         return Ports(
             rollouts=self.rollouts,
+            controls=self.rollouts,
             passes=self.rollouts,
             anchors=self.rollouts,
             plane=self.plane,

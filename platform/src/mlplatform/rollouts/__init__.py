@@ -1,5 +1,6 @@
 """Rollouts, drift and the services of versions: who answers whom, and whether it is good enough.
 
 Packages from the ground up: `journal` and `kubernetes`; `serving`; `verdicts`; `cache` and
-`whatif`; `drift` and `passes`; `events`. Imports `learning`, `decisions`, `model` and `runtime`.
+`whatif`; `drift` and `passes`; `variants`; `events`. Imports `learning`, `decisions`, `model` and
+`runtime`.
 """

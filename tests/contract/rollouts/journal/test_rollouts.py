@@ -13,12 +13,21 @@ from typing import Any
 import pytest
 
 from mlplatform.decisions.records.port import ManifestHead, WriterHead
-from mlplatform.model.routes import Routes, no_routes
+from mlplatform.model.routes import Routes, Variant, no_routes
+from mlplatform.rollouts.journal.controls import (
+    VariantRemoved,
+    VariantsAnswering,
+    VariantsStarted,
+    controlled_routes,
+)
 from mlplatform.rollouts.journal.journal import Fence, GatewayLease
+from mlplatform.rollouts.journal.next_routes import following, promoted_routes
 from mlplatform.rollouts.journal.postgres import PostgresRollouts
 from mlplatform.rollouts.journal.sql import SqlRollouts
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
+from mlplatform.rollouts.journal.state import fold
 from mlplatform.rollouts.journal.transitions import (
+    Answered,
     Confirmed,
     Opened,
     Promoted,
@@ -418,3 +427,65 @@ def test_damage_to_the_journal_is_named(
 def test_the_file_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
     SqliteRollouts(tmp_path / "rollouts.db").close()
     assert (tmp_path / "rollouts.db").stat().st_mode & 0o077 == 0
+
+
+def champion_of(rollouts: SqlRollouts, *versions: int) -> None:
+    """Versions that are promoted at once and confirmed, one after another."""
+    for version in versions:
+        is_first = rollouts.routes("fraud").champion is None
+        rollouts.commit(opened(version, bootstrap=is_first, emergency=not is_first), None)
+        fence, fact = acquired(rollouts), {**FACTS, "rollout_id": f"fraud-v{version}-1"}
+        present = rollouts.routes("fraud")
+        promoted = Promoted(**fact, predecessor=present.champion)
+        state = fold(rollouts.read(fact["rollout_id"]))
+        rollouts.commit(promoted, fence, promoted_routes(state, present))
+        if not is_first:
+            answered = Answered(
+                **fact, answer="approve", approver="bob", bound_to=promoted.evidence_digest
+            )
+            rollouts.commit(answered, None)
+        after = rollouts.routes("fraud")
+        spare = None if after.previous is None else following(after, previous=None)
+        rollouts.commit(Confirmed(**fact), fence, spare)
+
+
+def test_a_test_of_variants_is_one_chain_of_facts_with_its_routes(world: World) -> None:
+    rollouts, gateway = world.connect(), world.connect()
+    champion_of(rollouts, 1, 2)
+    test = {**FACTS, "test_id": "fraud-variants-1"}
+    variants = (Variant(arm(1), 20.0, ((0, 2000), (3000, 3010))),)
+    start = VariantsStarted(**test, champion=arm(2), variants=variants, days=14.0)
+    facts: list[Any] = []
+    for make in (
+        lambda _: start,
+        lambda routes: VariantsAnswering(**test, generation=routes.generation + 1),
+        lambda _: VariantRemoved(**test, version=1, service=arm(1).service, evidence={"a": [1.5]}),
+    ):
+        present = rollouts.routes("fraud")
+        facts.append(make(present))
+        rollouts.control(facts[-1], acquired(rollouts), controlled_routes(facts[-1], present))
+        assert gateway.routes("fraud") == controlled_routes(facts[-1], present)
+    assert gateway.controls("fraud") == tuple(facts)
+    assert [found.fact for found in gateway.facts(0, 100)][-3:] == facts
+    assert gateway.routes("fraud").test is None
+    assert gateway.verify() == ()
+    again, fence = controlled_routes(start, rollouts.routes("fraud")), acquired(rollouts)
+    with pytest.raises(Refused, match="taken out of an earlier test"):
+        rollouts.control(start, fence, again)
+
+
+def test_of_a_rollout_and_a_test_at_once_the_journal_takes_the_first(world: World) -> None:
+    rollouts = world.connect()
+    champion_of(rollouts, 1, 2)
+    test = {**FACTS, "test_id": "fraud-variants-1"}
+    variants = (Variant(arm(1), 20.0, ((0, 2000),)),)
+    start = VariantsStarted(**test, champion=arm(2), variants=variants, days=14.0)
+    routes = controlled_routes(start, rollouts.routes("fraud"))
+    rollouts.commit(opened(3, bootstrap=False), None)
+    with pytest.raises(Refused, match="no test runs beside it"):
+        rollouts.control(start, acquired(rollouts), routes)
+    rollouts.commit(RolledBack(**FACTS, rollout_id="fraud-v3-1"), acquired(rollouts))
+    rollouts.control(start, acquired(rollouts), routes)
+    with pytest.raises(Refused, match="no rollout is opened beside it"):
+        rollouts.commit(opened(4, bootstrap=False), None)
+    assert rollouts.verify() == ()

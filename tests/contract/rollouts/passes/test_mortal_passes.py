@@ -166,6 +166,7 @@ class MortalWorld(World):
         journal, there = store.open(self.clock), {name: Remote(name, pipe) for name in OUTSIDE}
         return Ports(
             rollouts=journal,
+            controls=journal,
             passes=journal,
             anchors=journal,
             clock=self.clock,

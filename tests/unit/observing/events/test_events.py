@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlplatform.model.routes import Variant
 from mlplatform.observing.events import signature
 from mlplatform.observing.events.addresses import refusal
 from mlplatform.observing.events.messages import escaped, message, slack
@@ -61,6 +62,12 @@ OF_KINDS: dict[str, dict[str, Any]] = {
     "CanaryStepped": {"step": 1, "percent": 25.0},
     "Promoted": {"predecessor": None},
 }  # fmt: skip
+OF_CONTROLS: dict[str, dict[str, Any]] = {
+    "VariantsStarted": {"champion": arm(2), "variants": (), "days": 14.0},
+    "VariantsAnswering": {"generation": 9},
+    "VariantsRaised": {"variants": (Variant(arm(1), 20.0, ((0, 2000),)),)},
+    "VariantRemoved": {"version": 1, "service": arm(1).service},
+}
 
 
 def made(kind: type[Any], **changes: Any) -> Any:
@@ -69,6 +76,8 @@ def made(kind: type[Any], **changes: Any) -> Any:
 
 def control(kind: type[Any]) -> Any:
     fields = {"model": "fraud", "event_ms": 1, "wall_ms": 2, "actor": "cy"}
+    if kind.__name__.startswith("Variant"):
+        fields |= {"test_id": "fraud-variants-1"} | OF_CONTROLS.get(kind.__name__, {})
     return kind(**fields, reason="for Eve 4711")
 
 
@@ -89,6 +98,21 @@ def test_every_fact_has_a_type_of_its_own_and_every_type_a_fact() -> None:
     incidents = {incident(state).type for state in ("open", "claimed", "answered", "closed")}
     assert rollouts | incidents == set(TYPES) - {TEST}
     assert len({kind.name for kind in TYPES}) == len(TYPES)
+
+
+def test_the_reason_of_a_test_is_told_where_a_pass_wrote_it_and_not_what_people_typed() -> None:
+    for kind, reason in (
+        (controls.VariantsStarted, ""),
+        (controls.VariantsRaised, ""),
+        (controls.VariantsEnded, ""),
+        (controls.VariantsAnswering, "for Eve 4711"),
+        (controls.VariantRemoved, "for Eve 4711"),
+    ):
+        event = told(control(kind))
+        assert (event.subject, event.data["test"]) == ("fraud", "fraud-variants-1")
+        assert event.data["reason"] == reason
+    assert told(control(controls.VariantRemoved)).data["version"] == 1
+    assert told(control(controls.VariantsRaised)).data["percent_by_version"] == {"1": 20.0}
 
 
 def test_an_event_is_a_cloud_event_that_leads_to_the_page() -> None:

@@ -13,6 +13,7 @@ import pytest
 from mlplatform.decisions.records.last_labels import LabelCounts
 from mlplatform.learning.training_sets.dataset import window
 from mlplatform.model.folders import load_definition
+from mlplatform.model.routes import Routes, VariantTest, no_routes
 from mlplatform.operations.prefect_client import events
 from mlplatform.rollouts.drift import execute
 from mlplatform.rollouts.drift.execute import PersonRequest, RetrainRequest, ask
@@ -100,6 +101,10 @@ class Rollouts:
     """The part of a journal that a check asks about answers."""
 
     states: list[Rollout] = field(default_factory=list)
+    present: Routes = field(default_factory=lambda: no_routes("fraud"))
+
+    def routes(self, model: str) -> Routes:
+        return self.present
 
     def active(self, model: str, *, finished: bool) -> Sequence[Rollout]:
         return self.states
@@ -453,3 +458,27 @@ def test_a_drift_that_retrains_do_not_mend_calls_a_person(checks: Checks) -> Non
     last = checks.run(Health.UNHEALTHY, champion=policy.retrain_budget, wall_ms=wall_ms)
     assert isinstance(last.request, PersonRequest)
     assert "drift.retrain_budget" in last.request.reason
+
+
+def test_while_a_test_runs_no_retrain_starts_and_no_answer_rolls_out(checks: Checks) -> None:
+    incident = opened(checks)
+    checks.offline.frauds = 1000
+    test = VariantTest("fraud-variants-1", ())
+    checks.rollouts.present = dataclasses.replace(checks.rollouts.present, test=test)
+    found = checks.run(Health.UNHEALTHY)
+    assert isinstance(found.decision, Wait)
+    assert found.decision.reason == (
+        "test fraud-variants-1 runs, and no version rolls out beside it: `mlplatform variants end"
+        " fraud` ends it"
+    )
+    assert found.decision.noted
+    assert found.request is None
+    checks.rollouts.present = no_routes("fraud")
+    assert isinstance(checks.run(Health.UNHEALTHY).decision, Retrain)
+    checks.rollouts.present = dataclasses.replace(no_routes("fraud"), test=test)
+    checks.incidents.answer(incident.id, 1, version=2, note="registered", now_ms=3)
+    assert isinstance(checks.run(Health.UNHEALTHY).decision, Wait)
+    assert checks.opened == []
+    checks.rollouts.present = no_routes("fraud")
+    checks.run(Health.UNHEALTHY)
+    assert checks.opened == [2]

@@ -54,7 +54,7 @@ from rollout_world import (
 
 WRITES = {
     "apply", "remove", "fetch", "set_alias", "ensure_requested", "seal", "write",
-    "commit", "acquire", "release", "anchor",
+    "commit", "control", "acquire", "release", "anchor",
 }  # fmt: skip
 
 
@@ -101,6 +101,7 @@ class World:
 
         return Ports(
             rollouts=port(self.rollouts),
+            controls=port(self.rollouts),
             passes=port(self.rollouts),
             anchors=port(self.rollouts),
             plane=port(self.plane),

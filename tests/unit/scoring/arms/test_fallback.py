@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlplatform.model.folders import load_definition
-from mlplatform.model.routes import Arm, Phase, Routes
+from mlplatform.model.routes import Arm, Phase, Routes, Variant, VariantTest
 from mlplatform.scoring.arms.fallback import predict_until, step_until, steps
 from mlplatform.scoring.arms.reasons import without_each
 from mlplatform.scoring.arms.routing import Assignment
@@ -36,6 +38,13 @@ def test_a_challenger_falls_back_to_the_champion_first() -> None:
 def test_a_champion_falls_back_to_its_predecessor() -> None:
     order = steps(routes("steady"), Assignment("champion", 0, NOW, None))
     assert [s.name for s in order] == ["champion", "previous"]
+
+
+def test_a_variant_falls_back_to_the_champion_first() -> None:
+    test = VariantTest("fraud-variants-1", (Variant(NEW, 10.0, ((0, 1000),)),), answering=True)
+    found = dataclasses.replace(routes("steady", previous=None), test=test)
+    order = steps(found, Assignment("variant", 0, NEW, None))
+    assert [(s.name, s.arm) for s in order] == [("variant", NEW), ("champion", NOW)]
 
 
 def test_no_service_is_asked_twice() -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlplatform.model.routes import Arm, Phase, Routes, no_routes
+from mlplatform.model.routes import Arm, Phase, Routes, Variant, VariantTest, no_routes
+from mlplatform.rollouts.journal.variants import allotted
 from mlplatform.runtime.errors import NotFound
 from mlplatform.scoring.arms.routing import BUCKETS, assign, assign_named, bucket
 
@@ -88,6 +89,77 @@ def test_a_version_that_a_request_names_is_asked_whosever_the_customer_is(
         found = assign_named(routes, unit, name)
         assert found is not None
         assert (found.arm, found.target, found.shadow) == ("named", arm, None)
+
+
+THIRD = Arm(3, "c" * 64, "fraud-v3-cccccccc")
+
+
+def in_test(percents: dict[int, float], answering: bool = True) -> Routes:
+    """A test of versions 2 and 3 beside version 1."""
+    arms = {2: NEW, 3: THIRD}
+    ranges = allotted(percents)
+    variants = tuple(Variant(arms[v], share, ranges[v]) for v, share in percents.items())
+    test = VariantTest("fraud-variants-1", variants, answering)
+    return Routes("fraud", 5, OLD, None, None, "fraud-r2", "steady", 0.0, test=test)
+
+
+@pytest.mark.parametrize(
+    ("unit", "number", "version"),
+    [
+        (0, 8858, 1), (1, 933, 2), (-1, 4476, 1), (7, 8004, 1), (42, 3915, 1), (1000, 4346, 1),
+        (2**63 - 1, 2517, 3), (-(2**63), 2368, 3), (7_264_127_731, 75, 2),
+    ],
+)  # fmt: skip
+def test_the_customers_of_a_test_are_these(unit: int, number: int, version: int) -> None:
+    """Golden vectors: another hash would move the customers of a running test."""
+    found = assign(in_test({2: 20.0, 3: 10.0}), unit)
+    assert (found.bucket, found.target.version) == (number, version)
+    assert found.arm == ("champion" if version == 1 else "variant")
+    assert found.shadow is None
+
+
+@pytest.mark.parametrize(
+    ("unit", "salt", "number"),
+    [(0, "fraud-r2", 9701), (1, "fraud-r2", 7080), (42, "fraud-v2-1", 9672), (-7, "fraud", 9838)],
+)
+def test_the_customers_of_a_rollout_are_these(unit: int, salt: str, number: int) -> None:
+    assert bucket(unit, salt) == number
+
+
+@given(UNITS)
+def test_a_test_has_a_salt_of_its_own_once_its_variants_answer(unit: int) -> None:
+    found = assign(in_test({2: 50.0}), unit)
+    assert found.bucket == bucket(unit, "fraud-variants-1")
+    waits = assign(in_test({2: 50.0}, answering=False), unit)
+    assert (waits.arm, waits.target, waits.bucket) == ("champion", OLD, bucket(unit, "fraud-r2"))
+
+
+def test_each_variant_has_its_share_and_the_champion_the_rest() -> None:
+    units = 40_000
+    found = [assign(in_test({2: 20.0, 3: 10.0}), unit).target.version for unit in range(units)]
+    for version, percent in ((1, 70), (2, 20), (3, 10)):
+        deviation = (units * percent / 100 * (1 - percent / 100)) ** 0.5
+        assert abs(found.count(version) - units * percent / 100) < 4 * deviation
+
+
+@given(UNITS)
+def test_a_larger_share_takes_customers_from_the_champion_alone(unit: int) -> None:
+    low = in_test({2: 20.0, 3: 10.0})
+    assert low.test is not None
+    ranges = allotted({2: 35.0, 3: 12.0}, {v.arm.version: v.buckets for v in low.test.variants})
+    variants = (Variant(NEW, 35.0, ranges[2]), Variant(THIRD, 12.0, ranges[3]))
+    high = dataclasses.replace(low, test=dataclasses.replace(low.test, variants=variants))
+    before, after = assign(low, unit), assign(high, unit)
+    assert after.target in (before.target, NEW, THIRD)
+    if before.arm == "variant":
+        assert after.target == before.target
+
+
+def test_a_request_can_name_a_variant_that_answers() -> None:
+    found = assign_named(in_test({2: 20.0}), 7, "2")
+    assert found is not None
+    assert (found.arm, found.target, found.bucket) == ("named", NEW, bucket(7, "fraud-variants-1"))
+    assert assign_named(in_test({2: 20.0}, answering=False), 7, "2") is None
 
 
 @pytest.mark.parametrize("name", ["3", "01", "-1", " 1", "a", "a" * 63, "A" * 64, "", "champion"])

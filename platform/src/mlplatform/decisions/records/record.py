@@ -28,11 +28,15 @@ WRITER_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 ARM_FAILURES: Final = ("deadline", "unavailable", "invalid_output", "breaker_open", "volume_limit")
 """Reasons of degradation for which the assigned arm's predictor or bundle is to blame."""
 
-MODELS: Final = ("champion", "challenger", "previous")
+MODELS: Final = ("champion", "challenger", "previous", "variant")
 """The values of `answered_by` that name a predictor: its bundle's thresholds made the decision."""
 
 ASSIGNED: Final = ("champion", "challenger")
-"""Values of `arm` that a draw assigned; only these arms are compared."""
+"""Values of `arm` that a rollout's draw assigned; only these arms are compared by rollouts."""
+
+VARIANT: Final = "variant"
+"""Value of `arm` of a decision that an A/B/n test assigned to one of its variants; the bucket and
+the payload (`variant`) say to which one. Rollouts and drift count it in no arm."""
 
 NAMED: Final = "named"
 """Value of `arm` of a decision whose request named the version that answered. Nobody assigned it,

@@ -134,9 +134,12 @@ class StateCollector(Collector):
         yield signals.ROUTES_GENERATION, [((model,), routes.generation)]
         yield signals.MODEL_KILLED, [((model,), float(routes.killed))]
         canary_share = routes.challenger_percent / 100
+        test = routes.test
+        tested = sum(v.percent for v in test.variants) / 100 if test and test.answering else 0.0
         shares = {
-            "champion": 1 - canary_share if routes.champion else 0.0,
+            "champion": 1 - canary_share - tested if routes.champion else 0.0,
             "challenger": canary_share,
+            "variant": tested,
         }
         yield signals.ROUTES_SHARE, [((model, arm), share) for arm, share in shares.items()]
         states = self._rollouts.active(model, finished=True)

@@ -1,17 +1,20 @@
-"""Controls that take effect at once: people stop and start a model or a rollout."""
+"""Controls that take effect at once: people stop and start a model, a rollout or an A/B/n test."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, Literal, Protocol
 
 from mlplatform.model.folders import model_names
 from mlplatform.operations.actions.rollouts import CONTROL, kept_refusal
 from mlplatform.operations.wiring import Platform
-from mlplatform.rollouts.journal.controls import ControlState, fold_controls
+from mlplatform.rollouts.journal.controls import ControlState, VariantTestState, fold_controls
 from mlplatform.rollouts.journal.state import RolloutState, fold
 from mlplatform.rollouts.journal.transitions import ProvenIdentity
 from mlplatform.rollouts.passes import controls
 from mlplatform.rollouts.passes.controls import ControlsJournal
+from mlplatform.rollouts.variants import commands as variants
+from mlplatform.rollouts.variants.comparison import ArmFigures, compare
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.errors import Refused
 
@@ -154,3 +157,111 @@ def kill_sentences(platform: Platform, model: str | None) -> list[str]:
         if killed is not None:
             found.append(f"{name} is switched off by {killed.actor}: {killed.reason}")
     return found
+
+
+def start_variants(
+    platform: Platform,
+    model: str,
+    shares: Mapping[int, float],
+    *,
+    days: float,
+    actor: str,
+    reason: str,
+    identity: ProvenIdentity | None = None,
+) -> VariantTestState:
+    """Start an A/B/n test of former champions beside the champion; returns its state.
+
+    Args:
+        shares: version → percent of the customers.
+        days: days for which the variants answer.
+        identity: as in `control_model`.
+
+    Raises:
+        Refused: the model's present state allows no test, or no test of these versions.
+    """
+    platform.definition(model)
+    asked = f"variants start of {model}: {reason}"
+    with kept_refusal(platform, asked, actor, identity, surface=CONTROL):
+        state = variants.start(
+            platform.rollouts,
+            model,
+            shares,
+            days=days,
+            actor=actor,
+            reason=reason,
+            clock=platform.clock,
+            identity=identity,
+        )
+    return _test_of(state)
+
+
+def raise_variants(
+    platform: Platform,
+    model: str,
+    shares: Mapping[int, float],
+    *,
+    actor: str,
+    reason: str,
+    identity: ProvenIdentity | None = None,
+) -> VariantTestState:
+    """Raise shares of the running test; returns its state.
+
+    Raises:
+        Refused: no test runs, or a share is smaller than before.
+    """
+    platform.definition(model)
+    asked = f"variants raise of {model}: {reason}"
+    with kept_refusal(platform, asked, actor, identity, surface=CONTROL):
+        state = variants.raise_shares(
+            platform.rollouts,
+            model,
+            shares,
+            actor=actor,
+            reason=reason,
+            clock=platform.clock,
+            identity=identity,
+        )
+    return _test_of(state)
+
+
+def end_variants(
+    platform: Platform,
+    model: str,
+    *,
+    actor: str,
+    reason: str,
+    identity: ProvenIdentity | None = None,
+) -> VariantTestState:
+    """End the running test; returns its state.
+
+    Raises:
+        Refused: no test of the model runs.
+    """
+    platform.definition(model)
+    asked = f"variants end of {model}: {reason}"
+    with kept_refusal(platform, asked, actor, identity, surface=CONTROL):
+        state = variants.end(
+            platform.rollouts,
+            model,
+            actor=actor,
+            reason=reason,
+            clock=platform.clock,
+            identity=identity,
+        )
+    return _test_of(state)
+
+
+def compare_variants(
+    platform: Platform, model: str
+) -> tuple[VariantTestState | None, tuple[ArmFigures, ...]]:
+    """The model's newest A/B/n test, and what its arms have done; None if there was none."""
+    definition = platform.definition(model)
+    test = fold_controls(platform.rollouts.controls(model)).test
+    if test is None:
+        return None, ()
+    return test, compare(definition, platform.log, test, now_ms=platform.clock.event_ms())
+
+
+def _test_of(state: ControlState) -> VariantTestState:
+    assert state.test is not None  # every fact of a test leaves one
+    return state.test

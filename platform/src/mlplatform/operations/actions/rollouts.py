@@ -34,6 +34,7 @@ from mlplatform.rollouts.journal.transitions import (
 )
 from mlplatform.rollouts.passes import commands, execute, plan_text, planning, summary
 from mlplatform.rollouts.passes.execute import JudgedStep
+from mlplatform.rollouts.variants.execute import run_test
 from mlplatform.rollouts.verdicts.ramp import Plan
 from mlplatform.runtime.errors import Corrupt, NotFound, Refused
 from mlplatform.runtime.telemetry.refusals import UNKNOWN, Refusal
@@ -130,12 +131,16 @@ def _planned(
 
 
 def rollout_pass(platform: Platform, model: str, *, dry_run: bool = False) -> dict[str, Any]:
-    """One pass over a model's rollouts, as plain values."""
-    report = execute.run_pass(
+    """One pass over a model's A/B/n test and rollouts, as plain values."""
+    definition, ports, holder = (
         platform.definition(model),
         platform.ports(model),
-        holder=f"pass {os.getpid()}",
-        dry_run=dry_run,
+        f"pass {os.getpid()}",
+    )
+    tested = run_test(definition, ports, holder=holder, dry_run=dry_run)
+    report = execute.run_pass(definition, ports, holder=holder, dry_run=dry_run)
+    report = dataclasses.replace(
+        report, steps=(*tested.steps, *report.steps), waits=(*tested.waits, *report.waits)
     )
     if report.ran and not dry_run:
         with last_results.for_people():

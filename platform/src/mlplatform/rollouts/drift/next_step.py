@@ -74,6 +74,7 @@ class IncidentStatus:
         fault: id of the open incident about the model's data; None if there is none.
         retrains: retrains that the model's other incidents asked for.
         trains: whether the model's folder can train it.
+        test: id of the A/B/n test that runs; None if none does.
     """
 
     matured: MaturedRequests = NOTHING_MATURED
@@ -81,6 +82,7 @@ class IncidentStatus:
     fault: str | None = None
     retrains: Retrains = ()
     trains: bool = True
+    test: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +151,10 @@ def next_step(
         )
     answer = incident.answer if incident.state == "answered" else None
     if answer is not None and status.answer_phase is None and refusal is None:
-        return OpenRollout(answer)
+        return OpenRollout(answer) if status.test is None else _waits_for(status.test, model.name)
     if refusal:
         return Page(f"version {answer} answers it, but has no rollout: {refusal}")
-    return retrain_when(
+    step = retrain_when(
         incident,
         status.matured,
         now_ms=observation.now_ms,
@@ -162,6 +164,17 @@ def next_step(
         answer_lives=status.answer_phase != "rolled_back",
         fault=status.fault,
         retrains=status.retrains,
+    )
+    if status.test is not None and isinstance(step, Retrain):
+        return _waits_for(status.test, model.name)
+    return step
+
+
+def _waits_for(test: str, model: str) -> Wait:
+    return Wait(
+        f"test {test} runs, and no version rolls out beside it: `mlplatform variants end {model}`"
+        " ends it",
+        noted=True,
     )
 
 

@@ -140,8 +140,10 @@ def incident_status(
     incidents."""
     if incident.found.kind == FAULT:
         return IncidentStatus()
+    test = ports.rollouts.routes(definition.name).test
+    test_id = None if test is None else test.test_id
     if incident.state == "answered":
-        return IncidentStatus(answer_phase=_answer_phase(ports, incident))
+        return IncidentStatus(answer_phase=_answer_phase(ports, incident), test=test_id)
     if not ports.trains:
         return IncidentStatus(trains=False)
     ports.offline.project(ports.log)
@@ -155,6 +157,7 @@ def incident_status(
             for before, change in itertools.pairwise(i.changes)
             if change.claim > before.claim
         ],
+        test=test_id,
     )
 
 

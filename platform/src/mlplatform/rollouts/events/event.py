@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from typing import Any, Final, assert_never
 
 from mlplatform.rollouts.drift.incidents import IncidentFact
-from mlplatform.rollouts.journal.controls import Control, Killed, KillLifted, StopsCleared
+from mlplatform.rollouts.journal.controls import (
+    Control,
+    Killed,
+    KillLifted,
+    StopsCleared,
+    VariantRemoved,
+    VariantsAnswering,
+    VariantsEnded,
+    VariantsRaised,
+    VariantsStarted,
+)
 from mlplatform.rollouts.journal.journal import JournalFact
 from mlplatform.rollouts.journal.transitions import (
     Answered,
@@ -99,6 +109,17 @@ KILLED: Final = _model(
 )  # fmt: skip
 LIFTED: Final = _model("kill-lifted", "A model is switched on again")
 CLEARED: Final = _model("stops-cleared", "Versions that gateways had stopped are asked again")
+TEST_STARTED: Final = _model("variants-started", "A person started an A/B/n test")
+TEST_ANSWERS: Final = _model("variants-answering", "The variants of a test answer customers")
+TEST_RAISED: Final = _model("variants-raised", "Variants of a test get more customers")
+TEST_REMOVED: Final = _model(
+    "variant-removed", "A variant was taken out of a test: the champion answers its customers",
+    "Read why with `mlplatform variants show MODEL`; the other variants of the test go on.",
+)  # fmt: skip
+TEST_ENDED: Final = _model(
+    "variants-ended", "An A/B/n test is over: the champion answers everybody",
+    "Compare the versions with `mlplatform variants show MODEL`, and roll out the better one.",
+)  # fmt: skip
 INCIDENT_OPENED: Final = _incident(
     "opened", "A model has drifted, finds less than before, or gets broken data",
     "Look at what it says. Broken data is mended at its source; else a retrain follows by itself.",
@@ -112,8 +133,9 @@ INCIDENT_CLOSED: Final = _incident("closed", "An incident is closed")
 TEST: Final = EventType(f"{PREFIX}.test", "A test of this receiver, by `mlplatform events test`")
 TYPES: Final = (
     OPENED, EMERGENCY, DEPLOY_REFUSED, SHADOW, APPROVAL_ASKED, APPROVED, REJECTED, CANARY, PROMOTED,
-    CONFIRMED, SUPERSEDED, ROLLED_BACK, PAUSED, RESUMED, KILLED, LIFTED, CLEARED, INCIDENT_OPENED,
-    INCIDENT_CLAIMED, INCIDENT_ANSWERED, INCIDENT_CLOSED, TEST,
+    CONFIRMED, SUPERSEDED, ROLLED_BACK, PAUSED, RESUMED, KILLED, LIFTED, CLEARED, TEST_STARTED,
+    TEST_ANSWERS, TEST_RAISED, TEST_REMOVED, TEST_ENDED, INCIDENT_OPENED, INCIDENT_CLAIMED,
+    INCIDENT_ANSWERED, INCIDENT_CLOSED, TEST,
 )  # fmt: skip
 """All types of events; docs/events.md lists them."""
 
@@ -223,6 +245,16 @@ def _type_of(transition: Transition | Control) -> EventType:
             return LIFTED
         case StopsCleared():
             return CLEARED
+        case VariantsStarted():
+            return TEST_STARTED
+        case VariantsAnswering():
+            return TEST_ANSWERS
+        case VariantsRaised():
+            return TEST_RAISED
+        case VariantRemoved():
+            return TEST_REMOVED
+        case VariantsEnded():
+            return TEST_ENDED
         case DeployRefused():
             return DEPLOY_REFUSED
         case ShadowStarted():
@@ -255,6 +287,13 @@ def _details(transition: Transition | Control) -> dict[str, Any]:
             return {"evidence_digest": transition.bound_to}
         case CanaryStepped():
             return {"step": transition.step, "percent": transition.percent}
+        case VariantsStarted() | VariantsRaised():
+            shares = {str(v.arm.version): v.percent for v in transition.variants}
+            return {"test": transition.test_id, "percent_by_version": shares}
+        case VariantsAnswering() | VariantsEnded():
+            return {"test": transition.test_id}
+        case VariantRemoved():
+            return {"test": transition.test_id, "version": transition.version}
         case _:
             return {}
 
@@ -262,8 +301,11 @@ def _details(transition: Transition | Control) -> dict[str, Any]:
 def _reason(transition: Transition | Control) -> str:
     """The transition's reason; empty if a person may have typed it or is named in it."""
     typed = Opened | Answered | Paused | Resumed | Killed | KillLifted | StopsCleared
-    if isinstance(transition, typed):
+    of_test = VariantsStarted | VariantsRaised | VariantsEnded
+    if isinstance(transition, typed | of_test):
         return ""
+    if isinstance(transition, VariantsAnswering | VariantRemoved):  # a pass wrote it
+        return transition.reason
     moved = isinstance(transition, CanaryStepped | Promoted | RolledBack)
     is_verdict = not isinstance(transition, typed) and bool(
         {"verdict", "stopped"} & set(transition.evidence)

@@ -20,6 +20,7 @@ from mlplatform.rollouts.journal.transitions import (
     Superseded,
     Transition,
 )
+from mlplatform.rollouts.journal.variants import check_free_of_test
 from mlplatform.runtime.errors import Busy, Refused
 
 
@@ -32,10 +33,13 @@ def check_opening(fact: Opened, earlier: Iterable[RolloutState], present: Routes
     Raises:
         Busy: see `check_emergency`.
         Refused: see `check_emergency`; or the version is champion, or the opening is wrong about
-            whether the model has a champion.
+            whether the model has a champion; or an A/B/n test runs, which only an emergency
+            promotion ends.
     """
     if fact.emergency:
         check_emergency(earlier, fact.challenger)
+    else:
+        check_free_of_test(fact.model, present)
     check_not_champion(fact.challenger, present)
     if fact.bootstrap != (present.champion is None):
         has = "no champion" if present.champion is None else "a champion"

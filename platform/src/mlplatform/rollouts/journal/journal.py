@@ -99,7 +99,8 @@ class Controls(Protocol):
 
         Raises:
             StaleFence: the lease was taken over, or the routes are not of the next generation.
-            Refused: the fact can't follow those before it.
+            Refused: the fact can't follow those before it; or a test may not start now
+                (`variants.check_start`); or the routes are not those that follow.
         """
         ...
 

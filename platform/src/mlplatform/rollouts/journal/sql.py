@@ -13,8 +13,10 @@ from mlplatform.rollouts.journal.admission import check_opening, check_routes
 from mlplatform.rollouts.journal.controls import (
     Control,
     ControlState,
+    VariantsStarted,
     apply_control,
     check_may_move,
+    controlled_routes,
     decode_control,
     encode_control,
     fold_controls,
@@ -29,6 +31,7 @@ from mlplatform.rollouts.journal.transitions import (
     decode,
     encode,
 )
+from mlplatform.rollouts.journal.variants import check_start
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.clock import Clock, SystemClock
 from mlplatform.runtime.errors import NotFound, Refused, StaleFence
@@ -87,8 +90,14 @@ class SqlRollouts:
         with self._database.write_transaction() as db:
             if fence.model != fact.model or not self._renewed(db, fence):
                 raise StaleFence(f"{fence.holder} has no lease of {fact.model}")
-            _check_generation(_routes_of(fact.model, db.rows(_ROUTES, model=fact.model)), routes)
-            state = apply_control(fold_controls(_controls(db, fact.model)), fact)
+            present = _routes_of(fact.model, db.rows(_ROUTES, model=fact.model))
+            _check_generation(present, routes)
+            before = fold_controls(_controls(db, fact.model))
+            state = apply_control(before, fact)
+            if isinstance(fact, VariantsStarted):
+                check_start(fact, _states(db, fact.model, finished=True), before, present)
+            if routes != controlled_routes(fact, present):
+                raise Refused(f"other routes follow from {type(fact).__name__} of {fact.model}")
             body = encode_control(fact).decode()
             _append(db, body, model=fact.model, routes=routes, fence=fence)
             _write_routes(db, routes)

@@ -50,7 +50,7 @@ def kill(
     if journal.routes(model).champion is None:
         raise Refused(f"{model} has no champion, so no version of it answers requests")
     fact = _fact(Killed, model, clock, actor=actor, reason=reason, identity=identity)
-    return _control(journal, fact)
+    return write_control(journal, fact)
 
 
 def lift(
@@ -68,7 +68,7 @@ def lift(
         Refused: the model is not killed.
     """
     fact = _fact(KillLifted, model, clock, actor=actor, reason=reason, identity=identity)
-    return _control(journal, fact)
+    return write_control(journal, fact)
 
 
 def clear_stops(
@@ -89,7 +89,7 @@ def clear_stops(
     if not any(services & lease.stopped.keys() for lease in journal.gateways(model)):
         raise Refused(f"no gateway has stopped a version of {model}: there is nothing to clear")
     fact = _fact(StopsCleared, model, clock, actor=actor, reason=reason, identity=identity)
-    return _control(journal, fact)
+    return write_control(journal, fact)
 
 
 def pause(
@@ -202,7 +202,7 @@ def _lease(journal: ControlsJournal, model: str, holder: str) -> Iterator[Fence]
 
 
 def _fact(
-    kind: type[Control],
+    kind: type[Killed | KillLifted | StopsCleared],
     model: str,
     clock: Clock,
     *,
@@ -220,6 +220,12 @@ def _fact(
     )
 
 
-def _control(journal: ControlsJournal, fact: Control) -> ControlState:
+def write_control(journal: ControlsJournal, fact: Control) -> ControlState:
+    """Write a control with the routes that follow from it, under the model's lease, which a running
+    pass loses.
+
+    Raises:
+        Refused: the fact can't follow those before it.
+    """
     with _lease(journal, fact.model, f"{type(fact).__name__} by {fact.actor}") as fence:
         return journal.control(fact, fence, controlled_routes(fact, journal.routes(fact.model)))

@@ -29,7 +29,7 @@ from mlplatform.rollouts.passes import count_store
 from mlplatform.rollouts.passes.count_store import State
 from mlplatform.rollouts.verdicts.aggregates import Aggregates
 from mlplatform.rollouts.verdicts.completeness import complete_until_ms
-from mlplatform.rollouts.verdicts.facts import Subject, facts
+from mlplatform.rollouts.verdicts.facts import Subject, VariantSubject, facts
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.storage import sqlite
 
@@ -120,7 +120,11 @@ def _path(folder: Path, model: str, subject: Subject) -> Path:
         identified += ["by class"] * subject.scale.by_class
         if subject.scale.number is not None:
             identified.append(subject.scale.number.tolerance)
-    return file_of(folder / model, subject.role, subject.generation, digest(identified)[:8])
+    name: str = subject.role
+    if isinstance(subject, VariantSubject):
+        name = f"variant{subject.version}"  # variants of one generation each have a file
+        identified.append(subject.buckets)
+    return file_of(folder / model, name, subject.generation, digest(identified)[:8])
 
 
 def _is_of_another_log(state: State, watermarks: Sequence[Watermark]) -> bool:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from mlplatform.decisions.records.draws import logged_draws
 from mlplatform.decisions.records.port import DecisionLog, RecordQuery
-from mlplatform.decisions.records.record import ANSWERED, ASSIGNED
+from mlplatform.decisions.records.record import ANSWERED, ASSIGNED, VARIANT
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.rollouts.passes.observe import waited_ms
 from mlplatform.rollouts.verdicts.facts import (
@@ -169,7 +169,7 @@ def _slice(
     query = RecordQuery(model=model, kinds=ANSWERED, from_ms=start, to_ms=end, columns=COLUMNS)
     rows = log.read(query)
     rows = rows.filter(rows["unit"].is_valid())
-    rows = rows.filter(pc.field("arm").isin(ASSIGNED))
+    rows = rows.filter(pc.field("arm").isin((*ASSIGNED, VARIANT)))
     order = np.argsort(rows["event_ms"].to_numpy(), kind="stable")
     rows = rows.take(order)
     columns = columns_of(rows)

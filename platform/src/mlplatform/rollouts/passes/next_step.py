@@ -214,7 +214,7 @@ def reconciled_services(
     Stops come first, because they free capacity for starts.
     """
     deployed = frozenset(deployed)
-    missing = [a for a in routes.arms if a.service not in deployed]
+    missing = [a for a in (*routes.arms, *routes.starting) if a.service not in deployed]
     starts = [Deploy(a, f"generation {routes.generation} lists it") for a in _distinct(missing)]
     ramping = {s.challenger.service for s in states if s.ramping}
     spare = sorted(

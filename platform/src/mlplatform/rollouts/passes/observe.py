@@ -80,7 +80,7 @@ def observe(
     leases = ports.passes.gateways(definition.name)
     return Observation(
         routes=routes,
-        challenger=_service(ports.plane, service, refusal),
+        challenger=service_status(ports.plane, service, refusal),
         judgement=_judgement(definition, ports, state, routes),
         champion_is_provisional=provisional,
         last_confirmed=confirmed[-1] if confirmed else None,
@@ -393,7 +393,8 @@ def _pods(definition: ModelDefinition, ports: Ports) -> int:
     return ports.replicas or 1
 
 
-def _service(plane: ServingPlane, name: str, refusal: str | None) -> Service:
+def service_status(plane: ServingPlane, name: str, refusal: str | None = None) -> Service:
+    """The status of a service; `refusal` says why this pass could not start it."""
     if refusal is not None:
         return Service(deployed=False, ready=False, reason=refusal, refused=True)
     try:

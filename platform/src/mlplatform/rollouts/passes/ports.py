@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from mlplatform.decisions.records.port import DecisionLog
 from mlplatform.model.bundle import server_of
 from mlplatform.model.policies.model_server import ModelServer
-from mlplatform.rollouts.journal.journal import Anchors, Passes, Rollouts
+from mlplatform.rollouts.journal.journal import Anchors, Controls, Passes, Rollouts
 from mlplatform.rollouts.passes.next_step import Now
 from mlplatform.rollouts.serving.plane import ServingPlane
 from mlplatform.runtime.clock import Clock
@@ -68,6 +68,7 @@ class Ports:
     """Everything outside that a pass touches."""
 
     rollouts: Rollouts
+    controls: Controls
     passes: Passes
     anchors: Anchors
     plane: ServingPlane

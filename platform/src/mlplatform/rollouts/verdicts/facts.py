@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mlplatform.decisions.records.logged_segments import LoggedSegments
-from mlplatform.decisions.records.record import ARM_FAILURES, ASSIGNED, FEATURES
+from mlplatform.decisions.records.record import ARM_FAILURES, ASSIGNED, FEATURES, VARIANT
 from mlplatform.model.oip import OWN_FAILURES
 from mlplatform.model.policies.decision_scale import EARLIER, DecisionScale
 from mlplatform.model.policies.segments import SegmentSource
@@ -77,6 +77,23 @@ class Subject:
         """The columns of the log that must be read. Payloads are read only where needed, because
         they are by far the largest part of a record."""
         return (*COLUMNS, "payload") if self.segments else COLUMNS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantSubject(Subject):
+    """A variant of an A/B/n test, which is judged in role "champion", by its own requests.
+
+    Args:
+        buckets: its buckets, as (first, end) with the end exclusive.
+    """
+
+    buckets: tuple[tuple[int, int], ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the log that must be read: also the bucket, because an answer of another
+        arm does not name the variant."""
+        return (*COLUMNS, "bucket")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,6 +164,9 @@ def facts(table: pa.Table, subject: Subject) -> RecordFacts:
         case "canary":
             challenger = arm == "challenger"
             decided &= np.isin(arm, ASSIGNED)
+        case "champion" if isinstance(subject, VariantSubject):
+            decided &= (arm == VARIANT) & in_buckets(table, subject.buckets)
+            challenger = decided
         case "champion":
             decided &= (arm == "champion") & (version | failed)
             challenger = decided
@@ -176,6 +196,16 @@ def facts(table: pa.Table, subject: Subject) -> RecordFacts:
         chosen = np.flatnonzero(kept & ~copy)  # a copy lies in the segments of its decision
         rows["segments"][chosen] = LoggedSegments(subject.segments).bits(table.take(chosen))
     return RecordFacts(columns["decision_id"], columns["writer"], columns["seq"], rows).of(kept)
+
+
+def in_buckets(table: pa.Table, buckets: Sequence[tuple[int, int]]) -> Flags:
+    """Whether each record's bucket lies in one of these ranges, (first, end) with the end
+    exclusive."""
+    bucket = np.asarray(table.column("bucket").fill_null(pa.scalar(-1)).to_numpy())
+    found: Flags = np.zeros(len(bucket), dtype=bool)
+    for first, end in buckets:
+        found |= (bucket >= first) & (bucket < end)
+    return found
 
 
 def columns_of(table: pa.Table) -> Columns:

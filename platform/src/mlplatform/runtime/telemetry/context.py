@@ -19,7 +19,7 @@ _PARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2}
 _STATE = re.compile(rb"[\x20-\x7e\t]*")
 _ZERO_TRACE, _ZERO_SPAN = b"0" * 32, b"0" * 16
 _SAMPLED = 1
-_STEPS = {"champion": 1, "challenger": 2, "previous": 3, "shadow": 4}
+_STEPS = {"champion": 1, "challenger": 2, "previous": 3, "shadow": 4, "variant": 6}
 ACCEPTED = 5
 """Place of the span under which a request was accepted for later."""
 

@@ -78,12 +78,12 @@ class SpanKind:
 
 
 MODEL: Final = Label("model", bound="model folders of the installation")
-SERVICE: Final = Label("service", bound="arms that routes name, at most three a model")
+SERVICE: Final = Label("service", bound="arms that routes name, at most six a model")
 STATUS: Final = Label("status", bound="HTTP status codes that the OpenAPI document declares")
 PRIORITY: Final = Label("priority", ("critical", "standard", "background", ""))
 PROTOCOL: Final = Label("protocol", ("rest", "grpc"))
-STEP: Final = Label("step", ("champion", "challenger", "previous"))
-ARM: Final = Label("arm", ("champion", "challenger"))
+STEP: Final = Label("step", ("champion", "challenger", "previous", "variant"))
+ARM: Final = Label("arm", ("champion", "challenger", "variant"))
 FAILURES: Final = (
     "deadline", "unavailable", "invalid_output", "breaker_open", "volume_limit", "queue_full",
     "bulkhead", "stalled", "killed",
@@ -110,7 +110,7 @@ DECISIONS: Final = Metric(
     (
         MODEL,
         Label("answered_by",
-              ("champion", "challenger", "previous", "small_model", "rules", "default")),
+              ("champion", "challenger", "previous", "variant", "small_model", "rules", "default")),
         Label("decision", bound="outcomes of the model"),
         Label("is_alert", ("true", "false")),
     ),

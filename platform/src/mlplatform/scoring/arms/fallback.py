@@ -31,7 +31,8 @@ def steps(routes: Routes, assignment: Assignment) -> tuple[FallbackStep, ...]:
     """The predictors to ask, best first: the assigned arm, the champion, its predecessor.
 
     After the last come the small model and the rules of the champion's bundle, and after those the
-    safe default. A version that the request names is asked alone.
+    safe default. A version that the request names is asked alone. A variant of a test stands where
+    a challenger would.
     """
     if assignment.arm == NAMED:
         role = next(role for role, arm in routes.roles if arm == assignment.target)

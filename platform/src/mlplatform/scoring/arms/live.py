@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from mlplatform.decisions.records.record import NAMED
+from mlplatform.decisions.records.record import NAMED, VARIANT
 from mlplatform.learning.features.policy import FeaturePolicies
 from mlplatform.model.bundle import Bundle, load_bundle
 from mlplatform.model.definition import ClassesDefinition, ModelDefinition
@@ -116,19 +116,22 @@ class Live:
     safe: str
 
     def order(self, assignment: Assignment) -> tuple[FallbackStep, ...]:
-        """The predictors to ask for an assignment, computed once for each arm."""
-        found = self._orders.get(assignment.arm)
+        """The predictors to ask for an assignment, computed once for each arm and variant."""
+        arm = assignment.arm
+        key = assignment.target.service if arm == VARIANT else arm
+        found = self._orders.get(key)
         if found is None:
             found = steps(self.routes, assignment)
-            if assignment.arm != NAMED:  # named requests go to several versions
-                self._orders[assignment.arm] = found
+            if arm != NAMED:  # named requests go to several versions
+                self._orders[key] = found
         return found
 
     @cached_property
     def caching(self) -> bool:
         """Whether cached scores may answer. They may not while two arms are compared in latency and
         failures, because an arm that answers from memory would win."""
-        return self.routes.phase != "canary"
+        test = self.routes.test
+        return self.routes.phase != "canary" and (test is None or not test.answering)
 
     @cached_property
     def alike(self) -> frozenset[str]:
@@ -228,6 +231,7 @@ class LiveModel:
             champion=_state(live, live.routes.champion),
             challenger=_state(live, live.routes.challenger),
             previous=_state(live, live.routes.previous),
+            variants=[_state_of(live, arm) for role, arm in live.routes.roles if role == VARIANT],
             features=features,
             killed=live.routes.killed,
         )
@@ -283,8 +287,10 @@ def _top(definition: ModelDefinition) -> int:
 
 
 def _state(live: Live, arm: Arm | None) -> ArmState | None:
-    if arm is None:
-        return None
+    return None if arm is None else _state_of(live, arm)
+
+
+def _state_of(live: Live, arm: Arm) -> ArmState:
     target = live.targets[arm.service]
     stopped = None if target.stopped is None else target.stopped.reason
     return ArmState(arm.version, arm.bundle, arm.service, target.breaker.state, stopped)

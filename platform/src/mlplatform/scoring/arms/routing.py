@@ -1,5 +1,5 @@
-"""The version that answers a customer: one for a whole rollout, as a ramp only adds customers; or
-the version that the request names."""
+"""The version that answers a customer: one for a whole rollout or A/B/n test, as a larger share
+only adds customers; or the version that the request names."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Literal
 
 import msgspec
 
-from mlplatform.decisions.records.record import NAMED
+from mlplatform.decisions.records.record import NAMED, VARIANT
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.runtime.errors import NotFound
 
 BUCKETS = 10_000  # hundredths of a percent
 
-AssignedArm = Literal["champion", "challenger", "named"]
-"""An assigned arm; `named` (`NAMED`) if the request names the version, which is then in no arm."""
+AssignedArm = Literal["champion", "challenger", "variant", "named"]
+"""An assigned arm: `variant` (`VARIANT`) in an A/B/n test; `named` (`NAMED`) if the request names
+the version, which is then in no arm."""
 
 
 class Assignment(msgspec.Struct, frozen=True):
@@ -23,7 +24,7 @@ class Assignment(msgspec.Struct, frozen=True):
 
     Args:
         arm: the assigned arm; the outcome counts for it even if another arm answers.
-        bucket: number from 0 to 9999, fixed for a unit during a rollout.
+        bucket: number from 0 to 9999, fixed for a unit during a rollout or a test.
         target: the version to ask first.
         shadow: the version that gets a copy after the answer; None if there is none.
     """
@@ -56,7 +57,11 @@ def assign(routes: Routes, unit: int) -> Assignment:
     """
     if routes.champion is None:
         raise NotFound(f"model {routes.model!r} has no promoted version yet")
-    number = bucket(unit, routes.rollout_id or routes.model)
+    number = bucket(unit, _salt(routes))
+    if routes.test is not None and routes.test.answering:
+        for variant in routes.test.variants:
+            if variant.has(number):
+                return Assignment(VARIANT, number, variant.arm, None)
     if routes.challenger is None:
         return Assignment("champion", number, routes.champion, None)
     if routes.phase == "canary" and number < routes.challenger_percent * (BUCKETS / 100):
@@ -73,5 +78,12 @@ def assign_named(routes: Routes, unit: int, version: str) -> Assignment | None:
     """
     for _, arm in routes.roles:
         if version in (str(arm.version), arm.bundle):
-            return Assignment(NAMED, bucket(unit, routes.rollout_id or routes.model), arm, None)
+            return Assignment(NAMED, bucket(unit, _salt(routes)), arm, None)
     return None
+
+
+def _salt(routes: Routes) -> str:
+    """The salt of buckets: the test's own while its variants answer, else the rollout's."""
+    if routes.test is not None and routes.test.answering:
+        return routes.test.test_id
+    return routes.rollout_id or routes.model

@@ -39,7 +39,8 @@ class ArmState(msgspec.Struct, frozen=True):
 class ModelState(msgspec.Struct, frozen=True):
     """A model as this gateway applies it now, and how fresh its features are.
 
-    `killed` says that a person switched it off: no version is asked.
+    `killed` says that a person switched it off: no version is asked. `variants` are the versions
+    that answer beside the champion in an A/B/n test.
     """
 
     model: str
@@ -53,3 +54,4 @@ class ModelState(msgspec.Struct, frozen=True):
     previous: ArmState | None
     features: FeaturesState
     killed: bool = False
+    variants: list[ArmState] = []

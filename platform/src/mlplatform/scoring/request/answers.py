@@ -12,7 +12,9 @@ from mlplatform.runtime.http.problems import ProblemDetails
 from mlplatform.scoring.arms.routing import AssignedArm
 from mlplatform.scoring.arms.states import ModelState
 
-AnsweredBy = Literal["champion", "challenger", "previous", "small_model", "rules", "default"]
+AnsweredBy = Literal[
+    "champion", "challenger", "previous", "variant", "small_model", "rules", "default"
+]
 
 
 class ReasonInfo(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from mlplatform.decisions.records.record import FEATURES, Record
+from mlplatform.decisions.records.record import FEATURES, VARIANT, Record
 from mlplatform.learning.features.policy import Gaps
 from mlplatform.model.policies.decision_scale import Decision
 from mlplatform.model.routes import Arm
@@ -207,7 +207,7 @@ def _attribution(verdict: Verdict) -> str | None:
 
 
 def _payload(decided: DecidedRequest, caller: Caller) -> dict[str, Any]:
-    facts, verdict = decided.routed.facts, decided.verdict
+    facts, verdict, assigned = decided.routed.facts, decided.verdict, decided.routed.assignment
     payload: dict[str, Any] = {
         "request": facts.fields,
         "features": facts.features.values,
@@ -229,6 +229,7 @@ def _payload(decided: DecidedRequest, caller: Caller) -> dict[str, Any]:
         "trace_id": caller.trace_id,
         "windows_at": facts.features.position,
         "top": [[one.class_, one.probability] for one in verdict.top] or None,
+        "variant": assigned.target.version if assigned.arm == VARIANT else None,
     }
     if (draw := decided.draw) is not None:
         optional |= {

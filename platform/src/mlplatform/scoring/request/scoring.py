@@ -22,7 +22,7 @@ from mlplatform.decisions.records.port import (
     UnloggedAnswer,
 )
 from mlplatform.decisions.records.pseudonym import pseudonym
-from mlplatform.decisions.records.record import NAMED
+from mlplatform.decisions.records.record import NAMED, VARIANT
 from mlplatform.learning.features.online import OnlineFeatures, OnlineRow
 from mlplatform.learning.features.policy import NO_GAPS
 from mlplatform.model.definition import REQUEST_UNIT, ModelDefinition
@@ -241,7 +241,8 @@ class Scoring:
             assignment = named_assignment(live.routes, unit, caller.version)
         else:
             assignment = assign(live.routes, unit)
-            if not has_unit or assignment.target.service not in live.alike:
+            in_test = assignment.arm == VARIANT  # tests are of requests, not of callers' rows
+            if not has_unit or in_test or assignment.target.service not in live.alike:
                 # a challenger with other inputs or words can't use rows in the champion's order
                 has_unit = has_unit and assignment.arm == "champion"
                 assignment = Assignment("champion", assignment.bucket, champion.arm, None)

@@ -1,0 +1,1 @@
+"""A/B/n tests: former champions that answer fixed shares of the customers beside the champion."""
