@@ -16,7 +16,7 @@ from tests.support.class_model import class_definition
 
 from mlplatform.decisions.records.port import Watermark
 from mlplatform.model.folders import load_definition
-from mlplatform.model.routes import Arm, Routes, no_routes
+from mlplatform.model.routes import Arm, Routes, Variant, VariantTest, no_routes
 from mlplatform.observing.exporter import state
 from mlplatform.observing.exporter.state import StateCollector
 from mlplatform.observing.exporter.targets import targets
@@ -109,6 +109,21 @@ def test_shares_are_those_of_the_routes(tmp_path: Path) -> None:
     assert value(registry, "routes_share", arm="champion") == 0.75
     assert value(registry, "routes_share", arm="challenger") == 0.25
     assert value(registry, "rollout_phase", phase="canary") == 0.0
+
+
+@pytest.mark.parametrize(("answering", "left"), [(True, 0.7), (False, 1.0)])
+def test_the_variants_of_a_test_have_one_share_together(
+    tmp_path: Path, answering: bool, left: float
+) -> None:
+    arm = Arm(1, "b", "fraud-v1-b")
+    variants = tuple(
+        Variant(replace(arm, version=version), percent, ())
+        for version, percent in ((2, 20), (3, 10))
+    )
+    test = VariantTest("fraud-variants-1", variants, answering)
+    registry = shown(tmp_path, replace(no_routes(MODEL), generation=4, champion=arm, test=test))
+    assert value(registry, "routes_share", arm="champion") == pytest.approx(left)
+    assert value(registry, "routes_share", arm="variant") == pytest.approx(1 - left)
 
 
 @pytest.mark.parametrize("killed", [False, True])

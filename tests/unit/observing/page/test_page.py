@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import re
 import shutil
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from mlplatform.learning.registry.versions import Version, VersionFacts
 from mlplatform.model.folders import model_folder
 from mlplatform.model.policies.decision_scale import EARLIER, DecisionScale, Quantity
-from mlplatform.model.routes import Arm, no_routes
+from mlplatform.model.routes import Arm, Variant, VariantTest, no_routes
 from mlplatform.observing.page import causes, incidents
 from mlplatform.observing.page.queries import decisions, rollouts
 from mlplatform.observing.page.queries import reason_words as words
@@ -489,6 +490,29 @@ def test_a_model_shows_what_the_registry_holds_of_its_versions() -> None:
     assert "v7" in text
     assert "0.00 % to 3.00 %" in text
     assert "<script" not in text
+
+
+def test_the_page_of_a_model_says_which_variants_answer() -> None:
+    variants = tuple(
+        Variant(Arm(version, "b" * 64, "fraud-v5"), share, ())
+        for version, share in ((5, 20.0), (6, 10.0))
+    )
+    for answering, said in ((True, "fraud-variants-1: v5"), (False, "whose services start: v5")):
+        test = VariantTest("fraud-variants-1", variants, answering)
+        text = render(
+            "model.html",
+            buttons=(),
+            budgets="away",
+            here="",
+            model=ModelRow(fraud(), dataclasses.replace(no_routes("fraud"), test=test)),
+            traffic=None,
+            versions=[],
+            rollouts=[],
+            tones={},
+        )
+        assert said in text
+        assert "for 20 %, v6 <code>bbbbbbbb</code> for 10 % of the customers" in text
+        assert "mlplatform variants show fraud" in text
 
 
 def test_the_process_carries_nothing_heavy() -> None:

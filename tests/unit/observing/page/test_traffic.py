@@ -70,6 +70,18 @@ def metrics(
     return {metric.key: metric for metric in shown.metrics}
 
 
+def test_variants_of_a_test_have_a_line_beside_the_champions() -> None:
+    buckets = []
+    for start_ms in range(NEWEST_MS - DAY_MS, NEWEST_MS + 1, 300_000):
+        buckets.append(TrafficBucket(start_ms, "champion", 1, counts(2400, alerts=48)))
+        for version, alerts in ((2, 30), (3, 10)):
+            found = counts(400, alerts=alerts, took_us=20_000)
+            buckets.append(TrafficBucket(start_ms, "variant", version, found))
+    found = metrics(read(buckets))
+    assert (found["alerts"].text, found["alerts"].note) == ("2 %", "variants 5 %")
+    assert found["p99"].tone == "good", "the goal is the champion's"
+
+
 def test_the_newest_numbers_are_those_of_the_traffic() -> None:
     found = metrics(day())
     assert {key: metric.text for key, metric in found.items()} == {

@@ -68,6 +68,12 @@ def test_a_score_is_counted_for_the_arm_that_was_assigned() -> None:
     assert seen.value("score_bucket", model=MODEL, arm="champion", le="0.3") == 1
 
 
+def test_the_score_of_a_variant_is_its_own_arms() -> None:
+    seen = counted(decided(arm="variant"))
+    assert seen.value("score_count", model=MODEL, arm="variant") == 1
+    assert seen.value("score_count", model=MODEL, arm="champion") == 0
+
+
 def test_a_degraded_answer_leaves_the_scores() -> None:
     seen = counted(decided(arm="challenger", failures=(Failure("challenger", "deadline"),)))
     assert seen.value("score_count", model=MODEL, arm="challenger") == 0
@@ -76,7 +82,7 @@ def test_a_degraded_answer_leaves_the_scores() -> None:
 
 def test_the_score_of_a_version_that_the_request_named_is_no_arms() -> None:
     seen = counted(decided(arm="named"))
-    assert [s.value for s in seen.series("score_count")] == [0, 0]
+    assert [s.value for s in seen.series("score_count")] == [0, 0, 0]
     assert [s.value for s in seen.series("decisions_total")] == [1]
 
 

@@ -186,8 +186,7 @@ class Pages:
         name = request.path_params["name"]
         found = self._sources.model(name)
         own = self._sources.rollouts(name, most=PAGE_ROWS)
-        arms = (found.routes.champion, found.routes.challenger, found.routes.previous)
-        numbers = [arm.version for arm in arms if arm is not None]
+        numbers = [arm.version for arm in (*found.routes.arms, *found.routes.starting)]
         numbers += [s.challenger.version for s in own]
         wanted = list(dict.fromkeys(numbers))[:MAX_VERSIONS]
         return render(

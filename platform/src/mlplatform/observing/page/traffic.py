@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from mlplatform.decisions.records.record import VARIANT
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.observing.page.pictures.lines import Points, Spark, spark
 from mlplatform.observing.page.pictures.scales import percents
@@ -26,7 +27,7 @@ PERIODS: Final[Mapping[str, tuple[int, int]]] = {
 SURE: Final = 1.96
 """Standard errors to either side of a share for 95 %."""
 TABLE_ROWS: Final = 24
-CHAMPION, CHALLENGER = "champion", "challenger"
+CHAMPION, CHALLENGER, VARIANTS = "champion", "challenger", "variants"
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,13 +207,17 @@ def _latency(
 def _by_arm(
     points: Sequence[_Point], value: Callable[[Counts], float | None]
 ) -> list[tuple[str, Points]]:
-    """The champion's line, and the challenger's if there is one; in shadow that of its copies."""
+    """The champion's line, and the challenger's if there is one; in shadow that of its copies. The
+    variants of an A/B/n test have one line together."""
     lines: list[tuple[str, Points]] = []
     roles = {role for point in points for role in point.roles}
-    challengers = roles & {CHALLENGER, SHADOW}
-    lines.append((CHAMPION, [(p.start_ms, value(p.of(roles - challengers))) for p in points]))
+    challengers, variants = roles & {CHALLENGER, SHADOW}, roles & {VARIANT}
+    others = roles - challengers - variants
+    lines.append((CHAMPION, [(p.start_ms, value(p.of(others))) for p in points]))
     if challengers:
         lines.append((CHALLENGER, [(p.start_ms, value(p.of(challengers))) for p in points]))
+    if variants:
+        lines.append((VARIANTS, [(p.start_ms, value(p.of(variants))) for p in points]))
     return lines
 
 
