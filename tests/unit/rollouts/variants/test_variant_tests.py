@@ -43,7 +43,7 @@ from mlplatform.rollouts.passes.controls import clear_stops, kill, lift, write_c
 from mlplatform.rollouts.passes.execute import run_pass
 from mlplatform.rollouts.variants import commands
 from mlplatform.rollouts.variants.execute import VariantReport, run_test
-from mlplatform.runtime.errors import Refused
+from mlplatform.runtime.errors import Busy, Refused
 from mlplatform.runtime.units import DAY_MS
 from rollout_world import arm
 
@@ -321,9 +321,7 @@ def test_the_kill_switch_ends_the_test(world: World) -> None:
 
 def test_no_rollout_is_opened_beside_a_test_and_no_test_beside_a_rollout(world: World) -> None:
     started(world)
-    with pytest.raises(
-        Refused, match=r"test fraud-variants-1 runs.*`mlplatform variants end fraud`"
-    ):
+    with pytest.raises(Busy, match="fraud-variants-1 runs; one at a time for fraud: `mlplatform"):
         world.open(3)
     with pytest.raises(Refused, match="fraud-variants-1 runs already: `mlplatform variants end"):
         started(world)
@@ -333,6 +331,16 @@ def test_no_rollout_is_opened_beside_a_test_and_no_test_beside_a_rollout(world: 
     world.open(3)
     with pytest.raises(Refused, match="fraud-v3-1 is deploying, and no test runs beside it"):
         started(world)
+
+
+def test_a_rollout_that_a_test_keeps_from_opening_is_not_planned(world: World) -> None:
+    """A plan reads days of the log."""
+    started(world)
+    with pytest.raises(Busy, match="runs; one at a time"):
+        open_rollout(
+            world.rollouts, "fraud", validated(3), approval="none", actor="dan", reason="better",
+            clock=world.clock, plan=lambda _: pytest.fail("nothing is planned"),
+        )  # fmt: skip
 
 
 def test_a_provisional_champion_is_tested_against_nothing(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def start(
     A customer keeps its variant for the whole test. Passes start the services, and then the
     variants answer. A variant that is proven to fail is taken out by itself. Nothing is promoted.
 
-    Example: mlplatform variants start fraud --version 5=20 --version 6=10 --actor ana --reason "5"
+    Example: mlplatform variants start fraud --version 5=20 --actor ana --reason "finds more?"
     """
     test = job.start_variants(
         wiring.existing_platform(),

@@ -69,7 +69,7 @@ def open_rollout(
             is undone.
 
     Raises:
-        Busy: another version is ramping.
+        Busy: another version is ramping, or an A/B/n test runs.
         PlanRefused: by its plan, the rollout can't decide by its deadlines, and the plan names no
             reason to open it despite that.
         Refused: the version is champion; an earlier emergency promotion of it was not confirmed; or
@@ -86,6 +86,11 @@ def open_rollout(
             raise Busy(f"rollout {state.rollout_id} is {state.phase}; one at a time for {model}")
     routes = rollouts.routes(model)
     check_not_champion(arm, routes)
+    if routes.test is not None and not emergency:  # an emergency promotion ends it
+        raise Busy(
+            f"test {routes.test.test_id} runs; one at a time for {model}: `mlplatform variants end"
+            f" {model}` ends it"
+        )
     made = None if plan is None else plan(routes)
     if made is not None and made.refusal and not made.despite:
         raise PlanRefused(made.refusal)
