@@ -34,7 +34,7 @@ from mlplatform.model.routes import Arm
 from mlplatform.operations.compute import wiring as compute_wiring
 from mlplatform.operations.compute.jobs import Jobs
 from mlplatform.operations.prefect_client.approvals import PrefectApprovals
-from mlplatform.operations.prefect_client.prefect import PrefectApi
+from mlplatform.operations.prefect_client.prefect import ANSWER_S, TRIES, PrefectApi
 from mlplatform.rollouts.drift.sql import SqlIncidents
 from mlplatform.rollouts.events.stream import JournalStream
 from mlplatform.rollouts.journal.sql import SqlRollouts
@@ -412,14 +412,21 @@ def kubernetes_api(kubeconfig: str | None = None, context: str | None = None) ->
     return KubernetesApi.connect(kubeconfig, context)
 
 
-def prefect_api(settings: Settings) -> PrefectApi:
+def prefect_api(
+    settings: Settings, *, timeout_s: float = ANSWER_S, tries: int = TRIES
+) -> PrefectApi:
     """A client of this platform's Prefect server.
 
     Its calls raise `Unavailable` if the server is on this machine and was never started.
+
+    Args:
+        timeout_s, tries: as of `PrefectApi`.
     """
     credentials = settings.servers.prefect_auth
     return PrefectApi(
         settings.prefect_url,
+        timeout_s,
+        tries=tries,
         auth=lambda: credentials or _operator(settings.home),
         traceparent=_current_traceparent,
     )

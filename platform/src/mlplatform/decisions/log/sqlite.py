@@ -282,14 +282,15 @@ class SqliteDecisionLog:
     def watermarks(self) -> list[Watermark]:
         """One watermark per writer, sorted by name."""
         spilled = self.backlogs()  # first: records moved later are read from the log
+        return lowered(self.heads(), spilled)
+
+    def heads(self) -> list[Watermark]:
+        """The watermarks as if nothing of this log were spilled, which takes long to count."""
         with self._lookups_lock, self._translation:
-            rows, elsewhere = (
-                tables.writers(self._lookups),
-                tables.replicated_writers(self._lookups),
-            )
+            rows = tables.writers(self._lookups)
+            elsewhere = tables.replicated_writers(self._lookups)
         oldest = self._wall_ms() - LIVE_WITHIN_MS
-        marks = [_mark(w, elsewhere.get(w.writer), oldest) for w in rows]
-        return lowered(marks, spilled)
+        return [_mark(w, elsewhere.get(w.writer), oldest) for w in rows]
 
     @property
     def spills(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -59,6 +60,16 @@ def spilled_records(db: sqlite3.Connection, folder: Path) -> Iterator[StorableRe
     """The records in spills that are not in the log."""
     for name in _names(folder):
         yield from _unmoved(db, folder, name)
+
+
+def spill_sizes(folder: Path) -> dict[str, int]:
+    """Writer → bytes of its spill, without reading it; records that are in the log already may
+    count."""
+    sizes = {}
+    for name in _names(folder):
+        with contextlib.suppress(FileNotFoundError):  # it was moved into the log
+            sizes[name] = files.spill_path(folder, name).stat().st_size
+    return sizes
 
 
 def damaged_spills(folder: Path) -> list[str]:

@@ -31,6 +31,7 @@ from mlplatform.observing.page.people.sign_in import SignIn
 from mlplatform.observing.page.queries import decisions, rollouts, search
 from mlplatform.observing.page.queries.error_budget import BudgetTable
 from mlplatform.observing.page.queries.sources import ModelRow, Sources
+from mlplatform.observing.page.queries.system_state import SystemState
 from mlplatform.observing.page.rendering import render, style
 from mlplatform.observing.page.review.views import Reviews
 from mlplatform.observing.page.traffic import TrafficDetail
@@ -153,6 +154,7 @@ class Pages:
         self, sources: Sources, links: Mapping[str, str], actions: Actions, reviews: Reviews
     ) -> None:
         self._sources = sources
+        self._system = SystemState(sources)
         self._reviews = reviews
         self._links = links
         self._actions = actions
@@ -178,9 +180,19 @@ class Pages:
         )
 
     def system(self, request: Request) -> str:
-        """The firing alerts, and the processes."""
-        alerts = _or_why(self._sources.alerts)
-        return render("system.html", here="system", alerts=alerts, status=self._sources.processes())
+        """What keeps the platform going. A part that can't be read now says so beside the
+        others."""
+        return render(
+            "system.html",
+            here="system",
+            alerts=_or_why(self._sources.alerts),
+            disk=_or_why(self._system.disk),
+            lags=_or_why(self._system.log),
+            queues=_or_why(self._system.queues),
+            schedules=_or_why(self._sources.schedules),
+            prefect=self._links.get("Prefect", ""),
+            status=self._sources.processes(),
+        )
 
     def model(self, request: Request) -> str:
         name = request.path_params["name"]

@@ -13,7 +13,9 @@ from mlplatform.observing.page.people.gate import SURFACE, Identities, PageAcces
 from mlplatform.observing.page.people.provider import Provider
 from mlplatform.observing.page.people.reader import may_see
 from mlplatform.observing.page.people.sessions import Sessions
+from mlplatform.observing.page.queries import schedules
 from mlplatform.observing.page.queries.burn_rates import BurnRates
+from mlplatform.observing.page.queries.schedules import Schedules
 from mlplatform.observing.page.queries.sources import Sources
 from mlplatform.operations import wiring
 from mlplatform.runtime.clock import SystemClock
@@ -53,7 +55,9 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
     )
     settings.home.create()
     shown = application(
-        Sources(wiring.Platform(settings), may_see, burn_rates_of(settings)),
+        Sources(
+            wiring.Platform(settings), may_see, burn_rates_of(settings), schedules_of(settings)
+        ),
         token=read_token(options.token_file or settings.home.page_token),
         hosts=accepted_hosts(settings),
         links=_links(settings),
@@ -68,6 +72,14 @@ def burn_rates_of(settings: Settings) -> BurnRates | None:
     """The burn rates that the settings' Prometheus has; None if they name none."""
     url = settings.servers.prometheus
     return BurnRates(url) if url else None
+
+
+def schedules_of(settings: Settings) -> Schedules | None:
+    """What this platform's Prefect plans; None in a pod that is not given Prefect's password."""
+    if settings.servers.page and not settings.servers.prefect_auth:
+        return None
+    opened = partial(wiring.prefect_api, settings, timeout_s=schedules.TIMEOUT_S, tries=1)
+    return Schedules(opened, SystemClock().wall_ms)
 
 
 def provider_of(settings: Settings) -> Provider | None:

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from mlplatform.observing.page.people.reader import READER
 from mlplatform.observing.page.pictures.scales import NONE, probability
 from mlplatform.runtime.text import shown
-from mlplatform.runtime.times import minute_text, second_text, text_of_any
+from mlplatform.runtime.times import duration_text, minute_text, second_text, text_of_any
 
 STYLES: Final = ("style.css", "people/people.css")
 
@@ -40,7 +40,7 @@ def templates() -> Environment:
     )
     made.filters.update(
         words=words, moment=moment, number=number, percent=percent, pretty=pretty, short=short,
-        probability=probability, second=second, coded=coded,
+        probability=probability, second=second, coded=coded, age=age, size=size,
     )  # fmt: skip
     return made
 
@@ -85,6 +85,18 @@ def moment(ms: int | None) -> str:
 def second(ms: int) -> str:
     """Epoch milliseconds as a second in UTC."""
     return text_of_any(ms, second_text)
+
+
+def age(ms: int) -> str:
+    """Milliseconds as a duration; those of a time to come as 0 s."""
+    return duration_text(max(0, ms) / 1000)
+
+
+def size(count: int) -> str:
+    """Bytes in the largest unit of which there are at least ten: "25 GB", "792 bytes"."""
+    units = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+    found = next(((length, unit) for length, unit in units if count >= 10 * length), None)
+    return f"{count:,} bytes" if found is None else f"{count / found[0]:,.0f} {found[1]}"
 
 
 def number(value: float | None) -> str:

@@ -10,7 +10,7 @@ import re
 import time
 import uuid
 from base64 import b64encode
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
@@ -24,8 +24,13 @@ FINAL_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
 RAISED = re.compile(r"Flow run encountered an exception: (?P<kind>\w+): (?P<text>.*)", re.DOTALL)
 TRACE_LABEL = "__OTEL_TRACEPARENT"
 """Label of a run with the span that is the parent of the run's own span."""
+ANSWER_S = 15.0
 TRIES, PAUSE_S = 10, 0.3
 SILENCE_LIMIT_S = 60.0
+PART = 200
+"""Most entries of one answer of Prefect's server."""
+MOST_DEPLOYMENTS = 1000
+_TO_COME = ["SCHEDULED", "PENDING"]
 
 Answer = TypeVar("Answer")
 
@@ -44,6 +49,8 @@ class FlowRun:
 
     Args:
         state_ms: wall time at which its present state began.
+        deployment: id of the deployment that it is a run of; empty if it is of none.
+        start_ms: wall time at which it started, or is expected to; None if neither is known.
     """
 
     id: str
@@ -53,6 +60,8 @@ class FlowRun:
     message: str
     parameters: Mapping[str, Any]
     state_ms: int
+    deployment: str = ""
+    start_ms: int | None = None
 
     @property
     def final(self) -> bool:
@@ -65,10 +74,25 @@ class FlowRun:
         return Failure(found["kind"], found["text"]) if found else None
 
 
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One deployment.
+
+    Args:
+        schedules: its active schedules: a cron line, or "every 60 s"; empty if it is paused.
+    """
+
+    id: str
+    name: str
+    schedules: tuple[str, ...]
+
+
 class PrefectApi:
     """A client of one Prefect server; it repeats requests that a busy database refused.
 
     Args:
+        timeout_s: seconds to connect, and between two parts of an answer.
+        tries: most times that a request is sent which a busy database refuses.
         auth: returns the present user:password, which changes with each start; an empty text: none.
         traceparent: returns the caller's span, under which the runs' spans are put; an empty text:
             none.
@@ -83,12 +107,14 @@ class PrefectApi:
     def __init__(
         self,
         url: str,
-        timeout_s: float = 15.0,
+        timeout_s: float = ANSWER_S,
         *,
+        tries: int = TRIES,
         auth: Callable[[], str] = str,
         traceparent: Callable[[], str] = str,
     ) -> None:
         self._client = httpx.Client(base_url=f"{url}/api", timeout=timeout_s, auth=_Basic(auth))
+        self._tries = tries
         self._deployments: dict[str, str] = {}
         self._traceparent = traceparent
 
@@ -150,6 +176,45 @@ class PrefectApi:
         }
         return [_flow_run(r) for r in self._call("POST", "/flow_runs/filter", body)]
 
+    def deployments(self) -> list[Deployment]:
+        """Every deployment, up to `MOST_DEPLOYMENTS`, by name."""
+        found: list[Deployment] = []
+        while len(found) < MOST_DEPLOYMENTS:
+            body = {"sort": "NAME_ASC", "limit": PART, "offset": len(found)}
+            part = [_deployment(one) for one in self._call("POST", "/deployments/filter", body)]
+            found += part
+            if len(part) < PART:
+                break
+        return found[:MOST_DEPLOYMENTS]
+
+    def newest_runs(self, flows: Sequence[str], most: int) -> list[FlowRun]:
+        """Runs of these flows that have begun, the newest first, at most `PART`."""
+        states = {"type": {"not_any_": _TO_COME}}
+        return self._runs({"name": {"any_": list(flows)}}, states, "START_TIME_DESC", most)
+
+    def newest_run_of(self, deployment: str) -> FlowRun | None:
+        """The newest run of a deployment that has begun; None if none has."""
+        body = {
+            "deployments": {"id": {"any_": [deployment]}},
+            "flow_runs": {"state": {"type": {"not_any_": _TO_COME}}},
+            "sort": "START_TIME_DESC",
+            "limit": 1,
+        }
+        return next((_flow_run(r) for r in self._call("POST", "/flow_runs/filter", body)), None)
+
+    def next_runs(self, flows: Sequence[str], most: int) -> list[FlowRun]:
+        """Runs of these flows that have not begun, the first to come first, at most `PART`."""
+        states = {"type": {"any_": _TO_COME}}
+        return self._runs({"name": {"any_": list(flows)}}, states, "EXPECTED_START_TIME_ASC", most)
+
+    def _runs(
+        self, flows: Mapping[str, Any], states: Mapping[str, Any], sort: str, most: int
+    ) -> list[FlowRun]:
+        body = {
+            "flows": flows, "flow_runs": {"state": states}, "sort": sort, "limit": min(most, PART),
+        }  # fmt: skip
+        return [_flow_run(run) for run in self._call("POST", "/flow_runs/filter", body)]
+
     def submit_input(self, run_id: str, run_input: Mapping[str, Any]) -> None:
         """Resume a suspended run with a form's values.
 
@@ -190,7 +255,7 @@ class PrefectApi:
 
     def _call(self, method: str, path: str, body: Any = None, *, is_repeatable: bool = True) -> Any:
         response = self._request(method, path, body, again=is_repeatable)
-        for attempt in range(1, TRIES):
+        for attempt in range(1, self._tries):
             if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                 break
             time.sleep(PAUSE_S * attempt)  # the server's database was locked for a moment
@@ -278,7 +343,23 @@ def _flow_run(data: Mapping[str, Any]) -> FlowRun:
         message=state.get("message") or "",
         parameters=data.get("parameters") or {},
         state_ms=_milliseconds(state.get("timestamp")),
+        deployment=data.get("deployment_id") or "",
+        start_ms=_milliseconds(data.get("start_time") or data.get("expected_start_time")) or None,
     )
+
+
+def _deployment(data: Mapping[str, Any]) -> Deployment:
+    schedules = [] if data.get("paused") else data.get("schedules") or []
+    active = [one["schedule"] for one in schedules if one.get("active")]
+    return Deployment(data["id"], data["name"], tuple(map(_schedule_text, active)))
+
+
+def _schedule_text(schedule: Mapping[str, Any]) -> str:
+    if "cron" in schedule:
+        return f"{schedule['cron']} {schedule.get('timezone') or 'UTC'}"
+    if "interval" in schedule:
+        return f"every {schedule['interval']:g} s"
+    return "by a rule"
 
 
 def _milliseconds(timestamp: str | None) -> int:

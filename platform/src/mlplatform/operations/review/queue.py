@@ -13,7 +13,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -140,12 +140,14 @@ class Queue:
         newer: where the next page begins; None if this is the last page.
         total: number of decisions on all pages.
         complete: whether all records of the log had been read.
+        position: writer → number of the last record of the log that was read.
     """
 
     rows: tuple[QueuedDecision, ...]
     newer: QueueCursor | None = None
     total: int = 0
     complete: bool = True
+    position: Mapping[str, int] = field(default_factory=dict)
 
 
 def file_of(folder: Path, model: str) -> Path:
@@ -201,9 +203,9 @@ def page(path: Path, rows: int, after: QueueCursor | None = None) -> Queue:
         found = db.execute(query, (at.event_ms, at.decision_id, rows + 1)).fetchall()
         (total,) = db.execute("SELECT count(*) FROM waiting").fetchone()
         (complete,) = db.execute("SELECT complete FROM stands_for").fetchone() or (0,)
-        made = tuple(_waiting(db, row) for row in found[:rows])
+        made, position = tuple(_waiting(db, row) for row in found[:rows]), _position(db)
     newer = QueueCursor(made[-1].event_ms, made[-1].decision_id) if len(found) > rows else None
-    return Queue(made, newer, total, bool(complete))
+    return Queue(made, newer, total, bool(complete), position)
 
 
 def find(path: Path, decision_id: str) -> QueuedDecision | None:

@@ -102,16 +102,18 @@ def gateway(settings: Settings, name: str) -> ChildSpec:
 def workers(settings: Settings) -> list[ChildSpec]:
     """One process for each model that takes asynchronous requests or reads features from a topic:
     it runs the worker, the outbox and the readers."""
-    return [
-        worker(settings, name)
-        for name in readable_names()
-        if load_definition(name).takes_async or _reads_features(name)
-    ]
+    return [worker(settings, name) for name in readable_names() if has_worker(name)]
 
 
-def _reads_features(model: str) -> bool:
+def has_worker(model: str) -> bool:
+    """Whether a model takes asynchronous requests, or reads features from a topic."""
+    return load_definition(model).takes_async or bool(streamed_views(model))
+
+
+def streamed_views(model: str) -> tuple[str, ...]:
+    """The views of a model whose values come by a topic too."""
     views = external(load_views(model_folder(model)))
-    return any(view.external is not None and view.external.topic for view in views)
+    return tuple(v.name for v in views if v.external is not None and v.external.topic)
 
 
 def worker(settings: Settings, model: str) -> ChildSpec:

@@ -104,17 +104,20 @@ class _LimitedHttps(urllib.request.HTTPSHandler):
         return self.do_open(made, req)  # its context verifies names and chains
 
 
-def fetch(url: str, *, timeout_s: float, most_bytes: int) -> bytes:
+def fetch(
+    url: str, headers: Mapping[str, str] = _ACCEPT, *, timeout_s: float, most_bytes: int
+) -> bytes:
     """The body at a URL, without following redirects.
 
     Args:
         url: an http or https address, as settings and discovery check it.
+        headers: headers of the request, in place of the one that accepts JSON.
         timeout_s: seconds to connect, and again from the answer's first byte to its last.
 
     Raises:
         Unavailable: no such body arrives in time.
     """
-    request = urllib.request.Request(url, headers=_ACCEPT)  # noqa: S310
+    request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310
     return _body(request, _FetchLimits(timeout_s, most_bytes))
 
 

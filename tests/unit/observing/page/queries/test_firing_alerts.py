@@ -35,7 +35,10 @@ def parsed(*alerts: dict[str, Any], hidden: Sequence[str] = ()) -> AlertTable:
 
 
 def page(alerts: AlertTable | str | None) -> str:
-    return render("system.html", here="system", alerts=alerts, status=None)
+    return render(
+        "system.html", here="system", alerts=alerts, disk="not asked", lags=None, queues=[],
+        schedules=None, prefect="", status=None,
+    )  # fmt: skip
 
 
 def test_pages_come_before_tickets_and_each_has_its_runbook() -> None:

@@ -9,12 +9,14 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
 from mlplatform.decisions.log.lookup import all_records, logged_records, not_logged
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import Watermark
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.records.tables import DATABASE
@@ -31,6 +33,7 @@ from mlplatform.observing.page.queries.evidence_index import EvidenceIndex
 from mlplatform.observing.page.queries.firing_alerts import AlertTable
 from mlplatform.observing.page.queries.reason_words import reason_words
 from mlplatform.observing.page.queries.rollouts import EvidenceDetail, evidence
+from mlplatform.observing.page.queries.schedules import Schedules, ScheduleTable
 from mlplatform.observing.page.queries.search import BUDGET_S, SHOWN, Query, SearchResult, search
 from mlplatform.observing.slo import objectives
 from mlplatform.observing.slo.objectives import Objectives
@@ -42,6 +45,7 @@ from mlplatform.operations.supervisor.status import PlatformStatus, status
 from mlplatform.operations.traffic.projection import TrafficReport
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift.incidents import Incident
+from mlplatform.rollouts.events.stream import Lag
 from mlplatform.rollouts.journal.sql import SqlRollouts
 from mlplatform.rollouts.journal.state import RolloutState, fold
 from mlplatform.rollouts.journal.transitions import Transition
@@ -81,6 +85,7 @@ class Sources:
     Args:
         may_see: whether the present reader may see a model; data of other models is left out.
         burn_rates: what Prometheus has measured; None if no Prometheus is named.
+        schedules: what Prefect plans and has run; None if Prefect is not asked.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class Sources:
         platform: Platform,
         may_see: Callable[[str], bool] = lambda model: True,
         burn_rates: BurnRates | None = None,
+        schedules: Schedules | None = None,
     ) -> None:
         self.platform: Final = platform
         self._may_see = may_see
@@ -97,6 +103,7 @@ class Sources:
         self._alerting = threading.Semaphore(MOST_ALERTING)
         self._evidence = EvidenceIndex()
         self._burn_rates = burn_rates
+        self._schedules = schedules
 
     def without_restriction(self) -> Sources:
         """The data of every model, for code that checks the reader's rights itself."""
@@ -124,9 +131,47 @@ class Sources:
         url = self.platform.settings.servers.alertmanager
         if not url:
             return None
-        hidden = [name for name in model_names() if not self._may_see(name)]
         with _turn(self._alerting, "others wait for Alertmanager's answer"):
-            return firing_alerts.firing_alerts(url, _objectives().runbooks, hidden)
+            return firing_alerts.firing_alerts(url, shipped_objectives().runbooks, self._hidden())
+
+    def schedules(self) -> ScheduleTable | None:
+        """The schedules of flows with their runs, by Prefect; None if Prefect is not asked.
+
+        Raises:
+            Unavailable: Prefect does not answer in time.
+            Refused: Prefect's gate refuses this page.
+        """
+        return None if self._schedules is None else self._schedules.read().without(self._hidden())
+
+    def event_lags(self) -> list[Lag]:
+        """The lag of each receiver of events.
+
+        Raises:
+            Unavailable: the journal does not answer.
+        """
+        if not scoring_wiring.has_rollouts(self.platform.settings):
+            return []
+        with translated(), self._opening:
+            stream = self.platform.stream
+        with translated():
+            return stream.lags()
+
+    def log_heads(self) -> list[Watermark]:
+        """How far each writer of the log is, apart from spills; empty before there is a log.
+
+        Raises:
+            Unavailable: the log can't be read now.
+        """
+        log = self._log()
+        return [] if log is None else log.heads()
+
+    def spills(self) -> Path | None:
+        """The folder of what waits beside the log; None before there is a log."""
+        log = self._log()
+        return None if log is None else log.spills
+
+    def _hidden(self) -> list[str]:
+        return [name for name in model_names() if not self._may_see(name)]
 
     def models(self) -> list[ModelRow]:
         """The models of this installation whose model.yaml can be read; the log reports others.
@@ -162,7 +207,7 @@ class Sources:
             Unavailable: it can't be read now.
             ConfigInvalid: slo.yaml is wrong.
         """
-        objectives = _objectives()
+        objectives = shipped_objectives()
         found = traffic.read(self.platform, model.name, objectives.window_days * DAY_MS)
         return error_budget.budget_table(model, objectives, found, self._read_burn_rates())
 
@@ -402,7 +447,7 @@ class Sources:
 
 
 @functools.cache
-def _objectives() -> Objectives:
+def shipped_objectives() -> Objectives:
     """The objectives of the release, like the alerts that are made from them."""
     return objectives.load(objectives.SHIPPED)
 
