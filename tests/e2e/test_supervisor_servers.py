@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from mlplatform.observing.page.queries.schedules import ask
 from mlplatform.operations.prefect_client.prefect import PrefectApi
 from mlplatform.runtime.configuration.servers import Servers
 from mlplatform.runtime.configuration.settings import Home, Settings
@@ -39,9 +41,11 @@ from mlplatform.scoring.wiring import keys
 
 def deployments():
     from prefect.flows import load_flow_from_entrypoint
+    from prefect.schedules import Cron
     flow = load_flow_from_entrypoint(sys.argv[1] + "/look_around.py:look_around")
     former = flow.to_deployment("default", tags=[TAG])
-    rollout = flow.to_deployment("fraud-rollout")
+    daily, given = Cron("0 4 * * *", timezone="UTC"), {"model": "fraud", "to": "never"}
+    rollout = flow.to_deployment("fraud-rollout", schedules=[daily], parameters=given)
     return [DeploymentGroup(None, [rollout]), DeploymentGroup(None, [former])]
 
 def ready():
@@ -205,6 +209,7 @@ def test_flow_runs_are_forks_of_a_warm_process_and_end_as_any_run_does(
             return prefect.run(started.id).state, (tmp_path / ends).read_text().split()
 
         ended = {ends: run(ends) for ends in ("well", "failing", "killed")}
+        _check_schedules(prefect)
         lost = {state: _lose(settings, prefect, state) for state in ("RUNNING", "PENDING")}
         # What a full disk kept from the server: nobody waits for ever.
         settled = {"RUNNING": "CRASHED", "PENDING": "COMPLETED"}
@@ -232,6 +237,17 @@ def test_flow_runs_are_forks_of_a_warm_process_and_end_as_any_run_does(
     }
     assert {was_there for _, (_, was_there) in ended.values()} == {"True"}
     assert len({pid for _, (pid, _) in ended.values()}) == 4
+
+
+def _check_schedules(prefect: PrefectApi) -> None:
+    """What the page shows of Prefect, by the server's own answers."""
+    table = ask(prefect, time.time_ns() // 1_000_000, lambda: False)
+    (row,) = table.told
+    assert (row.flow, row.model, row.every) == ("rollout", "fraud", "daily at 04:00 UTC")
+    assert row.last is not None
+    assert (row.last.state, row.last.tone) == ("Crashed", "bad")
+    assert row.next is not None
+    assert row.next.name == "rollout pass fraud"
 
 
 def _lose(settings: Settings, prefect: PrefectApi, state: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mlplatform.operations.prefect_client import prefect
-from mlplatform.operations.prefect_client.prefect import PrefectApi
+from mlplatform.operations.prefect_client.prefect import Deployment, PrefectApi
 from mlplatform.runtime.errors import InputInvalid, NotFound, Unavailable
 
 DEPLOYMENT_PATH = "/api/deployments/name/drift/fraud-drift"
@@ -295,3 +295,54 @@ def test_what_a_run_wrote_is_there_by_key_and_the_newest_of_a_key_counts(
     assert api.reports("r-1") == {"drift-fraud": "# now", "gates-fraud": "# gates"}
     asked = server.asked[-1][2]["artifacts"]
     assert asked == {"flow_run_id": {"any_": ["r-1"]}, "type": {"any_": ["markdown"]}}
+
+
+def test_schedules_are_read_in_words_and_a_paused_deployment_has_none(
+    server: Server, api: PrefectApi
+) -> None:
+    cron = {"schedule": {"cron": "5 0 * * *", "timezone": "UTC"}, "active": True}
+    interval = {"schedule": {"interval": 60.0}, "active": True}
+    off = {"schedule": {"interval": 5.0}, "active": False}
+    rule = {"schedule": {"rrule": "FREQ=DAILY"}, "active": True}
+    found = [
+        {"id": "d-1", "name": "fraud-drift", "schedules": [cron, off, interval, rule]},
+        {"id": "d-2", "name": "fraud-batch", "schedules": [cron], "paused": True},
+    ]
+    server.gives("/api/deployments/filter", (200, found))
+    assert api.deployments() == [
+        Deployment("d-1", "fraud-drift", ("5 0 * * * UTC", "every 60 s", "by a rule")),
+        Deployment("d-2", "fraud-batch", ()),
+    ]
+
+
+def test_deployments_are_read_part_by_part(server: Server, api: PrefectApi) -> None:
+    part = [{"id": f"d-{n}", "name": "fraud-drift"} for n in range(prefect.PART)]
+    server.gives("/api/deployments/filter", (200, part), (200, part[:3]))
+    assert len(api.deployments()) == prefect.PART + 3
+    assert [body["offset"] for _, _, body in server.asked] == [0, prefect.PART]
+
+
+def test_runs_that_have_begun_and_runs_to_come_are_asked_for_apart(
+    server: Server, api: PrefectApi
+) -> None:
+    begun = RUN | {"deployment_id": "d-1", "start_time": "2026-03-01T00:00:01Z"}
+    server.gives("/api/flow_runs/filter", (200, [begun]), (200, [RUN]), (200, []))
+    (last,), (coming,) = api.newest_runs(["drift"], 4), api.next_runs(["drift"], 999)
+    assert (last.deployment, last.start_ms) == ("d-1", 1_772_323_201_000)
+    assert (coming.deployment, coming.start_ms) == ("", None)
+    assert api.newest_run_of("d-1") is None
+    first, second, third = (body for _, _, body in server.asked)
+    not_begun = ["SCHEDULED", "PENDING"]
+    assert first["flow_runs"]["state"]["type"] == {"not_any_": not_begun}
+    assert second["flow_runs"]["state"]["type"] == {"any_": not_begun}
+    assert (first["limit"], second["limit"], third["limit"]) == (4, prefect.PART, 1)
+    assert third["deployments"] == {"id": {"any_": ["d-1"]}}
+
+
+def test_a_client_with_one_try_does_not_wait_for_a_busy_database(server: Server) -> None:
+    server.gives("/api/deployments/filter", (503, {}))
+    impatient = PrefectApi(server.url, tries=1)
+    with pytest.raises(Unavailable, match="503"):
+        impatient.deployments()
+    assert len(server.asked) == 1
+    impatient.close()

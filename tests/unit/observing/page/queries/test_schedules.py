@@ -110,6 +110,16 @@ def test_a_failed_run_says_why_and_a_run_past_its_time_is_late() -> None:
     assert (late.state, late.tone) == ("Late", "bad")
 
 
+def test_a_planned_run_has_the_platforms_name_and_not_the_random_one() -> None:
+    planned = FlowRun(
+        "r", "calm-lynx", "SCHEDULED", "Scheduled", "", {"model": "fraud"}, 0, "fraud-drift", NOW_MS
+    )
+    prefect = FakePrefect(own=[deployment("fraud-drift")], coming=[planned])
+    (row,) = table(prefect).rows
+    assert row.next is not None
+    assert row.next.name == "drift check fraud"
+
+
 def test_flows_that_nobody_has_asked_for_are_named_apart() -> None:
     found = table(world())
     assert [(row.flow, row.model) for row in found.idle] == [

@@ -253,7 +253,7 @@ def schedule_table(
         if found is not None:
             flow, model = found
             every = ", ".join(map(_words, one.schedules))
-            runs = _summary(last.get(one.id), now_ms), _summary(coming.get(one.id), now_ms)
+            runs = (_summary(flow, of.get(one.id), now_ms) for of in (last, coming))
             rows.append(ScheduleRow(flow, model, one.id, every, *runs))
     order = list(names.RUNS)
     rows.sort(key=lambda row: (not row.every, order.index(row.flow), row.model))
@@ -265,7 +265,7 @@ def _first_of_each(runs: Iterable[FlowRun], found: dict[str, FlowRun]) -> None:
         found.setdefault(run.deployment, run)
 
 
-def _summary(run: FlowRun | None, now_ms: int) -> RunSummary | None:
+def _summary(flow: str, run: FlowRun | None, now_ms: int) -> RunSummary | None:
     if run is None:
         return None
     is_to_come = run.state in ("SCHEDULED", "PENDING")
@@ -273,9 +273,12 @@ def _summary(run: FlowRun | None, now_ms: int) -> RunSummary | None:
     failed = run.state in _BAD
     state = "Late" if is_late else run.state_name or run.state.capitalize()
     why = run.message.removeprefix(_RAISED) if failed else ""
-    return RunSummary(
-        run.id, run.name, run.start_ms, state, "bad" if failed or is_late else "", why[:MOST_TEXT]
+    # Prefect gives a planned run a random name until it starts.
+    name, tone = (
+        names.run_name(flow, run.parameters) or run.name,
+        "bad" if failed or is_late else "",
     )
+    return RunSummary(run.id, name, run.start_ms, state, tone, why[:MOST_TEXT])
 
 
 def _words(schedule: str) -> str:
