@@ -63,6 +63,8 @@ MOST_S: Final = 20.0
 COLD: Final = ("overview, day", "rollout", "decisions", "decisions of a customer")
 """Views whose first answer by a new process is measured."""
 CUSTOMER: Final = "42"
+TOLD: Final = {"MLPLATFORM_CLOCK": "replay"}
+"""Settings of the page: its traffic is recorded, so the newest day is not today."""
 
 
 def record(number: int, decisions: int, unit: int) -> Record:
@@ -162,6 +164,7 @@ def views(home: Home, decisions: int, rollouts: int) -> dict[str, str]:
         "rollouts, the last page": f"/rollouts?from={rollouts // 50 * 50 - 50}",
         "rollout": f"/rollouts/{MODEL}-v{rollouts}-1",
         "evidence of the oldest": f"/evidence/{digests[-1]}",
+        "system": "/system",
         "incidents": "/incidents",
         "incident": f"/incidents/{MODEL}-drift-{INCIDENTS}",
         "decisions": "/decisions",
@@ -228,7 +231,7 @@ def peak_mb(pid: int) -> int:
 def of_size(home: Home, decisions: int, rollouts: int) -> dict[str, Any]:
     """Each view in turn, by one process; then each view cold, by a process of its own."""
     paths = views(home, decisions, rollouts)
-    page, found = PageProcess(home), {}
+    page, found = PageProcess(home, **TOLD), {}
     try:
         found["started_mb"] = peak_mb(page.process.pid)
         found["views"] = {}
@@ -245,7 +248,7 @@ def cold(home: Home, paths: Mapping[str, str], names: Sequence[str]) -> dict[str
     """The first answer of a process that has just started, in milliseconds."""
     found = {}
     for name in names:
-        page = PageProcess(home)
+        page = PageProcess(home, **TOLD)
         try:
             begun = time.perf_counter()
             assert page.get(paths[name]).status_code == 200

@@ -23,6 +23,7 @@ from mlplatform.runtime.configuration.settings import Home, load
 from mlplatform.runtime.errors import ConfigInvalid
 from support.home_world import HomeWorld
 from support.page_process import TOKEN, PageProcess
+from support.prefect_standin import prefect_standin
 
 pytestmark = pytest.mark.slow
 VOID = {"meta", "link", "br", "rect", "line", "circle", "path", "polyline", "polygon", "input"}
@@ -185,6 +186,32 @@ def test_a_card_without_the_registry_says_so(page: PageProcess) -> None:
     assert answer.status_code == 503
     MarkupChecker(answer.text)
     assert "the platform has not started MLflow" in answer.text
+
+
+def test_the_system_is_shown_beside_a_prefect_that_is_away(page: PageProcess) -> None:
+    text = page.get("/system").text
+    assert "No data: the platform has not started Prefect: <code>mlplatform up</code>" in text
+    assert '<th scope="row">gateway-0</th>' in text
+    assert "fraud: decisions to review" in text
+    assert f"on the disk of <code>{page.home.root}</code>" in text
+
+
+def test_the_system_shows_what_prefect_plans_and_has_run(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.create()
+    home.prefect_token.write_text("a token of this start")
+    with prefect_standin() as port:
+        process = PageProcess(home, MLPLATFORM_PREFECT_PORT=str(port))
+        try:
+            text = process.get("/system").text
+        finally:
+            process.close()
+    MarkupChecker(text)
+    prefect = f"http://127.0.0.1:{port}"
+    assert f'href="{prefect}/runs/flow-run/run-failed-of-fraud-drift"' in text
+    assert "2036-12-02 00:20 drift check fraud</a>" in text
+    assert "Unavailable: the decision log does not answer" in text
+    assert '<b class="bad">Late</b>' in text
 
 
 def test_older_links_lead_through_all_decisions(page: PageProcess) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.observing.page.test_traffic import CHECKED_BODY, NEWEST_MS
+from tests.unit.observing.page.test_traffic import CHECKED_BODY
 
 from demo import page as report
 from demo.charts import Picture
@@ -23,7 +23,8 @@ from mlplatform.operations.traffic import projection
 from mlplatform.rollouts.drift.incidents import IncidentFinding
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
 from mlplatform.rollouts.journal.transitions import ApprovalAsked
-from mlplatform.runtime.units import DAY_MS, HOUR_MS
+from mlplatform.runtime.clock import SystemClock
+from mlplatform.runtime.units import DAY_MS, HOUR_MS, MINUTE_MS
 from support import chromium, journal_steps
 from support.chromium import AXE, PICTURES, Chromium, looked_at, violations
 from support.home_world import HomeWorld
@@ -32,11 +33,13 @@ from support.judged_rollout import JudgedRollout
 from support.page_process import PageProcess
 from support.people_world import PeopleWorld
 from support.platform_process import wait
+from support.prefect_standin import prefect_standin
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(chromium.PROGRAM is None, reason="chromium is not installed"),
 ]
+NEWEST_MS = SystemClock().wall_ms() - 2 * MINUTE_MS
 PAGES = {
     "overview": "/",
     "model": "/models/fraud",
@@ -105,9 +108,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageProcess]:
     incidents.open(found, now_ms=1)
     asked = next(f for f in made.facts if isinstance(f, ApprovalAsked))
     PAGES["evidence"] = f"/evidence/{asked.evidence_digest}"
-    process = PageProcess(world.home)
-    yield process
-    process.close()
+    world.write("run/prefect.token", "a token of this start")
+    with prefect_standin() as port:
+        process = PageProcess(world.home, MLPLATFORM_PREFECT_PORT=str(port))
+        yield process
+        process.close()
     world.close()
 
 

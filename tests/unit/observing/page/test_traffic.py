@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,9 +64,12 @@ CHECKED_BODY: dict[str, Any] = {
 
 
 def metrics(
-    found: TrafficReport, period: str = "day", definition: ModelDefinition | None = None
+    found: TrafficReport,
+    period: str = "day",
+    definition: ModelDefinition | None = None,
+    now_ms: int = NEWEST_MS,
 ) -> dict[str, Metric]:
-    shown = traffic.traffic_detail(definition or fraud(), found, period)
+    shown = traffic.traffic_detail(definition or fraud(), found, period, now_ms)
     assert shown is not None
     return {metric.key: metric for metric in shown.metrics}
 
@@ -104,7 +108,7 @@ def test_what_a_model_of_classes_or_numbers_does_not_have_is_not_awaited() -> No
     assert list(metrics(day(), definition=classes)) == [
         "rate", "p50", "p99", "degraded", "drift", "ages"
     ]  # fmt: skip
-    shown = traffic.traffic_detail(classes, day(), "day")
+    shown = traffic.traffic_detail(classes, day(), "day", NEWEST_MS)
     assert shown is not None
     assert shown.columns == ("requests/s", "p50", "p99", "degraded")
     assert {len(values) for _, values in shown.rows} == {4}
@@ -143,7 +147,10 @@ def test_every_line_lies_in_its_picture_and_gaps_stay_gaps(period: str) -> None:
     drawn = found["p50"].spark
     assert drawn is not None
     assert len(drawn.lines[0].stretches) == 3
-    for stretch in drawn.lines[0].stretches:
+    later = metrics(read([TrafficBucket(s, "champion", 1, counts(5)) for s in starts]), period,
+                    now_ms=NEWEST_MS + 7 * 60_000)["p50"].spark  # fmt: skip
+    assert later is not None
+    for stretch in drawn.lines[0].stretches + later.lines[0].stretches:
         for point in stretch.split():
             x, y = map(float, point.split(","))
             assert 0 <= x <= WIDTH
@@ -157,7 +164,62 @@ def test_what_nobody_measured_is_said() -> None:
     assert empty["p50"].text == "nothing asked"
     assert empty["rate"].text == "0"
     assert spark([("all", [(1, None)])], percents, (0, 1)) is None
-    assert traffic.traffic_detail(fraud(), None, "day") is None
+    assert traffic.traffic_detail(fraud(), None, "day", NEWEST_MS) is None
+
+
+def until(found: TrafficReport, counted_ms: int) -> TrafficReport:
+    """The same counts, and that nothing came until a later time."""
+    return replace(found, counted_ms=counted_ms)
+
+
+def newest(found: TrafficReport, now_ms: int) -> traffic.NewestRecord:
+    shown = traffic.traffic_detail(fraud(), found, "day", now_ms)
+    assert shown is not None
+    assert shown.to_ms == now_ms
+    return shown.newest
+
+
+@pytest.mark.parametrize("period", traffic.PERIODS)
+def test_traffic_that_has_stopped_falls_to_zero_and_the_axis_ends_now(period: str) -> None:
+    back_ms, point_ms = traffic.PERIODS[period]
+    now_ms = NEWEST_MS + 3 * point_ms + 60_000
+    rate = metrics(until(day(), now_ms), period, now_ms=now_ms)["rate"]
+    assert rate.text == "0"
+    assert rate.spark is not None
+    course = rate.spark.lines[0].stretches[-1].split()
+    assert float(course[-1].split(",")[1]) == pytest.approx(rate.spark.height - 6)
+    assert "the last value is 0" in rate.spark.description
+    long_after = NEWEST_MS + 2 * back_ms
+    assert metrics(until(day(), long_after), period, now_ms=long_after)["p50"].text == (
+        "nothing asked"
+    )
+
+
+def test_a_busy_model_that_nobody_asks_any_more_is_a_warning() -> None:
+    now_ms = NEWEST_MS + 14 * 60_000
+    told = newest(until(day(), now_ms - 30_000), now_ms)
+    assert told.age == "14 min"
+    assert told.warning.startswith("No request came for 13.5 min, and about 8,")
+    assert "traffic has stopped, or is not logged" in told.warning
+    assert "14 min old" in page(traffic.traffic_detail(fraud(), day(), "day", now_ms))
+
+
+def test_a_pause_of_a_model_that_is_seldom_asked_is_no_warning() -> None:
+    seldom = read([TrafficBucket(NEWEST_MS - 3_600_000, "champion", 1, counts(20))])
+    now_ms = NEWEST_MS + 30 * 60_000
+    assert newest(until(seldom, now_ms), now_ms).warning == ""
+    assert newest(until(day(), NEWEST_MS + 200_000), NEWEST_MS + 200_000).warning == ""
+
+
+def test_counts_that_are_late_do_not_say_that_traffic_has_stopped() -> None:
+    now_ms = NEWEST_MS + 14 * 60_000
+    found = until(day(), NEWEST_MS + 1000)
+    assert newest(found, now_ms).warning == (
+        "Nothing was counted for 14 min: passes are late, and newer traffic is not shown"
+    )
+    assert metrics(found, now_ms=now_ms)["rate"].text != "0", "nobody knows"
+    long_after = NEWEST_MS + 3 * DAY_MS
+    assert metrics(found, now_ms=long_after)["rate"].text == "nothing asked"
 
 
 @pytest.mark.parametrize(("hits", "trials"), [(0, 10), (10, 10), (1, 3)])
@@ -178,7 +240,7 @@ def test_the_page_leads_to_a_review_only_where_people_look_at_decisions() -> Non
 
 
 def test_the_page_has_each_number_with_its_picture_and_a_table() -> None:
-    text = page(traffic.traffic_detail(fraud(), day(), "day"))
+    text = page(traffic.traffic_detail(fraud(), day(), "day", NEWEST_MS))
     assert text.count('<svg class="spark"') == 9
     assert text.count("<tr><td") == traffic.TABLE_ROWS
     assert 'href="/models/fraud?period=week"' in text

@@ -221,10 +221,13 @@ class Pages:
         return render("card.html", here="overview", card=found, sections=sections(found))
 
     def _traffic(self, model: ModelRow, period: str) -> TrafficDetail | str | None:
-        back_ms, _ = traffic.PERIODS[period]
+        definition, (back_ms, _) = model.definition, traffic.PERIODS[period]
         return _or_why(
             lambda: traffic.traffic_detail(
-                model.definition, self._sources.traffic(model.definition.name, back_ms), period
+                definition,
+                self._sources.traffic(definition.name, back_ms),
+                period,
+                self._sources.event_ms(),
             )
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -54,6 +55,7 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
         secure=_is_secure(settings),
     )
     settings.home.create()
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a view's questions are no news
     shown = application(
         Sources(
             wiring.Platform(settings), may_see, burn_rates_of(settings), schedules_of(settings)

@@ -16,7 +16,7 @@ from mlplatform.operations.actions.traffic import AGES, CHECK, ages_of, check_of
 from mlplatform.operations.traffic.buckets import SHADOW, Counts, no_counts, quantile_ms
 from mlplatform.operations.traffic.projection import TrafficReport
 from mlplatform.runtime.times import duration_text
-from mlplatform.runtime.units import DAY_MS, HOUR_MS, HOUR_S
+from mlplatform.runtime.units import DAY_MS, HOUR_MS, HOUR_S, MINUTE_MS
 
 PERIODS: Final[Mapping[str, tuple[int, int]]] = {
     "day": (DAY_MS, HOUR_MS // 2),
@@ -27,6 +27,12 @@ PERIODS: Final[Mapping[str, tuple[int, int]]] = {
 SURE: Final = 1.96
 """Standard errors to either side of a share for 95 %."""
 TABLE_ROWS: Final = 24
+QUIET_MS: Final = 5 * MINUTE_MS
+EXPECTED: Final = 20.0
+"""Requests that must have been expected before traffic counts as stopped: at a steady rate, none of
+20 comes by chance in two of a billion cases."""
+LATE_MS: Final = 5 * MINUTE_MS
+"""Age of the counts from which the page says that they are late; a pass counts every minute."""
 CHAMPION, CHALLENGER, VARIANTS = "champion", "challenger", "variants"
 
 
@@ -51,17 +57,34 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
+class NewestRecord:
+    """The age of a model's traffic.
+
+    Args:
+        at_ms: event time of the newest record that was counted.
+        age: how long ago that is, in words.
+        warning: a sentence if traffic has stopped, or if counting is late; otherwise empty.
+    """
+
+    at_ms: int
+    age: str
+    warning: str
+
+
+@dataclass(frozen=True, slots=True)
 class TrafficDetail:
     """A model's traffic in one period.
 
     Args:
-        from_ms, to_ms: ends of the period, event time.
+        from_ms, to_ms: ends of the period, event time; it ends now, whenever the last request came.
+        newest: the newest record that was counted, and what its age means.
         rows: rows of the table, newest first: the time, and each number as text.
     """
 
     period: str
     from_ms: int
     to_ms: int
+    newest: NewestRecord
     metrics: tuple[Metric, ...]
     columns: tuple[str, ...]
     rows: tuple[tuple[int, tuple[str, ...]], ...]
@@ -80,20 +103,23 @@ class _Point:
 
 
 def traffic_detail(
-    definition: ModelDefinition, found: TrafficReport | None, period: str
+    definition: ModelDefinition, found: TrafficReport | None, period: str, now_ms: int
 ) -> TrafficDetail | None:
-    """The newest period of a model's traffic; None if nothing was counted yet.
+    """The period of a model's traffic that ends now; None if nothing was counted yet.
 
-    For a model without alerts no alerts are counted. For a model whose labels are not 0 and 1 there
-    is neither precision nor recall.
+    Lines end where counting has come to: without requests they fall to zero there. For a model
+    without alerts no alerts are counted. For a model whose labels are not 0 and 1 there is neither
+    precision nor recall.
 
     Args:
         period: a key of `PERIODS`.
+        now_ms: the present event time.
     """
     if found is None:
         return None
     back_ms, point_ms = PERIODS[period]
-    span_ms = (found.newest_ms - back_ms, found.newest_ms)
+    end_ms = max(found.newest_ms, now_ms)
+    span_ms = (end_ms - back_ms, end_ms)
     points = _points(found, span_ms, point_ms)
     flags = bool(definition.decision.alerts)
     metrics = (
@@ -106,10 +132,38 @@ def traffic_detail(
         period=period,
         from_ms=span_ms[0],
         to_ms=span_ms[1],
+        newest=newest_record(found, end_ms),
         metrics=metrics,
         columns=("requests/s", "p50", "p99", *(("alerts",) if flags else ()), "degraded"),
         rows=tuple(_row(point, flags=flags) for point in reversed(points[-TABLE_ROWS:])),
     )
+
+
+def newest_record(found: TrafficReport, now_ms: int) -> NewestRecord:
+    """The newest record with its age, and a warning if traffic has stopped or is not counted.
+
+    Traffic counts as stopped if nothing came for `QUIET_MS` although `EXPECTED` requests or more
+    were to be expected by the hour, or the bucket, before the newest one.
+    """
+    counted_ms = found.newest_ms if found.counted_ms is None else found.counted_ms
+    quiet_ms = max(0, counted_ms - found.newest_ms)
+    hour_ms = found.newest_ms - max(HOUR_MS, found.length_ms)
+    own = [b for b in found.buckets if b.start_ms >= hour_ms and b.role != SHADOW]
+    expected = 0.0
+    if own:
+        length_ms = max(found.newest_ms - own[0].start_ms, MINUTE_MS)
+        expected = sum(b.counts.requests for b in own) / length_ms * quiet_ms
+    warning = ""
+    if now_ms - max(counted_ms, found.newest_ms) > LATE_MS:
+        late = duration_text((now_ms - max(counted_ms, found.newest_ms)) / 1000)
+        warning = f"Nothing was counted for {late}: passes are late, and newer traffic is not shown"
+    elif quiet_ms > QUIET_MS and expected >= EXPECTED:
+        warning = (
+            f"No request came for {duration_text(quiet_ms / 1000)}, and about {expected:,.0f} were"
+            " to be expected: traffic has stopped, or is not logged"
+        )
+    age = duration_text(max(0, now_ms - found.newest_ms) / 1000)
+    return NewestRecord(found.newest_ms, age, warning)
 
 
 def share_interval(hits: int, trials: int) -> tuple[float, float]:
@@ -123,17 +177,21 @@ def share_interval(hits: int, trials: int) -> tuple[float, float]:
 
 
 def _points(found: TrafficReport, span_ms: tuple[int, int], point_ms: int) -> list[_Point]:
-    """Every point of the period, including points without requests."""
+    """Every point of the period that was counted, including points without requests."""
+    reached_ms = min(max(found.newest_ms, found.counted_ms or 0), span_ms[1])
+    if reached_ms <= span_ms[0]:
+        return []
     held: dict[int, dict[str, Counts]] = {}
-    for bucket in found.buckets:
+    oldest_ms = span_ms[0] - found.length_ms
+    for bucket in (one for one in found.buckets if one.start_ms >= oldest_ms):
         roles = held.setdefault(bucket.start_ms - bucket.start_ms % point_ms, {})
         before = roles.get(bucket.role)
         roles[bucket.role] = bucket.counts if before is None else before.plus(bucket.counts)
     first = min([span_ms[0] - span_ms[0] % point_ms + point_ms, *held])
-    last = span_ms[1] - span_ms[1] % point_ms
+    last = reached_ms - reached_ms % point_ms
     points = [_point(at, point_ms / 1000, held.get(at, {})) for at in range(first, last, point_ms)]
     # The newest point is not complete: it is as long as its buckets. A short one shows little.
-    end_ms = span_ms[1] - span_ms[1] % found.length_ms + found.length_ms
+    end_ms = max(reached_ms, found.newest_ms - found.newest_ms % found.length_ms + found.length_ms)
     newest = _point(last, (end_ms - last) / 1000, held.get(last, {}))
     if points and newest.seconds < point_ms / 2000:
         points[-1] = _together(points[-1], newest)
@@ -238,13 +296,14 @@ def _of_labels(
     known = [(at, hits, trials) for at, hits, trials in shares if trials]
     if not known:
         return Metric(key, f"{key}: {what}", "not known yet", "no label has matured", "", None)
-    line = [(at, hits / trials) for at, hits, trials in known]
-    band = [(at, *share_interval(hits, trials)) for at, hits, trials in known]
+    within = [one for one in known if one[0] >= span_ms[0]]
+    line = [(at, hits / trials) for at, hits, trials in within]
+    band = [(at, *share_interval(hits, trials)) for at, hits, trials in within]
     _, hits, trials = known[-1]
     low, high = share_interval(hits, trials)
     note = f"{hits:,} of {trials:,}; 95 % interval {percents(low)} to {percents(high)}"
     drawn = spark([(CHAMPION, line)], percents, span_ms, band=band)
-    return Metric(key, f"{key}: {what}", percents(line[-1][1]), note, "", drawn)
+    return Metric(key, f"{key}: {what}", percents(hits / trials), note, "", drawn)
 
 
 def _drift(found: TrafficReport, span_ms: tuple[int, int]) -> Metric:
@@ -266,7 +325,7 @@ def _drift(found: TrafficReport, span_ms: tuple[int, int]) -> Metric:
     newest = line[-1][1]
     note = "" if newest is None else f"{furthest} is at {percents(newest)} of its limit"
     tone = {"drifted": "bad", "steady": "good"}.get(verdict, "")
-    drawn = spark([("furthest input", line)], percents, span_ms, goal=1.0)
+    drawn = spark([("furthest input", _within(line, span_ms))], percents, span_ms, goal=1.0)
     return Metric("drift", "drift of the inputs", verdict, note, tone, drawn)
 
 
@@ -280,8 +339,12 @@ def _ages(found: TrafficReport, span_ms: tuple[int, int]) -> Metric:
         )
     newest = samples[-1][1]
     note = ", ".join(f"{view} {_hours(age / HOUR_MS)}" for view, age in sorted(newest.items()))
-    drawn = spark([("oldest view", line)], _hours, span_ms)
+    drawn = spark([("oldest view", _within(line, span_ms))], _hours, span_ms)
     return Metric("ages", "age of features", _hours(line[-1][1]), note, "", drawn)
+
+
+def _within(points: Points, span_ms: tuple[int, int]) -> Points:
+    return [point for point in points if point[0] >= span_ms[0]]
 
 
 def _metric(

@@ -29,7 +29,8 @@ def count(platform: Platform, model: str) -> None:
     """
     path, event_ms = _file(platform, model), platform.clock.event_ms()
     alerting = platform.definition(model).decision.scale.alerts
-    projection.advance(path, platform.log, model, alerting=alerting)
+    if projection.advance(path, platform.log, model, alerting=alerting):
+        projection.reach(path, event_ms)
     ages = feature_ages(platform.log, model)
     if ages:
         projection.sample(path, AGES, event_ms, ages)

@@ -48,6 +48,7 @@ CREATE TABLE IF NOT EXISTS buckets (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS position (writer TEXT PRIMARY KEY, seq INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS newest (only_one INTEGER PRIMARY KEY, event_ms INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS counted (only_one INTEGER PRIMARY KEY, event_ms INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS samples (
     of TEXT NOT NULL,
     start_ms INTEGER NOT NULL,
@@ -84,6 +85,8 @@ class TrafficReport:
         newest_ms: event time of the newest record that was counted.
         position: per writer, the number of the last record that was counted.
         samples: kind → pairs of a time and the sample taken then, oldest first.
+        counted_ms: event time until which everything in the log was counted; None if that is not
+            known.
     """
 
     length_ms: int
@@ -91,6 +94,7 @@ class TrafficReport:
     position: Mapping[str, int]
     buckets: tuple[TrafficBucket, ...]
     samples: Mapping[str, tuple[tuple[int, Any], ...]]
+    counted_ms: int | None = None
 
 
 def file_of(folder: Path, model: str) -> Path:
@@ -124,6 +128,16 @@ def advance(
             if time.monotonic() > give_up_s:
                 return False
     return True
+
+
+def reach(path: Path, event_ms: int) -> None:
+    """Store that everything in the log was counted until this event time.
+
+    Raises:
+        Unavailable: the file can't be written now.
+    """
+    with _opened(path) as db, sqlite.transaction(db):
+        db.execute("INSERT OR REPLACE INTO counted VALUES (1, ?)", (event_ms,))
 
 
 def sample(path: Path, of: str, event_ms: int, body: object) -> None:
@@ -167,12 +181,14 @@ def read(path: Path, back_ms: int) -> TrafficReport | None:
         for of, start_ms, body in db.execute(kept, (from_ms,)):
             samples.setdefault(of, []).append((start_ms, msgspec.json.decode(body)))
         position = _position(db)
+        counted = db.execute("SELECT event_ms FROM counted").fetchone()
     return TrafficReport(
         length_ms=level.length_ms,
         newest_ms=newest[0],
         position=position,
         buckets=tuple(TrafficBucket(row[0], row[1], row[2], _counts(row[3:])) for row in rows),
         samples={of: tuple(found) for of, found in samples.items()},
+        counted_ms=None if counted is None else counted[0],
     )
 
 
@@ -259,7 +275,7 @@ def _position(db: sqlite3.Connection) -> dict[str, int]:
 
 def _forget(db: sqlite3.Connection) -> None:
     with sqlite.transaction(db):
-        for table in ("buckets", "position", "newest", "samples"):
+        for table in ("buckets", "position", "newest", "counted", "samples"):
             db.execute(f"DELETE FROM {table}")
 
 

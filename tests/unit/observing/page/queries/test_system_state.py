@@ -74,6 +74,14 @@ def test_recorded_traffic_has_no_workers_and_pods_ask_prometheus(world: HomeWorl
     assert "names no Prometheus" in rows(pods)["fraud: requests to score later"].note
 
 
+def test_recorded_traffic_is_behind_its_own_newest_record_alone(world: HomeWorld) -> None:
+    world.decide(5)
+    replayed, _ = state(world, MLPLATFORM_CLOCK="replay")
+    found = replayed.log()
+    assert found is not None
+    assert [(one.name, one.behind_ms, one.tone) for one in found.writers] == [("gateway-0", 0, "")]
+
+
 def test_a_reader_sees_the_queues_of_their_models(world: HomeWorld) -> None:
     _, platform = state(world)
     blind = SystemState(Sources(platform, lambda model: False))

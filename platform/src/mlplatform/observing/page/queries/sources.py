@@ -156,6 +156,17 @@ class Sources:
         with translated():
             return stream.lags()
 
+    def event_ms(self) -> int:
+        """The present event time; of recorded traffic the newest in the log, without its history.
+
+        Raises:
+            Unavailable: the log can't be read now.
+        """
+        if self.platform.settings.clock == "system":
+            return self.platform.clock.event_ms()
+        log = self._log()
+        return (None if log is None else log.latest_event_ms()) or 0
+
     def log_heads(self) -> list[Watermark]:
         """How far each writer of the log is, apart from spills; empty before there is a log.
 

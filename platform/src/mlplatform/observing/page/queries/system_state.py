@@ -99,7 +99,7 @@ class SystemState:
         if folder is None:
             return None
         limit_s = seconds(shipped_objectives().limits.watermark_behind)
-        marks, event_ms = self._sources.log_heads(), self._platform.clock.event_ms()
+        marks, event_ms = self._sources.log_heads(), self._sources.event_ms()
         return log_lag(marks, spill_sizes(folder), event_ms, limit_s)
 
     def queues(self) -> list[QueueRow]:
@@ -149,7 +149,7 @@ class SystemState:
             found = review.review_queue(self._platform, name, 1)
         except PlatformError as error:
             return not_known("decisions to review", name, str(error))
-        event_ms = self._platform.clock.event_ms()
+        event_ms = self._sources.event_ms()
         oldest = age_text(event_ms - found.rows[0].event_ms) if found.rows else ""
         left = unread(marks, found.position)
         note = f"{left:,} records of the log are not read yet" if left else "the log is read"
@@ -162,7 +162,8 @@ class SystemState:
         except PlatformError as error:
             yield not_known("events to deliver", "", str(error))
             return
-        yield from event_rows(lags, self._platform.clock.wall_ms())
+        if lags:
+            yield from event_rows(lags, self._platform.clock.wall_ms())
 
 
 def message_rows(
