@@ -28,7 +28,14 @@ from mlplatform.observing.page.queries.sources import ModelRow
 from mlplatform.observing.page.rendering import coded, render
 from mlplatform.rollouts.drift.incidents import Change, Incident, IncidentFinding, State
 from mlplatform.rollouts.drift.retrain import MAX_CLAIMS
-from mlplatform.rollouts.journal.transitions import Opened, RolledBack, ShadowStarted, Transition
+from mlplatform.rollouts.journal.controls import Killed
+from mlplatform.rollouts.journal.transitions import (
+    Opened,
+    ProvenIdentity,
+    RolledBack,
+    ShadowStarted,
+    Transition,
+)
 from mlplatform.scoring.request.explain import Explanation, InputCause, Outcome, RuleCause
 from rollout_world import fraud, gate_report
 
@@ -513,6 +520,25 @@ def test_the_page_of_a_model_says_which_variants_answer() -> None:
         assert said in text
         assert "for 20 %, v6 <code>bbbbbbbb</code> for 10 % of the customers" in text
         assert "mlplatform variants show fraud" in text
+
+
+def test_a_model_that_is_switched_off_says_by_whom_when_and_why() -> None:
+    proof = ProvenIdentity(issuer="https://bank.example", subject="1")
+    at_ms = 1_796_115_240_000
+    killed = Killed(
+        model="fraud", event_ms=0, wall_ms=at_ms, actor="ana", reason=HOSTILE, identity=proof
+    )
+    routes = replace(no_routes("fraud"), killed=True)
+    shown = {"buttons": (), "budgets": "away", "here": "", "traffic": None, "versions": [],
+             "rollouts": [], "tones": {}}  # fmt: skip
+    text = render("model.html", model=ModelRow(fraud(), routes, killed), **shown)
+    told = html.unescape(re.sub(r"<[^>]+>", "", text))
+    assert "switched off by ana (proven by https://bank.example) on 2026-12-01 08:54 UTC" in told
+    assert HOSTILE in told
+    assert "<script" not in text
+    assert "mlplatform rollouts lift fraud" in told
+    unknown = render("model.html", model=ModelRow(fraud(), routes), **shown)
+    assert "fraud is switched off." in unknown
 
 
 def test_the_process_carries_nothing_heavy() -> None:

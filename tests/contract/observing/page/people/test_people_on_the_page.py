@@ -5,7 +5,9 @@ What is done stands in the journal with the person's name, as by the command.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
+from html import unescape
 
 import pytest
 
@@ -185,6 +187,10 @@ def test_a_pause_an_end_and_the_switch_of_a_model_are_facts_of_the_journal(
     assert world.home.rollouts.routes("fraud").killed
     assert [c.actor for c in world.home.rollouts.controls("fraud")][-1] == "otto"
     assert otto.buttons("/models/fraud") == {"lift"}
+    for path in ("/", "/models/fraud", "/models/fraud/act/lift"):
+        told = re.sub(r"<[^>]+>", "", unescape(otto.get(path).text))
+        assert re.search(r"switched off by otto (on |\()20\d\d-\d\d-\d\d \d\d:\d\d UTC", told), path
+        assert '"as the test says"' in told, path
     assert otto.act("/models/fraud/act/lift").status_code == 303
     assert not world.home.rollouts.routes("fraud").killed
     assert otto.act(f"{of}/act/abort").status_code == 303

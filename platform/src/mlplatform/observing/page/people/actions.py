@@ -48,6 +48,7 @@ from mlplatform.runtime.errors import (
     Unavailable,
 )
 from mlplatform.runtime.telemetry.refusals import UNKNOWN
+from mlplatform.runtime.times import utc_minute_text
 
 log = logging.getLogger(__name__)
 
@@ -326,12 +327,15 @@ class Actions:
 
     def _subject(self, kind: str, name: str) -> Subject:
         if kind == "models":
-            routes = self._sources.model(name).routes
+            model = self._sources.model(name)
+            routes, by = model.routes, model.killed
             gateways = self._platform.rollouts.gateways(name) if routes.generation else ()
             is_stopped = any(routes.services & gateway.stopped.keys() for gateway in gateways)
             offered = acts.of_model(routes, is_stopped=is_stopped)
             seen = acts.state_id_of_model(routes)
             says = f"model {name} is {'switched off' if routes.killed else routes.phase}"
+            if by is not None:
+                says += f' by {by.actor} ({utc_minute_text(by.wall_ms)}: "{by.reason}")'
             return Subject(kind, name, name, offered, lambda act: seen, says)
         facts = self._sources.rollout(name)
         state = fold(facts)

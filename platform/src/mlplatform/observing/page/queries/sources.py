@@ -46,6 +46,7 @@ from mlplatform.operations.traffic.projection import TrafficReport
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift.incidents import Incident
 from mlplatform.rollouts.events.stream import Lag
+from mlplatform.rollouts.journal.controls import Killed, fold_controls
 from mlplatform.rollouts.journal.sql import SqlRollouts
 from mlplatform.rollouts.journal.state import RolloutState, fold
 from mlplatform.rollouts.journal.transitions import Transition
@@ -68,10 +69,11 @@ MOST_ALERTING: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """A model and its routes."""
+    """A model and its routes, and who switched it off, if somebody did."""
 
     definition: ModelDefinition
     routes: Routes
+    killed: Killed | None = None
 
     @property
     def is_reviewed(self) -> bool:
@@ -201,7 +203,10 @@ class Sources:
         """
         self._check_visible(name)
         routes = self._of_journal(lambda journal: journal.routes(name), no_routes(name))
-        return ModelRow(load_definition(name), routes)
+        by: Killed | None = None
+        if routes.killed:
+            by = self._of_journal(lambda j: fold_controls(j.controls(name)).killed, by)
+        return ModelRow(load_definition(name), routes, by)
 
     def traffic(self, model: str, back_ms: int) -> TrafficReport | None:
         """The counts of a model's newest traffic, by passes; None before there are any.
