@@ -20,7 +20,9 @@ from mlplatform.observing.page.queries import sources
 from mlplatform.observing.page.queries.sources import Sources
 from mlplatform.observing.page.review import queue_rows
 from mlplatform.operations import wiring
+from mlplatform.operations.actions import last_results
 from mlplatform.operations.actions import review as job
+from mlplatform.operations.actions.last_results import Pass
 from mlplatform.operations.review.queue import QueueCursor
 from mlplatform.runtime.errors import InputInvalid, Refused
 from mlplatform.runtime.telemetry.refusals import Refusals
@@ -107,6 +109,32 @@ async def test_nobody_is_asked_about_decisions_of_classes(
     assert "wait for a person" not in text
     async with page.browser("vera") as browser:
         assert "keys create" not in (await browser.get(PATH)).text
+
+
+async def test_what_the_queue_has_not_read_is_said_with_the_time_of_the_last_pass(
+    page: Page, world: World
+) -> None:
+    async def lead() -> str:
+        async with page.browser("ana") as browser:
+            text = (await browser.get(PATH)).text
+        return re.sub(r"<[^>]+>", "", text.partition("<h1>")[2].partition("<h2>The queue")[0])
+
+    world.decide()
+    world.decide()
+    told = await lead()
+    assert "0 decisions wait for a person" in told
+    assert "the log has 2 records, of any kind and model, that this queue has not read" in told
+    assert "none has run yet" in told
+    last_results.keep(world.home.measured, "fraud", Pass(1_796_115_240_000))
+    world.waiting()
+    told = await lead()
+    assert "More may wait" not in told
+    assert "As of the last pass, which ended at 2026-12-01 08:54:00 UTC" in told
+    world.decide()
+    told = await lead()
+    assert "2 decisions wait for a person" in told
+    assert "has 1 record, of any kind and model, that this queue has not read" in told
+    assert "the last one ended at 2026-12-01 08:54:00 UTC" in told
 
 
 async def test_an_analyst_answers_one_decision_after_the_other(page: Page, world: World) -> None:

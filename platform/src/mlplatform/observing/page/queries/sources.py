@@ -37,8 +37,9 @@ from mlplatform.observing.page.queries.schedules import Schedules, ScheduleTable
 from mlplatform.observing.page.queries.search import BUDGET_S, SHOWN, Query, SearchResult, search
 from mlplatform.observing.slo import objectives
 from mlplatform.observing.slo.objectives import Objectives
-from mlplatform.operations.actions import traffic
+from mlplatform.operations.actions import last_results, traffic
 from mlplatform.operations.actions.interim_analyses import StepHistory, step_histories
+from mlplatform.operations.actions.last_results import Pass
 from mlplatform.operations.card.card import Card
 from mlplatform.operations.card.records import read_card
 from mlplatform.operations.supervisor.status import PlatformStatus, status
@@ -177,6 +178,15 @@ class Sources:
         """
         log = self._log()
         return [] if log is None else log.heads()
+
+    def last_pass_ms(self, model: str) -> int | None:
+        """Wall time at which the last pass over the model's rollouts ended; None before the first.
+
+        Raises:
+            Corrupt: its file is damaged.
+        """
+        found = last_results.last(self.platform.settings.home.measured, model, Pass)
+        return None if found is None else found.at_ms
 
     def spills(self) -> Path | None:
         """The folder of what waits beside the log; None before there is a log."""

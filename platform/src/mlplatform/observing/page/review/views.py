@@ -17,6 +17,7 @@ from mlplatform.observing.page.people.form_checks import CONFLICT, WrongForm, ch
 from mlplatform.observing.page.people.gate import PageAccess
 from mlplatform.observing.page.people.reader import READER, Reader
 from mlplatform.observing.page.people.sign_in import Show
+from mlplatform.observing.page.queries.log_lag import unread
 from mlplatform.observing.page.queries.reason_words import reason_words
 from mlplatform.observing.page.queries.sources import Sources
 from mlplatform.observing.page.review import queue_rows
@@ -129,6 +130,8 @@ class Reviews:
             rows=[queue_rows.row(one, label.name, words, name, account) for one in found.rows],
             total=found.total,
             complete=found.complete,
+            unread=unread(self._sources.log_heads(), found.position),
+            passed_ms=self._sources.last_pass_ms(model),
             after=after,
             newer=None if found.newer is None else queue_rows.link(found.newer),
             about=about,
