@@ -31,7 +31,7 @@ LOOKED_AT = [
     ("/?period=year", 404, ("period is 'year'; wanted: one of day, week, month", OVERVIEW)),
     ("/rollouts/{rollout}/act/aprove", 404, ("act is 'aprove'; wanted: one of approve, reject",)),
     ("/rollouts/{rollout}/act/resume", 403, ("no scope fraud:operate or fraud:run", "an operator")),
-    ("/rollouts/{rollout}/act/roll-back", 403, ("an operator or an engineer of fraud may roll",)),
+    ("/rollouts/{rollout}/act/roll-back", 403, ('engineer of fraud may press "Roll back"',)),
 ]  # fmt: skip
 SIGNED = [
     ("ok", ("'ok' has 2 characters; wanted: 5 to 500",)),
@@ -108,4 +108,4 @@ def test_what_was_answered_is_not_answered_again(bo: Visitor, world: PeopleWorld
     assert f"Rollout {rollout} is awaiting approval, and bo has given the answer approve, so" in (
         told(late)
     )
-    assert "so approve is not possible now; possible: pause, abort" in told(late)
+    assert 'so "Approve" is not possible now; possible: "Pause", "Abort"' in told(late)

@@ -25,7 +25,7 @@ from mlplatform.observing.page.queries import decisions, rollouts
 from mlplatform.observing.page.queries import reason_words as words
 from mlplatform.observing.page.queries.plots import WIDTH, PlottedInterval, plot
 from mlplatform.observing.page.queries.sources import ModelRow
-from mlplatform.observing.page.rendering import coded, render
+from mlplatform.observing.page.rendering import coded, counted, render
 from mlplatform.rollouts.drift.incidents import Change, Incident, IncidentFinding, State
 from mlplatform.rollouts.drift.retrain import MAX_CLAIMS
 from mlplatform.rollouts.journal.controls import Killed
@@ -135,6 +135,25 @@ def test_what_people_write_is_text_on_every_page() -> None:
         assert "&lt;script&gt;" in page
 
 
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 records"), (1, "1 record"), (1024, "1,024 records")]
+)
+def test_one_thing_is_not_written_as_several(count: int, text: str) -> None:
+    assert counted(count, "record") == text
+
+
+def test_a_promoted_version_is_not_among_the_rollouts_under_way() -> None:
+    under_way = rollouts.rollout(journal("why")[:2]).state
+    promoted = replace(under_way, phase="promoted", rollout_id="fraud-v9-1")
+    text = render(
+        "overview.html", here="", status=None, links={}, refused={}, waiting=[], reviews=[],
+        models=[], traffic={}, budgets={}, rollouts=[promoted, under_way], incidents=[], tones={},
+    )  # fmt: skip
+    moving, _, watched = text.partition("<h2>Promoted, and watched until confirmed</h2>")
+    assert ("fraud-v2-1" in moving, "fraud-v9-1" in moving) == (True, False)
+    assert "fraud-v9-1" in watched
+
+
 def test_a_decision_is_shown_with_what_was_asked_and_a_score_that_can_be_compared() -> None:
     asked = {"amount": 380.58, "terminal_id": 448}
     row = RECORD | {"score": 9.295e-05, "payload": {"request": asked, "reasons": ["AMOUNT"]}}
@@ -233,6 +252,7 @@ def test_a_decision_shows_the_copys_answer_what_came_later_and_how_old_its_featu
     assert [told.text for told in shown.history] == [
         "taken back: sent twice", "label 1: what the model looks for",
     ]  # fmt: skip
+    assert decisions.decision(records, "fraud").history[1].text == "label 1: fraud"
     assert [(a.view, a.hours, a.width) for a in shown.ages] == [
         ("customer_stats", 3.0, 100.0), ("terminal_stats", 1.0, pytest.approx(33.3)),
     ]  # fmt: skip

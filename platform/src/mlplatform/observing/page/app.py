@@ -309,7 +309,8 @@ class Pages:
 
     def decision(self, request: Request) -> str:
         name = request.path_params["name"]
-        shown = decisions.decision(self._sources.decision(name))
+        found = self._sources.decision(name)
+        shown = decisions.decision(found, self._sources.label(found[0].model))
         decided = shown.decided
         word = "" if decided is None else decided.score.word
         asks_why = "why" in request.query_params

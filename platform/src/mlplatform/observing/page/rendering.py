@@ -41,6 +41,7 @@ def templates() -> Environment:
     made.filters.update(
         words=words, moment=moment, number=number, percent=percent, pretty=pretty, short=short,
         probability=probability, second=second, coded=coded, age=age, size=size,
+        counted=counted,
     )  # fmt: skip
     return made
 
@@ -85,6 +86,11 @@ def moment(ms: int | None) -> str:
 def second(ms: int) -> str:
     """Epoch milliseconds as a second in UTC."""
     return text_of_any(ms, second_text)
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things: "1 record", "1,024 records"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def age(ms: int) -> str:

@@ -52,7 +52,7 @@ def test_the_review_queue_says_how_much_of_the_log_it_has_not_read(world: HomeWo
     found, _ = state(world)
     row = rows(found)["fraud: decisions to review"]
     assert (row.waits, row.path) == ("0", "/models/fraud/review")
-    assert row.note == "3 records of the log are not read yet"
+    assert row.note == "of the log, 3 records are not read yet"
 
 
 def test_a_queue_that_cannot_be_read_is_no_data_beside_the_others(world: HomeWorld) -> None:

@@ -183,7 +183,7 @@ async def test_two_people_answer_where_two_are_asked(
         assert "as ana said before" in (await bo.get(PATH)).text
         history = (await bo.get(f"/decisions/{name}")).text
         assert "says ana, no label yet" in history
-        assert "label 1: what the model looks for, says bo" in history
+        assert "label 1: fraud, says bo" in history
     assert world.labels() == {name: 1}
 
 

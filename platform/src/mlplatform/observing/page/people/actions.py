@@ -227,7 +227,8 @@ class Actions:
     def _check_right(self, reader: Reader, subject: Subject, act: Act) -> None:
         if not acts.may(reader.client, act, subject.model):
             wanted = acts.scope_of(act, subject.model)
-            able = f"{acts.role_for(act)} of {subject.model} may {act.replace('-', ' ')}"
+            title, _ = acts.WORDS[act]
+            able = f'{acts.role_for(act)} of {subject.model} may press "{title}"'
             raise WrongForm(403, f"{reader.lacks(wanted)}: {able}")
         if why := self._answer_refusal(subject, act, reader):
             raise WrongForm(403, why)
@@ -236,9 +237,10 @@ class Actions:
         self, reader: Reader, subject: Subject, act: Act, *, problem: str, reason: str, status: int
     ) -> Response:
         if act not in subject.offered:
-            able = ", ".join(subject.offered) or "nothing"
+            able = ", ".join(f'"{acts.WORDS[one][0]}"' for one in subject.offered) or "nothing"
+            title, _ = acts.WORDS[act]
             raise WrongForm(
-                CONFLICT, f"{subject.says}, so {act} is not possible now; possible: {able}"
+                CONFLICT, f'{subject.says}, so "{title}" is not possible now; possible: {able}'
             )
         seen = subject.seen(act)
         number = self._access.sessions.offer(reader.session, act, subject.name, seen)

@@ -10,7 +10,7 @@ from mlplatform.decisions.records.record import ANSWERED, trace_of
 from mlplatform.model.policies.decision_scale import SCORE_WORDS, DecisionScale
 from mlplatform.model.tensors.vectors import vector_text
 from mlplatform.observing.page.pictures.scales import NONE, probability
-from mlplatform.operations.review.opinions import opinion
+from mlplatform.operations.review.opinions import opinion, outcome_text
 from mlplatform.runtime.times import duration_text
 from mlplatform.runtime.units import HOUR_MS, HOUR_S
 
@@ -223,8 +223,13 @@ class DecisionDetail:
     ages: tuple[Age, ...]
 
 
-def decision(records: Sequence[RecordDetail]) -> DecisionDetail:
-    """The details of one decision, from its records."""
+def decision(records: Sequence[RecordDetail], label: str = "") -> DecisionDetail:
+    """The details of one decision, from its records.
+
+    Args:
+        label: name of the model's label, the word for what it looks for; empty if no folder
+            declares it.
+    """
     decided = [r for r in records if r.kind in ANSWERED]
     copies = [r for r in records if r.kind == "shadow"]
     later = sorted((r for r in records if r.kind in _LATER), key=lambda r: r.event_ms)
@@ -232,7 +237,7 @@ def decision(records: Sequence[RecordDetail]) -> DecisionDetail:
         records=tuple(records),
         decided=decided[0] if decided else None,
         answers=tuple(_answer(r) for r in (*decided, *copies)),
-        history=tuple(LaterRecord(r.event_ms, _LATER[r.kind](r)) for r in later),
+        history=tuple(LaterRecord(r.event_ms, _LATER[r.kind](r, label)) for r in later),
         ages=_ages(decided[0]) if decided else (),
     )
 
@@ -253,26 +258,28 @@ def _answer(found: RecordDetail) -> ArmDecision:
     )
 
 
-def _label(found: RecordDetail) -> str:
+def _label(found: RecordDetail, label: str) -> str:
     fields = dict(found.fields)
     value, named = fields.get("label"), fields.get("decision") or fields.get("score")
     stated = opinion(found.payload) if isinstance(found.payload, Mapping) else None
     by = "" if stated is None else f", says {stated.analyst}"
     note = f": {stated.note}" if stated is not None and stated.note else ""
     if value is not None:
-        return f"label {value}: {_meant(value)}{by}{note}"
+        return f"label {value}: {_meant(value, label)}{by}{note}"
     if named is not None:
         return f"label {named}{by}{note}"
     if stated is None:
         return "a label without a value"
-    return f"{_meant(stated.outcome)}{by}, no label yet{note}"
+    return f"{_meant(stated.outcome, label)}{by}, no label yet{note}"
 
 
-def _meant(outcome: int) -> str:
+def _meant(outcome: int, label: str) -> str:
+    if label:
+        return outcome_text(outcome, label)
     return "what the model looks for" if outcome else "not what it looks for"
 
 
-def _void(found: RecordDetail) -> str:
+def _void(found: RecordDetail, _label: str) -> str:
     why = found.payload.get("reason") if isinstance(found.payload, Mapping) else None
     return f"taken back: {why}" if why else "taken back"
 

@@ -35,6 +35,7 @@ from mlplatform.observing.page.queries.reason_words import reason_words
 from mlplatform.observing.page.queries.rollouts import EvidenceDetail, evidence
 from mlplatform.observing.page.queries.schedules import Schedules, ScheduleTable
 from mlplatform.observing.page.queries.search import BUDGET_S, SHOWN, Query, SearchResult, search
+from mlplatform.observing.page.queries.turns import turn
 from mlplatform.observing.slo import objectives
 from mlplatform.observing.slo.objectives import Objectives
 from mlplatform.operations.actions import last_results, traffic
@@ -134,7 +135,7 @@ class Sources:
         url = self.platform.settings.servers.alertmanager
         if not url:
             return None
-        with _turn(self._alerting, "others wait for Alertmanager's answer"):
+        with turn(self._alerting, "others wait for Alertmanager's answer"):
             return firing_alerts.firing_alerts(url, shipped_objectives().runbooks, self._hidden())
 
     def schedules(self) -> ScheduleTable | None:
@@ -370,7 +371,7 @@ class Sources:
             return SearchResult(())
         reached = (mark.event_ms for mark in log.watermarks())
         newest_ms = max((ms for ms in reached if ms is not None), default=0)
-        with _turn(self._searching, "other searches go on"):
+        with turn(self._searching, "other searches go on"):
             found = search(log.read, query, newest_ms, rows, columns, budget_s=budget_s)
         return replace(found, rows=tuple(row for row in found.rows if self._may_see(row["model"])))
 
@@ -405,7 +406,7 @@ class Sources:
         rows, bundles = logged_records(log, decision_id), self.platform.settings.home.bundles
         self._check_record_visible(rows, decision_id)
         records = [msgspec.convert({**r, "payload": r["payload"] or {}}, Record) for r in rows]
-        with _turn(self._explaining, "another decision is being explained"):
+        with turn(self._explaining, "another decision is being explained"):
             return explain.explain_records(
                 records, lambda model, digest: explain.load_decider(bundles, model, digest)
             )
@@ -428,24 +429,26 @@ class Sources:
 
     def reasons(self, model: str) -> Mapping[str, str]:
         """Code → words of a model's reasons; empty if no folder has them."""
+        found = _declared(model)
         try:
-            return reason_words(load_definition(model))
+            return {} if found is None else reason_words(found)
         except (NotFound, ConfigInvalid):
             return {}
 
     def scale(self, model: str) -> DecisionScale | None:
         """The decisions that a model may make; None where no folder declares them."""
-        try:
-            return load_definition(model).decision.scale
-        except (NotFound, ConfigInvalid):
-            return None
+        found = _declared(model)
+        return None if found is None else found.decision.scale
+
+    def label(self, model: str) -> str:
+        """The name of a model's label; empty where no folder declares it."""
+        found = _declared(model)
+        return "" if found is None else found.label.name
 
     def _pseudonyms(self, model: str) -> frozenset[str]:
-        try:
-            request = load_definition(model).request
-        except (NotFound, ConfigInvalid):
-            return frozenset()
-        return frozenset(name for name, field in request.items() if field.pseudonymous)
+        found = _declared(model)
+        fields = {} if found is None else found.request
+        return frozenset(name for name, field in fields.items() if field.pseudonymous)
 
     def _check_visible(self, model: str) -> None:
         if model not in model_names() or not self._may_see(model):
@@ -472,21 +475,18 @@ class Sources:
             return self.platform.log
 
 
+def _declared(model: str) -> ModelDefinition | None:
+    """The definition of a model; None where no folder has a valid one."""
+    try:
+        return load_definition(model)
+    except (NotFound, ConfigInvalid):
+        return None
+
+
 @functools.cache
 def shipped_objectives() -> Objectives:
     """The objectives of the release, like the alerts that are made from them."""
     return objectives.load(objectives.SHIPPED)
-
-
-@contextlib.contextmanager
-def _turn(turns: threading.Semaphore, why: str) -> Iterator[None]:
-    """Raises `Unavailable` if no turn is free, because waiting would keep a thread from others."""
-    if not turns.acquire(blocking=False):
-        raise Unavailable(f"{why}: ask again in a moment")
-    try:
-        yield
-    finally:
-        turns.release()
 
 
 @contextlib.contextmanager

@@ -152,7 +152,7 @@ class SystemState:
         event_ms = self._sources.event_ms()
         oldest = age_text(event_ms - found.rows[0].event_ms) if found.rows else ""
         left = unread(marks, found.position)
-        note = f"{left:,} records of the log are not read yet" if left else "the log is read"
+        note = f"of the log, {left:,} records are not read yet" if left else "the log is read"
         path = f"/models/{name}/review"
         return QueueRow("decisions to review", name, path, f"{found.total:,}", oldest, note, "")
 
