@@ -242,7 +242,7 @@ def test_flow_runs_are_forks_of_a_warm_process_and_end_as_any_run_does(
 def _check_schedules(prefect: PrefectApi) -> None:
     """What the page shows of Prefect, by the server's own answers."""
     table = ask(prefect, time.time_ns() // 1_000_000, lambda: False)
-    (row,) = table.told
+    (row,) = table.active
     assert (row.flow, row.model, row.every) == ("rollout", "fraud", "daily at 04:00 UTC")
     assert row.last is not None
     assert (row.last.state, row.last.tone) == ("Crashed", "bad")

@@ -412,15 +412,10 @@ def kubernetes_api(kubeconfig: str | None = None, context: str | None = None) ->
     return KubernetesApi.connect(kubeconfig, context)
 
 
-def prefect_api(
-    settings: Settings, *, timeout_s: float = ANSWER_S, tries: int = TRIES
-) -> PrefectApi:
-    """A client of this platform's Prefect server.
+def prefect_api(settings: Settings, timeout_s: float = ANSWER_S, tries: int = TRIES) -> PrefectApi:
+    """A client of this platform's Prefect server, with the limits of `PrefectApi`.
 
     Its calls raise `Unavailable` if the server is on this machine and was never started.
-
-    Args:
-        timeout_s, tries: as of `PrefectApi`.
     """
     credentials = settings.servers.prefect_auth
     return PrefectApi(

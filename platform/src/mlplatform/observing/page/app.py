@@ -180,8 +180,7 @@ class Pages:
         )
 
     def system(self, request: Request) -> str:
-        """What keeps the platform going. A part that can't be read now says so beside the
-        others."""
+        """The state behind the models. A part that can't be read now says so beside the others."""
         return render(
             "system.html",
             here="system",
@@ -310,7 +309,8 @@ class Pages:
     def decision(self, request: Request) -> str:
         name = request.path_params["name"]
         found = self._sources.decision(name)
-        shown = decisions.decision(found, self._sources.label(found[0].model))
+        label = self._sources.label(found[0].model) if found else ""
+        shown = decisions.decision(found, label)
         decided = shown.decided
         word = "" if decided is None else decided.score.word
         asks_why = "why" in request.query_params

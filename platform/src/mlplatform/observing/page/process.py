@@ -77,7 +77,7 @@ def burn_rates_of(settings: Settings) -> BurnRates | None:
 
 
 def schedules_of(settings: Settings) -> Schedules | None:
-    """What this platform's Prefect plans; None in a pod that is not given Prefect's password."""
+    """The schedules of this platform's Prefect; None in a pod without Prefect's password."""
     if settings.servers.page and not settings.servers.prefect_auth:
         return None
     opened = partial(wiring.prefect_api, settings, timeout_s=schedules.TIMEOUT_S, tries=1)

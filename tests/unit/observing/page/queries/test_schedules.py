@@ -92,7 +92,7 @@ def table(prefect: FakePrefect) -> ScheduleTable:
 
 
 def test_each_flow_of_each_model_has_its_last_and_its_next_run() -> None:
-    found = {(row.flow, row.model): row for row in table(world()).told}
+    found = {(row.flow, row.model): row for row in table(world()).active}
     assert set(found) == {("drift", "fraud"), ("drift", "credit"), ("rollout", "fraud")}
     passes = found["rollout", "fraud"]
     assert (passes.every, passes.last and passes.last.name, passes.next and passes.next.name) == (
@@ -102,7 +102,7 @@ def test_each_flow_of_each_model_has_its_last_and_its_next_run() -> None:
 
 
 def test_a_failed_run_says_why_and_a_run_past_its_time_is_late() -> None:
-    found = {(row.flow, row.model): row for row in table(world()).told}
+    found = {(row.flow, row.model): row for row in table(world()).active}
     last, late = found["drift", "fraud"].last, found["drift", "credit"].next
     assert last is not None
     assert late is not None

@@ -115,7 +115,7 @@ class ScheduleTable:
         return replace(self, rows=tuple(one for one in self.rows if one.model not in hidden))
 
     @property
-    def told(self) -> tuple[ScheduleRow, ...]:
+    def active(self) -> tuple[ScheduleRow, ...]:
         """The rows that have a schedule or a run."""
         return tuple(one for one in self.rows if not one.is_idle)
 

@@ -38,9 +38,8 @@ from mlplatform.observing.page.queries.search import BUDGET_S, SHOWN, Query, Sea
 from mlplatform.observing.page.queries.turns import turn
 from mlplatform.observing.slo import objectives
 from mlplatform.observing.slo.objectives import Objectives
-from mlplatform.operations.actions import last_results, traffic
+from mlplatform.operations.actions import traffic
 from mlplatform.operations.actions.interim_analyses import StepHistory, step_histories
-from mlplatform.operations.actions.last_results import Pass
 from mlplatform.operations.card.card import Card
 from mlplatform.operations.card.records import read_card
 from mlplatform.operations.supervisor.status import PlatformStatus, status
@@ -136,7 +135,9 @@ class Sources:
         if not url:
             return None
         with turn(self._alerting, "others wait for Alertmanager's answer"):
-            return firing_alerts.firing_alerts(url, shipped_objectives().runbooks, self._hidden())
+            return firing_alerts.firing_alerts(
+                url, shipped_objectives().runbooks, self._other_models()
+            )
 
     def schedules(self) -> ScheduleTable | None:
         """The schedules of flows with their runs, by Prefect; None if Prefect is not asked.
@@ -145,7 +146,11 @@ class Sources:
             Unavailable: Prefect does not answer in time.
             Refused: Prefect's gate refuses this page.
         """
-        return None if self._schedules is None else self._schedules.read().without(self._hidden())
+        return (
+            None
+            if self._schedules is None
+            else self._schedules.read().without(self._other_models())
+        )
 
     def event_lags(self) -> list[Lag]:
         """The lag of each receiver of events.
@@ -180,21 +185,12 @@ class Sources:
         log = self._log()
         return [] if log is None else log.heads()
 
-    def last_pass_ms(self, model: str) -> int | None:
-        """Wall time at which the last pass over the model's rollouts ended; None before the first.
-
-        Raises:
-            Corrupt: its file is damaged.
-        """
-        found = last_results.last(self.platform.settings.home.measured, model, Pass)
-        return None if found is None else found.at_ms
-
     def spills(self) -> Path | None:
         """The folder of what waits beside the log; None before there is a log."""
         log = self._log()
         return None if log is None else log.spills
 
-    def _hidden(self) -> list[str]:
+    def _other_models(self) -> list[str]:
         return [name for name in model_names() if not self._may_see(name)]
 
     def models(self) -> list[ModelRow]:

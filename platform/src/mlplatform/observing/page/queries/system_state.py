@@ -70,7 +70,7 @@ class HomeDisk:
 
 
 class SystemState:
-    """What the view of the system reads, besides alerts, processes and schedules."""
+    """The reads of the system's view, besides alerts, processes and schedules."""
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
@@ -86,7 +86,8 @@ class SystemState:
         try:
             found = disk_space(root)
         except OSError as error:
-            raise Unavailable(f"the disk of {root}: {error.strerror}") from error
+            what = f"the disk of {root} can't be read: {error.strerror}"
+            raise Unavailable(f"{what}; `mlplatform doctor` looks at the home") from error
         return HomeDisk(str(root), found, found.warning(root))
 
     def log(self) -> LogLag | None:
@@ -191,10 +192,9 @@ def message_rows(
         if waits is None:
             yield not_known(what, model, "the worker has not counted them yet")
             continue
-        note = f"worker-{model} takes them"
-        if not view:
-            note = f"{note}; above {most:,} an alert follows"
-        tone = "bad" if not view and waits > most else ""
+        limit = "" if view else f"; above {most:,} an alert follows"
+        note = f"worker-{model} takes them{limit}"
+        tone = "bad" if limit and waits > most else ""
         yield QueueRow(what, model, "", f"{waits:,}", "", note, tone)
 
 

@@ -21,6 +21,7 @@ from mlplatform.observing.page.queries.log_lag import unread
 from mlplatform.observing.page.queries.reason_words import reason_words
 from mlplatform.observing.page.queries.sources import Sources
 from mlplatform.observing.page.review import queue_rows
+from mlplatform.operations.actions import last_results
 from mlplatform.operations.actions import review as job
 from mlplatform.operations.review.opinions import Account, is_disputed, outcome_of
 from mlplatform.operations.review.queue import QueuedDecision
@@ -114,6 +115,7 @@ class Reviews:
         about = None
         if chosen is not None:
             about = queue_rows.row(chosen, label.name, words, name, account)
+        last_pass = last_results.last(platform.settings.home.measured, model, last_results.Pass)
         waits_for_others = about is not None and about.mine and label.review.four_eyes
         has_answered = waits_for_others and not (
             chosen is not None and is_disputed(chosen.opinions)
@@ -131,7 +133,7 @@ class Reviews:
             total=found.total,
             complete=found.complete,
             unread=unread(self._sources.log_heads(), found.position),
-            passed_ms=self._sources.last_pass_ms(model),
+            passed_ms=None if last_pass is None else last_pass.at_ms,
             after=after,
             newer=None if found.newer is None else queue_rows.link(found.newer),
             about=about,
