@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mlplatform.decisions.spill import files
 from mlplatform.observing.page.queries import system_state
 from mlplatform.observing.page.queries.sources import Sources
 from mlplatform.observing.page.queries.system_state import HomeDisk, SystemState
@@ -72,6 +73,25 @@ def test_recorded_traffic_has_no_workers_and_pods_ask_prometheus(world: HomeWorl
     assert not [title for title in rows(replayed) if "score later" in title]
     pods, _ = state(world, MLPLATFORM_PAGE_URL="https://page.bank.example")
     assert "names no Prometheus" in rows(pods)["fraud: requests to score later"].note
+
+
+def test_what_waits_beside_the_log_is_shown_by_its_size_and_is_not_read(
+    world: HomeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.decide(2)
+    found, platform = state(world)
+    before = found.log()
+    assert before is not None
+    assert (before.spilled_bytes, before.writers[0].state) == (0, "live")
+    file = world.home.root / world.spill(3)
+    monkeypatch.setattr(files, "frames", None)
+    spilled = found.log()
+    assert spilled is not None
+    (writer,) = spilled.writers
+    assert (writer.name, writer.state, writer.records) == ("gateway-0", "spilled", 2)
+    assert writer.spilled_bytes == spilled.spilled_bytes == file.stat().st_size > 0
+    with pytest.raises(TypeError):
+        platform.log.watermarks()  # which counts what is spilled
 
 
 def test_recorded_traffic_is_behind_its_own_newest_record_alone(world: HomeWorld) -> None:
