@@ -60,7 +60,7 @@ def demo(
         if transactions is not None:
             raise ConfigInvalid("--transactions", str(transactions), f"payments, for {MODEL} only")
         name_folder(model)
-    os.environ.setdefault(f"{PREFIX}HOME", HOME if model == MODEL else f"{HOME}/{model}")
+    os.environ.setdefault(f"{PREFIX}HOME", HOME if model == MODEL else f"{HOME}-{model}")
     settings = wiring.settings_to_start(profile)
     if fresh:
         record = read_supervisor(settings.home)

@@ -71,16 +71,16 @@ async def run(settings: Settings, options: Options) -> int:
     os.environ.update(settings.environment())
     folder = settings.home.demo
     state = _state(folder, options)
-    settings.home.create()
     platform = Platform(settings)
-    if state is None:
-        _refuse_used(platform, options.model)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    CONSOLE.print(f"preparing the requests of {options.model}")
-    if options.model == MODEL:
-        source = await asyncio.to_thread(prepare, options.transactions, options.seed, folder)
-    else:
-        source = await asyncio.to_thread(team.prepare, options.model, options.seed, folder)
+    with settings.home.created():
+        if state is None:
+            _refuse_used(platform, options.model)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        CONSOLE.print(f"preparing the requests of {options.model}")
+        if options.model == MODEL:
+            source = await asyncio.to_thread(prepare, options.transactions, options.seed, folder)
+        else:
+            source = await asyncio.to_thread(team.prepare, options.model, options.seed, folder)
     if state is None:
         state = DemoState(
             model=options.model,

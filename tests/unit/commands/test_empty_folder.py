@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -44,11 +46,14 @@ ACTS: Final = {
     "backup": ("backup.tar",),
     "batch": ("fraud", "--input", "rows.parquet", "--output", "scores"),
     "events replay": ("risk-desk",),
+    "history windows": ("fraud",),
+    "keys create": ("--name", "shop", "--model", "fraud", "--scope", "score"),
     "keys revoke": ("shop",),
     "log erase": ("--unit", "7", "--dry-run", *WHY),
     "log give-up": ("gateway-1",),
     "log retention": ("--dry-run",),
     "log void": (DECISION, "--reason", "sent twice"),
+    "models feast": ("fraud",),
     "review record": (DECISION, "fraud", "--analyst", "ana"),
     "rollouts abort": ("fraud-v2-1", *WHY),
     "rollouts approve": ("fraud-v2-1", "--decision", "approve", "--approver", "bo"),
@@ -87,9 +92,6 @@ FIRST: Final = {
     "history generate": "data before the first start",
     "history import": "data before the first start",
     "history schema": "a folder of a model",
-    "history windows": "after an import, before the first start",
-    "keys create": "keys before the first start",
-    "models feast": "a folder for Feast, from a model's definition",
     "models list": "folders of models, and that no champion is known",
     "new-model": "a folder of a model",
     "quickstart": "makes a platform",
@@ -112,10 +114,20 @@ LEAVE_NOTHING: Final = {
 """Those of them that only look, with arguments."""
 
 
+MAKERS_REFUSED: Final = {
+    "features import": ("fraud", "customer_master", "none.parquet"),
+    "history generate": ("fraud", "--days", "1", "--seed", "-1"),
+    "history import": ("fraud", "bad.csv"),
+    "up": ("--profile", "cluster"),
+}
+"""Commands that make a home, with arguments that they refuse."""
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder, in a shell without settings."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.environ", dict(os.environ))  # `up` and `quickstart` set variables
     monkeypatch.delenv("MLPLATFORM_HOME", raising=False)
     monkeypatch.setenv("COLUMNS", "200")
     return tmp_path
@@ -164,3 +176,51 @@ def test_a_command_that_needs_no_platform_works_and_leaves_nothing(
     assert code in {"status": (UNAVAILABLE,), "doctor": (0, FAILED)}.get(name, (0,)), said
     assert said
     assert list(folder.iterdir()) == []
+
+
+BAD: Final = "request_id,event_time,customer_id,terminal_id,amount,label\n1,no,7,1,-9.5,0\n"
+
+
+@pytest.mark.parametrize(("name", "arguments"), MAKERS_REFUSED.items(), ids=MAKERS_REFUSED)
+def test_a_maker_of_homes_that_refuses_leaves_none(
+    name: str, arguments: tuple[str, ...], folder: Path
+) -> None:
+    (folder / "bad.csv").write_text(BAD)
+    done = CliRunner().invoke(app, [*name.split(), *arguments])
+    assert done.exception is not None
+    assert done.exit_code != 0
+    assert [path.name for path in folder.iterdir()] == ["bad.csv"]
+
+
+OTHERS: Final = {
+    **READERS,
+    **ACTS,
+    **MAKERS_REFUSED,
+    "features take-over": (),
+    "quickstart": ("fraud",),
+    "restore": ("backup.tar",),
+    "up": (),
+}
+"""Commands with arguments; some of them would make a home."""
+
+
+@pytest.mark.parametrize(("name", "arguments"), OTHERS.items(), ids=OTHERS)
+def test_a_folder_of_other_files_is_left_as_it_is(
+    name: str, arguments: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `MLPLATFORM_HOME=/etc` by mistake."""
+    own = folder / "own"
+    (own / "conf.d").mkdir(parents=True)
+    (own / "conf.d" / "hosts").write_text("mine")
+    own.chmod(0o755)
+    (folder / "bad.csv").write_text(BAD)
+    monkeypatch.setenv("MLPLATFORM_HOME", str(own))
+    monkeypatch.setattr("mlplatform.commands.first_hour.quickstart.check_ports", lambda specs: None)
+    monkeypatch.setattr("mlplatform.commands.platform.check_ports", lambda specs: None)
+    code, _ = ended(name, arguments)
+    assert code != 0
+    assert stat.S_IMODE(own.stat().st_mode) == 0o755
+    assert [str(path.relative_to(own)) for path in sorted(own.rglob("*"))] == [
+        "conf.d",
+        "conf.d/hosts",
+    ]

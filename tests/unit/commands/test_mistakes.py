@@ -54,7 +54,7 @@ MISTAKES = [
     variable("JOB_PROCESSES", "many", "'many'", "0 to 64"),
     variable("MLFLOW_ARTIFACTS", "/data", "'/data'", "s3://bucket/prefix"),
     ({"MLPLATFORM_GATEWAY_PRT": "1"}, STATUS, ("_GATEWAY_PRT'; wanted: MLPLATFORM_GATEWAY_PORT",)),
-    ({"MLPLATFORM_HOME": "own.csv"}, (*KEY, "--model", "*"), ("_HOME is", "wanted: a folder")),
+    ({"MLPLATFORM_HOME": "own.csv"}, (*KEY, "--model", "*"), ("_HOME is", "wanted: the folder")),
     typed(("models", "show", "credit"), "no model 'credit'; there are: fraud"),
     typed(("worker", "credit"), "no model 'credit'; there are: fraud"),
     typed(("statsu",), "No such command 'statsu'. Did you mean 'status'?"),

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from mlplatform import commands
 from mlplatform.operations import wiring
+from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import Busy, ConfigInvalid
 
 
@@ -24,7 +25,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_where_nothing_runs_the_way_to_start_is_told_instead_of_addresses(home: Path) -> None:
-    (home / "secrets").mkdir(parents=True)
+    Home(home).create()
     result = CliRunner().invoke(commands.app, ["status"])
     assert result.exit_code == 3
     assert f"`mlplatform up` starts the platform of {home}" in result.output

@@ -84,7 +84,7 @@ def test_its_default_home_is_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.delenv("MLPLATFORM_HOME", raising=False)
     wiring.settings.cache_clear()
     try:
-        with pytest.raises(Refused, match=f"no demo to resume in {tmp_path}/var-demo/{MODEL}/demo"):
+        with pytest.raises(Refused, match=f"no demo to resume in {tmp_path}/var-demo-{MODEL}/demo"):
             command.demo(model=MODEL, resume=True)
     finally:
         wiring.settings.cache_clear()

@@ -90,7 +90,7 @@ def import_history(
     if is_delta(path):
         raise delta_problem(str(path))
     wanted, examine = _reader(model)
-    platform = wiring.Platform(wiring.settings()) if dry_run else wiring.platform()
+    platform = wiring.Platform(wiring.settings(), creates=False)
     now_ms = platform.clock.event_ms() if platform.settings.clock == "system" else None
     with progress("reading and checking"):
         found = examine(path, now_ms=now_ms, columns=column_names(map_))
@@ -100,7 +100,7 @@ def import_history(
         raise typer.Exit(USAGE if refusals else 0)
     if found.refusals:
         raise _first(found)
-    with progress("taking in"):
+    with progress("taking in"), wiring.first_platform() as platform:
         rows = job.import_history(platform, model, found.table, path.name)
     facts = {"model": model, "rows": rows, **_span(found.table)}
     if json:
@@ -135,9 +135,8 @@ def generate(
         raise Refused(f"{model} can't generate history: {folder}/sources.py has no `generate`")
     maturity_days = definition.label.maturity_days
     length = days or history_days(definition) - 1 + MORE_DAYS
-    platform = wiring.platform()
-    until_ms = platform.clock.event_ms() // DAY_MS * DAY_MS
-    with progress("making up requests and taking them in"):
+    with progress("making up requests and taking them in"), wiring.first_platform() as platform:
+        until_ms = platform.clock.event_ms() // DAY_MS * DAY_MS
         start_ms = until_ms - length * DAY_MS
         table = sources.generate(
             seed=seed, start_ms=start_ms, days=length, maturity_days=maturity_days
@@ -161,7 +160,7 @@ def windows(model: Model, json: AsJson = False) -> None:
     Example: mlplatform history windows fraud
     """
     with progress("adding up requests"):
-        rows = job.build_windows(wiring.platform(), model)
+        rows = job.build_windows(wiring.opened_platform(), model)
     facts = {"model": model, "windows": len(load_definition(model).windows), "series": rows}
     if json:
         print_json(facts)

@@ -67,15 +67,15 @@ def create(
     now_ms = SystemClock().wall_ms()
     if to is not None and to.exists():
         raise ConfigInvalid("--to", str(to), "a file that is not there yet")
-    key, secret = create_key(
-        wiring.platform().keys,
-        check_client(name),
-        frozenset(parse_scope(f"{m}:{s}") for m in model for s in scope),
-        priority=_priority(priority),
-        limit=rate_limit(rate, burst),
-        now_ms=now_ms,
-        expires_ms=_expires_ms(now_ms, expires_days),
-    )
+    allowed: dict[str, Any] = {
+        "priority": _priority(priority),
+        "limit": rate_limit(rate, burst),
+        "expires_ms": _expires_ms(now_ms, expires_days),
+    }
+    scopes = frozenset(parse_scope(f"{m}:{s}") for m in model for s in scope)
+    client = check_client(name)
+    keys = wiring.opened_platform().keys  # last: what is wrong above makes no store
+    key, secret = create_key(keys, client, scopes, now_ms=now_ms, **allowed)
     shown = _fields_of(key, now_ms) | ({"secret": secret} if to is None else {"secret in": str(to)})
     if to is not None:
         create_atomically(to.absolute(), f"{secret}\n".encode())

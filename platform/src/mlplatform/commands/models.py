@@ -178,7 +178,7 @@ def feast(
 
     Example: mlplatform models feast fraud
     """
-    platform = wiring.platform()
+    platform = wiring.opened_platform()
     folder = feast_folder(platform, model, into)
     if json:
         print_json({"model": model, "folder": str(folder)})

@@ -79,10 +79,10 @@ def up(
     specs = children(settings)
     if not settings.home.is_made:
         check_ports(specs)  # the supervisor checks again, after it ended what an earlier one left
-    settings.home.create()
-    settings.home.close_to_others()
+    with settings.home.created():
+        settings.home.close_to_others()
+        check_tables(wiring.Platform(settings))
     _log_to(settings)
-    check_tables(wiring.Platform(settings))
     began = time.monotonic()
     supervisor = Supervisor(
         settings.home,

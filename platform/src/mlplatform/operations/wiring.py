@@ -8,9 +8,8 @@ from __future__ import annotations
 import functools
 import os
 import socket
-import sys
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -35,6 +34,7 @@ from mlplatform.operations.compute import wiring as compute_wiring
 from mlplatform.operations.compute.jobs import Jobs
 from mlplatform.operations.prefect_client.approvals import PrefectApprovals
 from mlplatform.operations.prefect_client.prefect import ANSWER_S, TRIES, PrefectApi
+from mlplatform.operations.prefect_client.run_trace import running_traceparent
 from mlplatform.rollouts.drift.sql import SqlIncidents
 from mlplatform.rollouts.events.stream import JournalStream
 from mlplatform.rollouts.journal.sql import SqlRollouts
@@ -118,6 +118,19 @@ def platform() -> Platform:
     return Platform(settings())
 
 
+@contextmanager
+def first_platform() -> Iterator[Platform]:
+    """`platform()` for a command that may make its home; if it fails, `Home.created` applies."""
+    with settings().home.created():
+        yield platform()
+
+
+def opened_platform() -> Platform:
+    """`existing_platform()`, but a store that is not there yet is made."""
+    existing_platform()
+    return platform()
+
+
 @functools.cache
 def existing_platform() -> Platform:
     """The platform of this process's settings, for commands about one that there is: neither its
@@ -125,7 +138,7 @@ def existing_platform() -> Platform:
 
     Raises:
         NotFound: the home is not one yet, and the settings name no server of a platform elsewhere.
-        ConfigInvalid: a file is where the home would be.
+        ConfigInvalid: a file, or a folder of other files, is where the home would be.
     """
     found = settings()
     logs.set_level(found.log_level)
@@ -223,7 +236,7 @@ class Platform:
         return scoring_wiring.shared_windows(address, load_definition(model))
 
     def pseudonym_key(self) -> bytes:
-        return key_of(self.settings.home)
+        return key_of(self.settings.home, creates=self.creates)
 
     @functools.cached_property
     def clock(self) -> Clock:
@@ -350,7 +363,7 @@ class Platform:
 
     def traceparent(self) -> str:
         """The traceparent of the running flow or task; empty if there is none."""
-        return _current_traceparent()
+        return running_traceparent()
 
     def mlflow_token(self) -> str:
         """MLflow's token of this start.
@@ -423,7 +436,7 @@ def prefect_api(settings: Settings, timeout_s: float = ANSWER_S, tries: int = TR
         timeout_s,
         tries=tries,
         auth=lambda: credentials or _operator(settings.home),
-        traceparent=_current_traceparent,
+        traceparent=running_traceparent,
     )
 
 
@@ -488,13 +501,3 @@ class _Versions:
 
     def set_alias(self, model: str, alias: str, version: int) -> None:
         self._platform.registry.show(model, alias, version)
-
-
-def _current_traceparent() -> str:
-    """The traceparent of the running flow or task; empty in a command that imports no
-    OpenTelemetry."""
-    if "opentelemetry.sdk.trace" not in sys.modules:
-        return ""
-    from mlplatform.runtime.telemetry.flow_spans import current_traceparent  # imports OpenTelemetry
-
-    return current_traceparent()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from mlplatform.commands.first_hour import quickstart as command
 from mlplatform.operations import wiring
 from mlplatform.runtime.configuration.settings import load
-from mlplatform.runtime.errors import Refused, Unavailable
+from mlplatform.runtime.errors import Busy, Refused, Unavailable
 from mlplatform.runtime.units import DAY_MS
 
 Answers = Callable[[list[str]], tuple[int, str]]
@@ -68,6 +69,20 @@ def test_a_home_with_a_past_is_refused_before_anything_starts(
         ),
     ):
         command.quickstart()
+
+
+def test_a_taken_port_is_found_before_anything_is_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And the error ends in the command that works."""
+    monkeypatch.setattr(command, "_start", lambda home: pytest.fail("it was started"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("MLPLATFORM_PAGE_PORT", str(port))
+        told = rf"port {port} of page .* MLPLATFORM_PAGE_PORT=\d+ mlplatform quickstart fraud$"
+        with pytest.raises(Busy, match=told):
+            command.quickstart("fraud")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_command_that_fails_ends_it_with_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,3 +197,19 @@ def test_doctor_tells_also_where_the_settings_can_not_be_used(
     found = {finding["what"]: finding for finding in json.loads(result.stdout)}
     assert found["settings"]["seen"] == "MLPLATFORM_PAGE_PORT is 'many'; wanted: a port, 1 to 65535"
     assert not (tmp_path / "home").exists()
+
+
+def test_doctor_gives_no_advice_on_the_modes_of_a_folder_of_other_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hosts").write_text("mine")
+    tmp_path.chmod(0o755)
+    monkeypatch.setenv("MLPLATFORM_HOME", str(tmp_path))
+    wiring.settings.cache_clear()
+    result = CliRunner().invoke(commands.app, ["doctor", "--json"])
+    wiring.settings.cache_clear()
+    found = {finding["what"]: finding for finding in json.loads(result.stdout)}
+    home = found[f"home {tmp_path}"]
+    assert home["state"] == "lacking"
+    assert "holds hosts, and nothing in it was changed: name another folder" in home["seen"]
+    assert home["do"] == "MLPLATFORM_HOME=FOLDER mlplatform up"

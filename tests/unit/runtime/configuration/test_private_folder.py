@@ -53,9 +53,11 @@ def test_what_somebody_else_put_into_a_home_while_it_was_open_is_refused(
     tmp_path: Path, name: str
 ) -> None:
     home, theirs = Home(tmp_path / "home"), tmp_path / "theirs"
-    home.root.mkdir()
+    home.create()
     home.root.chmod(0o777)
     theirs.mkdir(mode=0o777)
+    if (home.root / name).exists():
+        (home.root / name).rmdir()
     (home.root / name).symlink_to(theirs)
     os.lchown(home.root / name, OTHER, OTHER)
 

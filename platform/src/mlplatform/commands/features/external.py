@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import typer
@@ -70,8 +70,32 @@ def import_table(
 
     Example: mlplatform features import fraud customer_master master.parquet --dry-run
     """
-    leaves_nothing = dry_run and "://" not in source
-    platform = wiring.Platform(wiring.settings()) if leaves_nothing else wiring.platform()
+    if dry_run and "://" not in source:
+        nothing_made = wiring.Platform(wiring.settings(), creates=False)
+        facts, unread = _import(nothing_made, model, view, source, version, dry_run=True)
+    else:
+        with wiring.first_platform() as platform:
+            facts, unread = _import(platform, model, view, source, version, dry_run=dry_run)
+    if json:
+        print_json({**facts, "dry run": dry_run, "not read": unread})
+        return
+    print_fields(facts)
+    if unread:
+        print_line(f"not read: {', '.join(unread)}")
+    if dry_run:
+        print_line("an import would take these in; nothing was taken in now")
+
+
+def _import(
+    platform: wiring.Platform,
+    model: str,
+    view: str,
+    source: str,
+    version: int | None,
+    *,
+    dry_run: bool,
+) -> tuple[dict[str, Any], list[str]]:
+    """Import a table, or only check it; returns what to show, and the columns that are not read."""
     columns = job.external_columns(platform, model, view)
     request = TableRequest(
         source=input_of(source, "PATH"),
@@ -91,14 +115,7 @@ def import_table(
     facts = {"model": model, "view": view, **_read(table), "rows": done.rows, "new": done.new}
     if not dry_run:
         facts |= {"entities served": done.entities, "files finished": done.resumed}
-    if json:
-        print_json({**facts, "dry run": dry_run, "not read": unread})
-        return
-    print_fields(facts)
-    if unread:
-        print_line(f"not read: {', '.join(unread)}")
-    if dry_run:
-        print_line("an import would take these in; nothing was taken in now")
+    return facts, unread
 
 
 def _read(table: TableSource) -> dict[str, int]:
@@ -115,7 +132,7 @@ def schema(model: Model, view: View, json: AsJson = False) -> None:
 
     Example: mlplatform features schema fraud customer_master
     """
-    columns = job.external_columns(wiring.Platform(wiring.settings()), model, view)
+    columns = job.external_columns(wiring.Platform(wiring.settings(), creates=False), model, view)
     rows = list(columns.described.items())
     if json:
         print_json([{"name": name, "types": types, "meaning": m} for name, (types, m) in rows])
@@ -174,7 +191,8 @@ def take_over(json: AsJson = False) -> None:
 
     Example: mlplatform features take-over
     """
-    stores = wiring.platform().hold_tables(over=True)
+    with wiring.first_platform() as platform:
+        stores = platform.hold_tables(over=True)
     if json:
         print_json({"stores": stores})
     else:

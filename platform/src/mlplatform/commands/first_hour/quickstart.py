@@ -24,10 +24,13 @@ from mlplatform.model.folders import check_folders, load_definition, model_names
 from mlplatform.model.folds import history_days
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features
+from mlplatform.operations.supervisor import machine, machine_facts
+from mlplatform.operations.supervisor.platform import children
+from mlplatform.operations.supervisor.start import check_ports
 from mlplatform.operations.supervisor.status import status
 from mlplatform.runtime.configuration.declarations import PREFIX
 from mlplatform.runtime.configuration.settings import Home, Settings
-from mlplatform.runtime.errors import Refused, Unavailable
+from mlplatform.runtime.errors import Busy, Refused, Unavailable
 from mlplatform.runtime.processes.commands import PYTHON
 from mlplatform.runtime.text import shown
 from mlplatform.runtime.times import rfc3339_text
@@ -69,6 +72,7 @@ def quickstart(
     name = model or model_names()[0]
     settings = wiring.settings_to_start(None)
     _refuse_used(settings, name)
+    _check_ports(settings, name)
     began = time.monotonic()
     settings.home.create()
     up = _start(settings.home)
@@ -98,7 +102,7 @@ def _refuse_used(settings: Settings, model: str) -> None:
             f"a platform runs in {home.root} already; stop it:"
             f" MLPLATFORM_HOME={home.root} mlplatform down"
         )
-    platform = wiring.Platform(settings)
+    platform = wiring.Platform(settings, creates=False)
     is_used = platform.offline(model).history_end_ms() is not None
     has_rollouts = scoring_wiring.has_rollouts(settings)
     if is_used or (has_rollouts and platform.rollouts.routes(model).generation):
@@ -107,6 +111,20 @@ def _refuse_used(settings: Settings, model: str) -> None:
             f" `MLPLATFORM_HOME={home.root} mlplatform up`, or begin anew with"
             f" `rm -r {shlex.quote(str(home.root))}`"
         )
+
+
+def _check_ports(settings: Settings, model: str) -> None:
+    """
+    Raises:
+        Busy: a port is taken; the error ends in the command that takes free ones.
+    """
+    try:
+        check_ports(children(settings))
+    except Busy as error:
+        facts = machine_facts.read(settings.home, settings)
+        command = machine.start_elsewhere(facts, f"mlplatform quickstart {model}")
+        free = f". On free ports: {command}" if command else ""
+        raise Busy(f"{error}{free}") from None
 
 
 def _start(home: Home) -> subprocess.Popen[bytes]:

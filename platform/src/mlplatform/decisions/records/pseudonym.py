@@ -23,14 +23,20 @@ def pseudonym(value: object, key: bytes) -> int:
     return int.from_bytes(mac.digest(), "little", signed=True)
 
 
-def key_of(home: Home) -> bytes:
+def key_of(home: Home, *, creates: bool = True) -> bytes:
     """The pseudonym key of a home folder's installation.
+
+    Args:
+        creates: whether a home may be made for it. If not, and there is no home, the key is a
+            random one that is not stored, for a check whose pseudonyms nobody keeps.
 
     Raises:
         ConfigInvalid: the key is to be shared with other homes, and its file is missing or invalid.
     """
     shared = home.shared_pseudonym_key
     if shared is None:
+        if not (creates or home.is_made):
+            return secrets.token_bytes(KEY_BYTES)
         return load_or_create_key(home.pseudonym_key)
     # No process creates a shared key: with different keys, a customer would have another pseudonym
     # in each home.

@@ -35,8 +35,9 @@ OWN_HANDLERS: Final = ("uvicorn", "fastapi", "prefect._internal")
 
 def prepare(settings: Settings) -> None:
     """Make these the settings of the flow, write this process's log lines as JSON with their trace,
-    and send its spans."""
+    and send its spans, which may be files of the home."""
     wiring.enter(settings)
+    settings.home.create()
     lines_as_json(INSTANCE, settings.log_level)
     flow_spans.install(scoring_wiring.span_sender(settings, ProcessIdentity("flows", INSTANCE)))
 

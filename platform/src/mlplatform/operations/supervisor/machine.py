@@ -64,11 +64,13 @@ class HomeFacts:
     Args:
         owner: the owner's user id; None if there is no such folder.
         open: paths, the folder included, that the group or others can read or write.
+        problem: why the folder is no home and can't become one; empty if it is or can.
     """
 
     root: Path
     owner: int | None
     open: tuple[Path, ...] = ()
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +124,11 @@ def check(facts: MachineFacts) -> list[CheckFinding]:
     ]
 
 
-def start_elsewhere(facts: MachineFacts) -> str:
+def start_elsewhere(facts: MachineFacts, command: str = "mlplatform up") -> str:
     """The command that starts the platform on free ports; empty if no other program holds its
     ports."""
     held = [p for p in facts.ports if p.holder is not None and p.holder.home != facts.home.root]
-    return " ".join([*(f"{p.variable}={p.other}" for p in held), "mlplatform up"]) if held else ""
+    return " ".join([*(f"{p.variable}={p.other}" for p in held), command]) if held else ""
 
 
 def _machine(facts: MachineFacts) -> Iterator[CheckFinding]:
@@ -199,6 +201,9 @@ def _home(facts: MachineFacts) -> Iterator[CheckFinding]:
     what = f"home {home.root}"
     if home.owner is None:
         yield CheckFinding("ok", what, "is not there yet; the first start makes it")
+        return
+    if home.problem:
+        yield CheckFinding("lacking", what, home.problem, "MLPLATFORM_HOME=FOLDER mlplatform up")
         return
     if home.owner != facts.uid:
         do = f"sudo chown -R {facts.uid} {home.root}, or MLPLATFORM_HOME=FOLDER"

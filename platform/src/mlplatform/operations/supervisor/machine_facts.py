@@ -60,7 +60,7 @@ def read(home: Home, settings: Settings | None, problem: str = "") -> MachineFac
         settings=problem,
         models=_models(),
         left_out=models_without_folder(home),
-        home=_home(home.root),
+        home=_home(home),
         ports=tuple(_ports(settings, home)),
         running=status(home).state,
         silent={} if settings is None else dict(_silent(settings)),
@@ -90,10 +90,15 @@ def _cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _home(root: Path) -> HomeFacts:
+def _home(home: Home) -> HomeFacts:
+    root = home.root
     try:
         owner = root.stat().st_uid
-        return HomeFacts(root, owner, tuple(_open(root)) if owner == os.geteuid() else ())
+        if owner != os.geteuid():
+            return HomeFacts(root, owner)
+        if not home.is_made and isinstance(problem := home.absence(), ConfigInvalid):
+            return HomeFacts(root, owner, problem=str(problem))
+        return HomeFacts(root, owner, tuple(_open(root)))
     except FileNotFoundError:
         return HomeFacts(root, None)
 

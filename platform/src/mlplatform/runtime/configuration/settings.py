@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import Any, Final
 
-from mlplatform.runtime.configuration import variables
+from mlplatform.runtime.configuration import home_marks, variables
 from mlplatform.runtime.configuration.declarations import PORTS, PREFIX, SETTINGS
 from mlplatform.runtime.configuration.entrance import Entrance
 from mlplatform.runtime.configuration.identity_provider import IdentityProvider
@@ -205,15 +206,16 @@ class Home:
 
     @property
     def is_made(self) -> bool:
-        """Whether a platform, or a command that brings it data, has used this folder."""
-        return any(path.exists() for path in (self.secrets, self.decisions, self.rollouts_db))
+        """Whether a platform, or a command that brings it data, has made this folder a home."""
+        return home_marks.is_home(self.root)
 
     def absence(self) -> PlatformError:
         """Error for a home that is not made: it names the folder, and how to name another one."""
         if self.root.is_file():
             wanted = "the folder of a platform; this is a file"
             return ConfigInvalid(f"{PREFIX}HOME", str(self.root), wanted)
-        return MissingHere("platform", self.root)
+        other = home_marks.other_content(self.root, f"{PREFIX}HOME")
+        return other or MissingHere("platform", self.root)
 
     def create(self) -> None:
         """Make the folder, readable by its owner alone, as is all that this process makes, and left
@@ -221,8 +223,8 @@ class Home:
         it.
 
         Raises:
-            ConfigInvalid: the folder can't be made, belongs to somebody else, or lies where
-                somebody else can replace it.
+            ConfigInvalid: the folder can't be made, belongs to somebody else, lies where somebody
+                else can replace it, or holds other files and is no home; nothing was changed.
             Busy: a restore into this home is under way, or was interrupted.
         """
         if self.restoring.exists():
@@ -232,6 +234,8 @@ class Home:
             )
         os.umask(private_folder.OTHERS)
         try:
+            if other := home_marks.other_content(self.root, f"{PREFIX}HOME"):
+                raise other
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             private_folder.claim(self.root, f"{PREFIX}HOME", has_neighbours=self.has_neighbours)
             ignored = self.root / ".gitignore"
@@ -240,9 +244,26 @@ class Home:
         except OSError as error:
             wanted = f"a folder that can be made and is yours ({error.strerror})"
             raise ConfigInvalid(f"{PREFIX}HOME", str(self.root), wanted) from error
-        within = () if self.shared_bundles else (self.root / "bundles",)
-        for folder in (self.secrets, self.run, self.logs, *within):
-            folder.mkdir(mode=0o700, exist_ok=True)
+        within = () if self.shared_bundles else ("bundles",)
+        for name in (*home_marks.FOLDERS, *within):
+            (self.root / name).mkdir(mode=0o700, exist_ok=True)
+
+    @contextmanager
+    def created(self) -> Iterator[None]:
+        """Make the folder for the work of the block. If the block fails, a home that was not there
+        before, and in which nothing was stored, is removed.
+
+        Raises:
+            ConfigInvalid, Busy: for the same reasons as in `create`.
+        """
+        was_there, was_made = self.root.exists(), self.is_made
+        self.create()
+        try:
+            yield
+        except BaseException:
+            if not was_made:
+                home_marks.remove_unused(self.root, keeps_root=was_there)
+            raise
 
     def close_to_others(self) -> None:
         """Close to others what an earlier version, or a person, left open in the folder.

@@ -160,7 +160,10 @@ def _check_entries(root: Path, variable: str) -> None:
         except FileNotFoundError:  # a database's file was removed
             continue
         if uid not in (_ROOT, os.geteuid()):
-            wanted = f"a folder without {entry.name}, which is uid {uid}'s: look at it, remove it"
+            wanted = (
+                f"a home without {entry.name}, which is uid {uid}'s: find out who put it there, and"
+                f" move it out of the home, or give it to this user (chown {os.geteuid()})"
+            )
             raise ConfigInvalid(variable, str(root), wanted)
 
 
