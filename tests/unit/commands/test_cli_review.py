@@ -71,6 +71,18 @@ def test_two_people_answer_by_command(world: World, monkeypatch: pytest.MonkeyPa
     assert world.labels() == {name: 1}
 
 
+def test_a_slip_is_corrected_by_command(world: World) -> None:
+    name, file = world.decide(), key(world, "ana", "fraud:review")
+    own = ("--analyst", "ana", "--key-file", file)
+    assert "`mlplatform review correct` corrects it" in run("record", name, "fraud", *own).stdout
+    short = run("correct", name, "not-fraud", *own, "--reason", "x")
+    assert isinstance(short.exception, InputInvalid)
+    done = run("correct", name, "not-fraud", *own, "--reason", "the wrong key", "--json")
+    assert json.loads(done.stdout)["is_label"] is True
+    assert world.labels() == {name: 0}
+    assert {held["label"] for held in world.held(name)} == {0, 1}
+
+
 def test_what_is_refused_says_why(world: World) -> None:
     name, file = world.decide(), key(world, "vera", "fraud:view")
     of_vera = ("--analyst", "vera", "--key-file", file)

@@ -54,6 +54,7 @@ ACTS: Final = {
     "log retention": ("--dry-run",),
     "log void": (DECISION, "--reason", "sent twice"),
     "models feast": ("fraud",),
+    "review correct": (DECISION, "fraud", "--analyst", "ana", "--reason", "the wrong key"),
     "review record": (DECISION, "fraud", "--analyst", "ana"),
     "rollouts abort": ("fraud-v2-1", *WHY),
     "rollouts approve": ("fraud-v2-1", "--decision", "approve", "--approver", "bo"),

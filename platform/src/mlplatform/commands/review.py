@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -78,22 +79,60 @@ def record(
 
     Example: mlplatform review record DECISION_ID not-fraud --analyst ana --key-file fraud.key
     """
+    _record(decision_id, outcome, analyst, key_file, note, json=json, corrects=False)
+
+
+@app.command()
+def correct(
+    decision_id: Annotated[str, typer.Argument(help="The id of a decision that has a label.")],
+    outcome: Annotated[
+        str, typer.Argument(help="The right one: the label's name or not-NAME, as in `record`.")
+    ],
+    analyst: Analyst,
+    reason: Annotated[str, typer.Option(help="Why the label was wrong; kept in the log.")],
+    key_file: KeyFile = None,
+    json: AsJson = False,
+) -> None:
+    """Correct the label that an analyst gave a decision; the log keeps the former label.
+
+    If model.yaml has `label.review.four_eyes`, the label is corrected once another person types the
+    same. A label of an application is corrected by that application.
+
+    Example: mlplatform review correct DECISION_ID fraud --analyst ana --reason "the wrong key"
+    """
+    _record(decision_id, outcome, analyst, key_file, reason, json=json, corrects=True)
+
+
+def _record(
+    decision_id: str,
+    outcome: str,
+    analyst: str,
+    key_file: Path | None,
+    note: str,
+    *,
+    json: bool,
+    corrects: bool,
+) -> None:
     platform = wiring.existing_platform()
     model = job.model_of(platform, decision_id)
-    value = outcome_of(outcome, platform.definition(model).label.name)
-    asked = f"say how {model} decision {decision_id} turned out, as {analyst}"
-    person = job.person(platform, analyst, secret_of(analyst, key_file), asked)
-    done = job.record(platform, model, decision_id, value, analyst=person, note=note)
+    label = platform.definition(model).label.name
+    value = outcome_of(outcome, label)
+    does = "correct the label of" if corrects else "say how"
+    asked = f"{does} {model} decision {decision_id}{'' if corrects else ' turned out'}"
+    person = job.person(platform, analyst, secret_of(analyst, key_file), f"{asked}, as {analyst}")
+    done = job.record(
+        platform, model, decision_id, value, analyst=person, note=note, corrects=corrects
+    )
     if json:
         print_json(msgspec.to_builtins(done))
     else:
-        print_line(_sentence(done, platform.definition(model).label.name))
+        print_line(_sentence(done, label))
 
 
 def _sentence(done: ReviewResult, label: str) -> str:
     answer = f"{done.decision_id}: {outcome_text(done.outcome, label)}"
     if done.is_label:
-        return f"{answer}; it is labelled"
+        return f"{answer}; it is labelled (a slip? `mlplatform review correct` corrects it)"
     if done.differs:
         return f"{answer}; somebody says the opposite, and one more person has to look at it"
     return f"{answer}; another person has to confirm it"

@@ -416,6 +416,74 @@ def test_what_was_shown_has_to_hold_still(world: World, monkeypatch: pytest.Monk
     assert world.say(name, person("bo"), seen="opinions 1").is_label
 
 
+def test_a_slip_is_corrected_back_and_forth_and_the_log_keeps_all(world: World) -> None:
+    name, ana, bo = world.decide(), person("ana"), person("bo")
+    world.say(name, ana, 1)
+    with pytest.raises(
+        Refused, match=rf"of ana; if it is wrong, `mlplatform review correct {name}"
+    ):
+        world.say(name, ana, 0)
+    for who, outcome in ((ana, 0), (bo, 1), (ana, 0)):
+        done = world.say(name, who, outcome, note="the wrong key", corrects=True)
+        assert done.is_label
+        assert world.labels() == {name: outcome}
+        assert world.waiting() == []
+    held = [(one["client"], one["label"]) for one in world.held(name)]
+    assert sorted(held) == [("ana", 0), ("ana", 0), ("ana", 1), ("bo", 1)]
+
+
+def test_a_correction_takes_two_people_where_a_label_does(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nobody's opinion of before the label counts for it."""
+    world.ask_two(monkeypatch)
+    name = world.decide()
+    world.say(name, person("cy"), 0)
+    world.say(name, person("ana"), 1)
+    world.say(name, person("bo"), 1)
+    assert world.labels() == {name: 1}
+    how = {"note": "the wrong key", "corrects": True}
+    assert not world.say(name, person("ana"), 0, **how).is_label
+    assert world.labels() == {name: 1}
+    with pytest.raises(Refused, match="another person has to confirm it"):
+        world.say(name, person("ana"), 0, **how)
+    assert world.waiting() == []
+    done = world.say(name, person("bo"), 0, **how)
+    assert (done.is_label, done.agreed) == (True, ("ana",))
+    assert world.labels() == {name: 0}
+
+
+def test_what_can_not_be_corrected_is_refused_and_kept(world: World) -> None:
+    ana, open_, own, shops, gone = person("ana"), *(world.decide() for _ in range(4))
+    now_ms = world.platform.clock.wall_ms()
+    world.say(own, ana, 1)
+    append(world.log, "gateway-0", label(shops, now_ms), label(gone, now_ms), void(gone, now_ms))
+    how = {"note": "the wrong key", "corrects": True}
+    for name, who, outcome, why in (
+        (open_, ana, 1, f"no label to correct: `mlplatform review record {open_}"),
+        (own, ana, 1, f"{own} is labelled fraud: a correction says the other outcome"),
+        (shops, ana, 0, "is of shop: the application corrects it by sending the right one"),
+        (gone, ana, 0, "was taken back"),
+        (own, person("vera", "fraud:view"), 0, "has no scope fraud:review"),
+    ):
+        with pytest.raises(Refused, match=why):
+            world.say(name, who, outcome, **how)
+        assert any(why in kept for kept in world.refused(who.name))
+    with pytest.raises(InputInvalid, match="the reason: 'x' has 1 characters; wanted: 5 to 500"):
+        world.say(own, ana, 0, note="x", corrects=True)
+    assert world.labels()[own] == 1
+
+
+def test_a_label_that_was_shown_has_to_hold_still(world: World) -> None:
+    name = world.decide()
+    world.say(name, person("ana"), 1)
+    seen = job.correction_digest(job.labelled_decision(world.platform, "fraud", name))
+    how = {"note": "the wrong key", "corrects": True}
+    world.say(name, person("bo"), 0, **how)
+    with pytest.raises(Refused, match="another answer came since this label was shown"):
+        world.say(name, person("cy"), 0, seen=seen, **how)
+
+
 def test_an_erased_decision_can_be_answered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.ask_two(monkeypatch)
     name = world.decide()

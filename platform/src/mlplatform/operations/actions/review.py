@@ -17,7 +17,7 @@ from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import AppendReceipt, Entry
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.records.tables import DATABASE
-from mlplatform.operations.actions.person_fields import Length
+from mlplatform.operations.actions.person_fields import REASON, Length
 from mlplatform.operations.review import opinions, queue, recording
 from mlplatform.operations.review.opinions import (
     Account,
@@ -32,6 +32,7 @@ from mlplatform.runtime import text
 from mlplatform.runtime.errors import NotFound, Refused, Unavailable
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.telemetry.refusals import UNKNOWN, Refusal
+from mlplatform.runtime.times import rfc3339_text
 from mlplatform.scoring.admission.clients import Client
 from mlplatform.scoring.admission.people import people
 
@@ -130,7 +131,7 @@ def person(platform: Platform, name: str, secret: bytes, asked: str) -> Client:
     keys, now_ms = platform.keys.all_keys(), platform.clock.wall_ms()
     found = people(keys, now_ms).authenticate(name, secret)
     if found is None:
-        why = f"no person has the name {name!a} and this key; see `keys list`"
+        why = f"no person has the name {name!a} and this key; see `mlplatform keys list`"
         _keep(platform, UNKNOWN, asked, why)
         raise Refused(why)
     return found
@@ -146,28 +147,47 @@ def record(
     account: Account | None = None,
     note: str = "",
     seen: str | None = None,
+    corrects: bool = False,
 ) -> ReviewResult:
     """Record what a proven person says of a decision: as its label, or as one of two opinions.
 
     Args:
         outcome: 1 if the request was what the model looks for, otherwise 0.
         account: the analyst's account at an identity provider; None if a key proved the analyst.
-        seen: digest of the opinions that this person was shown (`opinions_digest`); None if none
-            were shown.
+        note: why; a correction needs 5 characters at least.
+        seen: digest of the opinions that this person was shown (`opinions_digest`, of a correction
+            `correction_digest`); None if none were shown.
+        corrects: whether the decision has a label of an analyst, which this one is to replace. The
+            former label stays in the log.
 
     Raises:
-        InputInvalid: the note is too long, or has characters that are not allowed.
+        InputInvalid: the note is too long or too short, or has characters that are not allowed.
         NotFound: the log has no such decision.
-        Refused: the person may not do this, the decision can't be reviewed any more, or another
-            opinion came since it was shown.
+        Refused: the person may not do this, the decision can't be reviewed any more, there is no
+            label to correct or it is the same, or another opinion came since it was shown.
         Busy, Unavailable: nothing was recorded; the call can be repeated.
     """
-    now = Opinion(analyst.name, outcome, NOTE.checked("the note", note), account)
+    reason = REASON.checked("the reason", note) if corrects else NOTE.checked("the note", note)
+    now = Opinion(analyst.name, outcome, reason, account)
     asked = f"say how {model} decision {decision_id} turned out"
+    if corrects:
+        asked = f"correct the label of {model} decision {decision_id}"
     with keep_refusals(platform, analyst.name, asked, account):
         check_may_review(analyst, model)
         with recording.turn(platform.settings.home.run), closing(platform.opened_log()) as opened:
-            return _ReviewSession(platform, opened, model).record(decision_id, now, analyst, seen)
+            session = _ReviewSession(platform, opened, model)
+            act = session.correct if corrects else session.record
+            return act(decision_id, now, analyst, seen)
+
+
+def labelled_decision(platform: Platform, model: str, decision_id: str) -> ReviewableDecision:
+    """A decision with the label that an analyst gave it, and the opinions since.
+
+    Raises:
+        NotFound: the log has no such decision.
+        Refused: there is no label of an analyst to correct; the message says what can be done.
+    """
+    return opinions.labelled_decision(decision_id, model, _records(platform, decision_id))
 
 
 def check_may_review(client: Client, model: str) -> None:
@@ -184,6 +204,12 @@ def check_may_review(client: Client, model: str) -> None:
 def opinions_digest(held: tuple[Opinion, ...]) -> str:
     """Digest of the opinions on a decision; an answer names the digest that its author saw."""
     return f"opinions {len(held)}"
+
+
+def correction_digest(found: ReviewableDecision) -> str:
+    """Digest of a label and the opinions since; a correction names the digest that its author
+    saw."""
+    return f"label {found.label} of {found.labelled_by}, {opinions_digest(found.opinions)}"
 
 
 @contextmanager
@@ -236,6 +262,30 @@ class _ReviewSession:
                 )
                 return ReviewResult(decision_id, model, now.outcome, False, differs=differs)
 
+    def correct(
+        self, decision_id: str, now: Opinion, analyst: Client, seen: str | None
+    ) -> ReviewResult:
+        definition = self._definition
+        records = logged_records(self._decisions, decision_id)
+        found = opinions.labelled_decision(decision_id, definition.name, records)
+        if seen is not None and seen != correction_digest(found):
+            raise Refused("another answer came since this label was shown: look at it again")
+        if now.outcome == found.label:
+            word = opinions.outcome_text(now.outcome, definition.label.name)
+            raise Refused(f"{decision_id} is labelled {word}: a correction says the other outcome")
+        four_eyes = definition.label.review.four_eyes
+        match opinions.weigh(found.opinions, now, four_eyes=four_eyes):
+            case Consensus(agreed):
+                asyncio.run(self._label(found, now, analyst, agreed, at_ms=self._now_ms))
+                log.info("%s has corrected the label of decision %s", analyst.name, decision_id)
+                return ReviewResult(decision_id, definition.name, now.outcome, True, agreed)
+            case OpenOpinion(differs):
+                asyncio.run(self._keep_opinion(found, now))
+                log.info("%s asks to correct the label of decision %s", analyst.name, decision_id)
+                return ReviewResult(
+                    decision_id, definition.name, now.outcome, False, differs=differs
+                )
+
     def _reviewable_decision(self, decision_id: str) -> ReviewableDecision:
         """The decision as the log holds it; a decision that can't be reviewed leaves the queue."""
         records = logged_records(self._decisions, decision_id)
@@ -249,16 +299,27 @@ class _ReviewSession:
             raise
 
     async def _label(
-        self, found: ReviewableDecision, now: Opinion, analyst: Client, agreed: tuple[str, ...]
+        self,
+        found: ReviewableDecision,
+        now: Opinion,
+        analyst: Client,
+        agreed: tuple[str, ...],
+        at_ms: int | None = None,
     ) -> None:
         """Store the label on the same path as labels of applications.
+
+        Args:
+            at_ms: event time of a correction: with it, a value that the same person gave the
+                decision before is not taken for a repetition.
 
         Raises:
             Refused: the rules of labels refuse it. Unavailable: the log can't store it.
         """
         recorder = recording.recorder(self._decisions)
         labels = self._platform.labels(self._definition.name, self._decisions, recorder)
-        label = {"decision_id": found.decision_id, "label": now.outcome}
+        label: dict[str, Any] = {"decision_id": found.decision_id, "label": now.outcome}
+        if at_ms is not None:
+            label["event_time"] = rfc3339_text(at_ms)
         item, beside = msgspec.Raw(msgspec.json.encode(label)), opinions.payload(now, agreed)
         try:
             await labels.add(found.model, analyst, [item], beside=beside)

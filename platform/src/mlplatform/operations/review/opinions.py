@@ -11,6 +11,7 @@ from mlplatform.runtime.errors import InputInvalid, Refused
 
 REVIEW: Final = "review"
 """Key of a label's payload that holds an analyst's opinion."""
+_BY_APPLICATION: Final = "the application corrects it by sending the right one (docs/calling.md)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +173,20 @@ def outcome_of(text: str, label: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ReviewableDecision:
-    """A decision that can be reviewed, and its opinions, oldest first."""
+    """A decision that can be reviewed, and its opinions, oldest first.
+
+    Args:
+        label: the label that an analyst gave it and another opinion may correct, 0 or 1; None if
+            it has none. Opinions are then those since that label.
+        labelled_by: name of the analyst who gave that label; empty if it has none.
+    """
 
     decision_id: str
     model: str
     decision: str
     opinions: tuple[Opinion, ...]
+    label: int | None = None
+    labelled_by: str = ""
 
 
 def reviewable_decision(
@@ -192,26 +201,71 @@ def reviewable_decision(
     Raises:
         Refused: the decision has a label, was taken back, or is not one that is reviewed.
     """
-    own = [r for r in records if r["model"] == model and r["decision_id"] == decision_id]
-    decided = [r["decision"] for r in own if r["kind"] == "decision"]
-    labels = sorted(
-        (r for r in own if r["kind"] == "label"),
-        key=lambda r: (r["event_ms"], r["recorded_ms"], r["seq"] or 0),
-    )
-    if not decided:
-        raise Refused(f"no decision {decision_id!a} of {model} is in the log")
-    if any(r["kind"] == "void" for r in own):
-        raise Refused(f"{decision_id} was taken back")
-    if any(r["label"] is not None for r in labels):
-        raise Refused(f"{decision_id} has a label by now: somebody has said how it turned out")
-    if decided[0] not in reviewed:
+    decision, labels = _decision_and_labels(decision_id, model, records)
+    valued = [r for r in labels if r["label"] is not None]
+    if valued:
+        held = valued[-1]["payload"] or {}
+        given = f"{decision_id} has a label by now, of {held.get('client') or 'an application'}"
+        if opinion(held) is None:
+            raise Refused(f"{given}: {_BY_APPLICATION}")
+        raise Refused(
+            f"{given}; if it is wrong, `mlplatform review correct {decision_id} OUTCOME` or the"
+            " review page corrects it"
+        )
+    if decision not in reviewed:
         if not reviewed:
             why = "reviewers answer yes or no, and its labels are classes or numbers"
             raise Refused(f"decisions of {model} are not reviewed: {why}")
         known = ", ".join(reviewed)
-        what = f"decided {decided[0]}" if decided[0] else "not a decision"
+        what = f"decided {decision}" if decision else "not a decision"
         raise Refused(f"{decision_id} is {what}; people review only decisions of {known}")
-    opinions = (opinion(r["payload"] or {}) for r in labels)
-    return ReviewableDecision(
-        decision_id, model, decided[0], tuple(o for o in opinions if o is not None)
+    return ReviewableDecision(decision_id, model, decision, _opinions(labels))
+
+
+def labelled_decision(
+    decision_id: str, model: str, records: Iterable[Mapping[str, Any]]
+) -> ReviewableDecision:
+    """The decision with the label that an analyst gave it, which another opinion may correct.
+
+    Args:
+        records: records with every column and the payload parsed, in any order.
+
+    Raises:
+        Refused: the decision has no label, has one of an application, or was taken back.
+    """
+    decision, labels = _decision_and_labels(decision_id, model, records)
+    last = max((n for n, r in enumerate(labels) if r["label"] is not None), default=None)
+    if last is None:
+        raise Refused(
+            f"{decision_id} has no label to correct: `mlplatform review record {decision_id}"
+            " OUTCOME` says how it turned out"
+        )
+    held = labels[last]["payload"] or {}
+    given = opinion(held)
+    if given is None:
+        client = held.get("client") or "an application"
+        raise Refused(f"the label of {decision_id} is of {client}: {_BY_APPLICATION}")
+    since = _opinions(labels[last + 1 :])
+    value = int(labels[last]["label"])
+    return ReviewableDecision(decision_id, model, decision, since, value, given.analyst)
+
+
+def _decision_and_labels(
+    decision_id: str, model: str, records: Iterable[Mapping[str, Any]]
+) -> tuple[str, list[Mapping[str, Any]]]:
+    """What was decided, and the records of labels and opinions, in the order of their arrival."""
+    own = [r for r in records if r["model"] == model and r["decision_id"] == decision_id]
+    decided = [r["decision"] for r in own if r["kind"] == "decision"]
+    if not decided:
+        raise Refused(f"no decision {decision_id!a} of {model} is in the log")
+    if any(r["kind"] == "void" for r in own):
+        raise Refused(f"{decision_id} was taken back")
+    labels = (r for r in own if r["kind"] == "label")
+    return decided[0], sorted(
+        labels, key=lambda r: (r["event_ms"], r["recorded_ms"], r["seq"] or 0)
     )
+
+
+def _opinions(labels: Iterable[Mapping[str, Any]]) -> tuple[Opinion, ...]:
+    found = (opinion(r["payload"] or {}) for r in labels)
+    return tuple(one for one in found if one is not None)

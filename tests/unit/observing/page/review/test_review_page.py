@@ -31,7 +31,7 @@ from mlplatform.scoring.admission.clients import parse_scope
 from mlplatform.scoring.admission.keyring import create_key
 from mlplatform.scoring.admission.sqlite import SqliteAdmission
 from support.page_visitor import hidden
-from support.review_world import World, person
+from support.review_world import World, append, label, person
 
 ORIGIN = "http://127.0.0.1:8090"
 PATH = "/models/fraud/review"
@@ -293,8 +293,43 @@ async def test_what_was_labelled_meanwhile_is_told_and_leaves_the_queue(
         late = await ana.post(PATH, data=form)
         assert late.status_code == 409
         assert "has a label by now" in late.text
-        assert f"Decision {name} no longer waits" in (await ana.get(f"{PATH}?look={name}")).text
+        assert "Is this label wrong?" in (await ana.get(f"{PATH}?look={name}")).text
     assert world.labels() == {name: 0}
+
+
+async def test_a_label_that_was_a_slip_is_corrected(page: Page, world: World) -> None:
+    name = world.decide()
+    await asyncio.to_thread(world.say, name, person("ana"), 1)
+    look = f"{PATH}?look={name}"
+    async with page.browser("bo") as bo:
+        text = (await bo.get(look)).text
+        assert "ana has labelled it" in text
+        assert "Correct it to: not fraud" in text
+        assert "Correct it to: fraud" not in text, "it is that already"
+        form = {**hidden(text, PATH), "outcome": "not-fraud"}
+        short = await bo.post(PATH, data={**form, "note": "x"})
+        assert (short.status_code, "wanted: 5 to 500" in short.text) == (400, True)
+        form = {**hidden(short.text, PATH), "outcome": "not-fraud", "note": "the wrong key"}
+        changed = await bo.post(PATH, data={**form, "act": "review"})
+        assert changed.status_code == 403, "a form of one act is none of another"
+        form |= hidden((await bo.get(look)).text, PATH)
+        assert (await bo.post(PATH, data=form)).status_code == 303
+        assert f"{name} is labelled: not fraud." in (await bo.get(PATH)).text
+    assert world.labels() == {name: 0}
+    async with page.browser("vera") as vera:
+        text = (await vera.get(look)).text
+        assert "bo has labelled it" in text
+        assert "Correct it to" not in text
+
+
+async def test_what_has_no_label_of_an_analyst_is_told(page: Page, world: World) -> None:
+    name = world.decide()
+    append(world.log, "gateway-0", label(name, world.platform.clock.wall_ms()))
+    async with page.browser("ana") as ana:
+        text = (await ana.get(f"{PATH}?look={name}")).text
+        assert "is of shop: the application corrects it" in text
+        assert "Correct it to" not in text
+        assert "no decision" in (await ana.get(f"{PATH}?look=nothing")).text
 
 
 async def test_pages_of_a_long_queue_follow_each_other(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 from starlette.concurrency import run_in_threadpool
@@ -23,7 +24,13 @@ from mlplatform.observing.page.queries.sources import Sources
 from mlplatform.observing.page.review import queue_rows
 from mlplatform.operations.actions import last_results
 from mlplatform.operations.actions import review as job
-from mlplatform.operations.review.opinions import Account, is_disputed, outcome_of
+from mlplatform.operations.review.opinions import (
+    Account,
+    ReviewableDecision,
+    is_disputed,
+    outcome_of,
+    outcome_text,
+)
 from mlplatform.operations.review.queue import QueuedDecision
 from mlplatform.runtime.errors import (
     ConfigInvalid,
@@ -37,6 +44,7 @@ from mlplatform.runtime.telemetry.refusals import UNKNOWN
 
 ROWS: Final = 25
 ACT: Final = "review"
+CORRECTS: Final = "correct"
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +129,9 @@ class Reviews:
             chosen is not None and is_disputed(chosen.opinions)
         )
         is_asked = chosen is not None and may_answer and not has_answered
+        labelled, gone = None, ""
+        if wanted and chosen is None:
+            labelled, gone = self._labelled(model, wanted)
         return self._show(
             "review/queue.html",
             status,
@@ -138,14 +149,33 @@ class Reviews:
             newer=None if found.newer is None else queue_rows.link(found.newer),
             about=about,
             has_answered=has_answered,
-            gone=wanted if wanted and chosen is None else "",
+            gone=gone,
+            labelled=labelled,
+            corrects=self._correction(reader, labelled) if labelled and may_answer else None,
             may_answer=may_answer,
             asks=self._offer(reader, chosen) if is_asked else None,
             choices=queue_rows.choices(label.name),
+            says=partial(outcome_text, label=label.name),
             problem=problem,
             note=note,
             most=job.NOTE.most,
+            least_reason=job.REASON.least,
         )
+
+    def _labelled(self, model: str, wanted: str) -> tuple[ReviewableDecision | None, str]:
+        """A decision that has an analyst's label; otherwise None, and why it is not asked about."""
+        try:
+            return job.labelled_decision(self._sources.platform, model, wanted), ""
+        except (NotFound, Refused) as error:
+            return None, str(error)
+
+    def _correction(self, reader: Reader | None, labelled: ReviewableDecision) -> dict[str, str]:
+        """The hidden fields of a form that corrects a label, bound to it and the opinions since."""
+        assert reader is not None
+        seen = job.correction_digest(labelled)
+        number = self._access.sessions.offer(reader.session, CORRECTS, labelled.decision_id, seen)
+        token, about = reader.session.form_token, labelled.decision_id
+        return {"token": token, "form": number, "seen": seen, "about": about, "act": CORRECTS}
 
     def _offer(self, reader: Reader | None, chosen: QueuedDecision | None) -> dict[str, str]:
         """The hidden fields of a form about this decision, bound to its present opinions."""
@@ -167,7 +197,8 @@ class Reviews:
                 able = f"an analyst of {name} may answer"
                 raise WrongForm(403, f"{reader.lacks(f'{name}:review')}: {able}")
             about = fields.get("about", "")
-            seen = check_own(self._access.sessions, reader, ACT, about, fields, says_origin)
+            act = CORRECTS if fields.get("act") == CORRECTS else ACT
+            seen = check_own(self._access.sessions, reader, act, about, fields, says_origin)
             return self._response_to(definition, reader, fields, about, seen, back)
         except WrongForm as wrong:
             self._refuse(name, str(wrong))
@@ -189,10 +220,11 @@ class Reviews:
         seen: str, back: str,
     ) -> Response:  # fmt: skip
         assert reader.client is not None
-        note = fields.get("note", "")
+        note, corrects = fields.get("note", ""), fields.get("act") == CORRECTS
         try:
             outcome = outcome_of(fields.get("outcome", ""), definition.label.name)
-            note = job.NOTE.checked("the note", note)
+            length = job.REASON if corrects else job.NOTE
+            note = length.checked("the reason" if corrects else "the note", note)
         except InputInvalid as error:
             short = note[: job.NOTE.most]
             text = f"Nothing was recorded: {error}."
@@ -200,6 +232,7 @@ class Reviews:
         done = job.record(
             self._sources.platform, definition.name, about, outcome,
             analyst=reader.client, account=_account(reader), note=note, seen=seen,
+            corrects=corrects,
         )  # fmt: skip
         reader.session.notice = queue_rows.result_sentence(done, definition)
         return RedirectResponse(back, 303)
