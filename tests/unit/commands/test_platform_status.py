@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from mlplatform import commands
 from mlplatform.operations import wiring
+from mlplatform.operations.supervisor.status import PlatformStatus
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import Busy, ConfigInvalid
 
@@ -30,6 +32,19 @@ def test_where_nothing_runs_the_way_to_start_is_told_instead_of_addresses(home: 
     assert result.exit_code == 3
     assert f"`mlplatform up` starts the platform of {home}" in result.output
     assert "http://" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("state", "healthy"), [("stopped", False), ("starting", False), ("ready", True)]
+)
+def test_only_what_is_ready_is_healthy(
+    home: Path, monkeypatch: pytest.MonkeyPatch, state: str, healthy: bool
+) -> None:
+    """Whoever reads `healthy` alone is not misled."""
+    found = PlatformStatus(state, ())
+    monkeypatch.setattr("mlplatform.commands.platform.processes", lambda home: found)
+    told = json.loads(CliRunner().invoke(commands.app, ["status", "--json"]).stdout)
+    assert (told["state"], told["healthy"]) == (state, healthy)
 
 
 def test_a_home_that_is_not_made_may_be_another_than_meant(home: Path) -> None:

@@ -148,7 +148,8 @@ def status(json: AsJson = False) -> None:
             "memory_mb": round(current.memory_mb),
             "models": by_model,
         }
-        facts |= {"healthy": not current.complaints, "complaints": list(current.complaints)}
+        is_healthy = current.state == "ready" and not current.complaints
+        facts |= {"healthy": is_healthy, "complaints": list(current.complaints)}
         more = {"refused": dict(refused), "addresses": _addresses(settings)}
         print_json({**facts, **more})
     else:

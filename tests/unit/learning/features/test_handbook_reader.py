@@ -73,6 +73,35 @@ def test_a_folder_is_read_in_the_order_of_its_file_names(tmp_path: Path) -> None
     assert read_transactions(tmp_path).column("request_id").to_pylist() == list("012345")
 
 
+TEXT = "transaction_id{0}timestamp{0}customer_id{0}terminal_id{0}amount{0}label\n"
+ROW = "1{0}2026-01-01 10:00:00{0}7{0}1{0}9.5{0}0\n"
+NAMES = {
+    "request_id": "transaction_id", "event_time": "timestamp", "customer_id": "customer_id",
+    "terminal_id": "terminal_id", "amount": "amount", "label": "label",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "mark"), [("own.csv", ","), ("own.tsv", "\t"), ("own.TSV", "\t"), ("own.txt", "|")]
+)
+def test_text_is_read_by_the_mark_between_its_cells(tmp_path: Path, name: str, mark: str) -> None:
+    (tmp_path / name).write_text((TEXT + ROW).format(mark))
+    table = read_transactions(tmp_path / name, columns=NAMES)
+    assert table.column("amount").to_pylist() == [9.5]
+
+
+@pytest.mark.parametrize("name", ["own.csv.gz", "own.xlsx", "own"])
+def test_another_kind_of_file_is_named_with_those_that_are_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\x1f\x8b")
+    end = Path(name).suffix or name
+    told = rf"{name}: its name ends with '{end}'; wanted: \.parquet, or \.csv, \.tsv, \.txt"
+    with pytest.raises(InputInvalid, match=told):
+        read_transactions(tmp_path / name)
+    if name != "own":
+        with pytest.raises(InputInvalid, match=r"ends with \.parquet, \.csv or \.tsv"):
+            read_transactions(tmp_path)
+
+
 def test_the_same_seed_gives_the_same_arrivals(tmp_path: Path) -> None:
     file = write(tmp_path, "tx.parquet", transactions())
     assert read_transactions(file, seed=1).equals(read_transactions(file, seed=1))
@@ -205,7 +234,7 @@ def test_files_that_overlap_in_time_or_ids_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputInvalid, match="no Parquet file"):
+    with pytest.raises(InputInvalid, match=r"whose name ends with \.parquet"):
         read_transactions(tmp_path)
     (tmp_path / "tx.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(InputInvalid, match=r"tx\.parquet: no readable Parquet"):

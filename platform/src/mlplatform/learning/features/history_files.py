@@ -16,6 +16,7 @@ from mlplatform.learning.features.columns import (
     FileCheck,
     match_columns,
 )
+from mlplatform.learning.features.input_files import PARQUET
 from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.learning.features.parquet_work import VECTORS
 from mlplatform.learning.features.rows import (
@@ -94,6 +95,9 @@ def examine_history(
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise InputInvalid(str(path.absolute()), None, "there is no Parquet file")
+    if files[0].suffix.lower() != PARQUET:
+        problem = f"a history of {definition.name} is read from {PARQUET} files: write it as one"
+        raise InputInvalid(path.name, None, problem)
     wanted, tables, names = columns_of(definition), list[pa.Table](), list[dict[str, str]]()
     with ParquetFiles(files) as parquet:
         every = {column for number in range(len(files)) for column in parquet.types(number)}

@@ -205,11 +205,11 @@ def reviewable_decision(
     valued = [r for r in labels if r["label"] is not None]
     if valued:
         held = valued[-1]["payload"] or {}
-        given = f"{decision_id} has a label by now, of {held.get('client') or 'an application'}"
+        known = f"{decision_id} has a label by now, of {held.get('client') or 'an application'}"
         if opinion(held) is None:
-            raise Refused(f"{given}: {_BY_APPLICATION}")
+            raise Refused(f"{known}: {_BY_APPLICATION}")
         raise Refused(
-            f"{given}; if it is wrong, `mlplatform review correct {decision_id} OUTCOME` or the"
+            f"{known}; if it is wrong, `mlplatform review correct {decision_id} OUTCOME` or the"
             " review page corrects it"
         )
     if decision not in reviewed:
@@ -241,19 +241,19 @@ def labelled_decision(
             " OUTCOME` says how it turned out"
         )
     held = labels[last]["payload"] or {}
-    given = opinion(held)
-    if given is None:
+    current = opinion(held)
+    if current is None:
         client = held.get("client") or "an application"
         raise Refused(f"the label of {decision_id} is of {client}: {_BY_APPLICATION}")
     since = _opinions(labels[last + 1 :])
     value = int(labels[last]["label"])
-    return ReviewableDecision(decision_id, model, decision, since, value, given.analyst)
+    return ReviewableDecision(decision_id, model, decision, since, value, current.analyst)
 
 
 def _decision_and_labels(
     decision_id: str, model: str, records: Iterable[Mapping[str, Any]]
 ) -> tuple[str, list[Mapping[str, Any]]]:
-    """What was decided, and the records of labels and opinions, in the order of their arrival."""
+    """The outcome of a decision, and the records of its labels and opinions in order of arrival."""
     own = [r for r in records if r["model"] == model and r["decision_id"] == decision_id]
     decided = [r["decision"] for r in own if r["kind"] == "decision"]
     if not decided:
