@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,10 @@ MISTAKES = [
     typed((*RETRAIN[:-1], "x"), "--reason: 'x' has 1 characters; wanted: 5 to 500"),
     typed((*RETRAIN, "--as-of", "soon"), "Invalid value for '--as-of'", "retrain --help"),
     typed((*RETRAIN, "--as-of", "01.11.2026"), "'01.11.2026'", "2026-03-01T09:30:00 (UTC)"),
-    typed(("batch", "fraud", "--first", "yesterday"), "--first", "'yesterday'", "'%Y-%m-%d'"),
+    typed(("batch", "fraud", "--first", "soon"), "--first", "'soon' is not a day; wanted: "),
+    typed(("models", "card", "fraud", "abc"), "'version'", "'abc'; wanted: a whole number"),
+    typed(("history", "generate", "fraud", "--seed", "x"), "--seed", "'x'; wanted: a whole"),
+    typed(("refusals", "--days", "abc"), "--days", "'abc'; wanted: a whole number"),
     typed((*IMPORT, "none.csv"), "none.csv: there is no such file or folder"),
     typed((*IMPORT, "own.csv"), "there is no column for request_id", "--map amount=amt"),
     typed((*IMPORT, "own.csv", "--map", "amount"), "'amount'; wanted: NAME=COLUMN", "TX_AMOUNT"),
@@ -85,7 +89,7 @@ MISTAKES = [
     typed(("keys", "revoke", "0123"), "named '0123'; `mlplatform keys list` has them all"),
     typed(("rollouts", "kill", "fraud"), "Missing option '--actor'", "rollouts kill --help"),
     typed(("trace", "zzz"), "zzz: it is not an id; a trace's has 32 hexadecimal digits"),
-    typed(("refusals", "--days", "0"), "--days", "greater than or equal to 1"),
+    typed(("refusals", "--days", "0"), "--days", "'0'; wanted: greater than or equal to 1"),
     typed(("events", "test", "slack"), "no receiver 'slack'", "MLPLATFORM_RECEIVERS names no file"),
     typed(("replay", "fraud", "--version", "9"), "fraud has no champion yet: name a version"),
 ]  # fmt: skip
@@ -104,6 +108,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     SqliteRollouts(home.rollouts_db).close()
     SqliteAdmission(home.admission_db).close()
     return tmp_path
+
+
+def test_the_release_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["mlplatform", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        commands.main()
+    assert (ended.value.code, capfd.readouterr().out) == (
+        0,
+        f"mlplatform {version('mlplatform')}\n",
+    )
 
 
 def test_there_are_forty_of_them() -> None:

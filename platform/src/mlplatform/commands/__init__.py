@@ -12,6 +12,8 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import closing
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
@@ -42,7 +44,8 @@ from mlplatform.commands.features import definitions, external
 from mlplatform.commands.first_hour import doctor, quickstart
 from mlplatform.commands.terminal.exit_codes import exit_code
 from mlplatform.commands.terminal.hints import print_with_hint
-from mlplatform.commands.terminal.output import say_refusals_once
+from mlplatform.commands.terminal.named_values import CommandGroup
+from mlplatform.commands.terminal.output import print_line, say_refusals_once
 from mlplatform.operations import wiring
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import PlatformError
@@ -67,7 +70,13 @@ def _journal(chosen: Settings) -> log.JournalAnchor | None:
 SETTINGS = """Settings are environment variables: `mlplatform settings` lists them, as does
 docs/settings.md."""
 
-app = typer.Typer(help=HELP, epilog=SETTINGS, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=CommandGroup,
+    help=HELP,
+    epilog=SETTINGS,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
 platform.add_to(app)
 quickstart.add_to(app)
 doctor.add_to(app)
@@ -94,6 +103,22 @@ definitions.add_to(external.app)
 app.add_typer(external.app, name="features")
 app.add_typer(review.app, name="review")
 app.add_typer(log.commands(_journal), name="log")
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        print_line(f"mlplatform {metadata.version('mlplatform')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the release."),
+    ] = False,
+) -> None:
+    """Options of the command itself."""
 
 
 def main() -> None:

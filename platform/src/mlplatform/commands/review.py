@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from mlplatform.commands.terminal.arguments import KeyFile, Model, analyst_name
+from mlplatform.commands.terminal.arguments import KeyFile, LoggedReason, Model, analyst_name
 from mlplatform.commands.terminal.output import AsJson, print_json, print_line
 from mlplatform.commands.terminal.secrets import secret_of
 from mlplatform.operations import wiring
@@ -89,7 +89,7 @@ def correct(
         str, typer.Argument(help="The right one: the label's name or not-NAME, as in `record`.")
     ],
     analyst: Analyst,
-    reason: Annotated[str, typer.Option(help="Why the label was wrong; kept in the log.")],
+    reason: LoggedReason,
     key_file: KeyFile = None,
     json: AsJson = False,
 ) -> None:

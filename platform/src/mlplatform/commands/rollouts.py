@@ -240,7 +240,13 @@ def approve(
         raise ConfigUnusable("--reason", "missing", "why you answer so, in 5 to 500 characters")
     prefect = platform.prefect
     run = _wait_for_asking_run(platform, question)
-    prefect.submit_input(run.id, {"decision": decision, "code": proof, "reason": reason})
+    try:
+        prefect.submit_input(run.id, {"decision": decision, "code": proof, "reason": reason})
+    except Refused as refused:
+        if not by_page:
+            raise
+        way = f"the page of {rollout_id} gives a new code, for this answer and what it shows now"
+        raise Refused(f"{refused}; {way}") from refused
     with progress("writing the answer into the journal"):
         recorded = _is_recorded(platform, rollout_id, run)
     if json:

@@ -229,7 +229,9 @@ def question(platform: Platform, rollout_id: str, answer: Answer) -> tuple[Quest
     state = fold(facts)
     asked = [f for f in facts if isinstance(f, _Asks) and f.evidence_digest == state.asked_digest]
     if not state.awaits_answer or not asked:
-        raise Refused(f"{rollout_id} is {state.phase}: no approval is pending; see `rollouts list`")
+        raise Refused(
+            f"{rollout_id} is {state.phase}: no approval is pending; see `mlplatform rollouts list`"
+        )
     evidence = asked[-1].evidence
     shown = summary.question(rollout_id, evidence)
     return Question(rollout_id, asked[-1].evidence_digest, answer), shown
@@ -263,7 +265,9 @@ def approval_code(
     with kept_refusal(platform, asked, UNKNOWN):
         person = people(keys, now_ms).authenticate(approver, secret)
         if person is None:
-            raise Refused(f"no person has the name {approver!a} and this key; see `keys list`")
+            raise Refused(
+                f"no person has the name {approver!a} and this key; see `mlplatform keys list`"
+            )
     proven = Approver(person.name, key_id(digest(secret)))
     with kept_refusal(platform, asked, proven.name):
         check_may_approve(keys, proven.name, proven.key_id, state.model, now_ms)

@@ -265,7 +265,8 @@ class PrefectApi:
         if response.status_code == httpx.codes.NOT_FOUND:
             raise NotFound(f"Prefect has nothing at {path}")
         if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-            raise Refused(f"Prefect's gate refused {path}: {_detail(response)}")
+            what = "the answer" if path.endswith("/resume") else path
+            raise Refused(f"Prefect's gate refused {what}: {_detail(response)}")
         if response.is_client_error:
             raise InputInvalid(f"Prefect {path}", None, response.text[:500])
         return response.json() if response.content else None

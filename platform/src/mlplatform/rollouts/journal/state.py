@@ -429,8 +429,11 @@ _IN_WORDS: dict[type[PhaseChange | PhaseRemark], str] = {
 
 
 def _unfitting(state: RolloutState, fact: PhaseChange | PhaseRemark) -> Refused:
-    what = _IN_WORDS[type(fact)]
-    return Refused(f"rollout {state.rollout_id} is {state.phase}: {what} can't follow")
+    what, phases = _IN_WORDS[type(fact)], ", ".join(sorted(_FROM[type(fact)]))
+    return Refused(
+        f"rollout {state.rollout_id} is {state.phase}: {what} can't follow; wanted: a rollout that"
+        f" is {phases} (`mlplatform rollouts list`)"
+    )
 
 
 def _check(state: RolloutState, fact: PhaseChange | PhaseRemark) -> None:

@@ -31,10 +31,19 @@ class People:
 
     def authenticate(self, name: str, secret: bytes) -> Client | None:
         """The person of that name whose secret this is; None if there is none."""
+        found = self._owner(name, secret)
+        return found if found is not None and found.is_person else None
+
+    def is_application(self, name: str, secret: bytes) -> bool:
+        """Whether this is a live key of that name without any scope of a person."""
+        found = self._owner(name, secret)
+        return found is not None and not found.is_person
+
+    def _owner(self, name: str, secret: bytes) -> Client | None:
         if not 0 < len(secret) <= MOST_SECRET:
             return None
         found = self._client(secret, digest(secret))
-        if found is None or not found.is_person or found.until_s <= self._now_s():
+        if found is None or found.until_s <= self._now_s():
             return None
         return found if found.name == name.strip().casefold() else None
 

@@ -364,6 +364,19 @@ async def test_wrong_sign_ins_are_kept_without_a_key_and_soon_wait(page: Page) -
     assert not [asked for asked, why in kept if "mlp_" in asked + why]
 
 
+async def test_an_applications_key_is_told_apart_from_a_wrong_one(page: Page) -> None:
+    _, key = create_key(
+        *(page.store, "shop", frozenset({parse_scope("fraud:score")})),
+        priority="standard",
+        limit=None,
+        now_ms=2,
+    )
+    for secret, told in ((key, "it has no scope of a person"), ("mlp_x", "Nobody has this name")):
+        async with page.browser() as browser:
+            answer = await browser.post("/sign-in", data={"name": "shop", "key": secret})
+            assert (answer.status_code, told in answer.text) == (401, True)
+
+
 async def test_a_key_that_expires_ends_its_session(page: Page) -> None:
     until_ms = int((page.clock.now + 60) * 1000)
     _, key = create_key(

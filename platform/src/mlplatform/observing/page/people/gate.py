@@ -59,7 +59,15 @@ class Identities:
         Raises:
             Unavailable: the store does not answer.
         """
-        return People(self._open_keyring().client, self._now_s).authenticate(name, secret)
+        return self._people().authenticate(name, secret)
+
+    def is_application(self, name: str, secret: bytes) -> bool:
+        """Whether this is a live key of that name without any scope of a person.
+
+        Raises:
+            Unavailable: the store does not answer.
+        """
+        return self._people().is_application(name, secret)
 
     def check_alone(self, person: Person) -> None:
         """Raises if a client with a key here has a name that looks like that of a provider's
@@ -86,6 +94,9 @@ class Identities:
         if person is not None and self._client_alike(keyring, person):
             return None
         return found if found is not None and found.until_s > self._now_s() else None
+
+    def _people(self) -> People:
+        return People(self._open_keyring().client, self._now_s)
 
     def _open_keyring(self) -> Keyring:
         with self._opening:

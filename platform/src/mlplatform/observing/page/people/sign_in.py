@@ -80,11 +80,11 @@ class SignIn:
         wanted = forms.own_path(fields.get("next", "/"))
         try:
             found = await run_in_threadpool(self._authenticate, name, secret.encode())
+            problem = "" if found else await run_in_threadpool(self._problem, name, secret.encode())
         except PlatformError as error:
             return self._form(wanted, f"Keys cannot be looked up now: {error}", 503)
         if found is None:
             self.wrong.count(peer)
-            problem = "Nobody has this name and this key. `mlplatform keys list` shows the names."
             return self._refused(wanted, name, "nobody has this name and key", 401, problem)
         return self.begin(RedirectResponse(wanted, 303), *found, peer)
 
@@ -126,6 +126,16 @@ class SignIn:
             return ANONYMOUS_READER, b""
         found = self._access.identities.authenticate(name, secret)
         return None if found is None else (found.name, digest(secret))
+
+    def _problem(self, name: str, secret: bytes) -> str:
+        """The sentence for somebody whom no name and key prove to be a person."""
+        if self._access.identities.is_application(name, secret):
+            return (
+                "This key is an application's: it has no scope of a person. A key with scope view,"
+                " review, operate, run or approve signs in: `mlplatform keys create --name NAME"
+                " --model MODEL --scope view`."
+            )
+        return "Nobody has this name and this key. `mlplatform keys list` shows the names."
 
     def _refused(
         self, wanted: str, name: str, why: str, status: int, problem: str = ""

@@ -1,0 +1,42 @@
+"""The root group of commands: an error of an option or argument names the value that was typed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import typer
+from pydantic import ValidationError
+from typer.core import TyperGroup
+
+WANTED: Final[Mapping[str, str]] = {
+    "int_parsing": "a whole number, such as 7",
+    "int_from_float": "a whole number, such as 7",
+    "float_parsing": "a number, such as 0.5",
+    "bool_parsing": "true or false",
+}
+"""Type of pydantic's error → what is wanted, for errors whose text says how it is parsed."""
+_DAYS: Final = "the formats '%Y-%m-%d'"
+_BEGINS: Final = "Input should be "
+
+
+class CommandGroup(TyperGroup):
+    """A group whose commands name the wrong value, beside the option that has it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            if isinstance(error.__cause__, ValidationError):
+                error.message = named_value(error.__cause__)
+            raise
+
+
+def named_value(error: ValidationError) -> str:
+    """The first problem of a value, as the value and what is wanted."""
+    first = error.errors()[0]
+    value, said = first["input"], first["msg"]
+    if _DAYS in said:
+        return f"{value!r} is not a day; wanted: one such as 2026-03-01"
+    wanted = WANTED.get(first["type"]) or said.removeprefix(_BEGINS)
+    return f"{value!r}; wanted: {wanted}"
