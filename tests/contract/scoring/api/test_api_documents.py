@@ -110,6 +110,8 @@ def test_every_call_of_the_file_is_answered(world: ScoringWorld) -> None:
     values = {"gateway": world.url, "key": world.headers["Authorization"].removeprefix("Bearer ")}
     values["$timestamp"] = now_s
     for call in calls(CALLS.read_text()):
+        if "/features/" in call.address:  # of a view that this model lacks: test_pushes_to_gateways
+            continue
         headers = {name: filled(value, values) for name, value in call.headers.items()}
         answer = httpx.request(
             call.method,

@@ -21,12 +21,14 @@ from mlplatform.model.features.views import external
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import skew
 from support.external_world import NAME
+from support.http_file import calls, filled
 from support.pushes_world import NAMES, PushedWorld, pushed_world, row, values
 from support.scoring_world import wait_for
 from support.team_folder import command
 
 pytestmark = pytest.mark.slow
 SERVERS = pytest.param(True, marks=[pytest.mark.postgres, pytest.mark.redis], id="servers")
+CALLS = Path(__file__).parents[4] / "docs" / "calls.http"
 CALLING = Path(__file__).parents[4] / "docs" / "calling.md"
 PUSHES, KILLED_AT = 40, (8, 15, 22, 30)
 
@@ -96,6 +98,19 @@ def test_who_may_push_and_where(world: PushedWorld) -> None:
     assert (
         httpx.get(f"{world.url}/api/v2/features/bureau", headers=world.headers).status_code == 405
     )
+
+
+def test_the_call_of_the_file_for_editors_is_taken(world: PushedWorld) -> None:
+    given = {
+        "gateway": world.url,
+        "key": world.headers["Authorization"].removeprefix("Bearer "),
+        "$timestamp": str(int(time.time())),
+    }
+    (call,) = [c for c in calls(CALLS.read_text()) if "/features/" in c.address]
+    headers = {name: filled(value, given) for name, value in call.headers.items()}
+    url, body = filled(call.address, given), filled(call.body, given)
+    answer = httpx.request(call.method, url, headers=headers, content=body)
+    assert (answer.status_code, answer.json()["rows"]) == (200, 1), answer.text
 
 
 def test_a_body_that_is_too_large_is_refused(world: PushedWorld) -> None:
