@@ -35,8 +35,8 @@ class CommandGroup(TyperGroup):
 def named_value(error: ValidationError) -> str:
     """The first problem of a value, as the value and what is wanted."""
     first = error.errors()[0]
-    value, said = first["input"], first["msg"]
-    if _DAYS in said:
+    value, message = first["input"], first["msg"]
+    if _DAYS in message:
         return f"{value!r} is not a day; wanted: one such as 2026-03-01"
-    wanted = WANTED.get(first["type"]) or said.removeprefix(_BEGINS)
+    wanted = WANTED.get(first["type"]) or message.removeprefix(_BEGINS)
     return f"{value!r}; wanted: {wanted}"

@@ -429,11 +429,9 @@ _IN_WORDS: dict[type[PhaseChange | PhaseRemark], str] = {
 
 
 def _unfitting(state: RolloutState, fact: PhaseChange | PhaseRemark) -> Refused:
-    what, phases = _IN_WORDS[type(fact)], ", ".join(sorted(_FROM[type(fact)]))
-    return Refused(
-        f"rollout {state.rollout_id} is {state.phase}: {what} can't follow; wanted: a rollout that"
-        f" is {phases} (`mlplatform rollouts list`)"
-    )
+    what, wanted = _IN_WORDS[type(fact)], " or ".join(sorted(_FROM[type(fact)]))
+    why = f"{what} can't follow; wanted: {wanted} (`mlplatform rollouts list`)"
+    return Refused(f"rollout {state.rollout_id} is {state.phase}: {why}")
 
 
 def _check(state: RolloutState, fact: PhaseChange | PhaseRemark) -> None:

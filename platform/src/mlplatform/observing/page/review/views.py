@@ -24,6 +24,7 @@ from mlplatform.observing.page.queries.sources import Sources
 from mlplatform.observing.page.review import queue_rows
 from mlplatform.operations.actions import last_results
 from mlplatform.operations.actions import review as job
+from mlplatform.operations.actions.person_fields import REASON
 from mlplatform.operations.review.opinions import (
     Account,
     ReviewableDecision,
@@ -159,7 +160,7 @@ class Reviews:
             problem=problem,
             note=note,
             most=job.NOTE.most,
-            least_reason=job.REASON.least,
+            least_reason=REASON.least,
         )
 
     def _labelled(self, model: str, wanted: str) -> tuple[ReviewableDecision | None, str]:
@@ -223,7 +224,7 @@ class Reviews:
         note, corrects = fields.get("note", ""), fields.get("act") == CORRECTS
         try:
             outcome = outcome_of(fields.get("outcome", ""), definition.label.name)
-            length = job.REASON if corrects else job.NOTE
+            length = REASON if corrects else job.NOTE
             note = length.checked("the reason" if corrects else "the note", note)
         except InputInvalid as error:
             short = note[: job.NOTE.most]
