@@ -15,6 +15,7 @@ from mlplatform.operations import wiring
 from mlplatform.operations.actions import batch as job
 from mlplatform.operations.compute.jobs import Job, JobStatus
 from mlplatform.operations.prefect_client import names
+from mlplatform.operations.prefect_server.forms import Day
 from mlplatform.operations.tables import batch as tables
 from mlplatform.operations.tables.plan import LEAST_ROWS, MOST_ROWS, PARTITION_ROWS, Partition
 from mlplatform.runtime.errors import ConfigInvalid
@@ -51,8 +52,8 @@ def score_table(batch: tables.TableBatch) -> str:
 @flow(name="batch", flow_run_name=names.RUNS["batch"], persist_result=False)
 def batch(
     model: str,
-    first: date | None = None,
-    last: date | None = None,
+    first: Day | None = None,
+    last: Day | None = None,
     version: Annotated[int | None, Field(ge=1, description="Default: the champion")] = None,
     deadline_s: Annotated[int, Field(ge=10, le=DAY_S)] = HOUR_S,
     input: str = "",

@@ -9,6 +9,7 @@ from prefect import flow, task
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features as job
 from mlplatform.operations.prefect_client import names
+from mlplatform.operations.prefect_server.forms import Time
 
 
 @task(retries=2, retry_delay_seconds=2, timeout_seconds=600)
@@ -17,7 +18,7 @@ def take_snapshot(model: str, at_ms: int | None) -> dict[str, int]:
 
 
 @flow(name="materialize", flow_run_name=names.RUNS["materialize"])
-def materialize(model: str, at: datetime | None = None) -> dict[str, int]:
+def materialize(model: str, at: Time | None = None) -> dict[str, int]:
     """Snapshot the features of a model at an event-time midnight (UTC) and serve them from then on.
 
     Args:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import Field
 
@@ -13,9 +14,6 @@ from mlplatform.operations.actions import next_commands
 from mlplatform.operations.actions import rollouts as job
 from mlplatform.operations.prefect_client import names
 from mlplatform.operations.prefect_server.forms import Actor, OptionalReason, Reason
-
-if TYPE_CHECKING:
-    from prefect.client.schemas.objects import State
 
 
 @flow(name="promote", flow_run_name=names.RUNS["promote"])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from mlplatform.learning.validation.report import to_dict, to_markdown
@@ -17,12 +17,10 @@ from mlplatform.operations.actions import training as job
 from mlplatform.operations.compute.jobs import JobStatus
 from mlplatform.operations.prefect_client import names
 from mlplatform.operations.prefect_client.retries import unavailable
-from mlplatform.operations.prefect_server.forms import Actor, Reason
+from mlplatform.operations.prefect_server.forms import Actor, Reason, Time
 from mlplatform.runtime.telemetry.flow_spans import link_to
 
 if TYPE_CHECKING:
-    from prefect.client.schemas.objects import State
-
     from mlplatform.learning.registry.versions import Version
     from mlplatform.learning.training.candidate import Candidate
     from mlplatform.learning.validation.fold_gate import FoldFinding
@@ -86,7 +84,7 @@ def retrain(
     model: str,
     actor: Actor,
     reason: Reason,
-    as_of: datetime | None = None,
+    as_of: Time | None = None,
     open_rollout: bool = False,
     incident: str | None = None,
     claim: int = 0,
@@ -100,7 +98,8 @@ def retrain(
         reason: why.
         as_of: train as if it were this moment of event time; default: now.
         open_rollout: open a rollout if every gate passes.
-        incident: the drift incident that this answers, and its claim.
+        incident: the drift incident that this answers; only a drift check sets it.
+        claim: the number of the claim on that incident; only a drift check sets it.
         traceparent: of the drift check that asked for it; its trace is linked with this run's.
     """
     link_to(traceparent)

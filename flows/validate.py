@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import Field
 
@@ -21,8 +22,6 @@ from mlplatform.operations.prefect_client.retries import unavailable
 from mlplatform.operations.prefect_server.forms import Actor
 
 if TYPE_CHECKING:
-    from prefect.client.schemas.objects import State
-
     from mlplatform.learning.registry.versions import Version
     from mlplatform.learning.training.candidate import Candidate
 

@@ -221,6 +221,19 @@ def test_refused_parameters_are_invalid_input_in_the_servers_words(
         api.start("drift", {"model": "fraud", "report": "perhaps"})
 
 
+def test_a_refused_parameter_is_named_with_its_value_and_a_way_out(
+    api: PrefectApi, server: Server
+) -> None:
+    told = "Validation failed for field 'report'. Failure reason: 7 is not of type 'boolean'"
+    server.gives(RUN_PATH, (409, {"detail": f"Error creating flow run: {told}"}))
+    with pytest.raises(InputInvalid) as refused:
+        api.start("drift", {"model": "fraud", "report": 7})
+    assert str(refused.value) == (
+        "report: 7 is not of type 'boolean'; the form of this flow's deployment in Prefect shows"
+        " what it takes"
+    )
+
+
 def test_an_accepted_answer_resumes_the_run(api: PrefectApi, server: Server) -> None:
     server.gives("/api/flow_runs/r-1/resume", (200, {"status": "ACCEPT"}))
     api.submit_input("r-1", {"decision": "approve", "approver": "bo"})

@@ -22,6 +22,8 @@ from mlplatform.runtime.errors import InputInvalid, NotFound, Refused, Unavailab
 
 FINAL_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
 RAISED = re.compile(r"Flow run encountered an exception: (?P<kind>\w+): (?P<text>.*)", re.DOTALL)
+FIELD = re.compile(r".*Validation failed for field '(?P<name>[^']+)'\. Failure reason: (?P<why>.*)")
+"""Prefect's answer to a parameter that a deployment's form does not take."""
 TRACE_LABEL = "__OTEL_TRACEPARENT"
 """Label of a run with the span that is the parent of the run's own span."""
 ANSWER_S = 15.0
@@ -268,7 +270,7 @@ class PrefectApi:
             what = "the answer" if path.endswith("/resume") else path
             raise Refused(f"Prefect's gate refused {what}: {_detail(response)}")
         if response.is_client_error:
-            raise InputInvalid(f"Prefect {path}", None, response.text[:500])
+            raise _refusal(path, response)
         return response.json() if response.content else None
 
     def _request(self, method: str, path: str, body: Any, *, again: bool = False) -> httpx.Response:
@@ -325,6 +327,15 @@ class Poller(Generic[Answer]):
             raise Unavailable(f"no answer for {silent_s:.0f} s") from error
         self._heard_s = time.monotonic()
         return answer
+
+
+def _refusal(path: str, response: httpx.Response) -> InputInvalid:
+    """The error of a request that Prefect refuses; of a run's parameter, with its name."""
+    field = FIELD.fullmatch(_detail(response))
+    if field is None:
+        return InputInvalid(f"Prefect {path}", None, response.text[:500])
+    form = "the form of this flow's deployment in Prefect shows what it takes"
+    return InputInvalid(field["name"], None, f"{field['why']}; {form}")
 
 
 def _detail(response: httpx.Response) -> str:

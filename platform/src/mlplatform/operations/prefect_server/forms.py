@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import date, datetime
 from typing import Annotated
 
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 
 from mlplatform.operations.actions.person_fields import ACTOR, REASON
 
@@ -18,3 +19,13 @@ Reason = Annotated[
 ]
 OptionalReason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=REASON.most)]
 """Empty, or of the length of a reason; the flow checks the lower limit."""
+
+_CLOCK = r"[T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?"
+Time = Annotated[
+    datetime, Field(json_schema_extra={"pattern": rf"^\d{{4}}-\d{{2}}-\d{{2}}({_CLOCK})?$"})
+]
+"""A time in ISO 8601; without a zone it is UTC. Prefect's server checks a pattern and no format."""
+Day = Annotated[
+    date, Field(json_schema_extra={"pattern": r"^\d{4}-\d{2}-\d{2}(T00:00:00(\.0+)?Z?)?$"})
+]
+"""A day in ISO 8601, or its midnight, which a form's calendar may send."""

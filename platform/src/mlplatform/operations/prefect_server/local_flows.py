@@ -90,11 +90,12 @@ def deployment(
             the process that serves it executes them.
     """
     from prefect.flows import load_flow_from_entrypoint
+    from prefect.utilities.annotations import freeze
 
     flow: Flow[..., Any] = load_flow_from_entrypoint(f"{flows / name}.py:{name}")
     return flow.to_deployment(
         names.deployment(name, model),
-        parameters={"model": model},
+        parameters={"model": freeze(model)},  # the form shows it and takes no other one
         schedules=_schedules(name, settings),
         description=flow.description,
         tags=[TAG, model],
