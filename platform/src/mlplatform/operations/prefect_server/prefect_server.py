@@ -140,8 +140,9 @@ def run(
     flow_processes.warm_up(preload)
     from prefect.server.api.server import create_app  # finds that environment
 
-    from mlplatform.operations.prefect_server import flow_run
+    from mlplatform.operations.prefect_server import flow_run, run_names
 
+    run_names.install()
     flow_run.lines_as_json("served", settings.log_level)
 
     hosts = [f"{name}:{settings.prefect_port}" for name in ("127.0.0.1", "localhost")]

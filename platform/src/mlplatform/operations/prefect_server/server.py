@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
-from mlplatform.operations.prefect_server import prefect_server
+from mlplatform.operations.prefect_server import prefect_server, run_names
 from mlplatform.operations.prefect_server.prefect_gate import PLATFORM, SURFACE, PrefectSecrets
 from mlplatform.runtime.configuration.servers import PREFECT_AUTH
 from mlplatform.runtime.configuration.settings import Settings
@@ -48,6 +48,7 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
         # Prefect reads its environment when it is imported
         from prefect.server.api.server import create_app
 
+        run_names.install()
         connections = ListenerConnections(SURFACE, Refusals(settings.home.audit))
         hosts = [urlsplit(settings.prefect_url).netloc]
         gated = prefect_server.gate(create_app(), settings, known, people, connections, hosts)
