@@ -15,7 +15,7 @@ from mlplatform.operations import wiring
 from mlplatform.operations.actions import batch as job
 from mlplatform.operations.compute.jobs import Job, JobStatus
 from mlplatform.operations.prefect_client import names
-from mlplatform.operations.prefect_server.forms import Day
+from mlplatform.operations.prefect_server.forms import Day, OptionalVersion
 from mlplatform.operations.tables import batch as tables
 from mlplatform.operations.tables.plan import LEAST_ROWS, MOST_ROWS, PARTITION_ROWS, Partition
 from mlplatform.runtime.errors import ConfigInvalid
@@ -54,7 +54,7 @@ def batch(
     model: str,
     first: Day | None = None,
     last: Day | None = None,
-    version: Annotated[int | None, Field(ge=1, description="Default: the champion")] = None,
+    version: OptionalVersion = None,
     deadline_s: Annotated[int, Field(ge=10, le=DAY_S)] = HOUR_S,
     input: str = "",
     output: str = "",
@@ -67,7 +67,7 @@ def batch(
         model: a model folder's name.
         first: the first past day (UTC); results are Parquet files in the home folder, one a day.
         last: the last day, included; default: the first.
-        version: the registry's number of a version; default: the champion.
+        version: the version to score with; default: the champion.
         deadline_s: how long the scoring of days may take.
         input: a file or folder that this run can read, s3://bucket/prefix, or
             postgresql://user@host/database?table=NAME; passwords by PGPASSFILE.

@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import drift as job
 from mlplatform.operations.prefect_client import events, names
+from mlplatform.operations.prefect_server import artifacts
 from mlplatform.rollouts.drift.execute import DriftCheck
 
 
@@ -44,6 +45,11 @@ def drift(model: str, report: bool | None = None) -> str:
     create_markdown_artifact(
         job.page(model, check), key=f"drift-{model}", description=f"Has {model} drifted?"
     )
+    columns, rows = job.windows_table(check)
+    artifacts.keep_table(f"windows-{model}", columns, rows, about="The judged windows")
+    incidents = [found.incident.id for found in check.incidents]
+    settings = wiring.platform().settings
+    artifacts.keep_links(artifacts.incident_links(settings, model, incidents))
     if report or (report is None and check.opened):
         path = write_report(model, check)
         create_markdown_artifact(

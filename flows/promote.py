@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
-from pydantic import Field
 
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import next_commands
 from mlplatform.operations.actions import rollouts as job
 from mlplatform.operations.prefect_client import names
-from mlplatform.operations.prefect_server.forms import Actor, OptionalReason, Reason
+from mlplatform.operations.prefect_server import artifacts
+from mlplatform.operations.prefect_server.forms import Actor, OptionalReason, Reason, Version
 
 
 @flow(name="promote", flow_run_name=names.RUNS["promote"])
 def promote(
     model: str,
-    version: Annotated[int, Field(ge=1, description="A validated version in the registry")],
+    version: Version,
     actor: Actor,
     reason: Reason,
     despite_plan: OptionalReason = "",
@@ -29,7 +27,7 @@ def promote(
 
     Args:
         model: a model folder's name.
-        version: the registry's number of a validated version.
+        version: the validated version to roll out.
         actor: who asks (self-declared).
         reason: why; it stands in the journal.
         despite_plan: why to go on although the plan says that it can't decide in time (`mlplatform
@@ -47,4 +45,9 @@ def promote(
         emergency=emergency,
     )
     job.rollout_pass(platform, model)
+    artifacts.keep_table(
+        f"opened-{model}", ("what", "is"), job.facts(platform, rollout_id), about="What was opened"
+    )
+    links = artifacts.rollout_links(platform.settings, model, version, rollout_id)
+    artifacts.keep_links(links)
     return Completed(message=next_commands.of_rollout(rollout_id), data=rollout_id)

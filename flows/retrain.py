@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from mlplatform.learning.validation.report import to_dict, to_markdown
+from mlplatform.learning.validation.report import to_dict
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import drift, fitting, next_commands
 from mlplatform.operations.actions import training as job
 from mlplatform.operations.compute.jobs import JobStatus
 from mlplatform.operations.prefect_client import names
 from mlplatform.operations.prefect_client.retries import unavailable
+from mlplatform.operations.prefect_server import artifacts, choices
 from mlplatform.operations.prefect_server.forms import Actor, Reason, Time
 from mlplatform.runtime.telemetry.flow_spans import link_to
 
@@ -76,7 +76,10 @@ def validate(
     timeout_seconds=LIMIT_S,
 )
 def register(candidate: Candidate, judged: job.GateOutcome, author: str) -> Version:
-    return job.register(wiring.platform(), candidate, judged, author=author)
+    platform = wiring.platform()
+    version = job.register(platform, candidate, judged, author=author)
+    choices.offer_versions(platform, version.model)
+    return version
 
 
 @flow(name="retrain", flow_run_name=names.RUNS["retrain"], persist_result=False)
@@ -108,16 +111,15 @@ def retrain(
         prepared = prepare(model, job.milliseconds(as_of))
         candidate = fit(prepared)
         judged = validate(model, candidate, prepared, try_folds(model, prepared))
-        create_markdown_artifact(
-            to_markdown(to_dict(judged.report)),
-            key=f"gates-{model}",
-            description="What the last candidate passed",
-        )
+        artifacts.keep_gates(model, to_dict(judged.report))
         version = register(candidate, judged, actor).version
         answer(version)
+    platform = wiring.platform()
     if not open_rollout:
+        artifacts.keep_links(artifacts.version_links(platform.settings, model, version))
         return Completed(message=next_commands.of_version(model, version), data=version)
     rollout_id = drift.open_retrained(
-        wiring.platform(), model, version, actor=actor, reason=reason, incident=incident
+        platform, model, version, actor=actor, reason=reason, incident=incident
     )
+    artifacts.keep_links(artifacts.rollout_links(platform.settings, model, version, rollout_id))
     return Completed(message=next_commands.of_retrained(version, rollout_id), data=version)

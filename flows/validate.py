@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import Field
 
-from mlplatform.learning.validation.report import to_dict, to_markdown
+from mlplatform.learning.validation.report import to_dict
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import next_commands
 from mlplatform.operations.actions import training as job
 from mlplatform.operations.prefect_client import names
 from mlplatform.operations.prefect_client.retries import unavailable
+from mlplatform.operations.prefect_server import artifacts, choices
 from mlplatform.operations.prefect_server.forms import Actor
 
 if TYPE_CHECKING:
@@ -55,7 +55,10 @@ def judge(
     timeout_seconds=LIMIT_S,
 )
 def register(candidate: Candidate, judged: job.GateOutcome, author: str) -> Version:
-    return job.register(wiring.platform(), candidate, judged, author=author)
+    platform = wiring.platform()
+    version = job.register(platform, candidate, judged, author=author)
+    choices.offer_versions(platform, version.model)
+    return version
 
 
 @flow(name="validate", flow_run_name=names.RUNS["validate"], persist_result=False)
@@ -75,10 +78,7 @@ def validate(
     prepared = prepare(model)
     candidate = bring(model, onnx_path, actor, prepared)
     judged = judge(model, actor, candidate, prepared)
-    create_markdown_artifact(
-        to_markdown(to_dict(judged.report)),
-        key=f"gates-{model}",
-        description="What the last candidate passed",
-    )
+    artifacts.keep_gates(model, to_dict(judged.report))
     version = register(candidate, judged, actor).version
+    artifacts.keep_links(artifacts.version_links(wiring.platform().settings, model, version))
     return Completed(message=next_commands.of_version(model, version), data=version)

@@ -22,14 +22,14 @@ import pytest
 
 from mlplatform.operations.actions import drift
 from mlplatform.operations.prefect_client import events
-from mlplatform.operations.prefect_client.prefect import PrefectApi
+from mlplatform.operations.prefect_client.prefect import FlowRun, PrefectApi
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift.execute import ask
 from mlplatform.rollouts.drift.incidents import IncidentFinding
 from mlplatform.rollouts.drift.retrain import Retrain
 from mlplatform.runtime.configuration.servers import PREFECT_AUTH
 from mlplatform.runtime.configuration.settings import load
-from mlplatform.runtime.errors import Refused
+from mlplatform.runtime.errors import InputInvalid, Refused
 from mlplatform.runtime.processes.records import read_processes
 from mlplatform.runtime.storage import private_folder
 from mlplatform.runtime.telemetry import signals, span_files
@@ -322,6 +322,46 @@ def test_what_the_platform_holds_can_be_looked_at(commands: Commands) -> None:
     assert commands.run("log", "verify").returncode == 0
     assert commands.run("drift", "fraud").returncode == 0
     assert commands.run("models", "show", "nothing").returncode == 2
+
+
+@pytest.mark.usefixtures("first_version")
+def test_prefect_plans_and_replays_and_its_runs_lead_to_what_they_made(commands: Commands) -> None:
+    """Both were commands alone; a form has the versions to choose from."""
+    platform = Platform(load(commands.environment))
+    with pytest.raises(InputInvalid, match=r"^version: 99 is not one of \[1\]"):
+        platform.prefect.start("replay", {"model": "fraud", "version": 99})
+
+    def run(flow: str, **parameters: object) -> tuple[FlowRun, dict[str, str]]:
+        started = platform.prefect.start(flow, {"model": "fraud", **parameters})
+        wait(lambda: platform.prefect.run(started.id).final, lambda: f"{flow} goes on")
+        return platform.prefect.run(started.id), platform.prefect.reports(started.id)
+
+    planned, pages = run("plan")
+    assert (planned.name, planned.state) == ("plan a rollout of fraud", "COMPLETED")
+    assert planned.message in pages["plan-fraud"]
+    replayed, pages = run("replay", version=1, begins={"review": 0.05})
+    assert (replayed.name, replayed.state) == ("replay fraud v1", "COMPLETED"), replayed.message
+    assert "review from 0.05" in pages["replay-fraud"]
+    links = artifacts(commands, "link")
+    page = f"http://127.0.0.1:{commands.environment['MLPLATFORM_PAGE_PORT']}"
+    assert f"({page}/rollouts/fraud-v1-1)" in links["rollout-fraud"]
+    assert f"({page}/models/fraud/versions/1)" in links["card-fraud"]
+    assert "/#/models/fraud/versions/1)" in links["mlflow-fraud"]
+    tables = artifacts(commands, "table")
+    assert "calibration" in tables["gate-table-fraud"]
+    assert "review" in tables["replay-1-fraud"]
+
+
+def artifacts(commands: Commands, kind: str) -> dict[str, str]:
+    """Key → content of the newest artifacts of a kind in Prefect."""
+    token = (commands.home / "run" / "prefect.token").read_text().strip()
+    port = commands.environment["MLPLATFORM_PREFECT_PORT"]
+    answer = httpx.post(
+        f"http://127.0.0.1:{port}/api/artifacts/latest/filter",
+        json={"artifacts": {"type": {"any_": [kind]}}},
+        auth=("operator", token),
+    )
+    return {found["key"]: str(found["data"]) for found in answer.json()}
 
 
 @pytest.mark.usefixtures("first_version")

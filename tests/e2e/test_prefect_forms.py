@@ -32,11 +32,13 @@ PERSON = {"actor": "ana", "reason": "new terminals"}
 SERVED = """
 import os, sys
 from pathlib import Path
-from mlplatform.operations.prefect_server import local_flows
+from mlplatform.operations.prefect_server import choices, local_flows
 from mlplatform.runtime.configuration.settings import load
 
 def ready(settings):
     local_flows.settle()
+    choices.write_versions("fraud", [3, 1])
+    assert choices.offered_versions("fraud") == [3, 1]
     Path(sys.argv[1]).write_text(os.environ["PREFECT_API_AUTH_STRING"])
 
 local_flows.on_ready = ready
@@ -110,6 +112,12 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
         ("control", {"act": "stop", **PERSON}, "act"),
         ("rollback", {"actor": "ana", "reason": "no"}, "reason"),
         ("retrain", {"model": "fraudd", **PERSON}, "model"),
+        ("promote", {"version": 2, **PERSON}, "2 is not one of [3, 1]"),
+        ("replay", {"version": 3, "against": 2}, "against"),
+        ("replay", {"version": 3, "days": 91}, "days"),
+        ("replay", {"version": 3, "begins": {"review": "high"}}, "high"),
+        ("plan", {"version": 2}, "version"),
+        ("batch", {"version": 2}, "version"),
     ],
 )
 def test_a_run_that_its_form_does_not_take_is_refused_and_never_made(
@@ -125,6 +133,23 @@ def test_a_run_that_its_form_does_not_take_is_refused_and_never_made(
 def test_a_command_says_which_value_prefect_refuses(prefect: Prefect) -> None:
     with pytest.raises(InputInvalid, match=r"^version: 'abc' is not of type 'integer'; the form"):
         prefect.api.start("promote", {"model": "fraud", "version": "abc", **PERSON})
+
+
+@pytest.mark.parametrize(
+    ("flow", "given"),
+    [
+        ("promote", {"version": 1, **PERSON}),
+        ("replay", {"version": 3, "against": 1, "begins": {"review": 0.12}, "days": 30}),
+        ("replay", {"version": 3, "against": None}),
+        ("plan", {"version": 3}),
+        ("plan", {}),
+        ("batch", {"first": "2026-03-01"}),
+    ],
+)
+def test_a_form_takes_a_version_that_there_is(
+    prefect: Prefect, flow: str, given: dict[str, Any]
+) -> None:
+    assert prefect.start(flow, **given).status_code == 201
 
 
 def test_runs_of_a_schedule_have_their_names_before_they_start(prefect: Prefect) -> None:

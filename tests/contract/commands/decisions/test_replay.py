@@ -241,3 +241,14 @@ def test_the_command_says_it_all_and_its_json_is_the_replay(
     assert again.what_if.requests == PAYMENTS - 2
     refused = runner.invoke(app, ["replay", MODEL])
     assert isinstance(refused.exception, ConfigInvalid)
+
+
+def test_two_versions_are_compared_by_number_alone(
+    platform: wiring.Platform, found: whatif.Replay
+) -> None:
+    again = whatif.replay_versions(platform, MODEL, 2, against=None, begins={}, days=7)
+    assert again.what_if == found.what_if
+    stricter = whatif.replay_versions(platform, MODEL, 1, against=1, begins={"review": 0.4}, days=7)
+    assert stricter.candidate == "version 1, review from 0.4, decline from 0.9"
+    with pytest.raises(ConfigInvalid, match="version is 1; wanted: a version other than"):
+        whatif.replay_versions(platform, MODEL, 1, against=None, begins={}, days=7)

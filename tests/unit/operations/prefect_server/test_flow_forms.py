@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.utilities.schema_tools.validation import ValidationError, validate
 
 from mlplatform.operations.prefect_client import names
-from mlplatform.operations.prefect_server.local_flows import FLOWS, deployment
-from mlplatform.runtime.configuration.settings import Home, Settings
+from support.flow_forms import form
 
 PERSON = {"actor": "ana", "reason": "new terminals"}
-
-
-def form(flow: str, model: str = "fraud") -> dict[str, Any]:
-    settings = Settings(Home(Path("home")), "replay", 1, prefect_port=2, mlflow_port=3)
-    made = deployment(flow, model, settings, FLOWS)
-    return made._parameter_openapi_schema.model_dump()
 
 
 @pytest.mark.parametrize("flow", names.RUNS)

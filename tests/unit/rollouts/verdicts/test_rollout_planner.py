@@ -324,6 +324,18 @@ def test_the_conclusions_end_with_a_verdict() -> None:
     assert told["refusals"][0]["possible_with"][0][0]["key"] == "rollout.shadow.deadline_h"
 
 
+def test_a_plans_page_ends_with_its_verdict_or_a_proposal() -> None:
+    good, bad = plan_at(1.0), plan_at(0.2)
+    page = plan_text.page("version 3 of fraud", good)
+    assert page.startswith("## The plan of version 3 of fraud\n")
+    assert page.rstrip().endswith(plan_text.DECIDES)
+    assert plan_text.outcome(good) == plan_text.DECIDES
+    assert plan_text.DECIDES not in plan_text.page("fraud", bad)
+    assert plan_text.outcome(bad) == f"refused: {bad.refusals[0]}"
+    assert plan_text.outcome("no traffic yet") == "no traffic yet"
+    assert "no traffic yet" in plan_text.page("fraud", "no traffic yet")
+
+
 def test_the_tables_have_a_row_for_each_step_and_gate() -> None:
     plan = plan_at(1.0)
     assert [len(row) for row in plan_text.step_rows(plan)] == [len(plan_text.STEP_COLUMNS)] * 4

@@ -12,7 +12,6 @@ from typing import Annotated
 import msgspec
 import typer
 
-from mlplatform.commands.decisions.replay_text import fields, tables
 from mlplatform.commands.terminal.arguments import Model, RolloutId
 from mlplatform.commands.terminal.exit_codes import FAILED
 from mlplatform.commands.terminal.output import (
@@ -29,6 +28,7 @@ from mlplatform.operations import wiring
 from mlplatform.operations.actions import verdicts
 from mlplatform.operations.whatif import replay as whatif
 from mlplatform.operations.whatif.replay import Replay
+from mlplatform.operations.whatif.replay_text import fields, tables
 from mlplatform.rollouts.passes.replay import ReplayedVerdict
 from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.runtime.times import second_text

@@ -69,6 +69,7 @@ MEASURES = {
     "bias": "bias",
     "quantile_loss": "quantile loss",
 }
+GATE_COLUMNS = ("gate", "verdict", "observed", "limit", "reason")
 
 
 def to_dict(report: GateReport) -> ValidationReport:
@@ -166,12 +167,29 @@ def findings(report: ValidationReport) -> list[str]:
 
     A list, not a table: the form in Prefect's UI is too narrow for a column of sentences.
     """
-    order = {"failed": 0, "inconclusive": 1, "passed": 2}
     return [
         f"- {MARKS[g['verdict']]}: **{TITLES.get(g['name']) or markdown(g['name'])}**. "
         f"{markdown(g['reason'])}"
-        for g in sorted(report["gates"], key=lambda g: order[g["verdict"]])
+        for g in _stopping_first(report)
     ]
+
+
+def gate_rows(report: ValidationReport) -> list[tuple[str, ...]]:
+    """A row of plain text for each gate, with those that stopped the candidate first."""
+    return [
+        (
+            TITLES.get(g["name"], g["name"]),
+            g["verdict"],
+            *("" if value is None else f"{value:.4g}" for value in (g["observed"], g["limit"])),
+            g["reason"],
+        )
+        for g in _stopping_first(report)
+    ]
+
+
+def _stopping_first(report: ValidationReport) -> list[GateEntry]:
+    order = {"failed": 0, "inconclusive": 1, "passed": 2}
+    return sorted(report["gates"], key=lambda g: order[g["verdict"]])
 
 
 def _measures(measures: Sequence[MeasureEntry]) -> list[str]:

@@ -123,6 +123,12 @@ def page(model: str, check: DriftCheck) -> str:
     )
 
 
+def windows_table(check: DriftCheck) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Columns, and a row for each judged window."""
+    observation = check.observation
+    return report.windows_table(observation.verdicts, score_word=observation.score_word)
+
+
 def report_note(path: Path) -> str:
     """The report's path as Markdown text, not a link: browsers follow no link from a page to a
     local file."""

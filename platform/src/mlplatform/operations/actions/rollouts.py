@@ -476,6 +476,22 @@ def newest_analysis(platform: Platform, state: RolloutState) -> InterimAnalysis 
         return None
 
 
+def facts(platform: Platform, rollout_id: str) -> list[tuple[str, str]]:
+    """Name and value of what a rollout is and where it stands, for a table.
+
+    Raises:
+        NotFound: no rollout has this id.
+    """
+    state, _ = history(platform, rollout_id)
+    steps = "none" if state.plan is None else plan_text.whole_ramp(state.plan)
+    return [
+        ("rollout", rollout_id),
+        ("challenger", f"version {state.challenger.version} of {state.model}"),
+        ("phase", state.phase),
+        ("plan", steps),
+    ]
+
+
 def history(platform: Platform, rollout_id: str) -> tuple[RolloutState, tuple[Transition, ...]]:
     """The state of a rollout and all transitions in its journal."""
     facts = platform.rollouts.read(rollout_id)

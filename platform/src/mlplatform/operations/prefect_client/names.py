@@ -19,11 +19,13 @@ RUNS = {
     "rollback": "roll back {model}",
     "control": "{act} {model}",
     "batch": "batch {model}",
+    "replay": "replay {model} v{version}",
+    "plan": "plan a rollout of {model}",
     APPROVAL_FLOW: "approve {rollout_id}",
 }
 """Flow → name of its runs, with their parameters; the approval comes last."""
 
-HEAVY = frozenset({"retrain", "validate", "batch"})
+HEAVY = frozenset({"retrain", "validate", "batch", "replay"})
 """Flows that use cores and memory for minutes or hours. Their runs have a limit of their own, so
 that passes, drift checks and snapshots start on time however many of them are asked for."""
 

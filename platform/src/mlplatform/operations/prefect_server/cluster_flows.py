@@ -21,7 +21,7 @@ import yaml
 from mlplatform.model.folders import model_names
 from mlplatform.operations import wiring
 from mlplatform.operations.prefect_client import names
-from mlplatform.operations.prefect_server import local_flows
+from mlplatform.operations.prefect_server import choices, local_flows
 from mlplatform.rollouts.serving.placement import PRODUCTION
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import ConfigUnusable, Unavailable
@@ -96,6 +96,8 @@ def register(settings: Settings, job_template: Mapping[str, Any]) -> None:
     with get_client(sync_client=True) as client:
         client.create_work_pool(pool, overwrite=True)
         _keep_heavy_queue(client)
+    # This process may not ask the registry; runs that register a version may.
+    offered = {model: choices.offered_versions(model) for model in model_names()}
     for model, name in itertools.product(model_names(), names.RUNS):
         placed = {
             "work_pool_name": POOL,
@@ -107,6 +109,8 @@ def register(settings: Settings, job_template: Mapping[str, Any]) -> None:
         deployment = local_flows.deployment(name, model, settings, Path("flows"), **placed)
         deployment.apply()
         log.info("registered %s", deployment.full_name)
+    for model, versions in offered.items():
+        choices.write_versions(model, versions)
     local_flows.settle()
 
 

@@ -19,6 +19,11 @@ Reason = Annotated[
 ]
 OptionalReason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=REASON.most)]
 """Empty, or of the length of a reason; the flow checks the lower limit."""
+Version = Annotated[int, Field(ge=1)]
+"""The registry's number of a version; the deployment's form has the versions to choose from
+(`choices`)."""
+OptionalVersion = Annotated[int | None, Field(ge=1)]
+"""A version, or none: the flow says what none means."""
 
 _CLOCK = r"[T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?"
 Time = Annotated[

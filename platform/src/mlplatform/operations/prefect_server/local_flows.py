@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
+import threading
+import time
 from collections.abc import Iterable
 from datetime import timedelta
 from functools import partial
@@ -19,7 +21,7 @@ from uuid import UUID
 from mlplatform.model.folders import model_names
 from mlplatform.operations import wiring
 from mlplatform.operations.prefect_client import events, names
-from mlplatform.operations.prefect_server import prefect_server
+from mlplatform.operations.prefect_server import choices, prefect_server
 from mlplatform.operations.prefect_server.prefect_server import DeploymentGroup
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.scoring import wiring as scoring_wiring
@@ -37,6 +39,8 @@ FLOWS = CHECKOUT if CHECKOUT.is_dir() else Path(sys.prefix).parent / "mlplatform
 image."""
 DAILY = {"materialize": "5 0 * * *", "drift": "20 0 * * *", "skew": "50 0 * * *"}  # UTC
 PASS_INTERVAL = timedelta(seconds=60)
+REGISTRY_LIMIT_S, REGISTRY_PAUSE_S = 300.0, 3.0
+"""Seconds in which the registry may start, and between two requests to it."""
 RUNS_AT_A_TIME = 12
 """Most light runs at a time. On Kubernetes this is the limit of the pool, including heavy runs, and
 its worker has no limit."""
@@ -114,13 +118,27 @@ def _schedules(name: str, settings: Settings) -> list[Schedule]:
 
 
 def on_ready(settings: Settings) -> None:
-    """Create the automations that start retrains, and start one pass over every model's
-    rollouts."""
+    """Create the automations that start retrains, have the forms offer the versions, and start one
+    pass over every model's rollouts."""
     settle()
+    threading.Thread(target=offer_versions, args=(settings,), name="forms", daemon=True).start()
     api = wiring.prefect_api(settings)
     for model in model_names():
         api.start("rollout", {"model": model})
     api.close()
+
+
+def offer_versions(settings: Settings) -> None:
+    """Have the forms of every model offer its versions, once the registry answers.
+
+    The registry may start later than this process. If it does not answer in time, the forms take
+    any version.
+    """
+    platform = wiring.Platform(settings)
+    until_s = time.monotonic() + REGISTRY_LIMIT_S
+    for model in model_names():
+        while not choices.offer_versions(platform, model) and time.monotonic() < until_s:
+            time.sleep(REGISTRY_PAUSE_S)
 
 
 def settle() -> None:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -258,6 +259,38 @@ def replay(
         added=added,
         dropped=dropped,
     )
+
+
+def replay_versions(
+    platform: Platform,
+    model: str,
+    version: int,
+    *,
+    against: int | None,
+    begins: Mapping[str, float],
+    days: int,
+    tell: Callable[[int], None] = lambda done: None,
+) -> Replay:
+    """Decide the logged requests of the last days by two versions of the registry.
+
+    Args:
+        against: the version that `version` is compared with; None: the champion.
+        begins: outcome → score (0-1), or number, at which it begins with `version`.
+        tell: called with the number of requests that are done.
+
+    Raises:
+        ConfigInvalid: both sides are the same, or an outcome can't begin there.
+        InputInvalid, Refused: for the same reasons as in `replay`.
+        NotFound: there is no such version, or no champion yet.
+    """
+    reference = side_of_version(platform, model, against)
+    with closing(reference.model):
+        if reference.version == version and not begins:
+            wanted = "a version other than the one beside it, or outcomes in begins"
+            raise ConfigInvalid("version", version, wanted)
+        candidate = with_thresholds(side_of_version(platform, model, version), begins)
+        with closing(candidate.model):
+            return replay(platform, model, reference, candidate, days=days, tell=tell)
 
 
 def _check_tasks(definition: ModelDefinition, reference: Side, candidate: Side) -> None:

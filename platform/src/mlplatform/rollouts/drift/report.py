@@ -7,7 +7,7 @@ not. The two may differ near a limit; the verdict counts.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +97,7 @@ def summary(
     Args:
         score_word: word for the champion's scores.
     """
-    has_alerts = any(v.alert_share is not None for v in verdicts)
-    columns = ["window (UTC)", "requests", "verdict", "largest PSI", "largest distance"]
-    if has_alerts:
-        columns.insert(3, "alert share")
+    columns, rows = windows_table(verdicts, score_word=score_word, shown=markdown)
     lines = [
         f"## Drift of {model}, champion version {champion}",
         "",
@@ -108,31 +105,50 @@ def summary(
         "",
         f"| {' | '.join(columns)} |",
         f"|{'---|' * len(columns)}",
-        *(_row(v, score_word, has_alerts=has_alerts) for v in verdicts),
+        *(f"| {' | '.join(row)} |" for row in rows),
     ]
     reasons = [f"- {minute_text(v.start_ms)}: {markdown(r)}" for v in verdicts for r in v.reasons]
     shown = [f"- performance {performance.health}: {markdown(r)}" for r in performance.reasons]
     return "\n".join([*lines, "", *reasons, *shown, ""])
 
 
-def _row(verdict: WindowVerdict, score_word: str, *, has_alerts: bool) -> str:
-    alerts, shifts = verdict.alert_share, verdict.shifts
-    share = [f"{alerts.share:.2%}" if alerts else "n/a"] if has_alerts else []
+def windows_table(
+    verdicts: Sequence[WindowVerdict],
+    *,
+    score_word: str = SCORE,
+    shown: Callable[[str], str] = str,
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Columns, and a row for each window.
+
+    Args:
+        score_word: word for the champion's scores.
+        shown: returns an input's name as it is to be written; by default unchanged.
+    """
+    has_alerts = any(v.alert_share is not None for v in verdicts)
+    share = ("alert share",) if has_alerts else ()
+    columns = ("window (UTC)", "requests", "verdict", *share, "largest PSI", "largest distance")
 
     def name(moved: Shift) -> str:
-        return markdown(score_word if moved.name == SCORE else moved.name)
+        return shown(score_word if moved.name == SCORE else moved.name)
 
+    return columns, [_row(v, name, has_alerts=has_alerts) for v in verdicts]
+
+
+def _row(
+    verdict: WindowVerdict, name: Callable[[Shift], str], *, has_alerts: bool
+) -> tuple[str, ...]:
+    alerts, shifts = verdict.alert_share, verdict.shifts
+    share = [f"{alerts.share:.2%}" if alerts else "n/a"] if has_alerts else []
     psi = max(shifts, key=lambda s: s.psi, default=None)
     far = max(shifts, key=lambda s: s.distance, default=None)
-    cells = [
+    return (
         minute_text(verdict.start_ms),
         f"{verdict.rows:,}",
         str(verdict.health),
         *share,
         f"{psi.psi:.3f} ({name(psi)})" if psi else "n/a",
         f"{far.distance:.2f} sd ({name(far)})" if far else "n/a",
-    ]
-    return "| " + " | ".join(cells) + " |"
+    )
 
 
 def _has_values(sample: Sample, name: str) -> bool:

@@ -13,6 +13,7 @@ from mlplatform.rollouts.journal.basis_evidence import PlanEvidence
 from mlplatform.rollouts.journal.transitions import PlannedStep, RolloutPlan
 from mlplatform.rollouts.verdicts.planner import HARM, LONGEST, Confirmation, StagePlan
 from mlplatform.rollouts.verdicts.ramp import Plan, steps_text
+from mlplatform.runtime.text import markdown
 from mlplatform.runtime.times import duration_text
 from mlplatform.runtime.units import HOUR_S
 
@@ -22,6 +23,8 @@ _KEYS: Final = {"positives": "frauds", "hidden": "declined"}
 STEP_COLUMNS = ("step", "customers", "takes", "deadline", "passes in time", "decided by")
 NEED_COLUMNS = ("step", "gate", "tolerance", "takes", "requests", "customers", "passes")
 HARM_COLUMNS = ("step", "gate", "stopped", "customers", "go wrong")
+PROPOSED: Final = "proposed steps for model.yaml, with fewer customers or stricter tolerances:"
+DECIDES: Final = "the rollout can decide within its deadlines"
 
 
 def traffic(plan: Plan) -> str:
@@ -91,6 +94,39 @@ def harm_title() -> str:
 
 def conclusions(plan: Plan) -> Iterator[str]:
     """The conclusions from the tables, one line each."""
+    yield from _findings(plan)
+    if plan.proposed:
+        yield PROPOSED
+        yield from steps_text(plan.proposed).splitlines()
+    if not plan.refusals:
+        yield DECIDES
+
+
+def page(subject: str, plan: Plan | str) -> str:
+    """A plan, or why there is none, in Markdown; its tables are left out.
+
+    Args:
+        subject: what is planned, in words.
+    """
+    head = [f"## The plan of {markdown(subject)}", ""]
+    if isinstance(plan, str):
+        return "\n".join([*head, markdown(plan), ""])
+    lines = [*head, f"{traffic(plan)}.", "", *(f"- {markdown(f)}" for f in _findings(plan))]
+    if plan.proposed:
+        lines += ["", f"{PROPOSED}", "", "```yaml", steps_text(plan.proposed), "```"]
+    if not plan.refusals:
+        lines.append(f"- {DECIDES}")
+    return "\n".join([*lines, ""])
+
+
+def outcome(plan: Plan | str) -> str:
+    """What a plan comes to, in one line: whether it can decide, else the first reason why not."""
+    if isinstance(plan, str):
+        return plan
+    return f"refused: {plan.refusals[0]}" if plan.refusals else DECIDES
+
+
+def _findings(plan: Plan) -> Iterator[str]:
     if plan.hours is not None:
         together = length(plan.hours)
         yield f"shadow and canary together take {together}, without the wait for an approval"
@@ -100,11 +136,6 @@ def conclusions(plan: Plan) -> Iterator[str]:
         yield from _confirmation_lines(plan.confirmation)
     yield from (f"note: {note}" for note in plan.notes)
     yield from (f"refused: {refusal}" for refusal in plan.refusals)
-    if plan.proposed:
-        yield "proposed steps for model.yaml, with fewer customers or stricter tolerances:"
-        yield from steps_text(plan.proposed).splitlines()
-    if not plan.refusals:
-        yield "the rollout can decide within its deadlines"
 
 
 def _confirmation_lines(found: Confirmation) -> Iterator[str]:

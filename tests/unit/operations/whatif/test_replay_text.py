@@ -8,10 +8,10 @@ import msgspec
 import pytest
 from msgspec import UNSET
 
-from mlplatform.commands.decisions.replay_text import fields, tables
 from mlplatform.learning.validation.statistics import Interval
 from mlplatform.operations.whatif.decided_pages import Speed
 from mlplatform.operations.whatif.replay import Reasons, Replay
+from mlplatform.operations.whatif.replay_text import fields, tables
 from mlplatform.rollouts.whatif.report import (
     ClassChange,
     LabelCounts,

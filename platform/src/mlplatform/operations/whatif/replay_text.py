@@ -21,6 +21,7 @@ from mlplatform.rollouts.whatif.report import (
 )
 from mlplatform.rollouts.whatif.shadow import ShadowDisagreement
 from mlplatform.runtime.figures import percent, span
+from mlplatform.runtime.text import markdown
 
 MOST_ROWS: Final = 12
 """Most rows of segments, and of changes of a class."""
@@ -91,6 +92,22 @@ def fields(found: Replay) -> dict[str, str]:
             if reasons is None or isinstance(reasons, Reasons)
         },
     }
+
+
+def page(found: Replay) -> str:
+    """A replay in Markdown; its tables are left out."""
+    head = f"## {markdown(found.candidate)} beside {markdown(found.reference)}, {found.model}"
+    lines = [f"- **{markdown(name)}**: {markdown(text)}" for name, text in fields(found).items()]
+    return "\n".join([head, "", *lines, ""])
+
+
+def summary(found: Replay) -> str:
+    """What a replay comes to, in one line."""
+    what_if, words = found.what_if, _words(found.what_if)
+    return (
+        f"{found.candidate} beside {found.reference}: {what_if.flips.count:,} of "
+        f"{what_if.requests:,} requests are {words.flips}"
+    )
 
 
 def tables(found: Replay) -> list[Table]:

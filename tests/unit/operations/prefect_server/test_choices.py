@@ -1,0 +1,73 @@
+"""The versions that a form offers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from mlplatform.operations.prefect_server import choices
+from mlplatform.operations.prefect_server.choices import MOST, VERSIONS, with_versions
+from mlplatform.runtime.errors import Unavailable
+from support.flow_forms import form
+
+
+def offered(schema: dict[str, Any], name: str) -> list[Any]:
+    field = schema["properties"][name]
+    found = [one.get("enum") for one in field.get("anyOf", [field]) if one["type"] == "integer"]
+    assert len(found) == 1
+    return found
+
+
+@pytest.mark.parametrize(("flow", "name"), [(f, n) for f, ns in VERSIONS.items() for n in ns])
+def test_each_version_of_a_form_is_chosen_from_those_that_there_are(flow: str, name: str) -> None:
+    plain = form(flow)
+    made = with_versions(plain, VERSIONS[flow], [7, 2, 1])
+    assert offered(made, name) == [[7, 2, 1]]
+    assert offered(with_versions(made, VERSIONS[flow], [8, 7]), name) == [[8, 7]]
+    assert with_versions(made, VERSIONS[flow], []) == plain
+
+
+def test_no_version_is_out_of_reach() -> None:
+    plain = form("promote")
+    assert with_versions(plain, VERSIONS["promote"], range(MOST + 1, 0, -1)) == plain
+
+
+@dataclass
+class Registry:
+    """A registry with versions, or away."""
+
+    numbers: list[int] | None
+
+    def versions(self, model: str) -> list[Any]:
+        if self.numbers is None:
+            raise Unavailable("MLflow")
+        return [Named(number) for number in self.numbers]
+
+
+@dataclass
+class Named:
+    version: int
+
+
+@dataclass
+class World:
+    registry: Registry
+    written: list[tuple[str, list[int]]] = field(default_factory=list)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "answers", "written"),
+    [([1, 7, 2], True, [7, 2, 1]), ([], True, []), (None, False, [])],
+    ids=["the newest first", "none yet", "a registry that is away"],
+)
+def test_forms_are_written_from_the_registry(
+    monkeypatch: pytest.MonkeyPatch, numbers: list[int] | None, answers: bool, written: list[int]
+) -> None:
+    world = World(Registry(numbers))
+    monkeypatch.setattr(
+        choices, "write_versions", lambda model, found: world.written.append((model, list(found)))
+    )
+    assert choices.offer_versions(world, "fraud") is answers  # type: ignore[arg-type]
+    assert world.written == [("fraud", written)]
