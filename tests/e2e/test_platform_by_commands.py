@@ -342,7 +342,7 @@ def test_prefect_plans_and_replays_and_its_runs_lead_to_what_they_made(commands:
     replayed, pages = run("replay", version=1, begins={"review": 0.05})
     assert (replayed.name, replayed.state) == ("replay fraud v1", "COMPLETED"), replayed.message
     assert "review from 0.05" in pages["replay-fraud"]
-    links = artifacts(commands, "link")
+    links = artifacts(commands, "markdown")  # as Prefect keeps links
     page = f"http://127.0.0.1:{commands.environment['MLPLATFORM_PAGE_PORT']}"
     assert f"({page}/rollouts/fraud-v1-1)" in links["rollout-fraud"]
     assert f"({page}/models/fraud/versions/1)" in links["card-fraud"]

@@ -303,6 +303,7 @@ def test_what_a_run_wrote_is_there_by_key_and_the_newest_of_a_key_counts(
         {"key": "drift-fraud", "data": "# now"},
         {"key": "gates-fraud", "data": "# gates"},
         {"key": "drift-fraud", "data": "# before"},
+        {"key": "card-fraud", "data": "[version 1 of fraud](http://127.0.0.1:8081/models/fraud)"},
     ]
     server.gives("/api/artifacts/filter", (200, newest_first))
     assert api.reports("r-1") == {"drift-fraud": "# now", "gates-fraud": "# gates"}

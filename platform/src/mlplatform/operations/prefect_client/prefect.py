@@ -24,6 +24,8 @@ FINAL_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
 RAISED = re.compile(r"Flow run encountered an exception: (?P<kind>\w+): (?P<text>.*)", re.DOTALL)
 FIELD = re.compile(r".*Validation failed for field '(?P<name>[^']+)'\. Failure reason: (?P<why>.*)")
 """Prefect's answer to a parameter that a deployment's form does not take."""
+LINK = re.compile(r"\[[^\]\n]*\]\(\S+\)")
+"""The text of an artifact that is a link."""
 TRACE_LABEL = "__OTEL_TRACEPARENT"
 """Label of a run with the span that is the parent of the run's own span."""
 ANSWER_S = 15.0
@@ -147,13 +149,14 @@ class PrefectApi:
         return _flow_run(self._call("GET", f"/flow_runs/{run_id}"))
 
     def reports(self, run_id: str) -> dict[str, str]:
-        """Key → text of the Markdown artifacts that a run has written."""
+        """Key → text of the pages that a run has written, without its links, which Prefect keeps as
+        Markdown too."""
         body = {
             "artifacts": {"flow_run_id": {"any_": [run_id]}, "type": {"any_": ["markdown"]}},
             "sort": "CREATED_DESC",
         }
         found = self._call("POST", "/artifacts/filter", body)
-        return {a["key"]: a["data"] for a in reversed(found)}
+        return {a["key"]: a["data"] for a in reversed(found) if not LINK.fullmatch(a["data"])}
 
     def unfinished(self, flow: str, parameters: Mapping[str, Any]) -> list[FlowRun]:
         """Unended runs of a flow with these parameters, newest first."""
