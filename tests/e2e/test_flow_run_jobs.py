@@ -18,7 +18,9 @@ import httpx
 import pytest
 import yaml
 
+from mlplatform.operations.prefect_client import names
 from mlplatform.operations.prefect_client.prefect import PrefectApi
+from mlplatform.operations.prefect_server.choices import with_versions
 from mlplatform.operations.prefect_server.local_flows import HEAVY_ELSEWHERE, RUNS_AT_A_TIME
 from support.manifest_schemas import unknown
 from support.pod_security import violations
@@ -214,8 +216,28 @@ def test_registering_again_changes_nothing(server: Server) -> None:
     before = known()
     register(server.environment)
 
-    assert len(before) == 11
+    assert len(before) == len(names.RUNS)
     assert known() == before
+
+
+def test_registering_again_keeps_the_versions_to_choose_from(server: Server) -> None:
+    """This process may not ask the registry; a run that registers a version has written them."""
+
+    def version(flow: str) -> dict[str, Any]:
+        path = f"/deployments/name/{flow}/{names.deployment(flow, 'fraud')}"
+        schema: dict[str, Any] = client.get(path).json()["parameter_openapi_schema"]
+        return schema["properties"]["version"]  # type: ignore[no-any-return]
+
+    with httpx.Client(base_url=f"{server.url}/api", auth=tuple(AUTH.split(":"))) as client:  # type: ignore[arg-type]
+        assert "enum" not in version("promote")
+        found = client.get(f"/deployments/name/promote/{names.deployment('promote', 'fraud')}")
+        schema = with_versions(found.json()["parameter_openapi_schema"], ["version"], [3, 1])
+        path = f"/deployments/{found.json()['id']}"
+        changed = client.patch(path, json={"parameter_openapi_schema": schema})
+        assert changed.is_success
+        register(server.environment)
+        assert version("promote")["enum"] == [3, 1]
+        assert version("batch")["anyOf"][0]["enum"] == [3, 1]
 
 
 @pytest.mark.parametrize(

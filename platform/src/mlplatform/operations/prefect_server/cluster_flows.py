@@ -110,7 +110,8 @@ def register(settings: Settings, job_template: Mapping[str, Any]) -> None:
         deployment.apply()
         log.info("registered %s", deployment.full_name)
     for model, versions in offered.items():
-        choices.write_versions(model, versions)
+        if versions:
+            choices.write_versions(model, versions)
     local_flows.settle()
 
 
