@@ -336,10 +336,10 @@ def test_prefect_plans_and_replays_and_its_runs_lead_to_what_they_made(commands:
         wait(lambda: platform.prefect.run(started.id).final, lambda: f"{flow} goes on")
         return platform.prefect.run(started.id), platform.prefect.reports(started.id)
 
-    for minute in (2, 3, 4):
-        at_ms = START_MS + DAYS * 86_400_000 + minute * 60_000
-        body = {"customer_id": CUSTOMER, "terminal_id": TERMINAL, "event_time": at_ms, "amount": 9}
-        commands.json("score", "fraud", json.dumps(body), "--key", f"to-replay-{minute}")
+    for number in (101, 102, 103, 104):  # customers and terminals of the history
+        at_ms = START_MS + DAYS * 86_400_000 + number * 1_000
+        body = {"customer_id": number, "terminal_id": number, "event_time": at_ms, "amount": 90.0}
+        commands.json("score", "fraud", json.dumps(body), "--key", f"to-replay-{number}")
     planned, pages = run("plan")
     assert (planned.name, planned.state) == ("plan a rollout of fraud", "COMPLETED")
     assert planned.message in pages["plan-fraud"]
