@@ -236,7 +236,7 @@ def test_older_links_lead_through_all_decisions(page: PageProcess) -> None:
         "from_ms=yesterday",
         "outcome=Maybe",
         "degraded=1",
-        "version=v1",
+        "version=x1",
         "unit=1e3",
         "before=1:a",
         "from_ms=5&to_ms=5",
@@ -268,6 +268,16 @@ def test_a_form_becomes_a_link_without_the_customer(page: PageProcess) -> None:
     assert post(decision_id="d1").headers["location"] == "/decisions/d1"
     assert post(decision_id="../x").headers["location"] == "/decisions/..%2Fx"
     assert post(version="many").status_code == 400
+    assert post(version="v3").headers["location"] == "/decisions?version=3#found"
+    typed = {"customer": "4711", "from_ms": "2026-11-02T00:00", "to_ms": "2026-11-01T00:00"}
+    again = post(**typed, degraded="yes", version="v3")
+    assert again.status_code == 400
+    told = "Before is 2026-11-01 00:00 UTC; wanted: a time after From, 2026-11-02 00:00 UTC"
+    assert told in again.text
+    for value in (*typed.values(), "v3"):
+        assert f'value="{value}"' in again.text, "what was typed is still in the form"
+    assert '<option value="yes" selected>' in again.text
+    MarkupChecker(again.text)
     assert post(outcome="x" * 20_000).status_code == 400
     assert "4711" not in page.log.read_text()
 

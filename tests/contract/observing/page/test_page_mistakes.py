@@ -14,14 +14,15 @@ from support.people_world import PeopleWorld
 
 pytestmark = pytest.mark.slow
 LIST = "Back to the list of decisions"
+FORM = "What you typed is still in the form."
 OVERVIEW = "Back to the overview"
 LOOKED_AT = [
-    ("/decisions?outcome=Maybe", 400, ("outcome is 'Maybe'; wanted: the name of a", LIST)),
+    ("/decisions?outcome=Maybe", 400, ("outcome is 'Maybe'; wanted: the name of a", FORM)),
     ("/decisions?from_ms=28.11.2026", 400, ("from_ms is '28.11.2026'", "like 2026-11-28T09:30")),
-    ("/decisions?degraded=1", 400, ("degraded is '1'; wanted: yes or no", LIST)),
-    ("/decisions?version=v1", 400, ("version is 'v1'; wanted: a whole number", LIST)),
-    ("/decisions?to_ms=5&from_ms=5", 400, ("to_ms is '5'; wanted: a time after 5", LIST)),
-    ("/decisions?until=5", 400, ("no field 'until'; wanted: one of model, unit, from_ms", LIST)),
+    ("/decisions?degraded=1", 400, ("degraded is '1'; wanted: yes or no", FORM)),
+    ("/decisions?version=x1", 400, ("version is 'x1'; wanted: the number of a version", FORM)),
+    ("/decisions?to_ms=5&from_ms=5", 400, ("Before is 1970-01-01 00:00 UTC", "after From", FORM)),
+    ("/decisions?until=5", 400, ("no field 'until'; wanted: one of model, unit, from_ms", FORM)),
     ("/decisions/d99", 404, ("no decision d99", "searches by customer and time", LIST)),
     ("/rollouts/fraud-v9-1", 404, ("no rollout 'fraud-v9-1'", "Back to the list of rollouts")),
     ("/rollouts?from=x", 404, ("from is 'x'; wanted: a whole number up to 1,000,000",)),
@@ -104,7 +105,8 @@ def test_what_was_answered_is_not_answered_again(bo: Visitor, world: PeopleWorld
     assert bo.post(path, fields).status_code == 303
     again, late = bo.post(path, fields), bo.get(path)
     assert (again.status_code, late.status_code) == (409, 409)
-    assert "sent before, or is too old: open it again" in told(again)
+    assert "sent before, or is too old: send a new one" in told(again)
+    assert "the gates are read" in told(again), "what was typed is not lost"
     assert f"Rollout {rollout} is awaiting approval, and bo has given the answer approve, so" in (
         told(late)
     )

@@ -279,6 +279,7 @@ def test_a_form_counts_once_and_for_what_it_said_alone(
     again = eva.post(f"{of}/act/pause", fields)
     assert again.status_code == 409
     assert "sent before" in again.text
+    assert ">wait a moment</textarea>" in again.text, "a new form has what was typed"
     assert world.state(rollout).paused is None
     told = [why for _, why in world.refused("eva")]
     assert any("sent before" in why for why in told)
@@ -312,7 +313,9 @@ def test_what_resumes_or_switches_on_is_bound_to_what_was_shown(
     assert eva.act(f"{of}/act/pause", "wrong training data").status_code == 303
     late = otto.post(f"{of}/act/resume", fields)
     assert late.status_code == 409
-    assert f"The journal of {rollout} has changed since the form was shown" in late.text
+    assert f"the journal of {rollout} has changed since the form was shown" in late.text
+    assert ">they are back</textarea>" in late.text, "what was typed is not lost"
+    assert "wrong training data" in otto.get(of).text
     assert world.state(rollout).paused is not None
     assert any("has changed since" in why for _, why in world.refused("otto"))
 

@@ -226,12 +226,16 @@ def test_a_form_and_its_link_ask_for_the_same() -> None:
     assert search.minute(asked.from_ms) == "2026-11-28T09:30"
     assert asked.link().startswith("/decisions?model=fraud&from_ms=1795858200000")
     assert Query().link() == "/decisions"
+    assert search.query({"version": "v3"}) == search.query({"version": "3"}) == Query(version=3)
+    form = {name: text for name, text in search.typed(asked).items() if name in search.FIELD_NAMES}
+    assert search.query(form) == asked
     assert not Query(before=SearchCursor(4)).narrow
 
 
 @pytest.mark.parametrize(
     "given",
-    [{"a": "1"}, {"version": "-1"}, {"unit": "²"}, {"unit": str(2**63)}, {"before": "1:"},
+    [{"a": "1"}, {"version": "-1"}, {"version": "v"}, {"version": "vv1"},
+     {"unit": "²"}, {"unit": str(2**63)}, {"before": "1:"},
      {"before": "1:a b:2"}, {"before": "-1"}, {"from_ms": "9"*30}, {"model": "../x"},
      {"from_ms": "2026-13-01T00:00"}, {"from_ms": "1969-12-31T23:59"}, {"to_ms": "9" * 18}],
 )  # fmt: skip

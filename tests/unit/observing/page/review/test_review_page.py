@@ -257,6 +257,9 @@ async def test_a_form_counts_once_of_its_session_and_about_its_decision(
         elsewhere = {"Origin": "http://evil.example"}
         assert (await ana.post(PATH, data=form, headers=elsewhere)).status_code == 403
         assert world.labels() == {}
+        assert (await ana.post(PATH, data={**form, "form": "x", "note": "the bank"})).text.count(
+            'value="the bank"'
+        ) == 1, "a new form has what was typed"
         assert (await ana.post(PATH, data=form)).status_code == 303
         assert (await ana.post(PATH, data=form)).status_code == 409
     assert world.labels() == {first: 1}

@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from mlplatform.observing.page.people import acts, forms
 from mlplatform.observing.page.people.acts import Act, Button
-from mlplatform.observing.page.people.form_checks import CONFLICT, WrongForm, check_own
+from mlplatform.observing.page.people.form_checks import CONFLICT, KEPT, WrongForm, check_own
 from mlplatform.observing.page.people.gate import PageAccess
 from mlplatform.observing.page.people.provider import Provider
 from mlplatform.observing.page.people.reader import READER, Reader, may_see
@@ -176,27 +176,43 @@ class Actions:
         return self._response_to(request, respond)
 
     def _carry_out(self, request: Request, fields: dict[str, str], says_origin: bool) -> Response:
+        typed = fields.get("reason", "")[: REASON.most] if says_origin else ""
+
         def respond(reader: Reader, subject: Subject, act: Act) -> Response:
-            check_form(self._access.sessions, reader, subject, act, fields, says_origin)
+            try:
+                check_form(self._access.sessions, reader, subject, act, fields, says_origin)
+            except WrongForm as wrong:
+                if wrong.status != CONFLICT or act not in subject.offered:
+                    raise
+                self._access.refuse(reader.name, f"{act} of {subject.name}", str(wrong))
+                problem = f"Nothing was done: {wrong}. {KEPT}"
+                shown = {"problem": problem, "reason": typed}
+                return self._form(reader, subject, act, **shown, status=CONFLICT)
             if fields.get("as") == CODE and act in acts.ANSWERS:
                 return self._code(reader, subject, act, fields["seen"])
             try:
                 reason = REASON.checked("the reason", fields.get("reason", ""))
             except InputInvalid as error:
                 problem = f"Nothing was done: {error}."
-                entered = fields.get("reason", "")[: REASON.most]
-                return self._form(reader, subject, act, problem=problem, reason=entered, status=400)
+                return self._form(reader, subject, act, problem=problem, reason=typed, status=400)
             done, after = self._done(reader, subject, act, fields["seen"], reason)
             log.info("%s: %s of %s", reader.name, act, subject.name)
             reader.session.notice = done
             return RedirectResponse(subject.path, 303, background=after)
 
-        return self._response_to(request, respond)
+        return self._response_to(request, respond, typed)
 
     def _response_to(
-        self, request: Request, respond: Callable[[Reader, Subject, Act], Response]
+        self,
+        request: Request,
+        respond: Callable[[Reader, Subject, Act], Response],
+        typed: str = "",
     ) -> Response:
-        """The response to a request; each refusal is stored with the person's name."""
+        """The response to a request; each refusal is stored with the person's name.
+
+        Args:
+            typed: the reason that the person has typed, which a refusal shows again.
+        """
         kind, name = request.url.path.split("/")[1], request.path_params["name"]
         reader, back = READER.get(), f"/{kind}/{name}"
         act = cast(Act, request.path_params["act"])
@@ -214,15 +230,15 @@ class Actions:
                 return respond(reader, subject, act)
         except WrongForm as wrong:
             self._access.refuse(who, asked, str(wrong))
-            return self._problem(wrong.status, str(wrong), back)
+            return self._problem(wrong.status, str(wrong), back, typed)
         except Refused as refused:  # it was kept where it was refused
-            return self._problem(CONFLICT, str(refused), back)
+            return self._problem(CONFLICT, str(refused), back, typed)
         except NotFound as missing:
-            return self._problem(404, str(missing), "/")
+            return self._problem(404, str(missing), "/", typed)
         except (InputInvalid, ConfigInvalid) as wrong:
-            return self._problem(400, str(wrong), back)
+            return self._problem(400, str(wrong), back, typed)
         except (Unavailable, Busy) as error:
-            return self._problem(503, str(error), back)
+            return self._problem(503, str(error), back, typed)
 
     def _check_right(self, reader: Reader, subject: Subject, act: Act) -> None:
         if not acts.may(reader.client, act, subject.model):
@@ -364,10 +380,11 @@ class Actions:
             return ""
         return acts.answer_refusal(subject.state, reader.name, reader.identity)
 
-    def _problem(self, status: int, why: str, back: str) -> Response:
+    def _problem(self, status: int, why: str, back: str, typed: str = "") -> Response:
         title = "This is not yours to do" if status == 403 else "Nothing was done"
         detail = why[:1].upper() + why[1:] + ("" if why.endswith(".") else ".")
-        return self._show("people/refused.html", status, title=title, detail=detail, back=back)
+        shown = {"title": title, "detail": detail, "back": back, "typed": typed}
+        return self._show("people/refused.html", status, **shown)
 
 
 def check_form(
@@ -393,8 +410,8 @@ def check_form(
         what = "evidence" if act in acts.ANSWERS else "journal"
         raise WrongForm(
             CONFLICT,
-            f"the {what} of {subject.name} has changed since the form was shown: nothing was"
-            " done; read what holds now and answer that",
+            f"the {what} of {subject.name} has changed since the form was shown: read what"
+            " holds now and answer that",
         )
 
 

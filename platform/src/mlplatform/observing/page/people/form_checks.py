@@ -9,6 +9,8 @@ from mlplatform.observing.page.people.reader import Reader
 from mlplatform.observing.page.people.sessions import Sessions
 
 CONFLICT: Final = 409
+KEPT: Final = "What you typed is below."
+"""Ends the problem above a new form that stands in for a refused one."""
 
 
 class WrongForm(Exception):
@@ -44,7 +46,7 @@ def check_own(
         raise WrongForm(403, "the form is not of this session's pages: open it again")
     offer = kept.take(reader.session, fields.get("form", ""))
     if offer is None:
-        raise WrongForm(CONFLICT, "the form was sent before, or is too old: open it again")
+        raise WrongForm(CONFLICT, "the form was sent before, or is too old: send a new one")
     seen = fields.get("seen", "")
     if (offer.act, offer.about, offer.seen) != (act, about, seen):
         raise WrongForm(403, "the form was changed after the page made it: open it again")

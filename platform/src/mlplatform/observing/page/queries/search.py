@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.record import ANSWERED
 from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.times import minute_text
 from mlplatform.runtime.units import HOUR_MS, MINUTE_MS
 
 SHOWN: Final = (
@@ -129,9 +130,17 @@ def query(form: Mapping[str, str]) -> Query:
             values[name] = parse(name, text.strip())
     parsed = Query(**values)
     if parsed.from_ms is not None and parsed.to_ms is not None and parsed.from_ms >= parsed.to_ms:
-        wanted = f"a time after {_text(parsed.from_ms)}"
-        _refuse("to_ms", _text(parsed.to_ms), wanted)
+        wanted = f"a time after From, {minute_text(parsed.from_ms)} UTC"
+        problem = f"Before is {minute_text(parsed.to_ms)} UTC; wanted: {wanted}"
+        raise InputInvalid("search", None, problem)
     return parsed
+
+
+def typed(query: Query) -> dict[str, str]:
+    """Field → its text in the search form that makes this query."""
+    texts = {name: _text(getattr(query, name)) for name in FIELD_NAMES if name != "before"}
+    times = {"from_ms": minute(query.from_ms), "to_ms": minute(query.to_ms)}
+    return {**texts, **times, "decision_id": "", "customer": ""}
 
 
 def search(
@@ -291,6 +300,14 @@ def _count(name: str, text: str) -> int:
     return value if value >= 0 else _refuse(name, text, "0 or more")
 
 
+def _version(name: str, text: str) -> int:
+    """A version's number, also as pages write it: v2."""
+    digits = text[1:] if text[:1] in ("v", "V") else text
+    if not (digits.isascii() and digits.isdecimal()):
+        _refuse(name, text, "the number of a version, like 2 or v2")
+    return _count(name, digits)
+
+
 def _time(name: str, text: str) -> int:
     """The time in a form's field: epoch milliseconds, or a minute in UTC."""
     if text.isascii() and text.isdecimal():
@@ -317,6 +334,8 @@ _FIELDS: Final[Mapping[str, Callable[[str, str], Any]]] = {
     "to_ms": _time,
     "outcome": _outcome,
     "degraded": _flag,
-    "version": _count,
+    "version": _version,
     "before": _place,
 }
+FIELD_NAMES: Final = tuple(_FIELDS)
+"""Names of a search's fields, in links and forms."""

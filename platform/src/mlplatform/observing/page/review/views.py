@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.observing.page.people import forms
-from mlplatform.observing.page.people.form_checks import CONFLICT, WrongForm, check_own
+from mlplatform.observing.page.people.form_checks import CONFLICT, KEPT, WrongForm, check_own
 from mlplatform.observing.page.people.gate import PageAccess
 from mlplatform.observing.page.people.reader import READER, Reader
 from mlplatform.observing.page.people.sign_in import Show
@@ -190,6 +190,7 @@ class Reviews:
     def _record(self, request: Request, fields: Mapping[str, str], says_origin: bool) -> Response:
         name, reader = request.path_params["name"], READER.get()
         back = f"/models/{name}/review"
+        typed = fields.get("note", "")[: job.NOTE.most] if says_origin else ""
         try:
             definition = self._sources.model(name).definition
             if reader is None or reader.client is None:
@@ -199,22 +200,29 @@ class Reviews:
                 raise WrongForm(403, f"{reader.lacks(f'{name}:review')}: {able}")
             about = fields.get("about", "")
             act = CORRECTS if fields.get("act") == CORRECTS else ACT
-            seen = check_own(self._access.sessions, reader, act, about, fields, says_origin)
+            try:
+                seen = check_own(self._access.sessions, reader, act, about, fields, says_origin)
+            except WrongForm as wrong:
+                if wrong.status != CONFLICT:
+                    raise
+                self._refuse(name, str(wrong))
+                text = f"Nothing was recorded: {wrong}. {KEPT}"
+                return self._queue(definition, about, "", problem=text, note=typed, status=CONFLICT)
             return self._response_to(definition, reader, fields, about, seen, back)
         except WrongForm as wrong:
             self._refuse(name, str(wrong))
-            return self._problem(wrong.status, str(wrong), back)
+            return self._problem(wrong.status, str(wrong), back, typed)
         except Refused as refused:  # kept where it was refused
-            return self._problem(CONFLICT, str(refused), back)
+            return self._problem(CONFLICT, str(refused), back, typed)
         except NotFound as missing:
             return self._problem(404, str(missing), "/")
         except (InputInvalid, ConfigInvalid) as wrong_field:
-            return self._problem(400, str(wrong_field), back)
+            return self._problem(400, str(wrong_field), back, typed)
         except Corrupt as error:
             log.exception("a record of %s is damaged", name)
-            return self._problem(500, str(error), back)
+            return self._problem(500, str(error), back, typed)
         except PlatformError as error:
-            return self._problem(503, str(error), back)
+            return self._problem(503, str(error), back, typed)
 
     def _response_to(
         self, definition: ModelDefinition, reader: Reader, fields: Mapping[str, str], about: str,
@@ -243,10 +251,11 @@ class Reviews:
         who = UNKNOWN if reader is None else reader.name
         self._access.refuse(who, f"review of a decision of {model}", why)
 
-    def _problem(self, status: int, why: str, back: str) -> Response:
+    def _problem(self, status: int, why: str, back: str, typed: str = "") -> Response:
         title = "This is not yours to do" if status == 403 else "Nothing was recorded"
         detail = why[:1].upper() + why[1:] + ("" if why.endswith(".") else ".")
-        return self._show("people/refused.html", status, title=title, detail=detail, back=back)
+        shown = {"title": title, "detail": detail, "back": back, "typed": typed}
+        return self._show("people/refused.html", status, **shown)
 
 
 def _account(reader: Reader | None) -> Account | None:

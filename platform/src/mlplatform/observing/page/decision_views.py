@@ -1,0 +1,148 @@
+"""Views of decisions: the search with its form, its results as a file, and one decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+from urllib.parse import quote
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from mlplatform.observing.page import exports
+from mlplatform.observing.page.causes import explanation_details
+from mlplatform.observing.page.people import forms
+from mlplatform.observing.page.queries import decisions, search
+from mlplatform.observing.page.queries.search import SearchResult
+from mlplatform.observing.page.queries.sources import Sources
+from mlplatform.observing.page.rendering import render
+from mlplatform.observing.page.responses import answering, html, or_problem, or_why, problem_of
+from mlplatform.runtime.errors import InputInvalid, PlatformError
+
+PAGE_ROWS: Final = 50
+TYPED: Final = ("decision_id", "customer", *search.FIELD_NAMES)
+"""Fields of the search form."""
+MOST_TYPED: Final = 128
+"""Most characters of a field that are shown again."""
+
+
+class DecisionViews:
+    """Views of decisions. Methods run on threads; each raises as its source does."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+
+    def routes(self) -> list[Route]:
+        """The routes of these views."""
+        return [
+            Route("/decisions", answering(self.decisions, self._refused_link), methods=["GET"]),
+            Route("/decisions", self.find, methods=["POST"]),
+            Route("/decisions.csv", or_problem(self._file), methods=["GET"]),
+            Route("/decisions/{name}", answering(self.decision), methods=["GET"]),
+        ]
+
+    def decisions(self, request: Request) -> str:
+        """The results of a search, below its form.
+
+        Raises:
+            InputInvalid: a field of the search is wrong.
+        """
+        query = search.query(dict(request.query_params))
+        found = self._sources.decisions(query, PAGE_ROWS)
+        return self._list(query, found, search.typed(query), problem="")
+
+    async def find(self, request: Request) -> Response:
+        """The response that turns a form's search into a link, so that no address and no log holds
+        what was typed. A wrong form is shown again as it was filled in."""
+        try:
+            fields = await forms.read(request)
+        except InputInvalid as error:
+            return problem_of(request, error)
+        return await run_in_threadpool(self._found, request, fields)
+
+    def decision(self, request: Request) -> str:
+        """One decision with everything on record about it."""
+        name = request.path_params["name"]
+        found = self._sources.decision(name)
+        label = self._sources.label(found[0].model) if found else ""
+        shown = decisions.decision(found, label)
+        decided = shown.decided
+        word = "" if decided is None else decided.score.word
+        asks_why = "why" in request.query_params
+        return render(
+            "decision.html",
+            here="decisions",
+            name=name,
+            shown=shown,
+            reasons={} if decided is None else self._sources.reasons(decided.model),
+            why=or_why(lambda: explanation_details(self._sources.why(name), word))
+            if asks_why
+            else None,
+        )
+
+    def _found(self, request: Request, fields: Mapping[str, str]) -> Response:
+        try:
+            path = self._path(fields)
+        except InputInvalid as error:
+            return self._refused(fields, str(error))
+        except PlatformError as error:
+            return problem_of(request, error)
+        return Response(status_code=303, headers={"Location": path})
+
+    def _path(self, form: Mapping[str, str]) -> str:
+        """The path that a search form leads to. A customer's id goes no further than its
+        pseudonym."""
+        fields = dict(form)
+        decision_id = fields.pop("decision_id", "").strip()
+        if decision_id:
+            return f"/decisions/{quote(decision_id, safe='')}"
+        customer = fields.pop("customer", "").strip()
+        query = search.query(fields)
+        if customer:
+            query = replace(query, unit=self._sources.pseudonym(customer))
+        return f"{query.link()}#found"
+
+    def _refused_link(self, request: Request, why: str) -> Response:
+        return self._refused(dict(request.query_params), why)
+
+    def _refused(self, fields: Mapping[str, str], why: str) -> Response:
+        """The form with what was typed, and the problem above it; nothing is searched."""
+        typed = {name: fields.get(name, "").strip()[:MOST_TYPED] for name in TYPED}
+        return html(self._list(search.Query(), None, typed, problem=why), 400)
+
+    def _list(
+        self,
+        query: search.Query,
+        found: SearchResult | None,
+        typed: Mapping[str, str],
+        *,
+        problem: str,
+    ) -> str:
+        models = or_why(self._sources.models)
+        known = [] if isinstance(models, str) else [model.definition for model in models]
+        there = {row["model"] for row in found.rows} if found is not None else set()
+        scales = {name: self._sources.scale(name) for name in there}
+        return render(
+            "decisions.html",
+            here="decisions",
+            query=query,
+            found=found,
+            typed=typed,
+            problem=problem,
+            tone=lambda model, decision: decisions.tone(scales[model], decision),
+            score=lambda model, score: decisions.score_text(scales[model], score),
+            score_heading=decisions.score_heading(scales.values()),
+            names=[model.name for model in known],
+            outcomes=list(dict.fromkeys(name for m in known for name in m.decision.scale.names)),
+            most_exported=exports.MOST_ROWS,
+        )
+
+    def _file(self, request: Request) -> Response:
+        query = search.query(dict(request.query_params))
+        found = self._sources.decisions(query, exports.MOST_ROWS, search.READ, exports.BUDGET_S)
+        made = exports.export(found)
+        named = {"Content-Disposition": f'attachment; filename="{made.name}"'}
+        return Response(made.text, 200, named, "text/csv; charset=utf-8")
