@@ -38,7 +38,7 @@ from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.model.folders import load_definition
 from mlplatform.operations.actions import interim_analyses
 from mlplatform.operations.review import queue
-from mlplatform.operations.traffic import projection
+from mlplatform.operations.traffic import input_windows, projection
 from mlplatform.rollouts.drift.incidents import IncidentFinding
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
@@ -47,6 +47,7 @@ from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.units import DAY_MS
 from rollout_world import arm
+from support import kept_windows
 from support.journal_steps import commit, give_champion
 from support.judged_rollout import JudgedRollout
 from support.page_process import PageProcess
@@ -56,6 +57,8 @@ DAYS: Final = 31
 FILE_ROWS: Final = 50_000
 HOT: Final = 20_000
 INCIDENTS: Final = 200
+INPUTS: Final = 60
+"""Inputs of the model in the windows that drift checks keep."""
 LOOKS: Final = 100
 """Requests of one view, of which the 99th percentile is the second slowest."""
 MOST_S: Final = 20.0
@@ -116,6 +119,8 @@ def made(home: Home, decisions: int, rollouts: int) -> dict[str, float]:
     begun = time.perf_counter()
     write_journal(home, rollouts)
     took["journal_s"] = time.perf_counter() - begun
+    kept = kept_windows.history(input_windows.KEPT, inputs=INPUTS)
+    input_windows.keep(home.measured, MODEL, kept)
     return {name: round(seconds, 1) for name, seconds in took.items()}
 
 
@@ -159,6 +164,7 @@ def views(home: Home, decisions: int, rollouts: int) -> dict[str, str]:
         "overview, month": "/?period=month",
         "model": f"/models/{MODEL}",
         "model, month": f"/models/{MODEL}?period=month",
+        "data": f"/models/{MODEL}/data",
         "review": f"/models/{MODEL}/review",
         "rollouts": "/rollouts",
         "rollouts, the last page": f"/rollouts?from={rollouts // 50 * 50 - 50}",

@@ -16,21 +16,25 @@ from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.observing.page.app import application
 from mlplatform.observing.page.people.gate import PageAccess
 from mlplatform.observing.page.queries.sources import Sources
+from mlplatform.operations.traffic import input_windows
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift.incidents import IncidentFinding
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
 from mlplatform.runtime.configuration.settings import Home, load
 from mlplatform.runtime.errors import ConfigInvalid
 from support.home_world import HomeWorld
+from support.kept_windows import history
 from support.page_process import TOKEN, PageProcess
 from support.prefect_standin import prefect_standin
 
 pytestmark = pytest.mark.slow
 VOID = {"meta", "link", "br", "rect", "line", "circle", "path", "polyline", "polygon", "input"}
 HOSTILE = "<script>alert(1)</script>"
+LISTS = ("/rollouts", "/incidents", "/decisions")
 PAGES = [
     "/",
     "/models/fraud",
+    "/models/fraud/data",
     "/models/fraud/review",
     "/system",
     "/rollouts",
@@ -73,6 +77,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageProcess]:
     world.decide(60)
     incidents = SqliteIncidents(world.home.rollouts_db)
     incidents.open(IncidentFinding("fraud", "drift", 1, 1, 1, {"reasons": [HOSTILE]}), now_ms=1)
+    input_windows.keep(world.home.measured, "fraud", history(5))
     (world.home.root / "run" / "mlflow.token").unlink()
     process = PageProcess(world.home)
     yield process
@@ -144,6 +149,7 @@ def test_every_page_answers_in_well_formed_html_that_runs_nothing(
     [
         "/nothing",
         "/models/none",
+        "/models/none/data",
         "/models/none/versions/1",
         "/models/fraud/versions/one",
         "/models/fraud/versions/-1",
@@ -317,7 +323,7 @@ def test_a_home_folder_where_nothing_ran_yet_is_shown_and_left_as_it_is(tmp_path
     home.create()
     process = PageProcess(home)
     try:
-        for path in ("/", "/models/fraud", "/rollouts", "/incidents", "/decisions"):
+        for path in ("/", "/models/fraud", "/models/fraud/data", *LISTS):
             assert process.get(path).status_code == 200
         assert process.get("/rollouts/none").status_code == 404
         assert process.get("/decisions/none").status_code == 404

@@ -14,10 +14,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from mlplatform.model.folders import is_ready, model_folder
-from mlplatform.model.rhythm import SCORE
 from mlplatform.observing.page import incidents, traffic
 from mlplatform.observing.page.decision_views import DecisionViews
+from mlplatform.observing.page.model_views import ModelViews, score_word, trains
 from mlplatform.observing.page.people.actions import Actions
 from mlplatform.observing.page.people.gate import SAFE_METHODS, PageAccess, SessionGate
 from mlplatform.observing.page.people.provider import Provider
@@ -33,7 +32,6 @@ from mlplatform.observing.page.review.views import Reviews
 from mlplatform.observing.page.traffic import TrafficDetail
 from mlplatform.operations.card.sections import sections
 from mlplatform.runtime.errors import (
-    ConfigInvalid,
     ConfigUnusable,
     NotFound,
 )
@@ -116,7 +114,7 @@ def application(
         "/incidents/{name}": pages.incident,
     }
     routes = [Route(path, answering(show), methods=["GET"]) for path, show in shown.items()]
-    routes += DecisionViews(sources).routes()
+    routes += [*DecisionViews(sources).routes(), *ModelViews(sources).routes()]
     sign_in = SignIn(access, token, _page, provider)
     routes += [*sign_in.routes(), *actions.routes()]
     if provider is not None:
@@ -250,10 +248,9 @@ class Pages:
 
     def incident(self, request: Request) -> str:
         found = self._sources.incident(request.path_params["name"])
-        now_ms, trains = self._sources.platform.clock.wall_ms(), _trains(found.found.model)
-        scale = self._sources.scale(found.found.model)
-        word = SCORE if scale is None else scale.score_word
-        shown = incidents.incident(found, now_ms, trains=trains, score_word=word)
+        now_ms, model = self._sources.platform.clock.wall_ms(), found.found.model
+        word = score_word(self._sources, model)
+        shown = incidents.incident(found, now_ms, trains=trains(model), score_word=word)
         return render("incident.html", here="incidents", shown=shown)
 
 
@@ -271,14 +268,6 @@ class Headers:
             await send(message)
 
         await self._application(scope, receive, with_headers)
-
-
-def _trains(model: str) -> bool:
-    """Whether the model's folder trains it, as far as the folder is here."""
-    try:
-        return not is_ready(model_folder(model))
-    except (NotFound, ConfigInvalid):
-        return True
 
 
 def _part(rows: list[T], offset: int = 0) -> tuple[list[T], int | None]:

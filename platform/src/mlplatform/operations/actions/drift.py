@@ -12,6 +12,7 @@ from mlplatform.operations.actions import last_results, rollouts, tenures
 from mlplatform.operations.actions.last_results import Check, InputShift
 from mlplatform.operations.actions.outcomes import read_outcomes
 from mlplatform.operations.prefect_client.names import DRIFT_WATCH
+from mlplatform.operations.traffic import input_windows
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift import report
 from mlplatform.rollouts.drift.execute import DriftCheck, run_check
@@ -33,6 +34,7 @@ def watch(platform: Platform, model: str, holder: str) -> DriftCheck:
     check = run_check(platform.definition(model), ports(platform, model), holder=holder)
     with last_results.for_people():
         _keep_measured(platform, model, check.observation)
+        _keep_inputs(platform.settings.home.measured, model, check)
     return check
 
 
@@ -100,6 +102,25 @@ def _keep_measured(platform: Platform, model: str, observation: Observation) -> 
     last_results.keep(folder, model, last_check)
     if observation.tenure is not None:
         tenures.keep(folder, model, observation.tenure)
+
+
+def _keep_inputs(folder: Path, model: str, check: DriftCheck) -> None:
+    champion, observation = check.champion, check.observation
+    judged = zip(observation.windows, observation.verdicts, strict=True)
+    newest = [
+        input_windows.input_window(
+            observation.champion, champion.profile, champion.rhythms, window, verdict
+        )
+        for window, verdict in judged
+    ]
+    if not newest:
+        return
+    try:
+        before = input_windows.read(folder, model)
+    except Corrupt:  # this check replaces it
+        log.exception("the kept windows of %s can't be read", model)
+        before = input_windows.InputHistory()
+    input_windows.keep(folder, model, input_windows.together(before, newest))
 
 
 def _check_before(folder: Path, model: str) -> Check | None:

@@ -51,20 +51,23 @@ def spark(
     *,
     goal: float | None = None,
     band: Sequence[tuple[int, float, float]] = (),
+    from_zero: bool = True,
 ) -> Spark | None:
-    """The sparkline of one or two lines, from zero up; None if nothing was measured.
+    """The sparkline of some lines; None if nothing was measured.
 
     Args:
         lines: name and points of each line.
         span_ms: first and last time that is drawn, epoch milliseconds.
         goal: value of the goal; None if there is none.
         band: time, low end and high end of each interval.
+        from_zero: whether the picture begins at zero; otherwise at the lowest value.
     """
     values = [v for _, points in lines for _, v in points if v is not None]
     if not values:
         return None
     ends = [*values, *(high for _, _, high in band), *([] if goal is None else [goal])]
-    y = scales.scale([0.0, *ends], BOTTOM, TOP)
+    lowest = [0.0] if from_zero else [low for _, low, _ in band]
+    y = scales.scale([*lowest, *ends], BOTTOM, TOP)
     x = scales.Scale(span_ms[0], max(span_ms[1], span_ms[0] + 1), LEFT, RIGHT)
     upper = [(x(ms), y(high)) for ms, _, high in band]
     lower = [(x(ms), y(low)) for ms, low, _ in band]

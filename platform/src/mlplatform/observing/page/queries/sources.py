@@ -43,6 +43,8 @@ from mlplatform.operations.actions.interim_analyses import StepHistory, step_his
 from mlplatform.operations.card.card import Card
 from mlplatform.operations.card.records import read_card
 from mlplatform.operations.supervisor.status import PlatformStatus, status
+from mlplatform.operations.traffic import input_windows
+from mlplatform.operations.traffic.input_windows import InputHistory
 from mlplatform.operations.traffic.projection import TrafficReport
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift.incidents import Incident
@@ -222,6 +224,16 @@ class Sources:
             Unavailable: it can't be read now.
         """
         return traffic.read(self.platform, model, back_ms)
+
+    def input_history(self, model: str) -> InputHistory:
+        """The windows that drift checks of a model have kept; empty before the first.
+
+        Raises:
+            NotFound: there is no such model.
+            Corrupt: the stored windows are damaged.
+        """
+        self._check_visible(model)
+        return input_windows.read(self.platform.settings.home.measured, model)
 
     def error_budgets(self, model: ModelDefinition) -> BudgetTable:
         """The spending of a model's error budgets, as far as passes have counted.
