@@ -165,6 +165,7 @@ def views(home: Home, decisions: int, rollouts: int) -> dict[str, str]:
         "model": f"/models/{MODEL}",
         "model, month": f"/models/{MODEL}?period=month",
         "data": f"/models/{MODEL}/data",
+        "model.yaml": f"/models/{MODEL}/source",
         "review": f"/models/{MODEL}/review",
         "rollouts": "/rollouts",
         "rollouts, the last page": f"/rollouts?from={rollouts // 50 * 50 - 50}",

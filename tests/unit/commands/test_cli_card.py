@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from mlplatform import commands as command_line
 from mlplatform.learning.registry.versions import Version
 from mlplatform.model.bundle import Bundle
+from mlplatform.model.routes import Arm
 from mlplatform.observing.page.queries.sources import Sources
 from mlplatform.observing.page.rendering import render
 from mlplatform.operations import wiring
@@ -145,7 +146,11 @@ def test_what_people_wrote_steers_neither_terminal_nor_page(
     changed = version(bundle.digest, author=HOSTILE, code_version=HOSTILE, report={"gates": gates})
     definition = msgspec.structs.replace(held.definition, purpose=HOSTILE, owner=HOSTILE)
     made = card(dataclasses.replace(held, version=changed, definition=definition))
-    page = render("card.html", here="", card=made, sections=sections(made))
+    shown_beside = {"champion": Arm(7, "c" * 64, "fraud-v7"), "mlflow": "http://127.0.0.1:5000"}
+    page = render("card.html", here="", card=made, sections=sections(made), **shown_beside)
+    assert 'href="http://127.0.0.1:5000/#/runs/run-1"' in page
+    assert 'href="/models/fraud/compare?first=7&amp;second=2"' in page
+    assert 'href="/decisions?model=fraud&amp;version=2"' in page
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert "\x1b" not in page

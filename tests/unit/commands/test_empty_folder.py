@@ -29,6 +29,7 @@ READERS: Final = {
     "log status": (),
     "log verify": (),
     "models card": ("fraud", "1"),
+    "models compare": ("fraud", "1", "2"),
     "models show": ("fraud",),
     "refusals": (),
     "replay": ("fraud", "--version", "2"),

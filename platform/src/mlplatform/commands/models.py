@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from mlplatform.commands.terminal.arguments import Model, OnlyModel
-from mlplatform.commands.terminal.card import print_card
+from mlplatform.commands.terminal.card import print_card, print_comparison
 from mlplatform.commands.terminal.output import (
     AsJson,
     print_fields,
@@ -26,6 +26,7 @@ from mlplatform.model.routes import Routes, no_routes
 from mlplatform.model.weights.memory import folder_needs_mib
 from mlplatform.operations import wiring
 from mlplatform.operations.actions.features import feast_folder
+from mlplatform.operations.card import comparison
 from mlplatform.operations.card.records import read_card
 from mlplatform.runtime.errors import NotFound
 from mlplatform.runtime.processes.memory import memory_bytes
@@ -161,6 +162,32 @@ def card(
         print_json(msgspec.to_builtins(found))
     else:
         print_card(found)
+
+
+@app.command()
+def compare(
+    model: Model,
+    first: Annotated[int, typer.Argument(min=1, help="A version of the registry.")],
+    second: Annotated[int, typer.Argument(min=1, help="Another version.")],
+    every: Annotated[
+        bool, typer.Option("--all", help="Also figures that are equal in the two.")
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """Compare two versions: gates, measures, thresholds, inputs, alerts, data, and what else their
+    cards show.
+
+    Example: mlplatform models compare fraud 1 2
+    """
+    platform = wiring.existing_platform()
+    found = comparison.compare(
+        read_card(platform, model, first, fetches=True),
+        read_card(platform, model, second, fetches=True),
+    )
+    if json:
+        print_json(comparison.plain(found))
+    else:
+        print_comparison(found, every=every)
 
 
 @app.command()

@@ -44,6 +44,7 @@ PAGES = {
     "overview": "/",
     "model": "/models/fraud",
     "data": "/models/fraud/data",
+    "source": "/models/fraud/source",
     "review": "/models/fraud/review",
     "system": "/system",
     "rollouts": "/rollouts",

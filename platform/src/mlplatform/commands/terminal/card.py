@@ -9,6 +9,7 @@ from mlplatform.commands.terminal.output import (
     print_table,
 )
 from mlplatform.operations.card.card import Card
+from mlplatform.operations.card.comparison import Comparison
 from mlplatform.operations.card.sections import sections
 
 
@@ -24,3 +25,26 @@ def print_card(card: Card) -> None:
             print_line(f"- {line}")
         for table in section.tables:
             print_table(table.head, table.rows, title=table.caption, prose=table.head[-1])
+
+
+def print_comparison(found: Comparison, *, every: bool) -> None:
+    """Print where two versions differ, section by section.
+
+    Args:
+        every: whether to print what is equal too.
+    """
+    print_heading(f"Versions {found.first} and {found.second} of {found.model}")
+    for note in found.notes:
+        print_line(f"- {note}")
+    head = ("figure", f"version {found.first}", f"version {found.second}")
+    equal = 0
+    for section in found.sections:
+        shown = section.figures if every else section.differing
+        equal += len(section.equal)
+        if shown:
+            print_line("")
+            rows = [(figure.name, figure.first, figure.second) for figure in shown]
+            print_table(head, rows, title=section.title, prose=head[-1])
+    if not every:
+        print_line("")
+        print_line(f"{equal:,} more figures are equal; `--all` shows them")

@@ -202,7 +202,14 @@ class Pages:
         if not _VERSION.fullmatch(version):
             raise NotFound(f"{name} has no version {version[:MOST_SHOWN]!a}; wanted: a number")
         found = self._sources.card(name, int(version))
-        return render("card.html", here="overview", card=found, sections=sections(found))
+        return render(
+            "card.html",
+            here="overview",
+            card=found,
+            sections=sections(found),
+            champion=self._sources.model(name).routes.champion,
+            mlflow=self._links.get("MLflow", ""),
+        )
 
     def _traffic(self, model: ModelRow, period: str) -> TrafficDetail | str | None:
         definition, (back_ms, _) = model.definition, traffic.PERIODS[period]

@@ -1,6 +1,9 @@
-"""Views of one model beside its traffic: its inputs over time."""
+"""Views of one model beside its traffic: its inputs, two versions, and its model.yaml."""
 
 from __future__ import annotations
+
+import re
+from typing import Final
 
 from starlette.requests import Request
 from starlette.routing import Route
@@ -11,7 +14,12 @@ from mlplatform.observing.page import inputs
 from mlplatform.observing.page.queries.sources import Sources
 from mlplatform.observing.page.rendering import render
 from mlplatform.observing.page.responses import answering, or_why
+from mlplatform.operations.card.comparison import compare
 from mlplatform.runtime.errors import ConfigInvalid, NotFound
+
+MOST_SHOWN: Final = 64
+"""Most characters of a value in a message."""
+_NUMBER: Final = re.compile(r"v?([1-9][0-9]{0,9})")
 
 
 class ModelViews:
@@ -22,7 +30,11 @@ class ModelViews:
 
     def routes(self) -> list[Route]:
         """The routes of these views."""
-        return [Route("/models/{name}/data", answering(self.data), methods=["GET"])]
+        shown = {"data": self.data, "compare": self.compare, "source": self.source}
+        return [
+            Route(f"/models/{{name}}/{path}", answering(show), methods=["GET"])
+            for path, show in shown.items()
+        ]
 
     def data(self, request: Request) -> str:
         """The model's inputs over time, its missing and stale shares, and its incidents."""
@@ -37,6 +49,36 @@ class ModelViews:
             incidents=or_why(lambda: self._incidents(name, word)),
             most_inputs=inputs.MOST_INPUTS,
             most_incidents=inputs.MOST_INCIDENTS,
+        )
+
+    def compare(self, request: Request) -> str:
+        """Two versions side by side.
+
+        Raises:
+            NotFound: a number names no version of the model, or both name one.
+        """
+        name, numbers = request.path_params["name"], request.query_params
+        wanted = [_version(name, key, numbers.get(key, "")) for key in ("first", "second")]
+        if wanted[0] == wanted[1]:
+            raise NotFound(f"first and second are {wanted[0]}; wanted: two versions of {name}")
+        found = compare(*(self._sources.card(name, number) for number in wanted))
+        return render("compare.html", here="overview", found=found)
+
+    def source(self, request: Request) -> str:
+        """The model.yaml that this installation runs, with the digest of its folder.
+
+        Raises:
+            NotFound: there is no such model.
+        """
+        name = request.path_params["name"]
+        champion = self._sources.model(name).routes.champion
+        numbers = [] if champion is None else [champion.version]
+        return render(
+            "source.html",
+            here="overview",
+            model=name,
+            found=self._sources.definition_source(name),
+            champions=or_why(lambda: self._sources.versions(name, numbers)),
         )
 
     def _incidents(self, name: str, word: str) -> list[inputs.IncidentRow]:
@@ -57,3 +99,11 @@ def score_word(sources: Sources, model: str) -> str:
     """The name of what the model gives: score, probability or number."""
     scale = sources.scale(model)
     return SCORE if scale is None else scale.score_word
+
+
+def _version(model: str, key: str, text: str) -> int:
+    found = _NUMBER.fullmatch(text)
+    if found is None:
+        wanted = "the number of a version, like 2 or v2"
+        raise NotFound(f"{key} is {text[:MOST_SHOWN]!a}; wanted: {wanted}, of {model}")
+    return int(found[1])

@@ -133,6 +133,7 @@ def _identity(recorded: VersionRecords) -> Identity:
         registered_ms=version.created_at_ms,
         code=version.facts.code_version,
         seed=version.facts.seed,
+        run_id=version.run_id or None,
     )
 
 

@@ -34,6 +34,7 @@ class Identity(_Part, frozen=True):
             version; None if that is not known.
         place: present role of the version: champion, challenger, predecessor of the champion, or
             none; and whether a person has switched the model off.
+        run_id: id of its run in MLflow; None if it has none.
         author, registered_ms, code: who registered it, when (wall time), and with which version of
             the code.
     """
@@ -53,6 +54,7 @@ class Identity(_Part, frozen=True):
     registered_ms: int
     code: str
     seed: int
+    run_id: str | None = None
 
 
 class Outcome(_Part, frozen=True):

@@ -124,6 +124,7 @@ def _people(card: Card) -> Fields:
         ("author of the version", found.author),
         ("registered", _moment(found.registered_ms)),
         ("bundle", found.bundle),
+        ("MLflow run", found.run_id or NOT_RECORDED),
         ("code", found.code or NOT_RECORDED),
         ("model's origin", found.origin or NOT_RECORDED),
         ("model's folder", _folder(found)),

@@ -22,7 +22,14 @@ from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.registry.versions import Version
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.folders import load_definition, model_names, readable_names
+from mlplatform.model.folders import (
+    FILE,
+    folder_digest,
+    load_definition,
+    model_folder,
+    model_names,
+    readable_names,
+)
 from mlplatform.model.policies.decision_scale import DecisionScale
 from mlplatform.model.routes import Routes, no_routes
 from mlplatform.observing.page.queries import decisions, error_budget, firing_alerts
@@ -82,6 +89,19 @@ class ModelRow:
     def is_reviewed(self) -> bool:
         """Whether people review decisions of the model."""
         return bool(self.definition.label.review.reviewed(self.definition.decision))
+
+
+@dataclass(frozen=True, slots=True)
+class DefinitionSource:
+    """A model.yaml as it is on this machine.
+
+    Args:
+        digest: digest of all files of its folder, as versions that it fitted name it.
+    """
+
+    path: str
+    text: str
+    digest: str
 
 
 class Sources:
@@ -234,6 +254,22 @@ class Sources:
         """
         self._check_visible(model)
         return input_windows.read(self.platform.settings.home.measured, model)
+
+    def definition_source(self, model: str) -> DefinitionSource:
+        """The model.yaml that is read here, with the digest of the model's folder.
+
+        Raises:
+            NotFound: there is no such model.
+            Unavailable: the file can't be read now.
+        """
+        self._check_visible(model)
+        folder = model_folder(model)
+        path = folder / FILE
+        try:
+            text = path.read_text(encoding="utf-8")
+            return DefinitionSource(str(path), text, folder_digest(folder))
+        except (OSError, UnicodeError) as error:
+            raise Unavailable(f"{path}: {error}") from error
 
     def error_budgets(self, model: ModelDefinition) -> BudgetTable:
         """The spending of a model's error budgets, as far as passes have counted.
