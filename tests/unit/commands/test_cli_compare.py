@@ -157,7 +157,7 @@ def test_model_yaml_is_shown_as_it_runs_with_its_digest(
     assert (model_folder("fraud") / "model.yaml").read_text() in text
     assert folder_digest(model_folder("fraud")) in text
     assert "fitted by this folder" in text
-    sources = "mlplatform.observing.page.queries.sources"
-    monkeypatch.setattr(f"{sources}.folder_digest", lambda folder: "0" * 64)
+    source = "mlplatform.observing.page.queries.model_source"
+    monkeypatch.setattr(f"{source}.folder_digest", lambda folder: "0" * 64)
     assert "fitted by another state of the folder" in page.get("/models/fraud/source").text
     assert page.get("/models/none/source").status_code == 404

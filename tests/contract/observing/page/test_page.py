@@ -304,6 +304,17 @@ def test_what_drove_a_decision_is_told_once_it_is_asked_for(page: PageProcess) -
     assert "<h2>What drove it</h2>" in text
 
 
+def test_a_decision_shows_what_was_decided_before_and_after_it(page: PageProcess) -> None:
+    text = page.get("/decisions/d30").text
+    MarkupChecker(text)
+    beside = text.partition("<h2>Before and after it</h2>")[2].partition("as recorded</h2>")[0]
+    around = re.findall(r'href="/decisions/(d\d+)"', beside)
+    assert {"d29", "d31"} <= set(around)
+    assert "d30" not in around
+    assert "Of fraud: search further" in beside
+    assert "Of the same customer" not in beside, "these decisions are nobody's"
+
+
 def test_the_list_says_nothing_of_whom_a_decision_was_about(page: PageProcess) -> None:
     assert "amount" not in page.get("/decisions").text
     assert "amount" in page.get("/decisions/d1").text

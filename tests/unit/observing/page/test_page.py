@@ -41,12 +41,13 @@ from rollout_world import fraud, gate_report
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=y>\"'&{{ 7*7 }}"
 FACTS: dict[str, Any] = {"rollout_id": "fraud-v2-1", "model": "fraud", "event_ms": 1, "wall_ms": 2}
+ALONE: dict[str, Any] = {"beside": None, "trace_url": lambda record: ""}
 VALUES = {"share": 0.27, "low": 0.08, "high": 0.54, "limit": 0.01}
 
 
 def decided(name: str, *records: decisions.RecordDetail) -> str:
     shown = decisions.decision(records)
-    return render("decision.html", here="", name=name, shown=shown, reasons={}, why=None)
+    return render("decision.html", here="", name=name, shown=shown, reasons={}, why=None, **ALONE)
 
 
 def recorded(found: dict[str, Any]) -> decisions.RecordDetail:
@@ -209,7 +210,7 @@ def test_a_decision_of_numbers_or_classes_speaks_of_no_score(
         version=1, bundle="b", degraded_reason=None, logged=None, again=None, method="tree_shap",
     )  # fmt: skip
     why = causes.explanation_details([explained], word)
-    page = render("decision.html", here="", name="d1", shown=shown, reasons={}, why=why)
+    page = render("decision.html", here="", name="d1", shown=shown, reasons={}, why=why, **ALONE)
     lead = re.sub(r"<[^>]+>", "", page.partition('<p class="lead">')[2].partition("</p>")[0])
     assert f"by a {word} of {text} of version 1" in lead
     assert f'<th scope="col">{word.capitalize()}</th>' in page
@@ -279,7 +280,7 @@ def test_what_drove_a_decision_is_drawn_by_its_size() -> None:
         (0.0, "a rule", ""),
     ]  # fmt: skip
     shown = decisions.decision([recorded(RECORD)])
-    page = render("decision.html", here="", name="d1", shown=shown, reasons={}, why=[why])
+    page = render("decision.html", here="", name="d1", shown=shown, reasons={}, why=[why], **ALONE)
     assert "the same, computed again" in page
     assert "<script" not in page
 
@@ -428,7 +429,9 @@ def test_a_decision_says_first_what_was_decided_when_and_why() -> None:
     row = RECORD | {"event_ms": 1_000, "payload": {"reasons": ["AMOUNT", "GONE"]}}
     shown = decisions.decision([recorded(row)])
     known = {"AMOUNT": "Amount of the payment"}
-    page = render("decision.html", here="", name="d1", shown=shown, reasons=known, why=None)
+    page = render(
+        "decision.html", here="", name="d1", shown=shown, reasons=known, why=None, **ALONE
+    )
     lead = re.sub(r"<[^>]+>", "", page.partition('<p class="lead">')[2].partition("</p>")[0])
     assert lead == (
         "fraud decided approve at 1970-01-01 00:00:01 UTC (event time), by a score of 0.1000 of"

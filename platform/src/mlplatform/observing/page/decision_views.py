@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
@@ -12,21 +12,85 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from mlplatform.model.policies.decision_scale import DecisionScale
 from mlplatform.observing.page import exports
 from mlplatform.observing.page.causes import explanation_details
 from mlplatform.observing.page.people import forms
 from mlplatform.observing.page.queries import decisions, search
+from mlplatform.observing.page.queries.decisions import RecordDetail, ScoreText
+from mlplatform.observing.page.queries.neighbours import Neighbours
 from mlplatform.observing.page.queries.search import SearchResult
 from mlplatform.observing.page.queries.sources import Sources
+from mlplatform.observing.page.queries.traces import trace_link
 from mlplatform.observing.page.rendering import render
 from mlplatform.observing.page.responses import answering, html, or_problem, or_why, problem_of
 from mlplatform.runtime.errors import InputInvalid, PlatformError
+from mlplatform.runtime.times import duration_text
+from mlplatform.runtime.units import MINUTE_MS
 
 PAGE_ROWS: Final = 50
 TYPED: Final = ("decision_id", "customer", *search.FIELD_NAMES)
 """Fields of the search form."""
 MOST_TYPED: Final = 128
 """Most characters of a field that are shown again."""
+
+
+@dataclass(frozen=True, slots=True)
+class BesideRow:
+    """A decision beside another one.
+
+    Args:
+        apart: how much earlier or later it was, in words.
+    """
+
+    decision_id: str
+    event_ms: int
+    apart: str
+    decision: str | None
+    tone: str
+    score: ScoreText
+    version: int | None
+    degraded_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BesideRows:
+    """Decisions beside one in time, newest first.
+
+    Args:
+        within: time to either side that was read, in words.
+        every: path of the search that goes on.
+    """
+
+    title: str
+    within: str
+    rows: tuple[BesideRow, ...]
+    every: str
+
+    @classmethod
+    def of(
+        cls, title: str, found: Neighbours, event_ms: int, scale: DecisionScale | None, every: str
+    ) -> BesideRows:
+        """The rows as a page shows them."""
+        rows = tuple(_beside(row, event_ms, scale) for row in (*found.after, *found.before))
+        return cls(title, duration_text(found.within_ms / 1000), rows, every)
+
+
+def _beside(row: Mapping[str, Any], event_ms: int, scale: DecisionScale | None) -> BesideRow:
+    gap_ms = row["event_ms"] - event_ms
+    apart = "at the same time"
+    if gap_ms:
+        apart = f"{duration_text(abs(gap_ms) / 1000)} {'later' if gap_ms > 0 else 'earlier'}"
+    return BesideRow(
+        decision_id=row["decision_id"],
+        event_ms=row["event_ms"],
+        apart=apart,
+        decision=row["decision"],
+        tone=decisions.tone(scale, row["decision"]),
+        score=decisions.score_text(scale, row["score"]),
+        version=row["version"],
+        degraded_reason=row["degraded_reason"],
+    )
 
 
 class DecisionViews:
@@ -78,10 +142,29 @@ class DecisionViews:
             name=name,
             shown=shown,
             reasons={} if decided is None else self._sources.reasons(decided.model),
+            beside=None if decided is None else or_why(lambda: self._beside(decided)),
+            trace_url=self._trace_url,
             why=or_why(lambda: explanation_details(self._sources.why(name), word))
             if asks_why
             else None,
         )
+
+    def _beside(self, decided: RecordDetail) -> list[BesideRows]:
+        """The decisions beside one in time, of its customer first."""
+        found, scale = self._sources.neighbours(decided), self._sources.scale(decided.model)
+        made = []
+        if found.of_unit is not None:
+            title = "Of the same customer"
+            every = search.Query(model=decided.model, unit=found.unit).link()
+            made.append(BesideRows.of(title, found.of_unit, decided.event_ms, scale, every))
+        around_ms = (decided.event_ms - MINUTE_MS, decided.event_ms + MINUTE_MS)
+        every = search.Query(decided.model, None, max(around_ms[0], 0), around_ms[1]).link()
+        title = f"Of {decided.model}"
+        return [*made, BesideRows.of(title, found.of_model, decided.event_ms, scale, every)]
+
+    def _trace_url(self, record: RecordDetail) -> str:
+        grafana = self._sources.platform.settings.servers.grafana
+        return trace_link(grafana, record.trace_id, dict(record.fields).get("recorded_ms"))
 
     def _found(self, request: Request, fields: Mapping[str, str]) -> Response:
         try:

@@ -239,6 +239,9 @@ GROUPS: Final = (
                 "the Prometheus with the platform's rules, which knows what is spent of the "
                 "availability's budget; empty: the page shows no such figure",
                 place="servers.prometheus"),
+        Setting("GRAFANA_URL", kinds.ENDPOINT, "", ("page",),
+                "the Grafana with the data source of traces, as readers of the page reach it; "
+                "empty: a decision's trace is no link", place="servers.grafana"),
     ), note=(
         "`docs/cluster.md` says when to use which. What no setting names is in the home folder or "
         "on this machine."

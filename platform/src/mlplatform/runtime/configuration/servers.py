@@ -23,6 +23,7 @@ class Servers:
         alertmanager: http(s)://host:port of the Alertmanager whose alerts the page shows.
         prometheus: http(s)://host:port of the Prometheus that measures how much of error budgets is
             spent.
+        grafana: http(s)://host:port of Grafana, as readers of the page reach it.
         prefect_auth: user:password for Prefect's server, which child processes inherit from the
             environment; empty if the server needs none.
         mlflow_token_file: file with the registry's token; None means the file in the home folder.
@@ -34,6 +35,7 @@ class Servers:
     page: str = ""
     alertmanager: str = ""
     prometheus: str = ""
+    grafana: str = ""
     prefect_auth: str = field(default="", repr=False)
     mlflow_token_file: Path | None = None
 

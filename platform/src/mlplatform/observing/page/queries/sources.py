@@ -23,8 +23,6 @@ from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.registry.versions import Version
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import (
-    FILE,
-    folder_digest,
     load_definition,
     model_folder,
     model_names,
@@ -38,6 +36,8 @@ from mlplatform.observing.page.queries.decisions import RecordDetail
 from mlplatform.observing.page.queries.error_budget import BudgetTable
 from mlplatform.observing.page.queries.evidence_index import EvidenceIndex
 from mlplatform.observing.page.queries.firing_alerts import AlertTable
+from mlplatform.observing.page.queries.model_source import DefinitionSource, definition_source
+from mlplatform.observing.page.queries.neighbours import DecisionNeighbours, Place, neighbours
 from mlplatform.observing.page.queries.reason_words import reason_words
 from mlplatform.observing.page.queries.rollouts import EvidenceDetail, evidence
 from mlplatform.observing.page.queries.schedules import Schedules, ScheduleTable
@@ -89,19 +89,6 @@ class ModelRow:
     def is_reviewed(self) -> bool:
         """Whether people review decisions of the model."""
         return bool(self.definition.label.review.reviewed(self.definition.decision))
-
-
-@dataclass(frozen=True, slots=True)
-class DefinitionSource:
-    """A model.yaml as it is on this machine.
-
-    Args:
-        digest: digest of all files of its folder, as versions that it fitted name it.
-    """
-
-    path: str
-    text: str
-    digest: str
 
 
 class Sources:
@@ -263,13 +250,7 @@ class Sources:
             Unavailable: the file can't be read now.
         """
         self._check_visible(model)
-        folder = model_folder(model)
-        path = folder / FILE
-        try:
-            text = path.read_text(encoding="utf-8")
-            return DefinitionSource(str(path), text, folder_digest(folder))
-        except (OSError, UnicodeError) as error:
-            raise Unavailable(f"{path}: {error}") from error
+        return definition_source(model_folder(model))
 
     def error_budgets(self, model: ModelDefinition) -> BudgetTable:
         """The spending of a model's error budgets, as far as passes have counted.
@@ -470,6 +451,21 @@ class Sources:
             decisions.record(found, self.scale(found["model"]), self._pseudonyms(found["model"]))
             for found in rows
         ]
+
+    def neighbours(self, found: RecordDetail) -> DecisionNeighbours:
+        """The decisions beside one in time.
+
+        Raises:
+            NotFound: there is no log.
+            Unavailable: too many searches run now.
+        """
+        log, fields = self._log(), dict(found.fields)
+        if log is None:
+            raise not_logged(str(fields.get("decision_id")))
+        place, unit = Place(found.event_ms, fields["writer"], fields["seq"]), fields.get("unit")
+        with _turn(self._searching, "other searches go on"):
+            of_unit = None if unit is None else neighbours(log.read, found.model, place, unit)
+            return DecisionNeighbours(of_unit, neighbours(log.read, found.model, place), unit)
 
     def reasons(self, model: str) -> Mapping[str, str]:
         """Code → words of a model's reasons; empty if no folder has them."""
