@@ -18,7 +18,8 @@ from mlplatform.rollouts.drift.incidents import Incident
 from mlplatform.runtime.times import duration_text
 from mlplatform.runtime.units import HOUR_MS, HOUR_S
 
-MOST_INPUTS: Final = 60
+MOST_INPUTS: Final = 40
+TABLE_ROWS: Final = 14
 MOST_INCIDENTS: Final = 20
 MEDIAN, LOW, HIGH = "median", "10 %", "90 %"
 
@@ -34,7 +35,7 @@ class InputCard:
         verdict: how far it moved in the newest window, in words.
         values: the values, or for a category how much of its limit it reached.
         missing: the missing share; None if no value was missing or expected to be.
-        rows: the windows, newest first: their starts, and each number as text.
+        rows: the newest windows, newest first: their starts, and each number as text.
     """
 
     values: Metric
@@ -143,7 +144,7 @@ def _card(
     values = (
         _of_limit(key, shown, found, span_ms) if by_share else _values(key, shown, found, span_ms)
     )
-    known = [(at, one) for at, one in reversed(found) if one is not None]
+    known = [(at, one) for at, one in reversed(found[-TABLE_ROWS:]) if one is not None]
     return InputCard(
         values=values,
         missing=_missing(key, shown, found, span_ms),

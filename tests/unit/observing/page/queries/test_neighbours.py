@@ -27,14 +27,14 @@ def ids(found: Neighbours) -> tuple[list[int], list[int]]:
 
 
 def beside(found: Log, seq: int, event_ms: int, **more: Any) -> Neighbours:
-    return neighbours(found.read, "fraud", Place(event_ms, "a", seq), clock=lambda: 0.0, **more)
+    return neighbours(found.read, "fraud", Place(event_ms, "a", seq), **more)
 
 
 def test_the_nearest_on_either_side_are_shown_newest_first_without_the_decision_itself() -> None:
     found = log(*({"seq": n, "event_ms": AT_MS + 100 * n, "unit": n} for n in range(41)))
     near = beside(found, 20, AT_MS + 2_000)
     assert ids(near) == ([19, 18, 17, 16, 15], [25, 24, 23, 22, 21])
-    assert near.within_ms == module.WIDTHS_MS[0]
+    assert near.within_ms == module.MIDDLE_MS
     assert len(found.queries) == 1, "enough was found at once"
 
 
@@ -52,13 +52,13 @@ def test_a_quiet_model_is_read_further_until_an_hour() -> None:
     assert (alone.found, alone.within_ms) == (False, HOUR_MS)
 
 
-def test_a_customers_are_read_by_the_customer_over_two_days() -> None:
+def test_a_customers_are_read_by_the_customer_over_a_day() -> None:
     rows = [{"seq": n, "event_ms": AT_MS + n * 5 * HOUR_MS, "unit": n % 2} for n in range(30)]
     found = log(*rows)
     near = beside(found, 10, AT_MS + 50 * HOUR_MS, unit=0)
-    assert ids(near) == ([8, 6, 4, 2], [18, 16, 14, 12])
-    assert {query.unit for query in found.queries} == {0}
-    assert near.within_ms == 48 * HOUR_MS
+    assert ids(near) == ([8, 6], [14, 12])
+    assert [query.unit for query in found.queries] == [0]
+    assert near.within_ms == DAY_MS
 
 
 def test_no_more_is_kept_than_each_side_holds_and_no_pseudonym_is_read() -> None:
@@ -68,24 +68,26 @@ def test_no_more_is_kept_than_each_side_holds_and_no_pseudonym_is_read() -> None
     assert all("unit" not in row for row in (*near.before, *near.after))
 
 
-def test_time_that_holds_too_many_records_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_OF_WINDOW", 10)
-    rows = [{"seq": n, "event_ms": AT_MS + n * 400, "unit": n} for n in range(100)]
-    near = beside(log(*rows), 50, AT_MS + 50 * 400)
-    assert near.within_ms == 1_000, "the next longer one is crowded"
-    assert ids(near) == ([49, 48], [52, 51])
-
-
-def test_what_would_take_too_long_is_not_read() -> None:
-    found, now_s = log({"seq": 1, "event_ms": AT_MS, "unit": 1}), [0.0]
-
-    def slow(query: Any) -> Any:
-        now_s[0] += 0.02
-        return found.read(query)
-
-    place = Place(AT_MS, "a", 1)
-    near = neighbours(slow, "fraud", place, budget_s=0.08, clock=lambda: now_s[0])
-    assert (len(found.queries), near.within_ms) == (1, 1_000)
+@pytest.mark.parametrize(
+    ("apart_ms", "within_ms", "reads", "near"),
+    [
+        (20, module.SHORT_MS, 2, ([49, 48, 47, 46, 45], [55, 54, 53, 52, 51])),
+        (60_000 // 4, module.MIDDLE_MS, 2, ([49, 48, 47, 46], [54, 53, 52, 51])),
+    ],
+    ids=["the middle is crowded", "the long one is crowded"],
+)
+def test_time_that_holds_too_many_records_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+    apart_ms: int,
+    within_ms: int,
+    reads: int,
+    near: tuple[list[int], list[int]],
+) -> None:
+    monkeypatch.setattr(module, "MOST_OF_WINDOW", 22)
+    found = log(*({"seq": n, "event_ms": AT_MS + n * apart_ms, "unit": n} for n in range(100)))
+    seen = beside(found, 50, AT_MS + 50 * apart_ms)
+    assert (seen.within_ms, len(found.queries), ids(seen)) == (within_ms, reads, near)
+    assert all(query.limit == 22 for query in found.queries)
 
 
 def test_each_neighbour_says_how_much_earlier_or_later_it_was() -> None:

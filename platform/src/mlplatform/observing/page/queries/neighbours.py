@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,15 +12,17 @@ import pyarrow as pa
 from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.record import ANSWERED
 from mlplatform.observing.page.queries.search import MOST_OF_WINDOW, SHOWN
-from mlplatform.runtime.units import HOUR_MS
+from mlplatform.runtime.units import DAY_MS, HOUR_MS, MINUTE_MS
 
 EACH_SIDE: Final = 5
-WIDTHS_MS: Final = (1_000, 8_000, 64_000, 512_000, HOUR_MS)
-"""Times to either side that are read for a model, one after another, until enough was found."""
-WIDTHS_OF_UNIT_MS: Final = (6 * HOUR_MS, 48 * HOUR_MS)
-"""The same for a customer, whose decisions are rarer."""
-BUDGET_S: Final = 0.08
-"""Seconds after which no further time is read."""
+SHORT_MS: Final = 200
+MIDDLE_MS: Final = MINUTE_MS
+LONG_MS: Final = HOUR_MS
+"""Times to either side that are read for a model: the middle one, then a shorter one if that holds
+too many records, or a longer one if it holds too few. A read has a cost of its own, whatever it
+finds."""
+OF_UNIT_MS: Final = DAY_MS
+"""Time to either side that is read for a customer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,41 +66,38 @@ class DecisionNeighbours:
 
 
 def neighbours(
-    read: Callable[[RecordQuery], pa.Table],
-    model: str,
-    place: Place,
-    unit: int | None = None,
-    *,
-    budget_s: float = BUDGET_S,
-    clock: Callable[[], float] = time.monotonic,
+    read: Callable[[RecordQuery], pa.Table], model: str, place: Place, unit: int | None = None
 ) -> Neighbours:
-    """At most `EACH_SIDE` decisions before and after a place, within a bound of time.
-
-    A longer time is read only if it can be within the budget, and only while too few decisions were
-    found. One that holds too many records is not read again: the shorter one before it stands.
+    """At most `EACH_SIDE` decisions before and after a place, by at most two bounded reads.
 
     Args:
         unit: pseudonym of a customer; None for all decisions of the model.
     """
-    widths = WIDTHS_MS if unit is None else WIDTHS_OF_UNIT_MS
-    found = Neighbours((), (), 0)
-    begun_s, before_s, last_ms = clock(), 0.0, 0
-    for width_ms in widths:
-        if last_ms and before_s * width_ms / last_ms > budget_s - (clock() - begun_s):
-            break
-        from_s = clock()
-        query = RecordQuery(
-            model=model, kinds=ANSWERED, from_ms=max(place.event_ms - width_ms, 0),
-            to_ms=place.event_ms + width_ms + 1, unit=unit, limit=MOST_OF_WINDOW, columns=SHOWN,
-        )  # fmt: skip
-        table = read(query)
-        if _is_crowded(table):
-            break
-        found = _nearest(table.to_pylist(), place, width_ms)
-        if min(len(found.before), len(found.after)) >= EACH_SIDE:
-            break
-        before_s, last_ms = clock() - from_s, width_ms
-    return found
+    nothing = Neighbours((), (), 0)
+    if unit is not None:
+        return _within(read, model, place, unit, OF_UNIT_MS) or nothing
+    found = _within(read, model, place, None, MIDDLE_MS)
+    if found is None:
+        return _within(read, model, place, None, SHORT_MS) or nothing
+    if min(len(found.before), len(found.after)) >= EACH_SIDE:
+        return found
+    return _within(read, model, place, None, LONG_MS) or found
+
+
+def _within(
+    read: Callable[[RecordQuery], pa.Table],
+    model: str,
+    place: Place,
+    unit: int | None,
+    within_ms: int,
+) -> Neighbours | None:
+    """The nearest decisions within a time to either side; None if it holds too many records."""
+    query = RecordQuery(
+        model=model, kinds=ANSWERED, from_ms=max(place.event_ms - within_ms, 0),
+        to_ms=place.event_ms + within_ms + 1, unit=unit, limit=MOST_OF_WINDOW, columns=SHOWN,
+    )  # fmt: skip
+    table = read(query)
+    return None if _is_crowded(table) else _nearest(table.to_pylist(), place, within_ms)
 
 
 def _is_crowded(table: pa.Table) -> bool:
