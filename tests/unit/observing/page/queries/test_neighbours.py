@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -14,7 +13,13 @@ from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.observing.page.decision_views import BesideRows
 from mlplatform.observing.page.queries import decisions, traces
 from mlplatform.observing.page.queries import neighbours as module
-from mlplatform.observing.page.queries.neighbours import EACH_SIDE, Neighbours, Place, neighbours
+from mlplatform.observing.page.queries.neighbours import (
+    EACH_SIDE,
+    Neighbours,
+    Place,
+    neighbours,
+    neighbours_of_unit,
+)
 from mlplatform.observing.page.rendering import render
 from mlplatform.runtime.times import duration_text
 from mlplatform.runtime.units import DAY_MS, HOUR_MS
@@ -26,8 +31,8 @@ def ids(found: Neighbours) -> tuple[list[int], list[int]]:
     return [row["seq"] for row in found.before], [row["seq"] for row in found.after]
 
 
-def beside(found: Log, seq: int, event_ms: int, **more: Any) -> Neighbours:
-    return neighbours(found.read, "fraud", Place(event_ms, "a", seq), **more)
+def beside(found: Log, seq: int, event_ms: int) -> Neighbours:
+    return neighbours(found.read, "fraud", Place(event_ms, "a", seq))
 
 
 def test_the_nearest_on_either_side_are_shown_newest_first_without_the_decision_itself() -> None:
@@ -52,13 +57,30 @@ def test_a_quiet_model_is_read_further_until_an_hour() -> None:
     assert (alone.found, alone.within_ms) == (False, HOUR_MS)
 
 
-def test_a_customers_are_read_by_the_customer_over_a_day() -> None:
+def test_a_customers_are_read_by_the_customer_over_two_days_of_a_quiet_model() -> None:
     rows = [{"seq": n, "event_ms": AT_MS + n * 5 * HOUR_MS, "unit": n % 2} for n in range(30)]
-    found = log(*rows)
-    near = beside(found, 10, AT_MS + 50 * HOUR_MS, unit=0)
-    assert ids(near) == ([8, 6], [14, 12])
+    found, place = log(*rows), Place(AT_MS + 50 * HOUR_MS, "a", 10)
+    near = neighbours_of_unit(found.read, "fraud", place, 0, Neighbours((), (), HOUR_MS, 1))
+    assert ids(near) == ([8, 6, 4, 2], [18, 16, 14, 12])
     assert [query.unit for query in found.queries] == [0]
-    assert near.within_ms == DAY_MS
+    assert near.within_ms == module.OF_UNIT_MOST_MS
+
+
+@pytest.mark.parametrize(
+    ("records", "within_ms"),
+    [
+        (0, module.OF_UNIT_MOST_MS),
+        (450, 60_000 * module.OF_UNIT_RECORDS // 450),
+        (15_000, module.OF_UNIT_LEAST_MS),
+    ],
+)
+def test_the_more_a_model_decides_the_shorter_a_customers_time_is(
+    records: int, within_ms: int
+) -> None:
+    found = log({"seq": 1, "event_ms": AT_MS, "unit": 1})
+    of_model = Neighbours((), (), 60_000, records)
+    near = neighbours_of_unit(found.read, "fraud", Place(AT_MS, "a", 1), 1, of_model)
+    assert (near.found, near.within_ms) == (False, within_ms)
 
 
 def test_no_more_is_kept_than_each_side_holds_and_no_pseudonym_is_read() -> None:

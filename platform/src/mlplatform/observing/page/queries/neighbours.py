@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.record import ANSWERED
@@ -21,8 +22,12 @@ LONG_MS: Final = HOUR_MS
 """Times to either side that are read for a model: the middle one, then a shorter one if that holds
 too many records, or a longer one if it holds too few. A read has a cost of its own, whatever it
 finds."""
-OF_UNIT_MS: Final = DAY_MS
-"""Time to either side that is read for a customer."""
+OF_UNIT_RECORDS: Final = 150_000
+"""Records among which a customer's are looked for: each of their files takes 17 ms."""
+OF_UNIT_LEAST_MS: Final = HOUR_MS
+OF_UNIT_MOST_MS: Final = 2 * DAY_MS
+
+Order = Literal["ascending", "descending"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +45,13 @@ class Neighbours:
 
     Args:
         within_ms: time to either side that was read.
+        records: number of records in that time.
     """
 
     before: tuple[Mapping[str, Any], ...]
     after: tuple[Mapping[str, Any], ...]
     within_ms: int
+    records: int = 0
 
     @property
     def found(self) -> bool:
@@ -65,23 +72,40 @@ class DecisionNeighbours:
     unit: int | None
 
 
-def neighbours(
-    read: Callable[[RecordQuery], pa.Table], model: str, place: Place, unit: int | None = None
-) -> Neighbours:
-    """At most `EACH_SIDE` decisions before and after a place, by at most two bounded reads.
-
-    Args:
-        unit: pseudonym of a customer; None for all decisions of the model.
-    """
-    nothing = Neighbours((), (), 0)
-    if unit is not None:
-        return _within(read, model, place, unit, OF_UNIT_MS) or nothing
+def neighbours(read: Callable[[RecordQuery], pa.Table], model: str, place: Place) -> Neighbours:
+    """At most `EACH_SIDE` decisions of a model before and after a place, by at most two bounded
+    reads."""
     found = _within(read, model, place, None, MIDDLE_MS)
     if found is None:
-        return _within(read, model, place, None, SHORT_MS) or nothing
-    if min(len(found.before), len(found.after)) >= EACH_SIDE:
+        return _within(read, model, place, None, SHORT_MS) or Neighbours((), (), 0)
+    if max(len(found.before), len(found.after)) >= EACH_SIDE:  # the other side ends the log
         return found
     return _within(read, model, place, None, LONG_MS) or found
+
+
+def neighbours_of_unit(
+    read: Callable[[RecordQuery], pa.Table],
+    model: str,
+    place: Place,
+    unit: int,
+    of_model: Neighbours,
+) -> Neighbours:
+    """The same of one customer, by one read.
+
+    Args:
+        unit: pseudonym of the customer.
+        of_model: what was found of the whole model: the more decisions it makes, the shorter is the
+            time that is read.
+    """
+    within_ms = _time_of_unit(of_model)
+    return _within(read, model, place, unit, within_ms) or Neighbours((), (), 0)
+
+
+def _time_of_unit(of_model: Neighbours) -> int:
+    if not of_model.within_ms:
+        return OF_UNIT_LEAST_MS
+    wanted_ms = OF_UNIT_RECORDS * of_model.within_ms // max(of_model.records, 1)
+    return min(max(wanted_ms, OF_UNIT_LEAST_MS), OF_UNIT_MOST_MS)
 
 
 def _within(
@@ -97,7 +121,7 @@ def _within(
         to_ms=place.event_ms + within_ms + 1, unit=unit, limit=MOST_OF_WINDOW, columns=SHOWN,
     )  # fmt: skip
     table = read(query)
-    return None if _is_crowded(table) else _nearest(table.to_pylist(), place, within_ms)
+    return None if _is_crowded(table) else _nearest(table, place, within_ms)
 
 
 def _is_crowded(table: pa.Table) -> bool:
@@ -106,17 +130,18 @@ def _is_crowded(table: pa.Table) -> bool:
     return max(Counter(table.column("writer").to_pylist()).values()) >= MOST_OF_WINDOW
 
 
-def _nearest(rows: Sequence[Mapping[str, Any]], place: Place, within_ms: int) -> Neighbours:
-    own = _key(place.event_ms, place.writer, place.seq)
-    keyed = sorted(
-        ((_key(row["event_ms"], row["writer"], row["seq"]), row) for row in rows),
-        key=lambda pair: pair[0],
-        reverse=True,
+def _nearest(table: pa.Table, place: Place, within_ms: int) -> Neighbours:
+    writer, seq = pc.field("writer"), pc.field("seq")
+    same = pc.field("event_ms") == place.event_ms
+    earlier = (writer < place.writer) | ((writer == place.writer) & (seq < place.seq))
+    later = (writer > place.writer) | ((writer == place.writer) & (seq > place.seq))
+    before = table.filter((pc.field("event_ms") < place.event_ms) | (same & earlier))
+    after = table.filter((pc.field("event_ms") > place.event_ms) | (same & later))
+    return Neighbours(
+        _first(before, "descending"), _first(after, "ascending")[::-1], within_ms, len(table)
     )
-    after = [row for key, row in keyed if key > own][-EACH_SIDE:]
-    before = [row for key, row in keyed if key < own][:EACH_SIDE]
-    return Neighbours(tuple(before), tuple(after), within_ms)
 
 
-def _key(event_ms: int, writer: str, seq: int) -> tuple[int, str, int]:
-    return event_ms, writer, seq
+def _first(table: pa.Table, order: Order) -> tuple[Mapping[str, Any], ...]:
+    ordered = table.sort_by([(name, order) for name in ("event_ms", "writer", "seq")])
+    return tuple(ordered.slice(0, EACH_SIDE).to_pylist())

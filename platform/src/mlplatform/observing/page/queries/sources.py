@@ -37,7 +37,12 @@ from mlplatform.observing.page.queries.error_budget import BudgetTable
 from mlplatform.observing.page.queries.evidence_index import EvidenceIndex
 from mlplatform.observing.page.queries.firing_alerts import AlertTable
 from mlplatform.observing.page.queries.model_source import DefinitionSource, definition_source
-from mlplatform.observing.page.queries.neighbours import DecisionNeighbours, Place, neighbours
+from mlplatform.observing.page.queries.neighbours import (
+    DecisionNeighbours,
+    Place,
+    neighbours,
+    neighbours_of_unit,
+)
 from mlplatform.observing.page.queries.reason_words import reason_words
 from mlplatform.observing.page.queries.rollouts import EvidenceDetail, evidence
 from mlplatform.observing.page.queries.schedules import Schedules, ScheduleTable
@@ -464,8 +469,10 @@ class Sources:
             raise not_logged(str(fields.get("decision_id")))
         place, unit = Place(found.event_ms, fields["writer"], fields["seq"]), fields.get("unit")
         with _turn(self._searching, "other searches go on"):
-            of_unit = None if unit is None else neighbours(log.read, found.model, place, unit)
-            return DecisionNeighbours(of_unit, neighbours(log.read, found.model, place), unit)
+            of_model, of_unit = neighbours(log.read, found.model, place), None
+            if unit is not None:
+                of_unit = neighbours_of_unit(log.read, found.model, place, unit, of_model)
+            return DecisionNeighbours(of_unit, of_model, unit)
 
     def reasons(self, model: str) -> Mapping[str, str]:
         """Code → words of a model's reasons; empty if no folder has them."""
