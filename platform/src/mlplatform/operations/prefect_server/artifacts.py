@@ -1,4 +1,4 @@
-"""What a flow run leaves in Prefect beside its report: tables of what happened, and links to the
+"""Artifacts of a flow run in Prefect beside its report: tables of what happened, and links to the
 pages on which it can be seen and answered.
 
 Each artifact has a key, under which Prefect keeps those of earlier runs too.

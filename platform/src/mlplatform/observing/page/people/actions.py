@@ -28,8 +28,9 @@ from mlplatform.observing.page.people.reader import READER, Reader, may_see
 from mlplatform.observing.page.people.sessions import Sessions
 from mlplatform.observing.page.people.sign_in import Show
 from mlplatform.observing.page.people.waiting_rollouts import WaitingRollout, waiting_rollout
+from mlplatform.observing.page.queries.platform_reads import translated
 from mlplatform.observing.page.queries.rollouts import EvidenceDetail, evidence
-from mlplatform.observing.page.queries.sources import Sources, translated
+from mlplatform.observing.page.queries.sources import Sources
 from mlplatform.operations.actions import controls
 from mlplatform.operations.actions import rollouts as job
 from mlplatform.operations.actions.person_fields import REASON

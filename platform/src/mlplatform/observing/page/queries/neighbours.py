@@ -90,7 +90,7 @@ def neighbours_of_unit(
     unit: int,
     of_model: Neighbours,
 ) -> Neighbours:
-    """The same of one customer, by one read.
+    """The decisions of one customer beside a decision, by one read.
 
     Args:
         unit: pseudonym of the customer.

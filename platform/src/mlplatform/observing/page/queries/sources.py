@@ -5,21 +5,16 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
 from mlplatform.decisions.log.lookup import all_records, logged_records, not_logged
-from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records.port import Watermark
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.decisions.records.record import Record
-from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.registry.versions import Version
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import (
@@ -43,6 +38,7 @@ from mlplatform.observing.page.queries.neighbours import (
     neighbours,
     neighbours_of_unit,
 )
+from mlplatform.observing.page.queries.platform_reads import PlatformReads, translated
 from mlplatform.observing.page.queries.reason_words import reason_words
 from mlplatform.observing.page.queries.rollouts import EvidenceDetail, evidence
 from mlplatform.observing.page.queries.schedules import Schedules, ScheduleTable
@@ -60,7 +56,6 @@ from mlplatform.operations.traffic.input_windows import InputHistory
 from mlplatform.operations.traffic.projection import TrafficReport
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift.incidents import Incident
-from mlplatform.rollouts.events.stream import Lag
 from mlplatform.rollouts.journal.controls import Killed, fold_controls
 from mlplatform.rollouts.journal.sql import SqlRollouts
 from mlplatform.rollouts.journal.state import RolloutState, fold
@@ -96,7 +91,7 @@ class ModelRow:
         return bool(self.definition.label.review.reviewed(self.definition.decision))
 
 
-class Sources:
+class Sources(PlatformReads):
     """The page's data. Safe for threads; each store is opened when it is first needed.
 
     Args:
@@ -112,9 +107,8 @@ class Sources:
         burn_rates: BurnRates | None = None,
         schedules: Schedules | None = None,
     ) -> None:
-        self.platform: Final = platform
+        super().__init__(platform)
         self._may_see = may_see
-        self._opening = threading.Lock()
         self._explaining = threading.Semaphore(1)
         self._searching = threading.Semaphore(MOST_SEARCHES)
         self._alerting = threading.Semaphore(MOST_ALERTING)
@@ -165,44 +159,6 @@ class Sources:
             if self._schedules is None
             else self._schedules.read().without(self._other_models())
         )
-
-    def event_lags(self) -> list[Lag]:
-        """The lag of each receiver of events.
-
-        Raises:
-            Unavailable: the journal does not answer.
-        """
-        if not scoring_wiring.has_rollouts(self.platform.settings):
-            return []
-        with translated(), self._opening:
-            stream = self.platform.stream
-        with translated():
-            return stream.lags()
-
-    def event_ms(self) -> int:
-        """The present event time; of recorded traffic the newest in the log, without its history.
-
-        Raises:
-            Unavailable: the log can't be read now.
-        """
-        if self.platform.settings.clock == "system":
-            return self.platform.clock.event_ms()
-        log = self._log()
-        return (None if log is None else log.latest_event_ms()) or 0
-
-    def log_heads(self) -> list[Watermark]:
-        """How far each writer of the log is, apart from spills; empty before there is a log.
-
-        Raises:
-            Unavailable: the log can't be read now.
-        """
-        log = self._log()
-        return [] if log is None else log.heads()
-
-    def spills(self) -> Path | None:
-        """The folder of what waits beside the log; None before there is a log."""
-        log = self._log()
-        return None if log is None else log.spills
 
     def _other_models(self) -> list[str]:
         return [name for name in model_names() if not self._may_see(name)]
@@ -468,7 +424,7 @@ class Sources:
         if log is None:
             raise not_logged(str(fields.get("decision_id")))
         place, unit = Place(found.event_ms, fields["writer"], fields["seq"]), fields.get("unit")
-        with _turn(self._searching, "other searches go on"):
+        with turn(self._searching, "other searches go on"):
             of_model, of_unit = neighbours(log.read, found.model, place), None
             if unit is not None:
                 of_unit = neighbours_of_unit(log.read, found.model, place, unit, of_model)
@@ -505,22 +461,6 @@ class Sources:
         if not all(self._may_see(row["model"]) for row in rows):
             raise not_logged(decision_id)
 
-    def _of_journal(self, read: Callable[[SqlRollouts], T], nothing: T) -> T:
-        """The result of a read of the journal; `nothing` before there is a journal, because reading
-        creates no file."""
-        if not scoring_wiring.has_rollouts(self.platform.settings):
-            return nothing
-        with translated(), self._opening:
-            journal = self.platform.rollouts
-        with translated():
-            return read(journal)
-
-    def _log(self) -> SqliteDecisionLog | None:
-        if not (self.platform.settings.home.decisions / DATABASE).is_file():
-            return None
-        with self._opening:
-            return self.platform.log
-
 
 def _declared(model: str) -> ModelDefinition | None:
     """The definition of a model; None where no folder has a valid one."""
@@ -534,12 +474,3 @@ def _declared(model: str) -> ModelDefinition | None:
 def shipped_objectives() -> Objectives:
     """The objectives of the release, like the alerts that are made from them."""
     return objectives.load(objectives.SHIPPED)
-
-
-@contextlib.contextmanager
-def translated() -> Iterator[None]:
-    """Raises `Unavailable` if the journal's file does not answer."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise Unavailable(f"the journal of rollouts and incidents: {error}") from error
