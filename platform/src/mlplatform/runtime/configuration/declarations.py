@@ -241,7 +241,7 @@ GROUPS: Final = (
                 place="servers.prometheus"),
         Setting("GRAFANA_URL", kinds.ENDPOINT, "", ("page",),
                 "the Grafana with the data source of traces, as readers of the page reach it; "
-                "empty: a decision's trace is no link", place="servers.grafana"),
+                "empty: a decision's trace has no link", place="servers.grafana"),
     ), note=(
         "`docs/cluster.md` says when to use which. What no setting names is in the home folder or "
         "on this machine."
