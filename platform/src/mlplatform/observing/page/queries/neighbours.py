@@ -90,7 +90,7 @@ def neighbours_of_unit(
     unit: int,
     of_model: Neighbours,
 ) -> Neighbours:
-    """The decisions of one customer beside a decision, by one read.
+    """At most `EACH_SIDE` decisions of one customer before and after a place, by one read.
 
     Args:
         unit: pseudonym of the customer.
