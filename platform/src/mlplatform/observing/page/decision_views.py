@@ -194,7 +194,8 @@ class DecisionViews:
     def _refused(self, fields: Mapping[str, str], why: str) -> Response:
         """The form with what was typed, and the problem above it; nothing is searched."""
         typed = {name: fields.get(name, "").strip()[:MOST_TYPED] for name in TYPED}
-        return html(self._list(search.Query(), None, typed, problem=why), 400)
+        problem = why.removeprefix("search: ")
+        return html(self._list(search.Query(), None, typed, problem=problem), 400)
 
     def _list(
         self,
