@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 from mlplatform import commands
 from mlplatform.operations import wiring
 from mlplatform.operations.supervisor.status import PlatformStatus
+from mlplatform.rollouts.journal.sqlite import SqliteRollouts
 from mlplatform.runtime.configuration.settings import Home
-from mlplatform.runtime.errors import Busy, ConfigInvalid
+from mlplatform.runtime.errors import Busy, ConfigInvalid, Refused
+from support.earlier_state import become_newer
 
 
 @pytest.fixture
@@ -32,6 +34,32 @@ def test_where_nothing_runs_the_way_to_start_is_told_instead_of_addresses(home: 
     assert result.exit_code == 3
     assert f"`mlplatform up` starts the platform of {home}" in result.output
     assert "http://" not in result.output
+
+
+def test_a_home_of_a_newer_release_is_refused_before_anything_starts(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By `up`, and by `doctor`; both name the database and the way out, and neither changes it."""
+    made = Home(home)
+    made.create()
+    SqliteRollouts(made.rollouts_db).close()
+    become_newer(made.rollouts_db, "rollouts")
+    before = sorted(path.name for path in home.iterdir())
+    monkeypatch.setattr("mlplatform.commands.platform.Supervisor", lambda *a, **k: pytest.fail("!"))
+    told = "rollouts.db is at schema version"
+    way = "run that release, or restore a backup of before it"
+    started = CliRunner().invoke(commands.app, ["up"])
+    assert isinstance(started.exception, Refused)
+    assert told in str(started.exception)
+    assert way in str(started.exception)
+    found = json.loads(CliRunner().invoke(commands.app, ["doctor", "--json"]).stdout)
+    (lacking,) = [one for one in found if one["what"] == f"home {home}"]
+    assert lacking["state"] == "lacking"
+    assert told in lacking["seen"]
+    assert way in lacking["seen"]
+    assert sorted(path.name for path in home.iterdir()) == before
+    listed = CliRunner().invoke(commands.app, ["rollouts", "list"])
+    assert way in str(listed.exception)
 
 
 @pytest.mark.parametrize(

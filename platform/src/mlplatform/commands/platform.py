@@ -30,6 +30,7 @@ from mlplatform.model.folders import model_names, readable_names
 from mlplatform.model.personal_fields import personal_fields
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.operations import wiring
+from mlplatform.operations.backup.schemas import check_home
 from mlplatform.operations.supervisor.machine import LEFT_OUT, NAME_THEM
 from mlplatform.operations.supervisor.machine_facts import models_without_folder
 from mlplatform.operations.supervisor.platform import children
@@ -76,6 +77,7 @@ def up(
         settings = dataclasses.replace(settings, clock=clock)
         os.environ.update(settings.environment())
     elsewhere = wiring.followed_plane(settings)  # first: if this fails, nothing is made
+    check_home(settings.home.root)
     specs = children(settings)
     if not settings.home.is_made:
         check_ports(specs)  # the supervisor checks again, after it ended what an earlier one left

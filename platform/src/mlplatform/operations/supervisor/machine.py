@@ -64,7 +64,8 @@ class HomeFacts:
     Args:
         owner: the owner's user id; None if there is no such folder.
         open: paths, the folder included, that the group or others can read or write.
-        problem: why the folder is no home and can't become one; empty if it is or can.
+        problem: why the folder is no home, can't become one, or can't be used by this release;
+            empty if there is no such reason.
     """
 
     root: Path

@@ -16,6 +16,7 @@ from typing import Final
 import psutil
 
 from mlplatform.model.folders import check_folders, model_names
+from mlplatform.operations.backup.schemas import check_home
 from mlplatform.operations.supervisor.machine import Holder, HomeFacts, MachineFacts, Port
 from mlplatform.operations.supervisor.platform import children
 from mlplatform.operations.supervisor.probe import NoAnswer, ask
@@ -23,7 +24,7 @@ from mlplatform.operations.supervisor.spec import HttpCheck
 from mlplatform.operations.supervisor.status import status
 from mlplatform.runtime.configuration.declarations import DEFAULTS, PORTS, PREFIX
 from mlplatform.runtime.configuration.settings import Home, Settings
-from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.errors import ConfigInvalid, Refused, Unavailable
 from mlplatform.runtime.processes.records import read_processes
 from mlplatform.runtime.storage.disk import disk_space
 from mlplatform.runtime.storage.private_folder import OTHERS
@@ -98,9 +99,18 @@ def _home(home: Home) -> HomeFacts:
             return HomeFacts(root, owner)
         if not home.is_made and isinstance(problem := home.absence(), ConfigInvalid):
             return HomeFacts(root, owner, problem=str(problem))
-        return HomeFacts(root, owner, tuple(_open(root)))
+        return HomeFacts(root, owner, tuple(_open(root)), _of_newer_release(root))
     except FileNotFoundError:
         return HomeFacts(root, None)
+
+
+def _of_newer_release(root: Path) -> str:
+    """Why this release can't read the databases of a home; empty if it can."""
+    try:
+        check_home(root)
+    except (Refused, Unavailable) as error:
+        return str(error)
+    return ""
 
 
 def _open(root: Path) -> Iterator[Path]:

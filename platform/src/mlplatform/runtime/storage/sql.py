@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from mlplatform.runtime.errors import Refused
 
@@ -74,6 +74,13 @@ class Schema:
         return len(self.steps)
 
 
+NEWER: Final = (
+    "a newer release has written it; run that release, or restore a backup of before it into an"
+    " empty home (`mlplatform restore`)"
+)
+"""What is wrong with state that this release does not know, and the way out."""
+
+
 def migrate(database: Writable, schema: Schema, present: int) -> None:
     """Bring a part to this release's version.
 
@@ -99,7 +106,7 @@ def migrate(database: Writable, schema: Schema, present: int) -> None:
     if present > schema.version:
         raise Refused(
             f"{schema.part} is at schema version {present}, this release knows {schema.version}: "
-            "a newer release has written it"
+            f"{NEWER}"
         )
 
 
