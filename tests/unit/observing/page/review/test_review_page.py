@@ -305,6 +305,8 @@ async def test_a_label_that_was_a_slip_is_corrected(page: Page, world: World) ->
     await asyncio.to_thread(world.say, name, person("ana"), 1)
     look = f"{PATH}?look={name}"
     async with page.browser("bo") as bo:
+        found = await bo.post(PATH, data={"look": f" {name} "})
+        assert (found.status_code, found.headers["location"]) == (303, look)
         text = (await bo.get(look)).text
         assert "ana has labelled it" in text
         assert "Correct it to: not fraud" in text

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from functools import partial
 from typing import Final
+from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -90,6 +91,9 @@ class Reviews:
         except InputInvalid as error:
             self._refuse(request.path_params["name"], str(error))
             return self._problem(400, str(error), "/")
+        if "look" in fields:  # an id that was typed: nothing is recorded
+            looked = quote(fields["look"].strip()[: queue_rows.MOST_ID], safe="")
+            return RedirectResponse(f"{request.url.path}?look={looked}", 303)
         says_origin = forms.says_its_origin(request.scope["headers"])
         return await run_in_threadpool(self._record, request, fields, says_origin)
 
