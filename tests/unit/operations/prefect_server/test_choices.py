@@ -43,11 +43,11 @@ class Registry:
     def versions(self, model: str) -> list[Any]:
         if self.numbers is None:
             raise Unavailable("MLflow")
-        return [Named(number) for number in self.numbers]
+        return [VersionNumber(number) for number in self.numbers]
 
 
 @dataclass
-class Named:
+class VersionNumber:
     version: int
 
 

@@ -27,7 +27,7 @@ PAGE, MLFLOW = "http://127.0.0.1:4", "http://127.0.0.1:3"
 
 
 @dataclass
-class Kept:
+class RunArtifacts:
     """The artifacts of a run, by key."""
 
     links: dict[str, str] = field(default_factory=dict)
@@ -36,8 +36,8 @@ class Kept:
 
 
 @pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> Kept:
-    found = Kept()
+def kept(monkeypatch: pytest.MonkeyPatch) -> RunArtifacts:
+    found = RunArtifacts()
 
     def link(address: str, *, link_text: str, key: str, description: str) -> None:
         assert link_text
@@ -72,7 +72,7 @@ def replayed() -> Replay:
     return Replay("fraud", *sides, 3, 0, 900, 890, found, speed, speed, ())
 
 
-def check_keys(kept: Kept) -> None:
+def check_keys(kept: RunArtifacts) -> None:
     """Prefect's server takes each key."""
     for key in (*kept.links, *kept.tables, *kept.pages):
         assert Artifact(key=key, type="link", data="").key == key
@@ -80,7 +80,7 @@ def check_keys(kept: Kept) -> None:
 
 
 def test_a_promotion_leads_to_its_rollout_its_version_and_mlflow(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch
+    kept: RunArtifacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rollouts, "open_rollout", lambda *_, **__: "fraud-v3-1")
     monkeypatch.setattr(rollouts, "rollout_pass", lambda *_: {})
@@ -97,7 +97,7 @@ def test_a_promotion_leads_to_its_rollout_its_version_and_mlflow(
 
 
 def test_a_promotion_that_is_refused_leaves_nothing(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch
+    kept: RunArtifacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> str:
         raise PlanRefused("too little traffic")
@@ -105,7 +105,7 @@ def test_a_promotion_that_is_refused_leaves_nothing(
     monkeypatch.setattr(rollouts, "open_rollout", refuse)
     with pytest.raises(PlanRefused):
         flows.promote.promote.fn("fraud", 3, "ana", "new terminals")
-    assert kept == Kept()
+    assert kept == RunArtifacts()
 
 
 def test_an_incident_is_one_link_away_and_a_steady_model_too() -> None:
@@ -116,7 +116,9 @@ def test_an_incident_is_one_link_away_and_a_steady_model_too() -> None:
     assert steady.address == f"{PAGE}/models/fraud"
 
 
-def test_gates_are_a_page_and_a_table_with_what_stopped_the_candidate_first(kept: Kept) -> None:
+def test_gates_are_a_page_and_a_table_with_what_stopped_the_candidate_first(
+    kept: RunArtifacts,
+) -> None:
     def gate(name: str, verdict: str, observed: float | None) -> dict[str, Any]:
         return {
             **{"name": name, "verdict": verdict, "observed": observed, "limit": 0.5},
@@ -136,7 +138,9 @@ def test_gates_are_a_page_and_a_table_with_what_stopped_the_candidate_first(kept
     check_keys(kept)
 
 
-def test_a_plan_without_enough_traffic_says_so(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_without_enough_traffic_says_so(
+    kept: RunArtifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
     missing = "fraud had no traffic in 7 days"
     monkeypatch.setattr(flows.plan, "make", lambda *_: missing)
     state = flows.plan.plan.fn("fraud")
@@ -147,7 +151,7 @@ def test_a_plan_without_enough_traffic_says_so(kept: Kept, monkeypatch: pytest.M
 
 
 def test_a_replay_is_a_page_and_tables_beside_the_version(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch, replayed: Replay
+    kept: RunArtifacts, monkeypatch: pytest.MonkeyPatch, replayed: Replay
 ) -> None:
     monkeypatch.setattr(flows.replay, "decide", lambda *_: replayed)
     state = flows.replay.replay.fn("fraud", 2)

@@ -1,5 +1,5 @@
-"""Artifacts of a flow run in Prefect beside its report: tables of what happened, and links to the
-pages on which it can be seen and answered.
+"""Artifacts that a flow run leaves in Prefect beside its report: tables of what happened, and links
+to the pages on which it can be seen and answered.
 
 Each artifact has a key, under which Prefect keeps those of earlier runs too.
 """

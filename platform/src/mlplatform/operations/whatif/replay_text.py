@@ -102,7 +102,7 @@ def page(found: Replay) -> str:
 
 
 def summary(found: Replay) -> str:
-    """The outcome of a replay, in one line."""
+    """The result of a replay in one line."""
     what_if, words = found.what_if, _words(found.what_if)
     return (
         f"{found.candidate} beside {found.reference}: {what_if.flips.count:,} of "

@@ -120,7 +120,7 @@ def page(subject: str, plan: Plan | str) -> str:
 
 
 def outcome(plan: Plan | str) -> str:
-    """A plan in one line: whether it can decide, else the first reason why not."""
+    """The result of a plan in one line: that it can decide, or the first reason why not."""
     if isinstance(plan, str):
         return plan
     return f"refused: {plan.refusals[0]}" if plan.refusals else DECIDES
