@@ -60,6 +60,7 @@ UNUSED: Final[Mapping[tuple[Unit | str, str], str]] = {
     (Unit(f"{CONFIGURATION}.settings", "Home.create"), "BUNDLES"): (
         "decides whether the folder is made; what is in it, others read"
     ),
+    ("flows", "BUNDLES"): "lists a registry's versions: their digests have the name of a folder",
     ("supervisor", "KEY_FILE"): "the option is declared beside those of `up`, which has it not",
 }
 """Code, or a process, and a setting that it reads without an effect on its work: the reason."""
