@@ -426,10 +426,8 @@ def kubernetes_api(kubeconfig: str | None = None, context: str | None = None) ->
 
 
 def prefect_api(settings: Settings, timeout_s: float = ANSWER_S, tries: int = TRIES) -> PrefectApi:
-    """A client of this platform's Prefect server, with the limits of `PrefectApi`.
-
-    Its calls raise `Unavailable` if the server is on this machine and was never started.
-    """
+    """A client of this platform's Prefect server; its calls raise `Unavailable` if the server is on
+    this machine and was never started."""
     credentials = settings.servers.prefect_auth
     return PrefectApi(
         settings.prefect_url,
@@ -449,8 +447,7 @@ def _operator(home: Home) -> str:
 
 
 def serving_plane(settings: Settings, *, by_address: bool = False) -> ServingPlane:
-    """The plane that serves versions. It is not made in `scoring.wiring`: no request's path imports
-    the Kubernetes client.
+    """The plane that serves versions; no request's path makes it, or imports Kubernetes' client.
 
     Args:
         by_address: whether a cluster's services are reached by addresses instead of cluster names.

@@ -99,7 +99,7 @@ GROUPS: Final = (
                 ("prefect", "flows", "flow-deployments", _UP, "page", *_WORK),
                 "Prefect UI: flows, forms, approvals, reports; log in with name and key, or as "
                 "`operator` with `run/prefect.token`"),
-        Setting("PAGE_PORT", kinds.PORT, "8090", ("page", _UP, "events", *_WORK),
+        Setting("PAGE_PORT", kinds.PORT, "8090", ("page", _UP, "events", "flows", *_WORK),
                 "the platform's own page: what happens and why, and what people answer, pause and "
                 "stop; sign in with name and key, or only to look with `run/page.token`"),
         Setting("MLFLOW_PORT", kinds.PORT, "5000", ("mlflow", "flows", _UP, "page", *_WORK),
@@ -220,7 +220,7 @@ GROUPS: Final = (
                 "", ("mlflow", "commands"),
                 "the registry's bundles; who and where by the variables of AWS's SDK",
                 in_cluster=True, unless="MLFLOW_URL"),
-        Setting("GATEWAY_URL", kinds.SERVER, "", ("worker", _UP, "commands"),
+        Setting("GATEWAY_URL", kinds.SERVER, "", ("worker", "page", "flows", _UP, *_WORK),
                 "the scoring API", place="servers.gateway"),
         Setting("PREFECT_URL", kinds.SERVER,
                 "", ("prefect", "flows", "flow-deployments", "page", _UP, *_WORK),
@@ -230,7 +230,7 @@ GROUPS: Final = (
                 "the registry", place="servers.mlflow"),
         Setting("MLFLOW_TOKEN_FILE", kinds.SECRET_FILE, "", ("mlflow", "flows", "page", *_WORK),
                 "the registry's token", place="servers.mlflow_token_file"),
-        Setting("PAGE_URL", kinds.SERVER, "", ("page", "events", _UP, *_WORK),
+        Setting("PAGE_URL", kinds.SERVER, "", ("page", "events", "flows", _UP, *_WORK),
                 "the page", place="servers.page"),
         Setting("ALERTMANAGER_URL", kinds.ENDPOINT, "", ("page",),
                 "the Alertmanager whose firing alerts the page shows; empty: it shows none",

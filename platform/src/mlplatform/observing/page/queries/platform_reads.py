@@ -7,7 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Watermark
@@ -25,7 +25,7 @@ class PlatformReads:
     """Reads that create no file. Safe for threads."""
 
     def __init__(self, platform: Platform) -> None:
-        self.platform: Final = platform
+        self.platform = platform
         self._opening = threading.Lock()
 
     def event_lags(self) -> list[Lag]:

@@ -100,6 +100,8 @@ class Sources(PlatformReads):
         schedules: what Prefect plans and has run; None if Prefect is not asked.
     """
 
+    platform: Platform
+
     def __init__(
         self,
         platform: Platform,
