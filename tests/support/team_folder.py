@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from mlplatform import commands
 from mlplatform.operations import wiring
+from mlplatform.runtime.configuration.settings import Home
 
 
 @contextmanager
@@ -29,6 +30,7 @@ def team_folder(models: Path, home: Path, model: str | None = None) -> Iterator[
             patch.setattr(scoring_world, "MODEL", model)
         wiring.settings.cache_clear()
         wiring.platform.cache_clear()
+        Home(home).create()
         yield
     wiring.settings.cache_clear()
     wiring.platform.cache_clear()

@@ -40,6 +40,7 @@ READERS: Final = {
     "rollouts show": ("fraud-v2-1",),
     "skew": ("fraud",),
     "trace": (DECISION,),
+    "variants show": ("fraud",),
 }
 """Commands that only show what a platform has, with arguments."""
 
@@ -66,6 +67,9 @@ ACTS: Final = {
     "rollouts pause": ("fraud-v2-1", *WHY),
     "rollouts resume": ("fraud-v2-1", *WHY),
     "rollouts rollback": ("fraud", "--without-prefect", *WHY),
+    "variants end": ("fraud", *WHY),
+    "variants raise": ("fraud", "--version", "5=30", *WHY),
+    "variants start": ("fraud", "--version", "5=20", *WHY),
 }
 """Commands that change what a platform has, with arguments."""
 

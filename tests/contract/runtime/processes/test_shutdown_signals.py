@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from mlplatform.process import ENTRIES
+from mlplatform.runtime.configuration.home_marks import FOLDERS
 from mlplatform.runtime.processes.commands import command
 from support.scoring_world import wait_for, write_amount_bundle
 
@@ -37,7 +38,8 @@ SERVES: Final = sorted(name for name, entry in ENTRIES.items() if entry.stops !=
 def home(tmp_path: Path) -> Path:
     tmp_path.chmod(0o700)
     (tmp_path / "token").write_text("t" * 32)
-    (tmp_path / "run").mkdir(mode=0o700)
+    for name in FOLDERS:
+        (tmp_path / name).mkdir(mode=0o700)
     for name in ("page", "mlflow", "prefect"):
         (tmp_path / "run" / f"{name}.token").write_text("t" * 32)
     return tmp_path

@@ -21,6 +21,7 @@ from mlplatform.operations import wiring
 from mlplatform.operations.actions import rollouts
 from mlplatform.operations.actions.retention import expire_with_a_pass
 from mlplatform.rollouts.passes.execute import PassReport
+from mlplatform.rollouts.variants.execute import VariantReport
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.units import DAY_MS
 
@@ -116,6 +117,7 @@ def test_a_pass_puts_on_record_what_the_next_seal_takes_out(
 ) -> None:
     platform.log.append("gw", [record(day) for day in range(20, 101)])
     report = PassReport("fraud", ran=True, dry_run=False, generation=1, steps=(), waits=())
+    monkeypatch.setattr(rollouts, "run_test", lambda *_, **__: VariantReport())
     monkeypatch.setattr(rollouts.execute, "run_pass", lambda *_, **__: report)
     monkeypatch.setattr(wiring.Platform, "ports", lambda *_: None)
     rollouts.rollout_pass(platform, "fraud")

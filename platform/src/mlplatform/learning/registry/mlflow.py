@@ -204,9 +204,21 @@ class MlflowRegistry:
         name = f"{model}-v{number}-{version.digest[:8]}"
         self._post("runs/update", run_id=run_id, run_name=name)
         for key, value in (("version", str(number)), ("mlflow.note.content", text)):
-            self._post("runs/set-tag", run_id=run_id, key=key, value=value)
+            self._tag(run_id, key, value)
         asked = {"name": model, "version": str(number), "description": text}
         self._call("PATCH", f"{API}/model-versions/update", json=asked)
+
+    def _tag(self, run_id: str, key: str, value: str) -> None:
+        """Set a run's tag. MLflow refuses one of two that write a new tag at once; another try then
+        finds the tag there."""
+        for left in reversed(range(TRIES)):
+            try:
+                self._post("runs/set-tag", run_id=run_id, key=key, value=value)
+                return
+            except Refused:
+                if not left:
+                    raise
+                time.sleep(PAUSE_S)
 
     def _experiment(self, model: str) -> str:
         try:

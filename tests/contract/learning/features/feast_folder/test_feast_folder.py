@@ -19,6 +19,7 @@ from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import model_folder
 from mlplatform.operations import wiring
+from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.storage.addresses import redis
 from support.ports import free_port
 from support.scoring_world import wait_for
@@ -37,6 +38,7 @@ def folder(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     home = tmp_path_factory.mktemp("home")
     patch.setenv("MLPLATFORM_HOME", str(home))
+    Home(home).create()
     wiring.settings.cache_clear()
     wiring.platform.cache_clear()
     store = FeastSqlite(home / "online.db", "fraud", VIEWS)
