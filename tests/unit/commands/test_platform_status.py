@@ -68,7 +68,7 @@ def test_a_home_of_a_newer_release_is_refused_before_anything_starts(
 def test_only_what_is_ready_is_healthy(
     home: Path, monkeypatch: pytest.MonkeyPatch, state: str, healthy: bool
 ) -> None:
-    """Whoever reads `healthy` alone is not misled."""
+    """A script that reads `healthy` alone is not misled."""
     found = PlatformStatus(state, ())
     monkeypatch.setattr("mlplatform.commands.platform.processes", lambda home: found)
     told = json.loads(CliRunner().invoke(commands.app, ["status", "--json"]).stdout)

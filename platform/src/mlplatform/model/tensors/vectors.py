@@ -127,7 +127,7 @@ def vector_of_text(text: str) -> list[float]:
     """The numbers of a JSON list, each as float64.
 
     A null, NaN or infinite element becomes NaN or an infinity, as it would be in a column of lists;
-    whoever reads the vector refuses it by its index.
+    the reader of the vector refuses it by its index.
 
     Raises:
         NotAVector: the text is no list, or an element is no number.

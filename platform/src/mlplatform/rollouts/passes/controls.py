@@ -3,7 +3,7 @@ or on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -49,7 +49,7 @@ def kill(
     """
     if journal.routes(model).champion is None:
         raise Refused(f"{model} has no champion, so no version of it answers requests")
-    fact = _fact(Killed, model, clock, actor=actor, reason=reason, identity=identity)
+    fact = control_fact(Killed, model, clock, actor=actor, reason=reason, identity=identity)
     return write_control(journal, fact)
 
 
@@ -67,7 +67,7 @@ def lift(
     Raises:
         Refused: the model is not killed.
     """
-    fact = _fact(KillLifted, model, clock, actor=actor, reason=reason, identity=identity)
+    fact = control_fact(KillLifted, model, clock, actor=actor, reason=reason, identity=identity)
     return write_control(journal, fact)
 
 
@@ -88,7 +88,7 @@ def clear_stops(
     services = journal.routes(model).services
     if not any(services & lease.stopped.keys() for lease in journal.gateways(model)):
         raise Refused(f"no gateway has stopped a version of {model}: there is nothing to clear")
-    fact = _fact(StopsCleared, model, clock, actor=actor, reason=reason, identity=identity)
+    fact = control_fact(StopsCleared, model, clock, actor=actor, reason=reason, identity=identity)
     return write_control(journal, fact)
 
 
@@ -201,15 +201,21 @@ def _lease(journal: ControlsJournal, model: str, holder: str) -> Iterator[Fence]
         journal.release(fence)
 
 
-def _fact(
-    kind: type[Killed | KillLifted | StopsCleared],
+def control_fact(
+    kind: Callable[..., Control],
     model: str,
     clock: Clock,
     *,
     actor: str,
     reason: str,
     identity: ProvenIdentity | None,
+    **of_kind: object,
 ) -> Control:
+    """A control of this kind by a person, now.
+
+    Args:
+        of_kind: the fields that only this kind has.
+    """
     return kind(
         model=model,
         event_ms=clock.event_ms(),
@@ -217,6 +223,7 @@ def _fact(
         actor=actor,
         reason=reason,
         identity=identity,
+        **of_kind,
     )
 
 

@@ -20,7 +20,7 @@ from mlplatform.rollouts.journal.variants import (
     former_champion,
     id_of_test,
 )
-from mlplatform.rollouts.passes.controls import ControlsJournal, write_control
+from mlplatform.rollouts.passes.controls import ControlsJournal, control_fact, write_control
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.errors import Refused
 
@@ -54,10 +54,10 @@ def start(
     if champion is None:
         raise Refused(f"{model} has no champion to test versions against: roll one out first")
     arms = {version: former_champion(version, states, model).challenger for version in shares}
-    fact = VariantsStarted(
-        model=model,
-        event_ms=clock.event_ms(),
-        wall_ms=clock.wall_ms(),
+    fact = control_fact(
+        VariantsStarted,
+        model,
+        clock,
         actor=actor,
         reason=reason,
         identity=identity,
@@ -98,10 +98,10 @@ def raise_shares(
         )
     wanted = {number: shares.get(number, variant.percent) for number, variant in present.items()}
     ranges = allotted(wanted, {number: variant.buckets for number, variant in present.items()})
-    fact = VariantsRaised(
-        model=model,
-        event_ms=clock.event_ms(),
-        wall_ms=clock.wall_ms(),
+    fact = control_fact(
+        VariantsRaised,
+        model,
+        clock,
         actor=actor,
         reason=reason,
         identity=identity,
@@ -125,10 +125,10 @@ def end(
     Raises:
         Refused: no test of the model runs.
     """
-    fact = VariantsEnded(
-        model=model,
-        event_ms=clock.event_ms(),
-        wall_ms=clock.wall_ms(),
+    fact = control_fact(
+        VariantsEnded,
+        model,
+        clock,
         actor=actor,
         reason=reason,
         identity=identity,
