@@ -6,14 +6,15 @@ import base64
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.cluster.layout import ROOT
+from tests.cluster.layout import ROOT, Layout
 
 from mlplatform.operations.cluster.check import NEEDED_KINDS, OPTIONAL_KINDS
-from mlplatform.rollouts.kubernetes.api import DEPLOYMENTS, SECRETS, Resource
-from support.kserve_world import bundles_folder, bundles_volume, test_cluster
+from mlplatform.rollouts.kubernetes.api import DEPLOYMENTS, SECRETS, KubernetesApi, Resource
+from support.kserve_world import bundles_folder, bundles_volume, installation, test_cluster
 from support.platform_process import wait
 
 MODELS = "mlplatform-models"
@@ -32,9 +33,18 @@ def checked(*flags: str) -> tuple[int, dict[str, dict[str, Any]]]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def manifests() -> None:
-    """The base applied as a user would, and the claim that it leaves to the user."""
+def manifests() -> Iterator[None]:
+    """The base applied as a user would, and the claim that it leaves to the user.
+
+    Another suite's Secrets would be found too: each has the namespace to itself.
+    """
     api, place = test_cluster()
+    with installation(place):
+        _apply_base(api, place)
+        yield
+
+
+def _apply_base(api: KubernetesApi, place: Layout) -> None:
     kubectl = [str(place.bin / "kubectl"), f"--kubeconfig={place.kubeconfig}"]
     base = ROOT / "platform" / "manifests" / "base"
     subprocess.run([*kubectl, "apply", "--server-side", "-k", str(base)], check=True)
