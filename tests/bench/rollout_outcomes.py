@@ -30,7 +30,7 @@ from mlplatform.learning.validation.gates import QualityEvidence, judge_quality
 from mlplatform.learning.validation.statistics import average_precision, average_precision_interval
 from mlplatform.model.folders import load_definition
 from mlplatform.model.policies.training import GatePolicy
-from mlplatform.rollouts.passes.observe import outcome_errors
+from mlplatform.rollouts.passes.error_parts import outcome_errors
 from mlplatform.rollouts.verdicts.outcomes import Outcomes, outcome_gate
 from mlplatform.rollouts.verdicts.verdict import Bound, Errors
 

@@ -330,6 +330,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the file's content")
     parser.add_argument("--out", type=Path, default=Path("build/bench/rollouts.json"))
     options = parser.parse_args()
+    for part in options.only:
+        if not any(part in name for name in every):
+            parser.error(f"--only is '{part}', part of no cell: {', '.join(every)}")
     names = [n for n in every if _is_asked(n, options.only, every)]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     found = json.loads(options.out.read_text()) if options.out.exists() else {}

@@ -184,7 +184,7 @@ def test_thin_traffic_is_planned_and_refused(log: SqliteDecisionLog) -> None:
     end_ms = filled(log, 3.0)
     made = rollout_plan(fraud(), log, WITH_CHAMPION, {}, days=7, now_event_ms=end_ms)
     assert isinstance(made, Plan)
-    assert made.refusal.startswith("shadow can't decide within its deadline of 7 days")
+    assert made.refusal.startswith("shadow can't decide within its deadline of 10 days")
 
 
 def test_a_rollout_that_cannot_decide_is_not_opened(tmp_path: Path) -> None:

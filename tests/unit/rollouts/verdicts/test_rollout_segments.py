@@ -38,12 +38,8 @@ from mlplatform.model.policies.segments import (
 from mlplatform.model.routes import Routes
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.passes.count_cache import count
-from mlplatform.rollouts.passes.observe import (
-    SHADOW_PART,
-    gate_errors,
-    predicted_segments,
-    step_limits,
-)
+from mlplatform.rollouts.passes.error_parts import PARTS, gate_errors, phase_error
+from mlplatform.rollouts.passes.observe import predicted_segments, step_limits
 from mlplatform.rollouts.verdicts.facts import Subject
 from mlplatform.rollouts.verdicts.judgement import GateLimits, Judgement, Sources
 from mlplatform.rollouts.verdicts.verdict import ALIKE, Prediction
@@ -148,17 +144,16 @@ def test_a_segment_is_compared_between_the_arms_of_canary_and_holds_nothing_ther
 
 
 @given(st.integers(1, 16))
-def test_all_segments_together_take_the_error_of_one_gate(number: int) -> None:
+def test_all_segments_together_take_their_part_of_the_error(number: int) -> None:
     groups = tuple(msgspec.structs.replace(LARGE, name=f"s{n}") for n in range(number))
     step = limits(*groups).step
     assert step is not None
     policy = fraud().rollout
     of_segments = sum(2 * segment.errors.stop for segment in step.segments)
-    assert of_segments == pytest.approx(step.errors.stop)
-    assert 6 * step.errors.stop + of_segments == pytest.approx(
-        SHADOW_PART * policy.false_alarm_share
-    )
-    without = gate_errors(policy, in_shadow=True)
+    assert of_segments == pytest.approx(2 * step.errors.stop)
+    of_gates = sum(step.errors.of(gate).stop for gate in PARTS["shadow"])
+    assert of_gates + of_segments == pytest.approx(phase_error(policy, "shadow"))
+    without = gate_errors(policy, "shadow")
     assert step.errors.stop < without.stop, "without segments none is set aside"
 
 

@@ -105,6 +105,7 @@ class ErrorsEvidence(TypedDict):
 
     stop: float
     missed: float
+    parts: NotRequired[dict[str, int]]
 
 
 class PredictionEvidence(TypedDict):

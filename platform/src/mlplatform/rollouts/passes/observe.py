@@ -19,6 +19,14 @@ from mlplatform.rollouts.cache.pair_cache import shadow_outcomes
 from mlplatform.rollouts.journal.basis_evidence import Role
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.passes.count_cache import count
+from mlplatform.rollouts.passes.error_parts import (
+    Phase,
+    gate_errors,
+    guardrail_error,
+    outcome_errors,
+    phase_of,
+    segment_errors,
+)
 from mlplatform.rollouts.passes.next_step import (
     Observation,
     Service,
@@ -30,7 +38,7 @@ from mlplatform.rollouts.passes.ports import Ports
 from mlplatform.rollouts.passes.raw_callers import unrouted_reason
 from mlplatform.rollouts.serving.plane import ServingPlane
 from mlplatform.rollouts.verdicts.basis import Basis, OutcomeBasis, outcome_gates, verdict
-from mlplatform.rollouts.verdicts.comparison import SegmentStep, most_gates_of_a_phase
+from mlplatform.rollouts.verdicts.comparison import SegmentStep
 from mlplatform.rollouts.verdicts.facts import Subject
 from mlplatform.rollouts.verdicts.judgement import GateLimits, Judgement, Sources, StepPolicy
 from mlplatform.rollouts.verdicts.speed import IMMATERIAL_SHARE
@@ -46,12 +54,6 @@ SLOW_GATES_EVERY_MS: Final = HOUR_MS
 OUTCOME_STEP_MS: Final = MINUTE_MS
 """Resolution in which ages of requests and delays of labels are counted: far fewer values than
 single milliseconds."""
-GATES_PER_PHASE: Final = most_gates_of_a_phase()
-"""The number of gates that share a phase's error. All segments together count as one more gate,
-where there are any."""
-SHADOW_PART: Final = 0.5
-"""Part of a rollout's chance of a false alarm that shadow takes. Harm that shadow finds reaches no
-customer, and both arms answer all requests there: an error proves more than in canary."""
 GATES_PER_SEGMENT = 2
 SEGMENT_ALERTS = 30
 """Least requests with an alert of either version in a segment's own replay. With fewer, the replay
@@ -225,24 +227,12 @@ def outcome_basis(
     )
 
 
-def gate_errors(policy: RolloutPolicy, *, in_shadow: bool) -> Errors:
-    """The errors of each gate of a phase: all of them have equal parts of the phase's error."""
-    stop = _phase_error(policy, in_shadow=in_shadow) / _gates(policy)
-    return Errors(stop, policy.missed_harm_share)
-
-
-def outcome_errors(policy: RolloutPolicy) -> Errors:
-    """The errors of the gate on outcomes. One sample is read in several phases by bounds that hold
-    at every interim analysis, so this gate gets its parts of all phases together."""
-    return Errors(policy.false_alarm_share / _gates(policy), policy.missed_harm_share)
-
-
 def segment_steps(
-    policy: RolloutPolicy, predicted: Prediction, of_segments: Mapping[str, Prediction], *,
-    in_canary: bool,
+    policy: RolloutPolicy, predicted: Prediction, of_segments: Mapping[str, Prediction],
+    phase: Phase,
 ) -> tuple[SegmentStep, ...]:  # fmt: skip
-    """The requirements of a step for each segment; one gate's part of the error is divided among
-    the segments.
+    """The requirements of a step for each segment; the error of all segments is divided among
+    them.
 
     Args:
         of_segments: name of a segment → prediction from the replay of its own requests; segments
@@ -250,7 +240,7 @@ def segment_steps(
     """
     if (segments := policy.segments) is None:
         return ()
-    errors = gate_errors(policy, in_shadow=not in_canary)
+    errors = segment_errors(policy, phase)
     part = errors.stop / (GATES_PER_SEGMENT * len(segments.groups))
     overall = dataclasses.replace(predicted, alert_share=None)
     return tuple(
@@ -260,22 +250,10 @@ def segment_steps(
             tolerance=segments.tolerance,
             errors=Errors(part, errors.missed),
             predicted=of_segments.get(segment.name, overall),
-            holds=segment.required and not in_canary,
+            holds=segment.required and phase == "shadow",
         )
         for segment in segments.groups
     )
-
-
-def _gates(policy: RolloutPolicy) -> int:
-    return GATES_PER_PHASE + (policy.segments is not None)
-
-
-def _phase_error(policy: RolloutPolicy, *, in_shadow: bool) -> float:
-    """The phase's part of the rollout's chance of a false alarm."""
-    if in_shadow:
-        return policy.false_alarm_share * SHADOW_PART
-    others = len(policy.canary) + 1  # and champion
-    return policy.false_alarm_share * (1 - SHADOW_PART) / others
 
 
 def limits_of(
@@ -325,22 +303,21 @@ def step_limits(
     (`declared` None)."""
     step = None
     if declared is not None:
+        phase = phase_of(policy, declared)
         step = StepPolicy(
             stop=policy.stop,
             tolerance=declared.tolerance,
-            errors=gate_errors(policy, in_shadow=isinstance(declared, ShadowStep)),
+            errors=gate_errors(policy, phase),
             predicted=predicted,
             percent=declared.percent if isinstance(declared, CanaryStep) else None,
             units=declared.minimum_units,
             requests=declared.minimum_requests if isinstance(declared, ShadowStep) else 0,
             pods=pods,
-            segments=segment_steps(
-                policy, predicted, of_segments or {}, in_canary=isinstance(declared, CanaryStep)
-            ),
+            segments=segment_steps(policy, predicted, of_segments or {}, phase),
             immaterial_us=immaterial_us,
         )
     return GateLimits(
-        error_share=_phase_error(policy, in_shadow=False),
+        error_share=guardrail_error(policy),
         failure_share=policy.failure_share_limit,
         guardrail_failures=policy.guardrail_minimum_failures,
         step=step,

@@ -15,10 +15,10 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.policies.rollout import CanaryStep, ShadowStep, Tolerance
 from mlplatform.model.routes import Routes
 from mlplatform.rollouts.journal.transitions import PlannedStep, RolloutPlan
+from mlplatform.rollouts.passes.error_parts import outcome_errors
 from mlplatform.rollouts.passes.history import read_profile
 from mlplatform.rollouts.passes.observe import (
     immaterial_us,
-    outcome_errors,
     predicted_segments,
     prediction_of,
     step_limits,

@@ -14,7 +14,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, get_args
+from typing import Final
 
 from mlplatform.model.policies.decision_scale import Task
 from mlplatform.model.policies.rollout import StopLimits, Tolerance
@@ -391,12 +391,6 @@ def comparisons(counts: Aggregates, terms: Requirements, role: Role) -> list[Gat
     return [gate for kind in kinds if kind.compare for gate in kind.compare(counts, terms)]
 
 
-def most_gates_of_a_phase() -> int:
-    """The number of gates that share a phase's error."""
-    shared = [kind for kind in GATES if kind.shares_error]
-    return max(sum(role in kind.roles for kind in shared) for role in get_args(Role))
-
-
 @dataclass(frozen=True, slots=True)
 class GateKind:
     """One kind of gate: all about it but its statistic.
@@ -405,7 +399,6 @@ class GateKind:
         name: name in evidence.
         title: name in texts for people.
         roles: roles of the challenger in which the gate is asked.
-        shares_error: whether it can stop a challenger, and so takes a part of the rollout's error.
         picture: how to draw its interval; None if it has none.
         compare: makes its gates; None if another module asks it (`judgement`, `outcomes`).
     """
@@ -413,41 +406,43 @@ class GateKind:
     name: str
     title: str
     roles: tuple[Role, ...]
-    shares_error: bool = True
     picture: Picture | None = None
     compare: Callable[[Aggregates, Requirements], Iterable[Gate]] | None = None
 
 
 def _failures(counts: Aggregates, terms: Requirements) -> Iterator[Gate]:
-    yield failure_gate(counts, Bound(terms.failure_share, terms.tolerance.failures), terms.errors)
+    bound = Bound(terms.failure_share, terms.tolerance.failures)
+    yield failure_gate(counts, bound, terms.errors.of("failures"))
 
 
 def _alerts(counts: Aggregates, terms: Requirements) -> Iterator[Gate]:
     if terms.stop.task != "binary":
         return
     bound = Bound(terms.stop.alerts, terms.tolerance.alerts)
-    yield alert_gate(counts.alerts, bound, terms.errors, terms.predicted)
+    yield alert_gate(counts.alerts, bound, terms.errors.of("alerts"), terms.predicted)
 
 
 def _latency_p50(counts: Aggregates, terms: Requirements) -> Iterator[Gate]:
     bound, more_us = Bound(terms.stop.latency_p50, terms.tolerance.latency_p50), terms.immaterial_us
-    yield latency_gate(counts, 0.5, bound, terms.errors, immaterial_us=more_us)
+    errors = terms.errors.of("latency_p50")
+    yield latency_gate(counts, 0.5, bound, errors, immaterial_us=more_us)
 
 
 def _latency_p99(counts: Aggregates, terms: Requirements) -> Iterator[Gate]:
     bound, more_us = Bound(terms.stop.latency_p99, terms.tolerance.latency_p99), terms.immaterial_us
-    yield latency_gate(counts, 0.99, bound, terms.errors, immaterial_us=more_us)
+    errors = terms.errors.of("latency_p99")
+    yield latency_gate(counts, 0.99, bound, errors, immaterial_us=more_us)
 
 
 def _disagreement(counts: Aggregates, terms: Requirements) -> Iterator[Gate]:
     bound = Bound(terms.stop.disagreement, terms.tolerance.disagreement)
-    view, task = counts.one_sided, terms.stop.task
-    yield disagreement_gate(view, bound, terms.errors, terms.predicted, task=task)
+    view, errors, task = counts.one_sided, terms.errors.of("disagreement"), terms.stop.task
+    yield disagreement_gate(view, bound, errors, terms.predicted, task=task)
 
 
 def _utilisation(counts: Aggregates, terms: Requirements) -> Iterator[Gate]:
     bound = Bound(terms.stop.utilisation, terms.stop.utilisation)
-    yield utilisation_gate(counts, bound, terms.errors, terms.pods)
+    yield utilisation_gate(counts, bound, terms.errors.of("utilisation"), terms.pods)
 
 
 _FAILURES: Final = Picture(
@@ -462,10 +457,9 @@ GATES: Final[tuple[GateKind, ...]] = (
     GateKind("alerts", "share of alerts", ("shadow", "canary"), compare=_alerts,
         picture=Picture("alerts against the number expected", "percent", "either", stops=True,
             arms="requests with an alert")),
-    # If segments are declared, all together have the error of one more gate (`segment_steps`).
-    GateKind("segments", "segments", ("shadow",), shares_error=False,
+    GateKind("segments", "segments", ("shadow",),
         compare=lambda counts, terms: segment_gates(counts, terms.segments, in_canary=False)),
-    GateKind("segments", "segments", ("canary",), shares_error=False,
+    GateKind("segments", "segments", ("canary",),
         compare=lambda counts, terms: segment_gates(counts, terms.segments, in_canary=True)),
     GateKind("latency_p50", "usual latency", ("canary",), compare=_latency_p50,
         picture=Picture(_OVER, "points", "slower", arms="usual latency (p50)",
@@ -478,23 +472,23 @@ GATES: Final[tuple[GateKind, ...]] = (
             stops=True)),
     GateKind("utilisation", "load of all the traffic", ("shadow",), compare=_utilisation,
         picture=Picture("time of the pods for all of the traffic", "percent", "more")),
-    GateKind("copies", "copies answered", ("shadow",), shares_error=False,
+    GateKind("copies", "copies answered", ("shadow",),
         compare=lambda counts, _: copy_gate(counts)),
     GateKind("split", "split of customers", ("canary",)),
     GateKind("recall", "positives found", ("shadow", "canary", "champion"),
         picture=Picture("positives missed that the version before it found", "points", "fewer",
             arms="positives found",
             of_arms=("challenger_recall_value", "champion_recall_value"))),
-    # For labels that are numbers or classes these replace recall, with recall's part of the error.
-    GateKind("error", "mean absolute error", ("shadow", "canary", "champion"), shares_error=False,
+    # For labels that are numbers or classes these replace recall, with recall's error.
+    GateKind("error", "mean absolute error", ("shadow", "canary", "champion"),
         picture=Picture("mean absolute error beyond that of the version before it", "percent",
             "more", stops=True)),
-    GateKind("accuracy", "right classes", ("shadow", "canary", "champion"), shares_error=False,
+    GateKind("accuracy", "right classes", ("shadow", "canary", "champion"),
         picture=Picture("wrong classes beyond those of the version before it", "points", "more",
             stops=True, arms="wrong classes")),
-    GateKind("guardrail", "guardrail", ("champion",), shares_error=False, picture=_FAILURES),
-    GateKind("sample", "enough traffic", ("shadow", "canary"), shares_error=False),
-    GateKind("answers", "answers that count", ("shadow", "canary"), shares_error=False),
-    GateKind("log", "complete log", ("shadow", "canary", "champion"), shares_error=False),
+    GateKind("guardrail", "guardrail", ("champion",), picture=_FAILURES),
+    GateKind("sample", "enough traffic", ("shadow", "canary")),
+    GateKind("answers", "answers that count", ("shadow", "canary")),
+    GateKind("log", "complete log", ("shadow", "canary", "champion")),
 )  # fmt: skip
 """All gates of a rollout, in order. Texts and pictures of a gate come from here."""

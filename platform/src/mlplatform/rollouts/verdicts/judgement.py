@@ -241,11 +241,12 @@ def _split_gate(found: Aggregates, step: StepPolicy) -> list[Gate]:
     )
     if not math.isfinite(p_value):
         return [Gate("split", "INCONCLUSIVE", f"No customer has come yet. {figures}", values)]
-    if p_value >= step.errors.stop:
+    error = step.errors.of("split").stop
+    if p_value >= error:
         reason = f"Customers are split as planned. {figures}"
         return [Gate("split", "HEALTHY", reason, values)]
     reason = (
-        f"Customers are not split as planned ({certainty_text(step.errors.stop)}). {figures} "
+        f"Customers are not split as planned ({certainty_text(error)}). {figures} "
         "A fair split would be as uneven in at most one of "
         f"{1 / max(p_value, 1e-6):,.0f} rollouts."
     )

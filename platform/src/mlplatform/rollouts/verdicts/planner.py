@@ -286,10 +286,11 @@ def _failures(stage: Stage, schedule: AnalysisSchedule) -> _Gate:
         return (simulated_paths.failures(schedule, more=worse, is_proof=not is_shown),)
 
     step, limit = stage.step, stage.failure_share
-    errors = Errors(step.errors.stop * (1 - BY_EVENTS), step.errors.missed)
+    both = step.errors.of("failures")
+    errors = Errors(both.stop * (1 - BY_EVENTS), both.missed)
 
     def by_events() -> Flags:
-        wanted = math.log(1 / (step.errors.stop * BY_EVENTS))
+        wanted = math.log(1 / (both.stop * BY_EVENTS))
         return simulated_paths.failure_evidence(schedule, more=more, limit=limit) >= wanted
 
     gate = _Gate("failures", step.tolerance.failures, limit, errors, counts, more)
@@ -309,7 +310,8 @@ def _alert_gate(stage: Stage, schedule: AnalysisSchedule, expected: Alerts) -> _
         # on the same requests, only the champion's share: it is assumed to stay as in replay
         return found[:1] if is_paired else found
 
-    halves = Errors(step.errors.stop / 2, step.errors.missed / 2)  # both sides are harm
+    both = step.errors.of("alerts")
+    halves = Errors(both.stop / 2, both.missed / 2)  # both sides are harm
     loss = more * expected.own
     return _Gate(
         "alerts", tolerance, limit, halves, counts, loss, two_sided=True, is_counted=is_paired
@@ -325,7 +327,8 @@ def _disagreement(stage: Stage, schedule: AnalysisSchedule, expected: Alerts) ->
         found = simulated_paths.disagreement(schedule, expected, more=0.0 if good else more)
         return (replace(found, once=0.0) if is_shown else found,)
 
-    return _Gate("disagreement", tolerance, limit, step.errors, counts, more * expected.either)
+    errors = step.errors.of("disagreement")
+    return _Gate("disagreement", tolerance, limit, errors, counts, more * expected.either)
 
 
 def _alerts(
@@ -357,7 +360,7 @@ def _speed(
         )
 
     name = f"latency_p{100 * quantile:g}"
-    return _Gate(name, tolerance, limit, stage.step.errors, counts, late, absolute=False)
+    return _Gate(name, tolerance, limit, stage.step.errors.of(name), counts, late, absolute=False)
 
 
 def _schedule(profile: TrafficProfile, stage: Stage, drawn: int) -> AnalysisSchedule:

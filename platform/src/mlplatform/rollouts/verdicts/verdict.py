@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, TypeVar
 
 import numpy as np
@@ -109,10 +109,16 @@ class Errors:
     Args:
         stop: probability of stopping a challenger that is at the limit.
         missed: probability of passing a challenger whose harm is at the tolerance.
+        parts: gate → number of times that it has `stop`, where that is more than once.
     """
 
     stop: float
     missed: float
+    parts: Mapping[str, int] = field(default_factory=dict)
+
+    def of(self, gate: str) -> Errors:
+        """The errors of one gate."""
+        return Errors(self.stop * self.parts.get(gate, 1), self.missed)
 
 
 @dataclass(frozen=True, slots=True)
