@@ -15,8 +15,8 @@ from mlplatform.process import ENTRIES
 
 ROOT: Final = Path(__file__).parents[2]
 PACKAGE: Final = ROOT / "platform" / "src" / "mlplatform"
-TABLE: Final = ROOT / "docs" / "architecture.md"
-"""Has the table of ports."""
+ARCHITECTURE: Final = ROOT / "docs" / "architecture.md"
+"""Has the table of ports, and says what each wiring makes."""
 CLIENTS: Final = frozenset(
     ("boto3", "confluent_kafka", "http.client", "httpx", "kubernetes", "pg8000", "redis", "urllib3")
 )
@@ -210,7 +210,9 @@ def signatures(name: str, classes: Mapping[str, ast.ClassDef]) -> Signatures:
 
 def ports() -> dict[str, str]:
     """Port → its module, of the document's table. A clock holds no connection."""
-    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| `([\w/]+\.py)` \|", TABLE.read_text(), re.M)
+    rows = re.findall(
+        r"^\| ((?:`\w+`(?:, )?)+) \| `([\w/]+\.py)` \|", ARCHITECTURE.read_text(), re.M
+    )
     found = {port: module for names, module in rows for port in re.findall(r"\w+", names)}
     return {port: module for port, module in found.items() if port != "Clock"}
 
@@ -325,6 +327,14 @@ def parts(module: str, classes: set[str]) -> set[str]:
     package = module.rpartition(".")[0]
     homes = {one: one.rpartition(".")[0] for one in classes}
     return {one for one, at in homes.items() if at in DRIVERS or at.rpartition(".")[0] == package}
+
+
+def test_the_document_names_each_wiring() -> None:
+    text = ARCHITECTURE.read_text()
+    wirings = {name for name in trees() if Path(name).name == "wiring.py"}
+    assert len(wirings) > 4
+    named = text.partition("A module named `wiring.py`")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`([\w/]+/wiring\.py)`", named)) == wirings
 
 
 def test_one_place_chooses_between_the_clocks() -> None:

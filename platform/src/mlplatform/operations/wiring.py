@@ -1,6 +1,7 @@
-"""Wiring of flows, commands, the page and the demo: every adapter that they use is made here.
+"""Wiring of flows, commands, the page and the demo: makes the adapters that they use.
 
-A gateway has a wiring of its own, `scoring.gateway.wiring`; `scoring.wiring` makes what both use.
+`operations.compute.wiring` makes those of heavy jobs and the join of training sets. A gateway has a
+wiring of its own, `scoring.gateway.wiring`; `scoring.wiring` makes what both use.
 """
 
 from __future__ import annotations

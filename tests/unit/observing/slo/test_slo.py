@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,14 @@ def changed(path: str, value: object) -> str:
         place = place[part]
     place[last] = value
     return yaml.safe_dump(content)
+
+
+def test_the_file_names_the_objectives_of_time() -> None:
+    named = re.search(r"^# Objectives of time are (.*):", (ROOT / FILE).read_text(), re.M)
+    assert named is not None
+    found = indicators.of_model(FRAUD, objectives().limits) | indicators.of_installation()
+    of_time = {name for name, how in found.items() if isinstance(how, indicators.Times)}
+    assert set(re.split(r", | and ", named[1])) == of_time
 
 
 @pytest.mark.parametrize(
