@@ -10,6 +10,7 @@ import typer
 
 from mlplatform import process
 from mlplatform.commands.terminal.arguments import Model
+from mlplatform.model.policies.serving import MAX_BATCH
 from mlplatform.operations import wiring
 
 
@@ -33,7 +34,7 @@ def worker(
         typer.Option(help="A file with the API key to score with, instead of the first one."),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, max=10_000, help="Messages of a commit.")
+        int | None, typer.Option(min=1, max=MAX_BATCH, help="Messages of a commit.")
     ] = None,
 ) -> None:
     """Score a model's request topic until Ctrl-C, beside the worker that the platform runs.

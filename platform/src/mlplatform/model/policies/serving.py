@@ -20,6 +20,9 @@ ADDRESS: Final = "http://host:port, a host of names between single dots and a po
 SERVED_AS: Final = r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z"
 _LabelName = Annotated[str, Meta(pattern=r"\A[A-Za-z][A-Za-z0-9]{0,62}\Z")]
 _LabelValue = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z")]
+MAX_BATCH: Final = 10_000
+BatchSize = Annotated[int, Meta(ge=1, le=MAX_BATCH)]
+"""Messages in one commit of a worker: of model.yaml, and of the worker's command lines."""
 Labels = Annotated[Mapping[_LabelName, _LabelValue], Meta(max_length=8)]
 
 
@@ -195,6 +198,6 @@ class AsyncPolicy(Section, frozen=True):
     """
 
     enabled: bool
-    batch: Annotated[int, Meta(ge=1, le=10_000)]
+    batch: BatchSize
     chunk: Annotated[int, Meta(ge=1, le=1_000)]
     connections: Annotated[int, Meta(ge=1, le=64)]

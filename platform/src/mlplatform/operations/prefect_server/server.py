@@ -13,6 +13,7 @@ import uvicorn
 
 from mlplatform.operations.prefect_server import prefect_server, run_names
 from mlplatform.operations.prefect_server.prefect_gate import PLATFORM, SURFACE, PrefectSecrets
+from mlplatform.runtime.configuration.declarations import DEFAULTS
 from mlplatform.runtime.configuration.servers import PREFECT_AUTH
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import ConfigInvalid
@@ -22,10 +23,11 @@ from mlplatform.scoring import wiring as scoring_wiring
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of the command line; everything is a setting."""
+    """The parser of the command line; all but host and port are settings."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="where it listens")
-    parser.add_argument("--port", type=int, default=4200, help="of the UI and the API")
+    port = int(DEFAULTS["PREFECT_PORT"])
+    parser.add_argument("--port", type=int, default=port, help="the port of the UI and the API")
     return parser
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mlplatform.operations.prefect_server import control_channel
+from mlplatform.runtime.configuration.declarations import PORTS
 from mlplatform.runtime.http import grpc_connections, listener, uvicorn_limits
 from mlplatform.runtime.http.connection import MAX_HEAD_BYTES, MAX_HEADERS, HttpLimits
 from mlplatform.scoring.predictor.grpc_server import HANDSHAKE_MS, IDLE_MS, MAX_STREAMS
@@ -28,7 +29,7 @@ class Listener:
         process: name of the process: a child of the supervisor, in which `*` stands for any end;
             `predictor` for processes that have the name of a service.
         variable: the setting of its port; empty: any free port.
-        where: where its port can be found.
+        where: where its port can be found; beside a setting, its default.
         asks: how a caller proves who it is.
         is_open: what anybody may get without a proof.
         limits: its limits, as a sentence.
@@ -61,6 +62,12 @@ def _uvicorn(limits: uvicorn_limits.UvicornLimits) -> str:
     )
 
 
+def _by_setting(name: str) -> tuple[str, str]:
+    """Variable of a port's setting, and what holds where it is not set."""
+    (setting,) = (one for one in PORTS if one.name == name)
+    return setting.variable, f"{setting.shown} unless set" if setting.shown else setting.default
+
+
 _HEAD: Final = f"{MAX_HEADERS} headers and {MAX_HEAD_BYTES // 1024} KiB of head"
 _GRPC: Final = (
     f"{grpc_connections.MAX_CONNECTIONS} connections, {grpc_connections.MAX_STRANGERS} of them"
@@ -81,7 +88,7 @@ _START: Final = "the token of this start"
 
 LISTENERS: Final = (
     Listener(
-        *("gateway, scoring API", "gateway-*", "MLPLATFORM_GATEWAY_PORT", "8080"),
+        *("gateway, scoring API", "gateway-*", *_by_setting("GATEWAY_PORT")),
         *(_KEY, _OPEN_PATHS, _own(HttpLimits())),
     ),
     Listener(
@@ -89,11 +96,11 @@ LISTENERS: Final = (
         *("as above", "as above", "as above"),
     ),
     Listener(
-        *("gateway, gRPC", "gateway-*", "MLPLATFORM_GATEWAY_GRPC_PORT", "off unless set"),
+        *("gateway, gRPC", "gateway-*", *_by_setting("GATEWAY_GRPC_PORT")),
         *(f"{_KEY}, in the metadata", "`ServerLive`, `ServerReady`, `Health`", _GRPC),
     ),
     Listener(
-        *("Prefect, UI and API", "prefect", "MLPLATFORM_PREFECT_PORT", "4200"),
+        *("Prefect, UI and API", "prefect", *_by_setting("PREFECT_PORT")),
         "name and key of a person, or `run/prefect.token`; its own processes: a secret",
         *("`/health`", _uvicorn(uvicorn_limits.LIMITS)),
     ),
@@ -106,11 +113,11 @@ LISTENERS: Final = (
         *("as above", "as above", "as above"),
     ),
     Listener(
-        *("MLflow", "mlflow", "MLPLATFORM_MLFLOW_PORT", "5000"),
+        *("MLflow", "mlflow", *_by_setting("MLFLOW_PORT")),
         *(f"{_START}, `run/mlflow.token`", "`/health`", _uvicorn(uvicorn_limits.LIMITS)),
     ),
     Listener(
-        *("the platform's own page", "page", "MLPLATFORM_PAGE_PORT", "8090"),
+        *("the platform's own page", "page", *_by_setting("PAGE_PORT")),
         "a session of a person, by key or identity provider; to look, `run/page.token` too",
         *("`/health`, `/sign-in`, `/sign-in/*`, `/style.css`", _uvicorn(uvicorn_limits.LIMITS)),
     ),

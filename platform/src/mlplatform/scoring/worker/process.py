@@ -9,13 +9,15 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from mlplatform.decisions.records.pseudonym import key_of
 from mlplatform.decisions.topics.messages import Topics
 from mlplatform.decisions.topics.wiring import open_topics
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.views import external, load_views
 from mlplatform.model.folders import load_definition, model_folder
-from mlplatform.model.policies.serving import AsyncPolicy
+from mlplatform.model.policies.serving import MAX_BATCH, AsyncPolicy, BatchSize
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.http.listener import MetricsListener, add_options
@@ -48,11 +50,21 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--key-file", type=Path, help="holds the API key to score with")
     add_options(parser, must_be_read=False)
-    parser.add_argument("--batch", type=int, help="messages of a commit, instead of model.yaml's")
+    parser.add_argument(
+        "--batch", type=_batch_size, help="messages of a commit, instead of model.yaml's"
+    )
     parser.add_argument(
         "--outbox", action="store_true", help="publish the decision log too: one process a model"
     )
     return parser
+
+
+def _batch_size(text: str) -> int:
+    try:
+        return msgspec.convert(text, BatchSize, strict=False)
+    except msgspec.ValidationError:
+        wanted = f"it is '{text}'; wanted: 1 to {MAX_BATCH:,} messages"
+        raise argparse.ArgumentTypeError(wanted) from None
 
 
 def limits_of(policy: AsyncPolicy | None, batch: int | None) -> DrainLimits:
