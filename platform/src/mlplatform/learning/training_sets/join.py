@@ -4,7 +4,8 @@ It is made on the time a row became available and not on the row's own time: in 
 rows are in reach of the events, else by DuckDB's ASOF join. It is equal to Feast's
 get_historical_features(filter_by_created_timestamp=True) as long as rows became
 available in the order of their event times. If snapshots did not, the join would be wrong without
-any sign, so late ones raise. Rows of external views may come late: see `external.joining`.
+any sign, so late ones raise. Rows of external views may come late: see
+`external.point_in_time_join`.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+import httpx
+
 from mlplatform.operations.prefect_client import names
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.errors import PlatformError
@@ -91,7 +93,6 @@ def offered_versions(model: str) -> list[int]:
 
 def write_versions(model: str, versions: Sequence[int]) -> None:
     """Write these versions into the forms of a model's flows; no version: any number."""
-    import httpx
     from prefect.client.orchestration import get_client  # reads its environment at import
     from prefect.exceptions import PrefectException
 

@@ -1,8 +1,8 @@
 """`python -m mlplatform.process flow-deployments`: registers the flows and a pool with a Prefect
 server.
 
-On one machine the process that serves flows runs them too (`served`). On Kubernetes a worker makes
-a Job of each run, and this says, once at each start of that worker, what such a Job is.
+On one machine the process that serves flows runs them too (`local_flows`). On Kubernetes a worker
+makes a Job of each run, and this says, once at each start of that worker, what such a Job is.
 """
 
 from __future__ import annotations

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from uuid import UUID
 
 import httpx
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterId,
@@ -25,9 +26,6 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed, Scheduled
 
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
-
-if TYPE_CHECKING:  # Prefect reads its environment when it is imported
-    from prefect.client.orchestration import PrefectClient
 
 EVERY_S: Final = 20.0
 """Seconds between two checks. A run is settled after two checks in a row without a process, since

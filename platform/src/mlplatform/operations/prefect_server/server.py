@@ -1,7 +1,8 @@
 """`python -m mlplatform.process prefect`: Prefect's server behind its gate, for a pod.
 
-On one machine the process that serves flows has the server in it (`served`). Here flows are Jobs.
-The platform's own calls have the token of PREFECT_API_AUTH_STRING, which is Prefect's own variable.
+On one machine the process that serves flows has the server in it (`local_flows`). Here flows are
+Jobs. The platform's own calls have the token of PREFECT_API_AUTH_STRING, which is Prefect's own
+variable.
 """
 
 from __future__ import annotations
