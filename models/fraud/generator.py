@@ -11,7 +11,7 @@ Three patterns of fraud run at all times, a fourth only after a change:
   middling amounts by day.
 
 At the change the first three fade, cash-out starts, the price level rises for everybody and some
-genuine payments become large (rent and travel go by card), so that the input distribution shows a
+genuine payments become large (rent and travel go by card). The input distribution shows that
 change days before its labels arrive, and a model of the time before raises false alarms.
 """
 

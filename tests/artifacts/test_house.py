@@ -484,7 +484,7 @@ NO_MODULES: Final = {
     "prefect.utilities.schema_tools.hydration": "of Prefect",
     "status.observedGeneration": "a field of Kubernetes",
 }
-"""Dotted names that begin like a module of ours and lead to something else, each with what it is."""
+"""Dotted names that begin like a module of ours and lead elsewhere, each with what it is."""
 FILE_NAME: Final = re.compile(r".*\.(?:json|onnx|parquet|py|yaml)")
 CITED_MODULE: Final = re.compile(r"`([a-z_]\w*(?:\.\w+)+)(?:\(\))?`")
 

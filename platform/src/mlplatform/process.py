@@ -1,8 +1,8 @@
 """`python -m mlplatform.process NAME`: processes of the platform start here, in the same way.
 
-A process ends with its supervisor, or with status 0 when it is told to end; lowers its priority
-where its work may wait, logs JSON lines without personal values, loads the settings, and calls
-`run` of the module that `ENTRIES` names; `parser()` of that module is its command line. `run` takes
+A process ends with its supervisor, or with status 0 when it is asked to end. It lowers its priority
+where its work may wait, logs JSON lines without personal values and loads the settings. Then it
+calls `run` of the module that `ENTRIES` names, whose `parser()` is its command line. `run` takes
 the options, the settings, an event that signals set, and the metrics, each where its entry has it.
 An error that is expected becomes one line and exit code 1. The few programs that start otherwise
 are listed in tests/artifacts/test_programs.py, with what each is.

@@ -1,9 +1,9 @@
 """`python -m mlplatform.commands.generate`: render everything that is made from another file.
 
-Feature definitions, the OpenAPI document, the example manifests, the templates of jobs, the lists
-of signals, settings, messages and model.yaml's keys on serving, the alerts, the dashboards and the
-code of .proto files; `make verify` runs this and fails when a committed file is not what its source
-says.
+These are feature definitions, the OpenAPI document, the example manifests, the templates of jobs,
+the lists of signals, settings, messages and model.yaml's keys on serving, the alerts, the
+dashboards and the code of .proto files. `make verify` runs this and fails when a committed file is
+not what its source says.
 """
 
 from __future__ import annotations

@@ -215,8 +215,8 @@ def record_digest(writer: str, seq: int, scalars: Sequence[Any], payload_digest:
     """SHA-256 over the record's scalars and the digest of its payload, not the payload itself.
 
     So a payload can be erased and the chain still holds. The hashed bytes are msgspec's JSON array
-    of writer, seq, the scalars in the order of SCALARS and the payload digest in hexadecimal;
-    floats are written in their shortest form that reads back the same, so the digest can be
+    of writer, seq, the scalars in the order of SCALARS and the payload digest in hexadecimal.
+    Floats are written in their shortest form that reads back the same, so the digest can be
     computed again from the columns of SQLite and of Parquet alike.
     """
     return _sha256(_encode((writer, seq, *scalars, payload_digest.hex()))).digest()

@@ -85,9 +85,10 @@ FROM (
 
 
 KNOWN: Final = ("_arrival_ms", "_arrival_writer", "_arrival_seq", "_known_at", "_saw")
-"""Columns of `known_sql` besides `request_id`: when a request was recorded, by whom, and as which
-of the writer's records; the total of the first position that includes it, null if there is none;
-and that of its own position, null if no windows were read for it."""
+"""Columns of `known_sql` besides `request_id`. The first three say when a request was recorded, by
+whom, and as which of the writer's records. `_known_at` is the total of the first position that
+includes it, null if there is none. `_saw` is that of its own position, null if no windows were read
+for it."""
 
 
 def known_sql(arrivals: str, positions: str) -> str:

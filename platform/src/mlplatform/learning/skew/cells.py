@@ -19,11 +19,16 @@ Note = Literal[
     "redefined",
     "table",
 ]
-"""A further fact about a cell: `unserved`, the record does not name the feature; the next three,
-the record's own reason why there was nothing; `empty`, the value read for an unknown entity;
-`store`, another value than in the snapshot that the record names; `snapshot`, the snapshot's own
-value; `redefined`, that snapshot was made by another definition; `table`, another value than the
-imported table had then."""
+"""A further fact about a cell:
+
+- `unserved`: the record does not name the feature;
+- the next three: the record's own reason why there was nothing;
+- `empty`: the value read for an unknown entity;
+- `store`: another value than in the snapshot that the record names;
+- `snapshot`: the snapshot's own value;
+- `redefined`: that snapshot was made by another definition;
+- `table`: another value than the imported table had then.
+"""
 
 CLOSE: Final = 1e-9
 """Relative difference up to which two means are the same: one of the same requests, added up in

@@ -77,9 +77,9 @@ class Candidate:
     """A written bundle that no gate has seen yet; `model` is its file, loaded, in this process only
     where it was fitted here.
 
-    `customers` is the share of customers on whose requests it was measured, and is to be judged:
-    less than 1 only for a model that would take too long for all of them, and never so few that
-    the gates would find too few positives among their requests. `parameters` are the fit's,
+    `customers` is the share of customers on whose requests it was measured, and is to be judged. It
+    is less than 1 only for a model that would take too long for all of them, and never so small
+    that the gates would find too few positives among their requests. `parameters` are the fit's,
     `search` is what they were chosen from.
     """
 

@@ -1,11 +1,11 @@
 """Snapshots of the databases and spills of a home folder at one moment, while other processes
 write.
 
-Data that refers to other data is read before that other data, which only grows: Prefect's runs,
-online features, the offline table and the topics before the log and the journal that they follow,
-the journal before the log that it anchors, and the registry and the bundles last. If the journal
-changed before the log was read, the snapshot would show two moments; then everything is read again.
-See docs/decisions/0035.
+Data that refers to other data is read before that other data, which only grows. Prefect's runs,
+online features, the offline table and the topics come before the log and the journal that they
+follow. The journal comes before the log that it anchors, and the registry and the bundles come
+last. If the journal changed before the log was read, the snapshot would show two moments; then
+everything is read again. See docs/decisions/0035.
 """
 
 from __future__ import annotations

@@ -47,8 +47,8 @@ def shift(
 ) -> Shift:
     """The movement of present values from a column of the profile.
 
-    The limits grow where the policy's could be reached by chance: PSI of undrifted data is about a
-    chi-square over n, and the distance about a normal over the root of n, n being the number of
+    The limits grow where the policy's could be reached by chance. PSI of undrifted data is about a
+    chi-square over n, and the distance about a normal over the root of n. This n is the number of
     independent values: those of the window and those of the profile, over the design effect by
     unit, which counts a customer's similar requests for less. The difference between days without
     drift is added: their spread with Student's t, for as many degrees of freedom as the days from

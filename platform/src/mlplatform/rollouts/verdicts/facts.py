@@ -42,13 +42,13 @@ ROW: Final = np.dtype(
         ("number", "<f4"),
     ]
 )
-"""The stored values of a record. `flags` are the constants above: of a copy that was sent; of the
-arm that is judged; `failed`, the arm did not give its answer; `excused`, the gateway had no room or
-time to ask it; `scored`, the answer counts for decision statistics (not degraded); `alert`, it was
-an alert. `latency_us` is -1 where none was recorded. `decision` is a number for each decision.
-`lost` is 1 plus the index in `OWN_FAILURES` of why a copy was never sent. `segments` has a bit for
-each segment that the decision lies in. `number` is the score of a model of numbers, which is a
-float32.
+"""The stored values of a record. `flags` are the constants above: of a copy that was sent, and of
+the arm that is judged. Its `failed`: the arm did not give its answer; `excused`: the gateway had no
+room or time to ask it. `scored`: the answer counts for decision statistics (not degraded); `alert`:
+it was an alert. `latency_us` is -1 where none was recorded. `decision` is a number for each
+decision. `lost` is 1 plus the index in `OWN_FAILURES` of why a copy was never sent. `segments` has
+a bit for each segment that the decision lies in. `number` is the score of a model of numbers, which
+is a float32.
 """
 _UNKNOWN_DECISION: Final = 255
 

@@ -430,8 +430,8 @@ def sample_ratio_p_value(challengers: int, units: int, *, share: float) -> float
     the split.
 
     It falls below x at any interim analysis of a fair split, whenever counting stops, with
-    probability x at most: it is the inverse of the ratio of two likelihoods, that of a share drawn
-    from a beta distribution around the one asked for (as wide as the share itself) and that of the
+    probability x at most. It is the inverse of the ratio of two likelihoods: that of a share drawn
+    from a beta distribution around the one asked for (as wide as the share itself), and that of the
     share.
 
     Args:
