@@ -668,3 +668,26 @@ def test_a_docstring_begins_with_its_subject_or_its_verb() -> None:
         if NO_SUBJECT.match(said := ast.get_docstring(node) or "")
     }
     assert strange == set()
+
+
+def test_a_help_text_of_a_process_begins_like_a_sentence() -> None:
+    calls = [
+        (f"{name}:{node.lineno}", {k.arg: k.value for k in node.keywords})
+        for name, text in modules().items()
+        for node in ast.walk(tree_of(text))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "add_argument"
+    ]
+    assert len(calls) > 30
+    said = {place: ast.literal_eval(keys.get("help", ast.Constant(""))) for place, keys in calls}
+    assert {place: text for place, text in said.items() if not is_sentence(text)} == {}
+
+
+def is_sentence(text: str) -> bool:
+    return text[:1].isupper() and text.endswith(".") and not NO_SUBJECT.match(text)
+
+
+def test_a_help_text_without_a_subject_is_found() -> None:
+    texts = ("where it listens", "Of the UI and the API.", "", "The port of the API.")
+    assert [is_sentence(text) for text in texts] == [False, False, False, True]

@@ -127,8 +127,8 @@ class _Module(Protocol):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Starts one process, which runs until it is told to stop or its work is done."""
     parser = argparse.ArgumentParser(prog="mlplatform.process", description=__doc__)
-    parser.add_argument("name", choices=ENTRIES, help="what to start")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its own options")
+    parser.add_argument("name", choices=ENTRIES, help="The process to start.")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="The options of that process.")
     options = parser.parse_args(arguments)
     start(options.name, options.arguments)
 

@@ -1,7 +1,6 @@
-"""Wiring of flows, commands, the page and the demo: makes the adapters that they use.
+"""Wiring of flows, commands, the page and the demo: makes their adapters, with `compute.wiring`.
 
-`operations.compute.wiring` makes those of heavy jobs and the join of training sets. A gateway has a
-wiring of its own, `scoring.gateway.wiring`; `scoring.wiring` makes what both use.
+A gateway has a wiring of its own, `scoring.gateway.wiring`; `scoring.wiring` makes what both use.
 """
 
 from __future__ import annotations

@@ -268,9 +268,11 @@ def _publish_log(
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--name", required=True, help="of the gateway, which no other log has")
     parser.add_argument(
-        "--keep-h", type=float, default=KEEP_H, help="hours that records stay once they are safe"
+        "--name", required=True, help="The name of the gateway, which no other log has."
+    )
+    parser.add_argument(
+        "--keep-h", type=float, default=KEEP_H, help="Hours that records stay once they are safe."
     )
     return parser
 

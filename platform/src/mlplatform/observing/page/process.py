@@ -34,9 +34,13 @@ from mlplatform.scoring import wiring as scoring_wiring
 def parser() -> argparse.ArgumentParser:
     """The command line; all else are settings."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1", help="where it listens")
     parser.add_argument(
-        "--token-file", type=Path, help="holds its password; without: run/page.token of the home"
+        "--host", default="127.0.0.1", help="The address on which the page listens."
+    )
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        help="A file with the page's password; without it, run/page.token of the home.",
     )
     return parser
 

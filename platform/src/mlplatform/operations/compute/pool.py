@@ -280,8 +280,10 @@ def _lock(folder: Path) -> IO[bytes]:
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line, which the supervisor writes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="<home>/jobs")
-    parser.add_argument("--slots", type=int, default=1, help="processes at a time")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="The folder of jobs: <home>/jobs."
+    )
+    parser.add_argument("--slots", type=int, default=1, help="The most processes at a time.")
     return parser
 
 

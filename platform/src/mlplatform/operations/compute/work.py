@@ -36,11 +36,15 @@ log = logging.getLogger(__name__)
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line, which pools and templates write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("work", choices=get_args(Work))
-    parser.add_argument("--model", required=True, help="a model folder's name")
-    parser.add_argument("--shared", type=Path, required=True, help="what every item reads")
-    parser.add_argument("--item", type=Path, required=True, help="the item's own file or folder")
-    parser.add_argument("--output", type=Path, required=True, help="a folder for what comes of it")
+    parser.add_argument("work", choices=get_args(Work), help="The kind of work.")
+    parser.add_argument("--model", required=True, help="The name of a model's folder.")
+    parser.add_argument(
+        "--shared", type=Path, required=True, help="The folder that every item reads."
+    )
+    parser.add_argument("--item", type=Path, required=True, help="The item's own file or folder.")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="The folder that gets the results."
+    )
     return parser
 
 

@@ -144,9 +144,13 @@ def await_server(settings: Settings) -> None:
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line; the settings name the server."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--template", type=Path, required=True, help="the base job template")
-    parser.add_argument("--image", required=True, help="of flow runs")
-    parser.add_argument("--folder", type=Path, required=True, help="where runs begin: has flows/")
+    parser.add_argument(
+        "--template", type=Path, required=True, help="The file of the base job template."
+    )
+    parser.add_argument("--image", required=True, help="The image of flow runs.")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="The folder where runs begin, with flows/ in it."
+    )
     return parser
 
 

@@ -26,9 +26,9 @@ from mlplatform.scoring import wiring as scoring_wiring
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line; all but host and port are settings."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1", help="where it listens")
+    parser.add_argument("--host", default="127.0.0.1", help="The address on which it listens.")
     port = int(DEFAULTS["PREFECT_PORT"])
-    parser.add_argument("--port", type=int, default=port, help="the port of the UI and the API")
+    parser.add_argument("--port", type=int, default=port, help="The port of the UI and the API.")
     return parser
 
 

@@ -18,7 +18,7 @@ from mlplatform.runtime.telemetry.refusals import Refusals
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line; everything else is a setting."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1", help="where it listens")
+    parser.add_argument("--host", default="127.0.0.1", help="The address on which MLflow listens.")
     return parser
 
 

@@ -35,11 +35,20 @@ def add_options(parser: argparse.ArgumentParser, *, must_be_read: bool) -> None:
         must_be_read: whether a token is required; if not, the process can start without one, and
             nobody can read its metrics.
     """
-    parser.add_argument("--host", default="127.0.0.1", help="where who scrapes calls")
-    parser.add_argument("--port", type=int, default=0, help="0: any that is free")
-    parser.add_argument("--address-file", type=Path, help='gets {"port": ..., "pid": ...}')
     parser.add_argument(
-        "--token-file", type=Path, required=must_be_read, help="holds the bearer token of /metrics"
+        "--host", default="127.0.0.1", help="The address on which Prometheus reads the metrics."
+    )
+    parser.add_argument(
+        "--port", type=int, default=0, help="The port of the metrics; 0 takes any free one."
+    )
+    parser.add_argument(
+        "--address-file", type=Path, help='A file that gets {"port": ..., "pid": ...}.'
+    )
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        required=must_be_read,
+        help="A file with the bearer token of /metrics.",
     )
 
 

@@ -29,20 +29,24 @@ def parser() -> argparse.ArgumentParser:
     """The command line, which the supervisor writes too."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--name", default="gateway-0", help="its writer in the decision log; one process a name"
+        "--name",
+        default="gateway-0",
+        help="The name of its writer in the decision log, which no other process has.",
     )
     parser.add_argument(
-        "--host", default="127.0.0.1", help="where applications call, unless a socket is given"
+        "--host",
+        default="127.0.0.1",
+        help="The address that applications call, unless a socket is given.",
     )
     parser.add_argument(
         "--address-file",
         type=Path,
-        help='gets {"port": ..., "pid": ...} of a port where this very process answers',
+        help='A file that gets {"port": ..., "pid": ...} of a port of this process alone.',
     )
     parser.add_argument(
         "--supervised",
         action="store_true",
-        help="a cluster's predictors are where the supervisor says, not behind its names",
+        help="The supervisor says where a cluster's predictors are, not the cluster's names.",
     )
     return parser
 

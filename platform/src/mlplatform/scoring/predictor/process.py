@@ -11,41 +11,59 @@ from mlplatform.scoring.predictor.server import Arguments, serve
 def parser() -> argparse.ArgumentParser:
     """The command line, which the KServe runtime writes too."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model-dir", type=Path, required=True, help="the bundle's folder")
-    parser.add_argument("--model-name", required=True, help="the service's name, as in the paths")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0 takes any free port")
-    parser.add_argument("--grpc-port", type=int, help="0 takes any free port; without it, no gRPC")
+    parser.add_argument("--model-dir", type=Path, required=True, help="The folder of the bundle.")
     parser.add_argument(
-        "--address-file", type=Path, help='gets {"port": ..., "pid": ..., "grpc_port": ...}'
+        "--model-name", required=True, help="The name of the service, as in the paths."
     )
-    parser.add_argument("--token-file", type=Path, help="holds the bearer token to ask for")
+    parser.add_argument("--host", default="127.0.0.1", help="The address on which it listens.")
     parser.add_argument(
-        "--drain-s", type=float, default=0.5, help="seconds of answering on after SIGTERM"
+        "--port", type=int, default=0, help="The port of HTTP; 0 takes any free one."
+    )
+    parser.add_argument(
+        "--grpc-port",
+        type=int,
+        help="The port of gRPC; 0 takes any free one, and without it there is no gRPC.",
+    )
+    parser.add_argument(
+        "--address-file",
+        type=Path,
+        help='A file that gets {"port": ..., "pid": ..., "grpc_port": ...}.',
+    )
+    parser.add_argument(
+        "--token-file", type=Path, help="A file with the bearer token that callers must send."
+    )
+    parser.add_argument(
+        "--drain-s",
+        type=float,
+        default=0.5,
+        help="Seconds for which it goes on answering after SIGTERM.",
     )
     parser.add_argument(
         "--termination-log",
         type=Path,
-        help="gets why the model can't be served, before the process ends; without it, the process "
-        "stays",
+        help="A file that gets the reason why the model can't be served, before the process ends. "
+        "Without it, the process stays.",
     )
     parser.add_argument(
         "--accelerator",
         choices=("cpu", "cuda", "tensorrt"),
         default="cpu",
-        help="what the model runs on",
+        help="The hardware that the model runs on.",
     )
     parser.add_argument(
-        "--batch-rows", type=_count, default=1024, help="the most rows in one call of the model"
+        "--batch-rows", type=_count, default=1024, help="The most rows in one call of the model."
     )
     parser.add_argument(
         "--batch-delay-us",
         type=_count_or_none,
         default=300,
-        help="how long a batch may wait for more, under load",
+        help="Microseconds that a batch may wait for more rows, under load.",
     )
     parser.add_argument(
-        "--queue-limit", type=_count, default=256, help="requests that may wait; more get 503"
+        "--queue-limit",
+        type=_count,
+        default=256,
+        help="The most requests that may wait; others get 503.",
     )
     return parser
 

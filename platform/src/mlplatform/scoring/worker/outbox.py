@@ -214,7 +214,7 @@ def publish(model: str, settings: Settings, stopping: threading.Event) -> None:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="a model folder's name")
+    parser.add_argument("--model", required=True, help="The name of a model's folder.")
     return parser
 
 

@@ -44,17 +44,21 @@ from mlplatform.scoring.worker.stream_lag import StreamLag, StreamLags
 def parser() -> argparse.ArgumentParser:
     """The command line, which the supervisor writes too."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="a model folder's name")
+    parser.add_argument("--model", required=True, help="The name of a model's folder.")
     parser.add_argument(
-        "--name", default="worker-0", help="one process a name; it keeps partitions"
+        "--name",
+        default="worker-0",
+        help="A name that no other process has. A restart with it keeps its partitions.",
     )
-    parser.add_argument("--key-file", type=Path, help="holds the API key to score with")
+    parser.add_argument("--key-file", type=Path, help="A file with the API key to score with.")
     add_options(parser, must_be_read=False)
     parser.add_argument(
-        "--batch", type=_batch_size, help="messages of a commit, instead of model.yaml's"
+        "--batch", type=_batch_size, help="Messages of a commit, instead of model.yaml's."
     )
     parser.add_argument(
-        "--outbox", action="store_true", help="publish the decision log too: one process a model"
+        "--outbox",
+        action="store_true",
+        help="Publish the decision log too; only one process of a model may.",
     )
     return parser
 

@@ -140,9 +140,8 @@ KEYS are the position and the tiles that change. ARGV are token, writer, the num
 record before and after, of the last in its log, how long the state lives (0: as long as it would)
 and the number of series. Then they are for each series the kinds of its columns, how many tiles are
 retained and how long they are kept, and for each key its series and rows. A contract test compares
-both. The answer is the
-position, whether it was moved or was already elsewhere; it is empty if there is no state. Rows lie
-one after the other, in whole numbers of 64 bits, big-endian."""
+both. The answer is the position, whether it was moved or was already elsewhere; empty: no state.
+Rows lie one after the other, in whole numbers of 64 bits, big-endian."""
 
 _KINDS: Final[Mapping[str, str]] = {
     **{"last_ms": ">", "max": ">", "first_ms": "<", "min": "<", "last": "l", "first": "f"},
