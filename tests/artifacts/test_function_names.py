@@ -26,7 +26,8 @@ TYPE: Final = re.compile(r"[A-Z]\w*[a-z]\w*")
 ACTS: Final = frozenset(
     (
         *("Popen", "copyfileobj", "flock", "fsync", "lockf", "mkdir", "rename", "rmtree", "sleep"),
-        *("submit", "unlink", "urlopen", "write", "write_bytes", "write_text"),
+        *("change", "commit", "create", "submit", "unlink", "urlopen", "write"),
+        *("write_bytes", "write_text"),
     )
 )
 """What a function calls that changes something outside of it, starts something or waits."""

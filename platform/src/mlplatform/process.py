@@ -125,7 +125,7 @@ class _Module(Protocol):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Starts one process, which runs until it is told to stop or its work is done."""
+    """Starts one process, which runs until it is stopped or its work is done."""
     parser = argparse.ArgumentParser(prog="mlplatform.process", description=__doc__)
     parser.add_argument("name", choices=ENTRIES, help="The process to start.")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="The options of that process.")

@@ -33,10 +33,10 @@ from pathlib import Path
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.scoring.gateway import process as gateway
 from mlplatform.scoring.predictor import process as predictor
-from mlplatform.scoring.gateway.wiring import wired_gateway
+from mlplatform.scoring.gateway.wiring import wire_gateway
 from mlplatform.model.personal_fields import personal_fields
 personal_fields()
-wired_gateway(load(os.environ), "gateway-0")
+wire_gateway(load(os.environ), "gateway-0")
 print(json.dumps(sorted(sys.modules)))
 """
 TRAP = "from pathlib import Path\nPath(__file__).with_name('imported').touch()\n"

@@ -169,7 +169,7 @@ class Platform:
     def offline(self, model: str) -> OfflineTable:
         return OfflineTable(self.settings.home.offline(model), load_definition(model))
 
-    def projected(self, model: str) -> OfflineTable:
+    def project_offline(self, model: str) -> OfflineTable:
         """The model's offline table, up to date with the log and with pushed rows.
 
         Raises:

@@ -68,7 +68,7 @@ class World:
 
     def retrained(self, as_of_ms: int, champion: Runnable | None) -> tuple[Candidate, GateReport]:
         """What the flow `retrain` makes as of a moment, and what its gates say."""
-        folder, offline = load_folder(self.model), self.platform.projected(self.model)
+        folder, offline = load_folder(self.model), self.platform.project_offline(self.model)
         asked: dict[str, Any] = {"as_of_ms": as_of_ms, "champion": champion, "join": training_join}
         dataset = retrain.build_dataset(folder, offline, **asked)
         recent = retrain.recent_requests(folder, offline, **asked)

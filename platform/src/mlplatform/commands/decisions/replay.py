@@ -87,7 +87,7 @@ def replay(
             reference,
             candidate,
             days=days,
-            tell=lambda done: status.update(f"{done:,} requests decided again"),
+            report=lambda done: status.update(f"{done:,} requests decided again"),
         )
     if json:
         print_json(msgspec.to_builtins(found))

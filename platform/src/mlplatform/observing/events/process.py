@@ -1,5 +1,5 @@
-"""`python -m mlplatform.process events`: events of the journals to their receivers, until told to
-stop."""
+"""`python -m mlplatform.process events`: sends events of the journals to their receivers until it
+is stopped."""
 
 from __future__ import annotations
 

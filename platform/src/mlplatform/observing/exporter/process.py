@@ -1,5 +1,5 @@
-"""`python -m mlplatform.process exporter`: serves /metrics of the platform's state until told to
-stop."""
+"""`python -m mlplatform.process exporter`: serves /metrics of the platform's state until it is
+stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m mlplatform.process page`: serves the platform's own page until told to stop."""
+"""`python -m mlplatform.process page`: serves the platform's own page until it is stopped."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ def _write_bundle(platform: Platform, batch: Batch, shared: Path) -> None:
 
 def _write_shards(platform: Platform, batch: Batch, shared: Path, items: Path) -> None:
     bundle = load_bundle(shared / BUNDLE, batch.bundle)
-    platform.projected(batch.model)
+    platform.project_offline(batch.model)
     days = []
     for from_ms in range(batch.from_ms, batch.to_ms, JOINED_DAYS * DAY_MS):
         to_ms = min(from_ms + JOINED_DAYS * DAY_MS, batch.to_ms)

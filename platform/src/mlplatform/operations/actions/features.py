@@ -308,7 +308,7 @@ def materialize(platform: Platform, model: str, at_ms: int | None = None) -> dic
     if midnight_ms > last_ms:
         wanted = f"{day_text(midnight_ms)} is to come; wanted: {day_text(last_ms)} or before"
         raise InputInvalid("at", None, wanted)
-    offline = platform.projected(model)
+    offline = platform.project_offline(model)
     views, online = platform.views(model), platform.online(model)
     done = snapshots.materialize(
         offline, request_views(views), midnight_ms, online, available_ms=max(now_ms, midnight_ms)

@@ -93,7 +93,7 @@ def prepare_training(platform: Platform, model: str, as_of_ms: int | None) -> Tr
         InputInvalid: the moment is not known yet, or nothing has matured by then.
     """
     now_ms = training_moment(as_of_ms, platform.clock.event_ms())
-    folder, offline = load_folder(model), platform.projected(model)
+    folder, offline = load_folder(model), platform.project_offline(model)
     arm = platform.rollouts.routes(model).champion
     champion = None if arm is None else load_runnable(platform.bundle(model, arm))
     join = platform.training_join

@@ -119,9 +119,9 @@ class WarmRunner(Runner):
             why = f"deployment {flow_run.deployment_id} was not registered by this process"
             self._keep(flow_run, why)
             raise Refused(f"flow run {flow_run.name}: {why}")
-        return WarmStarter(self._control_channel, pin, self._tell_if_changed)
+        return WarmStarter(self._control_channel, pin, self._report_if_changed)
 
-    async def _tell_if_changed(self, flow_run: FlowRun) -> None:
+    async def _report_if_changed(self, flow_run: FlowRun) -> None:
         """Record a refusal if the database names another file than the registered one, which
         runs."""
         if flow_run.deployment_id is None:

@@ -67,7 +67,7 @@ class OwnCommit:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[list[Outcome]] = loop.create_future()
 
-        def tell(done: asyncio.Future[list[Outcome]]) -> None:
+        def hand_over(done: asyncio.Future[list[Outcome]]) -> None:
             if answer.done():  # the caller has given up waiting
                 return
             if (error := done.exception()) is not None:
@@ -75,7 +75,7 @@ class OwnCommit:
             else:
                 answer.set_result(done.result())
 
-        loop.run_in_executor(None, self._append, entries).add_done_callback(tell)
+        loop.run_in_executor(None, self._append, entries).add_done_callback(hand_over)
         return answer
 
     async def close(self) -> None:

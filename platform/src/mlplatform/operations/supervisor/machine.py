@@ -31,7 +31,7 @@ class Holder:
     """The process that listens on a port.
 
     Args:
-        pid: the process id; None if the system does not tell it.
+        pid: the process id; None if the system does not report it.
         name: name of the program; empty if it is not known.
         home: home folder of the platform to which it belongs; None if it belongs to no platform.
     """
@@ -82,8 +82,8 @@ class MachineFacts:
         uid: user id of the user who asks.
         memory_gb: memory in GB that is free or can be freed.
         disk: disk of the home folder, or of the folder in which it would be created.
-        offset_s: error of the clock in seconds; None if the kernel does not tell it.
-        synchronised: whether something keeps the clock correct; None if the kernel does not tell
+        offset_s: error of the clock in seconds; None if the kernel does not report it.
+        synchronised: whether something keeps the clock correct; None if the kernel does not report
             it.
         locked: distribution → version in the lock and installed version, where they differ; None if
             there is no lock here.

@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace, settings: Settings) -> None:
-    """Serve tracking and registry until told to stop."""
+    """Serve tracking and registry until the process is stopped."""
     os.environ.update(environment(settings))
     settings.home.create()
     settings.home.mlflow.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -135,7 +135,7 @@ def _memory_mb(processes: list[ProcessId]) -> float:
 
 def _memory(process: psutil.Process) -> int:
     """Bytes of the process's own memory and its share of common memory; resident bytes if the
-    system does not tell more."""
+    system does not report more."""
     with contextlib.suppress(psutil.AccessDenied):
         proportional: int | None = getattr(process.memory_full_info(), "pss", None)
         if proportional is not None:

@@ -150,7 +150,7 @@ def _scored(
     folder = platform.bundle(plan.model, Arm(plan.version, plan.bundle, plan.bundle))
     bundle = load_bundle(folder, plan.bundle)
     if bundle.views:
-        platform.projected(plan.model)
+        platform.project_offline(plan.model)
     work = Work(
         plan,
         definition,

@@ -214,12 +214,12 @@ def replay(
     candidate: Side,
     *,
     days: int,
-    tell: Callable[[int], None] = lambda done: None,
+    report: Callable[[int], None] = lambda done: None,
 ) -> Replay:
     """Decide the logged requests of the last days by both bundles.
 
     Args:
-        tell: called with the number of requests that are done.
+        report: called with the number of requests that are done.
 
     Raises:
         InputInvalid: there is no request, or there are too many for the memory; or the candidate
@@ -231,7 +231,7 @@ def replay(
     now_ms = platform.clock.event_ms()
     logged = LoggedRequests(platform.log, definition, now_ms - days * DAY_MS, now_ms)
     runs = [BundleRun(s.bundle, s.model, definition, views) for s in (reference, candidate)]
-    pages = _decide(logged, runs, definition, days=days, tell=tell)
+    pages = _decide(logged, runs, definition, days=days, report=report)
     runs[1].check_features()
     requests = requests_of(pages, logged, definition, reference.bundle)
     served, alike = own_decisions(pages, requests.reference, reference.version)
@@ -269,14 +269,14 @@ def replay_versions(
     against: int | None,
     begins: Mapping[str, float],
     days: int,
-    tell: Callable[[int], None] = lambda done: None,
+    report: Callable[[int], None] = lambda done: None,
 ) -> Replay:
     """Decide the logged requests of the last days by two versions of the registry.
 
     Args:
         against: the version that `version` is compared with; None: the champion.
         begins: outcome → score (0-1), or number, at which it begins with `version`.
-        tell: called with the number of requests that are done.
+        report: called with the number of requests that are done.
 
     Raises:
         ConfigInvalid: both sides are the same, or an outcome can't begin there.
@@ -290,7 +290,7 @@ def replay_versions(
             raise ConfigInvalid("version", version, wanted)
         candidate = with_thresholds(side_of_version(platform, model, version), begins)
         with closing(candidate.model):
-            return replay(platform, model, reference, candidate, days=days, tell=tell)
+            return replay(platform, model, reference, candidate, days=days, report=report)
 
 
 def _check_tasks(definition: ModelDefinition, reference: Side, candidate: Side) -> None:
@@ -309,7 +309,7 @@ def _decide(
     definition: ModelDefinition,
     *,
     days: int,
-    tell: Callable[[int], None],
+    report: Callable[[int], None],
 ) -> list[DecidedPage]:
     pages: list[DecidedPage] = []
     done = 0
@@ -322,7 +322,7 @@ def _decide(
                 None,
                 f"more than {MOST_REQUESTS:,} requests in {days} days: ask for fewer",
             )
-        tell(done)
+        report(done)
     if not done:
         raise InputInvalid("--days", None, f"no request in the last {days} days: ask for more")
     return pages

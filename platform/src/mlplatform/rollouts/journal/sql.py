@@ -88,7 +88,7 @@ class SqlRollouts:
 
     def control(self, fact: Control, fence: Fence, routes: Routes) -> ControlState:
         with self._database.write_transaction() as db:
-            if fence.model != fact.model or not self._renewed(db, fence):
+            if fence.model != fact.model or not self._renew_lease(db, fence):
                 raise StaleFence(f"{fence.holder} has no lease of {fact.model}")
             present = _routes_of(fact.model, db.rows(_ROUTES, model=fact.model))
             _check_generation(present, routes)
@@ -192,7 +192,7 @@ class SqlRollouts:
 
     def renew(self, fence: Fence) -> bool:
         with self._database.write_transaction() as db:
-            return self._renewed(db, fence)
+            return self._renew_lease(db, fence)
 
     def release(self, fence: Fence) -> None:
         with self._database.write_transaction() as db:
@@ -234,10 +234,10 @@ class SqlRollouts:
             return
         if fence.model != transition.model:
             raise StaleFence(f"a lease of {fence.model} says nothing about {transition.model}")
-        if not self._renewed(db, fence):
+        if not self._renew_lease(db, fence):
             raise StaleFence(f"the lease of {fence.holder} on {fence.model} was taken over")
 
-    def _renewed(self, db: Session, fence: Fence) -> bool:
+    def _renew_lease(self, db: Session, fence: Fence) -> bool:
         changed = db.change(
             "UPDATE passes SET expires_ms = CAST(:now_ms AS BIGINT) + ttl_ms"
             " WHERE model = :model AND token = :token AND holder IS NOT NULL",

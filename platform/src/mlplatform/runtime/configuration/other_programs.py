@@ -99,7 +99,7 @@ OTHERS: Final = (
     OtherVariable(
         ("KUBERNETES_SERVICE_HOST",),
         "Kubernetes",
-        "tells a process that it is in a pod, where volumes decide on owners of folders",
+        "shows a process that it is in a pod, where volumes decide on owners of folders",
         read_by=EVERY,
         set_by=("the kubelet",),
     ),

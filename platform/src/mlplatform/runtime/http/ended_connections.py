@@ -38,7 +38,7 @@ class EndedConnections:
         self._reasons[reason] += 1
         self._peers[peer] += 1
 
-    def tell(self) -> None:
+    def store(self) -> None:
         """Store the count, unless that was done less than a minute ago."""
         now_s = self._clock_s()
         if not self._reasons or now_s - self._kept_s < EVERY_S:

@@ -111,7 +111,7 @@ class GrpcConnections:
             if not self._open.is_admitted(held) and now_s - since_s > ARRIVAL_S:
                 self._end(held)
         if self._ended is not None:
-            self._ended.tell()
+            self._ended.store()
 
     def _count(self, held: _GrpcConnection, now_s: float) -> None:
         self._since_s[held] = now_s

@@ -184,18 +184,18 @@ class Request:
         """Note that the body is too large, or will be; nothing of it is kept."""
         self.is_too_large = True
         self._body = b""
-        self._tell()
+        self._wake_waiter()
 
     def complete(self) -> None:
         """Note that the body is complete."""
         self.is_whole = True
-        self._tell()
+        self._wake_waiter()
 
     def mark_broken(self) -> None:
         """Note that the rest of the body will not come."""
         self.is_broken = True
-        self._tell()
+        self._wake_waiter()
 
-    def _tell(self) -> None:
+    def _wake_waiter(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)

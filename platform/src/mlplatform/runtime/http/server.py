@@ -153,7 +153,7 @@ class Server:
                 for connection in tuple(shared.connections):
                     connection.check_limits(now_s)
                 if self._ended is not None:
-                    self._ended.tell()
+                    self._ended.store()
 
 
 def _within_files(limits: HttpLimits) -> HttpLimits:

@@ -137,7 +137,7 @@ class ListenerConnections:
             reason = held.overdue(now_s, limit_s)
             if reason is not None:
                 self._end(held, reason)
-        self._ended.tell()
+        self._ended.store()
 
     def on_opened(self, held: _Connection) -> None:
         if held.client is not None:

@@ -23,7 +23,7 @@ class DiskSpace:
 
     Args:
         free_bytes: bytes that this user can still write.
-        size_bytes: bytes of the whole disk; 0 if the system does not tell it.
+        size_bytes: bytes of the whole disk; 0 if the system does not report it.
     """
 
     free_bytes: int

@@ -49,7 +49,7 @@ class KernelClock:
 
 
 def kernel_clock() -> KernelClock | None:
-    """The kernel's clock; None if the kernel does not tell: on macOS, or in a sandbox that
+    """The kernel's clock; None if the kernel does not report it: on macOS, or in a sandbox that
     refuses."""
     if sys.platform != "linux":
         return None

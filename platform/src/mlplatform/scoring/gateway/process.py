@@ -18,7 +18,7 @@ from mlplatform.runtime.http.server import BACKLOG, Server
 from mlplatform.runtime.processes.inherited_socket import inherited_socket
 from mlplatform.runtime.storage.files import write_atomically
 from mlplatform.runtime.telemetry.refusals import Refusals
-from mlplatform.scoring.gateway.wiring import wired_gateway
+from mlplatform.scoring.gateway.wiring import wire_gateway
 
 SWITCH_INTERVAL_S = 0.0005
 """Seconds after which a thread gives the interpreter lock to another that waits. With Python's 5
@@ -78,7 +78,7 @@ def own_listener(address_file: Path) -> socket.socket:
 def run(options: argparse.Namespace, settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT; requests under way are finished and recorded."""
     sockets = [shared_listener(options.host, settings.gateway_port)]
-    wired = wired_gateway(settings, options.name, options.host, supervised=options.supervised)
+    wired = wire_gateway(settings, options.name, options.host, supervised=options.supervised)
     if options.address_file is not None:
         sockets.append(own_listener(options.address_file))
     sys.setswitchinterval(SWITCH_INTERVAL_S)

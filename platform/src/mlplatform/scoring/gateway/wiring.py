@@ -94,7 +94,7 @@ class _GatewayContext:
     windows: ProjectorThread | None
 
 
-def wired_gateway(
+def wire_gateway(
     settings: Settings, name: str, host: str = "127.0.0.1", *, supervised: bool = False
 ) -> WiredGateway:
     """The gateway process of that name, which no other living process may have.

@@ -80,5 +80,5 @@ def _count_or_none(text: str) -> int:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Serves one bundle until it is told to stop."""
+    """Serves one bundle until it is stopped."""
     serve(Arguments(**vars(options)))

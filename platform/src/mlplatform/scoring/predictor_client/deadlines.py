@@ -41,9 +41,9 @@ class Deadlines:
         if self._timer is not None:
             self._timer.cancel()
         self._due = deadline_s
-        self._timer = loop.call_at(deadline_s, self._tell, loop)
+        self._timer = loop.call_at(deadline_s, self._expire_due, loop)
 
-    def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _expire_due(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
         # A timer may fire early by up to its resolution; its items count as due.
         now_s, heap = max(loop.time(), self._due), self._heap

@@ -108,7 +108,7 @@ class FeatureReads:
         self._waiting += 1
         reading = self._thread.submit(self._timed, keys, event_ms)
         loop = asyncio.get_running_loop()
-        reading.add_done_callback(lambda done: _tell(loop, self._on_finished, done))
+        reading.add_done_callback(lambda done: _hand_over(loop, self._on_finished, done))
         try:
             async with asyncio.timeout(wait_s):
                 row, _ = await asyncio.wrap_future(reading)
@@ -158,7 +158,7 @@ class FeatureReads:
         return FeaturesUnavailable(str(why))
 
 
-def _tell(
+def _hand_over(
     loop: asyncio.AbstractEventLoop, what: Callable[[Reading], None], reading: Reading
 ) -> None:
     with contextlib.suppress(RuntimeError):  # the loop has ended: no request waits for it

@@ -139,7 +139,7 @@ class Worker:
             self._names.requests, len(found), parent_links(found), time.monotonic(), is_sampled
         )
         try:
-            return self._drained(found, dropped, stopping, batch)
+            return self._score_and_commit(found, dropped, stopping, batch)
         except BaseException:
             batch.is_error = True
             raise
@@ -148,7 +148,7 @@ class Worker:
             if sampled_for is not None:
                 self._spans.offer(FinishedBatch(batch, time.monotonic(), sampled_for))
 
-    def _drained(
+    def _score_and_commit(
         self,
         found: Sequence[ReceivedMessage],
         dropped: Sequence[DroppedRange],
@@ -169,10 +169,10 @@ class Worker:
                 return 0
         self._fenced = 0
         self._metrics.count_batch(outcomes, time.monotonic() - batch.started_s)
-        self._tell(dropped)
+        self._report_dropped(dropped)
         return len(found)
 
-    def _tell(self, dropped: Sequence[DroppedRange]) -> None:
+    def _report_dropped(self, dropped: Sequence[DroppedRange]) -> None:
         for gone in dropped:
             if gone.first is not None:
                 words = dropped_words(gone.topic, gone.partition, gone.first, gone.last)

@@ -1,4 +1,4 @@
-"""`python -m mlplatform.process worker`: scores a model's request topic until told to stop."""
+"""`python -m mlplatform.process worker`: scores a model's request topic until it is stopped."""
 
 from __future__ import annotations
 

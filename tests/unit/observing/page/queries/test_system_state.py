@@ -142,7 +142,7 @@ def test_a_disk_that_is_nearly_full_says_what_to_do(world: HomeWorld) -> None:
     assert "4,000 MB of 100 GB" in text
     assert "make room there" in text
     unknown = DiskSpace(0, 0)
-    assert "does not tell" in page(HomeDisk("/home", unknown, ""))
+    assert "does not report" in page(HomeDisk("/home", unknown, ""))
     assert state(world)[0].disk().free_share is not None
 
 

@@ -205,11 +205,11 @@ class SqlPushes:
         while page := self.waiting(model, view, after=after, most=PAGE):
             for kept in page:
                 if any(row.key in keys for row in kept.push.rows):
-                    count += self._erased(kept.number, keys)
+                    count += self._erase_rows(kept.number, keys)
             after = page[-1].number
         return count
 
-    def _erased(self, number: int, keys: Set[int | str]) -> int:
+    def _erase_rows(self, number: int, keys: Set[int | str]) -> int:
         with self._database.write_transaction() as db:
             found = db.rows(
                 "SELECT content FROM pushes WHERE number = :number AND content IS NOT NULL",
