@@ -27,12 +27,12 @@ def decide(
 ) -> Replay:
     log = get_run_logger()
 
-    def tell(done: int) -> None:
+    def report(done: int) -> None:
         log.info("%d requests decided again", done)
 
     platform = wiring.platform()
     return job.replay_versions(
-        platform, model, version, against=against, begins=begins, days=days, tell=tell
+        platform, model, version, against=against, begins=begins, days=days, report=report
     )
 
 

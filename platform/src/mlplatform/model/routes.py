@@ -9,6 +9,8 @@ from typing import Final, Literal
 Phase = Literal["none", "steady", "shadow", "canary"]
 ArmRole = Literal["champion", "challenger", "previous", "variant"]
 
+BUCKETS: Final = 10_000
+"""Number of buckets of a model's customers: hundredths of a percent."""
 VERSION_HEADER: Final = "mlplatform-version"
 """Request header that names the version which must answer."""
 

@@ -21,7 +21,7 @@ from mlplatform.learning.features.pushes.sqlite import SqlitePushes
 from mlplatform.learning.features.pushes.table_holder import SharedStore
 from mlplatform.learning.features.windows.online import FeaturesWithWindows, WindowReads, Windows
 from mlplatform.learning.features.windows.projector import WindowProjector
-from mlplatform.learning.features.windows.state import WindowProjection, begin
+from mlplatform.learning.features.windows.state import WindowProjection, begin, log_stale
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.views import FeatureView, external, load_views
 from mlplatform.model.folders import model_folder
@@ -308,7 +308,7 @@ def begin_windows(settings: Settings, definitions: Iterable[ModelDefinition]) ->
                 continue
         except Unavailable as error:
             log.error("%s", error)
-        log.error("windows of %s are stale: run `mlplatform history windows %s`", name, name)
+        log_stale(log, name)
 
 
 def admission(settings: Settings) -> Admission:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from mlplatform.model.folders import load_definition, parse
 from mlplatform.model.policies.decision_scale import EARLIER, VolumeLimit
 from mlplatform.model.policies.volume import DecisionVolume, Excess
+from mlplatform.model.routes import BUCKETS
 from mlplatform.runtime.errors import ConfigInvalid
-from mlplatform.scoring.arms.routing import BUCKETS
 
 FRAUD = load_definition("fraud")
 

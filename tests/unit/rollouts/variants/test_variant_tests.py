@@ -22,7 +22,7 @@ from tests.unit.rollouts.passes.test_rollout_passes import (
 )
 
 from mlplatform.model.policies.rollout import FreezePolicy, FreezeWindow
-from mlplatform.model.routes import Variant, VariantTest
+from mlplatform.model.routes import BUCKETS, Variant, VariantTest
 from mlplatform.rollouts.journal.controls import (
     VariantRemoved,
     VariantsAnswering,
@@ -37,7 +37,7 @@ from mlplatform.rollouts.journal.controls import (
     fold_controls,
 )
 from mlplatform.rollouts.journal.state import fold
-from mlplatform.rollouts.journal.variants import BUCKETS, MOST_VARIANTS, allotted
+from mlplatform.rollouts.journal.variants import MOST_VARIANTS, allotted
 from mlplatform.rollouts.passes.commands import open_rollout
 from mlplatform.rollouts.passes.controls import clear_stops, kill, lift, write_control
 from mlplatform.rollouts.passes.execute import run_pass

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlplatform.model.routes import Arm, Phase, Routes, Variant, VariantTest, no_routes
+from mlplatform.model.routes import BUCKETS, Arm, Phase, Routes, Variant, VariantTest, no_routes
 from mlplatform.rollouts.journal.variants import allotted
 from mlplatform.runtime.errors import NotFound
-from mlplatform.scoring.arms.routing import BUCKETS, assign, assign_named, bucket
+from mlplatform.scoring.arms.routing import assign, assign_named, bucket
 
 UNITS = st.integers(-(2**63), 2**63 - 1)
 PERCENTS = st.integers(0, 100).map(float) | st.floats(0, 100)

@@ -21,13 +21,13 @@ from mlplatform.model.inputs import InputPlan
 from mlplatform.model.oip import FailureReason, PredictionFailed, Scores
 from mlplatform.model.policies.decision_scale import EARLIER, VolumeLimit
 from mlplatform.model.policies.volume import DecisionVolume
-from mlplatform.model.routes import Arm, Routes
+from mlplatform.model.routes import BUCKETS, Arm, Routes
 from mlplatform.model.scorecard import SmallScorer
 from mlplatform.model.tensors.named_tensors import NamedTensors
 from mlplatform.scoring.arms.fallback import steps
 from mlplatform.scoring.arms.live import Live, Target
 from mlplatform.scoring.arms.reasons import Contributions, Explainer, NotExplained
-from mlplatform.scoring.arms.routing import BUCKETS, Assignment
+from mlplatform.scoring.arms.routing import Assignment
 from mlplatform.scoring.predictor_client.breaker import Breaker
 from mlplatform.scoring.predictor_client.bulkhead import Bulkhead
 from mlplatform.scoring.predictor_client.predictor import Predictor

@@ -37,6 +37,11 @@ class InputColumns:
     newest: Mapping[str, int | None]
 
 
+def damaged_payload(error: Exception) -> Corrupt:
+    """The error of a payload that does not have the form of a decision's payload."""
+    return Corrupt(f"the payload of a decision is not what was logged: {error}")
+
+
 class LoggedInputs:
     """Reads only those values of a payload that a plan needs."""
 
@@ -69,7 +74,7 @@ class LoggedInputs:
             texts = rows["payload"].to_pylist()
             payloads = [self._erased if text is None else self._decode(text) for text in texts]
         except NOT_JSON as error:
-            raise Corrupt(f"the payload of a decision is not what was logged: {error}") from error
+            raise damaged_payload(error) from error
         columns: dict[str, Any] = {EVENT_TIME: rows["event_ms"].cast(pa.timestamp("ms"))}
         for part, names in (("request", self._fields), ("features", self._features)):
             values = [msgspec.structs.astuple(getattr(p, part)) for p in payloads]

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from mlplatform.decisions.records.logged_inputs import damaged_payload
 from mlplatform.model.features import transforms
 from mlplatform.model.policies.segments import SegmentSource
 from mlplatform.runtime.canonical import NOT_JSON
-from mlplatform.runtime.errors import Corrupt
 
 Bits = npt.NDArray[np.uint32]
 _Value = bool | float | str | None
@@ -56,7 +56,7 @@ class LoggedSegments:
         try:
             payloads = [self._decode(text or "{}") for text in rows["payload"].to_pylist()]
         except NOT_JSON as error:
-            raise Corrupt(f"the payload of a decision is not what was logged: {error}") from error
+            raise damaged_payload(error) from error
         nothing = (None,) * len(self._names)
 
         def columns(part: str) -> dict[str, Sequence[Any]]:

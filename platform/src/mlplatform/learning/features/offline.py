@@ -185,12 +185,8 @@ class OfflineTable:
             )
         parts = self._history()
         if len(parts) < len(self._numbers()):
-            name = self.definition.name
-            raise Refused(
-                f"{name} has answered requests, so its history is closed: the decision log records"
-                " what follows. Another history takes another home"
-                f" (MLPLATFORM_HOME=FOLDER mlplatform history import {name} …)"
-            )
+            model = self.definition.name
+            raise unfinished_import.closed_history(model)
         end_ms = self.history_end_ms()
         if end_ms is None or not table.num_rows:
             return

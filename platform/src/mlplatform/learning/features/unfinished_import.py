@@ -1,4 +1,5 @@
-"""The mark of a history whose rows are imported and whose snapshots are not all made yet."""
+"""The mark of a history whose rows are imported and whose snapshots are not all made yet; and the
+refusal of a history that comes too late."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from mlplatform.runtime.errors import Refused
 from mlplatform.runtime.storage.files import write_atomically
 
 FILE = "half-taken-in.json"
@@ -36,6 +38,15 @@ def read(folder: Path) -> UnfinishedImport | None:
 
 def write(folder: Path, mark: UnfinishedImport) -> None:
     write_atomically(folder / FILE, msgspec.json.encode(mark))
+
+
+def closed_history(model: str) -> Refused:
+    """The refusal of another history, once the model has answered requests."""
+    return Refused(
+        f"{model} has answered requests, so its history is closed: the decision log records what"
+        " follows. Another history takes another home"
+        f" (MLPLATFORM_HOME=FOLDER mlplatform history import {model} …)"
+    )
 
 
 def remove(folder: Path) -> None:

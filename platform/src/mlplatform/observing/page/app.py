@@ -25,9 +25,9 @@ from mlplatform.observing.page.people.sign_in import SignIn
 from mlplatform.observing.page.queries import rollouts
 from mlplatform.observing.page.queries.error_budget import BudgetTable
 from mlplatform.observing.page.queries.sources import ModelRow, Sources
-from mlplatform.observing.page.queries.system_state import SystemState
+from mlplatform.observing.page.queries.system_state import SystemState, or_why
 from mlplatform.observing.page.rendering import render, style
-from mlplatform.observing.page.responses import Show, answering, html, or_why, problem
+from mlplatform.observing.page.responses import Show, answering, html, problem
 from mlplatform.observing.page.review.views import Reviews
 from mlplatform.observing.page.traffic import TrafficDetail
 from mlplatform.operations.card.sections import sections

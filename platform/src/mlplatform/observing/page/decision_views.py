@@ -21,9 +21,10 @@ from mlplatform.observing.page.queries.decisions import RecordDetail, ScoreText
 from mlplatform.observing.page.queries.neighbours import Neighbours
 from mlplatform.observing.page.queries.search import SearchResult
 from mlplatform.observing.page.queries.sources import Sources
+from mlplatform.observing.page.queries.system_state import or_why
 from mlplatform.observing.page.queries.traces import trace_link
 from mlplatform.observing.page.rendering import render
-from mlplatform.observing.page.responses import answering, html, or_problem, or_why, problem_of
+from mlplatform.observing.page.responses import answering, html, or_problem, problem_of
 from mlplatform.runtime.errors import InputInvalid, PlatformError
 from mlplatform.runtime.times import duration_text
 from mlplatform.runtime.units import MINUTE_MS

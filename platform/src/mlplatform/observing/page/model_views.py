@@ -12,8 +12,9 @@ from mlplatform.model.folders import is_ready, model_folder
 from mlplatform.model.rhythm import SCORE
 from mlplatform.observing.page import inputs
 from mlplatform.observing.page.queries.sources import Sources
+from mlplatform.observing.page.queries.system_state import or_why
 from mlplatform.observing.page.rendering import render
-from mlplatform.observing.page.responses import answering, or_why
+from mlplatform.observing.page.responses import answering
 from mlplatform.operations.card.comparison import compare
 from mlplatform.runtime.errors import ConfigInvalid, NotFound
 

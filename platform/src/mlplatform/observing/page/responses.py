@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Final, TypeVar
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,7 +20,6 @@ LISTS: Final = ("rollouts", "incidents", "decisions")
 Show = Callable[[Request], str]
 Refuse = Callable[[Request, str], Response]
 """Function that answers a request whose input is wrong, with the reason in words."""
-T = TypeVar("T")
 
 
 def answering(show: Show, refuse: Refuse | None = None) -> Callable[[Request], Response]:
@@ -66,14 +65,6 @@ def problem_of(request: Request, error: PlatformError) -> Response:
             return problem(request, 500, "What is stored is damaged", str(error))
         case _:
             return problem(request, 503, "This cannot be read now", str(error))
-
-
-def or_why(read: Callable[[], T]) -> T | str:
-    """The result of a read, or a sentence on why it failed."""
-    try:
-        return read()
-    except PlatformError as error:
-        return str(error)
 
 
 def problem(

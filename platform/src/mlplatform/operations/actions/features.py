@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.tables import DATABASE
-from mlplatform.learning.features import rows, snapshots
+from mlplatform.learning.features import rows, snapshots, unfinished_import
 from mlplatform.learning.features.external.columns import ExternalColumns
 from mlplatform.learning.features.external.compaction import compact
 from mlplatform.learning.features.external.files import TableSource
@@ -33,7 +33,7 @@ from mlplatform.model.folds import history_days
 from mlplatform.model.windows.declaration import by_entity
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.serving.names import ServiceName
-from mlplatform.runtime.errors import Corrupt, InputInvalid, NotFound, Refused
+from mlplatform.runtime.errors import Corrupt, InputInvalid, NotFound
 from mlplatform.runtime.times import day_text
 from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring import wiring as scoring_wiring
@@ -220,12 +220,7 @@ def _is_rest(platform: Platform, model: str, table: pa.Table, source: str) -> bo
 
 def _check_may_be_added(platform: Platform, model: str, table: pa.Table, source: str) -> None:
     if _has_decisions(platform, model):
-        raise Refused(
-            f"{model} has answered requests, so its history is closed: the decision log"
-            " records what"
-            " follows. Another history takes another home"
-            f" (MLPLATFORM_HOME=FOLDER mlplatform history import {model} …)"
-        )
+        raise unfinished_import.closed_history(model)
     platform.offline(model).check_follows(table, source)
 
 

@@ -6,13 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from mlplatform.model.routes import Arm, Routes
+from mlplatform.model.routes import BUCKETS, Arm, Routes
 from mlplatform.rollouts.journal.controls import ControlState, VariantsStarted
 from mlplatform.rollouts.journal.state import RolloutState, appearances
 from mlplatform.runtime.errors import Refused
 
-BUCKETS: Final = 10_000
-"""Number of buckets of a model's customers: hundredths of a percent."""
 MOST_VARIANTS: Final = 4
 """Most variants of a test: each is a service, and each gateway holds its bundle."""
 MOST_DAYS: Final = 90.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mlplatform.model.routes import Arm, Variant
+from mlplatform.model.routes import BUCKETS, Arm, Variant
 from mlplatform.rollouts.journal.controls import (
     ControlState,
     VariantsEnded,
@@ -15,7 +15,6 @@ from mlplatform.rollouts.journal.controls import (
 )
 from mlplatform.rollouts.journal.transitions import ProvenIdentity
 from mlplatform.rollouts.journal.variants import (
-    BUCKETS,
     allotted,
     former_champion,
     id_of_test,

@@ -132,8 +132,8 @@ class Key:
         return self.revoked_ms is None and (self.expires_ms is None or now_ms < self.expires_ms)
 
 
-def check_client(name: str, key: str = "name") -> str:
-    """The name, if it may be a client's.
+def check_client(name: object, key: str = "name") -> str:
+    """The name, if it is a text that may be a client's.
 
     Args:
         key: the name of the option or field, for the message.
@@ -142,7 +142,7 @@ def check_client(name: str, key: str = "name") -> str:
         ConfigInvalid: the name is not allowed.
     """
     # Names have no slash and no colon, which separate records, idempotency keys and token subjects.
-    if not _CLIENT.fullmatch(name):
+    if not isinstance(name, str) or not _CLIENT.fullmatch(name):
         raise ConfigInvalid(key, name, "lower-case letters, digits, '.', '_' and '-', up to 64")
     return name
 

@@ -19,7 +19,7 @@ from mlplatform.model.policies.classes import ClassChoice
 from mlplatform.model.policies.decision_scale import CutOffs
 from mlplatform.model.policies.serving import ChainPolicy
 from mlplatform.model.policies.volume import DecisionVolume, VolumeStop
-from mlplatform.model.routes import Arm, Routes, no_routes
+from mlplatform.model.routes import BUCKETS, Arm, Routes, no_routes
 from mlplatform.model.scorecard import SmallScorer
 from mlplatform.model.tensors.named_tensors import NamedTensors
 from mlplatform.model.windows.declaration import check_same
@@ -28,7 +28,7 @@ from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.arms.fallback import FallbackStep, steps
 from mlplatform.scoring.arms.reasons import Explainer, explainer, ordinary_row, vector_places
-from mlplatform.scoring.arms.routing import BUCKETS, Assignment
+from mlplatform.scoring.arms.routing import Assignment
 from mlplatform.scoring.arms.states import ArmState, FeaturesState, ModelState
 from mlplatform.scoring.predictor_client.breaker import Breaker
 from mlplatform.scoring.predictor_client.bulkhead import Bulkhead

@@ -9,10 +9,8 @@ from typing import Literal
 import msgspec
 
 from mlplatform.decisions.records.record import NAMED, VARIANT
-from mlplatform.model.routes import Arm, Routes
+from mlplatform.model.routes import BUCKETS, Arm, Routes
 from mlplatform.runtime.errors import NotFound
-
-BUCKETS = 10_000  # hundredths of a percent
 
 AssignedArm = Literal["champion", "challenger", "variant", "named"]
 """An assigned arm: `variant` (`VARIANT`) in an A/B/n test; `named` (`NAMED`) if the request names

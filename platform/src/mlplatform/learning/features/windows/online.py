@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from mlplatform.learning.features.online import OnlineFeatures, OnlineRow
-from mlplatform.learning.features.windows.state import MOST_BEHIND, declaration, unpack
+from mlplatform.learning.features.windows.state import (
+    MOST_BEHIND,
+    SERIES_NUMBER,
+    declaration,
+    unpack,
+)
 from mlplatform.model.windows.declaration import Window, by_entity
 from mlplatform.model.windows.ratios import ratios_of
 from mlplatform.model.windows.tiles import Columns, Series, SeriesReader, new_columns, series_of
@@ -30,7 +35,6 @@ _POSITIONS: Final = (
 _TILES: Final = (
     "SELECT series, tiles, NULL, NULL, NULL FROM window_tiles WHERE series = ? AND key = ?"
 )
-_NUMBER: Final = "SELECT id FROM window_series WHERE model = ? AND declaration = ?"
 
 
 class Windows(Protocol):
@@ -202,7 +206,7 @@ class WindowReads:
     def _find(self, db: sqlite3.Connection) -> None:
         numbers = []
         for series in self._values.series:
-            row = db.execute(_NUMBER, (self._model, declaration(series))).fetchone()
+            row = db.execute(SERIES_NUMBER, (self._model, declaration(series))).fetchone()
             if row is None:
                 return
             numbers.append(row[0])

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from mlplatform.decisions.records.projection import ProjectedRecord, committed
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.decisions.replication.replicated_records import opened
+from mlplatform.learning.features.windows.state import log_stale
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.storage import sqlite
@@ -145,8 +146,7 @@ class WindowProjector:
                 if position is not None:
                     found[store, state] = position
             if (store, store.own) not in found:
-                problem = "windows of %s are stale: run `mlplatform history windows %s`"
-                _logger.error(problem, store.model, store.model)
+                log_stale(_logger, store.model)
         self._states, self._stuck = found, set()
         is_due = now_s - self._reported_s >= REPORT_S
         for writer, head in heads.items():

@@ -63,6 +63,7 @@ CAUGHT_UP_AT_ONCE: Final = 200
 """Most records of another writer in one transaction; a process that appends waits for it."""
 MOST_BEHIND: Final = 2_000
 """Number of records behind the log from which on a state is stale."""
+SERIES_NUMBER: Final = "SELECT id FROM window_series WHERE model = ? AND declaration = ?"
 # Tiles of a few kilobytes fit into a page. In a table without rowids each would take two more
 # pages.
 _READ: Final = "SELECT tiles FROM window_tiles WHERE series = ? AND key = ?"
@@ -155,14 +156,18 @@ def register(db: sqlite3.Connection, model: str, series: Series) -> int:
     db.execute(
         "INSERT OR IGNORE INTO window_series (model, declaration) VALUES (?, ?)", (model, text)
     )
-    query = "SELECT id FROM window_series WHERE model = ? AND declaration = ?"
-    return int(db.execute(query, (model, text)).fetchone()[0])
+    return int(db.execute(SERIES_NUMBER, (model, text)).fetchone()[0])
 
 
 def behind(db: sqlite3.Connection, model: str) -> list[tuple[str, int, int]]:
     """Writers some of whose records the model's windows lack: the number reached, and that of the
     last record."""
     return db.execute(_BEHIND, (model,)).fetchall()
+
+
+def log_stale(log: logging.Logger, model: str) -> None:
+    """Log that the model's windows have no state, with the command that builds one."""
+    log.error("windows of %s are stale: run `mlplatform history windows %s`", model, model)
 
 
 def advance_to_log_end(

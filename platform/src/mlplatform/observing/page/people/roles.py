@@ -103,10 +103,9 @@ def _of_people(people: Mapping[object, object]) -> Iterator[str]:
         if not SUBJECT.fullmatch(str(subject)):
             yield f"people has {str(subject)[:40]!r}; wanted: a subject, 1 to 255 of ASCII"
         try:
-            check_client(name if isinstance(name, str) else "")
-        except ConfigInvalid:
-            wanted = "lower-case letters, digits, '.', '_' and '-', up to 64"
-            yield f"people.{subject} is {name!r}; wanted: {wanted}"
+            check_client(name, f"people.{subject}")
+        except ConfigInvalid as error:
+            yield str(error)
     names = [name for name in people.values() if isinstance(name, str)]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"people has {name!r} for several subjects; wanted: each name for one person"

@@ -123,11 +123,11 @@ class SystemState:
         if settings.clock != "system":
             return  # recorded traffic has no workers
         url = settings.servers.prometheus if settings.servers.page else ""
-        elsewhere = _or_why(lambda: message_backlogs.of_prometheus(url)) if url else NO_PROMETHEUS
+        elsewhere = or_why(lambda: message_backlogs.of_prometheus(url)) if url else NO_PROMETHEUS
         for model in filter(has_worker, models):
             found = elsewhere
             if not settings.servers.page:
-                found = _or_why(partial(message_backlogs.of_worker, settings.home, model))
+                found = or_why(partial(message_backlogs.of_worker, settings.home, model))
             takes_async = self._platform.definition(model).takes_async
             most = shipped_objectives().limits.worker_lag
             views = streamed_views(model)
@@ -227,7 +227,8 @@ def age_text(ms: int) -> str:
     return duration_text(max(0, ms) / 1000)
 
 
-def _or_why(read: Callable[[], T]) -> T | str:
+def or_why(read: Callable[[], T]) -> T | str:
+    """The result of a read, or a sentence on why it failed."""
     try:
         return read()
     except PlatformError as error:
