@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shlex
@@ -25,6 +26,7 @@ from mlplatform.commands.terminal.exit_codes import (
     exit_code,
     exit_code_of_class,
 )
+from mlplatform.commands.terminal.help_text import join_lines
 from mlplatform.model.routes import Arm
 from mlplatform.operations import wiring
 from mlplatform.runtime import errors
@@ -62,6 +64,14 @@ def example(path: tuple[str, ...]) -> list[str]:
     return words[words.index("mlplatform") + 1 :]
 
 
+def groups(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if isinstance(command, TyperGroup):
+        yield path
+        for name, sub in command.commands.items():
+            yield from groups(sub, (*path, name))
+
+
+GROUPS = [pytest.param(path, id=" ".join(path) or "mlplatform") for path in groups(ROOT)]
 COMMANDS = [pytest.param(path, id=" ".join(path)) for path in leaves(ROOT)]
 
 
@@ -82,6 +92,31 @@ def test_help_says_what_a_command_does_and_shows_an_example(path: tuple[str, ...
     assert "Example: " in result.output
     assert f"mlplatform {' '.join(path)}" in result.output
     assert len(found(path).get_short_help_str()) > 10
+
+
+def stray_lines(help_text: str, columns: int) -> list[str]:
+    """Lines, of the prose above and below the panels of options, that end although the next word
+    would have had room."""
+    found = []
+    for line, after in itertools.pairwise(help_text.splitlines()):
+        word = after.strip().partition(" ")[0]
+        is_prose = line.startswith(" ") and after.startswith(" ")
+        if is_prose and line.strip() and word and len(line.rstrip()) + 1 + len(word) < columns:
+            found.append(line.strip())
+    return found
+
+
+@pytest.mark.parametrize("path", [*COMMANDS, *GROUPS])
+def test_help_breaks_into_no_stray_lines(path: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(command_line.app, [*path, "--help"], env={"COLUMNS": "80"})
+    assert result.exit_code == 0
+    assert stray_lines(result.output, 80) == []
+
+
+def test_lists_in_help_keep_their_lines() -> None:
+    text = "One\ntwo\n\n- three\n- four\n\n    five\n    six"
+    assert join_lines(text) == "One two\n\n- three\n- four\n\n    five\n    six"
+    assert stray_lines(" one\n two", 80) == ["one"]
 
 
 @pytest.mark.parametrize("path", COMMANDS)

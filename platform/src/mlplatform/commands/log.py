@@ -67,6 +67,7 @@ _ID: Final = "0198c2f0a4b7d1e2f3a4b5c6d7e8f90211a2b3c4d5"
 """An example."""
 _EXAMPLES = f"""Examples: mlplatform log status; mlplatform log verify;
 mlplatform log show {_ID} --json; mlplatform log explain {_ID}.
+
 Exit codes: 0 all well, 1 something is wrong with the log, 2 no such log, decision or bundle."""
 
 

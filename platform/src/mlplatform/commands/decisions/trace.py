@@ -65,6 +65,7 @@ def trace(
     """Show spans, log lines and records of a trace or a decision that are on this machine.
 
     If a collector gets the spans (MLPLATFORM_OTLP_ENDPOINT), look them up there by the trace's id.
+
     Example: mlplatform trace 0198c2f0a4b7d1e2f3a4b5c6d7e8f901
     """
     if not _ID.fullmatch(any_id):

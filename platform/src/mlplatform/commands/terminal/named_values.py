@@ -1,4 +1,5 @@
-"""The root group of commands: an error of an option or argument names the value that was typed."""
+"""The root group of commands: an error of an option or argument names the value that was typed,
+and help texts fit a terminal."""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ from typing import Any, Final
 import typer
 from pydantic import ValidationError
 from typer.core import TyperGroup
+
+from mlplatform.commands.terminal.help_text import join_help
 
 WANTED: Final[Mapping[str, str]] = {
     "int_parsing": "a whole number, such as 7",
@@ -22,6 +25,10 @@ _BEGINS: Final = "Input should be "
 
 class CommandGroup(TyperGroup):
     """A group whose commands name the wrong value, beside the option that has it."""
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        join_help(self)
 
     def invoke(self, ctx: Any) -> Any:
         try:
