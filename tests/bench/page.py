@@ -11,6 +11,7 @@ incidents. Then a page process is started, and asked over HTTP: once cold, then 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -51,6 +52,7 @@ from support import kept_windows
 from support.journal_steps import commit, give_champion
 from support.judged_rollout import JudgedRollout
 from support.page_process import PageProcess
+from support.registered_versions import registered_versions
 
 MODEL: Final = "fraud"
 DAYS: Final = 31
@@ -63,8 +65,11 @@ LOOKS: Final = 100
 """Requests of one view, of which the 99th percentile is the second slowest."""
 MOST_S: Final = 20.0
 """Of one view: then it was asked often enough."""
-COLD: Final = ("overview, day", "rollout", "decisions", "decisions of a customer")
+COLD: Final = ("overview, day", "rollout", "decisions", "decisions of a customer", "system",
+               "data", "model.yaml", "compare")  # fmt: skip
 """Views whose first answer by a new process is measured."""
+COLD_S: Final = 3.0
+"""Seconds for which a new process is left alone, so that it can make itself ready."""
 CUSTOMER: Final = "42"
 TOLD: Final = {"MLPLATFORM_CLOCK": "replay"}
 """Settings of the page: its traffic is recorded, so the newest day is not today."""
@@ -166,6 +171,8 @@ def views(home: Home, decisions: int, rollouts: int) -> dict[str, str]:
         "model, month": f"/models/{MODEL}?period=month",
         "data": f"/models/{MODEL}/data",
         "model.yaml": f"/models/{MODEL}/source",
+        "compare": f"/models/{MODEL}/compare?first=1&second=2",
+        "card": f"/models/{MODEL}/versions/2",
         "review": f"/models/{MODEL}/review",
         "rollouts": "/rollouts",
         "rollouts, the last page": f"/rollouts?from={rollouts // 50 * 50 - 50}",
@@ -235,10 +242,16 @@ def peak_mb(pid: int) -> int:
     return int(found[1]) // 1024
 
 
-def of_size(home: Home, decisions: int, rollouts: int) -> dict[str, Any]:
-    """Each view in turn, by one process; then each view cold, by a process of its own."""
+def of_size(
+    home: Home, decisions: int, rollouts: int, registry: Mapping[str, str]
+) -> dict[str, Any]:
+    """Each view in turn, by one process.
+
+    Args:
+        registry: the settings by which the page finds its registry.
+    """
     paths = views(home, decisions, rollouts)
-    page, found = PageProcess(home, **TOLD), {}
+    page, found = PageProcess(home, **TOLD, **registry), {}
     try:
         found["started_mb"] = peak_mb(page.process.pid)
         found["views"] = {}
@@ -251,15 +264,20 @@ def of_size(home: Home, decisions: int, rollouts: int) -> dict[str, Any]:
     return found
 
 
-def cold(home: Home, paths: Mapping[str, str], names: Sequence[str]) -> dict[str, float]:
-    """The first answer of a process that has just started, in milliseconds."""
-    found = {}
-    for name in names:
-        page = PageProcess(home, **TOLD)
+def cold(
+    home: Home, paths: Mapping[str, str], names: Sequence[str], registry: Mapping[str, str]
+) -> dict[str, Any]:
+    """The first answer of a process that has just started, in milliseconds: at once, and `COLD_S`
+    later."""
+    found: dict[str, Any] = {}
+    for name, waits_s in itertools.product(names, (0.0, COLD_S)):
+        page = PageProcess(home, **TOLD, **registry)
+        time.sleep(waits_s)
         try:
             begun = time.perf_counter()
             assert page.get(paths[name]).status_code == 200
-            found[name] = round(1000 * (time.perf_counter() - begun), 1)
+            took = round(1000 * (time.perf_counter() - begun), 1)
+            found.setdefault(name, {})["later" if waits_s else "at once"] = took
         finally:
             page.close()
     return found
@@ -285,8 +303,9 @@ def main() -> None:
             found["made"] = json.loads((home.root / "made.json").read_text())
             paths = views(home, count, given.rollouts)
             found["20 ms of computing"] = busy()
-            found["cold_ms"] = cold(home, paths, COLD)
-            results.append(found | of_size(home, count, given.rollouts))
+            with registered_versions(home) as registry:
+                found["cold_ms"] = cold(home, paths, COLD, registry)
+                results.append(found | of_size(home, count, given.rollouts, registry))
     finally:
         if given.folder is None:
             shutil.rmtree(folder)

@@ -20,7 +20,7 @@ from mlplatform.model import profile as profiles
 from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.model.routes import Arm
 from mlplatform.operations.actions import interim_analyses, review
-from mlplatform.operations.traffic import projection
+from mlplatform.operations.traffic import input_windows, projection
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift import verdict
 from mlplatform.rollouts.drift.incidents import DRIFT, Incident
@@ -45,11 +45,12 @@ from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.units import DAY_MS
 from rollout_world import fraud
-from support import journal_steps
+from support import journal_steps, kept_windows
 from support.home_world import HomeWorld
 from support.judged_rollout import JudgedRollout
 from support.page_process import PageProcess
 from support.people_world import PeopleWorld
+from support.registered_versions import registered_versions
 from support.scoring_world import ScoringWorld, payment
 
 ROLES = {"viewer": "view", "engineer": "run", "approver": "approve", "analyst": "review",
@@ -75,7 +76,14 @@ class RolesWorld(PeopleWorld):
         projection.advance(counted, self.home.log, "fraud", alerting=EARLIER.alerts, budget_s=60.0)
         self.incident = self._drifted().id
         self.judged = JudgedRollout()
-        self.page = PageProcess(self.home.home)
+        input_windows.keep(self.home.home.measured, "fraud", kept_windows.history(31))
+        self._registry = contextlib.ExitStack()
+        told = self._registry.enter_context(registered_versions(self.home.home))
+        self.page = PageProcess(self.home.home, **told)
+
+    def close(self) -> None:
+        super().close()
+        self._registry.close()
 
     def _scored(self, root: Path) -> Path:
         """A home whose gateway answered forty requests, of which a tenth and one were declined."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +93,7 @@ def test_the_command_shows_what_differs_and_counts_the_rest(platform: Platform) 
     assert "\x1b" not in shown
     assert "label mature after" not in shown
     assert "more figures are equal; `--all` shows them" in shown
+    assert "Only version 2: " in shown, "a sentence is in a list, and in no table"
     code, every, _ = asked("1", "2", "--all")
     assert code == 0
     assert "mature after" in every
@@ -125,8 +127,15 @@ def test_the_page_shows_the_same_and_nothing_of_it_is_markup(page: Page) -> None
     assert "<script" not in answer.text
     assert "&lt;script&gt;" in answer.text
     assert "\x1b" not in answer.text
-    assert f"<td>{'e' * 64}</td>" in answer.text
-    assert "What is equal in Data: " in answer.text
+    assert f'<td data-head="v2">{"e" * 64}</td>' in answer.text
+    assert "Equal in Data: " in answer.text
+    section = answer.text.split("<h2>Limits: ")[1].split("<h2>")[0]
+    assert "Only the card of v2 says" in section, "a sentence is in a list, and in no table"
+    assert "not there" not in section
+    shown = int(re.search(r"They differ in (\d+) figures", answer.text)[1])  # type: ignore[index]
+    differing = answer.text.split("Where nothing differs")[0]
+    rows = re.sub(r"<details>.*?</details>", "", differing, flags=re.S).count('<th scope="row">')
+    assert shown == rows > 3
     assert "/models/fraud/compare?first=2&amp;second=1" in answer.text
 
 

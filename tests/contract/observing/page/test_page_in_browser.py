@@ -34,6 +34,7 @@ from support.page_process import PageProcess
 from support.people_world import PeopleWorld
 from support.platform_process import wait
 from support.prefect_standin import prefect_standin
+from support.registered_versions import registered_versions
 
 pytestmark = [
     pytest.mark.slow,
@@ -45,6 +46,8 @@ PAGES = {
     "model": "/models/fraud",
     "data": "/models/fraud/data",
     "source": "/models/fraud/source",
+    "card": "/models/fraud/versions/2",
+    "compare": "/models/fraud/compare?first=1&second=2",
     "review": "/models/fraud/review",
     "system": "/system",
     "rollouts": "/rollouts",
@@ -113,8 +116,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageProcess]:
     asked = next(f for f in made.facts if isinstance(f, ApprovalAsked))
     PAGES["evidence"] = f"/evidence/{asked.evidence_digest}"
     world.write("run/prefect.token", "a token of this start")
-    with prefect_standin() as port:
-        process = PageProcess(world.home, MLPLATFORM_PREFECT_PORT=str(port))
+    with registered_versions(world.home) as told, prefect_standin() as port:
+        process = PageProcess(world.home, MLPLATFORM_PREFECT_PORT=str(port), **told)
         yield process
         process.close()
     world.close()
@@ -130,7 +133,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory, page: PageProcess) -> Iter
 
 def test_every_page_is_drawn_as_it_was_meant(page: PageProcess, browser: Chromium) -> None:
     for name, path in PAGES.items():
-        for width, scheme in ((1400, "light"), (1000, "dark"), (390, "light"), (390, "dark")):
+        for width, scheme in itertools.product((1400, 1000, 390), ("light", "dark")):
             browser.prefer(scheme)
             browser.open(f"{page.url}{path}", width=width)
             assert browser.run("document.styleSheets.length") == 1, name

@@ -88,6 +88,24 @@ def test_measures_of_different_days_are_said_not_to_be_comparable(known: Version
     assert "measured on different days" in note
 
 
+def test_a_sentence_of_one_card_is_no_figure(known: VersionRecords) -> None:
+    found = compare(card(known), later(known))
+    limits = next(s for s in found.sections if s.title.startswith("Limits"))
+    said = [dict.fromkeys(_lines(made)) for made in (card(known), later(known))]
+    assert limits.only_first == tuple(line for line in said[0] if line not in said[1])
+    assert limits.only_second == tuple(line for line in said[1] if line not in said[0])
+    assert limits.only_second
+    assert limits.changed == (), "this section has sentences alone"
+    assert {s.title for s in found.differing} | {s.title for s in found.equal} == {
+        s.title for s in found.sections
+    }
+    assert all(not s.differing for s in found.equal)
+
+
+def _lines(made: Card) -> tuple[str, ...]:
+    return next(s for s in sections(made) if s.title.startswith("Limits")).lines
+
+
 def test_a_version_beside_itself_is_refused(known: VersionRecords) -> None:
     with pytest.raises(InputInvalid, match="version 2 twice; wanted: two versions"):
         compare(card(known), card(known))

@@ -41,10 +41,23 @@ def print_comparison(found: Comparison, *, every: bool) -> None:
     for section in found.sections:
         shown = section.figures if every else section.differing
         equal += len(section.equal)
-        if shown:
-            print_line("")
-            rows = [(figure.name, figure.first, figure.second) for figure in shown]
+        if not shown:
+            continue
+        print_line("")
+        rows = [(f.name, f.first, f.second) for f in shown if not f.is_sentence]
+        if rows:
             print_table(head, rows, title=section.title, prose=head[-1])
+        else:
+            print_heading(section.title)
+        for number, sentences in (
+            (found.first, section.only_first),
+            (found.second, section.only_second),
+        ):
+            for sentence in sentences:
+                print_line(f"- Only version {number}: {sentence}")
+        for figure in shown:
+            if figure.is_sentence and not figure.differs:
+                print_line(f"- Both: {figure.name}")
     if not every:
         print_line("")
         print_line(f"{equal:,} more figures are equal; `--all` shows them")

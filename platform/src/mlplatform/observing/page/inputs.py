@@ -185,13 +185,14 @@ def _values(
     ]
     drawn = spark(lines, _written, span_ms, band=band, from_zero=False)
     newest = there[-1][1]
-    note = f"profile {_range(newest.expected.low, newest.expected.high)}"
+    note = f"profile: {_range(newest.expected.low, newest.expected.high)}"
     if newest.expected.middle is not None:
         note = f"{note}, median {_written(newest.expected.middle)}"
     if newest.seen.middle is None:
         return Metric(key, name, "too few values", note, "", drawn)
     seen = f"{_written(newest.seen.low)} to {_written(newest.seen.high)}"
-    return Metric(key, name, _written(newest.seen.middle), f"80 % lie in {seen}; {note}", "", drawn)
+    text = f"median {_written(newest.seen.middle)}"
+    return Metric(key, name, text, f"80 % lie in {seen}; {note}", "", drawn)
 
 
 def _of_limit(
@@ -222,7 +223,7 @@ def _missing(
     expected = newest.expected.missing_share
     drawn = spark([("missing", line)], percents, span_ms, goal=expected)
     text = percents(newest.seen.missing_share)
-    note = f"profile {percents(expected)}"
+    note = f"profile: {percents(expected)}"
     return Metric(f"{key}-missing", f"{name}, missing", text, note, "", drawn)
 
 
@@ -230,9 +231,10 @@ def _verdict(newest: InputMovement | None) -> tuple[str, str]:
     reached = _reached(newest)
     if newest is None or reached is None:
         return "not judged in the newest window", ""
-    measured = f"PSI {newest.psi:.2g} of {newest.psi_limit:.2g}"
+    measured = f"PSI {newest.psi:.2g} (limit {newest.psi_limit:.2g})"
     if not newest.is_category:
-        measured += f", distance {newest.distance:.2g} of {newest.distance_limit:.2g}"
+        limit = f"{newest.distance_limit:.2g}"
+        measured += f", by {newest.distance:.2g} standard deviations (limit {limit})"
     return (f"moved: {measured}", "bad") if reached > 1 else (f"as the profile: {measured}", "good")
 
 

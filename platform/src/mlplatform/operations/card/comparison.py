@@ -34,6 +34,11 @@ class ComparedFigure(msgspec.Struct, frozen=True):
     def differs(self) -> bool:
         return self.first != self.second
 
+    @property
+    def is_sentence(self) -> bool:
+        """Whether it is a sentence of a card, which a card has or has not, and no figure."""
+        return STATED in (self.first, self.second)
+
 
 class ComparedSection(msgspec.Struct, frozen=True):
     """A section of the cards, in the order of the first card."""
@@ -44,6 +49,21 @@ class ComparedSection(msgspec.Struct, frozen=True):
     @property
     def differing(self) -> tuple[ComparedFigure, ...]:
         return tuple(figure for figure in self.figures if figure.differs)
+
+    @property
+    def changed(self) -> tuple[ComparedFigure, ...]:
+        """The figures that differ, without sentences."""
+        return tuple(figure for figure in self.differing if not figure.is_sentence)
+
+    @property
+    def only_first(self) -> tuple[str, ...]:
+        """The sentences that only the first card has."""
+        return tuple(f.name for f in self.differing if f.first == STATED)
+
+    @property
+    def only_second(self) -> tuple[str, ...]:
+        """The sentences that only the second card has."""
+        return tuple(f.name for f in self.differing if f.second == STATED)
 
     @property
     def equal(self) -> tuple[ComparedFigure, ...]:
@@ -62,6 +82,16 @@ class Comparison(msgspec.Struct, frozen=True):
     second: int
     notes: tuple[str, ...]
     sections: tuple[ComparedSection, ...]
+
+    @property
+    def differing(self) -> tuple[ComparedSection, ...]:
+        """The sections in which anything differs."""
+        return tuple(section for section in self.sections if section.differing)
+
+    @property
+    def equal(self) -> tuple[ComparedSection, ...]:
+        """The sections in which nothing differs."""
+        return tuple(section for section in self.sections if not section.differing)
 
 
 def compare(first: Card, second: Card) -> Comparison:

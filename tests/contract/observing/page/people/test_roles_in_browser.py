@@ -37,6 +37,9 @@ UNMET: Final = """[...document.querySelectorAll(
   'a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex="0"]'
 )].filter(e => !e.disabled && e.checkVisibility() && !e.dataset.met).map(e => e.outerHTML)"""
 """What a mouse can press, and Tab did not come to."""
+SIDEWAYS: Final = """[...document.querySelectorAll('.stacked, .rows')]
+  .map(e => e.scrollWidth - e.clientWidth)"""
+"""By how much the tables that a telephone shows as lists are wider than their place."""
 EVERYBODY: Final = ("find by id", "find by customer", "find by time", "drift")
 WHY: Final = "Amount of the payment"
 """What raised the score of the request that was declined, in words."""
@@ -302,7 +305,10 @@ def test_every_view_is_reached_by_tab_fits_and_has_no_fault_of_accessibility(
     views = {
         "overview": "/",
         "model": "/models/fraud",
-        "card": "/models/fraud/versions/1",
+        "card": "/models/fraud/versions/2",
+        "compare": "/models/fraud/compare?first=1&second=2",
+        "data": "/models/fraud/data",
+        "source": "/models/fraud/source",
         "review": "/models/fraud/review",
         "system": "/system",
         "rollouts": "/rollouts",
@@ -324,10 +330,7 @@ def test_every_view_is_reached_by_tab_fits_and_has_no_fault_of_accessibility(
         browser.seen.clear()  # a status of 404 is a complaint
         browser.run("document.querySelectorAll('details').forEach(d => { d.open = true })")
         looked_at(browser, name, WIDTHS)
-        sideways = (
-            "[...document.querySelectorAll('.stacked')].map(e => e.scrollWidth - e.clientWidth)"
-        )
-        assert all(beyond <= 0 for beyond in browser.run(sideways)), name
+        assert all(beyond <= 0 for beyond in browser.run(SIDEWAYS)), name
         browser.run("document.addEventListener('focusin', e => { e.target.dataset.met = 'yes' })")
         unseen = [stop for stop in hands.walk() if not (stop["seen"] and stop["ringed"])]
         assert unseen == [], name
