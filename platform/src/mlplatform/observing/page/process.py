@@ -8,15 +8,15 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from mlplatform.observing.page import warming
 from mlplatform.observing.page.app import application
 from mlplatform.observing.page.people import roles
 from mlplatform.observing.page.people.gate import SURFACE, Identities, PageAccess
 from mlplatform.observing.page.people.provider import Provider
 from mlplatform.observing.page.people.reader import may_see
 from mlplatform.observing.page.people.sessions import Sessions
-from mlplatform.observing.page.queries import schedules
 from mlplatform.observing.page.queries.burn_rates import BurnRates
-from mlplatform.observing.page.queries.schedules import Schedules
+from mlplatform.observing.page.queries.schedules import TIMEOUT_S, Schedules
 from mlplatform.observing.page.queries.sources import Sources
 from mlplatform.operations import wiring
 from mlplatform.runtime.clock import SystemClock
@@ -60,10 +60,10 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
     )
     settings.home.create()
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a view's questions are no news
+    schedules = schedules_of(settings)
+    sources = Sources(wiring.Platform(settings), may_see, burn_rates_of(settings), schedules)
     shown = application(
-        Sources(
-            wiring.Platform(settings), may_see, burn_rates_of(settings), schedules_of(settings)
-        ),
+        sources,
         token=read_token(options.token_file or settings.home.page_token),
         hosts=accepted_hosts(settings),
         links=_links(settings),
@@ -71,6 +71,7 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
         admit=connections.admit,
         provider=provider_of(settings),
     )
+    warming.prepare(sources, schedules)
     serve(shown, connections, host=options.host, port=settings.page_port, stop_s=1)
 
 
@@ -84,7 +85,7 @@ def schedules_of(settings: Settings) -> Schedules | None:
     """The schedules of this platform's Prefect; None in a pod without Prefect's password."""
     if settings.servers.page and not settings.servers.prefect_auth:
         return None
-    opened = partial(wiring.prefect_api, settings, timeout_s=schedules.TIMEOUT_S, tries=1)
+    opened = partial(wiring.prefect_api, settings, timeout_s=TIMEOUT_S, tries=1)
     return Schedules(opened, SystemClock().wall_ms)
 
 

@@ -46,6 +46,12 @@ def templates() -> Environment:
     return made
 
 
+def compile_templates() -> None:
+    """Compile every template, of which a process's first use of it would otherwise wait."""
+    for name in templates().list_templates(extensions=["html"]):
+        templates().get_template(name)
+
+
 def _harmless(value: object) -> object:
     """The value; in a text, characters that reorder or hide text in a browser are written as
     codes."""

@@ -175,6 +175,10 @@ class Schedules:
                 raise self._failed
         raise Unavailable(f"Prefect has not answered in {FIRST_S:g} s: load this page again")
 
+    def prepare(self) -> None:
+        """Make a client once, and close it: what it imports and loads is then there."""
+        self._open_prefect().close()
+
     def _is_fresh(self) -> bool:
         return self._known is not None and self._clock() - self._known_s < STALE_S
 
