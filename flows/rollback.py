@@ -7,7 +7,7 @@ from prefect import flow
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import rollouts as job
 from mlplatform.operations.prefect_client import names
-from mlplatform.operations.prefect_server.forms import Actor, Reason
+from mlplatform.operations.prefect_server.forms import Actor, Reason, RolloutId
 
 
 @flow(name="rollback", flow_run_name=names.RUNS["rollback"])
@@ -15,7 +15,7 @@ def rollback(
     model: str,
     actor: Actor,
     reason: Reason,
-    only: str | None = None,
+    only: RolloutId | None = None,
 ) -> str:
     """Route all traffic of a model back: off the challenger, or to the champion's predecessor.
 
@@ -23,6 +23,7 @@ def rollback(
         model: a model folder's name.
         actor: who asks (self-declared).
         reason: why; it stands in the journal.
-        only: the rollout that may be taken back; empty: whichever has the traffic by then.
+        only: the rollout that may be taken back, as fraud-v2-1; empty: whichever has the traffic by
+            then.
     """
-    return job.roll_back(wiring.platform(), model, actor=actor, reason=reason, only=only)
+    return job.roll_back(wiring.platform(), model, actor=actor, reason=reason, only=only or None)

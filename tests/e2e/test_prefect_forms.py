@@ -110,7 +110,9 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
         ("retrain", {"as_of": "yesterday", **PERSON}, "as_of"),
         ("validate", {"onnx_path": 7, "actor": "ana"}, "onnx_path"),
         ("control", {"act": "stop", **PERSON}, "act"),
+        ("control", {"act": "pause", "rollout_id": "the newest", **PERSON}, "rollout_id"),
         ("rollback", {"actor": "ana", "reason": "no"}, "reason"),
+        ("rollback", {"only": "the newest", **PERSON}, "only"),
         ("retrain", {"model": "fraudd", **PERSON}, "model"),
         ("promote", {"version": 2, **PERSON}, "2 is not one of [3, 1]"),
         ("replay", {"version": 3, "against": 2}, "against"),
@@ -144,6 +146,9 @@ def test_a_command_says_which_value_prefect_refuses(prefect: Prefect) -> None:
         ("plan", {"version": 3}),
         ("plan", {}),
         ("batch", {"first": "2026-03-01"}),
+        ("control", {"act": "kill", **PERSON}),
+        ("control", {"act": "pause", "rollout_id": "fraud-v2-1", **PERSON}),
+        ("rollback", {"only": "fraud-v2-1", **PERSON}),
     ],
 )
 def test_a_form_takes_a_version_that_there_is(

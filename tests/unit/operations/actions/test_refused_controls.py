@@ -73,6 +73,33 @@ def test_a_rollout_of_another_model_is_refused_and_kept(platform: Platform) -> N
     assert [(r.who, r.proof) for r in kept(platform)] == [("eva", "")]
 
 
+def test_a_rollout_that_nobody_names_is_the_one_under_way(platform: Platform) -> None:
+    rollout = job.open_rollout(platform, "fraud", 1, actor="ann", reason="first version")
+    asked = {"actor": "eva", "reason": "to be sure"}
+    assert controls.control(platform, "fraud", "pause", "", **asked).startswith(
+        f"pause {rollout}: "
+    )
+    assert platform.rollouts.active("fraud")[0].paused is not None
+    assert controls.control(platform, "fraud", "abort", "", **asked) == (
+        f"abort {rollout}: rolled_back"
+    )
+    with pytest.raises(Refused, match="no rollout of fraud is under way"):
+        controls.control(platform, "fraud", "abort", "", **asked)
+    (refusal,) = kept(platform)
+    assert refusal.asked == "abort of the rollout of fraud: to be sure"
+
+
+def test_of_several_rollouts_under_way_one_has_to_be_named(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job.open_rollout(platform, "fraud", 1, actor="ann", reason="first version")
+    twice = platform.rollouts.active("fraud") * 2
+    monkeypatch.setattr(platform.rollouts, "active", lambda model: twice)
+    with pytest.raises(Refused, match="name one: fraud-v1-1, fraud-v1-1"):
+        controls.control(platform, "fraud", "pause", "", actor="eva", reason="to be sure")
+    assert len(kept(platform)) == 1
+
+
 def test_a_flood_of_refusals_leaves_a_bounded_trace(platform: Platform) -> None:
     for number in range(MOST_IN_A_WHILE + 50):
         with pytest.raises(Refused):

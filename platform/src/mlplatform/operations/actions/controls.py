@@ -20,6 +20,8 @@ from mlplatform.runtime.errors import Refused
 
 OfModel = Literal["kill", "lift", "clear"]
 OfRollout = Literal["pause", "resume", "abort"]
+Act = Literal["pause", "resume", "abort", "kill", "lift", "clear"]
+"""Every act, as one list to choose from."""
 
 
 class _RolloutAct(Protocol):
@@ -121,7 +123,7 @@ def control_rollout(
 def control(
     platform: Platform,
     model: str,
-    act: OfModel | OfRollout,
+    act: Act,
     rollout_id: str,
     *,
     actor: str,
@@ -130,19 +132,40 @@ def control(
     """Carry out what a person asks of a model or of one of its rollouts; returns a sentence that
     says what was done.
 
+    Args:
+        rollout_id: the rollout to pause, resume or abort; empty: the model's only one under way.
+
     Raises:
         NotFound: no rollout has this id.
-        Refused: the present state does not allow the act, or the rollout belongs to another model.
+        Refused: the present state does not allow the act, the rollout belongs to another model, or
+            none is named and not exactly one is under way.
     """
     if act == "kill" or act == "lift" or act == "clear":
         generation = control_model(platform, model, act, actor=actor, reason=reason)
         return f"{act} {model}: generation {generation}"
-    whose = fold(platform.rollouts.read(rollout_id)).model
-    with kept_refusal(platform, f"{act} of {rollout_id}: {reason}", actor, surface=CONTROL):
+    asked = f"{act} of {rollout_id or f'the rollout of {model}'}: {reason}"
+    with kept_refusal(platform, asked, actor, surface=CONTROL):
+        named = rollout_id or _under_way(platform, model)
+        whose = fold(platform.rollouts.read(named)).model
         if whose != model:
-            raise Refused(f"{rollout_id} is a rollout of {whose}, not of {model}")
-    state = control_rollout(platform, rollout_id, act, actor=actor, reason=reason)
-    return f"{act} {rollout_id}: {state.phase}"
+            raise Refused(f"{named} is a rollout of {whose}, not of {model}")
+    state = control_rollout(platform, named, act, actor=actor, reason=reason)
+    return f"{act} {named}: {state.phase}"
+
+
+def _under_way(platform: Platform, model: str) -> str:
+    """The id of the model's only rollout that a person may pause, resume or abort."""
+    found = [state.rollout_id for state in platform.rollouts.active(model) if state.ramping]
+    match found:
+        case [only]:
+            return only
+        case []:
+            raise Refused(
+                f"no rollout of {model} is under way: `mlplatform rollouts list` shows all"
+            )
+        case _:
+            several = ", ".join(found)
+            raise Refused(f"several rollouts of {model} are under way, so name one: {several}")
 
 
 def kill_sentences(platform: Platform, model: str | None) -> list[str]:

@@ -25,6 +25,9 @@ Version = Annotated[int, Field(ge=1)]
 OptionalVersion = Annotated[int | None, Field(ge=1)]
 """A version, or none: the flow says what none means."""
 
+RolloutId = Annotated[str, Field(pattern=r"^(|[A-Za-z0-9_-]{1,100}-v[1-9][0-9]*-[1-9][0-9]*)$")]
+"""A rollout's id, such as fraud-v2-1, or empty: the flow says what that means."""
+
 _CLOCK = r"[T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?"
 Time = Annotated[
     datetime, Field(json_schema_extra={"pattern": rf"^\d{{4}}-\d{{2}}-\d{{2}}({_CLOCK})?$"})
