@@ -38,7 +38,7 @@ from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.model.folders import load_definition
 from mlplatform.operations.actions import interim_analyses
-from mlplatform.operations.review import queue
+from mlplatform.operations.review import queue, queue_file
 from mlplatform.operations.traffic import input_windows, projection
 from mlplatform.rollouts.drift.incidents import IncidentFinding
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
@@ -119,7 +119,7 @@ def made(home: Home, decisions: int, rollouts: int) -> dict[str, float]:
         projection.advance(counted, log, MODEL, alerting=alerting, budget_s=3600.0)
         took["counted_s"] = time.perf_counter() - begun
         begun = time.perf_counter()
-        queue.advance(queue.file_of(home.counted, MODEL), log, definition, budget_s=3600.0)
+        queue.advance(queue_file.file_of(home.counted, MODEL), log, definition, budget_s=3600.0)
         took["queued_s"] = time.perf_counter() - begun
     begun = time.perf_counter()
     write_journal(home, rollouts)

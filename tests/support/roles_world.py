@@ -15,11 +15,16 @@ import httpx
 import msgspec
 import numpy as np
 
+from mlplatform.decisions.records.last_labels import LABEL_COLUMNS, last_labels
+from mlplatform.decisions.records.port import Entry, RecordQuery
 from mlplatform.decisions.records.pseudonym import load_or_create_key
+from mlplatform.decisions.records.record import Record
 from mlplatform.model import profile as profiles
 from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.model.routes import Arm
 from mlplatform.operations.actions import interim_analyses, review
+from mlplatform.operations.review import opinions
+from mlplatform.operations.review.opinions import Opinion
 from mlplatform.operations.traffic import input_windows, projection
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift import verdict
@@ -58,20 +63,21 @@ ROLES = {"viewer": "view", "engineer": "run", "approver": "approve", "analyst": 
 """The scope of a person of each role; the person is called as the role is."""
 CUSTOMER = 4711
 """Whose request was declined."""
-REVIEWED = 20
+REVIEWED = 21
+"""Requests that were flagged; the first one has a label that somebody asks to correct."""
 
 
 class RolesWorld(PeopleWorld):
     """A page over a home with real content, and people of each role."""
 
     def __init__(self, root: Path) -> None:
-        self.declined = ""
+        self.declined = self.labelled = ""
         home = self._scored(root)
         self.home = HomeWorld(home)
         self.version = 1
         self.keys = {role: self.key(role, f"fraud:{scope}") for role, scope in ROLES.items()}
-        platform = Platform(load({"MLPLATFORM_HOME": str(home)}))
-        assert review.advance(platform, "fraud")
+        self.platform = Platform(load({"MLPLATFORM_HOME": str(home)}))
+        self.ask_correction()
         counted = projection.file_of(self.home.home.counted, "fraud")
         projection.advance(counted, self.home.log, "fraud", alerting=EARLIER.alerts, budget_s=60.0)
         self.incident = self._drifted().id
@@ -95,13 +101,37 @@ class RolesWorld(PeopleWorld):
                 for number in range(40):
                     flagged = number < REVIEWED
                     amount = 610.0 + number if flagged else 20.0 + number
-                    _answer(client, payment(amount, customer=100 + number % 9))
+                    found = _answer(client, payment(amount, customer=100 + number % 9))
+                    self.labelled = self.labelled or str(found["decision_id"])
                 refused = _answer(client, payment(955.5, customer=CUSTOMER))
             assert refused["decision"] == "decline", refused
             self.declined = str(refused["decision_id"])
             world.stop_gateway()
             load_or_create_key(world.home.pseudonym_key)
         return world.home.root
+
+    def label_now(self) -> int | None:
+        """The label of the decision that people disagree about; None before the first."""
+        query = RecordQuery(kinds=("label",), decision_id=self.labelled, columns=LABEL_COLUMNS)
+        return last_labels(self.home.log.read(query)).get(self.labelled)
+
+    def ask_correction(self) -> None:
+        """Ana asks for the other label of that decision; at first ben has labelled it fraud."""
+        now_ms = SystemClock().wall_ms()
+        if self.label_now() is None:
+            self._say(Opinion("ben", 1), now_ms, label=1)
+        note = "the customer's own card, she called"
+        self._say(Opinion("ana", 1 - (self.label_now() or 0), note), now_ms + 1, label=None)
+        self.home.log.close_writer("desk")
+        assert review.advance(self.platform, "fraud")
+
+    def _say(self, said: Opinion, at_ms: int, *, label: int | None) -> None:
+        told = Record(
+            kind="label", decision_id=self.labelled, model="fraud", event_ms=at_ms,
+            recorded_ms=at_ms, label=label,
+            payload={"client": said.analyst, **opinions.payload(said)},
+        )  # fmt: skip
+        self.home.log.append("desk", [Entry(told)])
 
     def _drifted(self) -> Incident:
         """Amounts have risen in the last two of three days, and the check of today waits."""

@@ -83,6 +83,38 @@ def test_a_slip_is_corrected_by_command(world: World) -> None:
     assert {held["label"] for held in world.held(name)} == {0, 1}
 
 
+def test_a_correction_that_waits_is_listed_and_confirmed_by_command(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.ask_two(monkeypatch)
+    name = world.decide()
+    own = {
+        who: ("--analyst", who, "--key-file", key(world, who, "fraud:review"))
+        for who in ("ana", "bo", "cy")
+    }
+    for who in ("ana", "bo"):
+        run("record", name, "fraud", *own[who])
+    assert run("corrections", "fraud").stdout == "0 of 0 that wait\n"
+    asked = run("correct", name, "not-fraud", *own["ana"], "--reason", "the wrong key").stdout
+    assert "another person has to confirm it" in asked
+    told = run("corrections", "fraud").stdout
+    assert name in told.splitlines(), "to be copied"
+    assert "; fraud, by bo; asked for: not fraud" in told
+    assert "  ana asks for not fraud: the wrong key" in told
+    assert "1 of 1 that wait" in told
+    assert "mlplatform review correct ID OUTCOME" in told
+    (one,) = json.loads(run("corrections", "fraud", "--json").stdout)["corrections"]
+    assert (one["decision_id"], one["label"], one["labelled_by"]) == (name, 1, "bo")
+    assert one["opinions"][0]["analyst"] == "ana"
+    keeps = run("correct", name, "fraud", *own["cy"], "--reason", "it was stolen").stdout
+    assert "is right, you say; another asks for the opposite, and a third decides" in keeps
+    assert "  cy says that the label is right: it was stolen" in run("corrections", "fraud").stdout
+    done = run("correct", name, "not-fraud", *own["bo"], "--reason", "the wrong key").stdout
+    assert "not fraud; it is labelled" in done
+    assert world.labels() == {name: 0}
+    assert run("corrections", "fraud").stdout == "0 of 0 that wait\n"
+
+
 def test_what_is_refused_says_why(world: World) -> None:
     name, file = world.decide(), key(world, "vera", "fraud:view")
     of_vera = ("--analyst", "vera", "--key-file", file)

@@ -33,6 +33,7 @@ READERS: Final = {
     "models show": ("fraud",),
     "refusals": (),
     "replay": ("fraud", "--version", "2"),
+    "review corrections": ("fraud",),
     "review list": ("fraud",),
     "rollouts list": (),
     "rollouts plan": ("fraud",),

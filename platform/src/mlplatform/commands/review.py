@@ -14,7 +14,7 @@ from mlplatform.commands.terminal.secrets import secret_of
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import review as job
 from mlplatform.operations.actions.review import ReviewResult
-from mlplatform.operations.review.opinions import outcome_of, outcome_text
+from mlplatform.operations.review.opinions import PendingCorrection, outcome_of, outcome_text
 from mlplatform.operations.review.queue import QueuedDecision
 from mlplatform.runtime.times import utc_minute_text
 
@@ -59,6 +59,41 @@ def list_waiting(
     print_line(f"{len(found.rows)} of {found.total} that wait{more}")
 
 
+@app.command("corrections")
+def list_corrections(
+    model: Model,
+    limit: Annotated[
+        int, typer.Option(min=1, max=MOST_ROWS, help="The most corrections to show.")
+    ] = 50,
+    json: AsJson = False,
+) -> None:
+    """List corrections of labels that wait for a second person, the oldest request first.
+
+    A correction waits if model.yaml has `label.review.four_eyes`. Another person confirms it by
+    `mlplatform review correct` with the outcome that is asked for, or keeps the label with the
+    outcome that it has.
+
+    Example: mlplatform review corrections fraud
+    """
+    platform = wiring.existing_platform()
+    is_complete = job.advance(platform, model)
+    found, total = job.pending_corrections(platform, model, limit)
+    label = platform.definition(model).label.name
+    if json:
+        rows = [_correction_values(one) for one in found]
+        print_json({"total": total, "complete": is_complete, "corrections": rows})
+        return
+    for one in found:
+        for line in _correction_lines(one, label):
+            print_line(line)
+    more = "" if is_complete else "; the log is not read to its end yet: ask again"
+    print_line(f"{len(found)} of {total} that wait{more}")
+    if found:
+        print_line(
+            "confirm or keep: mlplatform review correct ID OUTCOME --analyst NAME --reason WHY"
+        )
+
+
 @app.command()
 def record(
     decision_id: Annotated[
@@ -96,7 +131,8 @@ def correct(
     """Correct the label that an analyst gave a decision; the log keeps the former label.
 
     If model.yaml has `label.review.four_eyes`, the label is corrected once another person types the
-    same. A label of an application is corrected by that application.
+    same; `review corrections` lists what waits. The outcome that the label has keeps it, against
+    somebody who asks for the other one. A label of an application is corrected by that application.
 
     Example: mlplatform review correct DECISION_ID fraud --analyst ana --reason "the wrong key"
     """
@@ -131,11 +167,34 @@ def _record(
 
 def _sentence(done: ReviewResult, label: str) -> str:
     answer = f"{done.decision_id}: {outcome_text(done.outcome, label)}"
+    if done.keeps and done.differs:
+        return f"{answer} is right, you say; another asks for the opposite, and a third decides"
+    if done.keeps:
+        return f"{answer}; the label stays"
     if done.is_label:
         return f"{answer}; it is labelled (a slip? `mlplatform review correct` corrects it)"
     if done.differs:
         return f"{answer}; somebody says the opposite, and one more person has to look at it"
     return f"{answer}; another person has to confirm it"
+
+
+def _correction_values(one: PendingCorrection) -> dict[str, Any]:
+    values: dict[str, Any] = msgspec.to_builtins(one)
+    values["opinions"] = [
+        {**msgspec.to_builtins(said.opinion), "at_ms": said.at_ms} for said in one.opinions
+    ]
+    return {**values, "asked_ms": one.asked_ms}
+
+
+def _correction_lines(one: PendingCorrection, label: str) -> list[str]:
+    """Lines on a correction: the decision's id alone in the first, to be copied."""
+    now, wanted = (outcome_text(value, label) for value in (one.label, 1 - one.label))
+    since = utc_minute_text(one.asked_ms)
+    lines = [one.decision_id, f"  {since}; {now}, by {one.labelled_by}; asked for: {wanted}"]
+    for said in one.opinions:
+        what = "says that the label is right" if said in one.keeps else f"asks for {wanted}"
+        lines.append(f"  {said.opinion.analyst} {what}: {said.opinion.note}")
+    return lines
 
 
 def _as_values(row: QueuedDecision) -> dict[str, Any]:

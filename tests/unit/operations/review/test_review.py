@@ -20,7 +20,7 @@ from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.topics.local import LocalTopics
 from mlplatform.model.policies.classes import ClassDecision
 from mlplatform.operations.actions import review as job
-from mlplatform.operations.review import opinions, queue, recording
+from mlplatform.operations.review import opinions, queue, queue_file, recording
 from mlplatform.operations.review.opinions import Account, Consensus, OpenOpinion, Opinion
 from mlplatform.operations.review.queue import QueueCursor
 from mlplatform.runtime.errors import Busy, InputInvalid, NotFound, Refused, Unavailable
@@ -453,6 +453,119 @@ def test_a_correction_takes_two_people_where_a_label_does(
     assert world.labels() == {name: 0}
 
 
+def corrections_of(world: World, *, anew: bool = False) -> list[opinions.PendingCorrection]:
+    """The corrections that wait, at once, or as the log tells them."""
+    if anew:
+        queue_file.file_of(world.home.counted, "fraud").unlink()
+        assert job.advance(world.platform, "fraud")
+    found, total = job.pending_corrections(world.platform, "fraud", 9)
+    assert len(found) == total
+    return list(found)
+
+
+def labelled_by_two(world: World, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A decision that two people have labelled 1."""
+    world.ask_two(monkeypatch)
+    name = world.decide()
+    assert name in world.waiting()
+    world.say(name, person("ana"), 1)
+    world.say(name, person("bo"), 1)
+    assert corrections_of(world) == []
+    return name
+
+
+CORRECTS: dict[str, Any] = {"note": "the wrong key", "corrects": True}
+
+
+def test_a_correction_waits_until_a_second_person_confirms_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = labelled_by_two(world, monkeypatch)
+    before_ms = world.platform.clock.wall_ms()
+    world.say(name, person("ana"), 0, **CORRECTS)
+    (one,) = corrections_of(world)
+    assert (one.decision_id, one.decision, one.label, one.labelled_by) == (name, "review", 1, "bo")
+    assert [said.opinion for said in one.asks] == [Opinion("ana", 0, "the wrong key")]
+    assert one.keeps == ()
+    assert before_ms <= one.asked_ms <= world.platform.clock.wall_ms()
+    assert corrections_of(world, anew=True) == [one], "the log tells the same"
+    assert world.say(name, person("bo"), 0, **CORRECTS).is_label
+    assert corrections_of(world) == corrections_of(world, anew=True) == []
+    assert world.labels() == {name: 0}
+
+
+def test_a_second_person_may_keep_the_label_and_a_third_decides(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = labelled_by_two(world, monkeypatch)
+    world.say(name, person("ana"), 0, **CORRECTS)
+    kept = world.say(name, person("cy"), 1, **CORRECTS)
+    assert (kept.is_label, kept.differs, kept.keeps) == (False, True, True)
+    (one,) = corrections_of(world)
+    assert [said.opinion.analyst for said in one.asks] == ["ana"]
+    assert [said.opinion.analyst for said in one.keeps] == ["cy"]
+    done = world.say(name, person("dora"), 1, **CORRECTS)
+    assert (done.is_label, done.agreed, done.keeps) == (True, ("cy",), True)
+    assert corrections_of(world) == corrections_of(world, anew=True) == []
+    assert world.labels() == {name: 1}
+
+
+def test_who_asked_for_a_correction_may_take_it_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = labelled_by_two(world, monkeypatch)
+    world.say(name, person("ana"), 0, **CORRECTS)
+    back = world.say(name, person("ana"), 1, **CORRECTS)
+    assert (back.is_label, back.differs, back.keeps) == (False, False, True)
+    assert corrections_of(world) == corrections_of(world, anew=True) == []
+    with pytest.raises(Refused, match="is labelled fraud: a correction says the other outcome"):
+        world.say(name, person("cy"), 1, **CORRECTS)
+
+
+def test_a_correction_ends_with_its_decision_and_its_words_with_an_erasure(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, erased = labelled_by_two(world, monkeypatch), labelled_by_two(world, monkeypatch)
+    for name in (gone, erased):
+        secret = {**CORRECTS, "note": f"SECRET of {name}"}
+        world.say(name, person("ana"), 0, **secret)
+    assert [one.decision_id for one in corrections_of(world)] == [gone, erased]
+    append(world.log, "gateway-0", void(gone, world.platform.clock.wall_ms()))
+    asked = ErasureRequest("a1", "Ann Lee", "request 4711", decision_id=erased)
+    assert erase(world.log, world.home.decisions, asked, now_ms=NOW_MS).is_done
+    assert job.advance(world.platform, "fraud")
+    assert corrections_of(world) == []
+    folder = queue_file.file_of(world.home.counted, "fraud").parent
+    assert not any(b"SECRET" in file.read_bytes() for file in folder.glob("review-1.db*"))
+
+
+def test_a_queue_of_an_earlier_release_is_made_again_with_its_corrections(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = labelled_by_two(world, monkeypatch)
+    world.say(name, person("ana"), 0, **CORRECTS)
+    with closing(sqlite.connect(queue_file.file_of(world.home.counted, "fraud"))) as db:
+        (text,) = db.execute("SELECT declaration FROM stands_for").fetchone()
+        earlier = {k: v for k, v in msgspec.json.decode(text).items() if k != "revision"}
+        declared = msgspec.json.encode(earlier).decode()
+        db.execute("UPDATE stands_for SET declaration = ?", (declared,))
+        db.execute("DROP TABLE corrections")
+    assert job.advance(world.platform, "fraud")
+    assert [one.decision_id for one in corrections_of(world)] == [name]
+
+
+def test_many_corrections_are_read_together(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlplatform.operations.review.corrections.FEW", 1)
+    names = [labelled_by_two(world, monkeypatch) for _ in range(3)]
+    for name in names:
+        world.say(name, person("ana"), 0, **CORRECTS)
+    one_by_one = corrections_of(world)
+    assert [one.decision_id for one in one_by_one] == names
+    assert corrections_of(world, anew=True) == one_by_one
+    shown, total = job.pending_corrections(world.platform, "fraud", 2)
+    assert ([one.decision_id for one in shown], total) == (names[:2], 3)
+
+
 def test_what_can_not_be_corrected_is_refused_and_kept(world: World) -> None:
     ana, open_, own, shops, gone = person("ana"), *(world.decide() for _ in range(4))
     now_ms = world.platform.clock.wall_ms()
@@ -555,7 +668,7 @@ def test_a_pass_that_takes_in_much_holds_no_answer_up(
     monkeypatch.setattr(queue, "ANSWER_WAITS_MS", 10)
     name = world.decide()
     assert world.waiting() == [name]
-    with closing(sqlite.connect(queue.file_of(world.home.counted, "fraud"))) as taking_in:
+    with closing(sqlite.connect(queue_file.file_of(world.home.counted, "fraud"))) as taking_in:
         taking_in.execute("BEGIN IMMEDIATE")
         begun_s = time.monotonic()
         assert world.say(name, person("ana")).is_label

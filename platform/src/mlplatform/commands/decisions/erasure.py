@@ -43,7 +43,7 @@ from mlplatform.operations.erasure.feature_rows import (
     not_reached,
     views_of,
 )
-from mlplatform.operations.review.queue import file_of as queue_file
+from mlplatform.operations.review.queue_file import file_of as queue_file
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import NotFound

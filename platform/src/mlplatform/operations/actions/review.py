@@ -18,12 +18,13 @@ from mlplatform.decisions.records.port import AppendReceipt, Entry
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.operations.actions.person_fields import REASON, Length
-from mlplatform.operations.review import opinions, queue, recording
+from mlplatform.operations.review import corrections, opinions, queue, queue_file, recording
 from mlplatform.operations.review.opinions import (
     Account,
     Consensus,
     OpenOpinion,
     Opinion,
+    PendingCorrection,
     ReviewableDecision,
 )
 from mlplatform.operations.review.queue import Queue, QueueCursor, QueuedDecision
@@ -53,6 +54,7 @@ class ReviewResult:
             agree.
         agreed: names of people who stated the same before.
         differs: whether somebody stated the opposite before.
+        keeps: whether the opinion says that the label which the decision has is right.
     """
 
     decision_id: str
@@ -61,6 +63,7 @@ class ReviewResult:
     is_label: bool
     agreed: tuple[str, ...] = ()
     differs: bool = False
+    keeps: bool = False
 
 
 def advance(platform: Platform, model: str, *, budget_s: float = queue.BUDGET_S) -> bool:
@@ -91,6 +94,17 @@ def queued_decision(platform: Platform, model: str, decision_id: str) -> QueuedD
         Unavailable: the queue can't be read now.
     """
     return queue.find(_file(platform, model), decision_id)
+
+
+def pending_corrections(
+    platform: Platform, model: str, rows: int
+) -> tuple[tuple[PendingCorrection, ...], int]:
+    """The corrections of labels that wait for a second person, the oldest first, and their number.
+
+    Raises:
+        Unavailable: the queue can't be read now.
+    """
+    return corrections.pending(_file(platform, model), rows)
 
 
 def first(
@@ -157,8 +171,9 @@ def record(
         note: why; a correction needs 5 characters at least.
         seen: digest of the opinions that this person was shown (`opinions_digest`, of a correction
             `correction_digest`); None if none were shown.
-        corrects: whether the decision has a label of an analyst, which this one is to replace. The
-            former label stays in the log.
+        corrects: whether the decision has a label of an analyst, which this one is to replace, or
+            to keep against somebody who asks for the other outcome. The former label stays in the
+            log.
 
     Raises:
         InputInvalid: the note is too long or too short, or has characters that are not allowed.
@@ -270,21 +285,32 @@ class _ReviewSession:
         found = opinions.labelled_decision(decision_id, definition.name, records)
         if seen is not None and seen != correction_digest(found):
             raise Refused("another answer came since this label was shown: look at it again")
-        if now.outcome == found.label:
+        keeps = now.outcome == found.label
+        if keeps and not opinions.asks_otherwise(found.opinions, found.label):
             word = opinions.outcome_text(now.outcome, definition.label.name)
             raise Refused(f"{decision_id} is labelled {word}: a correction says the other outcome")
         four_eyes = definition.label.review.four_eyes
         match opinions.weigh(found.opinions, now, four_eyes=four_eyes):
             case Consensus(agreed):
                 asyncio.run(self._label(found, now, analyst, agreed, at_ms=self._now_ms))
-                log.info("%s has corrected the label of decision %s", analyst.name, decision_id)
-                return ReviewResult(decision_id, definition.name, now.outcome, True, agreed)
+                done = ReviewResult(
+                    decision_id, definition.name, now.outcome, True, agreed, keeps=keeps
+                )
             case OpenOpinion(differs):
                 asyncio.run(self._keep_opinion(found, now))
-                log.info("%s asks to correct the label of decision %s", analyst.name, decision_id)
-                return ReviewResult(
-                    decision_id, definition.name, now.outcome, False, differs=differs
+                done = ReviewResult(
+                    decision_id, definition.name, now.outcome, False, differs=differs, keeps=keeps
                 )
+        self._show(
+            lambda path: corrections.follow(path, self._decisions, definition.name, decision_id)
+        )
+        log.info(
+            "%s has answered for the label of decision %s: %s",
+            analyst.name,
+            decision_id,
+            "it is kept" if keeps else "corrected" if done.is_label else "a correction waits",
+        )
+        return done
 
     def _reviewable_decision(self, decision_id: str) -> ReviewableDecision:
         """The decision as the log holds it; a decision that can't be reviewed leaves the queue."""
@@ -373,4 +399,4 @@ def _keep(
 
 
 def _file(platform: Platform, model: str) -> Path:
-    return queue.file_of(platform.settings.home.counted, model)
+    return queue_file.file_of(platform.settings.home.counted, model)

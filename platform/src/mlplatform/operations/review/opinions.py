@@ -222,6 +222,92 @@ def reviewable_decision(
     return ReviewableDecision(decision_id, model, decision, _opinions(labels))
 
 
+@dataclass(frozen=True, slots=True)
+class CorrectionOpinion:
+    """What one person has said of a label since it was given.
+
+    Args:
+        at_ms: wall time of it.
+    """
+
+    opinion: Opinion
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class PendingCorrection:
+    """A label that somebody asks to correct, and which waits for another person.
+
+    Args:
+        label: the label that the decision has, 0 or 1.
+        labelled_by: name of the analyst who gave it.
+        opinions: the last opinion of each person since then, oldest first: who asks for the other
+            outcome, and who says that the label is right.
+        event_ms: event time of the newest of them.
+    """
+
+    decision_id: str
+    decision: str
+    label: int
+    labelled_by: str
+    opinions: tuple[CorrectionOpinion, ...]
+    event_ms: int
+
+    @property
+    def asks(self) -> tuple[CorrectionOpinion, ...]:
+        """The opinions that ask for the other outcome."""
+        return tuple(one for one in self.opinions if one.opinion.outcome != self.label)
+
+    @property
+    def keeps(self) -> tuple[CorrectionOpinion, ...]:
+        """The opinions that the label is right."""
+        return tuple(one for one in self.opinions if one.opinion.outcome == self.label)
+
+    @property
+    def asked_ms(self) -> int:
+        """Wall time since which the correction waits."""
+        return min(one.at_ms for one in self.asks)
+
+
+def pending_correction(
+    decision_id: str, model: str, records: Iterable[Mapping[str, Any]]
+) -> PendingCorrection | None:
+    """The correction of a label that waits for another person; None if none does.
+
+    Args:
+        records: records with every column and the payload parsed, in any order.
+    """
+    try:
+        found, since = _label_and_since(decision_id, model, records)
+    except Refused:
+        return None
+    held = [(row, opinion(row["payload"] or {})) for row in since]
+    last = _last_opinions([one for _, one in held if one is not None])
+    if not asks_otherwise(last, found.label):
+        return None
+    at_ms = {id(one): int(row["recorded_ms"]) for row, one in held}
+    return PendingCorrection(
+        decision_id,
+        found.decision,
+        int(found.label or 0),
+        found.labelled_by,
+        tuple(CorrectionOpinion(one, at_ms[id(one)]) for one in last),
+        max(int(row["event_ms"]) for row, one in held if one is not None),
+    )
+
+
+def asks_otherwise(opinions: Sequence[Opinion], label: int | None) -> bool:
+    """Whether the last opinion of anybody is another outcome than the label."""
+    return any(one.outcome != label for one in _last_opinions(opinions))
+
+
+def last_opinion(
+    opinions: Sequence[Opinion], analyst: str, account: Account | None
+) -> Opinion | None:
+    """The last of these opinions that this person stated; None if there is none."""
+    return next((one for one in reversed(opinions) if one.is_by(analyst, account)), None)
+
+
 def labelled_decision(
     decision_id: str, model: str, records: Iterable[Mapping[str, Any]]
 ) -> ReviewableDecision:
@@ -233,6 +319,13 @@ def labelled_decision(
     Raises:
         Refused: the decision has no label, has one of an application, or was taken back.
     """
+    return _label_and_since(decision_id, model, records)[0]
+
+
+def _label_and_since(
+    decision_id: str, model: str, records: Iterable[Mapping[str, Any]]
+) -> tuple[ReviewableDecision, Sequence[Mapping[str, Any]]]:
+    """The labelled decision, and the records of opinions since that label."""
     decision, labels = _decision_and_labels(decision_id, model, records)
     last = max((n for n, r in enumerate(labels) if r["label"] is not None), default=None)
     if last is None:
@@ -245,9 +338,11 @@ def labelled_decision(
     if current is None:
         client = held.get("client") or "an application"
         raise Refused(f"the label of {decision_id} is of {client}: {_BY_APPLICATION}")
-    since = _opinions(labels[last + 1 :])
-    value = int(labels[last]["label"])
-    return ReviewableDecision(decision_id, model, decision, since, value, current.analyst)
+    since, value = labels[last + 1 :], int(labels[last]["label"])
+    found = ReviewableDecision(
+        decision_id, model, decision, _opinions(since), value, current.analyst
+    )
+    return found, since
 
 
 def _decision_and_labels(

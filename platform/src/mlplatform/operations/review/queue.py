@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -25,11 +24,12 @@ from mlplatform.decisions.records.erasures import Erasure
 from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.record import Kind
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.operations.review import corrections
 from mlplatform.operations.review.opinions import Account, Opinion, opinion
+from mlplatform.operations.review.queue_file import ANSWER_WAITS_MS, opened
 from mlplatform.operations.traffic.projection import LogReader, read_positions
 from mlplatform.rollouts.cache.portions import up_to
 from mlplatform.runtime.canonical import NOT_JSON
-from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.units import DAY_MS
 
@@ -44,39 +44,12 @@ MOST_IDS: Final = 10_000
 record."""
 BUDGET_S: Final = 10.0
 """Seconds after which an advance stops; the next one continues."""
-ANSWER_WAITS_MS: Final = 1_000
-"""Milliseconds that an answer waits while a pass writes a portion."""
 EARLY_MS: Final = DAY_MS
 """Event time for which the queue remembers a label whose decision it has not read yet, as that may
 be spilled. A decision that arrives later still is shown, and a label for it is refused."""
-FORMAT: Final = 1
 MOST_TEXT: Final = 200
-_TABLES: Final = """
-CREATE TABLE IF NOT EXISTS waiting (
-    decision_id TEXT PRIMARY KEY,
-    event_ms INTEGER NOT NULL,
-    decision TEXT NOT NULL,
-    score REAL,
-    version INTEGER,
-    shown TEXT NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS waiting_since ON waiting (event_ms, decision_id);
-CREATE TABLE IF NOT EXISTS ended (decision_id TEXT PRIMARY KEY, event_ms INTEGER NOT NULL)
-    STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS said (
-    writer TEXT NOT NULL,
-    seq INTEGER NOT NULL,
-    decision_id TEXT NOT NULL,
-    event_ms INTEGER NOT NULL,
-    body TEXT NOT NULL,
-    PRIMARY KEY (writer, seq)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS said_of ON said (decision_id);
-CREATE TABLE IF NOT EXISTS position (writer TEXT PRIMARY KEY, seq INTEGER NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS stands_for (
-    only_one INTEGER PRIMARY KEY, declaration TEXT NOT NULL, complete INTEGER NOT NULL
-) STRICT;
-"""
+REVISION: Final = 2
+"""Of what is kept: a file of an earlier one is made again. Since 2 it keeps corrections."""
 _ENDS: Final = ["decision_id", "event_ms"]
 _ROW: Final = "decision_id, event_ms, decision, score, version, shown"
 
@@ -88,6 +61,7 @@ class QueuePolicy(msgspec.Struct, frozen=True):
     outcomes: tuple[str, ...]
     shows: tuple[str, ...]
     days: int
+    revision: int = REVISION
 
     @classmethod
     def of(cls, definition: ModelDefinition) -> QueuePolicy:
@@ -150,11 +124,6 @@ class Queue:
     position: Mapping[str, int] = field(default_factory=dict)
 
 
-def file_of(folder: Path, model: str) -> Path:
-    """The path of a model's queue below the folder of counts of the log."""
-    return folder / model / f"review-{FORMAT}.db"
-
-
 def advance(
     path: Path,
     log: LogReader,
@@ -172,7 +141,7 @@ def advance(
     reached_ms = (mark.event_ms for mark in log.watermarks())
     newest_ms = max((ms for ms in reached_ms if ms is not None), default=0)
     from_ms = max(0, newest_ms - wanted.days * DAY_MS)
-    with _opened(path, renews=True) as db:
+    with opened(path, renews=True) as db:
         _begin(db, log, wanted)
         while _add(db, log, definition.name, wanted, from_ms, portion):
             if time.monotonic() > give_up_s:
@@ -181,6 +150,7 @@ def advance(
             db.execute("UPDATE stands_for SET complete = 1")
             db.execute("DELETE FROM waiting WHERE event_ms < ?", (from_ms,))
             db.execute("DELETE FROM said WHERE event_ms < ?", (from_ms,))
+            db.execute("DELETE FROM corrections WHERE event_ms < ?", (from_ms,))
             db.execute("DELETE FROM ended WHERE event_ms < ?", (newest_ms - EARLY_MS,))
     return True
 
@@ -198,7 +168,7 @@ def page(path: Path, rows: int, after: QueueCursor | None = None) -> Queue:
         f"SELECT {_ROW} FROM waiting WHERE (event_ms, decision_id) > (?, ?)"
         " ORDER BY event_ms, decision_id LIMIT ?"
     )
-    with _opened(path) as db:
+    with opened(path) as db:
         db.execute("BEGIN")
         found = db.execute(query, (at.event_ms, at.decision_id, rows + 1)).fetchall()
         (total,) = db.execute("SELECT count(*) FROM waiting").fetchone()
@@ -216,7 +186,7 @@ def find(path: Path, decision_id: str) -> QueuedDecision | None:
     """
     if not path.is_file():
         return None
-    with _opened(path) as db:
+    with opened(path) as db:
         query = f"SELECT {_ROW} FROM waiting WHERE decision_id = ?"
         row = db.execute(query, (decision_id,)).fetchone()
         return None if row is None else _waiting(db, row)
@@ -240,7 +210,7 @@ def first(path: Path, analyst: str, account: Account | None = None) -> QueuedDec
         " AND json_extract(said.body, '$.account.subject') = ?)))"
         " ORDER BY event_ms, decision_id LIMIT 1"
     )
-    with _opened(path) as db:
+    with opened(path) as db:
         who = (None, None) if account is None else (account.issuer, account.subject)
         row = db.execute(query, (analyst, *who)).fetchone()
         return None if row is None else _waiting(db, row)
@@ -253,7 +223,7 @@ def end(path: Path, decision_id: str, event_ms: int) -> None:
         Unavailable: the file can't be written now.
     """
     if path.is_file():
-        with _opened(path, waits_ms=ANSWER_WAITS_MS) as db, sqlite.transaction(db):
+        with opened(path, waits_ms=ANSWER_WAITS_MS) as db, sqlite.transaction(db):
             _end(db, [(decision_id, event_ms)])
 
 
@@ -269,25 +239,8 @@ def add_opinion(
         Unavailable: the file can't be written now.
     """
     if path.is_file():
-        with _opened(path, waits_ms=ANSWER_WAITS_MS) as db, sqlite.transaction(db):
+        with opened(path, waits_ms=ANSWER_WAITS_MS) as db, sqlite.transaction(db):
             _store_opinions(db, [(*place, decision_id, event_ms, now)])
-
-
-@contextmanager
-def _opened(
-    path: Path, *, renews: bool = False, waits_ms: int = sqlite.BUSY_TIMEOUT_MS
-) -> Iterator[sqlite3.Connection]:
-    try:
-        with closing(sqlite.connect(path, tables=_TABLES, busy_timeout_ms=waits_ms)) as db:
-            db.execute("PRAGMA secure_delete=ON")  # erased rows stay in no page
-            yield db
-    except sqlite3.OperationalError as error:
-        raise Unavailable(f"{path}: {error}") from error
-    except (sqlite3.DatabaseError, *NOT_JSON) as error:
-        if renews:
-            for suffix in ("", "-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
-        raise Unavailable(f"{path}: {error}; the next pass makes it again") from error
 
 
 def _begin(db: sqlite3.Connection, log: LogReader, wanted: QueuePolicy) -> None:
@@ -297,7 +250,7 @@ def _begin(db: sqlite3.Connection, log: LogReader, wanted: QueuePolicy) -> None:
         row, marks = db.execute("SELECT declaration FROM stands_for").fetchone(), _marks(log)
         is_ahead = any(marks.get(writer, 0) < seq for writer, seq in _position(db).items())
         if is_ahead or (row is not None and row[0] != declaration):
-            for table in ("waiting", "ended", "said", "position"):
+            for table in ("waiting", "ended", "said", "corrections", "position"):
                 db.execute(f"DELETE FROM {table}")
             row = None
         if row is None:
@@ -328,6 +281,10 @@ def _add(
         come_to, is_full = read_positions(table, marks, portion)
         table = up_to(table, come_to)
         _write(db, table, wanted, _payloads_of(log, model, table, wanted))
+        said = map(str, _opinion_rows(table)["decision_id"].to_pylist())
+        others = table.filter(pc.field("kind") != "decision")
+        changed = map(str, others["decision_id"].to_pylist())
+        corrections.renew(db, log, model, corrections.touched(db, said, changed))
         db.executemany("INSERT OR REPLACE INTO position VALUES (?, ?)", come_to.items())
         return is_full
 

@@ -171,6 +171,20 @@ class Visit:
             assert "is labelled: " in self.text
         assert self._labels() == before + count
 
+    def correct(self) -> None:
+        """Confirm the correction that somebody has asked for."""
+        before = self.world.label_now()
+        self.hands.press(".asks a[href='/models/fraud/review#corrections']")
+        look = f"/models/fraud/review?look={self.world.labelled}"
+        self.hands.press(f"a[href='{look}']")
+        assert "Somebody asks to correct this label" in self.text
+        self.hands.write("#reason", "I have looked at it")
+        self.hands.press(f"button[value='{'not-fraud' if before else 'fraud'}']")
+        assert f"{self.world.labelled} is labelled: " in self.text
+        assert "Confirm or keep" not in self.text
+        assert self.world.label_now() == 1 - (before or 0)
+        self.world.ask_correction()
+
     def _searched(self, fields: dict[str, str]) -> None:
         self.hands.press("nav a[href='/decisions']")
         for name, text in fields.items():
@@ -239,6 +253,9 @@ def test_each_role_goes_its_ways(
         visit.home()
         visit.review(10)
         kept("review ten")
+        visit.home()
+        visit.correct()
+        kept("confirm a correction")
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -310,6 +327,7 @@ def test_every_view_is_reached_by_tab_fits_and_has_no_fault_of_accessibility(
         "data": "/models/fraud/data",
         "source": "/models/fraud/source",
         "review": "/models/fraud/review",
+        "correction": f"/models/fraud/review?look={world.labelled}",
         "system": "/system",
         "rollouts": "/rollouts",
         "rollout": f"/rollouts/{rollout}",

@@ -20,6 +20,7 @@ from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage.disk import DiskSpace
 from support.home_world import HomeWorld
+from support.review_world import World, person
 
 
 @pytest.fixture
@@ -54,6 +55,25 @@ def test_the_review_queue_says_how_much_of_the_log_it_has_not_read(world: HomeWo
     row = rows(found)["fraud: decisions to review"]
     assert (row.waits, row.path) == ("0", "/models/fraud/review")
     assert row.note == "of the log, 3 records are not read yet"
+
+
+def test_corrections_that_wait_are_a_queue_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path / "reviewed")
+    world.ask_two(monkeypatch)
+    name = world.decide()
+    assert world.waiting() == [name]
+    for who in ("ana", "bo"):
+        world.say(name, person(who), 1)
+    found = SystemState(Sources(world.platform))
+    title = "fraud: corrections to confirm"
+    assert title not in rows(found)
+    world.say(name, person("ana"), 0, note="the wrong key", corrects=True)
+    row = rows(found)[title]
+    assert (row.waits, row.path) == ("1", "/models/fraud/review#corrections")
+    assert row.oldest
+    world.log.close()
 
 
 def test_a_queue_that_cannot_be_read_is_no_data_beside_the_others(world: HomeWorld) -> None:

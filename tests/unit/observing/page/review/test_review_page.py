@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -325,6 +326,48 @@ async def test_a_label_that_was_a_slip_is_corrected(page: Page, world: World) ->
         text = (await vera.get(look)).text
         assert "bo has labelled it" in text
         assert "Correct it to" not in text
+
+
+async def test_a_correction_that_waits_is_listed_and_a_second_person_confirms_or_keeps_it(
+    page: Page, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.ask_two(monkeypatch)
+    first, second = world.decide(), world.decide()
+    world.waiting()
+    for name in (first, second):
+        for who in ("ana", "cy"):
+            await asyncio.to_thread(world.say, name, person(who), 1)
+        said = {"note": "the wrong <b>key</b>", "corrects": True}
+        await asyncio.to_thread(partial(world.say, name, person("ana"), 0, **said))
+    async with page.browser("vera") as vera:
+        text = (await vera.get(PATH)).text
+        assert "Corrections that wait for a second person" in text
+        assert "ana: the wrong &lt;b&gt;key&lt;/b&gt;" in text
+        assert "Confirm or keep" not in text
+        assert "an analyst answers" in text
+    async with page.browser("ana") as ana:
+        text = (await ana.get(PATH)).text
+        assert text.count("You have answered") == 2
+        text = (await ana.get(f"{PATH}?look={first}")).text
+        assert "Correct it to" not in text, "nobody confirms their own"
+        assert "Keep it: fraud" in text, "who asked may take it back"
+    async with page.browser("bo") as bo:
+        assert "2 labels wait for a second person" in (await bo.get("/")).text
+        assert (await bo.get(PATH)).text.count("Confirm or keep") == 2
+        for name, word, told in (
+            (first, "not-fraud", f"{first} is labelled: not fraud, as ana said before."),
+            (second, "fraud", f"the label of {second} is right: fraud. Somebody else asks for"),
+        ):
+            text = (await bo.get(f"{PATH}?look={name}")).text
+            assert "Somebody asks to correct this label" in text
+            assert "Correct it to: not fraud" in text
+            form = {**hidden(text, PATH), "outcome": word, "note": "I have looked"}
+            assert (await bo.post(PATH, data=form)).status_code == 303
+            text = (await bo.get(PATH)).text
+            assert told in text
+        assert "Confirm or keep" not in text
+        assert "bo says that the label is right: I have looked" in text
+    assert world.labels() == {first: 0, second: 1}
 
 
 async def test_what_has_no_label_of_an_analyst_is_told(page: Page, world: World) -> None:

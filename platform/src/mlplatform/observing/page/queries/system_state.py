@@ -115,6 +115,7 @@ class SystemState:
             *self._messages([model.definition.name for model in models]),
             *(self._counts(model, marks) for model in models),
             *(self._reviews(model, marks) for model in models if model.is_reviewed),
+            *self._corrections([model.definition.name for model in models if model.is_reviewed]),
             *self._events(),
         ]
 
@@ -156,6 +157,19 @@ class SystemState:
         note = f"of the log, {left:,} records are not read yet" if left else "the log is read"
         path = f"/models/{name}/review"
         return QueueRow("decisions to review", name, path, f"{found.total:,}", oldest, note, "")
+
+    def _corrections(self, models: Sequence[str]) -> Iterator[QueueRow]:
+        """The corrections that wait for a second person, of each model that has any."""
+        what, note = "corrections to confirm", "an analyst confirms one, or keeps the label"
+        for name in models:
+            try:
+                found, total = review.pending_corrections(self._platform, name, 1)
+            except PlatformError:
+                continue  # its decisions to review say why the file can't be read
+            if total:
+                oldest = age_text(self._platform.clock.wall_ms() - found[0].asked_ms)
+                path = f"/models/{name}/review#corrections"
+                yield QueueRow(what, name, path, f"{total:,}", oldest, note, "")
 
     def _events(self) -> Iterator[QueueRow]:
         try:

@@ -45,6 +45,7 @@ from mlplatform.runtime.errors import (
 from mlplatform.runtime.telemetry.refusals import UNKNOWN
 
 ROWS: Final = 25
+MOST_CORRECTIONS: Final = 50
 ACT: Final = "review"
 CORRECTS: Final = "correct"
 
@@ -70,15 +71,24 @@ class Reviews:
             Route(path, self.record, methods=["POST"]),
         ]
 
-    def review_queues(self) -> list[tuple[str, int]]:
-        """The models that the reader may review, each with the number of its waiting decisions.
+    def review_queues(self) -> list[tuple[str, int, int]]:
+        """The models that the reader may review, each with the number of its waiting decisions and
+        of its waiting corrections.
 
         Raises:
             Unavailable: a queue can't be read now.
         """
         names = [model.definition.name for model in self._sources.models()]
         able = [name for name in names if _may_answer(READER.get(), name)]
-        return [(name, job.review_queue(self._sources.platform, name, 1).total) for name in able]
+        platform = self._sources.platform
+        return [
+            (
+                name,
+                job.review_queue(platform, name, 1).total,
+                job.pending_corrections(platform, name, 1)[1],
+            )
+            for name in able
+        ]
 
     async def show_queue(self, request: Request) -> Response:
         """A page of the queue, and the form about one decision for a person who may answer."""
@@ -134,6 +144,7 @@ class Reviews:
             chosen is not None and is_disputed(chosen.opinions)
         )
         is_asked = chosen is not None and may_answer and not has_answered
+        waiting, corrections = job.pending_corrections(platform, model, MOST_CORRECTIONS)
         labelled, gone = None, ""
         if wanted and chosen is None:
             labelled, gone = self._labelled(model, wanted)
@@ -157,6 +168,15 @@ class Reviews:
             gone=gone,
             labelled=labelled,
             corrects=self._correction(reader, labelled) if labelled and may_answer else None,
+            correction_choices=(
+                queue_rows.correction_choices(labelled, label.name, name, account)
+                if labelled
+                else ()
+            ),
+            corrections=[
+                queue_rows.correction_row(one, label.name, name, account) for one in waiting
+            ],
+            correction_count=corrections,
             may_answer=may_answer,
             asks=self._offer(reader, chosen) if is_asked else None,
             choices=queue_rows.choices(label.name),
