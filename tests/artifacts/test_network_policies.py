@@ -104,7 +104,7 @@ OPENS: dict[str, set[Path_]] = {
     "worker-fraud": {own("gateway"), *KAFKA, POSTGRES, REDIS, COLLECTOR},
     "exporter": {POSTGRES},
     # The identity provider of people is where the bank says, as receivers of events are.
-    "page": {POSTGRES, own("mlflow"), ("addresses but a few", 443)},
+    "page": {POSTGRES, own("mlflow"), own("prefect"), ("addresses but a few", 443)},
     "mlflow": {POSTGRES, HTTPS},
     "prefect": {POSTGRES},
     "prefect-worker": {own("prefect"), *API_SERVER},

@@ -15,6 +15,7 @@ from mlplatform.observing.page.process import accepted_hosts
 from mlplatform.observing.page.process import parser as page_parser
 from mlplatform.operations.prefect_client import names
 from mlplatform.operations.prefect_server import cluster_flows
+from mlplatform.operations.prefect_server.server import parser as server_parser
 from mlplatform.operations.supervisor.mlflow_server import parser as mlflow_parser
 from mlplatform.operations.supervisor.platform import workers as supervised_workers
 from mlplatform.runtime.configuration import settings
@@ -31,6 +32,7 @@ SECRETS = {
     "kafka": {"password", "ca.crt"},
     "mlflow": {"token", "postgres-password"},
     "prefect": {"database-url", "auth"},
+    "prefect-reader": {"auth"},
     "s3": set[str](),
     "exporter": {"token"},
     "page": {"token"},
@@ -271,6 +273,23 @@ def test_ports_are_those_that_policies_open_and_programs_take() -> None:
     assert (scores.host, scores.port) == ("0.0.0.0", worker["ports"][0]["containerPort"])
     for options, pod in ((taken, "exporter"), (shown, "page"), (scores, "worker-fraud")):
         assert str(options.token_file) in secret_files(pod)
+
+
+def test_the_page_asks_prefect_with_a_token_that_prefects_server_knows_and_no_other() -> None:
+    page, server = containers()["page/page"], containers()["prefect/prefect"]
+    key = {"name": "prefect-reader", "key": "auth", "optional": True}
+    by_name = {v["name"]: v for v in page["env"]}
+    assert by_name["PREFECT_API_AUTH_STRING"]["valueFrom"] == {"secretKeyRef": key}
+    assert {"secretKeyRef": {"name": "prefect", "key": "auth"}} not in [
+        v.get("valueFrom") for v in page["env"]
+    ]
+    taken = server_parser().parse_args(server["args"])
+    assert str(taken.reader_file) in secret_files("prefect")
+    [volume] = [v for v in pods()["prefect"]["spec"]["volumes"] if v["name"] == "secrets"]
+    sources = {s["secret"]["name"]: s["secret"] for s in volume["projected"]["sources"]}
+    assert sources["prefect-reader"]["optional"] is True
+    told = of_kind("ConfigMap")["platform"]["data"]
+    assert settings.load(told).prefect_url == "http://prefect.mlplatform:4200"
 
 
 def secret_files(name: str) -> set[str]:

@@ -75,6 +75,7 @@ def start(api: KubernetesApi, place: Layout) -> BankServers:
                     "database-url": f"postgresql+asyncpg://{user}:{password}"
                     f"@postgres.{NAMESPACE}:5432/{prefect}?ssl=disable",
                 },
+                "prefect-reader": {"auth": "reader:a-token-of-the-page-for-prefect"},
                 "exporter": {"token": "a-token-of-the-exporter"},
                 "page": {"token": "a-token-of-the-page"},
                 "worker": {"token": "a-token-of-the-worker"},

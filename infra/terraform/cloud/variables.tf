@@ -212,6 +212,7 @@ variable "passwords" {
     mlflow_token     = string
     prefect_postgres = string
     prefect_api      = string
+    prefect_reader   = string
     exporter_token   = string
     page_token       = string
     worker_token     = string

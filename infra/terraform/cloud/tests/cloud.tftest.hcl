@@ -47,6 +47,7 @@ variables {
     mlflow_token     = "not-a-real-password-000004"
     prefect_postgres = "not-a-real-password-000005"
     prefect_api      = "not-a-real-password-000006"
+    prefect_reader   = "not-a-real-password-000016"
     exporter_token   = "not-a-real-password-000007"
     page_token       = "not-a-real-password-000008"
     worker_token     = "not-a-real-password-000009"

@@ -11,12 +11,14 @@ locals {
       "database-url"      = "postgresql+asyncpg://prefect:${var.passwords.prefect_postgres}@${local.host}:${local.ports.postgres}/prefect?ssl=verify-full"
       auth                = "platform:${var.passwords.prefect_api}"
     }
+    "prefect-reader" = { auth = "reader:${var.passwords.prefect_reader}" }
+
     exporter = { token = var.passwords.exporter_token }
     page     = { token = var.passwords.page_token }
     worker   = { token = var.passwords.worker_token }
   }
   kafka_user = "mlplatform"
-  written    = toset(concat(["postgres", "redis", "mlflow", "prefect", "exporter", "page", "worker"], [for k in var.kafka[*] : "kafka"]))
+  written    = toset(concat(["postgres", "redis", "mlflow", "prefect", "prefect-reader", "exporter", "page", "worker"], [for k in var.kafka[*] : "kafka"]))
 }
 
 resource "aws_secretsmanager_secret" "main" {

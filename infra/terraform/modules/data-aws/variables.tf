@@ -110,7 +110,7 @@ variable "retention_days" {
 }
 
 variable "passwords" {
-  description = "Passwords of the databases' users, Redis, Kafka, Prefect's API, and the tokens of registry, exporter, page and worker; taken once for each `passwords_version`, and kept in no state."
+  description = "Passwords of the databases' users, Redis, Kafka, Prefect's API and its reader, and the tokens of registry, exporter, page and worker; taken once for each `passwords_version`, and kept in no state."
   type = object({
     postgres         = string
     redis            = string
@@ -118,6 +118,7 @@ variable "passwords" {
     mlflow_token     = string
     prefect_postgres = string
     prefect_api      = string
+    prefect_reader   = string
     exporter_token   = string
     page_token       = string
     worker_token     = string

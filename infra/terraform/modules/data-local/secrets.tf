@@ -24,6 +24,8 @@ locals {
         auth           = "platform:{{ .api }}"
       }
     }
+    "prefect-reader" = { words = ["token"], data = { auth = "reader:{{ .token }}" } }
+
     exporter = { words = ["token"], data = { token = "{{ .token }}" } }
     page     = { words = ["token"], data = { token = "{{ .token }}" } }
     worker   = { words = ["token"], data = { token = "{{ .token }}" } }

@@ -20,6 +20,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from mlplatform.operations.prefect_server import prefect_gate
 from mlplatform.operations.prefect_server.answer_limit import MOST_ANSWERS
+from mlplatform.operations.prefect_server.prefect_credentials import MOST_FIRST_BYTES
 from mlplatform.operations.prefect_server.prefect_gate import (
     MOST_BODY_BYTES,
     PrefectGate,
@@ -35,7 +36,7 @@ from mlplatform.scoring.admission.secrets import digest
 
 ID = "6d1f0c1e-2f5a-4a6e-9d7c-0e6b8b1c2d3e"
 OTHER = "00000000-2f5a-4a6e-9d7c-0e6b8b1c2d3e"
-TOKENS = PrefectSecrets("token-of-processes", "token-of-the-operator")
+TOKENS = PrefectSecrets("token-of-processes", "token-of-the-operator", "token-of-the-page")
 SECRETS = {
     "ana": (b"mlp_ana", ("fraud:run",)),
     "bo": (b"mlp_bo", ("fraud:approve",)),
@@ -157,6 +158,7 @@ def person(name: str) -> dict[str, str]:
 
 PLATFORM = basic("platform", TOKENS.platform)
 OPERATOR = basic("operator", TOKENS.operator)
+READER = basic("reader", TOKENS.reader)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +240,7 @@ def test_a_socket_of_prefects_own_client_says_who_it_is_by_its_first_message(
 
 def test_a_first_message_is_short(asked: TestClient) -> None:
     """It is read before anybody is proven."""
-    long = {**AUTH, "more": "x" * prefect_gate.MOST_FIRST_BYTES}
+    long = {**AUTH, "more": "x" * MOST_FIRST_BYTES}
     with asked.websocket_connect("/api/subscribe", subprotocols=["prefect"]) as socket:
         socket.send_json(long)
         with pytest.raises(WebSocketDisconnect):
@@ -278,6 +280,61 @@ def test_the_platforms_own_calls_do_everything(asked: TestClient) -> None:
         path = f"/api/deployments/{ID}/schedules"
         answer = asked.request(method, path, headers=PLATFORM, json={"entrypoint": "x"})
         assert answer.status_code == 201
+
+
+def test_the_page_of_a_pod_lists_deployments_and_runs(asked: TestClient) -> None:
+    for path in ("/api/deployments/filter", "/api/flow_runs/filter"):
+        answer = asked.post(path, headers=READER, json={"limit": 9})
+        assert (answer.status_code, answer.json() != []) == (200, True)
+        large = asked.post(path, headers=READER, content=b"x" * (MOST_BODY_BYTES + 1))
+        assert large.status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", f"/api/deployments/{ID}/create_flow_run"),
+        ("POST", f"/api/flow_runs/{OTHER}/resume"),
+        ("POST", f"/api/flow_runs/{OTHER}/set_state"),
+        ("POST", "/api/ui/schemas/validate"),
+        ("PATCH", f"/api/deployments/{ID}"),
+        ("DELETE", f"/api/deployments/{ID}"),
+        ("GET", f"/api/flow_runs/{ID}"),
+        ("GET", "/api/deployments/filter"),
+        ("POST", "/api/logs/filter"),
+        ("GET", "/"),
+    ],
+)
+def test_the_page_of_a_pod_does_nothing_else_and_a_try_is_kept(
+    asked: TestClient, refusals: Refusals, method: str, path: str
+) -> None:
+    answer = asked.request(method, path, headers=READER, json={"state": {"type": "CANCELLING"}})
+    assert answer.status_code == 403
+    assert "lists deployments and runs, and nothing else" in answer.json()["detail"]
+    (kept,) = refusals.since(0)
+    assert (kept.who, kept.why) == ("reader", answer.json()["detail"])
+    assert ID not in kept.asked
+
+
+def test_the_page_of_a_pod_has_no_socket(asked: TestClient) -> None:
+    for path in ("/api/events/out", "/api/events/in", "/api/subscribe"):
+        with (
+            pytest.raises(WebSocketDisconnect),
+            asked.websocket_connect(path, headers=READER) as socket,
+        ):
+            socket.receive_text()
+    first = {"type": "auth", "token": f"reader:{TOKENS.reader}"}
+    with asked.websocket_connect("/api/subscribe", subprotocols=["prefect"]) as socket:
+        socket.send_json(first)
+        with pytest.raises(WebSocketDisconnect):
+            socket.receive_json()
+
+
+def test_without_a_token_of_the_page_nobody_is_taken_for_it(refusals: Refusals) -> None:
+    with TestClient(PrefectGate(INNER, PrefectSecrets("a", "b"), _people(), refusals)) as client:
+        for secret in ("", "reader"):
+            headers = basic("reader", secret)
+            assert client.post("/api/flow_runs/filter", headers=headers).status_code == 401
 
 
 @pytest.mark.parametrize("who", [person("ana"), OPERATOR])

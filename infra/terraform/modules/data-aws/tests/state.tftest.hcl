@@ -28,6 +28,7 @@ variables {
     mlflow_token     = "not-a-real-password-000004"
     prefect_postgres = "not-a-real-password-000005"
     prefect_api      = "not-a-real-password-000006"
+    prefect_reader   = "not-a-real-password-000016"
     exporter_token   = "not-a-real-password-000007"
     page_token       = "not-a-real-password-000008"
     worker_token     = "not-a-real-password-000009"
@@ -78,6 +79,7 @@ run "kafka_is_spoken_to_by_tls_as_a_user" {
       mlflow_token     = "not-a-real-password-000004"
       prefect_postgres = "not-a-real-password-000005"
       prefect_api      = "not-a-real-password-000006"
+      prefect_reader   = "not-a-real-password-000016"
       exporter_token   = "not-a-real-password-000007"
       page_token       = "not-a-real-password-000008"
       worker_token     = "not-a-real-password-000009"
@@ -115,7 +117,7 @@ run "a_short_password_is_refused" {
   command = plan
   variables {
     passwords = {
-      postgres = "short", redis = "short", mlflow_postgres = "short", mlflow_token = "short", prefect_postgres = "short", prefect_api = "short", exporter_token = "short", page_token = "short", worker_token = "short"
+      postgres = "short", redis = "short", mlflow_postgres = "short", mlflow_token = "short", prefect_postgres = "short", prefect_api = "short", prefect_reader = "short", exporter_token = "short", page_token = "short", worker_token = "short"
     }
   }
   expect_failures = [var.passwords]

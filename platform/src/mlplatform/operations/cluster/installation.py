@@ -36,6 +36,7 @@ SECRETS: Final[Mapping[str, frozenset[str]]] = {
     "kafka": frozenset({"password"}),
     "mlflow": frozenset({"token", "postgres-password"}),
     "prefect": frozenset({"database-url", "auth"}),
+    "prefect-reader": frozenset({"auth"}),
     "exporter": frozenset({"token"}),
     "page": frozenset({"token"}),
     "worker": frozenset({"token"}),
@@ -45,6 +46,7 @@ SECRETS: Final[Mapping[str, frozenset[str]]] = {
 OPTIONAL: Final[Mapping[str, str]] = {
     "s3": "where accounts have no identity of their own",
     "kafka": "where the brokers ask for a user",
+    "prefect-reader": "for the page to show schedules and runs",
 }
 """Secrets that an installation may leave out → the installations that need them."""
 READ_BY_MANY: Final = frozenset({"ReadWriteMany", "ReadOnlyMany"})

@@ -72,6 +72,7 @@ _START: Final = re.compile(rf"deployments/({_ID})/create_flow_run")
 _ANSWER: Final = re.compile(rf"flow_runs/({_ID})/resume")
 _CANCEL: Final = re.compile(rf"flow_runs/({_ID})/set_state")
 _CHECK: Final = "ui/schemas/validate"
+_SCHEDULES: Final = frozenset({"/api/deployments/filter", "/api/flow_runs/filter"})
 _API: Final = "/api/"
 _SHELL: Final = re.compile(r"/(?!api(/|$))[^\\]*")
 """Paths of pages, scripts and documents, which are the same for every logged-in person."""
@@ -98,6 +99,11 @@ def access(method: str, path: str) -> Access:
             return _posted(rest)
         case _:
             return "forbidden"
+
+
+def reads_schedules(method: str, path: str) -> bool:
+    """Whether a request is one of those by which the page learns of schedules and their runs."""
+    return method == "POST" and path in _SCHEDULES
 
 
 def only_reads(method: str, path: str) -> bool:

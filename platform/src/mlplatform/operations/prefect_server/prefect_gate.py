@@ -9,14 +9,11 @@ this machine, another user's server among them (docs/decisions/0053).
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
-import hmac
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, assert_never
 
@@ -29,7 +26,19 @@ from mlplatform.operations.prefect_server.answer_limit import (
     WITHIN_S,
     AnswerLimit,
 )
-from mlplatform.operations.prefect_server.prefect_access import Access, access, only_reads, subject
+from mlplatform.operations.prefect_server.prefect_access import (
+    Access,
+    access,
+    only_reads,
+    reads_schedules,
+    subject,
+)
+from mlplatform.operations.prefect_server.prefect_credentials import (
+    credentials_of,
+    first_token,
+    matches,
+    says_who,
+)
 from mlplatform.rollouts.journal import approval_codes
 from mlplatform.runtime.errors import Refused
 from mlplatform.runtime.http.cross_site_guard import Application, Receive, Scope, Send
@@ -43,12 +52,11 @@ APPROVAL: Final = "approval"
 HEALTH: Final = "/health"
 """The only open path: it says whether Prefect's API answers, and nothing else."""
 MOST_BODY_BYTES: Final = MIB
-MOST_FIRST_BYTES: Final = 4096
-"""Most bytes of a socket's first message, which is read before its sender is proven."""
 PROVEN_FOR_S: Final = 1.0
 """Seconds after which a person's key is checked again while a socket is open."""
 PLATFORM: Final = "platform"
 OPERATOR: Final = "operator"
+READER: Final = "reader"
 _ID: Final = re.compile("/[0-9a-fA-F-]{32,36}(?=/|$)")
 _REALM: Final = b'Basic realm="mlplatform: your name and your key", charset="UTF-8"'
 
@@ -61,13 +69,20 @@ class PlatformCaller:
 
 
 @dataclass(frozen=True, slots=True)
+class SchedulesReader:
+    """The platform's page in a pod, which may list deployments and runs, and do nothing else."""
+
+    name: str = READER
+
+
+@dataclass(frozen=True, slots=True)
 class Operator:
     """The user who owns the home folder, who may do what people may do, in any person's name."""
 
     name: str = OPERATOR
 
 
-Identity = PlatformCaller | Operator | Client
+Identity = PlatformCaller | SchedulesReader | Operator | Client
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +92,12 @@ class PrefectSecrets:
     Args:
         platform: token of the platform's own calls.
         operator: token of commands and of the user who runs the platform; empty if there is none.
+        reader: token of the page in a pod; empty if there is none.
     """
 
     platform: str
     operator: str
+    reader: str = ""
 
 
 class _TooLarge(Exception):
@@ -125,9 +142,9 @@ class PrefectGate:
         if scope["path"] == HEALTH and method in ("GET", "HEAD"):
             await self._health(send)
             return
-        credentials = _credentials(scope["headers"])
+        credentials = credentials_of(scope["headers"])
         match self._identity(credentials):
-            case None if credentials is None and method == "WEBSOCKET" and _says_who(scope):
+            case None if credentials is None and method == "WEBSOCKET" and says_who(scope):
                 await self._by_first_message(scope, receive, send)
             case None:
                 await self._unknown(
@@ -136,6 +153,9 @@ class PrefectGate:
             case PlatformCaller():
                 self._admit(scope)
                 await self._application(scope, receive, send)
+            case SchedulesReader() as reader:
+                self._admit(scope)
+                await self._schedules(reader, scope, receive, send, method)
             case Operator() | Client() as person:
                 self._admit(scope)
                 if method == "WEBSOCKET":
@@ -146,10 +166,12 @@ class PrefectGate:
         if credentials is None:
             return None
         name, secret = credentials
-        if _is(secret, self._tokens.platform):
+        if matches(secret, self._tokens.platform):
             return PlatformCaller()
-        if _is(secret, self._tokens.operator):
+        if matches(secret, self._tokens.operator):
             return Operator()
+        if matches(secret, self._tokens.reader):
+            return SchedulesReader()
         return self._people.authenticate(name, secret)
 
     def _while_proven(self, credentials: tuple[str, bytes] | None, send: Send) -> Send:
@@ -181,7 +203,7 @@ class PrefectGate:
             message = await receive()
             if is_proven or message["type"] != "websocket.receive":
                 return message
-            name, _, secret = _token(message).partition(":")
+            name, _, secret = first_token(message).partition(":")
             if isinstance(
                 self._identity((name, secret.encode("utf-8", "replace"))), PlatformCaller
             ):
@@ -198,6 +220,22 @@ class PrefectGate:
                     await send(message)
 
         await self._application(scope, receive_checked, send_guarded)
+
+    async def _schedules(
+        self, reader: SchedulesReader, scope: Scope, receive: Receive, send: Send, method: str
+    ) -> None:
+        path: str = scope["path"]
+        if not reads_schedules(method, path):
+            why = "this token lists deployments and runs, and nothing else"
+            self._keep(reader.name, method, _shape(path), why)
+            await _refuse(scope, receive, send, 403, why)
+            return
+        try:
+            body = await _body(receive)
+        except _TooLarge:
+            await _problem(send, 413, f"a body of more than {MOST_BODY_BYTES} bytes")
+            return
+        await self._application(*_resent(scope, body), send)
 
     async def _person(
         self, person: Operator | Client, scope: Scope, receive: Receive, send: Send, method: str
@@ -364,43 +402,6 @@ class PrefectGate:
 
 def _body_of(start: requests.Start) -> bytes:
     return json.dumps(start.body).encode()
-
-
-def _is(secret: bytes, token: str) -> bool:
-    return bool(token) and hmac.compare_digest(secret, token.encode())
-
-
-def _credentials(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, bytes] | None:
-    """Name and secret; None if there are none or several pairs."""
-    values = [value for name, value in headers if name == b"authorization"]
-    if len(values) != 1:
-        return None
-    scheme, _, value = values[0].partition(b" ")
-    if scheme.lower() == b"bearer":
-        return "", value.strip()
-    if scheme.lower() != b"basic":
-        return None
-    try:
-        name, _, secret = base64.b64decode(value.strip(), validate=True).partition(b":")
-        return name.decode(), secret
-    except (binascii.Error, UnicodeDecodeError):
-        return "", b""
-
-
-def _says_who(scope: Scope) -> bool:
-    """Whether a socket speaks Prefect's own protocol, in which the first message holds a token."""
-    return "prefect" in scope.get("subprotocols", ())
-
-
-def _token(message: Any) -> str:
-    """The token of a first message; empty if there is none."""
-    text = message.get("text") or message.get("bytes") or b""
-    if len(text) > MOST_FIRST_BYTES:
-        return ""
-    first = _json(text.encode() if isinstance(text, str) else text)
-    if not isinstance(first, dict) or first.get("type") != "auth":
-        return ""
-    return str(first.get("token") or "")
 
 
 def _json(body: bytes) -> object:

@@ -2,18 +2,24 @@
 
 On one machine the process that serves flows has the server in it (`local_flows`). Here flows are
 Jobs. The platform's own calls have the token of PREFECT_API_AUTH_STRING, which is Prefect's own
-variable.
+variable. The page has one of its own, which lists deployments and runs, and starts nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import uvicorn
 
 from mlplatform.operations.prefect_server import prefect_server, run_names
-from mlplatform.operations.prefect_server.prefect_gate import PLATFORM, SURFACE, PrefectSecrets
+from mlplatform.operations.prefect_server.prefect_gate import (
+    PLATFORM,
+    READER,
+    SURFACE,
+    PrefectSecrets,
+)
 from mlplatform.runtime.configuration.declarations import DEFAULTS
 from mlplatform.runtime.configuration.servers import PREFECT_AUTH
 from mlplatform.runtime.configuration.settings import Settings
@@ -29,24 +35,48 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="The address on which it listens.")
     port = int(DEFAULTS["PREFECT_PORT"])
     parser.add_argument("--port", type=int, default=port, help="The port of the UI and the API.")
+    parser.add_argument(
+        "--reader-file",
+        type=Path,
+        help="The file of reader:token, by which the page asks; it may be missing.",
+    )
     return parser
 
 
-def tokens(settings: Settings) -> PrefectSecrets:
-    """The token of the platform's own calls; there is no operator's token here.
+def tokens(settings: Settings, reader_file: Path | None = None) -> PrefectSecrets:
+    """The tokens of the platform's own calls and of the page; there is no operator's token here.
+
+    Args:
+        reader_file: holds the page's; None, or a file that is not there: the page has none.
 
     Raises:
-        ConfigInvalid: the variable holds no such token.
+        ConfigInvalid: the variable or the file holds no such token, or they hold the same.
     """
     name, _, token = settings.servers.prefect_auth.partition(":")
     if name != PLATFORM or not token:
         raise ConfigInvalid(PREFECT_AUTH, "...", f"{PLATFORM}:a secret of some length")
-    return PrefectSecrets(token, "")
+    reader = _reader_token(reader_file) if reader_file is not None else ""
+    if reader == token:
+        wanted = f"another token than that of {PREFECT_AUTH}, which may start everything"
+        raise ConfigInvalid(str(reader_file), "the same token", wanted)
+    return PrefectSecrets(token, "", reader)
+
+
+def _reader_token(file: Path) -> str:
+    """The token of a file; empty if it is not there."""
+    try:
+        text = file.read_text().strip()
+    except FileNotFoundError:
+        return ""
+    name, _, token = text.partition(":")
+    if name != READER or not token:
+        raise ConfigInvalid(str(file), "...", f"{READER}:a secret of some length")
+    return token
 
 
 def run(options: argparse.Namespace, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
-    known = tokens(settings)
+    known = tokens(settings, options.reader_file)
     with prefect_server.people_of(scoring_wiring.keys(settings)) as people:
         # Prefect reads its environment when it is imported
         from prefect.server.api.server import create_app
