@@ -43,7 +43,7 @@ from mlplatform.operations.traffic import input_windows, projection
 from mlplatform.rollouts.drift.incidents import IncidentFinding
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
-from mlplatform.rollouts.journal.transitions import Transition
+from mlplatform.rollouts.journal.transitions import Opened, Transition
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.units import DAY_MS
@@ -142,8 +142,7 @@ def write_journal(home: Home, rollouts: int) -> None:
         fence = journal.acquire(MODEL, "bench", 3600.0)
         for number in range(1, rollouts + 1):
             for fact in finished if number < rollouts else under_way:
-                own = _renamed(fact, f"{MODEL}-v{number}-1")
-                commit(journal, own, fence)
+                commit(journal, _of_version(fact, number), fence)
     incidents = SqliteIncidents(home.rollouts_db)
     for number in range(INCIDENTS):
         moved = IncidentFinding(MODEL, "drift", number, 1, 1, {"reasons": ["moved"]})
@@ -152,8 +151,12 @@ def write_journal(home: Home, rollouts: int) -> None:
             incidents.close(opened.id, "looked at", now_ms=number + 1)
 
 
-def _renamed(fact: Transition, rollout_id: str) -> Transition:
-    return msgspec.structs.replace(fact, rollout_id=rollout_id)
+def _of_version(fact: Transition, number: int) -> Transition:
+    """The transition, of the rollout of a version of its own: the first one is of version 2."""
+    own: dict[str, Any] = {"rollout_id": f"{MODEL}-v{number}-1"}
+    if isinstance(fact, Opened):
+        own["challenger"] = msgspec.structs.replace(fact.challenger, version=number + 1)
+    return msgspec.structs.replace(fact, **own)
 
 
 def views(home: Home, decisions: int, rollouts: int) -> dict[str, str]:
