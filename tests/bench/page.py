@@ -11,6 +11,7 @@ incidents. Then a page process is started, and asked over HTTP: once cold, then 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import os
@@ -155,7 +156,7 @@ def _of_version(fact: Transition, number: int) -> Transition:
     """The transition, of the rollout of a version of its own: the first one is of version 2."""
     own: dict[str, Any] = {"rollout_id": f"{MODEL}-v{number}-1"}
     if isinstance(fact, Opened):
-        own["challenger"] = msgspec.structs.replace(fact.challenger, version=number + 1)
+        own["challenger"] = dataclasses.replace(fact.challenger, version=number + 1)
     return msgspec.structs.replace(fact, **own)
 
 

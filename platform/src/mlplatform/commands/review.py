@@ -181,7 +181,7 @@ def _sentence(done: ReviewResult, label: str) -> str:
 def _correction_values(one: PendingCorrection) -> dict[str, Any]:
     values: dict[str, Any] = msgspec.to_builtins(one)
     values["opinions"] = [
-        {**msgspec.to_builtins(said.opinion), "at_ms": said.at_ms} for said in one.opinions
+        {**msgspec.to_builtins(stated.opinion), "at_ms": stated.at_ms} for stated in one.opinions
     ]
     return {**values, "asked_ms": one.asked_ms}
 
@@ -191,9 +191,9 @@ def _correction_lines(one: PendingCorrection, label: str) -> list[str]:
     now, wanted = (outcome_text(value, label) for value in (one.label, 1 - one.label))
     since = utc_minute_text(one.asked_ms)
     lines = [one.decision_id, f"  {since}; {now}, by {one.labelled_by}; asked for: {wanted}"]
-    for said in one.opinions:
-        what = "says that the label is right" if said in one.keeps else f"asks for {wanted}"
-        lines.append(f"  {said.opinion.analyst} {what}: {said.opinion.note}")
+    for stated in one.opinions:
+        what = "says that the label is right" if stated in one.keeps else f"asks for {wanted}"
+        lines.append(f"  {stated.opinion.analyst} {what}: {stated.opinion.note}")
     return lines
 
 

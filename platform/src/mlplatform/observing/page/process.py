@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mlplatform.observing.page import warming
+from mlplatform.observing.page import warm_up
 from mlplatform.observing.page.app import application
 from mlplatform.observing.page.people import roles
 from mlplatform.observing.page.people.gate import SURFACE, Identities, PageAccess
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
         admit=connections.admit,
         provider=provider_of(settings),
     )
-    warming.prepare(sources, schedules)
+    warm_up.prepare(sources, schedules)
     serve(shown, connections, host=options.host, port=settings.page_port, stop_s=1)
 
 

@@ -26,7 +26,8 @@ OptionalVersion = Annotated[int | None, Field(ge=1)]
 """A version, or none: the flow says what none means."""
 
 RolloutId = Annotated[str, Field(pattern=r"^(|[A-Za-z0-9_-]{1,100}-v[1-9][0-9]*-[1-9][0-9]*)$")]
-"""A rollout's id, such as fraud-v2-1, or empty: the flow says what that means."""
+"""A rollout's id, which has its model, version and number, or nothing: the flow says what it means
+then."""
 
 _CLOCK = r"[T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?"
 Time = Annotated[

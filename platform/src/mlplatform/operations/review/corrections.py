@@ -63,15 +63,15 @@ def follow(path: Path, log: LogReader, model: str, decision_id: str) -> None:
             renew(db, log, model, [decision_id])
 
 
-def touched(db: sqlite3.Connection, said: Iterable[str], changed: Iterable[str]) -> set[str]:
+def touched(db: sqlite3.Connection, stated: Iterable[str], changed: Iterable[str]) -> set[str]:
     """The decisions whose correction new records may begin or end.
 
     Args:
-        said: decisions of new opinions.
+        stated: decisions of new opinions.
         changed: decisions with a new label, void or erasure.
     """
     known = {one for (one,) in db.execute("SELECT decision_id FROM corrections")}
-    return {*said, *known.intersection(changed)}
+    return {*stated, *known.intersection(changed)}
 
 
 def renew(db: sqlite3.Connection, log: LogReader, model: str, decision_ids: Iterable[str]) -> None:

@@ -224,7 +224,7 @@ def reviewable_decision(
 
 @dataclass(frozen=True, slots=True)
 class CorrectionOpinion:
-    """What one person has said of a label since it was given.
+    """One person's opinion on a label since it was given.
 
     Args:
         at_ms: wall time of it.

@@ -281,10 +281,10 @@ def _add(
         come_to, is_full = read_positions(table, marks, portion)
         table = up_to(table, come_to)
         _write(db, table, wanted, _payloads_of(log, model, table, wanted))
-        said = map(str, _opinion_rows(table)["decision_id"].to_pylist())
+        stated = map(str, _opinion_rows(table)["decision_id"].to_pylist())
         others = table.filter(pc.field("kind") != "decision")
         changed = map(str, others["decision_id"].to_pylist())
-        corrections.renew(db, log, model, corrections.touched(db, said, changed))
+        corrections.renew(db, log, model, corrections.touched(db, stated, changed))
         db.executemany("INSERT OR REPLACE INTO position VALUES (?, ?)", come_to.items())
         return is_full
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from jinja2 import Environment
 
-from mlplatform.observing.page import rendering, warming
+from mlplatform.observing.page import rendering, warm_up
 from mlplatform.observing.page.queries.schedules import Schedules
 from mlplatform.observing.page.queries.sources import Sources
 from mlplatform.operations.wiring import Platform
@@ -50,8 +50,8 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def test_a_view_finds_its_template_compiled_and_its_stores_open(
     sources: Sources, compiled: list[str]
 ) -> None:
-    made: list[_Closing] = []
-    warming.prepare(sources, Schedules(lambda: _noted(made), lambda: 0)).join(ENDS_S)
+    made: list[_IdleClient] = []
+    warm_up.prepare(sources, Schedules(lambda: _noted(made), lambda: 0)).join(ENDS_S)
     assert {"system.html", "system_parts.html", "people/reader.html"} <= set(compiled)
     assert {"rollouts", "incidents", "log"} <= set(sources.platform.__dict__), "they are open"
     assert [one.is_closed for one in made] == [True], "nothing was asked of Prefect"
@@ -68,8 +68,8 @@ def test_what_is_away_at_the_start_ends_nothing(
     def away(self: object) -> None:
         raise Unavailable("the log is away")
 
-    monkeypatch.setattr("mlplatform.observing.page.warming.SystemState.log", away)
-    warming.prepare(sources, Schedules(_no_prefect, lambda: 0)).join(ENDS_S)
+    monkeypatch.setattr("mlplatform.observing.page.warm_up.SystemState.log", away)
+    warm_up.prepare(sources, Schedules(_no_prefect, lambda: 0)).join(ENDS_S)
     assert "incidents" in sources.platform.__dict__, "the steps after it were taken"
 
 
@@ -78,10 +78,10 @@ def test_a_store_that_hangs_keeps_the_page_waiting_for_so_long_at_most(
 ) -> None:
     released = threading.Event()
     monkeypatch.setattr(
-        "mlplatform.observing.page.warming.SystemState.log", lambda self: released.wait(ENDS_S)
+        "mlplatform.observing.page.warm_up.SystemState.log", lambda self: released.wait(ENDS_S)
     )
     begun_s = time.monotonic()
-    thread = warming.prepare(sources, None, within_s=0.1)
+    thread = warm_up.prepare(sources, None, within_s=0.1)
     assert time.monotonic() - begun_s < ENDS_S / 2
     assert thread.is_alive()
     assert thread.daemon, "the process can end meanwhile"
@@ -90,7 +90,7 @@ def test_a_store_that_hangs_keeps_the_page_waiting_for_so_long_at_most(
     assert not thread.is_alive()
 
 
-class _Closing:
+class _IdleClient:
     """A client that notes that it was closed; any question would fail."""
 
     def __init__(self) -> None:
@@ -100,8 +100,8 @@ class _Closing:
         self.is_closed = True
 
 
-def _noted(made: list[_Closing]) -> Any:
-    made.append(_Closing())
+def _noted(made: list[_IdleClient]) -> Any:
+    made.append(_IdleClient())
     return made[-1]
 
 

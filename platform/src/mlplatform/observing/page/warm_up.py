@@ -34,7 +34,7 @@ def prepare(
     steps: list[Callable[[], object]] = [compile_templates, *_reads(every)]
     if schedules is not None:
         steps.insert(1, schedules.prepare)
-    thread = threading.Thread(target=_run, args=(steps,), name="warming", daemon=True)
+    thread = threading.Thread(target=_run, args=(steps,), name="warm-up", daemon=True)
     thread.start()
     thread.join(within_s)
     return thread
