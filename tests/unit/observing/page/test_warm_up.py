@@ -56,7 +56,8 @@ def test_a_view_finds_its_template_compiled_and_its_stores_open(
     assert {"rollouts", "incidents", "log"} <= set(sources.platform.__dict__), "they are open"
     assert [one.is_closed for one in made] == [True], "nothing was asked of Prefect"
     compiled.clear()
-    shown = {"here": "system", "alerts": None, "disk": "away", "lags": None, "queues": [],
+    shown = {"here": "system", "concerns": (),
+             "alerts": None, "disk": "away", "lags": None, "queues": [],
              "schedules": None, "prefect": "", "status": None}  # fmt: skip
     assert "There is no decision log yet" in rendering.render("system.html", **shown)
     assert compiled == []

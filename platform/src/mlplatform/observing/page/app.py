@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from mlplatform.observing.page import incidents, traffic
+from mlplatform.observing.page import incidents, system_summary, traffic
 from mlplatform.observing.page.decision_views import DecisionViews
 from mlplatform.observing.page.model_views import ModelViews, score_word, trains
 from mlplatform.observing.page.people.actions import Actions
@@ -166,16 +166,20 @@ class Pages:
 
     def system(self, request: Request) -> str:
         """The state behind the models. A part that can't be read now says so beside the others."""
+        alerts, disk = or_why(self._sources.alerts), or_why(self._system.disk)
+        lags, queues = or_why(self._system.log), or_why(self._system.queues)
+        schedules, status = or_why(self._sources.schedules), self._sources.processes()
         return render(
             "system.html",
             here="system",
-            alerts=or_why(self._sources.alerts),
-            disk=or_why(self._system.disk),
-            lags=or_why(self._system.log),
-            queues=or_why(self._system.queues),
-            schedules=or_why(self._sources.schedules),
+            concerns=system_summary.concerns(alerts, disk, lags, queues, schedules, status),
+            alerts=alerts,
+            disk=disk,
+            lags=lags,
+            queues=queues,
+            schedules=schedules,
             prefect=self._links.get("Prefect", ""),
-            status=self._sources.processes(),
+            status=status,
         )
 
     def model(self, request: Request) -> str:

@@ -36,7 +36,8 @@ def parsed(*alerts: dict[str, Any], hidden: Sequence[str] = ()) -> AlertTable:
 
 def page(alerts: AlertTable | str | None) -> str:
     return render(
-        "system.html", here="system", alerts=alerts, disk="not asked", lags=None, queues=[],
+        "system.html", here="system", concerns=(),
+        alerts=alerts, disk="not asked", lags=None, queues=[],
         schedules=None, prefect="", status=None,
     )  # fmt: skip
 

@@ -73,6 +73,7 @@ def test_the_page_says_how_far_each_is_and_what_waits() -> None:
 
 def page(lags: object) -> str:
     return render(
-        "system.html", here="system", alerts=None, disk="not asked", lags=lags, queues=[],
+        "system.html", here="system", concerns=(),
+        alerts=None, disk="not asked", lags=lags, queues=[],
         schedules=None, prefect="", status=None,
     )  # fmt: skip

@@ -218,7 +218,8 @@ def test_an_answer_of_another_form_is_no_data() -> None:
 
 def page(found: object, prefect: str = "http://127.0.0.1:4200") -> str:
     return render(
-        "system.html", here="system", alerts=None, disk="not asked", lags=None, queues=[],
+        "system.html", here="system", concerns=(),
+        alerts=None, disk="not asked", lags=None, queues=[],
         schedules=found, prefect=prefect, status=None,
     )  # fmt: skip
 
@@ -238,7 +239,7 @@ def test_the_page_leads_to_each_run_and_deployment_in_prefect() -> None:
 def test_the_page_says_that_there_is_no_data_and_why() -> None:
     text = page("the platform has not started Prefect: `mlplatform up`")
     assert "No data: the platform has not started Prefect: <code>mlplatform up</code>" in text
-    assert "does not ask Prefect here" in page(None)
+    assert "this page has no token of Prefect's server" in page(None)
     assert "no flow of this platform yet" in page(ScheduleTable((), NOW_MS))
 
 

@@ -182,6 +182,7 @@ def test_before_anything_was_written_there_is_no_log_and_no_file(tmp_path: Path)
 
 def page(disk: object) -> str:
     return render(
-        "system.html", here="system", alerts=None, disk=disk, lags=None, queues=[],
+        "system.html", here="system", concerns=(),
+        alerts=None, disk=disk, lags=None, queues=[],
         schedules=None, prefect="", status=None,
     )  # fmt: skip
