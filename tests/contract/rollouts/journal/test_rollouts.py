@@ -284,6 +284,22 @@ SECOND = FACTS | {"rollout_id": "fraud-v2-1"}
 SHADOWED = Routes("fraud", 2, arm(1), arm(2), None, "fraud-v2-1", "shadow", 0.0)
 
 
+def test_the_rollouts_of_a_version_are_found_among_others_of_its_model(
+    rollouts: SqlRollouts,
+) -> None:
+    fence = acquired(rollouts)
+    for version, attempt in ((2, 1), (3, 1), (2, 2)):
+        first = opened(version, attempt)
+        rollouts.commit(first, None)
+        rollouts.commit(RolledBack(**FACTS, rollout_id=first.rollout_id), fence)
+    everything = [rollouts.read(s.rollout_id) for s in rollouts.active("fraud", finished=True)]
+    assert len(everything) == 3
+    for version in (2, 3, 4):
+        wanted = [f for f in everything if fold(f).challenger.version == version]
+        assert rollouts.of_version("fraud", version) == tuple(wanted)
+    assert rollouts.of_version("other", 2) == ()
+
+
 @pytest.mark.parametrize(
     "routes",
     [

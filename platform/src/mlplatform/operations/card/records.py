@@ -70,11 +70,7 @@ def _journal(
     if not scoring_wiring.has_rollouts(platform.settings):
         return no_routes(model), (), ()
     rollouts = platform.rollouts
-    journals = tuple(
-        rollouts.read(state.rollout_id)
-        for state in rollouts.active(model, finished=True)
-        if state.challenger.version == version
-    )
+    journals = rollouts.of_version(model, version)
     return rollouts.routes(model), journals, tuple(platform.incidents.list(model))
 
 

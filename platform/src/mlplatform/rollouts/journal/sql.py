@@ -125,6 +125,23 @@ class SqlRollouts:
         rows = self._database.rows("SELECT rollout_id, model FROM rollouts ORDER BY opened DESC")
         return [(rollout_id, model) for rollout_id, model in rows]
 
+    def of_version(self, model: str, version: int) -> tuple[tuple[Transition, ...], ...]:
+        """The journals of the rollouts of a version, the oldest first. Of other rollouts only the
+        first transition is read."""
+        with self._database.read_transaction() as db:
+            rows = db.rows(
+                "SELECT rollouts.rollout_id, journal.body FROM rollouts JOIN journal"
+                " ON journal.seq = rollouts.opened WHERE rollouts.model = :model"
+                " ORDER BY rollouts.opened",
+                model=model,
+            )
+            opened = ((name, decode(body.encode())) for name, body in rows)
+            return tuple(
+                _transitions(db, name)
+                for name, fact in opened
+                if isinstance(fact, Opened) and fact.challenger.version == version
+            )
+
     def facts(self, after: int, most: int) -> list[JournalFact]:
         rows = self._database.rows(
             "SELECT seq, digest, body, rollout_id FROM journal WHERE seq > :after"
