@@ -139,6 +139,25 @@ def test_the_page_shows_the_same_and_nothing_of_it_is_markup(page: Page) -> None
     assert "/models/fraud/compare?first=2&amp;second=1" in answer.text
 
 
+def test_the_page_asks_the_registry_for_a_version_once(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    held = platform.registry.get
+
+    def get(model: str, number: int) -> Version:
+        asked.append(number)
+        return held(model, number)
+
+    monkeypatch.setattr(platform.registry, "get", get)
+    sources = Sources(platform)
+    for _ in range(3):
+        assert [one.version for one in sources.versions("fraud", [2, 3, 1])] == [2, 1]
+    assert sorted(asked) == [1, 2, 3, 3, 3], "what is not there may come"
+    monkeypatch.setattr("mlplatform.observing.page.queries.sources.MOST_VERSIONS", 1)
+    assert [one.version for one in Sources(platform).versions("fraud", [2, 1])] == [2, 1]
+
+
 @pytest.mark.parametrize(
     ("path", "said"),
     [

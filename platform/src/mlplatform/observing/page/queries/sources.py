@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import threading
@@ -73,6 +72,8 @@ T = TypeVar("T")
 MOST_SEARCHES: Final = 4
 """Most searches at a time: each may read many records, and threads that wait for a turn answer
 nobody else."""
+MOST_VERSIONS: Final = 500
+"""Most versions that are remembered."""
 MOST_ALERTING: Final = 4
 """Most requests that wait for Alertmanager at a time."""
 
@@ -115,6 +116,7 @@ class Sources(PlatformReads):
         self._searching = threading.Semaphore(MOST_SEARCHES)
         self._alerting = threading.Semaphore(MOST_ALERTING)
         self._evidence = EvidenceIndex()
+        self._versions: dict[tuple[str, int], Version] = {}
         self._burn_rates = burn_rates
         self._schedules = schedules
 
@@ -293,7 +295,8 @@ class Sources(PlatformReads):
         raise NotFound(f"no transition carries evidence {digest!r}")
 
     def versions(self, model: str, numbers: Sequence[int]) -> list[Version]:
-        """The registry's data on these versions; unknown versions are left out.
+        """The registry's data on these versions; unknown versions are left out. A version does not
+        change, so each is asked for once.
 
         Raises:
             Unavailable: the registry does not answer.
@@ -302,8 +305,16 @@ class Sources(PlatformReads):
             registry = self.platform.registry
         found = []
         for number in numbers:
-            with contextlib.suppress(NotFound):
-                found.append(registry.get(model, number))
+            known = self._versions.get((model, number))
+            if known is None:
+                try:
+                    known = registry.get(model, number)
+                except NotFound:
+                    continue
+                if len(self._versions) >= MOST_VERSIONS:
+                    self._versions.clear()
+                self._versions[model, number] = known
+            found.append(known)
         return found
 
     def card(self, model: str, version: int) -> Card:
