@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from mlplatform.learning.features.external import delta_log
 from mlplatform.learning.features.external.columns import ExternalColumns
-from mlplatform.learning.features.external.delta_rows import DeltaRows, read_version
 from mlplatform.learning.features.external.files import PlainFiles, TableSource
+from mlplatform.learning.features.external.snapshot_rows import SnapshotRows, read_version
 from mlplatform.learning.features.external_parts import ExternalParts
 from mlplatform.learning.features.input_files import DELTA_LOG, is_delta
 
@@ -37,7 +37,7 @@ def source_of(
         return PlainFiles(path)
     place = str(path)
     found = delta_log.snapshot(path, version, place)
-    return DeltaRows(found, path, place, read_version(columns, parts, place))
+    return SnapshotRows(found, path, place, read_version(columns, parts, place, "delta"))
 
 
 def commit_file(folder: Path, version: int) -> Path:

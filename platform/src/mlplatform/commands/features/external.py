@@ -16,8 +16,8 @@ from mlplatform.commands.terminal.output import (
     print_line,
     print_table,
 )
-from mlplatform.learning.features.external.delta_rows import DeltaRows
 from mlplatform.learning.features.external.files import TableSource
+from mlplatform.learning.features.external.snapshot_rows import SnapshotRows
 from mlplatform.learning.features.pushes.gaps import StreamGap
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features as job
@@ -119,11 +119,12 @@ def _import(
 
 
 def _read(table: TableSource) -> dict[str, int]:
-    """The version of a Delta table, and how many of its files were read; empty for others."""
-    if not isinstance(table, DeltaRows):
+    """The number of a Delta or Iceberg table's snapshot, and how many of its files were read; empty
+    for others."""
+    if not isinstance(table, SnapshotRows):
         return {}
     found = table.snapshot
-    return {"version": found.version, "files": len(found.files), "files read": len(table.files)}
+    return {**found.words.facts, "files": len(found.files), "files read": len(table.files)}
 
 
 @app.command()

@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from mlplatform.learning.features.external import delta_log
 from mlplatform.learning.features.external.columns import ExternalColumns
-from mlplatform.learning.features.external.delta_rows import DeltaRows, read_version
 from mlplatform.learning.features.external.files import PlainFiles, TableSource
+from mlplatform.learning.features.external.snapshot_rows import SnapshotRows, read_version
 from mlplatform.learning.features.external_parts import ExternalParts
 from mlplatform.learning.features.input_files import DELTA_LOG, is_delta
 from mlplatform.learning.training.packages import import_problems
@@ -114,7 +114,7 @@ def _text(source: Input) -> str:
             assert_never(source)
 
 
-def _delta(source: Path | ObjectPrefix, request: TableRequest, folder: Path) -> DeltaRows:
+def _delta(source: Path | ObjectPrefix, request: TableRequest, folder: Path) -> SnapshotRows:
     """The table with its log in a folder."""
     with import_problems("a Delta table: import", "docs/features.md"):
         if importlib.util.find_spec("deltalake") is None:
@@ -122,12 +122,14 @@ def _delta(source: Path | ObjectPrefix, request: TableRequest, folder: Path) -> 
     place = _text(source)
     is_copy = isinstance(source, ObjectPrefix)
     found = delta_log.snapshot(folder, request.version, place, is_copy=is_copy)
-    return DeltaRows(found, folder, place, read_version(request.columns, request.parts, place))
+    return SnapshotRows(
+        found, folder, place, read_version(request.columns, request.parts, place, "delta")
+    )
 
 
 def _copied_delta(
     bucket: ObjectPrefix, request: TableRequest, folder: Path, progress: Callable[[str], None]
-) -> DeltaRows:
+) -> SnapshotRows:
     """The table with copies of its log, as far as the version needs it, and of the files that were
     not read before. Writers never change an object of a Delta table."""
     objects = Objects(bucket.uri)

@@ -29,12 +29,12 @@ from tests.support.delta_tables import (
 )
 from tests.support.external_world import BUREAU, T_S, Row, fraud_like, table, written
 
-from mlplatform.learning.features.external import compaction, delta_log, delta_rows
+from mlplatform.learning.features.external import compaction, delta_log, snapshot_rows
 from mlplatform.learning.features.external.columns import ExternalColumns
 from mlplatform.learning.features.external.compaction import compact
 from mlplatform.learning.features.external.delta_log import log_files
-from mlplatform.learning.features.external.delta_rows import DeltaRows, read_version
 from mlplatform.learning.features.external.delta_vectors import lies_outside
+from mlplatform.learning.features.external.snapshot_rows import SnapshotRows, read_version
 from mlplatform.learning.features.external.table_import import ImportReport, import_table
 from mlplatform.learning.features.external_parts import ExternalParts
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
@@ -60,9 +60,9 @@ class World:
         plain = replace(columns.field, pseudonymous=False, **field)
         self.columns = ExternalColumns(view, plain, bytes(32), NOW_MS)
 
-    def source(self, version: int | None = None) -> DeltaRows:
+    def source(self, version: int | None = None) -> SnapshotRows:
         found = source_of(self.columns, self.table, self.parts, version)
-        assert isinstance(found, DeltaRows)
+        assert isinstance(found, SnapshotRows)
         return found
 
     def take(self, version: int | None = None) -> ImportReport:
@@ -106,7 +106,7 @@ def test_an_import_reads_only_files_that_none_read_before(world: World) -> None:
     assert world.take() == ImportReport(rows=3, new=3, entities=3, resumed=0)
     appended(world.table, table(MORE))
     source = world.source()
-    assert (source.snapshot.version, len(source.snapshot.files), len(source.files)) == (1, 2, 1)
+    assert (source.snapshot.order, len(source.snapshot.files), len(source.files)) == (1, 2, 1)
     assert world.take() == ImportReport(rows=2, new=2, entities=2, resumed=0)
     assert world.take() == ImportReport(rows=0, new=0, entities=0, resumed=0)
     assert world.rows() == expected(FIRST + MORE)
@@ -116,7 +116,7 @@ def test_a_version_is_read_as_it_was_and_then_the_newest(world: World) -> None:
     for rows in (FIRST, MORE, [(7, 0, 0, 1.0)]):
         appended(world.table, table(rows))
     assert world.take(version=1).rows == 5
-    noted = read_version(world.columns, world.parts, str(world.table))
+    noted = read_version(world.columns, world.parts, str(world.table), "delta")
     assert noted is not None
     assert (noted.version, len(noted.files)) == (1, 2)
     assert world.rows() == expected(FIRST + MORE)
@@ -143,9 +143,9 @@ def test_a_view_with_another_kind_of_key_reads_every_file_again(world: World) ->
     appended(world.table, table(FIRST))
     world.take()
     place = str(world.table)
-    assert read_version(world.columns, world.parts, place) is not None
+    assert read_version(world.columns, world.parts, place, "delta") is not None
     other = ExternalColumns.of(BUREAU, fraud_like(), bytes(32), NOW_MS)
-    assert read_version(other, world.parts, place) is None
+    assert read_version(other, world.parts, place, "delta") is None
 
 
 def test_parts_of_another_moment_under_the_same_names_are_not_what_was_noted(world: World) -> None:
@@ -394,7 +394,7 @@ def test_a_vector_deletes_rows_beyond_the_first_batch(world: World) -> None:
 def test_a_table_of_more_files_than_are_opened_at_a_time(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delta_rows, "OPEN_FILES", 2)
+    monkeypatch.setattr(snapshot_rows, "OPEN_FILES", 2)
     for key in range(5):
         appended(world.table, table([(key, 0, 0, 1.0)]))
     assert world.take().rows == 5

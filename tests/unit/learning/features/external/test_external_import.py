@@ -20,8 +20,8 @@ from tests.support.external_world import BUREAU, T_S, TIME, Row, fraud_like, tab
 
 from mlplatform.learning.features.external import table_import
 from mlplatform.learning.features.external.columns import ExternalColumns
-from mlplatform.learning.features.external.delta_rows import DeltaRows
 from mlplatform.learning.features.external.files import PlainFiles
+from mlplatform.learning.features.external.snapshot_rows import SnapshotRows
 from mlplatform.learning.features.external.table_import import (
     ImportReport,
     import_table,
@@ -273,7 +273,7 @@ PLACES = (
     *("_relations", "_refuse_conflict", "_write_new", "_serve"),
     *("ExternalParts.add", "ExternalParts.note", "FeastSqlite.write"),
 )
-KILLED = [*itertools.product(KINDS, PLACES), ("delta", "DeltaRows.note_read")]
+KILLED = [*itertools.product(KINDS, PLACES), ("delta", "SnapshotRows.note_read")]
 
 
 @pytest.mark.parametrize(("kind", "place"), KILLED)
@@ -292,7 +292,7 @@ def test_killed_anywhere_a_rerun_ends_in_the_same_bytes(
     owner: Any = table_import
     *classes, function = place.split(".")
     for name in classes:
-        owner = {c.__name__: c for c in (DeltaRows, ExternalParts, FeastSqlite)}[name]
+        owner = {c.__name__: c for c in (SnapshotRows, ExternalParts, FeastSqlite)}[name]
     real = getattr(owner, function)
 
     def killed(*arguments: Any) -> Any:

@@ -15,7 +15,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mlplatform.learning.features.external.delta_vectors import vector_outside
+from mlplatform.learning.features.external.snapshot_rows import SHOWN, FileLayout, SnapshotWords
 from mlplatform.learning.features.input_files import DELTA_LOG
+from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.storage.objects import is_inside
 
@@ -33,8 +35,6 @@ MOST_NAME_BYTES: Final = 1024
 """Most bytes of a file's path below the table's folder, as in S3."""
 MOST_PART_BYTES: Final = 255
 """Most bytes of a folder's or file's own name, as file systems have it."""
-SHOWN: Final = 200
-"""Characters of a name in messages."""
 SIDECARS: Final = "_sidecars"
 """The folder of files that checkpoints of the second kind name, in that of the log."""
 _VECTORS: Final = "deletionVectors"
@@ -54,27 +54,29 @@ class DeltaFile:
     Args:
         name: its path below the table's folder.
         partition: column of the table → the value of all rows, which the file does not hold.
-        kept: for each row of the file whether the version has it; None if it has all. Rows beyond
+        mask: for each row of the file whether the version has it; None if it has all. Rows beyond
             its end are kept.
     """
 
     name: str
     size_bytes: int
     partition: Mapping[str, Any]
-    kept: NDArray[np.bool_] | None = None
-
-    @property
-    def shown(self) -> str:
-        """The name, cut, for messages."""
-        return self.name[:SHOWN]
+    mask: NDArray[np.bool_] | None = None
 
     @property
     def identity(self) -> str:
         """The identity of these rows among all of the table: a file never changes, but the rows
         that are deleted from it do."""
-        if self.kept is None:
+        if self.mask is None:
             return self.name
-        return f"{self.name}#{hashlib.sha256(np.packbits(self.kept).tobytes()).hexdigest()[:16]}"
+        return f"{self.name}#{hashlib.sha256(np.packbits(self.mask).tobytes()).hexdigest()[:16]}"
+
+    def kept(self, first: int, count: int) -> NDArray[np.bool_] | None:
+        """Whether the version has each of `count` rows from row `first` on; None if it has all."""
+        if self.mask is None:
+            return None
+        known = self.mask[first : first + count]
+        return np.concatenate([known, np.ones(count - len(known), np.bool_)])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,6 +95,36 @@ class DeltaSnapshot:
     types: Mapping[str, str]
     physical: Mapping[str, str]
     files: tuple[DeltaFile, ...]
+
+    @property
+    def order(self) -> int:
+        return self.version
+
+    @property
+    def words(self) -> SnapshotWords:
+        return SnapshotWords(
+            format="delta",
+            shown=f"at version {self.version}",
+            log="log",
+            gone="VACUUM or somebody removed it; import a newer version, or put the file back",
+            facts={"version": self.version},
+        )
+
+    def layout(
+        self, columns: Collection[str], file: int, parquet: ParquetFiles, place: int
+    ) -> FileLayout:
+        """Where these columns of a file are. The case of letters is not told apart, as in Delta's
+        own schemas."""
+        found, partition = parquet.types(place), self.files[file].partition
+        alike = {name.lower(): name for name in found} | {name: name for name in found}
+        there, types = dict[str, str](), dict[str, str]()
+        for name in columns:
+            types[name] = self.types[name]
+            physical = self.physical[name]
+            held = alike.get(physical, alike.get(physical.lower()))
+            if held is not None and name not in partition:
+                there[name], types[name] = held, found[held]
+        return FileLayout(types, there)
 
 
 def is_deletion_vector(name: str) -> bool:
