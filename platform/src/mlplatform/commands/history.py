@@ -23,7 +23,7 @@ from mlplatform.commands.terminal.output import (
 )
 from mlplatform.learning.features.columns import ExpectedColumn, FileCheck
 from mlplatform.learning.features.history_files import columns_of, examine_history
-from mlplatform.learning.features.input_files import delta_problem, is_delta
+from mlplatform.learning.features.input_files import refuse_tables
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.folds import history_days, training_day_ms
@@ -87,8 +87,7 @@ def import_history(
 
     Example: mlplatform history import fraud payments.csv --map amount=TX_AMOUNT --dry-run
     """
-    if is_delta(path):
-        raise delta_problem(str(path))
+    refuse_tables(path)
     wanted, examine = _reader(model)
     platform = wiring.Platform(wiring.settings(), creates=False)
     now_ms = platform.clock.event_ms() if platform.settings.clock == "system" else None

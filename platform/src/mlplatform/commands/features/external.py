@@ -46,13 +46,17 @@ def import_table(
         str,
         typer.Argument(
             metavar="PATH|URL",
-            help="A Parquet or CSV file, a folder of them, a Delta table's folder, "
-            "s3://bucket/prefix of either, or postgresql://user@host/database?table=NAME.",
+            help="A Parquet or CSV file, a folder of them, the folder of a Delta or Iceberg table, "
+            "s3://bucket/prefix of one, or postgresql://user@host/database?table=NAME.",
         ),
     ],
     version: Annotated[
         int | None,
-        typer.Option(min=0, help="The version of a Delta table; left out, the newest."),
+        typer.Option(
+            min=0,
+            help="The version of a Delta table, or the id of an Iceberg table's snapshot; left "
+            "out, the newest.",
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option(help="Check all of it and show what would be new; import nothing.")
@@ -65,8 +69,8 @@ def import_table(
 
     Files from elsewhere are copied into the home folder first; the copy is removed afterwards.
 
-    Of a Delta table only files that no import has read before are read (`make delta` installs the
-    library for it).
+    Of a Delta or Iceberg table only files that no import has read before are read (`make delta`
+    installs the library for the first).
 
     Example: mlplatform features import fraud customer_master master.parquet --dry-run
     """

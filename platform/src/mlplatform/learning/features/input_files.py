@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +17,9 @@ PARQUET: Final = ".parquet"
 CSV: Final = ".csv"
 DELTA_LOG: Final = "_delta_log"
 """The folder in a Delta table's folder that says which files hold its rows."""
+ICEBERG_METADATA: Final = "metadata"
+"""The folder in an Iceberg table's folder that says which files hold its rows."""
+_METADATA_FILE: Final = re.compile(r"(?:.*/)?[^/]+\.metadata\.json(?:\.gz)?")
 MOST_FILES: Final = 1_000
 MOST_FILE_BYTES: Final = 2 * GIB
 
@@ -35,6 +39,56 @@ def delta_problem(source: str) -> InputInvalid:
         " longer; wanted: Parquet or CSV files that its engine exports. Only `mlplatform features"
         " import` reads the table, by its own folder or prefix",
     )
+
+
+def is_metadata_file(name: str) -> bool:
+    """Whether a file says what an Iceberg table is, by its path."""
+    return _METADATA_FILE.fullmatch(name) is not None
+
+
+def is_iceberg(folder: Path) -> bool:
+    """Whether a folder is that of an Iceberg table."""
+    metadata = folder / ICEBERG_METADATA
+    return metadata.is_dir() and any(is_metadata_file(one.name) for one in metadata.iterdir())
+
+
+def iceberg_problem(source: str) -> InputInvalid:
+    """The error for an Iceberg table where files are wanted: some of its files hold rows that the
+    table has no longer."""
+    return InputInvalid(
+        source,
+        None,
+        f"it has an Iceberg table's {ICEBERG_METADATA}, and files with rows that the table has no"
+        " longer; wanted: Parquet or CSV files that its engine exports. Only `mlplatform features"
+        " import` reads the table, by its own folder or prefix",
+    )
+
+
+def refuse_tables(folder: Path) -> None:
+    """
+    Raises:
+        InputInvalid: the folder is that of a Delta or Iceberg table, and files are wanted.
+    """
+    if is_delta(folder):
+        raise delta_problem(str(folder))
+    if is_iceberg(folder):
+        raise iceberg_problem(str(folder))
+
+
+def refuse_tables_in(names: Sequence[str], source: str) -> None:
+    """
+    Args:
+        names: paths of all objects below a prefix.
+
+    Raises:
+        InputInvalid: there is a Delta or Iceberg table below the prefix, and files are wanted.
+    """
+    for name in names:
+        folders = name.split("/")[:-1]
+        if DELTA_LOG in folders:
+            raise delta_problem(source)
+        if folders and folders[-1] == ICEBERG_METADATA and is_metadata_file(name):
+            raise iceberg_problem(source)
 
 
 def open_files(paths: Sequence[Path], until: ExitStack) -> list[int]:

@@ -75,6 +75,20 @@ class ParquetFiles:
             raise InputInvalid(self._names[number], None, "its columns have no names of their own")
         return {str(name): str(kind) for name, kind in zip(names, types, strict=True)}
 
+    def field_ids(self, number: int) -> Mapping[int, str]:
+        """Field id → column of a file, of those columns that have an id.
+
+        Raises:
+            InputInvalid: as `types` does, or two columns have one id.
+        """
+        names = list(self.types(number))
+        found = self._ask(number, {"deed": "schema", "file": number}, OPEN_CPU_S).body
+        ids = [one for one in found.get("ids", ()) if isinstance(one, int)]
+        known = [one for one in ids if one >= 0]
+        if len(ids) != len(names) or len(set(known)) < len(known):
+            raise InputInvalid(self._names[number], None, "its columns have no ids of their own")
+        return {one: name for one, name in zip(ids, names, strict=True) if one >= 0}
+
     def read(self, number: int, wanted: Mapping[str, pa.DataType]) -> pa.Table:
         """Columns of a file whose types are known.
 

@@ -36,6 +36,8 @@ MOST_FOOTER_BYTES: Final = 16 * MIB
 MOST_FOOTER_ENTRIES: Final = 1_000_000
 _OTHER_SIZE: Final = "Expected all lists to be of size="
 """What pyarrow says of a missing list of a fixed length, which it can write but not read."""
+_FIELD_ID: Final = b"PARQUET:field_id"
+_ID_DIGITS: Final = 10
 VECTORS: Final = (pa.list_(pa.float32()), pa.list_(pa.float64()))
 _NUMBERS: Final[tuple[pa.DataType, ...]] = (
     *(pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.float32(), pa.float64()),
@@ -66,7 +68,8 @@ class _Work:
             if body["deed"] == "schema":
                 schema = file.schema_arrow
                 types = [str(_plain(field.type))[:64] for field in schema]
-                return Frame({"names": [n[:64] for n in schema.names], "types": types})
+                names = [name[:64] for name in schema.names]
+                return Frame({"names": names, "types": types, "ids": _ids(schema)})
             self._batches = _from_row(file, body["columns"], body.get("first", 0))
             return Frame({})
         except MemoryError:
@@ -194,6 +197,12 @@ def _truths(column: pa.Array[Any]) -> NDArray[np.uint8]:
     stored: Any = column.buffers()[1]
     bits = np.unpackbits(np.frombuffer(stored, np.uint8), bitorder="little")
     return bits[column.offset : column.offset + len(column)]
+
+
+def _ids(schema: pa.Schema) -> list[int]:
+    """The field id of each column, by which Iceberg knows it; -1 where it has none."""
+    texts = [(field.metadata or {}).get(_FIELD_ID, b"") for field in schema]
+    return [int(text) if text.isdigit() and len(text) <= _ID_DIGITS else -1 for text in texts]
 
 
 def _without_zone(kind: pa.DataType) -> pa.DataType:

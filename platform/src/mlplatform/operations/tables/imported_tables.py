@@ -13,12 +13,18 @@ from typing import Final, assert_never
 
 import pyarrow as pa
 
-from mlplatform.learning.features.external import delta_log
+from mlplatform.learning.features.external import delta_log, iceberg_table
 from mlplatform.learning.features.external.columns import ExternalColumns
 from mlplatform.learning.features.external.files import PlainFiles, TableSource
 from mlplatform.learning.features.external.snapshot_rows import SnapshotRows, read_version
 from mlplatform.learning.features.external_parts import ExternalParts
-from mlplatform.learning.features.input_files import DELTA_LOG, is_delta
+from mlplatform.learning.features.input_files import (
+    DELTA_LOG,
+    ICEBERG_METADATA,
+    is_delta,
+    is_iceberg,
+    is_metadata_file,
+)
 from mlplatform.learning.training.packages import import_problems
 from mlplatform.operations.tables.locations import Input, ObjectPrefix, Table
 from mlplatform.operations.tables.postgres_table import ColumnSelection, arrow_types, export_columns
@@ -37,8 +43,8 @@ class TableRequest:
     """A table to import.
 
     Args:
-        version: of a Delta table; None for the newest.
-        parts: the view's parts, which know what was read of a Delta table before.
+        version: of a Delta table, or the id of an Iceberg table's snapshot; None for the newest.
+        parts: the view's parts, which know what was read of such a table before.
         staging: a folder below which tables and objects from servers are copied for the duration of
             the import.
     """
@@ -56,8 +62,8 @@ def table_source(request: TableRequest, progress: Callable[[str], None]) -> Iter
 
     Raises:
         NotFound: there is no such table.
-        ConfigInvalid: a version of what is no Delta table was asked for, or what reads Delta is not
-            installed.
+        ConfigInvalid: a version of what is no Delta or Iceberg table was asked for, or what reads
+            Delta is not installed.
         InputInvalid: a table lacks a column, has a column of another type, is damaged, or is too
             large.
         Refused: an object was changed meanwhile.
@@ -65,11 +71,18 @@ def table_source(request: TableRequest, progress: Callable[[str], None]) -> Iter
     """
     source, columns = request.source, request.columns
     has_log = _is_delta(source)
-    if request.version is not None and not has_log:
-        wanted = f"no version: {_text(source)} is not a Delta table, it has no {DELTA_LOG}"
+    iceberg = None if has_log else _iceberg(source)
+    if request.version is not None and not has_log and iceberg is None:
+        wanted = (
+            f"no version: {_text(source)} is not a Delta or Iceberg table, it has no {DELTA_LOG}"
+            f" and no *.metadata.json in {ICEBERG_METADATA}"
+        )
         raise ConfigInvalid("--version", str(request.version), wanted)
     if isinstance(source, Path):
-        yield _delta(source, request, source) if has_log else PlainFiles(source)
+        if iceberg is not None:
+            yield _local_iceberg(iceberg, request)
+        else:
+            yield _delta(source, request, source) if has_log else PlainFiles(source)
         return
     folder = request.staging / f"features-{uuid.uuid4().hex}"
     folder.mkdir(mode=0o700, parents=True)
@@ -82,6 +95,8 @@ def table_source(request: TableRequest, progress: Callable[[str], None]) -> Iter
                 yield PlainFiles(path)
             case ObjectPrefix() if has_log:
                 yield _copied_delta(source, request, folder, progress)
+            case ObjectPrefix() if iceberg is not None:
+                yield _copied_iceberg(iceberg, request, folder, progress)
             case ObjectPrefix():
                 yield PlainFiles(_copy(source, folder, progress))
             case _:
@@ -98,6 +113,37 @@ def _is_delta(source: Input) -> bool:
             return bool(Objects(f"{source.uri}/{DELTA_LOG}").names())
         case Table():
             return False
+        case _:
+            assert_never(source)
+
+
+@dataclass(frozen=True, slots=True)
+class _Iceberg:
+    """An Iceberg table.
+
+    Args:
+        place: its folder's path or URI.
+        name: of its metadata file, if that was given; None for the newest.
+    """
+
+    place: str
+    name: str | None
+
+
+def _iceberg(source: Input) -> _Iceberg | None:
+    match source:
+        case Table():
+            return None
+        case Path() | ObjectPrefix():
+            text = _text(source)
+            folder, _, name = text.rpartition("/")
+            if is_metadata_file(text) and folder.endswith(f"/{ICEBERG_METADATA}"):
+                return _Iceberg(folder.removesuffix(f"/{ICEBERG_METADATA}"), name)
+            if isinstance(source, Path):
+                return _Iceberg(text, None) if is_iceberg(source) else None
+            names = Objects(f"{source.uri}/{ICEBERG_METADATA}").names()
+            found = any(is_metadata_file(one) and "/" not in one for one in names)
+            return _Iceberg(text, None) if found else None
         case _:
             assert_never(source)
 
@@ -146,6 +192,48 @@ def _copied_delta(
     progress(f"copying {len(names)} files")
     _download(objects, [listed[name] for name in names if name in listed], folder, bucket)
     return table
+
+
+def _local_iceberg(table: _Iceberg, request: TableRequest) -> SnapshotRows:
+    folder = Path(table.place)
+    metadata = folder / ICEBERG_METADATA
+    names = [one.name for one in metadata.iterdir()] if metadata.is_dir() else []
+    return _iceberg_rows(table, request, folder, names, lambda _: None)
+
+
+def _copied_iceberg(
+    table: _Iceberg, request: TableRequest, folder: Path, progress: Callable[[str], None]
+) -> SnapshotRows:
+    """The table with copies of its metadata, of the manifests and delete files that the snapshot
+    needs, and of the files that were not read before. Writers never change an object of an Iceberg
+    table."""
+    objects, bucket = Objects(table.place), ObjectPrefix(table.place)
+    listed = {one.name: one for one in objects.list_objects()}
+    start = f"{ICEBERG_METADATA}/"
+    names = [name.removeprefix(start) for name in listed if name.startswith(start)]
+
+    def fetch(wanted: Sequence[str]) -> None:
+        _download(objects, [listed[name] for name in wanted if name in listed], folder, bucket)
+
+    progress("copying the manifests")
+    rows = _iceberg_rows(table, request, folder, names, fetch)
+    progress(f"copying {len(rows.files)} files")
+    fetch([file.name for file in rows.files])
+    return rows
+
+
+def _iceberg_rows(
+    table: _Iceberg,
+    request: TableRequest,
+    folder: Path,
+    names: Sequence[str],
+    fetch: Callable[[Sequence[str]], None],
+) -> SnapshotRows:
+    found = iceberg_table.snapshot(
+        folder, names, request.version, table.place, fetch=fetch, name=table.name
+    )
+    before = read_version(request.columns, request.parts, table.place, found.words.format)
+    return SnapshotRows(found, folder, table.place, before)
 
 
 def _download(

@@ -12,12 +12,11 @@ from typing import Protocol, assert_never
 
 from mlplatform.learning.features.input_files import (
     CSV,
-    DELTA_LOG,
     MOST_FILE_BYTES,
     MOST_FILES,
     PARQUET,
-    delta_problem,
-    is_delta,
+    refuse_tables,
+    refuse_tables_in,
 )
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.operations.tables.input_files import check_columns, is_table
@@ -124,15 +123,14 @@ class BucketFiles:
 
     Raises:
         InputInvalid: there is no table, a table is too large, there are too many tables, or they
-            are files of a Delta table.
+            are files of a Delta or Iceberg table.
         Unavailable: the store does not answer.
     """
 
     def __init__(self, bucket: ObjectPrefix, staging: Path) -> None:
         self._objects, self._staging = Objects(bucket.uri), staging
         listed = self._objects.list_objects()
-        if any(DELTA_LOG in one.name.split("/") for one in listed):
-            raise delta_problem(bucket.uri)
+        refuse_tables_in([one.name for one in listed], bucket.uri)
         found = [one for one in listed if is_table(one.name)]
         _check_count(len(found), bucket.uri)
         for one in found:
@@ -207,8 +205,7 @@ def _tables(path: Path) -> Sequence[Path]:
         return [path]
     if not path.is_dir():
         raise NotFound(f"{path} is not a file or folder")
-    if is_delta(path):
-        raise delta_problem(str(path))
+    refuse_tables(path)
     found = sorted(one for one in path.iterdir() if one.is_file() and is_table(one.name))
     _check_count(len(found), str(path))
     return found

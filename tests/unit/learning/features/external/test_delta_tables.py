@@ -27,16 +27,16 @@ from tests.support.delta_tables import (
     with_deleted,
     with_deleted_by,
 )
-from tests.support.external_world import BUREAU, T_S, Row, fraud_like, table, written
+from tests.support.external_world import BUREAU, Row, fraud_like, table, written
+from tests.support.lake_world import FIRST, MORE, NOW_MS, LakeWorld, expected
 
 from mlplatform.learning.features.external import compaction, delta_log, snapshot_rows
 from mlplatform.learning.features.external.columns import ExternalColumns
 from mlplatform.learning.features.external.compaction import compact
 from mlplatform.learning.features.external.delta_log import log_files
 from mlplatform.learning.features.external.delta_vectors import lies_outside
-from mlplatform.learning.features.external.snapshot_rows import SnapshotRows, read_version
+from mlplatform.learning.features.external.snapshot_rows import read_version
 from mlplatform.learning.features.external.table_import import ImportReport, import_table
-from mlplatform.learning.features.external_parts import ExternalParts
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.input_files import DELTA_LOG
 from mlplatform.model.features.views import FeatureView
@@ -44,64 +44,21 @@ from mlplatform.operations.backup.snapshot import offline_files
 from mlplatform.runtime.errors import Corrupt, InputInvalid
 from mlplatform.runtime.units import DAY_S
 
-NOW_MS = (T_S + 30 * DAY_S) * 1000
-FIRST: list[Row] = [(1, 0, 10, 1.0), (2, 5, 5, 9.0), (3, DAY_S, DAY_S, None)]
-MORE: list[Row] = [(1, 0, 11, 2.0), (4, 0, 0, 3.0)]
 
-
-class World:
-    """A Delta table, and a view that it is imported into."""
-
-    def __init__(self, folder: Path, view: FeatureView = BUREAU, **field: Any) -> None:
-        self.folder, self.table, self.view = folder, folder / "bureau", view
-        self.parts = ExternalParts(folder / "offline" / "bureau")
-        definition = fraud_like()
-        columns = ExternalColumns.of(view, definition, bytes(32), NOW_MS)
-        plain = replace(columns.field, pseudonymous=False, **field)
-        self.columns = ExternalColumns(view, plain, bytes(32), NOW_MS)
-
-    def source(self, version: int | None = None) -> SnapshotRows:
-        found = source_of(self.columns, self.table, self.parts, version)
-        assert isinstance(found, SnapshotRows)
-        return found
-
-    def take(self, version: int | None = None) -> ImportReport:
-        with closing(FeastSqlite(self.folder / "online.db", "fraud", [self.view])) as online:
-            source = self.source(version)
-            return import_table(self.columns, source, self.parts, online, lambda: NOW_MS)
-
-    def rows(self) -> list[tuple[Any, ...]]:
-        """Key, event time and availability (s after T), and features of all imported rows."""
-        paths = self.parts.every()
-        found = pa.concat_tables(map(pq.read_table, paths)).to_pylist() if paths else []
-        names = ("event_timestamp", "created")
-        told = [
-            (
-                row["customer_id"],
-                *(int(row[n].replace(tzinfo=None).timestamp()) - T_S for n in names),
-                *(row[feature] for feature in self.view.feature_names),
-            )
-            for row in found
-        ]
-        return sorted(told, key=repr)
+def world_of(folder: Path, view: FeatureView = BUREAU, **field: Any) -> LakeWorld:
+    return LakeWorld(folder, source_of, view, **field)
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
-
-
-def expected(rows: list[Row]) -> list[tuple[Any, ...]]:
-    made = [(*r[:3], r[3], None if r[3] is None else int(r[3])) for r in rows]
-    told = [(*row, None if row[3] is None else row[3] > 5) for row in made]
-    return sorted(told, key=repr)
+def world(tmp_path: Path) -> LakeWorld:
+    return world_of(tmp_path)
 
 
 def files_of(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.parquet"))
 
 
-def test_an_import_reads_only_files_that_none_read_before(world: World) -> None:
+def test_an_import_reads_only_files_that_none_read_before(world: LakeWorld) -> None:
     appended(world.table, table(FIRST))
     assert world.take() == ImportReport(rows=3, new=3, entities=3, resumed=0)
     appended(world.table, table(MORE))
@@ -112,7 +69,7 @@ def test_an_import_reads_only_files_that_none_read_before(world: World) -> None:
     assert world.rows() == expected(FIRST + MORE)
 
 
-def test_a_version_is_read_as_it_was_and_then_the_newest(world: World) -> None:
+def test_a_version_is_read_as_it_was_and_then_the_newest(world: LakeWorld) -> None:
     for rows in (FIRST, MORE, [(7, 0, 0, 1.0)]):
         appended(world.table, table(rows))
     assert world.take(version=1).rows == 5
@@ -127,19 +84,19 @@ def test_a_version_is_read_as_it_was_and_then_the_newest(world: World) -> None:
 
 
 @pytest.mark.parametrize("declared", ["event_time", "available_time"])
-def test_a_view_with_another_time_reads_every_file_again(world: World, declared: str) -> None:
+def test_a_view_with_another_time_reads_every_file_again(world: LakeWorld, declared: str) -> None:
     assert BUREAU.external is not None
     known = {"event_time": [10, 5, DAY_S], "available_time": [100, 100, DAY_S + 100]}[declared]
     loaded = table([(1, 0, second, 1.0) for second in known])["known_at"]
     appended(world.table, table(FIRST).append_column("loaded", loaded))
     assert world.take().new == 3
     changed = replace(BUREAU.external, **{declared: "loaded"})
-    other = World(world.folder, replace(BUREAU, external=changed))
+    other = world_of(world.folder, replace(BUREAU, external=changed))
     assert other.take().new == {"event_time": 1, "available_time": 3}[declared]
     assert other.take().rows == 0
 
 
-def test_a_view_with_another_kind_of_key_reads_every_file_again(world: World) -> None:
+def test_a_view_with_another_kind_of_key_reads_every_file_again(world: LakeWorld) -> None:
     appended(world.table, table(FIRST))
     world.take()
     place = str(world.table)
@@ -148,7 +105,9 @@ def test_a_view_with_another_kind_of_key_reads_every_file_again(world: World) ->
     assert read_version(other, world.parts, place, "delta") is None
 
 
-def test_parts_of_another_moment_under_the_same_names_are_not_what_was_noted(world: World) -> None:
+def test_parts_of_another_moment_under_the_same_names_are_not_what_was_noted(
+    world: LakeWorld,
+) -> None:
     def take_plain(key: int) -> None:
         path = written(world.folder / "plain.parquet", table([(key, 0, 0, 1.0)]))
         source = source_of(world.columns, path, world.parts)
@@ -168,7 +127,7 @@ def test_parts_of_another_moment_under_the_same_names_are_not_what_was_noted(wor
 
 
 def test_rows_that_were_merged_or_partly_erased_are_not_read_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: LakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compaction, "MOST_SMALL", 2)
     monkeypatch.setattr(compaction, "READ_S", -DAY_S)
@@ -183,7 +142,7 @@ def test_rows_that_were_merged_or_partly_erased_are_not_read_again(
     assert world.take().rows == 0
 
 
-def test_an_import_that_lost_its_rows_meanwhile_notes_nothing(world: World) -> None:
+def test_an_import_that_lost_its_rows_meanwhile_notes_nothing(world: LakeWorld) -> None:
     appended(world.table, table(FIRST))
     world.take()
     source = world.source()
@@ -194,7 +153,7 @@ def test_an_import_that_lost_its_rows_meanwhile_notes_nothing(world: World) -> N
     assert world.take().new == 3
 
 
-def test_rows_that_were_deleted_or_overwritten_before_are_not_read(world: World) -> None:
+def test_rows_that_were_deleted_or_overwritten_before_are_not_read(world: LakeWorld) -> None:
     appended(world.table, table([(8, 0, 0, 1.0)]))
     appended(world.table, table(FIRST), mode="overwrite")
     deltalake.DeltaTable(str(world.table)).delete("customer_id = 2")
@@ -202,7 +161,7 @@ def test_rows_that_were_deleted_or_overwritten_before_are_not_read(world: World)
     assert world.rows() == expected([FIRST[0], FIRST[2]])
 
 
-def test_rows_that_are_deleted_or_compacted_later_change_nothing(world: World) -> None:
+def test_rows_that_are_deleted_or_compacted_later_change_nothing(world: LakeWorld) -> None:
     appended(world.table, table(FIRST))
     appended(world.table, table(MORE))
     world.take()
@@ -215,7 +174,9 @@ def test_rows_that_are_deleted_or_compacted_later_change_nothing(world: World) -
     assert world.rows() == expected(FIRST + MORE)
 
 
-def test_a_row_that_was_changed_without_a_later_availability_is_refused(world: World) -> None:
+def test_a_row_that_was_changed_without_a_later_availability_is_refused(
+    world: LakeWorld,
+) -> None:
     appended(world.table, table(FIRST))
     world.take()
     deltalake.DeltaTable(str(world.table)).update(
@@ -226,7 +187,7 @@ def test_a_row_that_was_changed_without_a_later_availability_is_refused(world: W
     assert world.rows() == expected(FIRST)
 
 
-def test_a_table_that_was_made_anew_is_read_whole(world: World) -> None:
+def test_a_table_that_was_made_anew_is_read_whole(world: LakeWorld) -> None:
     appended(world.table, table(FIRST))
     world.take()
     shutil.rmtree(world.table)
@@ -234,7 +195,7 @@ def test_a_table_that_was_made_anew_is_read_whole(world: World) -> None:
     assert world.take() == ImportReport(rows=5, new=2, entities=2, resumed=0)
 
 
-def test_a_view_that_lost_its_parts_is_given_all_rows_again(world: World) -> None:
+def test_a_view_that_lost_its_parts_is_given_all_rows_again(world: LakeWorld) -> None:
     appended(world.table, table(FIRST))
     world.take()
     for part in world.parts.files():
@@ -250,7 +211,7 @@ def test_a_view_that_lost_its_parts_is_given_all_rows_again(world: World) -> Non
 
 
 @pytest.mark.parametrize("by", [("bureau_score", "is_listed"), ("as_of",), ("day",)])
-def test_partition_columns_are_columns(world: World, by: tuple[str, ...]) -> None:
+def test_partition_columns_are_columns(world: LakeWorld, by: tuple[str, ...]) -> None:
     day = pa.array(["of a / day", "%2F", None])
     appended(world.table, table(FIRST).append_column("day", day), by=by)
     assert world.source().unread(world.columns) == ["day"]
@@ -259,7 +220,7 @@ def test_partition_columns_are_columns(world: World, by: tuple[str, ...]) -> Non
 
 
 def test_names_of_files_that_hold_pseudonymous_keys_are_in_no_message(tmp_path: Path) -> None:
-    world = World(tmp_path)
+    world = world_of(tmp_path)
     world.columns = ExternalColumns.of(BUREAU, fraud_like(), bytes(32), NOW_MS)
     appended(world.table, table(FIRST), by=("customer_id",))
     with pytest.raises(InputInvalid, match="it is partitioned by customer_id") as refused:
@@ -267,7 +228,9 @@ def test_names_of_files_that_hold_pseudonymous_keys_are_in_no_message(tmp_path: 
     assert "customer_id=" not in str(refused.value)
 
 
-def test_a_column_that_the_table_was_given_later_is_null_in_older_files(world: World) -> None:
+def test_a_column_that_the_table_was_given_later_is_null_in_older_files(
+    world: LakeWorld,
+) -> None:
     appended(world.table, table(FIRST).drop_columns("is_listed"))
     with pytest.raises(InputInvalid, match=r"at version 0.*there is no column is_listed"):
         world.take()
@@ -278,23 +241,27 @@ def test_a_column_that_the_table_was_given_later_is_null_in_older_files(world: W
 
 
 def test_a_feature_that_the_view_was_given_later_is_read_from_later_files(tmp_path: Path) -> None:
-    world = World(tmp_path, replace(BUREAU, fields=BUREAU.fields[:1]))
+    world = world_of(tmp_path, replace(BUREAU, fields=BUREAU.fields[:1]))
     appended(world.table, table(FIRST))
     world.take()
-    world = World(tmp_path)
+    world = world_of(tmp_path)
     (tmp_path / "online.db").unlink()
     appended(world.table, table(MORE))
     assert world.take() == ImportReport(rows=2, new=2, entities=2, resumed=1)
 
 
-def test_columns_that_were_renamed_are_found_by_their_names_in_the_files(world: World) -> None:
+def test_columns_that_were_renamed_are_found_by_their_names_in_the_files(
+    world: LakeWorld,
+) -> None:
     appended(world.table, table(FIRST).rename_columns({"as_of": "col-7"}), by=("is_listed",))
     rewrite(world.table, 0, renamed({"col-7": "as_of"}))
     world.take()
     assert world.rows() == expected(FIRST)
 
 
-def test_rows_that_a_vector_deletes_are_not_read_and_are_once_it_is_gone(world: World) -> None:
+def test_rows_that_a_vector_deletes_are_not_read_and_are_once_it_is_gone(
+    world: LakeWorld,
+) -> None:
     appended(world.table, table(FIRST), configuration={"delta.enableDeletionVectors": "true"})
     rewrite(world.table, 0, needs("deletionVectors"))
     whole = commit_file(world.table, 0).read_text()
@@ -307,7 +274,7 @@ def test_rows_that_a_vector_deletes_are_not_read_and_are_once_it_is_gone(world: 
     assert world.rows() == expected(FIRST)
 
 
-def deleted_by(world: World, vector: Path) -> None:
+def deleted_by(world: LakeWorld, vector: Path) -> None:
     appended(world.table, table(FIRST))
     rewrite(world.table, 0, needs("deletionVectors"))
     rewrite(world.table, 0, with_deleted_by(vector, [0]))
@@ -315,7 +282,7 @@ def deleted_by(world: World, vector: Path) -> None:
 
 @pytest.mark.parametrize("in_checkpoint", [False, True])
 def test_a_vector_in_another_folder_is_refused_and_one_in_the_tables_is_read(
-    world: World, in_checkpoint: bool
+    world: LakeWorld, in_checkpoint: bool
 ) -> None:
     deleted_by(world, world.folder / "outside.bin")
     if in_checkpoint:
@@ -357,7 +324,7 @@ def test_a_vectors_place_is_told_by_its_kind_and_path(kind: str, path: str, outs
     assert lies_outside(kind, path, ["/lake/t"]) == outside
 
 
-def test_vectors_of_a_table_that_does_not_declare_them_are_refused(world: World) -> None:
+def test_vectors_of_a_table_that_does_not_declare_them_are_refused(world: LakeWorld) -> None:
     appended(world.table, table(FIRST))
     rewrite(world.table, 0, with_deleted([0]))
     for _ in ("of a commit", "of a checkpoint"):
@@ -367,7 +334,9 @@ def test_vectors_of_a_table_that_does_not_declare_them_are_refused(world: World)
     assert world.rows() == []
 
 
-def test_a_refused_row_has_its_number_in_a_file_of_which_rows_are_deleted(world: World) -> None:
+def test_a_refused_row_has_its_number_in_a_file_of_which_rows_are_deleted(
+    world: LakeWorld,
+) -> None:
     wrong: list[Row] = [*FIRST[:2], (3, 5, 0, 1.0)]
     appended(world.table, table(wrong))
     rewrite(world.table, 0, needs("deletionVectors"))
@@ -382,7 +351,7 @@ def test_a_refused_row_has_its_number_in_a_file_of_which_rows_are_deleted(world:
         world.take()
 
 
-def test_a_vector_deletes_rows_beyond_the_first_batch(world: World) -> None:
+def test_a_vector_deletes_rows_beyond_the_first_batch(world: LakeWorld) -> None:
     count = 70_000
     appended(world.table, table([(key, 0, 0, 1.0) for key in range(count)]))
     rewrite(world.table, 0, needs("deletionVectors"))
@@ -392,7 +361,7 @@ def test_a_vector_deletes_rows_beyond_the_first_batch(world: World) -> None:
 
 
 def test_a_table_of_more_files_than_are_opened_at_a_time(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: LakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshot_rows, "OPEN_FILES", 2)
     for key in range(5):
@@ -403,7 +372,7 @@ def test_a_table_of_more_files_than_are_opened_at_a_time(
         world.take()
 
 
-def test_a_version_stays_as_it_was_while_writers_go_on(world: World) -> None:
+def test_a_version_stays_as_it_was_while_writers_go_on(world: LakeWorld) -> None:
     appended(world.table, table(FIRST))
     source = world.source()
     appended(world.table, table(MORE))
@@ -412,7 +381,7 @@ def test_a_version_stays_as_it_was_while_writers_go_on(world: World) -> None:
     assert sorted(row["customer_id"] for row in found) == [1, 2, 3]
 
 
-def test_a_checkpoint_stands_for_the_commits_before_it(world: World) -> None:
+def test_a_checkpoint_stands_for_the_commits_before_it(world: LakeWorld) -> None:
     for rows in (FIRST, MORE):
         appended(world.table, table(rows))
     deltalake.DeltaTable(str(world.table)).create_checkpoint()
@@ -425,7 +394,7 @@ def test_a_checkpoint_stands_for_the_commits_before_it(world: World) -> None:
 
 
 @pytest.mark.parametrize("has_sidecar", [False, True])
-def test_a_checkpoint_of_the_second_kind_is_read(world: World, has_sidecar: bool) -> None:
+def test_a_checkpoint_of_the_second_kind_is_read(world: LakeWorld, has_sidecar: bool) -> None:
     for rows in (FIRST, MORE):
         appended(world.table, table(rows))
     rewrite(world.table, 0, needs("v2Checkpoint"))
@@ -452,7 +421,7 @@ def test_a_checkpoint_of_the_second_kind_is_read(world: World, has_sidecar: bool
     assert world.rows() == expected(FIRST + MORE)
 
 
-def test_a_column_whose_type_was_widened_is_read_from_old_files(world: World) -> None:
+def test_a_column_whose_type_was_widened_is_read_from_old_files(world: LakeWorld) -> None:
     small = table(FIRST)["open_loans"].cast(pa.int16())
     appended(world.table, table(FIRST, open_loans=small))
     rewrite(world.table, 0, needs("typeWidening"))
@@ -540,7 +509,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 
 @pytest.mark.parametrize("case", DAMAGES)
 def test_what_is_damaged_or_not_read_here_is_named_and_nothing_is_taken_in(
-    world: World, case: str
+    world: LakeWorld, case: str
 ) -> None:
     damage, problem = DAMAGES[case]
     for rows in (FIRST, MORE, [(7, 0, 0, 1.0)]):
@@ -554,7 +523,7 @@ def test_what_is_damaged_or_not_read_here_is_named_and_nothing_is_taken_in(
     assert not list(world.parts.folder.glob("delta-*"))
 
 
-def test_a_version_that_is_not_there_and_an_empty_table_are_refused(world: World) -> None:
+def test_a_version_that_is_not_there_and_an_empty_table_are_refused(world: LakeWorld) -> None:
     appended(world.table, table([]))
     with pytest.raises(InputInvalid, match=r"at version 0.*there is no row in it"):
         world.take()
@@ -565,7 +534,7 @@ def test_a_version_that_is_not_there_and_an_empty_table_are_refused(world: World
             world.take(version=far)
 
 
-def test_a_file_of_another_case_of_letters_is_the_tables_column(world: World) -> None:
+def test_a_file_of_another_case_of_letters_is_the_tables_column(world: LakeWorld) -> None:
     """Spark tells no case of letters apart, and writes a file as a query spells its columns."""
     appended(world.table, table(FIRST))
     (file,) = files_of(world.table)

@@ -15,7 +15,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mlplatform.learning.features.external.delta_vectors import vector_outside
-from mlplatform.learning.features.external.snapshot_rows import SHOWN, FileLayout, SnapshotWords
+from mlplatform.learning.features.external.snapshot_rows import (
+    SHOWN,
+    FileLayout,
+    SnapshotWords,
+    refuse_long,
+)
 from mlplatform.learning.features.input_files import DELTA_LOG
 from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.runtime.errors import InputInvalid
@@ -31,10 +36,6 @@ READER_FEATURES: Final = frozenset(
 refused."""
 MOST_TABLE_FILES: Final = 100_000
 """Most files of a version: each takes about a kilobyte of memory."""
-MOST_NAME_BYTES: Final = 1024
-"""Most bytes of a file's path below the table's folder, as in S3."""
-MOST_PART_BYTES: Final = 255
-"""Most bytes of a folder's or file's own name, as file systems have it."""
 SIDECARS: Final = "_sidecars"
 """The folder of files that checkpoints of the second kind name, in that of the log."""
 _VECTORS: Final = "deletionVectors"
@@ -62,6 +63,10 @@ class DeltaFile:
     size_bytes: int
     partition: Mapping[str, Any]
     mask: NDArray[np.bool_] | None = None
+
+    @property
+    def named(self) -> Collection[str]:
+        return self.partition.keys()
 
     @property
     def identity(self) -> str:
@@ -310,13 +315,7 @@ def _name(path: str, source: str) -> str:
             " make a deep clone of it, or import the table that has the file"
         )
         raise InputInvalid(source, None, problem)
-    sizes = [len(part.encode(errors="replace")) for part in name.split("/")]
-    if max(sizes) > MOST_PART_BYTES or sum(sizes) + len(sizes) > MOST_NAME_BYTES:
-        problem = (
-            f"its file {name[:SHOWN]} has too long a name; the limits are {MOST_PART_BYTES} bytes"
-            f" for a folder or a file, and {MOST_NAME_BYTES} in all: write its rows anew"
-        )
-        raise InputInvalid(source, None, problem)
+    refuse_long(name, source)
     return name
 
 

@@ -23,6 +23,10 @@ OPEN_FILES: Final = 200
 """Files that are open at a time."""
 SHOWN: Final = 200
 """Characters of a name in messages."""
+MOST_NAME_BYTES: Final = 1024
+"""Most bytes of a file's path below the table's folder, as in S3."""
+MOST_PART_BYTES: Final = 255
+"""Most bytes of a folder's or file's own name, as file systems have it."""
 
 
 class FileLayout(NamedTuple):
@@ -42,7 +46,7 @@ class SnapshotFile(Protocol):
 
     @property
     def name(self) -> str:
-        """Its path below the table's folder."""
+        """The path below the table's folder."""
         ...
 
     @property
@@ -51,6 +55,11 @@ class SnapshotFile(Protocol):
     @property
     def partition(self) -> Mapping[str, Any]:
         """Column → the value of all rows, as Arrow's scalar, where the file lacks the column."""
+        ...
+
+    @property
+    def named(self) -> Collection[str]:
+        """Columns whose values, or starts of them, are in names of folders."""
         ...
 
     @property
@@ -64,7 +73,7 @@ class SnapshotFile(Protocol):
 
 
 class SnapshotWords(NamedTuple):
-    """What people are told of a snapshot.
+    """The words for a snapshot in messages and answers.
 
     Args:
         format: `delta` or `iceberg`.
@@ -212,7 +221,7 @@ class SnapshotRows:
         """
         columns.found(self.snapshot.types, self.name)
         key = columns.view.join_key
-        if columns.field.pseudonymous and any(key in file.partition for file in self.files):
+        if columns.field.pseudonymous and any(key in file.named for file in self.files):
             problem = f"it is partitioned by {key}, so that names of its files hold keys"
             raise InputInvalid(self.name, None, problem + "; copy it into a table that is not")
         files, names = self.files, self.names
@@ -277,6 +286,23 @@ class SnapshotRows:
             row += batch.num_rows
             if whole.num_rows:
                 yield whole, numbers
+
+
+def refuse_long(name: str, source: str) -> None:
+    """
+    Args:
+        name: a file's path below the table's folder.
+
+    Raises:
+        InputInvalid: no file system has a place for it.
+    """
+    sizes = [len(part.encode(errors="replace")) for part in name.split("/")]
+    if max(sizes) > MOST_PART_BYTES or sum(sizes) + len(sizes) > MOST_NAME_BYTES:
+        problem = (
+            f"its file {name[:SHOWN]} has too long a name; the limits are {MOST_PART_BYTES} bytes"
+            f" for a folder or a file, and {MOST_NAME_BYTES} in all: write its rows anew"
+        )
+        raise InputInvalid(source, None, problem)
 
 
 def shown(name: str) -> str:
