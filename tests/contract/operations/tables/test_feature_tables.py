@@ -1,4 +1,5 @@
-"""Tables of features in PostgreSQL, S3 and Delta are imported as the same rows in a file are."""
+"""Tables of features in PostgreSQL, S3, Delta and Iceberg are imported as the same rows in a file
+are."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import deltalake
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.support import iceberg_tables
 from tests.support.delta_tables import appended
 from tests.support.external_world import NAME, T_S, model_with_table, table, written
 from tests.support.team_folder import command, team_folder
@@ -245,17 +247,100 @@ def test_what_is_wrong_with_a_delta_table_is_named_and_nothing_is_left(
         assert "(requirements/delta.txt)" in refused(place)
 
 
-def test_a_version_is_asked_of_delta_tables_alone(home: Path) -> None:
+@pytest.fixture(params=["folder", pytest.param("bucket", marks=pytest.mark.s3)])
+def iceberg(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """A function that gives the place of an Iceberg table to which rows are added first, or which
+    is changed otherwise."""
+    folder = tmp_path / "bureau"
+    is_bucket = request.param == "bucket"
+    bucket = request.getfixturevalue("bucket") if is_bucket else ""
+    client = request.getfixturevalue("s3").client() if is_bucket else None
+
+    def write(rows: pa.Table | None = None, **options: Any) -> str:
+        if rows is not None:
+            iceberg_tables.appended(folder, rows, **options)
+        if client is None:
+            return str(folder)
+        put_folder(client, folder, bucket, "bank/bureau")
+        return f"s3://{bucket}/bank/bureau"
+
+    return write
+
+
+def imported_from_iceberg(place: str, *words: str) -> tuple[Any, ...]:
+    """The files of a snapshot and those that were read; rows, and how many were new."""
+    done = json.loads(command("features", "import", NAME, "bureau", place, "--json", *words))
+    assert done["snapshot"] > 0
+    return tuple(done[name] for name in ("files", "files read", "rows", "new"))
+
+
+def test_an_iceberg_table_gives_what_a_file_gives_and_then_only_what_is_new(
+    home: Path, iceberg: Any, tmp_path: Path
+) -> None:
+    whole, folder = rows(), tmp_path / "bureau"
+    place = iceberg(whole.slice(0, 900), by=[("as_of", "day"), ("is_listed", "identity")])
+    files = len(iceberg_tables.data_files(folder))
+    assert imported_from_iceberg(place, "--dry-run") == (files, files, 900, 900)
+    assert imported_from_iceberg(place) == (files, files, 900, 900)
+    first = iceberg_tables.loaded(folder).snapshots()[0].snapshot_id
+    iceberg(whole.slice(900))
+    now = len(iceberg_tables.data_files(folder))
+    assert imported_from_iceberg(place, "--version", str(first)) == (files, 0, 0, 0)
+    named = f"{place}/metadata/{iceberg_tables.metadata_files(folder)[-1].name}"
+    assert imported_from_iceberg(named, "--dry-run")[2:] == (COUNT - 900, COUNT - 900)
+    assert imported_from_iceberg(place) == (now, now - files, COUNT - 900, COUNT - 900)
+    assert imported_from_iceberg(named) == (now, 0, 0, 0)
+    scores = stored().column("bureau_score").to_pylist()
+    assert sorted(scores, key=repr) == sorted(whole["bureau_score"].to_pylist(), key=repr)
+    path = written(home / "bureau.parquet", whole)
+    again = json.loads(command("features", "import", NAME, "bureau", str(path), "--json"))
+    assert again["new"] == 0
+    staging = wiring.settings().home.staging
+    assert not staging.exists() or list(staging.iterdir()) == []
+
+
+def test_what_is_wrong_with_an_iceberg_table_is_named_and_nothing_is_left(
+    home: Path, iceberg: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bureau"
+    place = iceberg(rows())
+    (file,) = iceberg_tables.data_files(folder)
+    iceberg_tables.with_deletes(folder, 1, iceberg_tables.positions([(file, 0), (file, 7)]))
+    assert imported_from_iceberg(iceberg(), "--dry-run") == (1, 1, COUNT - 2, COUNT - 2)
+    iceberg_tables.with_deletes(folder, 2, iceberg_tables.by_values([3]))
+    assert "equality deletes" in refused(iceberg())
+    assert "it has no snapshot 7;" in refused(place, "--version", "7")
+    assert "nowhere.metadata.json is gone" in refused(f"{place}/metadata/nowhere.metadata.json")
+    other = iceberg_tables.with_metadata(
+        folder, lambda found: found["snapshots"][-1].update({"manifest-list": "s3://other/x.avro"})
+    )
+    assert "s3://other/x.avro lies outside of its folder" in refused(iceberg())
+    other.unlink()
+    file.unlink()
+    assert f"its file data/{file.name} is gone: expire" in refused(
+        iceberg(), "--version", str(iceberg_tables.loaded(folder).snapshots()[0].snapshot_id)
+    )
+
+
+def test_a_version_is_asked_of_tables_that_have_some_alone(home: Path) -> None:
     path = written(home / "bureau.parquet", rows())
-    assert "it has no _delta_log" in refused(str(path), "--version", "1")
+    words = refused(str(path), "--version", "1")
+    assert "is not a Delta or Iceberg table, it has no _delta_log and no *.metadata.json" in words
 
 
 def test_where_files_are_read_a_delta_table_is_refused(home: Path, delta: Any) -> None:
     """Some of its files hold rows that it has no longer."""
-    place = delta(rows())
+    refuses_table(home, delta(rows()), "Delta table's log")
+
+
+def test_where_files_are_read_an_iceberg_table_is_refused(home: Path, iceberg: Any) -> None:
+    refuses_table(home, iceberg(rows()), "Iceberg table's metadata")
+
+
+def refuses_table(home: Path, place: str, problem: str) -> None:
     batch = opened(input_of(place), load_definition(NAME), {}, home / "staging")
-    with pytest.raises(InputInvalid, match="Delta table's log"), batch:
+    with pytest.raises(InputInvalid, match=problem), batch:
         raise AssertionError("a batch has begun")
     if "://" not in place:
         done = CliRunner().invoke(commands.app, ("history", "import", NAME, place))
-        assert "Delta table's log" in f"{done.output} {done.exception}"
+        assert problem in f"{done.output} {done.exception}"
