@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from tests.support.delta_tables import appended, source_of
+from tests.support import iceberg_tables
+from tests.support.delta_tables import appended
 from tests.support.external_world import BUREAU, T_S, TIME, Row, fraud_like, table, written
 
 from mlplatform.learning.features.external import table_import
@@ -44,7 +45,9 @@ def take(folder: Path, path: Path, *, dry_run: bool = False) -> ImportReport:
     columns = ExternalColumns.of(BUREAU, fraud_like(), bytes(32), NOW_MS)
     online = None if dry_run else FeastSqlite(folder / "online.db", "fraud", [BUREAU])
     parts = ExternalParts(folder / "external")
-    return import_table(columns, source_of(columns, path, parts), parts, online, lambda: NOW_MS)
+    return import_table(
+        columns, iceberg_tables.source_of(columns, path, parts), parts, online, lambda: NOW_MS
+    )
 
 
 def state(folder: Path) -> dict[str, str]:
@@ -157,13 +160,16 @@ BAD: dict[str, tuple[Callable[[pa.Table], pa.Table], str]] = {
 
 IN_PARQUET_ALONE = ("a key without a sign", "whole numbers without a sign", "a column twice")
 """What no Delta table has: deltalake gives the numbers a sign, and refuses the column."""
+NOT_IN_ICEBERG = (*IN_PARQUET_ALONE, "times of nothing")
 KINDS: dict[str, tuple[str, Callable[[Path, pa.Table], Path]]] = {
     "parquet": (".parquet", written),
     "delta": ("", appended),
+    "iceberg": ("", iceberg_tables.appended),
 }
 CASES = [
     *(("parquet", case) for case in BAD),
     *(("delta", case) for case in BAD if case not in IN_PARQUET_ALONE),
+    *(("iceberg", case) for case in BAD if case not in NOT_IN_ICEBERG),
 ]
 
 
@@ -273,7 +279,10 @@ PLACES = (
     *("_relations", "_refuse_conflict", "_write_new", "_serve"),
     *("ExternalParts.add", "ExternalParts.note", "FeastSqlite.write"),
 )
-KILLED = [*itertools.product(KINDS, PLACES), ("delta", "SnapshotRows.note_read")]
+KILLED = [
+    *itertools.product(KINDS, PLACES),
+    *((kind, "SnapshotRows.note_read") for kind in ("delta", "iceberg")),
+]
 
 
 @pytest.mark.parametrize(("kind", "place"), KILLED)

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.csv as csv
 import pytest
 from msgspec.structs import replace
-from tests.support.delta_tables import appended, source_of
+from tests.support import iceberg_tables
+from tests.support.delta_tables import appended
 from tests.support.external_world import BUREAU, T_S, TIME, Row, fraud_like, table
 
 from mlplatform.learning.features.external.columns import ExternalColumns
@@ -27,7 +28,7 @@ from mlplatform.runtime.units import DAY_S
 
 KEY = bytes(32)
 NAMES = BUREAU.feature_names
-KINDS = ("csv", "delta")
+KINDS = ("csv", "delta", "iceberg")
 Values = dict[str, float | None]
 
 
@@ -44,13 +45,19 @@ class World:
         path = self.folder / f"table.{self.kind}"
         if self.kind == "delta":
             appended(path, table(rows))
+        elif self.kind == "iceberg":
+            iceberg_tables.appended(path, table(rows))
         else:
             csv.write_csv(table(rows), path)
         now_ms = (T_S + self.now_s) * 1000
         columns = ExternalColumns.of(BUREAU, fraud_like(), KEY, now_ms)
         parts = self.offline.external("bureau")
         return import_table(
-            columns, source_of(columns, path, parts), parts, self.online, lambda: now_ms
+            columns,
+            iceberg_tables.source_of(columns, path, parts),
+            parts,
+            self.online,
+            lambda: now_ms,
         )
 
     def stored_key(self, key: int) -> int:

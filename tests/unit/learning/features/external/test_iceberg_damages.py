@@ -215,7 +215,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "too long an entry": (
         lambda f: moved_to(f"file://{f}/data/{'x' * 70_000}")(f),
-        r"entry 0 has \d+ bytes; the limit is 65536",
+        r"entry 0 has \d+ bytes; the limit is 8192",
     ),
     "a huge size": (file_told(file_size_in_bytes=2**62), "its manifest says 4611686018427387904"),
     "a huge length": (

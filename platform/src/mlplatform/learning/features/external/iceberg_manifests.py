@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -22,6 +23,8 @@ LIMITS: Final = ProcessLimits(memory_bytes=GIB, cpu_s=600)
 REPLY_CPU_S: Final = 60.0
 OPEN_FILES: Final = 200
 """Manifests that are open at a time."""
+MOST_MANIFESTS: Final = 10_000
+"""Most manifests of a snapshot."""
 DATA: Final = 0
 POSITION_DELETES: Final = 1
 EQUALITY_DELETES: Final = 2
@@ -86,7 +89,11 @@ def manifests(path: Path) -> list[Manifest]:
     Raises:
         InputInvalid: the file is damaged, or exceeds the limits; the message names it.
     """
-    return [one for _, one in _records([path], "list", Manifest)]
+    found = [one for _, one in islice(_records([path], "list", Manifest), MOST_MANIFESTS + 1)]
+    if len(found) > MOST_MANIFESTS:
+        problem = f"more than {MOST_MANIFESTS} manifests: merge them by rewrite_manifests"
+        raise InputInvalid(path.name, None, problem)
+    return found
 
 
 def entries(paths: Sequence[Path]) -> Iterator[tuple[int, Entry]]:

@@ -53,7 +53,6 @@ from mlplatform.runtime.errors import InputInvalid
 
 MOST_TABLE_FILES: Final = 100_000
 """Most files of a snapshot: each takes about a kilobyte of memory."""
-MOST_MANIFESTS: Final = 10_000
 _GONE: Final = (
     "expire_snapshots, remove_orphan_files or somebody removed it; import the current snapshot, or"
     " put the file back"
@@ -294,12 +293,6 @@ class _Reader:
             )
             raise InputInvalid(self._source, None, problem)
         listed = manifests(self._at(self._name(one.manifest_list)))
-        if len(listed) > MOST_MANIFESTS:
-            problem = (
-                f"{len(listed)} manifests in snapshot {one.snapshot_id}; the limit is"
-                f" {MOST_MANIFESTS}: merge them by rewrite_manifests"
-            )
-            raise InputInvalid(self._source, None, problem)
         names = [self._name(manifest.path) for manifest in listed]
         self._fetch(names)
         for name, manifest in zip(names, listed, strict=True):

@@ -25,7 +25,8 @@ from mlplatform.runtime.units import DAY_S, KIB, MIB
 CODECS: Final = ("null", "deflate", "bzip2", "xz")
 """Compressions of Avro that need no other library; Iceberg's own default is the second."""
 REPLY_BYTES: Final = 4 * MIB
-MOST_RECORD_BYTES: Final = 64 * KIB
+MOST_RECORD_BYTES: Final = 8 * KIB
+"""Most bytes that are used of one entry: a path, and the values of its partition."""
 MOST_RECORDS: Final = 1_000_000
 """Most records of one file, those of removed files included."""
 DELETED: Final = 2
