@@ -45,9 +45,8 @@ def take(folder: Path, path: Path, *, dry_run: bool = False) -> ImportReport:
     columns = ExternalColumns.of(BUREAU, fraud_like(), bytes(32), NOW_MS)
     online = None if dry_run else FeastSqlite(folder / "online.db", "fraud", [BUREAU])
     parts = ExternalParts(folder / "external")
-    return import_table(
-        columns, iceberg_tables.source_of(columns, path, parts), parts, online, lambda: NOW_MS
-    )
+    source = iceberg_tables.source_of(columns, path, parts)
+    return import_table(columns, source, parts, online, lambda: NOW_MS)
 
 
 def state(folder: Path) -> dict[str, str]:
@@ -160,7 +159,11 @@ BAD: dict[str, tuple[Callable[[pa.Table], pa.Table], str]] = {
 
 IN_PARQUET_ALONE = ("a key without a sign", "whole numbers without a sign", "a column twice")
 """What no Delta table has: deltalake gives the numbers a sign, and refuses the column."""
-NOT_IN_ICEBERG = (*IN_PARQUET_ALONE, "times of nothing")
+IN_ICEBERG = (
+    *("an event of 2300", "times as texts", "times as days", "a key that is null everywhere"),
+    *("numbers as decimals", "a column of columns", "another value of the same times"),
+)
+"""Rows of an Iceberg table are checked where those of a Delta table are; its types are its own."""
 KINDS: dict[str, tuple[str, Callable[[Path, pa.Table], Path]]] = {
     "parquet": (".parquet", written),
     "delta": ("", appended),
@@ -169,7 +172,7 @@ KINDS: dict[str, tuple[str, Callable[[Path, pa.Table], Path]]] = {
 CASES = [
     *(("parquet", case) for case in BAD),
     *(("delta", case) for case in BAD if case not in IN_PARQUET_ALONE),
-    *(("iceberg", case) for case in BAD if case not in NOT_IN_ICEBERG),
+    *(("iceberg", case) for case in IN_ICEBERG),
 ]
 
 
@@ -280,8 +283,8 @@ PLACES = (
     *("ExternalParts.add", "ExternalParts.note", "FeastSqlite.write"),
 )
 KILLED = [
-    *itertools.product(KINDS, PLACES),
-    *((kind, "SnapshotRows.note_read") for kind in ("delta", "iceberg")),
+    *itertools.product(("parquet", "delta"), PLACES),
+    *itertools.product(("delta", "iceberg"), ["SnapshotRows.note_read"]),
 ]
 
 
