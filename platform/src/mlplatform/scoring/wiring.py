@@ -45,6 +45,7 @@ from mlplatform.runtime.telemetry.span_files import FileSender
 from mlplatform.runtime.telemetry.spans import ProcessIdentity
 from mlplatform.scoring.admission.sqlite import SqliteAdmission
 from mlplatform.scoring.admission.store import Admission, Buckets, KeysAndBuckets
+from mlplatform.scoring.key_claims.port import ClaimStore
 from mlplatform.scoring.labels.kinds import LabelKind
 from mlplatform.scoring.labels.labels import Labels
 from mlplatform.scoring.labels.ownership import Ownership, client_lookup
@@ -70,6 +71,8 @@ others."""
 WRITE_S = 10.0
 PROJECT_S = 1.0
 """Seconds after which records are added to windows again; no request waits for it."""
+CLAIM_S = 1.0
+"""Seconds to wait for claims on keys. A thread of its own asks; no request waits so long."""
 ADMISSION_S = 1.0
 """Seconds to wait for tokens and keys. Threads of their own ask for them; what a process holds
 lasts that long."""
@@ -356,6 +359,16 @@ def _buckets(settings: Settings) -> Buckets | None:
     from mlplatform.scoring.admission.redis import RedisBuckets  # imports the client of Redis
 
     return RedisBuckets(settings.redis, answer_s=ADMISSION_S)
+
+
+def claim_store(settings: Settings) -> ClaimStore | None:
+    """The claims on idempotency keys that gateways of several homes share; None: this home's log
+    arbitrates alone."""
+    if settings.key_claims == "own" or settings.redis is None:
+        return None
+    from mlplatform.scoring.key_claims.redis import RedisClaims  # imports the client of Redis
+
+    return RedisClaims(settings.redis, answer_s=CLAIM_S)
 
 
 def ownership(settings: Settings, log: SqliteDecisionLog, clock: Clock, key: bytes) -> Ownership:

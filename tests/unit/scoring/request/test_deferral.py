@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, cast
@@ -69,7 +69,9 @@ class ImmediateRecorder:
     def __init__(self) -> None:
         self.entries: list[Entry] = []
 
-    async def append(self, entry: Entry, deadline_s: float | None = None) -> Outcome:
+    async def append(
+        self, entry: Entry, deadline_s: float | None = None, beside: Sequence[Entry] = ()
+    ) -> Outcome:
         self.entries.append(entry)
         return AppendReceipt(len(self.entries))
 

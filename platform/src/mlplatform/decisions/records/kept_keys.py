@@ -100,7 +100,7 @@ class KeptKeys:
         if row is not None:
             text, shape, score, body, decision = row
             decision_id = _unpacked(decision)
-            answer = text if shape is None else _filled(text, decision_id, score)
+            answer = text if shape is None else filled(text, decision_id, score)
             return StoredAnswer(answer, _unpacked(body), decision_id)
         row = self._db.execute(_FIND_EARLIER, key).fetchone() if self.has_earlier else None
         return None if row is None else StoredAnswer(*row)
@@ -193,7 +193,7 @@ class KeyWriter:
         assert idempotency is not None
         head = (digest, _packed(shortened(idempotency.body_digest)), _packed(decision_id))
         if idempotency.impersonal:
-            text, score = _shaped(idempotency.answer, decision_id, item.score)
+            text, score = shaped(idempotency.answer, decision_id, item.score)
             shape = None if text is None else shapes.get(text)
             if text is not None and shape is None and len(shapes) < _MOST_SHAPES:
                 (shape,) = self._db.execute(_SHAPE, (text, table.day)).fetchone()
@@ -362,7 +362,7 @@ def _unpacked(stored: bytes | str) -> str:
     return stored.hex() if isinstance(stored, bytes) else stored
 
 
-def _shaped(
+def shaped(
     answer: bytes, decision_id: str, score: float | None
 ) -> tuple[bytes | None, float | None]:
     """An answer with placeholders for its decision's id and its score; None if it holds a
@@ -381,7 +381,7 @@ def _shaped(
     return shape, None
 
 
-def _filled(shape: bytes, decision_id: str, score: float | None) -> bytes:
+def filled(shape: bytes, decision_id: str, score: float | None) -> bytes:
     if score is not None:
         shape = shape.replace(_SCORE, _number(score))
     return shape.replace(_ID, decision_id.encode())

@@ -127,6 +127,11 @@ GROUPS: Final = (
         Setting("DURABILITY", kinds.Durability, "process",
                 ("gateway", "worker", "log-replicator", "page", *_WORK),
                 "`disk`: an answer survives a power cut too"),
+        Setting("KEY_CLAIMS", kinds.KeyClaims, "own", ("gateway",),
+                "who knows an idempotency key: `own`: the gateways of this home; `shared`: those "
+                "of all homes, by a claim on the Redis server; while that does not answer, a "
+                "request is decided by the home's own keys; `strict`: then it is refused with 503 "
+                "(`docs/cluster.md`)"),
         Setting("SPILL_MAX_MIB", number(1, 65_536, "MiB"), "256", ("gateway",),
                 "what a gateway process may keep while the decision log is down"),
         Setting("PSEUDONYM_KEY_FILE", kinds.SECRET_FILE, "", ("gateway", "worker", "page", *_WORK),

@@ -19,6 +19,7 @@ from mlplatform.runtime.configuration.installed_models import installed_models
 Profile = Literal["embedded", "cluster"]
 ClockMode = Literal["system", "replay"]
 Durability = Literal["process", "disk"]
+KeyClaims = Literal["own", "shared", "strict"]
 TrainingEngine = Literal["duckdb", "spark"]
 Level = Literal["debug", "info", "warning"]
 

@@ -24,6 +24,7 @@ from mlplatform.runtime.configuration.kinds import (
     ClockMode,
     Durability,
     Folders,
+    KeyClaims,
     Level,
     Profile,
     TrainingEngine,
@@ -337,6 +338,7 @@ class Settings:
     page_port: int = _DEFAULTS["PAGE_PORT"]
     gateways: int = _DEFAULTS["GATEWAYS"]
     durability: Durability = _DEFAULTS["DURABILITY"]
+    key_claims: KeyClaims = _DEFAULTS["KEY_CLAIMS"]
     spill_max_mib: int = _DEFAULTS["SPILL_MAX_MIB"]
     kafka: Brokers | None = None
     gateway_grpc_port: int = _DEFAULTS["GATEWAY_GRPC_PORT"]
@@ -487,6 +489,9 @@ def _conflicts(values: Mapping[str, Any]) -> Iterator[ConfigInvalid]:
     if values["KSERVE_PROMETHEUS"] and values["KSERVE_REPLICAS"]:
         wanted = "nothing beside KSERVE_PROMETHEUS: an autoscaler chooses the number"
         yield ConfigInvalid(f"{PREFIX}KSERVE_REPLICAS", values["KSERVE_REPLICAS"], wanted)
+    if values["KEY_CLAIMS"] != "own" and not values["REDIS"]:
+        wanted = f"own, or {PREFIX}REDIS with the server where gateways claim keys"
+        yield ConfigInvalid(f"{PREFIX}KEY_CLAIMS", values["KEY_CLAIMS"], wanted)
     owners: dict[int, str] = {}
     for name in (port.name for port in PORTS):
         other = owners.setdefault(values[name] or 0, name)

@@ -203,6 +203,18 @@ STORE_FAILURES: Final = Metric(
     "mlplatform_gateway_admission_store_failures", "counter", "calls",
     "Times the shared store was late or failed.", (Label("of", ("keys", "tokens")),),
 )  # fmt: skip
+KEY_CLAIMS: Final = Metric(
+    "mlplatform_gateway_key_claims", "counter", "claims",
+    "Idempotency keys that this gateway asked the other gateways' store about, by what came of it.",
+    (
+        Label("outcome", ("claimed", "taken_over", "repeated", "in_flight", "alone", "refused",
+                          "unsettled", "lost", "voided", "dropped")),
+    ),
+)  # fmt: skip
+KEY_CLAIMS_WAITING: Final = Metric(
+    "mlplatform_gateway_key_claims_waiting", "gauge", "keys",
+    "Keys that wait for their store, to be settled or released there.",
+)  # fmt: skip
 CONNECTIONS_REFUSED: Final = Metric(
     "mlplatform_gateway_connections_refused", "counter", "connections",
     "Connections ended for a limit.",
@@ -529,7 +541,7 @@ METRICS: Final[dict[Process, tuple[Metric, ...]]] = {
         REQUESTS, DECISIONS, DEGRADED, STEP_FAILURES, REASONS_OMITTED, LATE, SHADOW_DROPPED,
         LATENCY, SCORE, FEATURE_AGE, FEATURES_MISSING,
         FEATURES_STALE_SHARE, VIEW_AGE, COMMIT_RECORDS, GENERATION, BREAKER,
-        VOLUME_STOPPED, ADMISSION, STORE_FAILURES,
+        VOLUME_STOPPED, ADMISSION, STORE_FAILURES, KEY_CLAIMS, KEY_CLAIMS_WAITING,
         CONNECTIONS_REFUSED, TOKENS_REFUSED, KEY_FETCHES, TRACES, CLOCK_OFFSET, CLOCK_SYNCHRONISED,
         WINDOWS_LACK, WINDOWS_BEHIND, *LOG_COUNTS.values(),
     ),

@@ -16,11 +16,11 @@ from mlplatform.scoring.api.scoring_api import REPLAYED, batch_answer, caller_of
 from mlplatform.scoring.api.shapes import SHAPES, Shape
 from mlplatform.scoring.api.versions import VERSIONS, ApiVersion
 from mlplatform.scoring.request.accepted_request import AcceptedRequest
-from mlplatform.scoring.request.answers import PendingAnswer, encode
+from mlplatform.scoring.request.answers import PendingAnswer, ScoreResponse, encode
 from mlplatform.scoring.request.decision import Caller
 from mlplatform.scoring.request.deferred_requests import AsyncAcceptor
 from mlplatform.scoring.request.payloads import decoded, decoded_batch
-from mlplatform.scoring.request.scoring import ScoreResponse, Scoring
+from mlplatform.scoring.request.scoring import Scoring
 
 POLL_S = 1
 """Seconds that a client is told to wait before it asks again."""

@@ -20,7 +20,13 @@ from mlplatform.scoring.api.terms import terms
 from mlplatform.scoring.api.versions import VERSIONS, ApiVersion
 from mlplatform.scoring.labels.labels import Labels
 from mlplatform.scoring.labels.voids import Voids
-from mlplatform.scoring.request.answers import BatchAnswer, BatchResult, ModelsAnswer, encode
+from mlplatform.scoring.request.answers import (
+    BatchAnswer,
+    BatchResult,
+    ModelsAnswer,
+    ScoreResponse,
+    encode,
+)
 from mlplatform.scoring.request.decision import Caller
 from mlplatform.scoring.request.payloads import (
     BatchBody,
@@ -29,7 +35,7 @@ from mlplatform.scoring.request.payloads import (
     decoded_labels,
     decoded_once,
 )
-from mlplatform.scoring.request.scoring import ScoreResponse, Scoring
+from mlplatform.scoring.request.scoring import Scoring
 
 API = "/api/"
 BATCH_CONCURRENCY = 64

@@ -39,6 +39,7 @@ from mlplatform.scoring.arms.processes import Processes
 from mlplatform.scoring.arms.watermark import LatestEventTime
 from mlplatform.scoring.gateway.admission import AdmissionServices, admission_services
 from mlplatform.scoring.gateway.pushes import bodies, targets_by_view
+from mlplatform.scoring.key_claims.shared_keys import SharedKeys
 from mlplatform.scoring.labels.ownership import Ownership
 from mlplatform.scoring.labels.voids import Voids
 from mlplatform.scoring.predictor_client.predictor import ClientLimits, Predictor
@@ -92,6 +93,7 @@ class _GatewayContext:
     recorder: Recorder
     ownership: Ownership
     windows: ProjectorThread | None
+    shared_keys: SharedKeys | None
 
 
 def wire_gateway(
@@ -134,7 +136,10 @@ def wire_gateway(
             definitions,
         ),
         Voids(shared.recorder, shared.times, shared.clock, shared.ownership),
-        AsyncAcceptor(models, shared.answers, shared.recorder, shared.clock, shared.key),
+        AsyncAcceptor(
+            *(models, shared.answers, shared.recorder, shared.clock, shared.key),
+            shared=shared.shared_keys,
+        ),
         pushes,
         shared.metrics,
         traces,
@@ -179,7 +184,17 @@ def _shared(settings: Settings, name: str, supervised: bool) -> _GatewayContext:
         recorder=_recorder(name, spilling, times, watermark),
         ownership=scoring_wiring.ownership(settings, log, clock, key),
         windows=windows,
+        shared_keys=_shared_keys(settings, metrics, clock),
     )
+
+
+def _shared_keys(settings: Settings, metrics: Metrics, clock: Clock) -> SharedKeys | None:
+    store, counted = scoring_wiring.claim_store(settings), metrics.key_claims
+    if store is None:
+        return None
+    keys = SharedKeys(store, settings.key_claims, clock, lambda what: counted.labels(what).inc())
+    metrics.watch_key_claims(lambda: keys.pipeline.waiting_later)
+    return keys
 
 
 def _windows(
@@ -295,6 +310,7 @@ def _scoring(live: LiveModel, shared: _GatewayContext, shadow: ShadowCopies) -> 
         shared.key,
         ModelMetrics(shared.metrics, model, live.definition.decision.alerts),
         _exploration(live.definition, shared.settings.gateways),
+        shared.shared_keys,
     )
 
 
@@ -348,6 +364,8 @@ def _life(
         if shared.windows is not None:
             shared.windows.start()
         shared.recorder.start(lambda: admitting.gate.in_flight)
+        if shared.shared_keys is not None:
+            shared.shared_keys.start(shared.recorder.append)
         shadow.start()
         await admitting.start()
         if settings.clock == "replay":
@@ -362,6 +380,8 @@ def _life(
         await follower.stop()
         await pushes.stop()
         await shadow.stop(within_s=SHADOW_DRAIN_S)
+        if shared.shared_keys is not None:
+            await shared.shared_keys.stop()
         await shared.recorder.stop()
         if shared.windows is not None:
             await asyncio.to_thread(shared.windows.stop)

@@ -15,14 +15,12 @@ from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.text import cleaned
 from mlplatform.scoring.admission.clients import Client
+from mlplatform.scoring.key_claims.voids import VOIDS
 from mlplatform.scoring.labels.ownership import Ownership
 from mlplatform.scoring.request.answers import VoidAnswer
 from mlplatform.scoring.request.payloads import VoidBody
 from mlplatform.scoring.request.recording import LogUnavailable, Recorder, log_unavailable
 from mlplatform.scoring.request.times import EventTimes
-
-CLIENT = "/voids"
-"""Client of the claim that a decision is void once. Names of clients hold no slash."""
 
 
 class Voids:
@@ -65,7 +63,7 @@ class Voids:
             recorded_ms=self._clock.wall_ms(),
             payload={"client": client, "reason": reason},
         )
-        return Entry(record, Idempotency(CLIENT, decision_id, "", b"{}", impersonal=True))
+        return Entry(record, Idempotency(VOIDS, decision_id, "", b"{}", impersonal=True))
 
 
 def _reason(text: str) -> str:

@@ -8,7 +8,7 @@ import msgspec
 
 from mlplatform.learning.features.policy import FeatureGaps
 from mlplatform.model.policies.classes import ClassProbability
-from mlplatform.runtime.http.problems import ProblemDetails
+from mlplatform.runtime.http.problems import Problem, ProblemDetails
 from mlplatform.scoring.arms.routing import AssignedArm
 from mlplatform.scoring.arms.states import ModelState
 
@@ -91,3 +91,22 @@ class ModelsAnswer(msgspec.Struct, frozen=True):
 
 
 encode: Any = msgspec.json.Encoder().encode
+
+
+class ScoreResponse(msgspec.Struct, frozen=True):
+    """An answer as bytes: a new one, or the stored one of an earlier request with the same key."""
+
+    body: bytes
+    replayed: bool
+
+
+def replay(answer: bytes, *, same_body: bool) -> ScoreResponse:
+    """A stored answer, given again.
+
+    Raises:
+        Problem: 422 if the key was given to another request.
+    """
+    if not same_body:
+        detail = "this Idempotency-Key was used with another request; a new one takes a new key"
+        raise Problem(422, "idempotency-key-reused", detail, field="Idempotency-Key")
+    return ScoreResponse(answer, replayed=True)

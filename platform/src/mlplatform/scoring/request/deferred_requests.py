@@ -13,25 +13,29 @@ from mlplatform.decisions.records.port import (
     AppendReceipt,
     DuplicateKey,
     Entry,
-    Idempotency,
     SpillReceipt,
+    StoredAnswer,
 )
 from mlplatform.decisions.records.record import Record
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.http.problems import Problem
+from mlplatform.scoring.key_claims.shared_keys import KeyedRequest, KeyHold, SharedKeys
 from mlplatform.scoring.request.accepted_request import AcceptedRequest, sealed
-from mlplatform.scoring.request.answers import PendingAnswer, encode
+from mlplatform.scoring.request.answers import PendingAnswer, ScoreResponse, encode, replay
 from mlplatform.scoring.request.decision import AcceptedForLater, Caller
 from mlplatform.scoring.request.decision_ids import is_owned, made_ms, owned_decision_id
 from mlplatform.scoring.request.payloads import ScoreRequest
 from mlplatform.scoring.request.recording import (
     AnswerStore,
+    IdempotencyClaim,
     LogUnavailable,
     Recorder,
     find_stored_answer,
+    keyed_entry,
     log_unavailable,
+    look_up_until_s,
 )
-from mlplatform.scoring.request.scoring import ScoreResponse, Scoring, answer_owner, replay
+from mlplatform.scoring.request.scoring import Scoring, answer_owner
 
 _PURPOSE = b"score-async"
 
@@ -46,7 +50,9 @@ class AsyncAcceptor:
         recorder: Recorder,
         clock: Clock,
         pseudonym_key: bytes,
+        shared: SharedKeys | None = None,
     ) -> None:
+        self._shared = shared
         self._models = {n: s for n, s in models.items() if s.definition.takes_async}
         self._answers = answers
         self._recorder = recorder
@@ -65,28 +71,45 @@ class AsyncAcceptor:
         digest = hashlib.blake2b(
             request.body, key=self._key, digest_size=32, person=_PURPOSE
         ).hexdigest()
+        decision_id = owned_decision_id(model, caller.client, self._clock.wall_ms(), self._key)
+        claim = None
         if caller.key is not None:
             key = (caller.client, model, caller.key)
             stored = await find_stored_answer(
                 self._answers, key, caller.started_s, caller.deadline_s
             )
-            if stored is not None:
-                return replay(stored.answer, same_body=stored.is_of(digest))
+            found: StoredAnswer | KeyHold | None = stored
+            if self._shared is not None:
+                asked = KeyedRequest(key, digest, decision_id, scoring.keep_ms)
+                until_s = look_up_until_s(caller.started_s, caller.deadline_s)
+                found = await self._shared.hold(asked, stored, until_s)
+            if isinstance(found, StoredAnswer):
+                return replay(found.answer, same_body=found.is_of(digest))
+            claim = IdempotencyClaim(caller.client, caller.key, digest, hold=found)
+        try:
+            return await self._accepted(scoring, request, caller, decision_id, claim)
+        finally:
+            if claim is not None and claim.hold is not None:
+                claim.hold.let_go()
+
+    async def _accepted(
+        self,
+        scoring: Scoring,
+        request: ScoreRequest,
+        caller: Caller,
+        decision_id: str,
+        claim: IdempotencyClaim | None,
+    ) -> ScoreResponse:
         scoring.check_accepts(request.event_ms)
-        decision_id = owned_decision_id(model, caller.client, self._clock.wall_ms(), self._key)
         body = encode(PendingAnswer(decision_id))
-        idempotency = None
-        if caller.key is not None:
-            idempotency = Idempotency(
-                caller.client, caller.key, digest, body, scoring.keep_ms, impersonal=True
-            )
         with scoring.times.answering(request.event_ms):
             record = self._record(scoring, decision_id, request, caller)
-            response = await self._record_decision(
-                Entry(record, idempotency), body, caller.deadline_s
-            )
+            entry = keyed_entry(record, claim, body, scoring.keep_ms)
+            hold = None if claim is None else claim.hold
+            response = await self._record_decision(entry, body, caller.deadline_s, hold)
         if caller.finished is not None and not response.replayed:
             now_s = time.monotonic()
+            model = scoring.definition.name
             caller.finished.append(AcceptedForLater(decision_id, model, caller.started_s, now_s))
         return response
 
@@ -136,15 +159,21 @@ class AsyncAcceptor:
             payload=payload,
         )
 
-    async def _record_decision(self, entry: Entry, body: bytes, deadline_s: float) -> ScoreResponse:
+    async def _record_decision(
+        self, entry: Entry, body: bytes, deadline_s: float, hold: KeyHold | None
+    ) -> ScoreResponse:
+        beside = () if hold is None else hold.beside(entry.record)
         try:
-            outcome = await self._recorder.append(entry, deadline_s)
+            outcome = await self._recorder.append(entry, deadline_s, beside)
         except LogUnavailable as error:
             raise log_unavailable() from error
         match outcome:
             case DuplicateKey():
                 return replay(outcome.answer, same_body=outcome.same_body)
             case AppendReceipt() | SpillReceipt():
+                other = None if hold is None else await hold.settle(body, None, deadline_s)
+                if hold is not None and other is not None:
+                    return replay(other.answer, same_body=other.is_of(hold.body_digest))
                 return ScoreResponse(body, replayed=False)
             case _:  # without a record nobody can score it
                 raise log_unavailable()

@@ -31,6 +31,20 @@ class LogCollector(Collector):
                 yield gauge_value(metric, value)
 
 
+class KeyClaimsCollector(Collector):
+    """`mlplatform_gateway_key_claims_waiting`, from a pipeline's count; 0 without a shared store."""
+
+    def __init__(self) -> None:
+        self._waiting: Callable[[], int] = lambda: 0
+
+    def watch(self, waiting: Callable[[], int]) -> None:
+        """Show this from now on."""
+        self._waiting = waiting
+
+    def collect(self) -> Iterable[Family]:
+        yield gauge_value(signals.KEY_CLAIMS_WAITING, self._waiting())
+
+
 class WindowsCollector(Collector):
     """`mlplatform_windows_*`, from a projector's counts; empty without a projector."""
 

@@ -16,7 +16,11 @@ from mlplatform.runtime.telemetry.kernel_clock import ClockCollector
 from mlplatform.runtime.telemetry.prometheus import MetricRegistry
 from mlplatform.scoring.arms.freshness import Freshness
 from mlplatform.scoring.request.decision import DecidedRequest
-from mlplatform.scoring.request.log_metrics import LogCollector, WindowsCollector
+from mlplatform.scoring.request.log_metrics import (
+    KeyClaimsCollector,
+    LogCollector,
+    WindowsCollector,
+)
 
 __all__ = ["AdmissionMetrics", "Metrics", "ModelMetrics"]
 
@@ -47,6 +51,8 @@ class Metrics:
         self._registry.register(ClockCollector())
         self._windows = WindowsCollector()
         self._registry.register(self._windows)
+        self._key_claims = KeyClaimsCollector()
+        self._registry.register(self._key_claims)
         self._models = {model: model for model in models}
         counter = self._registry.counter
         self._requests = counter(signals.REQUESTS)
@@ -57,6 +63,7 @@ class Metrics:
         self.late = counter(signals.LATE)
         self.shadow_dropped = counter(signals.SHADOW_DROPPED)
         self.admission = AdmissionMetrics(self._registry)
+        self.key_claims = counter(signals.KEY_CLAIMS)
         self.traces = counter(signals.TRACES)
         self.latency = Histograms(signals.LATENCY)
         self.commit_records = self._registry.histogram(signals.COMMIT_RECORDS)
@@ -79,6 +86,10 @@ class Metrics:
     def watch_log(self, counts: Counts) -> None:
         """Show the counts of what became of records."""
         self._registry.register(LogCollector(counts))
+
+    def watch_key_claims(self, waiting: Callable[[], int]) -> None:
+        """Show how many keys wait for their store."""
+        self._key_claims.watch(waiting)
 
     def watch_windows(
         self, lags: Callable[[int], Mapping[tuple[str, str], Lag]], wall_ms: Callable[[], int]

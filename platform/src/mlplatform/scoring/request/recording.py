@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+import msgspec
+
 from mlplatform.decisions.records.port import (
     AppendReceipt,
     Entry,
@@ -20,9 +22,11 @@ from mlplatform.decisions.records.port import (
     UnloggedAnswer,
 )
 from mlplatform.decisions.records.prepared_record import Key
+from mlplatform.decisions.records.record import Record
 from mlplatform.runtime.errors import PlatformError, Unavailable
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
+from mlplatform.scoring.key_claims.shared_keys import ALONE, KeyHold, key_in_flight
 from mlplatform.scoring.predictor_client.deadlines import Deadlines
 from mlplatform.scoring.predictor_client.predictor import STALL_S
 
@@ -56,7 +60,41 @@ class Commit(Protocol):
     async def close(self) -> None: ...
 
 
+class IdempotencyClaim(msgspec.Struct, frozen=True):
+    """The key under which an answer is kept for retries. Only a caller that waits for the answer
+    may get one without a record.
+
+    Args:
+        hold: the right to decide under the key; None where one log arbitrates.
+    """
+
+    client: str
+    key: str
+    body_digest: str = ""
+    may_be_unlogged: bool = True
+    hold: KeyHold | None = None
+
+
 OpenCommit = Callable[[Callable[[], int]], Commit]
+
+
+def keyed_entry(
+    record: Record, claim: IdempotencyClaim | None, answer: bytes, keep_ms: int
+) -> Entry:
+    """The entry of a decision for the log, with the answer that its key keeps.
+
+    A decision that replaces the one under this key in this log has no key there: the shared claim
+    has its answer. A decision without the shared claim that it should have says so.
+    """
+    if claim is None:
+        return Entry(record)
+    hold = claim.hold
+    if hold is not None and hold.is_alone:
+        record.payload["key_claim"] = ALONE
+    if hold is not None and hold.is_kept_here:
+        return Entry(record)
+    owner, key, digest = claim.client, claim.key, claim.body_digest
+    return Entry(record, Idempotency(owner, key, digest, answer, keep_ms, impersonal=True))
 
 
 class LogUnavailable(Unavailable):
@@ -100,11 +138,14 @@ class Recorder:
         if self._commit is not None:
             await self._commit.close()
 
-    async def append(self, entry: Entry, deadline_s: float | None = None) -> Outcome:
+    async def append(
+        self, entry: Entry, deadline_s: float | None = None, beside: Sequence[Entry] = ()
+    ) -> Outcome:
         """Append an entry. Returns the outcome once the record is durable, or, where its model
         declares that, is known to be recorded nowhere.
 
         Args:
+            beside: entries that are appended in the same transaction.
             deadline_s: the caller's deadline on the monotonic clock, which the event loop also
                 uses. The outcome comes at most BEYOND_S later. None: it comes within WAIT_S.
 
@@ -118,14 +159,15 @@ class Recorder:
         until_s = now_s + WAIT_S if deadline_s is None else max(deadline_s, now_s) + BEYOND_S
         answer: asyncio.Future[list[Outcome]] | None = None
         try:
-            answer = self._commit.submit((entry,))
+            answer = self._commit.submit((entry, *beside))
             self._waits.add(self._loop, until_s, _Wait(answer, until_s))
-            (outcome,) = await answer
+            outcome, *others = await answer
         except PlatformError as error:
             answer = None  # breaks a reference cycle: answer, error, frame
             raise LogUnavailable(str(error)) from error
-        if isinstance(outcome, RecordingFailure):
-            raise LogUnavailable(outcome.reason)
+        for one in (outcome, *others):
+            if isinstance(one, RecordingFailure):
+                raise LogUnavailable(one.reason)
         if isinstance(outcome, AppendReceipt | SpillReceipt | UnloggedAnswer):
             self._advanced(entry.record.event_ms)
         return outcome
@@ -260,6 +302,11 @@ class AnswerStore(Protocol):
     def keep_unlogged(self, entry: Entry, answer: bytes) -> None: ...
 
 
+def look_up_until_s(started_s: float, deadline_s: float) -> float:
+    """Until when a key is looked up: there is still time to decide then."""
+    return started_s + LOOKUP_SHARE * (deadline_s - started_s)
+
+
 async def find_stored_answer(
     answers: AnswerStore, key: Key, started_s: float, deadline_s: float
 ) -> StoredAnswer | None:
@@ -269,7 +316,7 @@ async def find_stored_answer(
     Raises:
         Problem: 503 if the log does not answer.
     """
-    until_s = started_s + LOOKUP_SHARE * (deadline_s - started_s)
+    until_s = look_up_until_s(started_s, deadline_s)
     try:
         return await look_up_in_time(lambda: answers.look_up(key), until_s)
     except PlatformError as error:
@@ -292,8 +339,7 @@ class InFlight:
         """
         claimed = (client, key)
         if claimed in self._keys:
-            detail = "a request with this Idempotency-Key is being answered"
-            raise Problem(409, "in-flight", detail, field="Idempotency-Key", retry_after_s=1)
+            raise key_in_flight()
         self._keys.add(claimed)
         return _Claim(self._keys, claimed)
 

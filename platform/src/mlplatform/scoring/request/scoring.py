@@ -14,13 +14,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from mlplatform.decisions.records.port import (
-    DuplicateKey,
-    Entry,
-    Idempotency,
-    StoredAnswer,
-    UnloggedAnswer,
-)
+from mlplatform.decisions.records.port import DuplicateKey, StoredAnswer, UnloggedAnswer
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.decisions.records.record import NAMED, VARIANT
 from mlplatform.learning.features.online import OnlineFeatures, OnlineRow
@@ -38,8 +32,9 @@ from mlplatform.scoring.arms.live import LiveModel, no_champion
 from mlplatform.scoring.arms.named_versions import named_assignment, not_answered
 from mlplatform.scoring.arms.routing import Assignment, assign
 from mlplatform.scoring.arms.states import ModelState
+from mlplatform.scoring.key_claims.shared_keys import KeyedRequest, SharedKeys
 from mlplatform.scoring.request.accepted_request import AcceptedRequest, is_genuine
-from mlplatform.scoring.request.answers import encode
+from mlplatform.scoring.request.answers import ScoreResponse, encode, replay
 from mlplatform.scoring.request.decision import (
     Caller,
     DecidedRequest,
@@ -70,11 +65,14 @@ from mlplatform.scoring.request.prediction import (
 )
 from mlplatform.scoring.request.recording import (
     AnswerStore,
+    IdempotencyClaim,
     InFlight,
     LogUnavailable,
     Recorder,
     find_stored_answer,
+    keyed_entry,
     log_unavailable,
+    look_up_until_s,
 )
 from mlplatform.scoring.request.shadow import ShadowCopies, ShadowCopy
 from mlplatform.scoring.request.times import EventTimes
@@ -88,13 +86,6 @@ each = logging.getLogger(f"{__name__}.each")
 NO_FEATURES = OnlineRow({}, {})
 
 
-class ScoreResponse(msgspec.Struct, frozen=True):
-    """An answer as bytes: a new one, or the stored one of an earlier request with the same key."""
-
-    body: bytes
-    replayed: bool
-
-
 class ScoringInput(msgspec.Struct, frozen=True):
     """A request, with its id.
 
@@ -105,16 +96,6 @@ class ScoringInput(msgspec.Struct, frozen=True):
     decision_id: str
     fields: Mapping[str, Any]
     event_ms: int
-
-
-class IdempotencyClaim(msgspec.Struct, frozen=True):
-    """The key under which an answer is kept for retries. Only a caller that waits for the answer
-    may get one without a record."""
-
-    client: str
-    key: str
-    body_digest: str = ""
-    may_be_unlogged: bool = True
 
 
 class Scoring:
@@ -132,7 +113,9 @@ class Scoring:
         pseudonym_key: bytes,
         metrics: ModelMetrics,
         exploration: Exploration | None = None,
+        shared: SharedKeys | None = None,
     ) -> None:
+        self._shared = shared
         self.live = live
         self.definition: ModelDefinition = live.definition
         self.payloads = Payloads(live.definition)
@@ -170,18 +153,38 @@ class Scoring:
             Problem: 409, 422 or 503, as the OpenAPI document says.
         """
         if caller.key is None:
-            return await self._answer(self._parse(request, caller.client), caller, None)
+            return await self._answer(self._parse(request, self._new_id(caller)), caller, None)
         hashed = hashlib.blake2b(request.body, key=self._key, digest_size=32)
         if caller.version is not None:  # another version is another request
             hashed.update(b"\0" + caller.version.encode())
         body_digest = hashed.hexdigest()
         with self._in_flight.claim(caller.client, caller.key):
             stored = await self._find_answer(caller.client, caller.key, caller)
+            if self._shared is not None:
+                return await self._answer_shared(request, caller, body_digest, stored)
             if stored is not None:
                 return replay(stored.answer, same_body=stored.is_of(body_digest))
             claim = IdempotencyClaim(caller.client, caller.key, body_digest)
-            parsed = self._parse(request, caller.client)
+            parsed = self._parse(request, self._new_id(caller))
             return await self._answer(parsed, caller, claim)
+
+    async def _answer_shared(
+        self, request: ScoreRequest, caller: Caller, body_digest: str, stored: StoredAnswer | None
+    ) -> ScoreResponse:
+        """The answer where gateways with other logs may have the key."""
+        assert self._shared is not None
+        assert caller.key is not None
+        key, decision_id = (caller.client, self.definition.name, caller.key), self._new_id(caller)
+        asked = KeyedRequest(key, body_digest, decision_id, self.keep_ms)
+        until_s = look_up_until_s(caller.started_s, caller.deadline_s)
+        held = await self._shared.hold(asked, stored, until_s)
+        if isinstance(held, StoredAnswer):
+            return replay(held.answer, same_body=held.is_of(body_digest))
+        claim = IdempotencyClaim(caller.client, caller.key, body_digest, hold=held)
+        try:
+            return await self._answer(self._parse(request, decision_id), caller, claim)
+        finally:
+            held.let_go()
 
     async def answer_accepted(self, accepted: AcceptedRequest, caller: Caller) -> ScoreResponse:
         """The answer to a request that a gateway accepted earlier: one for its id, however often
@@ -234,7 +237,7 @@ class Scoring:
         champion = live.champion
         if champion is None:
             raise no_champion(self.live)
-        decision_id = self._new_id(caller.client)
+        decision_id = self._new_id(caller)
         unit = pseudonym(decision_id if unit_value is None else unit_value, self._key)
         has_unit = unit_value is not None
         if caller.version is not None:
@@ -278,14 +281,13 @@ class Scoring:
                 raise Problem(422, "outdated", detail, field="request")
         return fields
 
-    def _new_id(self, client: str) -> str:
-        return new_decision_id(self.definition.name, client, self._clock.wall_ms(), self._key)
+    def _new_id(self, caller: Caller) -> str:
+        wall_ms = self._clock.wall_ms()
+        return new_decision_id(self.definition.name, caller.client, wall_ms, self._key)
 
-    def _parse(self, request: ScoreRequest, client: str) -> ScoringInput:
+    def _parse(self, request: ScoreRequest, decision_id: str) -> ScoringInput:
         self.check_accepts(request.event_ms)
-        return ScoringInput(
-            self._new_id(client), self.pseudonymised(request.fields), request.event_ms
-        )
+        return ScoringInput(decision_id, self.pseudonymised(request.fields), request.event_ms)
 
     async def _answer(
         self, request: ScoringInput, caller: Caller, claim: IdempotencyClaim | None
@@ -360,13 +362,11 @@ class Scoring:
         body = encode(score_body(decided))
         latency_us = round((time.monotonic() - caller.started_s) * 1e6)
         entry = record(decided, caller, recorded_ms=self._clock.wall_ms(), latency_us=latency_us)
-        kept = None
-        if claim is not None:
-            digest = claim.body_digest
-            kept = Idempotency(claim.client, claim.key, digest, body, self.keep_ms, impersonal=True)
-        item = Entry(entry, kept)
+        item = keyed_entry(entry, claim, body, self.keep_ms)
+        hold = None if claim is None else claim.hold
+        beside = () if hold is None else hold.beside(entry)
         try:
-            outcome = await self._recorder.append(item, caller.deadline_s)
+            outcome = await self._recorder.append(item, caller.deadline_s, beside)
         except LogUnavailable as error:
             decision_id = decided.routed.decision_id
             trace_id = caller.trace_id or trace_id_of(decision_id)
@@ -382,6 +382,10 @@ class Scoring:
                 raise log_unavailable()
             body = encode(unlogged_answer(decided))
             self._answers.keep_unlogged(item, body)
+        if hold is not None:
+            other = await hold.settle(body, entry.score, caller.deadline_s)
+            if other is not None:
+                return replay(other.answer, same_body=other.is_of(hold.body_digest))
         return ScoreResponse(body, replayed=False)
 
     def _copy(self, routed: RoutedRequest) -> None:
@@ -477,15 +481,3 @@ def answer_owner(client: str) -> str:
     """The owner of answers to accepted requests, by decision id. Names of clients hold no slash, so
     these keys never meet an Idempotency-Key."""
     return f"{client}/decisions"
-
-
-def replay(answer: bytes, *, same_body: bool) -> ScoreResponse:
-    """A stored answer, given again.
-
-    Raises:
-        Problem: 422 if the key was given to another request.
-    """
-    if not same_body:
-        detail = "this Idempotency-Key was used with another request; a new one takes a new key"
-        raise Problem(422, "idempotency-key-reused", detail, field="Idempotency-Key")
-    return ScoreResponse(answer, replayed=True)

@@ -1,0 +1,1 @@
+"""Which gateway decides a request under an idempotency key, where gateways have logs apart."""

@@ -1,0 +1,296 @@
+"""The right to decide under an idempotency key, held by one gateway of all.
+
+docs/decisions/0145 has the protocol: claim, decide, commit to the log, settle, answer. An answer is
+sent only once its key is settled by it, so that any gateway can give it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from mlplatform.decisions.records.kept_keys import key_digest
+from mlplatform.decisions.records.port import Entry, StoredAnswer
+from mlplatform.decisions.records.prepared_record import Key
+from mlplatform.decisions.records.record import Record
+from mlplatform.runtime.clock import Clock
+from mlplatform.runtime.configuration.kinds import KeyClaims
+from mlplatform.runtime.http.problems import Problem
+from mlplatform.scoring.key_claims.pipeline import ClaimPipeline, LaterStep
+from mlplatform.scoring.key_claims.port import (
+    ClaimedKey,
+    ClaimResult,
+    ClaimStore,
+    HeldKey,
+    KeyClaim,
+    KeyCompletion,
+    KeyRelease,
+    SettledKey,
+)
+from mlplatform.scoring.key_claims.voids import void_entry
+
+ALONE: Final = "own"
+"""What `key_claim` says in the payload of a decision that was made without the shared claim."""
+FIRST_POLL_S: Final = 0.002
+BEYOND_S: Final = 0.01
+"""Seconds beyond its deadline for which an answer waits for its key to be settled, as for its
+record."""
+
+Append = Callable[[Entry], Awaitable[object]]
+
+
+class KeyedRequest(msgspec.Struct, frozen=True):
+    """A request with a key, before it is decided.
+
+    Args:
+        key: client, model and key.
+        decision_id: id of the decision that will be made if the key is free.
+    """
+
+    key: Key
+    body_digest: str
+    decision_id: str
+    keep_ms: int
+
+
+def key_in_flight() -> Problem:
+    """The problem of a key whose first request is not answered yet, here or at another gateway."""
+    detail = "a request with this Idempotency-Key is being answered"
+    return Problem(409, "in-flight", detail, field="Idempotency-Key", retry_after_s=1)
+
+
+class SharedKeys:
+    """The keys that the gateways of all logs share, as one process sees them.
+
+    Args:
+        policy: `strict` refuses keyed requests while the store does not answer; `shared` decides
+            them by this gateway's own keys.
+        count: called with the outcome of each claim, one of `signals.KEY_CLAIMS`.
+    """
+
+    def __init__(
+        self, store: ClaimStore, policy: KeyClaims, clock: Clock, count: Callable[[str], None]
+    ) -> None:
+        self.pipeline = ClaimPipeline(store, lambda steps: count("dropped"))
+        self.is_strict = policy == "strict"
+        self.clock = clock
+        self.count = count
+        self._append: Append | None = None
+        self._tasks: set[asyncio.Future[object]] = set()
+
+    def start(self, append: Append) -> None:
+        """Args: append: records a void, and returns once it is durable."""
+        self._append = append
+        self.pipeline.start()
+
+    async def stop(self) -> None:
+        await self.pipeline.stop()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def hold(
+        self, asked: KeyedRequest, known: StoredAnswer | None, until_s: float
+    ) -> KeyHold | StoredAnswer:
+        """The right to decide, or the answer that the key has.
+
+        Args:
+            known: the answer that this gateway's own log has under the key.
+            until_s: when the wait for the store, or for another gateway, ends.
+
+        Raises:
+            Problem: 409 while another gateway decides; 503 if the store does not answer and keyed
+                requests are refused then.
+        """
+        if known is not None and not known.is_of(asked.body_digest):
+            return known  # another request, whatever became of the key
+        claim = KeyClaim(
+            key_digest(*asked.key), asked.body_digest, asked.decision_id, asked.keep_ms, known
+        )
+        poll_s, is_held = FIRST_POLL_S, False
+        while (answer := await self.pipeline.result(claim, until_s)) is not None:
+            match answer.result:
+                case ClaimedKey(token, earlier):
+                    self.count("taken_over" if token > 1 else "claimed")
+                    return KeyHold(self, asked, token, earlier, is_kept_here=known is not None)
+                case SettledKey(stored, superseded):
+                    self.count("repeated")
+                    self.void_later(asked.key, superseded, stored.decision_id)
+                    return stored
+            is_held = True
+            if time.monotonic() + poll_s > until_s:
+                break
+            await asyncio.sleep(poll_s)
+            poll_s *= 2
+        if is_held:
+            self.count("in_flight")
+            raise key_in_flight()
+        return self._without_store(asked, known, claim)
+
+    def _without_store(
+        self, asked: KeyedRequest, known: StoredAnswer | None, claim: KeyClaim
+    ) -> KeyHold | StoredAnswer:
+        if self.is_strict:
+            self.count("refused")
+            self.release(claim, may_be_recorded=False)
+            raise keys_unavailable()
+        self.count("alone")
+        return known or KeyHold(self, asked, 0, (), is_kept_here=False)
+
+    def release(self, claim: KeyClaim, *, may_be_recorded: bool) -> None:
+        """Give a claim up, now or when the store is back."""
+
+        async def taken(result: ClaimResult) -> bool:
+            return True
+
+        step = KeyRelease(claim.key, claim.decision_id, may_be_recorded)
+        self.pipeline.soon(LaterStep(step, taken))
+
+    def void_later(self, key: Key, decisions: Sequence[str], stands: str) -> None:
+        """Record that these decisions are void, without a request that waits for it."""
+        if self._append is None:
+            return
+        now_ms = self.clock.event_ms()
+        for decision_id in decisions:
+            self.count("voided")
+            entry = void_entry(
+                *(decision_id, key[1], stands), event_ms=now_ms, recorded_ms=self.clock.wall_ms()
+            )
+            task = asyncio.ensure_future(self._append(entry))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+
+class KeyHold:
+    """One gateway's right to decide under a key, for one request.
+
+    Args:
+        token: the claim's token; 0 without a claim.
+        earlier: decisions whose claims ended without an answer.
+        is_kept_here: whether this gateway's own log has the key, by a decision that was replaced.
+    """
+
+    __slots__ = (
+        "_asked",
+        "_earlier",
+        "_is_handed_in",
+        "_is_over",
+        "_keys",
+        "_token",
+        "is_kept_here",
+    )
+
+    def __init__(
+        self,
+        keys: SharedKeys,
+        asked: KeyedRequest,
+        token: int,
+        earlier: tuple[str, ...],
+        *,
+        is_kept_here: bool,
+    ) -> None:
+        self.is_kept_here = is_kept_here
+        self._keys = keys
+        self._asked = asked
+        self._token = token
+        self._earlier = earlier
+        self._is_handed_in = False
+        self._is_over = False
+
+    @property
+    def body_digest(self) -> str:
+        """Digest of the request that holds the key."""
+        return self._asked.body_digest
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the store did not answer, so that other gateways may decide too."""
+        return self._token == 0
+
+    def beside(self, record: Record) -> list[Entry]:
+        """What goes into the log in one transaction with the decision: voids of earlier ones."""
+        self._is_handed_in = True
+        return [
+            void_entry(
+                *(earlier, record.model, record.decision_id),
+                event_ms=record.event_ms,
+                recorded_ms=record.recorded_ms,
+            )
+            for earlier in self._earlier
+        ]
+
+    async def settle(
+        self, answer: bytes, score: float | None, deadline_s: float
+    ) -> StoredAnswer | None:
+        """Settle the key by an answer whose record is durable. Returns None if it may be sent, else
+        the answer that another decision has given under the key.
+
+        Raises:
+            Problem: 409 if another gateway has taken the key over and decides; 503 if the store
+                does not answer and keyed requests are refused then.
+        """
+        self._is_over = True
+        asked, keys = self._asked, self._keys
+        step = KeyCompletion(
+            *(key_digest(*asked.key), asked.body_digest, asked.decision_id, asked.keep_ms),
+            token=self._token,
+            answer=answer,
+            score=score,
+        )
+        if self.is_alone:
+            keys.pipeline.later(LaterStep(step, self._settled_later))
+            return None
+        found = await keys.pipeline.result(step, max(deadline_s, time.monotonic()) + BEYOND_S)
+        if found is None:
+            keys.pipeline.later(LaterStep(step, self._settled_later))
+            if keys.is_strict:
+                keys.count("refused")
+                raise keys_unavailable()
+            keys.count("unsettled")
+            return None
+        match found.result:
+            case SettledKey(stored) if stored.decision_id == asked.decision_id:
+                return None
+            case SettledKey(stored):
+                self._lose(stored.decision_id)
+                return stored
+            case _:
+                self._lose("")
+                raise key_in_flight()
+
+    def let_go(self) -> None:
+        """Give the claim up unless the key was settled: its request ends without an answer."""
+        if self._is_over:
+            return
+        self._is_over = True
+        asked = self._asked
+        claim = KeyClaim(
+            key_digest(*asked.key), asked.body_digest, asked.decision_id, asked.keep_ms
+        )
+        self._keys.release(claim, may_be_recorded=self._is_handed_in)
+
+    async def _settled_later(self, result: ClaimResult) -> bool:
+        match result:
+            case SettledKey(stored):
+                if stored.decision_id != self._asked.decision_id:
+                    self._lose(stored.decision_id)
+                return True
+            case HeldKey() if self._token == 0:  # whoever has it now will settle it
+                return False
+            case _:
+                self._lose("")
+                return True
+
+    def _lose(self, stands: str) -> None:
+        self._keys.count("lost")
+        self._keys.void_later(self._asked.key, (self._asked.decision_id,), stands)
+
+
+def keys_unavailable() -> Problem:
+    """The problem of a keyed request while the store of claims does not answer."""
+    detail = (
+        "whether another gateway has answered this Idempotency-Key cannot be known now; try again"
+    )
+    return Problem(503, "keys-unavailable", detail, field="Idempotency-Key", retry_after_s=1)
