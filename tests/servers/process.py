@@ -67,6 +67,10 @@ class Process:
         self.kill()
         raise RuntimeError(f"{self.command[0]} did not start:\n{log.read_text()[-2000:]}")
 
+    def signal(self, number: int) -> None:
+        if self._running is not None:
+            self._running.send_signal(number)
+
     def kill(self) -> None:
         """As a power cut would: SIGKILL, no goodbye."""
         if self._running is not None:

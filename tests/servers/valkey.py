@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import shutil
+import signal
 import time
+from collections.abc import Iterator
 
 from redis import Redis
 from redis.exceptions import BusyLoadingError
@@ -54,6 +57,15 @@ class ValkeyServer:
 
     def kill(self) -> None:
         self._process.kill()
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It takes connections, and answers nothing."""
+        self._process.signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.signal(signal.SIGCONT)
 
     def start(self) -> None:
         """Returns once it answers: its port takes connections while it still loads what it had.

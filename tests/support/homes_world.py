@@ -1,6 +1,7 @@
 """Gateways of several homes, with a log each, that share keys by claims on a real Valkey.
 
-The homes share the journal, the API keys and the predictors of the first one, as pods share servers.
+The homes share the journal, the API keys and the predictors of the first one, as pods share
+servers.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class HomesWorld(ScoringWorld):
         return GatewayHome(f"gateway-more-{number - 1}", home)
 
     def start(self, gateway: GatewayHome, *mortal: str) -> None:
-        """Args: mortal: of which keys and when it kills itself (`mortal_gateway.py`)."""
+        """Args: mortal: stage and signal of `mortal_gateway.py`, if it is to be one."""
         words = list(command("gateway", "--name", gateway.name))
         if mortal:
             words = [sys.executable, str(MORTAL), *mortal, "--name", gateway.name]

@@ -9,8 +9,6 @@ from typing import Final
 import msgspec
 
 from mlplatform.decisions.records.kept_keys import filled, shaped
-from mlplatform.decisions.records.port import StoredAnswer
-from mlplatform.runtime.errors import Unavailable
 
 NAME_BYTES: Final = 8
 _WHOLE, _SHAPED, _SCORED = b"\x00", b"\x01", b"\x02"
@@ -46,20 +44,15 @@ def packed(answer: bytes, decision_id: str, score: float | None) -> PackedAnswer
     return PackedAnswer(_SCORED + name + _SCORE.pack(found), shape)
 
 
-def unpacked(data: bytes, shape: bytes | None, decision_id: str) -> bytes:
+def unpacked(data: bytes, shape: bytes, decision_id: str) -> bytes:
     """The answer again, byte for byte.
 
     Args:
-        shape: text of the shape that `data` names; None if the store has lost it.
-
-    Raises:
-        Unavailable: the shape is lost.
+        shape: text of the shape that `data` names; empty if it names none.
     """
     kind, rest = data[:1], data[1:]
     if kind == _WHOLE:
         return rest
-    if shape is None:
-        raise Unavailable(f"the text of answer {decision_id} in the store of claims is gone")
     score = _SCORE.unpack(rest[NAME_BYTES:])[0] if kind == _SCORED else None
     return filled(shape, decision_id, score)
 
@@ -67,9 +60,3 @@ def unpacked(data: bytes, shape: bytes | None, decision_id: str) -> bytes:
 def shape_name(shape: bytes) -> bytes:
     """A short name for a shape: 64 bits, for some thousands of shapes."""
     return hashlib.blake2b(shape, digest_size=NAME_BYTES).digest()
-
-
-def stored_answer(data: bytes, shape: bytes | None, decision: bytes, body: bytes) -> StoredAnswer:
-    """The answer of a settled key, from its stored parts."""
-    decision_id = decision.hex()
-    return StoredAnswer(unpacked(data, shape, decision_id), body.hex(), decision_id)

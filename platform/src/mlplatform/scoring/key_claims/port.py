@@ -97,8 +97,12 @@ class HeldKey(msgspec.Struct, frozen=True):
     left_ms: int
 
 
+class LostAnswer(msgspec.Struct, frozen=True):
+    """The key is settled, and the store has lost the text of its answer."""
+
+
 ClaimStep = KeyClaim | KeyCompletion | KeyRelease
-ClaimResult = ClaimedKey | SettledKey | HeldKey | None
+ClaimResult = ClaimedKey | SettledKey | HeldKey | LostAnswer | None
 """The result of a step; None for a release."""
 
 

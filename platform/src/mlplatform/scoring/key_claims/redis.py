@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from mlplatform.decisions.records.port import shortened
+from mlplatform.decisions.records.port import StoredAnswer, shortened
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage.addresses import Address
 from mlplatform.runtime.storage.redis import client, translated
@@ -13,7 +13,7 @@ from mlplatform.scoring.key_claims.packed_answers import (
     NAME_BYTES,
     PackedAnswer,
     packed,
-    stored_answer,
+    unpacked,
     whole,
 )
 from mlplatform.scoring.key_claims.port import (
@@ -24,6 +24,7 @@ from mlplatform.scoring.key_claims.port import (
     HeldKey,
     KeyCompletion,
     KeyRelease,
+    LostAnswer,
     SettledKey,
 )
 
@@ -35,7 +36,7 @@ MOST_SHAPES: Final = 4_096
 """Most shapes that a process stores; an answer of a further shape is stored whole."""
 _ID_BYTES: Final = 21
 _WIDTH: Final = 8
-_CLAIMED, _SETTLED, _HELD = 0, 1, 2
+_CLAIMED, _SETTLED, _HELD, _LOST = 0, 1, 2, 3
 
 _SCRIPT: Final = f"""
 local time = redis.call('TIME')
@@ -89,7 +90,16 @@ for at, name in ipairs(KEYS) do
     if string.byte(a, 1) > 0 then
       text = redis.call('GET', '{SHAPE.decode()}' .. string.sub(a, 2, {1 + NAME_BYTES}))
     end
-    results[at] = {{{_SETTLED}, b, i, a, text, ''}}
+    if text == false and string.byte(a, 1) > 0 then
+      if known ~= i then
+        results[at] = {{{_LOST}}}
+      else
+        settle(name, body, known, keep, answer, shape)
+        results[at] = {{{_SETTLED}, body, known, answer, shape, ''}}
+      end
+    else
+      results[at] = {{{_SETTLED}, b, i, a, text, ''}}
+    end
   elseif act == 'complete' then
     if not i or i == id and (token == '0' or token == t) then
       settle(name, body, id, keep, answer, shape)
@@ -190,10 +200,13 @@ def _result(step: ClaimStep, found: Any) -> ClaimResult:
         case [0, token, earlier]:
             return ClaimedKey(int(token), _ids(earlier))
         case [1, body, decision, data, text, superseded]:
-            stored = stored_answer(data, text or None, decision, body)
-            return SettledKey(stored, _ids(superseded))
+            decision_id = decision.hex()
+            answer = unpacked(data, text or b"", decision_id)
+            return SettledKey(StoredAnswer(answer, body.hex(), decision_id), _ids(superseded))
         case [2, left_ms]:
             return HeldKey(int(left_ms))
+        case [3]:
+            return LostAnswer()
     raise Unavailable(f"the store of claims answers {type(step).__name__} with {found!r}")
 
 

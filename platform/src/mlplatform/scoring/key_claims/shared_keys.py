@@ -7,6 +7,7 @@ sent only once its key is settled by it, so that any gateway can give it again.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
@@ -19,7 +20,9 @@ from mlplatform.decisions.records.prepared_record import Key
 from mlplatform.decisions.records.record import Record
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.configuration.kinds import KeyClaims
+from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.http.problems import Problem
+from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 from mlplatform.scoring.key_claims.pipeline import ClaimPipeline, LaterStep
 from mlplatform.scoring.key_claims.port import (
     ClaimedKey,
@@ -29,6 +32,7 @@ from mlplatform.scoring.key_claims.port import (
     KeyClaim,
     KeyCompletion,
     KeyRelease,
+    LostAnswer,
     SettledKey,
 )
 from mlplatform.scoring.key_claims.voids import void_entry
@@ -39,6 +43,12 @@ FIRST_POLL_S: Final = 0.002
 BEYOND_S: Final = 0.01
 """Seconds beyond its deadline for which an answer waits for its key to be settled, as for its
 record."""
+
+VOID_TRIES: Final = 600
+VOID_RETRY_S: Final = 1.0
+
+log = logging.getLogger(__name__)
+log.addFilter(RateLimitFilter())
 
 Append = Callable[[Entry], Awaitable[object]]
 
@@ -80,7 +90,7 @@ class SharedKeys:
         self.clock = clock
         self.count = count
         self._append: Append | None = None
-        self._tasks: set[asyncio.Future[object]] = set()
+        self._tasks: set[asyncio.Future[None]] = set()
 
     def start(self, append: Append) -> None:
         """Args: append: records a void, and returns once it is durable."""
@@ -88,8 +98,12 @@ class SharedKeys:
         self.pipeline.start()
 
     async def stop(self) -> None:
+        """Stop; voids that the log takes within moments are on record."""
         await self.pipeline.stop()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=VOID_RETRY_S)
+            for task in late:
+                task.cancel()
 
     async def hold(
         self, asked: KeyedRequest, known: StoredAnswer | None, until_s: float
@@ -119,6 +133,9 @@ class SharedKeys:
                     self.count("repeated")
                     self.void_later(asked.key, superseded, stored.decision_id)
                     return stored
+                case LostAnswer():
+                    self.count("refused")
+                    raise keys_unavailable()
             is_held = True
             if time.monotonic() + poll_s > until_s:
                 break
@@ -150,17 +167,25 @@ class SharedKeys:
 
     def void_later(self, key: Key, decisions: Sequence[str], stands: str) -> None:
         """Record that these decisions are void, without a request that waits for it."""
-        if self._append is None:
-            return
-        now_ms = self.clock.event_ms()
         for decision_id in decisions:
             self.count("voided")
-            entry = void_entry(
-                *(decision_id, key[1], stands), event_ms=now_ms, recorded_ms=self.clock.wall_ms()
-            )
-            task = asyncio.ensure_future(self._append(entry))
+            task = asyncio.ensure_future(self._void(key[1], decision_id, stands))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    async def _void(self, model: str, decision_id: str, stands: str) -> None:
+        """Record a void, again and again while the log takes none."""
+        if self._append is None:
+            return
+        times = {"event_ms": self.clock.event_ms(), "recorded_ms": self.clock.wall_ms()}
+        for _ in range(VOID_TRIES):
+            try:
+                await self._append(void_entry(decision_id, model, stands, **times))
+            except PlatformError:
+                await asyncio.sleep(VOID_RETRY_S)
+            else:
+                return
+        log.error("%s is not void on record, though %s stands in its place", decision_id, stands)
 
 
 class KeyHold:
@@ -256,8 +281,10 @@ class KeyHold:
             case SettledKey(stored):
                 self._lose(stored.decision_id)
                 return stored
-            case _:
-                self._lose("")
+            case LostAnswer():
+                raise keys_unavailable()
+            case _:  # whoever took it over voids this decision together with its own record
+                keys.count("lost")
                 raise key_in_flight()
 
     def let_go(self) -> None:
@@ -276,12 +303,9 @@ class KeyHold:
             case SettledKey(stored):
                 if stored.decision_id != self._asked.decision_id:
                     self._lose(stored.decision_id)
-                return True
             case HeldKey() if self._token == 0:  # whoever has it now will settle it
                 return False
-            case _:
-                self._lose("")
-                return True
+        return True
 
     def _lose(self, stands: str) -> None:
         self._keys.count("lost")

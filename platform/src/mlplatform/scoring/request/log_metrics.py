@@ -32,7 +32,7 @@ class LogCollector(Collector):
 
 
 class KeyClaimsCollector(Collector):
-    """`mlplatform_gateway_key_claims_waiting`, from a pipeline's count; 0 without a shared store."""
+    """`mlplatform_gateway_key_claims_waiting`: 0 without a store that gateways share."""
 
     def __init__(self) -> None:
         self._waiting: Callable[[], int] = lambda: 0
