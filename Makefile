@@ -249,8 +249,8 @@ drill-kill: .venv/.dev ## kill -9 every process during the demo's canary; report
 drill-async: .venv/.dev ## kill -9 the async worker at random while it drains a Kafka topic; report in build/drills/async.json
 	@$(RUN) tests.drills.async_worker $(DRILL_FLAGS)
 
-drill-idempotency: .venv/.dev ## a million retries by key over two gateways during a canary ramp (DRILL_FLAGS="--count 1000")
-	@$(RUN) tests.drills.idempotency $(DRILL_FLAGS)
+drill-idempotency: .venv/.dev ## a million retries by key over two gateways during a canary ramp; GATEWAYS=3: with logs apart, one killed, one lost (needs Valkey; DRILL_FLAGS="--count 1000")
+	@$(RUN) tests.drills.idempotency $(if $(GATEWAYS),--homes $(GATEWAYS)) $(DRILL_FLAGS)
 
 bench-scoring: .venv/.dev ## the scoring path beside its peers and the limit (needs wrk); build/bench/scoring.json
 	@$(RUN) tests.bench.scoring $(BENCH_FLAGS)

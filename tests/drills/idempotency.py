@@ -1,7 +1,8 @@
 """`make drill-idempotency`: retries by key over two gateways while a canary ramps; none may change.
 
 In the middle one gateway is killed, and in the end the rollout is rolled back. COUNT is how many
-retries; writes build/drills/idempotency.json.
+retries; writes build/drills/idempotency.json. With GATEWAYS=3 each gateway has a home and a log of
+its own, and another one is lost for good (`keys_apart.py`).
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import uvloop
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.runtime.configuration.settings import Home
 from support.gateways_world import GatewaysWorld
 from support.scoring_world import MODEL, payment
 
@@ -33,41 +35,48 @@ RETRIES_PER_KEY = 20
 TWIN_SHARE = 0.2
 """Of the keys; these are sent twice at once, so that both gateways may answer first."""
 PAUSE_S = 0.005
+RETRY_AFTER_S = 1.0
+"""What 409 and 503 say, to the second."""
 STEP_LIMIT_S = 600.0
 
 
 class KeyedRequest(NamedTuple):
-    """A request of the key with this number, and whether its connection was cut off before."""
+    """A request of the key with this number, and when its connection was cut off before."""
 
     number: int
-    after_a_loss: bool = False
+    lost_s: float | None = None
 
 
 class Load:
     """Which request comes next, and whether its answer is the one that its key had before.
 
     Args:
+        ports: of gateways; each connection is to any one of them. It may change.
         retries: of keys that have an answer already.
     """
 
-    def __init__(self, world: GatewaysWorld, retries: int, seed: int = 7) -> None:
-        self.port = world.port
+    def __init__(
+        self, ports: list[int], headers: Mapping[str, str], retries: int, seed: int = 7
+    ) -> None:
+        self.ports = ports
+        self.recovery_s = 0.0
         self.retries = retries
         self.allowed = 0
         self.retried = self.changed = self.lost = self.unanswered = 0
         self.refused: collections.Counter[int] = collections.Counter()
         self.answers: list[bytes] = []
-        self._key = world.headers["Authorization"]
+        self._key = headers["Authorization"]
         self._keys = max(200, retries // RETRIES_PER_KEY)
         self._requests: list[bytes] = []
         self._known: list[int] = []
         self._again: collections.deque[KeyedRequest] = collections.deque()
+        self._later: collections.deque[tuple[float, KeyedRequest]] = collections.deque()
         self._issued = 0
         self._random = random.Random(seed)
 
     @property
     def over(self) -> bool:
-        return self._issued >= self.retries and not self._again
+        return self._issued >= self.retries and not self._again and not self._later
 
     @property
     def keys(self) -> int:
@@ -77,6 +86,8 @@ class Load:
         """What to send now; None while nothing is allowed."""
         if self._again:
             return self._again.popleft()
+        if self._later and self._later[0][0] <= time.monotonic():
+            return self._later.popleft()[1]
         made = len(self._requests)
         if made < self._keys * self._issued / self.retries + CONNECTIONS and made < self._keys:
             return self._fresh()
@@ -92,8 +103,11 @@ class Load:
         number = sending.number
         if status != 200:
             self.refused[status] += 1
-            self._again.append(KeyedRequest(number))
-        elif not self.answers[number]:
+            self._later.append((time.monotonic() + RETRY_AFTER_S, sending))
+            return
+        if sending.lost_s is not None:
+            self.recovery_s = max(self.recovery_s, time.monotonic() - sending.lost_s)
+        if not self.answers[number]:
             self.answers[number] = body
             self._known.append(number)
         else:
@@ -103,8 +117,12 @@ class Load:
     def cut_off(self, sending: KeyedRequest) -> None:
         """The connection ended before the answer: its one retry has to be answered."""
         self.lost += 1
-        self.unanswered += sending.after_a_loss
-        self._again.append(KeyedRequest(sending.number, after_a_loss=True))
+        self.unanswered += sending.lost_s is not None
+        self._again.append(KeyedRequest(sending.number, sending.lost_s or time.monotonic()))
+
+    def port(self) -> int:
+        """Where the next connection goes."""
+        return self._random.choice(self.ports)
 
     def _fresh(self) -> KeyedRequest:
         number = len(self._requests)
@@ -174,7 +192,7 @@ async def _keep_connected(load: Load) -> None:
     while not load.over:
         try:
             _, connection = await loop.create_connection(
-                lambda: Connection(load), "127.0.0.1", load.port
+                lambda: Connection(load), "127.0.0.1", load.port()
             )
         except OSError:
             await asyncio.sleep(PAUSE_S)
@@ -182,7 +200,7 @@ async def _keep_connected(load: Load) -> None:
         await connection.closed
 
 
-async def _send_all(load: Load, story: Callable[[], None]) -> None:
+async def send_all(load: Load, story: Callable[[], None]) -> None:
     async with asyncio.TaskGroup() as group:
         for _ in range(CONNECTIONS):
             group.create_task(_keep_connected(load))
@@ -194,9 +212,9 @@ def drill(world: GatewaysWorld, retries: int, tell: Callable[[str], None]) -> di
     world.promote(world.deploy(1))
     challenger = world.deploy(2, offset=0.25)
     world.shadow(challenger)
-    load = Load(world, retries)
+    load = Load([world.port], world.headers, retries)
     began_s = time.monotonic()
-    uvloop.run(_send_all(load, lambda: _ramp(world, load, tell)))
+    uvloop.run(send_all(load, lambda: _ramp(world, load, tell)))
     seconds = time.monotonic() - began_s
     records = world.records("decision")
     return {
@@ -207,8 +225,8 @@ def drill(world: GatewaysWorld, retries: int, tell: Callable[[str], None]) -> di
         "unanswered": load.unanswered,
         "cut_off": load.lost,
         "refused": {str(status): count for status, count in load.refused.items()},
-        **_recorded(load, records),
-        "verified": _verified(world),
+        **recorded(load, records),
+        "verified": verified(world.home),
         "seconds": round(seconds, 1),
         "requests_per_s": round((load.retried + load.keys) / seconds),
         "expected": {"changed": 0, "unanswered": 0, "doubled": 0, "missing": 0, "verified": True},
@@ -216,19 +234,27 @@ def drill(world: GatewaysWorld, retries: int, tell: Callable[[str], None]) -> di
 
 
 def _ramp(world: GatewaysWorld, load: Load, tell: Callable[[str], None]) -> None:
-    """Each step is taken while retries are under way, and done before the next begins."""
-
     def kill() -> None:
         world.await_successor("gateway-0", world.kill("gateway-0"))
 
-    steps: list[tuple[str, Callable[[], object]]] = [
-        ("canary 1 %", lambda: world.canary(1.0)),
-        ("canary 5 %", lambda: world.canary(5.0)),
-        ("canary 25 %", lambda: world.canary(25.0)),
-        ("kill -9 gateway-0", kill),
-        ("canary 50 %", lambda: world.canary(50.0)),
-        ("rollback", world.roll_back),
-    ]
+    take_steps(
+        load,
+        tell,
+        [
+            ("canary 1 %", lambda: world.canary(1.0)),
+            ("canary 5 %", lambda: world.canary(5.0)),
+            ("canary 25 %", lambda: world.canary(25.0)),
+            ("kill -9 gateway-0", kill),
+            ("canary 50 %", lambda: world.canary(50.0)),
+            ("rollback", world.roll_back),
+        ],
+    )
+
+
+def take_steps(
+    load: Load, tell: Callable[[str], None], steps: Sequence[tuple[str, Callable[[], object]]]
+) -> None:
+    """Each step is taken while retries are under way, and done before the next begins."""
     for position, (name, step) in enumerate(steps, start=1):
         load.allowed = load.retries * position // (len(steps) + 1)
         step()
@@ -239,7 +265,7 @@ def _ramp(world: GatewaysWorld, load: Load, tell: Callable[[str], None]) -> None
     load.allowed = load.retries
 
 
-def _recorded(load: Load, records: list[dict[str, Any]]) -> dict[str, Any]:
+def recorded(load: Load, records: list[dict[str, Any]]) -> dict[str, Any]:
     counts = collections.Counter(r["payload"]["idempotency_key"] for r in records)
     told = {f"key-{n}": json.loads(a)["decision_id"] for n, a in enumerate(load.answers) if a}
     kept = {r["payload"]["idempotency_key"]: r["decision_id"] for r in records}
@@ -256,8 +282,9 @@ def _recorded(load: Load, records: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _verified(world: GatewaysWorld) -> bool:
-    log = SqliteDecisionLog(world.home.decisions)
+def verified(home: Home) -> bool:
+    """Whether a home's log is what was written to it."""
+    log = SqliteDecisionLog(home.decisions)
     try:
         return log.verify().ok
     finally:
@@ -270,17 +297,29 @@ def passed(found: dict[str, Any]) -> bool:
     return as_expected and found["moved_by_the_ramp"] > 0
 
 
+def _run(count: int, gateways: int, homes: int) -> dict[str, Any]:
+    def tell(text: str) -> None:
+        print(f"drill: {text}", flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        if homes:
+            from tests.drills import keys_apart  # it builds on this module
+
+            return keys_apart.run(Path(folder), count, homes, tell)
+        world = GatewaysWorld(Path(folder), gateways)
+        try:
+            return drill(world, count, tell)
+        finally:
+            world.close()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.drills.idempotency", description=__doc__)
     parser.add_argument("--count", type=int, default=1_000_000, help="retries (%(default)s)")
-    parser.add_argument("--gateways", type=int, default=2)
+    parser.add_argument("--gateways", type=int, default=2, help="of one home (%(default)s)")
+    parser.add_argument("--homes", type=int, default=0, help="with a gateway and a log each")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        world = GatewaysWorld(Path(folder), arguments.gateways)
-        try:
-            found = drill(world, arguments.count, lambda text: print(f"drill: {text}", flush=True))
-        finally:
-            world.close()
+    found = _run(arguments.count, arguments.gateways, arguments.homes)
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))
