@@ -67,6 +67,10 @@ class ValkeyServer:
         finally:
             self._process.signal(signal.SIGCONT)
 
+    def lose_data(self) -> None:
+        """A killed server's, as a fail-over to an empty replica would."""
+        shutil.rmtree(self.folder / "appendonlydir")
+
     def start(self) -> None:
         """Returns once it answers: its port takes connections while it still loads what it had.
 

@@ -174,10 +174,16 @@ class HomesWorld(ScoringWorld):
 
     def counted(self, gateway: GatewayHome, outcome: str) -> float:
         """The gateway's count of claims with this outcome."""
+        return self._metric(gateway, f'mlplatform_gateway_key_claims_total{{outcome="{outcome}"}}')
+
+    def waiting(self, gateway: GatewayHome) -> float:
+        """How many keys of a gateway wait for their store."""
+        return self._metric(gateway, "mlplatform_gateway_key_claims_waiting")
+
+    def _metric(self, gateway: GatewayHome, name: str) -> float:
         text = httpx.get(f"{gateway.url}/metrics", headers=self.headers, timeout=5.0).text
-        name = f'mlplatform_gateway_key_claims_total{{outcome="{outcome}"}} '
-        found = [line for line in text.splitlines() if line.startswith(name)]
-        return float(found[0].split()[1]) if found else 0.0
+        found = [line for line in text.splitlines() if line.startswith(f"{name} ")]
+        return float(found[0].split()[-1]) if found else 0.0
 
     def close(self) -> None:
         for gateway in self.gateways:

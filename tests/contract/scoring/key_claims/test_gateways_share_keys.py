@@ -206,6 +206,26 @@ def test_a_strict_gateway_refuses_keys_while_the_store_is_away(
         world.close()
 
 
+@pytest.mark.usefixtures("redis")
+def test_keys_settled_just_before_a_server_lost_them_are_there_again(
+    tmp_path: Path, server: ValkeyServer
+) -> None:
+    """As after a fail-over to a replica that had not heard of them."""
+    world = HomesWorld(tmp_path, redis_address(server.port, server.password_file, None))
+    try:
+        first, other = world.gateways
+        body = payment(65.0)
+        answer = world.send(first, "just-before", body).content
+        with away(server, "killed"):
+            server.lose_data()
+            assert world.send(first, "meanwhile", body).status_code == 200
+        wait_for(lambda: world.waiting(first) == 0)
+        assert world.await_answer(other, "just-before", body) == answer
+        assert [_key(r) for r in world.standing()].count("just-before") == 1
+    finally:
+        world.close()
+
+
 @contextlib.contextmanager
 def away(server: ValkeyServer, fault: str) -> Iterator[None]:
     """The server is killed, or takes connections and answers nothing."""

@@ -8,6 +8,7 @@ that under load a call serves many of them.
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import logging
 import time
@@ -30,6 +31,9 @@ PAUSE_S: Final = 0.5
 LATER_S: Final = 0.5
 MOST_LATER: Final = 10_000
 """Most steps that wait for the store to be back; the oldest are dropped, and counted."""
+REPEATED_S: Final = 10.0
+"""Seconds before a failed call whose settled keys are sent again once the store is back: another
+server may have taken its place, which lacks what was not replicated yet."""
 
 log = logging.getLogger(__name__)
 log.addFilter(RateLimitFilter())
@@ -65,6 +69,8 @@ class ClaimPipeline:
         self._dropped = dropped
         self._waiting: list[tuple[ClaimStep, _Wait]] = []
         self._later: dict[tuple[bytes, str], LaterStep] = {}
+        self._settled: collections.deque[tuple[float, LaterStep]] = collections.deque()
+        self._away_s: float | None = None
         self._thread = ThreadPoolExecutor(1, "key-claims")
         self._deadlines = Deadlines()
         self._is_called = False
@@ -127,6 +133,20 @@ class ClaimPipeline:
             del self._later[next(iter(self._later))]
             self._dropped(1)
 
+    def settled(self, step: LaterStep) -> None:
+        """Note that a step has settled its key, so that it is sent again if the store fails."""
+        now_s, settled = time.monotonic(), self._settled
+        settled.append((now_s, step))
+        while settled[0][0] < now_s - REPEATED_S or len(settled) > MOST_LATER:
+            settled.popleft()
+
+    def _repeat(self, away_s: float) -> None:
+        """Have the keys sent again that were settled shortly before the store failed."""
+        for settled_s, step in self._settled:
+            if settled_s > away_s - REPEATED_S:
+                self.later(step)
+        self._settled.clear()
+
     def _call(self, loop: asyncio.AbstractEventLoop) -> None:
         """Send what waits, unless a call is under way."""
         if self._is_called:
@@ -152,6 +172,9 @@ class ClaimPipeline:
             found = [None] * len(waits)
         else:
             found = [StepResult(one) for one in call.result()]
+            if self._away_s is not None:
+                self._repeat(self._away_s)
+                self._away_s = None
         for wait, one in zip(waits, found, strict=True):
             if not wait.is_over:
                 wait.answer.set_result(one)
@@ -160,6 +183,8 @@ class ClaimPipeline:
 
     def _fail(self, error: BaseException) -> None:
         self._retry_at_s = time.monotonic() + PAUSE_S
+        if self._away_s is None:
+            self._away_s = self._called_s
         kind = logging.WARNING if isinstance(error, PlatformError) else logging.ERROR
         log.log(kind, "claims on idempotency keys got no answer: %s", error)
         waiting, self._waiting = self._waiting, []

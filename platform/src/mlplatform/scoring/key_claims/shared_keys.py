@@ -277,6 +277,7 @@ class KeyHold:
             return None
         match found.result:
             case SettledKey(stored) if stored.decision_id == asked.decision_id:
+                keys.pipeline.settled(LaterStep(step, self._settled_later))
                 return None
             case SettledKey(stored):
                 self._lose(stored.decision_id)
