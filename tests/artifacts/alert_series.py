@@ -263,6 +263,12 @@ def states() -> list[Case]:
             (20, 45),
         ),
         Case(
+            "KeyClaimsFail",
+            {f'{GATEWAY}_key_claims_total{{outcome="alone"}}': "0x9 0+1x20 20x30"},
+            {21: [ticket | {"outcome": "alone"}]},
+            (20, 45),
+        ),
+        Case(
             "IssuerKeysStale",
             {keys % "failed": "0x9 0+1x50", keys % "fetched": "0x29 0+1x30"},
             {21: [ticket]},

@@ -193,6 +193,7 @@ def test_an_installation_with_it_is_built_whole(tmp_path: Path) -> None:
     shared = built["ConfigMap", "platform"]["data"]
     assert int(shared["MLPLATFORM_GATEWAYS"]) == more["replicas"] + 1
     assert "MLPLATFORM_POSTGRES" in shared
+    assert settings.load(shared).key_claims == "shared"
     [worker] = built["Deployment", "worker-fraud"]["spec"]["template"]["spec"]["containers"]
     env = {e["name"]: e["value"] for e in worker["env"]}
     service = built["Service", "gateway-first"]["metadata"]

@@ -368,7 +368,13 @@ def claim_store(settings: Settings) -> ClaimStore | None:
         return None
     from mlplatform.scoring.key_claims.redis import RedisClaims  # imports the client of Redis
 
-    return RedisClaims(settings.redis, answer_s=CLAIM_S)
+    store = RedisClaims(settings.redis, answer_s=CLAIM_S)
+    try:
+        for doubt in store.doubts():
+            log.warning("Redis at %s holds idempotency keys, but %s", settings.redis, doubt)
+    except Unavailable as error:
+        log.warning("idempotency keys of other gateways are not known yet: %s", error)
+    return store
 
 
 def ownership(settings: Settings, log: SqliteDecisionLog, clock: Clock, key: bytes) -> Ownership:

@@ -240,6 +240,20 @@ def test_an_answer_whose_text_the_server_lost_is_not_invented(store: RedisClaims
     assert lost.claim(new_id(), StoredAnswer(answer_of(first), BODY, first)) == settled(first)
 
 
+def test_a_server_that_may_forget_keys_is_doubted(store: RedisClaims) -> None:
+    assert store.doubts() == []
+    server = store._redis
+    server.config_set("maxmemory-policy", "allkeys-lru")
+    server.config_set("appendonly", "no")
+    try:
+        policy, file = store.doubts()
+    finally:
+        server.config_set("maxmemory-policy", "noeviction")
+        server.config_set("appendonly", "yes")
+    assert "allkeys-lru" in policy
+    assert "appendonly" in file
+
+
 def test_a_server_that_is_away_is_unavailable(redis: Any) -> None:
     if redis.server is None:
         pytest.skip("a server that was given is not killed")

@@ -187,6 +187,14 @@ def test_what_is_of_no_type_is_refused_by_name(setting: Setting) -> None:
     assert setting.variable in str(caught.value)
 
 
+@pytest.mark.parametrize("value", ["shared", "strict"])
+def test_keys_that_gateways_share_need_their_server(value: str) -> None:
+    with pytest.raises(ConfigInvalid, match="MLPLATFORM_REDIS"):
+        load({"MLPLATFORM_KEY_CLAIMS": value})
+    redis = {"MLPLATFORM_REDIS": "redis://cache/0"}
+    assert load({"MLPLATFORM_KEY_CLAIMS": value, **redis}).key_claims == value
+
+
 def test_a_child_process_gets_the_same_settings(tmp_path: Path) -> None:
     given = {
         "MLPLATFORM_HOME": str(tmp_path),
@@ -196,6 +204,7 @@ def test_a_child_process_gets_the_same_settings(tmp_path: Path) -> None:
         "MLPLATFORM_MLFLOW_PORT": "65535",
         "MLPLATFORM_PAGE_PORT": "3",
         "MLPLATFORM_GATEWAYS": "3",
+        "MLPLATFORM_KEY_CLAIMS": "strict",
         "MLPLATFORM_DURABILITY": "disk",
         "MLPLATFORM_SPILL_MAX_MIB": "7",
         "MLPLATFORM_JOB_PROCESSES": "2",

@@ -83,6 +83,16 @@ def _log(objectives: Objectives) -> Row:
             "lines", "Records that windows lack", "Windows that lack more than 2,000 are stale.",
             (Query(f"max by (model, writer) ({lacking})", "{{model}}: {{writer}}"),), width=12,
         ),
+        Panel(
+            "lines", "Idempotency keys of several gateways", "What came of claims on their store. "
+            "Alone: decided by a gateway's own keys; lost: another gateway had decided.",
+            (Query(rate(signals.KEY_CLAIMS, "outcome"), "{{outcome}}"),), "cps", width=12,
+        ),
+        Panel(
+            "lines", "Keys that wait for their store", "They are settled there once it answers.",
+            (Query(level(signals.KEY_CLAIMS_WAITING, "instance", how="sum"), "{{instance}}"),),
+            width=12,
+        ),
     ))  # fmt: skip
 
 

@@ -160,10 +160,16 @@ class RedisClaims:
             found = self._script(keys=names, args=[self._lease_ms, *values])
         return [_result(step, one) for step, one in zip(steps, found, strict=True)]
 
-    def info(self) -> dict[str, Any]:
-        """What the server says of its memory and its persistence."""
+    def doubts(self) -> list[str]:
+        """Why the server may forget keys before they end, as it says itself."""
         with translated(self._address):
-            return {**self._redis.info("memory"), **self._redis.info("persistence")}
+            found = {**self._redis.info("memory"), **self._redis.info("persistence")}
+        doubts = []
+        if (policy := found.get("maxmemory_policy", "noeviction")) != "noeviction":
+            doubts.append(f"it drops keys when memory is short (maxmemory-policy {policy})")
+        if not found.get("aof_enabled", 0):
+            doubts.append("a restart loses keys (appendonly no)")
+        return doubts
 
     def _arguments(self, step: ClaimStep) -> tuple[bytes | str | int, ...]:
         decision = bytes.fromhex(step.decision_id)
