@@ -10,7 +10,7 @@ export PYTHONPATH :=
 .PHONY: test-docs test-tutorial test-images test test-servers test-observability test-page test-cluster test-other-cluster test-mlserver test-train test-spark test-torch test-terraform load-test test-load
 .PHONY: demo-cluster cluster-build cluster-up cluster-down cluster-state
 .PHONY: drill-kill drill-restore drill-async drill-idempotency drill-scoring drill-client drill-disk drill-large drill-soak drill-attack
-.PHONY: bench-scoring bench-capacity bench-rollouts bench-passes bench-outcomes bench-scale bench-planner bench-drift bench-images bench-labels bench-hidden bench-quality bench-page bench-features bench-training-joins bench-windows bench-handbook bench-batch bench-retention
+.PHONY: bench-scoring bench-claims bench-capacity bench-rollouts bench-passes bench-outcomes bench-scale bench-planner bench-drift bench-images bench-labels bench-hidden bench-quality bench-page bench-features bench-training-joins bench-windows bench-handbook bench-batch bench-retention
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -251,6 +251,9 @@ drill-async: .venv/.dev ## kill -9 the async worker at random while it drains a 
 
 drill-idempotency: .venv/.dev ## a million retries by key over two gateways during a canary ramp; GATEWAYS=3: with logs apart, one killed, one lost (needs Valkey; DRILL_FLAGS="--count 1000")
 	@$(RUN) tests.drills.idempotency $(if $(GATEWAYS),--homes $(GATEWAYS)) $(DRILL_FLAGS)
+
+bench-claims: .venv/.dev ## what a claim on an idempotency key costs on Valkey and PostgreSQL (needs both); build/bench/key_claims.json
+	@$(RUN) tests.bench.key_claims $(BENCH_FLAGS)
 
 bench-scoring: .venv/.dev ## the scoring path beside its peers and the limit (needs wrk); build/bench/scoring.json
 	@$(RUN) tests.bench.scoring $(BENCH_FLAGS)

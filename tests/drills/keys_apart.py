@@ -146,13 +146,13 @@ def _key(record: dict[str, Any]) -> str:
 def claim_cost(store: RedisClaims) -> dict[str, float]:
     """Microseconds that the store takes for a key, one at a time and many at once, and bytes."""
     with contextlib.closing(store):
-        claims = [_claim() for _ in range(MEASURED)]
-        settled = [_completion(claim) for claim in claims]
-        more = [_claim() for _ in range(MEASURED)]
+        claims = [new_claim() for _ in range(MEASURED)]
+        settled = [new_completion(claim) for claim in claims]
+        more = [new_claim() for _ in range(MEASURED)]
         alone = _each_us(store, claims, 1), _each_us(store, settled, 1)
         together = (
             _each_us(store, more, AT_ONCE),
-            _each_us(store, [_completion(claim) for claim in more], AT_ONCE),
+            _each_us(store, [new_completion(claim) for claim in more], AT_ONCE),
         )
         size = store._redis.memory_usage(PREFIX + claims[0].key, samples=0)
     return {
@@ -175,11 +175,11 @@ def _each_us(store: RedisClaims, steps: list[Any], at_once: int) -> float:
     return round(statistics.median(took), 1)
 
 
-def _claim() -> KeyClaim:
+def new_claim() -> KeyClaim:
     return KeyClaim(os.urandom(16), os.urandom(16).hex(), os.urandom(21).hex(), 7 * DAY_MS)
 
 
-def _completion(claim: KeyClaim) -> KeyCompletion:
+def new_completion(claim: KeyClaim) -> KeyCompletion:
     body = {
         "decision": "approve",
         "score": 0.04,
