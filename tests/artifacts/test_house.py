@@ -37,7 +37,7 @@ MOST_FILES: Final = 20
 MOST_FUNCTION_LINES: Final = 70
 MOST_LINES: Final = 500
 LONGER: Final = {
-    "runtime/telemetry/signals.py": (720, "one declaration for each signal"),
+    "runtime/telemetry/signals.py": (735, "one declaration for each signal"),
     "runtime/http/connection.py": (660, "one state machine, whose steps share every field"),
 }
 """Modules that may be longer, each with how many lines it may have, and the reason."""

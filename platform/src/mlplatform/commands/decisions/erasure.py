@@ -255,6 +255,8 @@ def _remaining(settings: Settings, log: SqliteDecisionLog, done: ErasureResult) 
     found.append("topics of requests, decisions and logs: at most 7 days")
     if done.is_replicated:
         found.append("volumes of gateways: until a day after their records came here")
+    if settings.key_claims != "own":
+        found.append("keys that gateways share on Redis: their answers, until the keys end")
     found.append("real-time windows: sums of the customer, until a week after they end")
     found.append("online store: the customer's features of their last snapshot")
     found.append("inputs of batches and fits, as long as their jobs' folders or bucket have them")

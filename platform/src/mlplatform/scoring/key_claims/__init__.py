@@ -1,1 +1,1 @@
-"""Which gateway decides a request under an idempotency key, where gateways have logs apart."""
+"""Claims on idempotency keys, by which one of several gateways with logs apart decides."""

@@ -49,11 +49,11 @@ class LaterStep(msgspec.Struct, frozen=True):
     """A step that has to reach the store, whenever it is back.
 
     Args:
-        taken: called with the result. Returns whether the step is done; else it is sent again.
+        take: called with the result. Returns whether the step is done; else it is sent again.
     """
 
     step: ClaimStep
-    taken: Callable[[ClaimResult], Awaitable[bool]]
+    take: Callable[[ClaimResult], Awaitable[bool]]
 
 
 class ClaimPipeline:
@@ -133,7 +133,7 @@ class ClaimPipeline:
             del self._later[next(iter(self._later))]
             self._dropped(1)
 
-    def settled(self, step: LaterStep) -> None:
+    def note_settled(self, step: LaterStep) -> None:
         """Note that a step has settled its key, so that it is sent again if the store fails."""
         now_s, settled = time.monotonic(), self._settled
         settled.append((now_s, step))
@@ -211,7 +211,7 @@ class ClaimPipeline:
         if found is None:
             return False
         at = step.step.key, step.step.decision_id
-        if self._later.get(at) is step and await step.taken(found.result):
+        if self._later.get(at) is step and await step.take(found.result):
             self._later.pop(at, None)
         return True
 

@@ -106,7 +106,7 @@ class SharedKeys:
                 task.cancel()
 
     async def hold(
-        self, asked: KeyedRequest, known: StoredAnswer | None, until_s: float
+        self, request: KeyedRequest, known: StoredAnswer | None, until_s: float
     ) -> KeyHold | StoredAnswer:
         """The right to decide, or the answer that the key has.
 
@@ -118,20 +118,24 @@ class SharedKeys:
             Problem: 409 while another gateway decides; 503 if the store does not answer and keyed
                 requests are refused then.
         """
-        if known is not None and not known.is_of(asked.body_digest):
+        if known is not None and not known.is_of(request.body_digest):
             return known  # another request, whatever became of the key
         claim = KeyClaim(
-            key_digest(*asked.key), asked.body_digest, asked.decision_id, asked.keep_ms, known
+            key_digest(*request.key),
+            request.body_digest,
+            request.decision_id,
+            request.keep_ms,
+            known,
         )
         poll_s, is_held = FIRST_POLL_S, False
         while (answer := await self.pipeline.result(claim, until_s)) is not None:
             match answer.result:
                 case ClaimedKey(token, earlier):
                     self.count("taken_over" if token > 1 else "claimed")
-                    return KeyHold(self, asked, token, earlier, is_kept_here=known is not None)
+                    return KeyHold(self, request, token, earlier, is_kept_here=known is not None)
                 case SettledKey(stored, superseded):
                     self.count("repeated")
-                    self.void_later(asked.key, superseded, stored.decision_id)
+                    self.void_later(request.key, superseded, stored.decision_id)
                     return stored
                 case LostAnswer():
                     self.count("refused")
@@ -144,26 +148,26 @@ class SharedKeys:
         if is_held:
             self.count("in_flight")
             raise key_in_flight()
-        return self._without_store(asked, known, claim)
+        return self._without_store(request, known, claim)
 
     def _without_store(
-        self, asked: KeyedRequest, known: StoredAnswer | None, claim: KeyClaim
+        self, request: KeyedRequest, known: StoredAnswer | None, claim: KeyClaim
     ) -> KeyHold | StoredAnswer:
         if self.is_strict:
             self.count("refused")
             self.release(claim, may_be_recorded=False)
             raise keys_unavailable()
         self.count("alone")
-        return known or KeyHold(self, asked, 0, (), is_kept_here=False)
+        return known or KeyHold(self, request, 0, (), is_kept_here=False)
 
     def release(self, claim: KeyClaim, *, may_be_recorded: bool) -> None:
         """Give a claim up, now or when the store is back."""
 
-        async def taken(result: ClaimResult) -> bool:
+        async def take(result: ClaimResult) -> bool:
             return True
 
         step = KeyRelease(claim.key, claim.decision_id, may_be_recorded)
-        self.pipeline.soon(LaterStep(step, taken))
+        self.pipeline.soon(LaterStep(step, take))
 
     def void_later(self, key: Key, decisions: Sequence[str], stands: str) -> None:
         """Record that these decisions are void, without a request that waits for it."""
@@ -198,11 +202,11 @@ class KeyHold:
     """
 
     __slots__ = (
-        "_asked",
         "_earlier",
         "_is_handed_in",
         "_is_over",
         "_keys",
+        "_request",
         "_token",
         "is_kept_here",
     )
@@ -210,7 +214,7 @@ class KeyHold:
     def __init__(
         self,
         keys: SharedKeys,
-        asked: KeyedRequest,
+        request: KeyedRequest,
         token: int,
         earlier: tuple[str, ...],
         *,
@@ -218,7 +222,7 @@ class KeyHold:
     ) -> None:
         self.is_kept_here = is_kept_here
         self._keys = keys
-        self._asked = asked
+        self._request = request
         self._token = token
         self._earlier = earlier
         self._is_handed_in = False
@@ -227,7 +231,7 @@ class KeyHold:
     @property
     def body_digest(self) -> str:
         """Digest of the request that holds the key."""
-        return self._asked.body_digest
+        return self._request.body_digest
 
     @property
     def is_alone(self) -> bool:
@@ -235,7 +239,7 @@ class KeyHold:
         return self._token == 0
 
     def beside(self, record: Record) -> list[Entry]:
-        """What goes into the log in one transaction with the decision: voids of earlier ones."""
+        """Voids of earlier decisions, for the transaction of this decision's record."""
         self._is_handed_in = True
         return [
             void_entry(
@@ -257,27 +261,27 @@ class KeyHold:
                 does not answer and keyed requests are refused then.
         """
         self._is_over = True
-        asked, keys = self._asked, self._keys
+        request, keys = self._request, self._keys
         step = KeyCompletion(
-            *(key_digest(*asked.key), asked.body_digest, asked.decision_id, asked.keep_ms),
+            *(key_digest(*request.key), request.body_digest, request.decision_id, request.keep_ms),
             token=self._token,
             answer=answer,
             score=score,
         )
         if self.is_alone:
-            keys.pipeline.later(LaterStep(step, self._settled_later))
+            keys.pipeline.later(LaterStep(step, self._take_late_result))
             return None
         found = await keys.pipeline.result(step, max(deadline_s, time.monotonic()) + BEYOND_S)
         if found is None:
-            keys.pipeline.later(LaterStep(step, self._settled_later))
+            keys.pipeline.later(LaterStep(step, self._take_late_result))
             if keys.is_strict:
                 keys.count("refused")
                 raise keys_unavailable()
             keys.count("unsettled")
             return None
         match found.result:
-            case SettledKey(stored) if stored.decision_id == asked.decision_id:
-                keys.pipeline.settled(LaterStep(step, self._settled_later))
+            case SettledKey(stored) if stored.decision_id == request.decision_id:
+                keys.pipeline.note_settled(LaterStep(step, self._take_late_result))
                 return None
             case SettledKey(stored):
                 self._lose(stored.decision_id)
@@ -293,16 +297,16 @@ class KeyHold:
         if self._is_over:
             return
         self._is_over = True
-        asked = self._asked
+        request = self._request
         claim = KeyClaim(
-            key_digest(*asked.key), asked.body_digest, asked.decision_id, asked.keep_ms
+            key_digest(*request.key), request.body_digest, request.decision_id, request.keep_ms
         )
         self._keys.release(claim, may_be_recorded=self._is_handed_in)
 
-    async def _settled_later(self, result: ClaimResult) -> bool:
+    async def _take_late_result(self, result: ClaimResult) -> bool:
         match result:
             case SettledKey(stored):
-                if stored.decision_id != self._asked.decision_id:
+                if stored.decision_id != self._request.decision_id:
                     self._lose(stored.decision_id)
             case HeldKey() if self._token == 0:  # whoever has it now will settle it
                 return False
@@ -310,7 +314,7 @@ class KeyHold:
 
     def _lose(self, stands: str) -> None:
         self._keys.count("lost")
-        self._keys.void_later(self._asked.key, (self._asked.decision_id,), stands)
+        self._keys.void_later(self._request.key, (self._request.decision_id,), stands)
 
 
 def keys_unavailable() -> Problem:

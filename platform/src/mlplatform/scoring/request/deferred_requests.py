@@ -80,19 +80,19 @@ class AsyncAcceptor:
             )
             found: StoredAnswer | KeyHold | None = stored
             if self._shared is not None:
-                asked = KeyedRequest(key, digest, decision_id, scoring.keep_ms)
+                keyed = KeyedRequest(key, digest, decision_id, scoring.keep_ms)
                 until_s = look_up_until_s(caller.started_s, caller.deadline_s)
-                found = await self._shared.hold(asked, stored, until_s)
+                found = await self._shared.hold(keyed, stored, until_s)
             if isinstance(found, StoredAnswer):
                 return replay(found.answer, same_body=found.is_of(digest))
             claim = IdempotencyClaim(caller.client, caller.key, digest, hold=found)
         try:
-            return await self._accepted(scoring, request, caller, decision_id, claim)
+            return await self._accept_request(scoring, request, caller, decision_id, claim)
         finally:
             if claim is not None and claim.hold is not None:
                 claim.hold.let_go()
 
-    async def _accepted(
+    async def _accept_request(
         self,
         scoring: Scoring,
         request: ScoreRequest,

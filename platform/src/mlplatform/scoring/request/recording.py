@@ -303,7 +303,8 @@ class AnswerStore(Protocol):
 
 
 def look_up_until_s(started_s: float, deadline_s: float) -> float:
-    """Until when a key is looked up: there is still time to decide then."""
+    """The time at which a look-up of a key ends, on the clock of both: the rest is enough to
+    decide."""
     return started_s + LOOKUP_SHARE * (deadline_s - started_s)
 
 

@@ -175,9 +175,9 @@ class Scoring:
         assert self._shared is not None
         assert caller.key is not None
         key, decision_id = (caller.client, self.definition.name, caller.key), self._new_id(caller)
-        asked = KeyedRequest(key, body_digest, decision_id, self.keep_ms)
+        keyed = KeyedRequest(key, body_digest, decision_id, self.keep_ms)
         until_s = look_up_until_s(caller.started_s, caller.deadline_s)
-        held = await self._shared.hold(asked, stored, until_s)
+        held = await self._shared.hold(keyed, stored, until_s)
         if isinstance(held, StoredAnswer):
             return replay(held.answer, same_body=held.is_of(body_digest))
         claim = IdempotencyClaim(caller.client, caller.key, body_digest, hold=held)
