@@ -127,7 +127,7 @@ GROUPS: Final = (
         Setting("DURABILITY", kinds.Durability, "process",
                 ("gateway", "worker", "log-replicator", "page", *_WORK),
                 "`disk`: an answer survives a power cut too"),
-        Setting("KEY_CLAIMS", kinds.KeyClaims, "own", ("gateway",),
+        Setting("KEY_CLAIMS", kinds.KeyClaims, "own", ("gateway", "commands"),
                 "who knows an idempotency key: `own`: the gateways of this home; `shared`: those "
                 "of all homes, by a claim on the Redis server; while that does not answer, a "
                 "request is decided by the home's own keys; `strict`: then it is refused with 503 "
