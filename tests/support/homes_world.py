@@ -54,9 +54,8 @@ class GatewayHome:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    @property
-    def score_url(self) -> str:
-        return f"{self.url}/api/v1/models/{MODEL}/score"
+    def url_of(self, call: str) -> str:
+        return f"{self.url}/api/v1/models/{MODEL}/{call}"
 
     def kill(self) -> None:
         """SIGKILL, and its end."""
@@ -131,9 +130,11 @@ class HomesWorld(ScoringWorld):
         self.gateways.remove(gateway)
         self.lost.append(Home(away))
 
-    def send(self, gateway: GatewayHome, key: str, body: dict[str, Any]) -> httpx.Response:
+    def send(
+        self, gateway: GatewayHome, key: str, body: dict[str, Any], call: str = "score"
+    ) -> httpx.Response:
         headers = {**self.headers, "Idempotency-Key": key, "X-Request-Timeout-Ms": "2000"}
-        return httpx.post(gateway.score_url, json=body, headers=headers, timeout=10.0)
+        return httpx.post(gateway.url_of(call), json=body, headers=headers, timeout=10.0)
 
     def await_answer(
         self, gateway: GatewayHome, key: str, body: dict[str, Any], within_s: float = 30.0

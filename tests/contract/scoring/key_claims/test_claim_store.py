@@ -164,6 +164,17 @@ def test_an_answer_that_was_given_without_a_claim_stands_before_a_claim_that_end
     assert key.claim(new_id(), known) == settled(own, (ended,))
 
 
+def test_who_has_the_key_may_settle_it_by_an_answer_of_the_own_log(key: Key) -> None:
+    """As where another process of the same home has decided without a claim."""
+    ended, claimed, own = new_id(), new_id(), new_id()
+    key.claim(ended)
+    outlive_the_lease()
+    key.claim(claimed)
+    known = StoredAnswer(answer_of(own), BODY, own)
+    assert key.claim(claimed, known) == settled(own, (ended,))
+    assert key.claim(new_id()) == settled(own)
+
+
 def test_a_released_key_is_free_at_once_and_names_what_may_be_recorded(key: Key) -> None:
     first, second, third = new_id(), new_id(), new_id()
     key.claim(first)

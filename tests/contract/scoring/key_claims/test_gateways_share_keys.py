@@ -53,6 +53,17 @@ def test_a_key_with_another_request_is_refused_by_the_gateway_that_did_not_answe
     assert refused.json()["type"].endswith(":idempotency-key-reused")
 
 
+def test_a_request_for_later_is_accepted_once_by_all_gateways(world: HomesWorld) -> None:
+    first, other = world.gateways
+    before = len(world.all_records("accepted"))
+    body = payment(50.0)
+    sent = [world.send(one, "later", body, "score:async") for one in (first, other, first)]
+    assert [one.status_code for one in sent] == [202] * 3
+    assert len({one.json()["decision_id"] for one in sent}) == 1
+    assert len(world.all_records("accepted")) == before + 1
+    assert world.send(other, "later", body).status_code == 422  # one space of keys
+
+
 def test_one_key_sent_to_both_gateways_at_once_has_one_answer(world: HomesWorld) -> None:
     before = len(world.standing())
     with ThreadPoolExecutor(2) as both:

@@ -234,6 +234,21 @@ def test_who_takes_over_voids_the_earlier_decisions_beside_its_own() -> None:
     assert KeyRelease(store.steps[0].key, OWN, may_be_recorded=True) in store.steps
 
 
+def test_a_key_that_the_own_log_turned_out_to_have_is_settled_by_it() -> None:
+    async def story(process: Process) -> None:
+        held = await process.hold()
+        assert isinstance(held, KeyHold)
+        held.beside(record())
+        await held.stand_back(ANSWER, time.monotonic() + 5)
+        held.let_go()
+
+    store = ScriptedStore(ClaimedKey(1))
+    running(store, story)
+    first, last = store.steps
+    assert isinstance(last, KeyClaim)
+    assert (last.key, last.decision_id, last.known) == (first.key, OWN, ANSWER)
+
+
 def test_a_claim_that_led_to_no_record_frees_its_key() -> None:
     async def story(process: Process) -> None:
         held = await process.hold()

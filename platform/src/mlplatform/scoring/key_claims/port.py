@@ -27,7 +27,7 @@ class KeyClaim(msgspec.Struct, frozen=True):
         body_digest: digest of the request, whose first `BODY_DIGITS` characters are stored.
         decision_id: 42 hexadecimal digits, which no other claim has.
         known: the answer that this gateway's own log has under the key. It settles the key, unless
-            another decision did or was made in its place.
+            another decision did, has a claim, or was made in its place.
     """
 
     key: bytes

@@ -114,7 +114,7 @@ for at, name in ipairs(KEYS) do
     else
       results[at] = hold(name, body, id, keep, 1, '')
     end
-  elseif known ~= '' and i == known then
+  elseif known ~= '' and (i == known or i == id) then
     settle(name, body, known, keep, answer, shape)
     results[at] = {{{_SETTLED}, body, known, answer, shape, earlier}}
   elseif i == id then

@@ -163,11 +163,8 @@ class SharedKeys:
     def release(self, claim: KeyClaim, *, may_be_recorded: bool) -> None:
         """Give a claim up, now or when the store is back."""
 
-        async def take(result: ClaimResult) -> bool:
-            return True
-
         step = KeyRelease(claim.key, claim.decision_id, may_be_recorded)
-        self.pipeline.soon(LaterStep(step, take))
+        self.pipeline.soon(LaterStep(step, _take_any))
 
     def void_later(self, key: Key, decisions: Sequence[str], stands: str) -> None:
         """Record that these decisions are void, without a request that waits for it."""
@@ -292,6 +289,17 @@ class KeyHold:
                 keys.count("lost")
                 raise key_in_flight()
 
+    async def stand_back(self, known: StoredAnswer, deadline_s: float) -> None:
+        """Settle the key by an answer that the own log turned out to have, instead of deciding."""
+        self._is_over = True
+        request, pipeline = self._request, self._keys.pipeline
+        step = KeyClaim(
+            *(key_digest(*request.key), request.body_digest, request.decision_id, request.keep_ms),
+            known=known,
+        )
+        if await pipeline.result(step, deadline_s + BEYOND_S) is None:
+            pipeline.later(LaterStep(step, _take_any))
+
     def let_go(self) -> None:
         """Give the claim up unless the key was settled: its request ends without an answer."""
         if self._is_over:
@@ -315,6 +323,10 @@ class KeyHold:
     def _lose(self, stands: str) -> None:
         self._keys.count("lost")
         self._keys.void_later(self._request.key, (self._request.decision_id,), stands)
+
+
+async def _take_any(result: ClaimResult) -> bool:
+    return True
 
 
 def keys_unavailable() -> Problem:

@@ -375,6 +375,10 @@ class Scoring:
             self._note(decided, caller, time.monotonic(), is_recorded=False)
             raise log_unavailable() from error
         if isinstance(outcome, DuplicateKey):
+            if hold is not None and claim is not None:  # another process of this home was first
+                stored = await self._find_answer(claim.client, claim.key, caller)
+                if stored is not None:
+                    await hold.stand_back(stored, caller.deadline_s)
             return replay(outcome.answer, same_body=outcome.same_body)
         if isinstance(outcome, UnloggedAnswer):
             if claim is not None and not claim.may_be_unlogged:
