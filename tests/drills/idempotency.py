@@ -60,6 +60,7 @@ class Load:
     ) -> None:
         self.ports = ports
         self.recovery_s = 0.0
+        self.changes: list[tuple[int, bytes]] = []
         self.retries = retries
         self.allowed = 0
         self.retried = self.changed = self.lost = self.unanswered = 0
@@ -112,7 +113,9 @@ class Load:
             self._known.append(number)
         else:
             self.retried += 1
-            self.changed += body != self.answers[number]
+            if body != self.answers[number]:
+                self.changed += 1
+                self.changes.append((number, body))
 
     def cut_off(self, sending: KeyedRequest) -> None:
         """The connection ended before the answer: its one retry has to be answered."""

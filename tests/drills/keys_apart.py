@@ -66,7 +66,7 @@ def _drill(world: HomesWorld, retries: int, tell: Callable[[str], None]) -> dict
         "retries": load.retried,
         "keys": load.keys,
         "changed": load.changed,
-        "unanswered": load.unanswered,
+        "cut_off_twice": load.unanswered,
         "cut_off": load.lost,
         "refused": {str(status): count for status, count in load.refused.items()},
         **_recorded(world, load),
@@ -77,7 +77,6 @@ def _drill(world: HomesWorld, retries: int, tell: Callable[[str], None]) -> dict
         "requests_per_s": round((load.retried + load.keys) / seconds),
         "expected": {
             "changed": 0,
-            "unanswered": 0,
             "doubled": 0,
             "doubled_without_the_lost": 0,
             "missing": 0,
@@ -128,10 +127,27 @@ def _recorded(world: HomesWorld, load: Load) -> dict[str, Any]:
         "doubled_without_the_lost": _doubled(left),
         "missing": sum(kept.get(key) != decision_id for key, decision_id in told.items()),
         "only_in_the_lost_log": sum(one not in left_ids for one in told.values()),
+        "decided_alone": sum("key_claim" in r["payload"] for r in world.all_records("decision")),
+        "changes": [_change(world, load, *one) for one in load.changes[:10]],
         "voided": len(world.all_records("void")),
         "generations": len({r["generation"] for r in standing}),
         "moved_by_the_ramp": moved,
         "records_by_writer": dict(sorted(writers.items())),
+    }
+
+
+def _change(world: HomesWorld, load: Load, number: int, body: bytes) -> dict[str, Any]:
+    """What the logs have of a key whose answer changed."""
+    ids = {json.loads(one)["decision_id"] for one in (load.answers[number], body)}
+    records = [r for r in world.all_records("decision", "void") if r["decision_id"] in ids]
+    return {
+        "key": number,
+        "first": json.loads(load.answers[number])["decision_id"],
+        "then": json.loads(body)["decision_id"],
+        "records": [
+            (r["kind"], r["decision_id"], r["writer"], r["payload"].get("key_claim"))
+            for r in records
+        ],
     }
 
 

@@ -120,7 +120,10 @@ def test_keys_of_one_turn_and_those_that_come_during_a_call_share_round_trips() 
     assert [len(call) for call in store.calls[:2]] == [5, 7]
 
 
-def test_a_store_that_is_late_is_not_waited_for_and_then_not_asked() -> None:
+def test_a_store_that_is_late_is_not_waited_for_and_then_not_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pipeline, "SILENT_S", 0.05)
     store = ScriptedStore(ClaimedKey(1))
     store.goes_on.clear()
 

@@ -22,10 +22,15 @@ from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 from mlplatform.scoring.key_claims.port import ClaimResult, ClaimStep, ClaimStore
 from mlplatform.scoring.predictor_client.deadlines import Deadlines
+from mlplatform.scoring.predictor_client.predictor import STALL_S
 
 MOST_AT_ONCE: Final = 256
-SILENT_S: Final = 0.05
-"""Seconds after which a call counts as unanswered: requests that come until it ends do not wait."""
+SILENT_S: Final = 0.5
+"""Seconds after which a call counts as unanswered: requests that come until it ends do not wait.
+Before that each waits as long as its deadline allows, because a decision without the claim may be
+a second one."""
+STALLED_S: Final = 0.01
+"""Seconds more for a wait that this process itself held up: the answer may be here already."""
 PAUSE_S: Final = 0.5
 """Seconds after a failed call in which no request waits for the store."""
 LATER_S: Final = 0.5
@@ -111,7 +116,7 @@ class ClaimPipeline:
         if self.is_silent or time.monotonic() >= until_s:
             return None
         loop = asyncio.get_running_loop()
-        wait = _Wait(loop.create_future())
+        wait = _Wait(loop.create_future(), until_s)
         self._waiting.append((step, wait))
         self._deadlines.add(loop, until_s, wait)
         if not self._is_called and len(self._waiting) == 1:
@@ -219,15 +224,23 @@ class ClaimPipeline:
 class _Wait:
     """The wait of one step for its result."""
 
-    __slots__ = ("answer",)
+    __slots__ = ("_is_stalled", "_until_s", "answer")
 
-    def __init__(self, answer: asyncio.Future[StepResult | None]) -> None:
+    def __init__(self, answer: asyncio.Future[StepResult | None], until_s: float) -> None:
         self.answer = answer
+        self._until_s = until_s
+        self._is_stalled = False
 
     @property
     def is_over(self) -> bool:
         return self.answer.done()
 
     def expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        if not self.answer.done():
-            self.answer.set_result(None)
+        """Give up. If this process itself is late, first take what the store has answered."""
+        if self.answer.done():
+            return
+        if time.monotonic() - self._until_s > STALL_S and not self._is_stalled:
+            self._is_stalled = True
+            loop.call_later(STALLED_S, self.expire, loop)
+            return
+        self.answer.set_result(None)
