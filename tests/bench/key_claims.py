@@ -8,6 +8,7 @@ asked by one statement that does what the script on Valkey does. Writes build/be
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import json
 import os
@@ -18,11 +19,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import uvloop
 from tests.drills.keys_apart import new_claim, new_completion
 from tests.servers import postgres as postgres_server
 from tests.servers.instances import Postgres, postgres, redis
 
 from mlplatform.runtime.storage.postgres import connect
+from mlplatform.runtime.storage.redis import client
 from mlplatform.scoring.key_claims.port import KeyClaim, KeyCompletion
 from mlplatform.scoring.key_claims.redis import PREFIX, RedisClaims
 
@@ -88,13 +91,20 @@ def measured(claim: Ask, settle: Ask, count: int) -> dict[str, Any]:
 def on_valkey(count: int, *, durable: bool) -> dict[str, Any]:
     server = redis()
     try:
-        with contextlib.closing(RedisClaims(server.address, answer_s=10.0)) as store:
-            store._redis.config_set("appendfsync", "always" if durable else "no")
-            found = measured(store.carry_out, store.carry_out, count)
-            claim = new_claim()
-            store.carry_out([claim])
-            store.carry_out([new_completion(claim)])
-            size = store._redis.memory_usage(PREFIX + claim.key, samples=0)
+        with contextlib.closing(client(server.address, answer_s=10.0)) as own:
+            own.config_set("appendfsync", "always" if durable else "no")
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                store = RedisClaims(server.address, answer_s=10.0)
+
+                def ask(steps: Sequence[Any]) -> object:
+                    return runner.run(store.carry_out(steps))
+
+                found = measured(ask, ask, count)
+                claim = new_claim()
+                ask([claim])
+                ask([new_completion(claim)])
+                runner.run(store.close())
+            size = own.memory_usage(PREFIX + claim.key, samples=0)
         return {"server": server.version, **found, "bytes_a_key": size}
     finally:
         if server.server is not None:

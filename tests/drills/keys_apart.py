@@ -7,7 +7,6 @@ answer may change, and no key may have two decisions that stand, in whichever lo
 from __future__ import annotations
 
 import collections
-import contextlib
 import json
 import os
 import statistics
@@ -22,6 +21,7 @@ from tests.drills.idempotency import Load, send_all, take_steps, verified
 from tests.servers.instances import redis
 from tests.servers.valkey import ValkeyServer
 
+from mlplatform.runtime.storage.addresses import Address
 from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring.key_claims.port import ClaimStep, KeyClaim, KeyCompletion
 from mlplatform.scoring.key_claims.redis import PREFIX, RedisClaims
@@ -47,7 +47,7 @@ def run(folder: Path, retries: int, homes: int, tell: Callable[[str], None]) -> 
             found = _drill(world, retries, tell)
         finally:
             world.close()
-        cost = claim_cost(RedisClaims(server.address, answer_s=5.0))
+        cost = uvloop.run(claim_cost(server.address))
         return found | {"store": server.version, "claim": cost}
     finally:
         if isinstance(server.server, ValkeyServer):
@@ -159,18 +159,19 @@ def _key(record: dict[str, Any]) -> str:
     return str(record["payload"]["idempotency_key"])
 
 
-def claim_cost(store: RedisClaims) -> dict[str, float]:
+async def claim_cost(address: Address) -> dict[str, float]:
     """Microseconds that the store takes for a key, one at a time and many at once, and bytes."""
-    with contextlib.closing(store):
+    store = RedisClaims(address, answer_s=5.0)
+    try:
         claims = [new_claim() for _ in range(MEASURED)]
         settled = [new_completion(claim) for claim in claims]
         more = [new_claim() for _ in range(MEASURED)]
-        alone = _each_us(store, claims, 1), _each_us(store, settled, 1)
-        together = (
-            _each_us(store, more, AT_ONCE),
-            _each_us(store, [new_completion(claim) for claim in more], AT_ONCE),
-        )
-        size = store._redis.memory_usage(PREFIX + claims[0].key, samples=0)
+        alone = await _each_us(store, claims, 1), await _each_us(store, settled, 1)
+        again = [new_completion(claim) for claim in more]
+        together = await _each_us(store, more, AT_ONCE), await _each_us(store, again, AT_ONCE)
+        size = await store._redis.memory_usage(PREFIX + claims[0].key, samples=0)
+    finally:
+        await store.close()
     return {
         "claim_us": alone[0],
         "settle_us": alone[1],
@@ -180,13 +181,13 @@ def claim_cost(store: RedisClaims) -> dict[str, float]:
     }
 
 
-def _each_us(store: RedisClaims, steps: list[Any], at_once: int) -> float:
+async def _each_us(store: RedisClaims, steps: list[Any], at_once: int) -> float:
     """The median over the round trips of this many steps, for each step."""
     took = []
     for start in range(0, len(steps), at_once):
         some: list[ClaimStep] = steps[start : start + at_once]
         began_s = time.perf_counter()
-        store.carry_out(some)
+        await store.carry_out(some)
         took.append((time.perf_counter() - began_s) / len(some) * 1e6)
     return round(statistics.median(took), 1)
 

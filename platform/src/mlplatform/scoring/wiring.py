@@ -72,7 +72,7 @@ WRITE_S = 10.0
 PROJECT_S = 1.0
 """Seconds after which records are added to windows again; no request waits for it."""
 CLAIM_S = 1.0
-"""Seconds to wait for claims on keys. A thread of its own asks; no request waits so long."""
+"""Seconds to wait for claims on keys; no request waits so long."""
 ADMISSION_S = 1.0
 """Seconds to wait for tokens and keys. Threads of their own ask for them; what a process holds
 lasts that long."""
@@ -368,13 +368,7 @@ def claim_store(settings: Settings) -> ClaimStore | None:
         return None
     from mlplatform.scoring.key_claims.redis import RedisClaims  # imports the client of Redis
 
-    store = RedisClaims(settings.redis, answer_s=CLAIM_S)
-    try:
-        for doubt in store.doubts():
-            log.warning("Redis at %s holds idempotency keys, but %s", settings.redis, doubt)
-    except Unavailable as error:
-        log.warning("idempotency keys of other gateways are not known yet: %s", error)
-    return store
+    return RedisClaims(settings.redis, answer_s=CLAIM_S)
 
 
 def ownership(settings: Settings, log: SqliteDecisionLog, clock: Clock, key: bytes) -> Ownership:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import os
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -15,6 +15,8 @@ import pytest
 
 from mlplatform.decisions.records.port import StoredAnswer
 from mlplatform.runtime.errors import Unavailable
+from mlplatform.runtime.storage.addresses import Address
+from mlplatform.runtime.storage.redis import client
 from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring.key_claims.port import (
     ClaimedKey,
@@ -44,10 +46,30 @@ def answer_of(decision_id: str, score: float | None = 0.04, **others: Any) -> by
     return msgspec.json.encode(body | others)
 
 
+class LoopStore:
+    """The store on an event loop that runs while it is asked, and a client of the tests' own."""
+
+    def __init__(self, address: Address, answer_s: float = 5.0) -> None:
+        self._runner = asyncio.Runner()
+        self._store = RedisClaims(address, answer_s=answer_s, lease_ms=LEASE_MS)
+        self.server = client(address, answer_s=answer_s)
+
+    def carry_out(self, steps: Sequence[ClaimStep]) -> list[ClaimResult]:
+        return self._runner.run(self._store.carry_out(steps))
+
+    def doubts(self) -> list[str]:
+        return self._runner.run(self._store.doubts())
+
+    def close(self) -> None:
+        self._runner.run(self._store.close())
+        self._runner.close()
+        self.server.close()
+
+
 class Key:
     """One key as gateways ask for it."""
 
-    def __init__(self, store: RedisClaims) -> None:
+    def __init__(self, store: LoopStore) -> None:
         self.store = store
         self.name = os.urandom(16)
 
@@ -67,14 +89,14 @@ class Key:
 
 
 @pytest.fixture
-def store(redis: Any) -> Iterator[RedisClaims]:
+def store(redis: Any) -> Iterator[LoopStore]:
     redis.empty()
-    with contextlib.closing(RedisClaims(redis.address, answer_s=5.0, lease_ms=LEASE_MS)) as made:
+    with contextlib.closing(LoopStore(redis.address)) as made:
         yield made
 
 
 @pytest.fixture
-def key(store: RedisClaims) -> Key:
+def key(store: LoopStore) -> Key:
     return Key(store)
 
 
@@ -195,31 +217,38 @@ def test_a_release_of_somebody_elses_or_a_settled_key_changes_nothing(key: Key) 
     assert key.claim(new_id()) == settled(first)
 
 
-def test_steps_of_many_keys_are_one_round_trip_and_each_stands_alone(store: RedisClaims) -> None:
+def test_steps_of_many_keys_are_one_round_trip_and_each_stands_alone(store: LoopStore) -> None:
     ids = [new_id() for _ in range(64)]
     names = [os.urandom(16) for _ in ids]
     claims = [KeyClaim(n, BODY, i, KEEP_MS) for n, i in zip(names, ids, strict=True)]
     assert store.carry_out([*claims, claims[0]]) == [ClaimedKey(1)] * 65
 
 
-def test_one_of_many_gateways_at_once_has_the_key(store: RedisClaims) -> None:
-    with ThreadPoolExecutor(8) as gateways:
-        for _ in range(20):
-            key = Key(store)
-            found = list(gateways.map(key.claim, [new_id() for _ in range(8)]))
-            assert sum(isinstance(one, ClaimedKey) for one in found) == 1
-            assert sum(isinstance(one, HeldKey) for one in found) == 7
+def test_one_of_many_gateways_at_once_has_the_key(redis: Any) -> None:
+    for _ in range(20):
+        found = asyncio.run(claims_at_once(redis.address, os.urandom(16)))
+        assert sum(isinstance(one, ClaimedKey) for one in found) == 1
+        assert sum(isinstance(one, HeldKey) for one in found) == 7
+
+
+async def claims_at_once(address: Address, name: bytes) -> list[ClaimResult]:
+    stores = [RedisClaims(address, answer_s=5.0) for _ in range(8)]
+    steps = [[KeyClaim(name, BODY, new_id(), KEEP_MS)] for _ in stores]
+    calls = (store.carry_out(step) for store, step in zip(stores, steps, strict=True))
+    found = [result for (result,) in await asyncio.gather(*calls)]
+    await asyncio.gather(*(store.close() for store in stores))
+    return found
 
 
 def test_a_key_is_small_and_ends_by_itself_and_shows_no_key_of_a_client(
-    store: RedisClaims, redis: Any
+    store: LoopStore, redis: Any
 ) -> None:
     keys = [Key(store) for _ in range(100)]
     for key in keys:
         decision_id = new_id()
         key.claim(decision_id)
         key.complete(decision_id, 1)
-    server = store._redis
+    server = store.server
     size = [server.memory_usage(PREFIX + key.name, samples=0) for key in keys]
     assert max(size) <= 160
     assert {KEEP_MS - 10_000 < server.pttl(PREFIX + key.name) <= KEEP_MS for key in keys} == {True}
@@ -229,7 +258,7 @@ def test_a_key_is_small_and_ends_by_itself_and_shows_no_key_of_a_client(
 
 
 def test_more_shapes_than_a_process_keeps_are_stored_whole(
-    store: RedisClaims, monkeypatch: pytest.MonkeyPatch
+    store: LoopStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mlplatform.scoring.key_claims.redis.MOST_SHAPES", 2)
     for number in itertools.islice(itertools.count(), 5):
@@ -238,22 +267,22 @@ def test_more_shapes_than_a_process_keeps_are_stored_whole(
         step = KeyCompletion(key.name, BODY, decision_id, KEEP_MS, 0, answer, 0.5)
         assert key.ask(step) == SettledKey(StoredAnswer(answer, BODY, decision_id))
         assert key.claim(new_id()) == SettledKey(StoredAnswer(answer, BODY, decision_id))
-    assert len(list(store._redis.scan_iter(match=SHAPE + b"*"))) == 2
+    assert len(list(store.server.scan_iter(match=SHAPE + b"*"))) == 2
 
 
-def test_an_answer_whose_text_the_server_lost_is_not_invented(store: RedisClaims) -> None:
+def test_an_answer_whose_text_the_server_lost_is_not_invented(store: LoopStore) -> None:
     lost, other, first = Key(store), Key(store), new_id()
     lost.complete(first, 0)
-    server = store._redis
+    server = store.server
     server.delete(*server.scan_iter(match=SHAPE + b"*"))
     claims = [KeyClaim(one.name, BODY, new_id(), KEEP_MS) for one in (lost, other)]
     assert store.carry_out(claims) == [LostAnswer(), ClaimedKey(1)]
     assert lost.claim(new_id(), StoredAnswer(answer_of(first), BODY, first)) == settled(first)
 
 
-def test_a_server_that_may_forget_keys_is_doubted(store: RedisClaims) -> None:
+def test_a_server_that_may_forget_keys_is_doubted(store: LoopStore) -> None:
     assert store.doubts() == []
-    server = store._redis
+    server = store.server
     server.config_set("maxmemory-policy", "allkeys-lru")
     server.config_set("appendonly", "no")
     try:
@@ -268,7 +297,7 @@ def test_a_server_that_may_forget_keys_is_doubted(store: RedisClaims) -> None:
 def test_a_server_that_is_away_is_unavailable(redis: Any) -> None:
     if redis.server is None:
         pytest.skip("a server that was given is not killed")
-    with contextlib.closing(RedisClaims(redis.address, answer_s=0.5)) as store:
+    with contextlib.closing(LoopStore(redis.address, answer_s=0.5)) as store:
         key, first = Key(store), new_id()
         assert key.claim(first) == ClaimedKey(1)
         redis.server.kill()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -41,7 +40,7 @@ class ScriptedStore:
     def __init__(self, claim: ClaimResult = None, complete: ClaimResult = None) -> None:
         self.results: dict[type, ClaimResult] = {KeyClaim: claim, KeyCompletion: complete}
         self.calls: list[list[ClaimStep]] = []
-        self.goes_on = threading.Event()
+        self.goes_on = asyncio.Event()
         self.goes_on.set()
         self.is_away = False
 
@@ -49,14 +48,17 @@ class ScriptedStore:
     def steps(self) -> list[ClaimStep]:
         return [step for call in self.calls for step in call]
 
-    def carry_out(self, steps: Sequence[ClaimStep]) -> list[ClaimResult]:
-        self.goes_on.wait(10)
+    async def carry_out(self, steps: Sequence[ClaimStep]) -> list[ClaimResult]:
+        await self.goes_on.wait()
         self.calls.append(list(steps))
         if self.is_away:
             raise Unavailable("the server ends")
         return [self.results.get(type(step)) for step in steps]
 
-    def close(self) -> None:
+    async def doubts(self) -> list[str]:
+        return []
+
+    async def close(self) -> None:
         self.goes_on.set()
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 from redis.exceptions import ConnectionError as Broken
@@ -26,6 +28,23 @@ class _PasswordFromFile(CredentialProvider):
     def get_credentials(self) -> tuple[str] | tuple[str, str]:
         password = self._address.password() or ""
         return (password,) if self._address.user is None else (self._address.user, password)
+
+
+def loop_client(address: Address, *, answer_s: float) -> AsyncRedis:
+    """A `client` for one event loop, which waits for nothing."""
+    return AsyncRedis(
+        host=address.host,
+        port=address.port,
+        db=int(address.name),
+        credential_provider=None if address.password_file is None else _PasswordFromFile(address),
+        socket_timeout=answer_s,
+        socket_connect_timeout=answer_s,
+        retry=AsyncRetry(NoBackoff(), 1, supported_errors=(Broken,)),
+        ssl=address.tls,
+        ssl_ca_certs=None if address.authority is None else str(address.authority),
+        ssl_check_hostname=True,
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+    )
 
 
 def client(address: Address, *, answer_s: float) -> Redis:

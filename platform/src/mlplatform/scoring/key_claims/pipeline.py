@@ -1,7 +1,7 @@
 """Steps of requests on their way to the store of claims: many in one round trip, none waited for
 beyond its time.
 
-One call is under way at a time, in a thread. What requests ask meanwhile goes in the next call, so
+One call is under way at a time. What requests ask meanwhile goes in the next call, so
 that under load a call serves many of them.
 """
 
@@ -13,7 +13,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import msgspec
@@ -76,7 +75,6 @@ class ClaimPipeline:
         self._later: dict[tuple[bytes, str], LaterStep] = {}
         self._settled: collections.deque[tuple[float, LaterStep]] = collections.deque()
         self._away_s: float | None = None
-        self._thread = ThreadPoolExecutor(1, "key-claims")
         self._deadlines = Deadlines()
         self._is_called = False
         self._called_s = 0.0
@@ -85,7 +83,7 @@ class ClaimPipeline:
         self._tasks: set[asyncio.Future[bool]] = set()
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._send_later())
+        self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
         """Stop; steps for later are sent once more, if the store answers."""
@@ -96,8 +94,7 @@ class ClaimPipeline:
             await self._send_some()
         if self._later:
             log.error("%d idempotency keys were not settled in their store", len(self._later))
-        self._thread.shutdown(wait=False, cancel_futures=True)
-        self._store.close()
+        await self._store.close()
 
     @property
     def waiting_later(self) -> int:
@@ -164,10 +161,10 @@ class ClaimPipeline:
             return
         steps = [step for step, _ in taken]
         self._is_called, self._called_s = True, time.monotonic()
-        call = loop.run_in_executor(self._thread, self._store.carry_out, steps)
+        call = loop.create_task(self._store.carry_out(steps))
         call.add_done_callback(lambda done: self._take([wait for _, wait in taken], done))
 
-    def _take(self, waits: list[_Wait], call: asyncio.Future[list[ClaimResult]]) -> None:
+    def _take(self, waits: list[_Wait], call: asyncio.Task[list[ClaimResult]]) -> None:
         self._is_called = False
         found: list[StepResult | None]
         if call.cancelled():
@@ -197,7 +194,12 @@ class ClaimPipeline:
             if not wait.is_over:
                 wait.answer.set_result(None)
 
-    async def _send_later(self) -> None:
+    async def _run(self) -> None:
+        try:
+            for doubt in await self._store.doubts():
+                log.warning("the store of idempotency keys is no safe place: %s", doubt)
+        except PlatformError as error:
+            log.warning("idempotency keys of other gateways are not known yet: %s", error)
         while True:
             await asyncio.sleep(LATER_S)
             await self._send_some()

@@ -107,9 +107,9 @@ ClaimResult = ClaimedKey | SettledKey | HeldKey | LostAnswer | None
 
 
 class ClaimStore(Protocol):
-    """Claims that several gateways share; safe for processes."""
+    """Claims that several gateways share; for one event loop, safe for processes."""
 
-    def carry_out(self, steps: Sequence[ClaimStep]) -> list[ClaimResult]:
+    async def carry_out(self, steps: Sequence[ClaimStep]) -> list[ClaimResult]:
         """Carry out steps in one round trip, each of them atomically. Returns their results in
         order. A step may be sent again: it has the same result.
 
@@ -118,4 +118,12 @@ class ClaimStore(Protocol):
         """
         ...
 
-    def close(self) -> None: ...
+    async def doubts(self) -> list[str]:
+        """Why the store may forget keys before they end, as it says itself.
+
+        Raises:
+            Unavailable: the store did not answer.
+        """
+        ...
+
+    async def close(self) -> None: ...

@@ -8,7 +8,7 @@ from typing import Any, Final
 from mlplatform.decisions.records.port import StoredAnswer, shortened
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage.addresses import Address
-from mlplatform.runtime.storage.redis import client, translated
+from mlplatform.runtime.storage.redis import loop_client, translated
 from mlplatform.scoring.key_claims.packed_answers import (
     NAME_BYTES,
     PackedAnswer,
@@ -137,7 +137,7 @@ decision. Of a release the token says whether a record may exist."""
 
 
 class RedisClaims:
-    """`ClaimStore` on a server; safe for threads and processes.
+    """`ClaimStore` on a server, for one event loop; safe for processes.
 
     Args:
         answer_s: seconds to wait for an answer of the server.
@@ -145,25 +145,26 @@ class RedisClaims:
 
     def __init__(self, address: Address, *, answer_s: float, lease_ms: int = LEASE_MS) -> None:
         self._address = address
-        self._redis = client(address, answer_s=answer_s)
+        self._redis = loop_client(address, answer_s=answer_s)
         self._script = self._redis.register_script(_SCRIPT)
         self._lease_ms = lease_ms
         self._shapes: set[bytes] = set()
 
-    def close(self) -> None:
-        self._redis.close()
+    async def close(self) -> None:
+        await self._redis.aclose()
 
-    def carry_out(self, steps: Sequence[ClaimStep]) -> list[ClaimResult]:
+    async def carry_out(self, steps: Sequence[ClaimStep]) -> list[ClaimResult]:
         names = [PREFIX + step.key for step in steps]
         values = [value for step in steps for value in self._arguments(step)]
         with translated(self._address):
-            found = self._script(keys=names, args=[self._lease_ms, *values])
+            found = await self._script(keys=names, args=[self._lease_ms, *values])
         return [_result(step, one) for step, one in zip(steps, found, strict=True)]
 
-    def doubts(self) -> list[str]:
+    async def doubts(self) -> list[str]:
         """Why the server may forget keys before they end, as it says itself."""
         with translated(self._address):
-            found = {**self._redis.info("memory"), **self._redis.info("persistence")}
+            memory = await self._redis.info("memory")
+            found = {**memory, **await self._redis.info("persistence")}
         doubts = []
         if (policy := found.get("maxmemory_policy", "noeviction")) != "noeviction":
             doubts.append(f"it drops keys when memory is short (maxmemory-policy {policy})")
