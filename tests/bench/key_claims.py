@@ -8,14 +8,13 @@ asked by one statement that does what the script on Valkey does. Writes build/be
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from tests.servers import postgres as postgres_server
 from tests.servers.instances import Postgres, postgres, redis
 
 from mlplatform.runtime.storage.postgres import connect
-from mlplatform.runtime.storage.redis import client
 from mlplatform.scoring.key_claims.port import KeyClaim, KeyCompletion
 from mlplatform.scoring.key_claims.redis import PREFIX, RedisClaims
 
@@ -60,16 +58,16 @@ FROM unnest(CAST(:keys AS bytea[]), CAST(:ids AS bytea[]), CAST(:answers AS byte
     a(key, decision, answer)
 WHERE k.key = a.key AND k.decision = a.decision AND k.answer IS NULL RETURNING k.key
 """
-Ask = Callable[[Sequence[Any]], object]
+Ask = Callable[[Sequence[Any]], Awaitable[object]]
 
 
-def each_us(ask: Ask, steps: Sequence[Any], at_once: int) -> dict[str, float]:
+async def each_us(ask: Ask, steps: Sequence[Any], at_once: int) -> dict[str, float]:
     """For one step: median and 99th percentile of the time, and this process's processor time."""
     took, began_cpu_s = [], time.thread_time()
     for start in range(0, len(steps), at_once):
         some = steps[start : start + at_once]
         began_s = time.perf_counter()
-        ask(some)
+        await ask(some)
         took.append((time.perf_counter() - began_s) / len(some) * 1e6)
     cpu_us = (time.thread_time() - began_cpu_s) / len(steps) * 1e6
     p99 = statistics.quantiles(took, n=100)[98] if len(took) > 1 else took[0]
@@ -78,72 +76,66 @@ def each_us(ask: Ask, steps: Sequence[Any], at_once: int) -> dict[str, float]:
     }
 
 
-def measured(claim: Ask, settle: Ask, count: int) -> dict[str, Any]:
+async def measured(claim: Ask, settle: Ask, count: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for at_once in AT_ONCE:
         claims = [new_claim() for _ in range(count)]
-        found[f"claim_of_{at_once}"] = each_us(claim, claims, at_once)
+        found[f"claim_of_{at_once}"] = await each_us(claim, claims, at_once)
         settled = [new_completion(one) for one in claims]
-        found[f"settle_of_{at_once}"] = each_us(settle, settled, at_once)
+        found[f"settle_of_{at_once}"] = await each_us(settle, settled, at_once)
     return found
 
 
-def on_valkey(count: int, *, durable: bool) -> dict[str, Any]:
+async def on_valkey(count: int, *, durable: bool) -> dict[str, Any]:
     server = redis()
+    store = RedisClaims(server.address, answer_s=10.0)
     try:
-        with contextlib.closing(client(server.address, answer_s=10.0)) as own:
-            own.config_set("appendfsync", "always" if durable else "no")
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                store = RedisClaims(server.address, answer_s=10.0)
-
-                def ask(steps: Sequence[Any]) -> object:
-                    return runner.run(store.carry_out(steps))
-
-                found = measured(ask, ask, count)
-                claim = new_claim()
-                ask([claim])
-                ask([new_completion(claim)])
-                runner.run(store.close())
-            size = own.memory_usage(PREFIX + claim.key, samples=0)
+        await store._redis.config_set("appendfsync", "always" if durable else "no")
+        found = await measured(store.carry_out, store.carry_out, count)
+        claim = new_claim()
+        await store.carry_out([claim])
+        await store.carry_out([new_completion(claim)])
+        size = await store._redis.memory_usage(PREFIX + claim.key, samples=0)
         return {"server": server.version, **found, "bytes_a_key": size}
     finally:
+        await store.close()
         if server.server is not None:
             server.server.close()
 
 
-def on_postgres(count: int, *, durable: bool) -> dict[str, Any]:
+async def on_postgres(count: int, *, durable: bool) -> dict[str, Any]:
     with _settings(fsync="on" if durable else "off"):
         server = postgres()
     try:
-        found, size = _asked(server, count)
+        found, size = await _asked(server, count)
         return {"server": server.version, **found, "bytes_a_key": size}
     finally:
         if server.server is not None:
             server.server.close()
 
 
-def _asked(server: Postgres, count: int) -> tuple[dict[str, Any], int]:
+async def _asked(server: Postgres, count: int) -> tuple[dict[str, Any], int]:
     database = server.database()
     made = connect(database, "bench", database.password(), answer_s=10.0)
     with contextlib.closing(made) as connection:
         connection.run(TABLE)
         claiming, settling = connection.prepare(CLAIM), connection.prepare(SETTLE)
 
-        def claim(some: Sequence[KeyClaim]) -> object:
+        async def claim(some: Sequence[KeyClaim]) -> object:
             return claiming.run(
                 keys=[one.key for one in some],
                 bodies=[bytes.fromhex(one.body_digest)[:16] for one in some],
                 ids=[bytes.fromhex(one.decision_id) for one in some],
             )
 
-        def settle(some: Sequence[KeyCompletion]) -> object:
+        async def settle(some: Sequence[KeyCompletion]) -> object:
             return settling.run(
                 keys=[one.key for one in some],
                 ids=[bytes.fromhex(one.decision_id) for one in some],
                 answers=[os.urandom(17) for _ in some],
             )
 
-        found = measured(claim, settle, count)
+        found = await measured(claim, settle, count)
         query = "SELECT pg_total_relation_size('key_claims') / count(*) FROM key_claims"
         return found, int(connection.run(query)[0][0])
 
@@ -163,7 +155,9 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=2_000, help="keys a row (%(default)s)")
     count = parser.parse_args().count
     found = {
-        f"{name}, {'power cut' if durable else 'killed process'}": measure(count, durable=durable)
+        f"{name}, {'power cut' if durable else 'killed process'}": uvloop.run(
+            measure(count, durable=durable)
+        )
         for durable in (False, True)
         for name, measure in (("valkey", on_valkey), ("postgres", on_postgres))
     }

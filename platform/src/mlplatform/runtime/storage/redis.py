@@ -29,6 +29,9 @@ class _PasswordFromFile(CredentialProvider):
         password = self._address.password() or ""
         return (password,) if self._address.user is None else (self._address.user, password)
 
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        return self.get_credentials()
+
 
 def loop_client(address: Address, *, answer_s: float) -> AsyncRedis:
     """A `client` for one event loop, which waits for nothing."""
