@@ -171,10 +171,10 @@ def states() -> list[Case]:
             "LogBehind",
             {
                 "mlplatform_event_time_seconds": "0+60x60",
-                'mlplatform_log_watermark_seconds{writer="gateway-0"}': "0+60x9 540x9 1200+60x40",
+                'mlplatform_log_watermark_seconds{writer="gateway-0"}': "0+60x9 540x19 1800+60x30",
             },
-            {16: [ticket | {"writer": "gateway-0"}]},
-            (15, 20),
+            {22: [ticket | {"writer": "gateway-0"}]},
+            (21, 30),
         ),
         Case(
             "WindowsBehind",

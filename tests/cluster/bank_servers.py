@@ -6,23 +6,27 @@ They run on this machine, outside the cluster; Services without a selector name 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from tests.cluster.layout import Layout
 from tests.servers import instances
+from tests.servers.kafka.broker import ELSEWHERE, USER, Broker
+from tests.servers.process import new_folder
 from tests.servers.proxy import Proxy
 
 from mlplatform.rollouts.kubernetes.api import KubernetesApi
 
 NAMESPACE: Final = "mlplatform-state"
-PORTS: Final = {"postgres": 5432, "redis": 6379, "s3": 8333}
+PORTS: Final = {"postgres": 5432, "redis": 6379, "s3": 8333, "kafka": 9093}
+SECRETS: Final = "/run/secrets/mlplatform"
+"""Where pods have the files of their Secrets."""
 
 
 @dataclass(frozen=True)
-class BankServers:
-    """PostgreSQL with a database for each that has one, Valkey, and a bucket on S3.
+class Addresses:
+    """What an overlay writes into manifests and Secrets.
 
     Args:
         variables: of ConfigMap `platform`, where they differ from the example.
@@ -33,33 +37,43 @@ class BankServers:
     variables: dict[str, str]
     mlflow: dict[str, str]
     secrets: dict[str, dict[str, str]]
-    ends: contextlib.ExitStack = field(repr=False)
 
 
-def start(api: KubernetesApi, place: Layout) -> BankServers:
-    """Started, reachable from pods, and empty."""
-    with contextlib.ExitStack() as ends:
-        postgres, redis, s3 = instances.postgres(), instances.redis(), instances.s3()
-        for one in (postgres, redis, s3):
-            if one.server is not None:
-                ends.callback(one.server.close)
-        redis.empty()
-        bucket = s3.bucket()
-        endpoint = urlsplit(s3.environment["AWS_ENDPOINT_URL_S3"])
-        assert endpoint.port is not None
-        ports = {"postgres": postgres.address.port, "redis": redis.address.port}
-        for name, port in (ports | {"s3": endpoint.port}).items():
-            proxy = ends.enter_context(Proxy(port, host=place.host_ip))
-            _name(api, name, place.host_ip, proxy.port)
-        user, password = postgres.address.user, postgres.address.password()
-        platform, mlflow, prefect = (postgres.database().name for _ in range(3))
+class BankServers:
+    """PostgreSQL, Valkey, S3 and Kafka, which asks for TLS and a user; reachable from pods."""
+
+    def __init__(self, api: KubernetesApi, place: Layout) -> None:
+        with contextlib.ExitStack() as ends:
+            self._postgres, self._redis = instances.postgres(), instances.redis()
+            self._s3 = instances.s3()
+            for one in (self._postgres, self._redis, self._s3):
+                if one.server is not None:
+                    ends.callback(one.server.close)
+            known_as = f"kafka.{NAMESPACE}:{PORTS['kafka']}"
+            self._kafka = Broker(new_folder("kafka"), known_as=known_as)
+            ends.callback(self._kafka.close)
+            for name, port in self._ports().items():
+                proxy = ends.enter_context(Proxy(port, host=place.host_ip))
+                _name(api, name, place.host_ip, proxy.port)
+            self._ends = ends.pop_all()
+
+    def close(self) -> None:
+        self._ends.close()
+
+    def empty(self) -> Addresses:
+        """Databases and a bucket that nobody has written to, and an empty Valkey. The topics stay:
+        they are the brokers'."""
+        self._redis.empty()
+        bucket = self._s3.bucket()
+        user, password = self._postgres.address.user, self._postgres.address.password()
+        platform, mlflow, prefect = (self._postgres.database().name for _ in range(3))
         at = f"{user}@postgres.{NAMESPACE}:5432"
-        return BankServers(
+        return Addresses(
             variables={
                 "MLPLATFORM_POSTGRES": f"postgresql://{at}/{platform}?sslmode=disable",
                 "MLPLATFORM_REDIS": f"redis://redis.{NAMESPACE}:6379/0",
-                "MLPLATFORM_KAFKA": "",
-                "MLPLATFORM_KAFKA_PASSWORD_FILE": "",
+                "MLPLATFORM_KAFKA": f"kafka+ssl://{USER}@kafka.{NAMESPACE}:{PORTS['kafka']}"
+                f"?ssl.ca.location={SECRETS}/kafka-ca.crt",
                 "MLPLATFORM_KSERVE_REPLICAS": "1",  # a node of two cores has room for one
             },
             mlflow={
@@ -67,9 +81,13 @@ def start(api: KubernetesApi, place: Layout) -> BankServers:
                 "MLPLATFORM_MLFLOW_ARTIFACTS": f"s3://{bucket}/mlflow",
             },
             secrets={
-                "postgres": {"password": password},
-                "redis": {"password": redis.address.password()},
-                "mlflow": {"token": "a-token-of-the-registry", "postgres-password": password},
+                "postgres": {"password": password or ""},
+                "redis": {"password": self._redis.address.password() or ""},
+                "kafka": {
+                    "password": self._kafka.password,
+                    "ca.crt": self._kafka.certificates.authority.read_text(),
+                },
+                "mlflow": {"token": "a-token-of-the-registry", "postgres-password": password or ""},
                 "prefect": {
                     "auth": "platform:a-token-of-the-platform",
                     "database-url": f"postgresql+asyncpg://{user}:{password}"
@@ -79,10 +97,20 @@ def start(api: KubernetesApi, place: Layout) -> BankServers:
                 "exporter": {"token": "a-token-of-the-exporter"},
                 "page": {"token": "a-token-of-the-page"},
                 "worker": {"token": "a-token-of-the-worker"},
-                "s3": s3.environment | {"AWS_ENDPOINT_URL_S3": f"http://s3.{NAMESPACE}:8333"},
+                "s3": self._s3.environment | {"AWS_ENDPOINT_URL_S3": f"http://s3.{NAMESPACE}:8333"},
             },
-            ends=ends.pop_all(),
         )
+
+    def _ports(self) -> dict[str, int]:
+        """Of the servers, on this machine."""
+        s3 = urlsplit(self._s3.environment["AWS_ENDPOINT_URL_S3"]).port
+        assert s3 is not None
+        return {
+            "postgres": self._postgres.address.port,
+            "redis": self._redis.address.port,
+            "s3": s3,
+            "kafka": self._kafka.ports[ELSEWHERE],
+        }
 
 
 def _name(api: KubernetesApi, name: str, address: str, port: int) -> None:

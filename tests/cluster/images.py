@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -50,10 +50,42 @@ def layer(target: Path, contents: dict[Path, str], *, skip: Sequence[str] = ()) 
     return target
 
 
-def pack(target: Path, image: Image) -> Path:
-    """Write an archive as `ctr images import` and `docker load` take it."""
-    digests = [_sha256(path) for path in image.layers]
-    configuration = _json(
+def pack(target: Path, *images: Image) -> Path:
+    """Write an archive as `ctr images import` and `docker load` take it.
+
+    A layer that several images have is in it once.
+    """
+    digests = {path: _sha256(path) for image in images for path in image.layers}
+    configurations = [_configuration(image, digests) for image in images]
+    files = [f"{hashlib.sha256(each).hexdigest()}.json" for each in configurations]
+    manifest = [
+        {
+            "Config": file,
+            "RepoTags": [image.name],
+            "Layers": [_place(digests[path]) for path in image.layers],
+        }
+        for file, image in zip(files, images, strict=True)
+    ]
+    partial = target.with_suffix(".partial")
+    with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as archive:
+        for name, data in (
+            *zip(files, configurations, strict=True),
+            ("manifest.json", _json(manifest)),
+        ):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+        for path, digest in digests.items():
+            entry = tarfile.TarInfo(_place(digest))
+            entry.size = path.stat().st_size
+            with path.open("rb") as content:
+                archive.addfile(entry, content)
+    partial.replace(target)
+    return target
+
+
+def _configuration(image: Image, digests: Mapping[Path, str]) -> bytes:
+    return _json(
         {
             "architecture": "amd64",
             "os": "linux",
@@ -64,25 +96,16 @@ def pack(target: Path, image: Image) -> Path:
                 "User": image.user,
                 "WorkingDir": "/",
             },
-            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{d}" for d in digests]},
+            "rootfs": {
+                "type": "layers",
+                "diff_ids": [f"sha256:{digests[path]}" for path in image.layers],
+            },
         }
     )
-    file = f"{hashlib.sha256(configuration).hexdigest()}.json"
-    layers = [f"{digest}/layer.tar" for digest in digests]
-    manifest = _json([{"Config": file, "RepoTags": [image.name], "Layers": layers}])
-    partial = target.with_suffix(".partial")
-    with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as archive:
-        for name, data in ((file, configuration), ("manifest.json", manifest)):
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-        for path, name in zip(image.layers, layers, strict=True):
-            entry = tarfile.TarInfo(name)
-            entry.size = path.stat().st_size
-            with path.open("rb") as content:
-                archive.addfile(entry, content)
-    partial.replace(target)
-    return target
+
+
+def _place(digest: str) -> str:
+    return f"{digest}/layer.tar"
 
 
 def _sha256(path: Path) -> str:

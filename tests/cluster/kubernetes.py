@@ -179,6 +179,10 @@ class TestCluster:
         """Every process of the cluster and its pods."""
         return self._holder.pids()
 
+    def link_address(self, address: str) -> None:
+        """One more address of this machine on its link to the cluster."""
+        _run(["ip", "address", "replace", f"{address}/32", "dev", self.layout.link])
+
     def inside(self, *command: str) -> bool:
         """Whether a command ended well that ran in the cluster's own network."""
         return self._holder.run(command, check=False)

@@ -8,8 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,9 @@ NAME: Final = "mlplatform/predictor:0.3.0"
 PAGE: Final = "mlplatform.test/page:1"
 FLOWS: Final = "mlplatform/flows:0.3.0"
 """As platform/manifests/workloads name it: 1.6 GB, so the suite that needs it brings it in."""
+BACKUP: Final = "mlplatform/backup:0.3.0"
+"""The same with PostgreSQL's client programs, as platform/manifests/components/backup names it."""
+CLIENTS: Final = "postgresql-client"
 OF_THE_PAGE: Final = (
     *("anyio", "certifi", "click", "h11", "httpcore", "httpx", "idna", "jinja2", "markupsafe"),
     *("opentelemetry-api", "opentelemetry-sdk", "opentelemetry-semantic-conventions"),
@@ -40,12 +44,39 @@ def base(layout: Layout) -> None:
     archive = layout.cache / "base.tar"
     if archive.exists():
         return
-    tree = layout.cache / "base"
+    tree = _debian(layout, "base")
+    layer(archive, {entry: entry.name for entry in sorted(tree.iterdir())})
+    shutil.rmtree(tree)
+
+
+def _clients(layout: Layout) -> Path:
+    """A layer of what PostgreSQL's client programs add to that Debian."""
+    archive = layout.cache / "clients.tar"
+    if archive.exists():
+        return archive
+    tree = _debian(layout, "clients", CLIENTS)
+    with tarfile.open(layout.cache / "base.tar") as held:
+        for entry in held:
+            path = tree / entry.name
+            if not entry.isdir() and (path.is_symlink() or path.exists()):
+                path.unlink()
+    for folder in sorted(tree.rglob("*"), reverse=True):
+        if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
+            folder.rmdir()
+    layer(archive, {entry: entry.name for entry in sorted(tree.iterdir())})
+    shutil.rmtree(tree)
+    return archive
+
+
+def _debian(layout: Layout, name: str, *packages: str) -> Path:
+    """The tree of the smallest Debian with its Python and these packages."""
+    tree = layout.cache / name
     shutil.rmtree(tree, ignore_errors=True)
-    packages = "--include=ca-certificates,python3-minimal,libpython3-stdlib"
-    with (layout.cache / "base.log").open("wb") as log:
+    included = ",".join(("ca-certificates", "python3-minimal", "libpython3-stdlib", *packages))
+    flags = ("--variant=minbase", f"--include={included}")
+    with (layout.cache / f"{name}.log").open("wb") as log:
         subprocess.run(
-            ["debootstrap", "--variant=minbase", packages, SUITE, str(tree), _mirror()],
+            ["debootstrap", *flags, SUITE, str(tree), _mirror()],
             **{"stdout": log, "stderr": log, "check": True},
         )
     # Device nodes are the container runtime's; the rest is what no process reads.
@@ -53,8 +84,7 @@ def base(layout: Layout) -> None:
         shutil.rmtree(tree / path)
         (tree / path).mkdir()
     shutil.rmtree(tree / "usr/share/locale")
-    layer(archive, {entry: entry.name for entry in sorted(tree.iterdir())})
-    shutil.rmtree(tree)
+    return tree
 
 
 def build(layout: Layout) -> None:
@@ -68,26 +98,36 @@ def build(layout: Layout) -> None:
 
 
 def build_flows(layout: Layout) -> None:
-    """The archive of the flow runner's image, as platform/images/flows.Dockerfile makes it."""
+    """The archive of the flow runner's image, as platform/images/flows.Dockerfile makes it, and of
+    the backups', which is another layer on it."""
     layout.flow_images.mkdir(exist_ok=True)
     libraries = _libraries(layout, "flow-libraries", (REQUIREMENTS / "flows.txt").read_text())
     flows = layer(layout.cache / "flows.tar", {ROOT / "flows": "opt/mlplatform/flows"})
     layers = [layout.cache / "base.tar", libraries, flows, _code(layout, ROOT / "clients/python")]
-    _image(layout, "flow-run", FLOWS, layers, layout.flow_images)
+    images = {FLOWS: layers, BACKUP: [*layers, _clients(layout)]}
+    _images(layout, "flow-run", images, layout.flow_images)
 
 
 def has_flows(layout: Layout) -> bool:
     return (layout.flow_images / "flow-run.tar").exists()
 
 
-def _image(
-    layout: Layout, module: str, name: str, layers: list[Path], folder: Path | None = None
-) -> None:
-    """Packed anew where its code or the names of its layers, which say what is in them, changed."""
-    archive, stamp = (folder or layout.images) / f"{module}.tar", layout.cache / f"{module}.digest"
-    made_of = hashlib.sha256(layers[-1].read_bytes()).hexdigest()
+def _image(layout: Layout, module: str, name: str, layers: list[Path]) -> None:
+    _images(layout, module, {name: layers}, layout.images)
+
+
+def _images(layout: Layout, module: str, layers_of: Mapping[str, list[Path]], folder: Path) -> None:
+    """One archive, packed anew where the code or the names of layers, which say what is in them,
+    changed."""
+    archive, stamp = folder / f"{module}.tar", layout.cache / f"{module}.digest"
     command = ["python", "-m", "mlplatform.process", module]
-    made_of += " ".join((*command, *(each.name for each in layers)))
+    parts = list(command)
+    for layers in layers_of.values():
+        parts += [each.name for each in layers]
+        parts += [
+            hashlib.sha256(each.read_bytes()).hexdigest() for each in layers if _code_in(each)
+        ]
+    made_of = " ".join(parts)
     if archive.exists() and stamp.exists() and stamp.read_text() == made_of:
         return
     environment = [
@@ -99,8 +139,13 @@ def _image(
             "MALLOC_ARENA_MAX=2",
         ),
     ]
-    pack(archive, Image(name, command, environment, layers=layers))
+    pack(archive, *(Image(n, command, environment, layers=of) for n, of in layers_of.items()))
     stamp.write_text(made_of)
+
+
+def _code_in(archive: Path) -> bool:
+    """Whether a layer has code of this repository, which its name does not tell."""
+    return archive.name in ("code.tar", "flow-code.tar", "flows.tar")
 
 
 def _entries(lock: str, names: Sequence[str]) -> str:

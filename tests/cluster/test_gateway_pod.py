@@ -6,18 +6,17 @@ from __future__ import annotations
 
 import base64
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import yaml
-from tests.cluster import predictor_image
-from tests.cluster.layout import ROOT, Layout
+from tests.cluster import predictor_image, volumes
+from tests.cluster.layout import ROOT
+from tests.cluster.volumes import NAMESPACE, USER
 
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
@@ -28,9 +27,7 @@ from support.platform_process import wait
 from support.probe import status_of
 from support.scoring_world import MODEL, write_amount_bundle
 
-NAMESPACE = "mlplatform"
 POD = f"/api/v1/namespaces/{NAMESPACE}/pods/gateway-0"
-USER = 65532
 READY_S = 180.0
 MANIFESTS = ROOT / "platform" / "manifests"
 KINDS = {
@@ -60,10 +57,10 @@ class Gateway:
         self.api, self._place = test_cluster()
         self._is_promoted = False
         self._kubectl("apply", "--server-side", "-k", str(MANIFESTS / "base"))
-        self.home = _volume(self._place, "home-gateway-0")
-        self.bundles = _volume(self._place, "bundles")
+        self.home = volumes.empty_folder(self._place, "home-gateway-0")
+        self.bundles = volumes.empty_folder(self._place, "bundles")
         self.documents = [
-            *_volumes(self._place),
+            *(volumes.of_claim(self._place, claim) for claim in ("home-gateway-0", "bundles")),
             *(_secret(name, key) for name, key in SECRETS.items()),
             *_workloads(self._kubectl("kustomize", str(MANIFESTS / "workloads"))),
         ]
@@ -203,34 +200,6 @@ def _is_ready(pod: dict[str, Any]) -> bool:
 def payment() -> dict[str, Any]:
     now_ms = int(time.time() * 1000)
     return {"customer_id": 7, "terminal_id": 3, "amount": 40.0, "event_time": now_ms}
-
-
-def _volume(place: Layout, claim: str) -> Path:
-    folder = place.volumes / f"{NAMESPACE}-{claim}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    os.chown(folder, 0, USER)  # as fsGroup does it to volumes of a storage class
-    folder.chmod(0o2775)
-    return folder
-
-
-def _volumes(place: Layout) -> list[dict[str, Any]]:
-    modes = {"home-gateway-0": ("ReadWriteOnce", "20Gi"), "bundles": ("ReadWriteMany", "10Gi")}
-    return [
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolume",
-            "metadata": {"name": f"{NAMESPACE}-{claim}"},
-            "spec": {
-                "capacity": {"storage": size},
-                "accessModes": [mode],
-                "hostPath": {"path": str(place.volumes / f"{NAMESPACE}-{claim}")},
-                "claimRef": {"namespace": NAMESPACE, "name": claim},
-                "storageClassName": "",
-            },
-        }
-        for claim, (mode, size) in modes.items()
-    ]
 
 
 def token(name: str) -> str:

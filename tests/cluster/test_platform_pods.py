@@ -5,191 +5,30 @@ predictor of KServe's that answers. For `FULL=1 make test-cluster`, as their ima
 
 from __future__ import annotations
 
-import base64
 import json
 import os
-import subprocess
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
 import pytest
-import yaml
-from tests.cluster import bank_servers, predictor_image
-from tests.cluster.kubernetes import TestCluster
-from tests.cluster.layout import ROOT
-from tests.cluster.test_gateway_pod import _volume, _volumes
+from tests.cluster import backup_pods, gateway_pods
+from tests.cluster.platform_pods import BESIDE, FIRST, MODELS, READY_S, RUN_S, Platform
+from tests.cluster.pod_load import Load, load, payment
 
-from mlplatform.rollouts.kubernetes.api import INFERENCE_SERVICES, PODS
-from support.kserve_world import bundles_volume, installation, test_cluster
+from mlplatform.observing.slo.objectives import seconds, shipped_objectives
+from mlplatform.rollouts.kubernetes.api import INFERENCE_SERVICES
+from mlplatform_client.answers import Answer
+from mlplatform_client.client import Client
+from support.kserve_world import installation, test_cluster
 from support.platform_process import wait
 
-NAMESPACE: Final = "mlplatform"
-MODELS: Final = "mlplatform-models"
-MANIFESTS: Final = ROOT / "platform" / "manifests"
-READY_S: Final = 300.0
-RUN_S: Final = 600.0
-IMAGES: Final = {"mlplatform/gateway:0.3.0": predictor_image.NAME}
-"""The predictor's image is of the same lock."""
 MODEL: Final = "fraud"
 ROLLOUT: Final = f"{MODEL}-v1-1"
-PROGRAM: Final = ("python", "-m", "mlplatform.commands")
-"""The command `mlplatform`, which this image has not: its packages are unpacked, not installed."""
-PODS_OF: Final = {"exporter", "page", "worker", "mlflow", "prefect", "prefect-worker", "gateway"}
-
-
-class Platform:
-    """The installation: what an overlay of the workloads makes, and a pod to type commands in."""
-
-    def __init__(self) -> None:
-        self.api, self._place = test_cluster()
-        cluster = TestCluster(self._place)
-        for archive in sorted(self._place.flow_images.glob("*.tar")):
-            assert cluster.ctr("images", "import", str(archive)), archive
-        self.servers = bank_servers.start(self.api, self._place)
-        self._kubectl("apply", "--server-side", "-k", str(MANIFESTS / "base"))
-        self._home = _volume(self._place, "home-gateway-0")
-        bundles = _volume(self._place, "bundles")
-        bundles_volume(self.api, MODELS, bundles)
-        self.documents = [
-            *_volumes(self._place),
-            *(_secret(name, keys) for name, keys in self.servers.secrets.items()),
-            *self._installed("workloads"),
-            *self._installed("commands"),
-        ]
-        self._kubectl("apply", "--server-side", "-f", "-", given=yaml.dump_all(self.documents))
-
-    def _installed(self, folder: str) -> list[dict[str, Any]]:
-        """As an overlay has it: this installation's addresses and images, and small requests."""
-        built = list(yaml.safe_load_all(self._kubectl("kustomize", str(MANIFESTS / folder))))
-        for document in built:
-            if document["kind"] == "ConfigMap" and document["metadata"]["name"] == "platform":
-                document["data"] |= self.servers.variables
-            for container in _containers(document):
-                container["image"] = IMAGES.get(container["image"], container["image"])
-                container["resources"]["requests"] = {"cpu": "20m", "memory": "128Mi"}
-                for variable in container.get("env", []):
-                    if variable["name"] in self.servers.mlflow:
-                        variable["value"] = self.servers.mlflow[variable["name"]]
-        return built
-
-    def pods(self) -> dict[str, dict[str, Any]]:
-        """Those that stand, by their names."""
-        found = self.api.items(PODS.path(NAMESPACE))
-        named = {pod["metadata"]["labels"].get("app.kubernetes.io/name"): pod for pod in found}
-        return {
-            name.removeprefix("mlplatform-"): pod for name, pod in named.items() if name is not None
-        }
-
-    def until_ready(self) -> None:
-        wanted = PODS_OF | {"commands"}
-
-        def are_ready() -> bool:
-            found = self.pods()
-            return wanted <= set(found) and all(_is_ready(found[name]) for name in wanted)
-
-        wait(are_ready, "all pods", within_s=READY_S)
-
-    def command(self, *words: str, status: int = 0) -> str:
-        """What `mlplatform` says in the pod of commands."""
-        done = self._typed(*words)
-        assert done.returncode == status, f"{words}: {done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    def _typed(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return self._run("exec", "-n", NAMESPACE, "commands", "--", *PROGRAM, *words)
-
-    def asked(self, *words: str) -> Any:
-        return json.loads(self.command(*words, "--json"))
-
-    def until_phase(self, rollout: str, phase: str) -> None:
-        def is_there() -> bool:
-            [found] = [
-                r for r in self.asked("rollouts", "list", "--all") if r["rollout_id"] == rollout
-            ]
-            return bool(found["phase"] == phase)
-
-        wait(is_there, f"{rollout}: {phase}", within_s=RUN_S)
-
-    def approve(self, rollout: str) -> None:
-        """Once the question has reached Prefect, moments after the pass that asked it."""
-        words = ("--decision", "approve", "--approver", "bo", "--reason", "its gates are read")
-        command = ("rollouts", "approve", rollout, *words, "--key-file", "/tmp/bo.key")
-        wait(lambda: self._typed(*command).returncode == 0, "the approval", within_s=RUN_S)
-
-    def url(self, service: str) -> str:
-        """Of a Service, as this machine reaches it."""
-        spec = self.api.get(f"/api/v1/namespaces/{NAMESPACE}/services/{service}")["spec"]
-        return f"http://{spec['clusterIP']}:{spec['ports'][0]['port']}"
-
-    def post_and_poll(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The decision of a request that is accepted for later, once the worker has made it."""
-        key = (self._home / "home" / "secrets" / "api.key").read_text()
-        with httpx.Client(
-            base_url=self.url("gateway"), headers={"Authorization": f"Bearer {key}"}, timeout=10.0
-        ) as client:
-            accepted = client.post(f"/api/v2/models/{MODEL}/score:async", json=body)
-            assert accepted.status_code == 202, accepted.text
-            polled: list[httpx.Response] = []
-
-            def is_decided() -> bool:
-                polled.append(client.get(accepted.headers["Location"]))
-                return polled[-1].status_code == 200
-
-            wait(is_decided, "the worker's decision", within_s=READY_S)
-        decided: dict[str, Any] = polled[-1].json()
-        assert decided["decision_id"] == accepted.json()["decision_id"]
-        return decided
-
-    def close(self) -> None:
-        for service in self.api.items(INFERENCE_SERVICES.path(MODELS)):
-            self.api.delete(INFERENCE_SERVICES.path(MODELS, service["metadata"]["name"]))
-        claims = [
-            {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}}
-            for name in ("home-gateway-0",)
-        ]
-        for claim in claims:
-            claim["metadata"]["namespace"] = NAMESPACE
-        first = [d for d in self.documents if d["kind"] != "PersistentVolume"]
-        last = [d for d in self.documents if d["kind"] == "PersistentVolume"]
-        given = yaml.dump_all([*first, *claims, *last])
-        self._run("delete", "jobs", "--all", "-n", NAMESPACE, "--timeout=60s")
-        self._kubectl("delete", "--ignore-not-found", "--timeout=120s", "-f", "-", given=given)
-        self.servers.ends.close()
-
-    def _kubectl(self, *args: str, given: str = "") -> str:
-        done = self._run(*args, given=given)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def _run(self, *args: str, given: str = "") -> subprocess.CompletedProcess[str]:
-        command = [str(self._place.bin / "kubectl"), f"--kubeconfig={self._place.kubeconfig}"]
-        return subprocess.run([*command, *args], input=given, capture_output=True, text=True)
-
-
-def _containers(document: dict[str, Any]) -> list[dict[str, Any]]:
-    spec = document.get("spec", {})
-    spec = spec.get("template", {}).get("spec", spec)
-    if not isinstance(spec.get("containers"), list):
-        return []
-    return [*spec.get("initContainers", []), *spec["containers"]]
-
-
-def _is_ready(pod: dict[str, Any]) -> bool:
-    conditions = pod["status"].get("conditions", [])
-    return any((c["type"], c["status"]) == ("Ready", "True") for c in conditions)
-
-
-def _secret(name: str, keys: dict[str, str]) -> dict[str, Any]:
-    data = {key: base64.b64encode(value.encode()).decode() for key, value in keys.items()}
-    metadata = {"name": name, "namespace": NAMESPACE}
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}
-
-
-def payment() -> dict[str, Any]:
-    moment = datetime.now(UTC).isoformat(timespec="milliseconds")
-    return {"customer_id": 7, "terminal_id": 3, "amount": 40.0, "event_time": moment}
+SECOND: Final = f"{MODEL}-v2-1"
 
 
 @pytest.fixture(scope="module")
@@ -209,14 +48,14 @@ def test_every_pod_is_ready_and_none_restarts(platform: Platform) -> None:
     restarts = {
         name: [c["restartCount"] for c in pod["status"]["containerStatuses"]]
         for name, pod in platform.pods().items()
-        if name in PODS_OF
+        if name in (FIRST, *BESIDE)
     }
-    assert restarts == {name: [0] for name in PODS_OF}
+    assert restarts == {name: [0] for name in (FIRST, *BESIDE)}
 
 
 def test_prefect_has_every_flow_and_a_pool_of_kubernetes(platform: Platform) -> None:
     platform.until_ready()
-    auth = tuple(platform.servers.secrets["prefect"]["auth"].split(":"))
+    auth = tuple(platform.at.secrets["prefect"]["auth"].split(":"))
     url = f"{platform.url('prefect')}/api"
     headers = {"Host": "prefect.mlplatform:4200"}
 
@@ -242,6 +81,18 @@ def test_a_first_version_is_trained_approved_and_answers_from_its_pod(platform: 
     platform.approve(ROLLOUT)
     platform.until_phase(ROLLOUT, "promoted")
 
+    answer = _until_the_champion_answers(platform)
+    assert (answer["model"]["version"], answer["degraded"]) == (1, None)
+    [service] = platform.api.items(INFERENCE_SERVICES.path(MODELS))
+    assert service["metadata"]["name"] == f"{MODEL}-v1-{answer['model']['bundle'][:8]}"
+    assert platform.asked("log", "explain", answer["decision_id"])["equal"]
+    later = platform.post_and_poll(MODEL, payment())
+    assert later["model"] == answer["model"]
+    assert platform.command("status").startswith("ready")
+
+
+def _until_the_champion_answers(platform: Platform) -> dict[str, Any]:
+    """Its answer: its pod may be about to start, and the gateway about to hear of it."""
     answers: list[dict[str, Any]] = []
 
     def is_answered() -> bool:
@@ -249,11 +100,135 @@ def test_a_first_version_is_trained_approved_and_answers_from_its_pod(platform: 
         return bool(answers[-1]["answered_by"] == "champion")
 
     wait(is_answered, "an answer of the champion", within_s=READY_S)
-    answer = answers[-1]
-    assert (answer["model"]["version"], answer["degraded"]) == (1, None)
-    [service] = platform.api.items(INFERENCE_SERVICES.path(MODELS))
-    assert service["metadata"]["name"] == f"{MODEL}-v1-{answer['model']['bundle'][:8]}"
-    assert platform.asked("log", "explain", answer["decision_id"])["equal"]
-    later = platform.post_and_poll(payment())
-    assert later["model"] == answer["model"]
-    assert platform.command("status").startswith("ready")
+    return answers[-1]
+
+
+def test_gateways_join_by_their_component_and_no_alert_on_the_log_would_fire(
+    platform: Platform,
+) -> None:
+    platform.until_ready()
+    gateway_pods.join(platform)
+
+    limit_s = seconds(shipped_objectives().limits.watermark_behind)
+    for writer in gateway_pods.GATEWAYS:  # they have answered nothing yet
+        lag_s = partial(gateway_pods.lag_s, platform, writer)
+        wait(lambda: lag_s() is not None, writer, within_s=READY_S)  # noqa: B023
+        assert (lag_s() or 0.0) < limit_s, writer
+
+
+@pytest.mark.timeout(1800)  # each gateway stops and starts twice, while a version is trained
+def test_no_payment_fails_and_none_is_lost_while_gateways_go_and_come_back(
+    platform: Platform,
+) -> None:
+    platform.until_ready(*gateway_pods.MORE)
+    before = set(gateway_pods.decisions(platform, MODEL))
+    # The run goes on where this command hears nothing for a minute, as others use the processors.
+    platform.typed("retrain", MODEL, "--actor", "ana", "--reason", "second", "--rollout")
+    with _load(platform) as sent:
+        sent.until_more(100)
+        gateway_pods.evict(platform, "gateway-more-1")
+        sent.until_more(100)
+        gateway_pods.restart_all(platform)
+        _until_a_pass_has_counted_all_gateways(platform)
+        _until_a_late_log_shows(platform)
+
+    assert sent.failures == []
+    gateway_pods.until_replicated(platform, MODEL, sent.answers.values())
+    found = gateway_pods.decisions(platform, MODEL)
+    assert {len(found[decision]) for decision in sent.answers.values()} == {1}
+    assert {found[decision][0].writer for decision in sent.answers.values()} == {
+        *gateway_pods.GATEWAYS
+    }
+    # A gateway knows its own keys alone: what was asked for again at another one is decided there.
+    others = set(found) - before - set(sent.answers.values())
+    assert {found[decision][0].event_ms for decision in others} <= sent.repeated_ms()
+    report = gateway_pods.verified(platform)
+    assert (report["ok"], report["writers"]) == (True, 3), report
+
+
+def _load(platform: Platform) -> AbstractContextManager[Load]:
+    return load(platform.cluster, platform.url("gateway"), platform.api_key(), MODEL)
+
+
+def _until_a_pass_has_counted_all_gateways(platform: Platform) -> None:
+    """A pass over the second version, which is copied payments of all of them."""
+
+    def has_counted() -> bool:
+        if SECOND not in {r["rollout_id"] for r in platform.asked("rollouts", "list", "--all")}:
+            return False
+        analysis = platform.asked("rollouts", "show", SECOND)["analysis"]
+        return analysis is not None and {*gateway_pods.GATEWAYS} <= _writers(analysis)
+
+    wait(has_counted, "a pass that counted the records of all gateways", within_s=RUN_S)
+
+
+def _writers(analysis: dict[str, Any]) -> set[str]:
+    return set(analysis["gates"]["evidence"]["log"])
+
+
+def _until_a_late_log_shows(platform: Platform) -> None:
+    """Without a replicator, the others' records stay away; with one, they come."""
+    first, other = gateway_pods.FIRST, gateway_pods.MORE[0]
+
+    def lag_s(writer: str) -> float:
+        found = gateway_pods.lag_s(platform, writer)
+        assert found is not None
+        return found
+
+    gateway_pods.scale(platform, "deployment/replicator", 0)
+    wait(lambda: lag_s(other) > 20.0 > lag_s(first), "a lag of one of them", within_s=READY_S)
+    gateway_pods.scale(platform, "deployment/replicator", 1)
+    wait(lambda: lag_s(other) < 10.0, "an end of that", within_s=READY_S)
+
+
+@pytest.mark.timeout(1800)  # all pods stop and start
+def test_a_backup_starts_an_empty_installation_and_later_records_of_other_gateways_come(
+    platform: Platform,
+) -> None:
+    platform.until_ready(*gateway_pods.MORE, "replicator")
+    folder = backup_pods.install(platform)
+    with _load(platform) as kept:
+        kept.until_more(100)
+    gateway_pods.until_replicated(platform, MODEL, kept.answers.values())
+    key, decision = _answered_by_the_first(platform, kept)
+    taken = backup_pods.take(platform)
+    assert [path.name for path in folder.iterdir()] == [Path(taken["backup"]).name]
+    with _load(platform) as later:
+        later.until_more(100)
+    gateway_pods.until_replicated(platform, MODEL, later.answers.values())
+    before = gateway_pods.decisions(platform, MODEL)
+
+    backup_pods.lose(platform)
+    restored = backup_pods.restore(platform, taken["backup"])
+
+    assert restored["findings"] == []
+    assert (restored["verified"]["ok"], restored["verified"]["writers"]) == (True, 3)
+    assert restored["contents"]["champions"][MODEL] == 1
+    # Of what came later, the first gateway's is gone with its volume, and the others' comes again.
+    came = {d for d in later.answers.values() if before[d][0].writer != gateway_pods.FIRST}
+    gateway_pods.until_replicated(platform, MODEL, {*kept.answers.values(), *came})
+    found = gateway_pods.decisions(platform, MODEL)
+    assert came
+    assert set(later.answers.values()) & set(found) == came
+    assert {len(found[decision]) for decision in kept.answers.values()} == {1}
+    assert gateway_pods.verified(platform)["ok"]
+    again = _asked_again(platform, kept, key)
+    assert (again.decision_id, again.replayed) == (decision, True)
+    platform.command("materialize", MODEL)
+    _until_the_champion_answers(platform)
+    assert platform.post_and_poll(MODEL, payment())["model"]["version"] == 1
+
+
+def _answered_by_the_first(platform: Platform, sent: Load) -> tuple[str, str]:
+    """A key and its decision, which the first gateway alone knows."""
+    found = gateway_pods.decisions(platform, MODEL)
+    return next(
+        (key, decision)
+        for key, decision in sent.answers.items()
+        if found[decision][0].writer == gateway_pods.FIRST
+    )
+
+
+def _asked_again(platform: Platform, sent: Load, key: str) -> Answer:
+    with Client(platform.url("gateway-first"), platform.api_key()) as client:
+        return client.score(MODEL, sent.bodies[key], key=key)

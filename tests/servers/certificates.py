@@ -1,10 +1,11 @@
-"""A certificate authority of one test run, and a certificate for 127.0.0.1 and localhost."""
+"""A certificate authority of one test run, and a certificate for this machine and other names."""
 
 from __future__ import annotations
 
 import datetime
 import ipaddress
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,11 +31,15 @@ class Certificates:
         return context
 
 
-def make(folder: Path) -> Certificates:
-    """Files in the folder; the key is its owner's alone, as PostgreSQL insists."""
+def make(folder: Path, hosts: Sequence[str] = ()) -> Certificates:
+    """Files in the folder; the key is its owner's alone, as PostgreSQL insists.
+
+    Args:
+        hosts: more names of the server.
+    """
     authority_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     authority = _certificate("mlplatform tests", authority_key, "mlplatform tests", authority_key)
-    shown = _certificate("localhost", key, "mlplatform tests", authority_key)
+    shown = _certificate("localhost", key, "mlplatform tests", authority_key, hosts)
     made = Certificates(folder / "ca.pem", folder / "server.pem", folder / "server.key")
     made.authority.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
     made.certificate.write_bytes(shown.public_bytes(serialization.Encoding.PEM))
@@ -56,10 +61,14 @@ def _certificate(
     key: ec.EllipticCurvePrivateKey,
     issuer: str,
     issuer_key: ec.EllipticCurvePrivateKey,
+    hosts: Sequence[str] = (),
 ) -> x509.Certificate:
     now = datetime.datetime.now(datetime.UTC)
     is_authority = subject == issuer
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    names = [
+        *(x509.DNSName(host) for host in ("localhost", *hosts)),
+        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+    ]
     return (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))

@@ -37,6 +37,8 @@ LISTENERS = {
     "STRANGER": "127.0.0.2",  # its certificate is not of that name
 }
 """Name and address: without TLS; with TLS, without and with users."""
+ELSEWHERE = "ELSEWHERE"
+"""The listener of those who reach the broker by another name and port, as by a proxy."""
 JAVA = (
     "java", "-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
@@ -46,16 +48,17 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers=127.0.0.1:{controller}
 listeners={listeners},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners={listeners},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners={advertised},CONTROLLER://127.0.0.1:{controller}
 inter.broker.listener.name=PLAIN
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAIN:PLAINTEXT,TLS:SSL,USERS:SASL_SSL,\
-  STRANGER:SASL_SSL
+  STRANGER:SASL_SSL,ELSEWHERE:SASL_SSL
 ssl.keystore.type=PEM
 ssl.keystore.location={keystore}
 sasl.enabled.mechanisms=SCRAM-SHA-512
 listener.name.users.scram-sha-512.sasl.jaas.config={module} required;
 listener.name.stranger.scram-sha-512.sasl.jaas.config={module} required;
+listener.name.elsewhere.scram-sha-512.sasl.jaas.config={module} required;
 log.dirs={data}
 auto.create.topics.enable=false
 default.replication.factor=1
@@ -77,19 +80,24 @@ class Broker:
 
     Args:
         folder: of its data, which outlive a kill.
+        known_as: `host:port` by which those elsewhere know it, of one more listener, `ELSEWHERE`,
+            by TLS and with users; empty: there is none.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, known_as: str = "") -> None:
         """Raises ServerMissing."""
         _fetch()
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self.version = f"Kafka {_version()}"
-        self.certificates = certificates.make(folder)
+        self._known_as = known_as
+        hosts = [known_as.rpartition(":")[0]] if known_as else []
+        self.certificates = certificates.make(folder, hosts)
         self.password = secrets.token_urlsafe(16)
         self.password_file = folder / "password"
         self.password_file.write_text(f"{self.password}\n")
-        self.ports = dict(zip(LISTENERS, free_ports(len(LISTENERS)), strict=True))
+        self._hosts = LISTENERS | ({ELSEWHERE: "127.0.0.1"} if known_as else {})
+        self.ports = dict(zip(self._hosts, free_ports(len(self._hosts)), strict=True))
         self.bootstrap = self.listener("PLAIN")
         java = (*JAVA, "-cp", f"{LIBS}/*")
         config = self._configured(java)
@@ -100,7 +108,7 @@ class Broker:
 
     def listener(self, name: str) -> str:
         """`host:port` of the listener of that name."""
-        return f"{LISTENERS[name]}:{self.ports[name]}"
+        return f"{self._hosts[name]}:{self.ports[name]}"
 
     def brokers(self, listener: str, **changes: Any) -> Brokers:
         """The broker as its clients name it, by one of its listeners with TLS."""
@@ -132,6 +140,9 @@ class Broker:
         self._process.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def _advertised(self, name: str) -> str:
+        return self._known_as if name == ELSEWHERE else self.listener(name)
+
     def _configured(self, java: Sequence[str]) -> str:
         """Path of the configuration, of which the storage is formatted."""
         shown = self.certificates
@@ -141,7 +152,8 @@ class Broker:
         (controller,) = free_ports(1)
         config.write_text(
             PROPERTIES.format(
-                listeners=",".join(f"{name}://{self.listener(name)}" for name in LISTENERS),
+                listeners=",".join(f"{name}://{self.listener(name)}" for name in self._hosts),
+                advertised=",".join(f"{name}://{self._advertised(name)}" for name in self._hosts),
                 controller=controller,
                 keystore=keystore,
                 module="org.apache.kafka.common.security.scram.ScramLoginModule",
