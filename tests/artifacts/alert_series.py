@@ -342,7 +342,12 @@ def calm() -> list[Case]:
     within = {f'{SCORED},status="503"}}': "0+1x300", f'{SCORED},status="200"}}': "0+20000x300"}
     over = {f'{SCORED},status="503"}}': "0+9x300", f'{SCORED},status="200"}}': "0+10000x300"}
     quiet = (30, 120, 299)
+    unused = {  # a live gateway without requests
+        "mlplatform_event_time_seconds": "315+60x300",
+        'mlplatform_log_watermark_seconds{writer="gateway-0"}': "0+60x300",
+    }
     return [
+        Case("LogBehind", unused, {}, quiet),
         Case("AvailabilityBudgetBurns", few, {}, quiet),
         Case("AvailabilityBudgetBurns", within, {}, quiet),
         # nine times the budget is no page of the 5m/1h pair, but is one of the 30m/6h pair

@@ -20,7 +20,10 @@ from typer.core import TyperGroup
 from mlplatform.commands import app
 from mlplatform.model.folders import load_definition, model_names
 from mlplatform.observing.slo import render_files
-from mlplatform.observing.slo.objectives import FILE, load
+from mlplatform.observing.slo.objectives import FILE, load, seconds
+from mlplatform.runtime.clock import SYSTEM_TOLERANCE_MS
+from mlplatform.runtime.units import MINUTE_MS
+from mlplatform.scoring.request.times import IN_FLIGHT_MS
 
 USAGE_ERROR = typer.BadParameter.__mro__[1]
 ROOT = Path(__file__).parents[2]
@@ -87,6 +90,13 @@ def needed_by(alert: str) -> list[dict[str, Any]]:
         and rule["record"] in used | {"slo:bad:bool"}
     ]
     return [{"name": "all", "rules": [*kept, *own]}]
+
+
+def test_a_live_gateway_without_requests_is_not_behind() -> None:
+    """Its watermark stays behind its clock by what a request may be late."""
+    limit_ms = seconds(load(ROOT / FILE).limits.watermark_behind) * 1000
+
+    assert limit_ms > SYSTEM_TOLERANCE_MS + IN_FLIGHT_MS + MINUTE_MS
 
 
 def test_every_severity_of_an_alert_is_seen_to_fire() -> None:

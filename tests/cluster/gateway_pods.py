@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from tests.cluster.volumes import NAMESPACE
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import RecordQuery
+from mlplatform.rollouts.passes import count_store
 from support.platform_process import wait
 
 GATEWAYS: Final = (FIRST, *MORE)
@@ -36,22 +38,41 @@ def join(platform: Platform) -> None:
 
 @dataclass(frozen=True, slots=True)
 class LoggedDecision:
-    """A decision's record: whose it is, and when its payment happened, epoch ms."""
+    """A decision's record: whose it is, its number, and when its payment happened, epoch ms."""
 
     writer: str
+    seq: int
     event_ms: int
 
 
 def decisions(platform: Platform, model: str) -> dict[str, list[LoggedDecision]]:
     """Decision id → its records in the first gateway's log."""
-    columns = ("decision_id", "writer", "event_ms")
+    columns = ("decision_id", "writer", "seq", "event_ms")
     with closing(SqliteDecisionLog(platform.home / "home" / "decisions")) as log:
         query = RecordQuery(model=model, kinds=("decision",), columns=columns)
         table: pa.Table = log.read(query)
     found: dict[str, list[LoggedDecision]] = {}
     for row in table.to_pylist():
-        one = LoggedDecision(row["writer"], row["event_ms"])
+        one = LoggedDecision(row["writer"], row["seq"], row["event_ms"])
         found.setdefault(row["decision_id"], []).append(one)
+    return found
+
+
+def heads(platform: Platform, model: str) -> dict[str, int]:
+    """Writer → the number of its last decision in the first gateway's log."""
+    found: dict[str, int] = {}
+    for records in decisions(platform, model).values():
+        for one in records:
+            found[one.writer] = max(one.seq, found.get(one.writer, 0))
+    return found
+
+
+def counted(platform: Platform, model: str) -> dict[str, int]:
+    """Writer → the number up to which passes have counted its records of the champion's routes."""
+    found: dict[str, int] = {}
+    for path in (platform.home / "home" / "counted" / model).glob("champion-*.db"):
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            found |= count_store.load(db).position
     return found
 
 
