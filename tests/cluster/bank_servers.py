@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from tests.cluster.layout import Layout
 from tests.servers import instances
 from tests.servers.kafka.broker import ELSEWHERE, USER, Broker
-from tests.servers.process import new_folder
+from tests.servers.process import ServerMissing, new_folder
 from tests.servers.proxy import Proxy
 
 from mlplatform.rollouts.kubernetes.api import KubernetesApi
@@ -40,7 +40,12 @@ class Addresses:
 
 
 class BankServers:
-    """PostgreSQL, Valkey, S3 and Kafka, which asks for TLS and a user; reachable from pods."""
+    """PostgreSQL, Valkey, S3 and Kafka, which asks for TLS and a user; reachable from pods.
+
+    Attributes:
+        no_kafka: why there is no Kafka, so that topics are on the first gateway's volume; empty
+            where there is one.
+    """
 
     def __init__(self, api: KubernetesApi, place: Layout) -> None:
         with contextlib.ExitStack() as ends:
@@ -49,9 +54,9 @@ class BankServers:
             for one in (self._postgres, self._redis, self._s3):
                 if one.server is not None:
                     ends.callback(one.server.close)
-            known_as = f"kafka.{NAMESPACE}:{PORTS['kafka']}"
-            self._kafka = Broker(new_folder("kafka"), known_as=known_as)
-            ends.callback(self._kafka.close)
+            self._kafka, self.no_kafka = _kafka()
+            if self._kafka is not None:
+                ends.callback(self._kafka.close)
             for name, port in self._ports().items():
                 proxy = ends.enter_context(Proxy(port, host=place.host_ip))
                 _name(api, name, place.host_ip, proxy.port)
@@ -72,9 +77,8 @@ class BankServers:
             variables={
                 "MLPLATFORM_POSTGRES": f"postgresql://{at}/{platform}?sslmode=disable",
                 "MLPLATFORM_REDIS": f"redis://redis.{NAMESPACE}:6379/0",
-                "MLPLATFORM_KAFKA": f"kafka+ssl://{USER}@kafka.{NAMESPACE}:{PORTS['kafka']}"
-                f"?ssl.ca.location={SECRETS}/kafka-ca.crt",
                 "MLPLATFORM_KSERVE_REPLICAS": "1",  # a node of two cores has room for one
+                **_topics(self._kafka),
             },
             mlflow={
                 "MLPLATFORM_MLFLOW_POSTGRES": f"postgresql://{at}/{mlflow}?sslmode=disable",
@@ -83,10 +87,7 @@ class BankServers:
             secrets={
                 "postgres": {"password": password or ""},
                 "redis": {"password": self._redis.address.password() or ""},
-                "kafka": {
-                    "password": self._kafka.password,
-                    "ca.crt": self._kafka.certificates.authority.read_text(),
-                },
+                **_topic_secrets(self._kafka),
                 "mlflow": {"token": "a-token-of-the-registry", "postgres-password": password or ""},
                 "prefect": {
                     "auth": "platform:a-token-of-the-platform",
@@ -105,12 +106,34 @@ class BankServers:
         """Of the servers, on this machine."""
         s3 = urlsplit(self._s3.environment["AWS_ENDPOINT_URL_S3"]).port
         assert s3 is not None
-        return {
+        found = {
             "postgres": self._postgres.address.port,
             "redis": self._redis.address.port,
             "s3": s3,
-            "kafka": self._kafka.ports[ELSEWHERE],
         }
+        return found if self._kafka is None else found | {"kafka": self._kafka.ports[ELSEWHERE]}
+
+
+def _kafka() -> tuple[Broker | None, str]:
+    """A broker, or why there is none."""
+    try:
+        return Broker(new_folder("kafka"), known_as=f"kafka.{NAMESPACE}:{PORTS['kafka']}"), ""
+    except ServerMissing as error:
+        return None, str(error)
+
+
+def _topics(kafka: Broker | None) -> dict[str, str]:
+    if kafka is None:
+        return {"MLPLATFORM_KAFKA": "", "MLPLATFORM_KAFKA_PASSWORD_FILE": ""}
+    place = f"kafka.{NAMESPACE}:{PORTS['kafka']}?ssl.ca.location={SECRETS}/kafka-ca.crt"
+    return {"MLPLATFORM_KAFKA": f"kafka+ssl://{USER}@{place}"}
+
+
+def _topic_secrets(kafka: Broker | None) -> dict[str, dict[str, str]]:
+    if kafka is None:
+        return {}
+    authority = kafka.certificates.authority.read_text()
+    return {"kafka": {"password": kafka.password, "ca.crt": authority}}
 
 
 def _name(api: KubernetesApi, name: str, address: str, port: int) -> None:

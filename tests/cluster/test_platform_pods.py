@@ -42,6 +42,12 @@ def platform() -> Iterator[Platform]:
         made.close()
 
 
+@pytest.fixture
+def kafka(platform: Platform) -> None:
+    if platform.servers.no_kafka:
+        pytest.skip(f"MORE GATEWAYS AND BACKUPS ARE NOT TESTED: {platform.servers.no_kafka}")
+
+
 def test_every_pod_is_ready_and_none_restarts(platform: Platform) -> None:
     platform.until_ready()
 
@@ -103,6 +109,7 @@ def _until_the_champion_answers(platform: Platform) -> dict[str, Any]:
     return answers[-1]
 
 
+@pytest.mark.usefixtures("kafka")
 def test_gateways_join_by_their_component_and_no_alert_on_the_log_would_fire(
     platform: Platform,
 ) -> None:
@@ -117,6 +124,7 @@ def test_gateways_join_by_their_component_and_no_alert_on_the_log_would_fire(
 
 
 @pytest.mark.timeout(1800)  # each gateway stops and starts twice
+@pytest.mark.usefixtures("kafka")
 def test_no_payment_fails_and_none_is_lost_while_gateways_go_and_come_back(
     platform: Platform,
 ) -> None:
@@ -176,6 +184,7 @@ def _until_a_late_log_shows(platform: Platform) -> None:
 
 
 @pytest.mark.timeout(1800)  # all pods stop and start
+@pytest.mark.usefixtures("kafka")
 def test_a_backup_starts_an_empty_installation_and_later_records_of_other_gateways_come(
     platform: Platform,
 ) -> None:
