@@ -21,6 +21,9 @@ from mlplatform.model.tensors.vectors import spans
 MOST_INPUTS: Final = 1024
 """Most inputs of a row, with a vector as one: explaining a score by reference values takes as many
 rows."""
+MOST_FIELDS: Final = 2000
+"""Most fields of a request: a table of them, with columns that nothing reads beside them, is within
+the limit of `learning/features/parquet_work.py`."""
 MOST_COLUMNS: Final = 1536
 """Most columns of a row: 128 rows of them, 768 KiB, are one call of a predictor, whose body may
 have 1 MiB."""
@@ -70,6 +73,8 @@ def text_rules(model: ModelDefinition) -> Iterator[tuple[bool, str, object, str]
         yield has_tokens == (spec.kind == "text"), f"{key}.tokens", shown, wanted
         wanted = "a name that does not end like `.w1.3`, as the tokens of a text do"
         yield text_of(spec.name) is None, f"{key}.name", spec.name, wanted
+    fields, wanted = len(model.request), f"{MOST_FIELDS} or fewer: vectors hold more numbers"
+    yield fields <= MOST_FIELDS, "request", f"{fields} fields", wanted
     rows = row_inputs(model.inputs, model.request)
     columns, explained = len(rows), len(spans([spec.name for spec in rows]))
     wanted = f"{MOST_INPUTS} or fewer: one for each input, and for each token of a text"

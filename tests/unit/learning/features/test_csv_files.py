@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import tracemalloc
 from pathlib import Path
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from mlplatform.learning.features.csv_files import MOST_ROW, CsvFiles
-from mlplatform.learning.features.parquet_work import VECTOR_BATCH_ROWS
+from mlplatform.learning.features.parquet_work import MOST_COLUMNS, VECTOR_BATCH_ROWS
 from mlplatform.runtime.errors import InputInvalid
 
 
@@ -64,3 +65,48 @@ def test_a_hidden_vector_is_in_no_message(tmp_path: Path) -> None:
     with CsvFiles([path]) as files:
         (batch,) = files.batches(0, {"face": pa.list_(pa.float64())}, hidden=["face"])
     assert [problem.text for problem in batch.problems] == ["face; wanted: a number"]
+
+
+@pytest.mark.parametrize(
+    ("head", "problem"),
+    [
+        pytest.param(
+            ",".join(f"c{n}" for n in range(MOST_COLUMNS + 1)),
+            f"{MOST_COLUMNS + 1} columns; the limit is {MOST_COLUMNS}: write only those",
+            id="too many columns",
+        ),
+        pytest.param("a,b,a", "its first line has a twice; wanted:", id="a name twice"),
+        pytest.param("a,,b", "column 1 of its first line", id="no name"),
+        pytest.param("", "it has no first line", id="an empty line"),
+    ],
+)
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_a_wrong_line_of_names_is_told_and_leaves_nothing_open(
+    tmp_path: Path, head: str, problem: str
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"{head}\n1,2,3\n")
+    with pytest.raises(InputInvalid, match=problem), CsvFiles([path]) as files:
+        files.types(0)
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_batches_that_nobody_ends_are_ended_after_their_files(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a\n" + "1\n" * 70_000)
+    with CsvFiles([path]) as files:
+        batches = files.batches(0, {"a": pa.int64()})
+        assert next(batches).rows.num_rows == 65_536
+    del batches
+    gc.collect()
+
+
+def test_as_many_columns_as_a_file_may_have_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "wide.csv"
+    row = ",".join(str(n) for n in range(MOST_COLUMNS))
+    path.write_text(",".join(f"c{n}" for n in range(MOST_COLUMNS)) + "\n" + f"{row}\n" * 3_000)
+    with CsvFiles([path]) as files:
+        batches = list(files.batches(0, {"c4": pa.int64(), "c4000": pa.int64()}))
+    assert [batch.rows.num_rows for batch in batches] == [1024, 1024, 952]
+    assert batches[-1].rows.to_pylist()[-1] == {"c4": 4, "c4000": 4000}

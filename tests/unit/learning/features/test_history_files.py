@@ -11,11 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlplatform.learning.features import rows
+from mlplatform.learning.features.csv_files import MOST_ROW
 from mlplatform.learning.features.history_files import columns_of, examine_history
+from mlplatform.learning.features.input_files import MOST_FILE_BYTES, MOST_FILES
+from mlplatform.learning.features.parquet_work import MOST_COLUMNS, MOST_ROWS
 from mlplatform.model.consistency import OF_EVERY_REQUEST, contradictions
-from mlplatform.model.definition import RequestField
+from mlplatform.model.definition import ModelDefinition, RequestField
 from mlplatform.model.folders import load_definition
+from mlplatform.model.signature_checks import MOST_FIELDS
 from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.units import GIB
 
 FRAUD = load_definition("fraud")
 
@@ -58,6 +63,40 @@ def test_a_column_of_another_name_is_mapped_and_others_are_left_unread(tmp_path:
     assert found.names["amount"] == "value"
     assert found.unread == ("branch",)
     assert found.table.num_rows == 2
+
+
+def wide(fields: int) -> ModelDefinition:
+    number = RequestField(type="float64")
+    more = {f"f{n}": number for n in range(fields - len(FRAUD.request))}
+    return msgspec.structs.replace(FRAUD, request={**FRAUD.request, **more})
+
+
+def test_a_history_may_have_more_columns_than_one_batch_of_all_rows(tmp_path: Path) -> None:
+    definition = wide(MOST_FIELDS)
+    table = pq.read_table(written(tmp_path))
+    for name in definition.request.keys() - FRAUD.request.keys():
+        table = table.append_column(name, pa.array([0.5, 1.5]))
+    pq.write_table(table, tmp_path / "own.parquet")
+    found = examine_history(tmp_path, definition=definition, now_ms=None, columns={})
+    assert found.table.column("f1900").to_pylist() == [0.5, 1.5]
+    rows.check_history(found.table, definition, "history")
+
+
+def test_a_model_has_no_more_fields_than_a_table_may_have() -> None:
+    kept = len([*wide(MOST_FIELDS).request, *rows.HEAD, *rows.TAIL])
+    assert kept <= MOST_COLUMNS
+    assert not [one for one in contradictions(wide(MOST_FIELDS)) if one.key == "request"]
+    (found,) = [one for one in contradictions(wide(MOST_FIELDS + 1)) if one.key == "request"]
+    assert f"{MOST_FIELDS + 1} fields" in found.found
+    assert found.wanted == f"{MOST_FIELDS} or fewer: vectors hold more numbers"
+
+
+def test_the_document_has_the_limits() -> None:
+    text = " ".join((Path(__file__).parents[4] / "docs" / "history.md").read_text().split())
+    assert MOST_FILE_BYTES == 2 * GIB
+    assert f"{MOST_FILES:,} files of 2 GiB, {MOST_ROWS // 10**6} million rows" in text
+    assert f"{MOST_COLUMNS:,} columns, rows of {MOST_ROW:,} characters" in text
+    assert f"{MOST_FIELDS:,} request fields" in text
 
 
 def test_a_missing_column_is_named_with_a_proposal(tmp_path: Path) -> None:

@@ -93,6 +93,20 @@ def test_a_process_has_a_limit_of_files_and_of_bytes(
     assert [len(names) for names in started] == [1, 1]
 
 
+@pytest.mark.parametrize("name", ["wide.parquet", "wide.csv"])
+def test_a_table_may_have_thousands_of_columns_that_no_request_has(
+    tmp_path: Path, name: str
+) -> None:
+    written(tmp_path, ["a.parquet"])
+    table = pq.read_table(tmp_path / "a.parquet")
+    for number in range(2_000):
+        table = table.append_column(f"unread_{number}", pa.array([number] * ROWS))
+    write = pq.write_table if name.endswith(".parquet") else pyarrow.csv.write_csv
+    write(table, tmp_path / name)
+    (block,) = read([tmp_path / name], rows=100)
+    assert block[2:] == [f"0.{row}" for row in range(ROWS)]
+
+
 def test_the_limit_of_rows_is_that_of_each_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

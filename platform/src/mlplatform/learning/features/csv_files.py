@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 from mlplatform.learning.features.input_files import open_files
 from mlplatform.learning.features.parquet_work import (
+    FULL_COLUMNS,
     MOST_COLUMNS,
     MOST_ROWS,
     VECTOR_BATCH_ROWS,
@@ -91,9 +93,9 @@ class CsvFiles:
             InputInvalid: the file has no line of names, or its text is not UTF-8; the message names
                 the file.
         """
-        rows = self._lines(number)
-        names = self._head(number, rows)
-        first = [cells for _, cells in zip(range(SAMPLE_ROWS), rows, strict=False)]
+        with closing(self._lines(number)) as rows:
+            names = self._head(number, rows)
+            first = [cells for _, cells in zip(range(SAMPLE_ROWS), rows, strict=False)]
         columns = zip(*(row for row in first if len(row) == len(names)), strict=True)
         kinds = [_kind(column) for column in columns] or ["string"] * len(names)
         return dict(zip(names, kinds, strict=True))
@@ -130,12 +132,23 @@ class CsvFiles:
         Raises:
             InputInvalid: the file is not CSV, or has too many rows.
         """
-        rows = self._lines(number)
+        with closing(self._lines(number)) as rows:
+            yield from self._batches(number, rows, wanted, first, hidden)
+
+    def _batches(
+        self,
+        number: int,
+        rows: Iterator[list[str]],
+        wanted: Mapping[str, pa.DataType],
+        first: int,
+        hidden: Collection[str],
+    ) -> Iterator[CsvBatch]:
         names = self._head(number, rows)
         at = {name: names.index(name) for name in wanted}
         schema = pa.schema(list(wanted.items()))
         rows = islice(rows, first, None)
         many = VECTOR_BATCH_ROWS if set(wanted.values()).intersection(VECTORS) else BATCH_ROWS
+        many = min(many, BATCH_ROWS * FULL_COLUMNS // max(FULL_COLUMNS, len(names)))
         while batch := [cells for _, cells in zip(range(many), rows, strict=False)]:
             problems: list[CsvProblem] = []
             for row, cells in enumerate(batch):
@@ -163,12 +176,11 @@ class CsvFiles:
 
     def _head(self, number: int, rows: Iterator[list[str]]) -> list[str]:
         names = [name.strip() for name in next(rows, [])]
-        if not 0 < len(names) <= MOST_COLUMNS or not all(names) or len(set(names)) < len(names):
-            problem = f"its first line is not 1 to {MOST_COLUMNS} names, each another"
+        if problem := _head_problem(names):
             raise InputInvalid(self._names[number], None, problem)
         return names
 
-    def _lines(self, number: int) -> Iterator[list[str]]:
+    def _lines(self, number: int) -> Generator[list[str], None, None]:
         file = self._files[number]
         file.seek(0)
         text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
@@ -187,7 +199,21 @@ class CsvFiles:
         except csv.Error as error:
             raise InputInvalid(self._names[number], None, f"it is not CSV: {error}") from error
         finally:
-            text.detach()
+            if not file.closed:
+                text.detach()
+
+
+def _head_problem(names: Sequence[str]) -> str | None:
+    """The problem of a line of names; None if there is none."""
+    if len(names) > MOST_COLUMNS:
+        return f"{len(names)} columns; the limit is {MOST_COLUMNS}: write only those that are used"
+    wanted = "wanted: a first line with a name for each column, each another"
+    if not names:
+        return f"it has no first line; {wanted}"
+    if not all(names):
+        return f"column {names.index('')} of its first line (from 0) has no name; {wanted}"
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    return None if twice is None else f"its first line has {twice[:SHOWN]} twice; {wanted}"
 
 
 class _Lines:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mlplatform.learning.features.input_files import open_files
 from mlplatform.learning.features.parquet_work import (
     BATCH_ROWS,
+    FULL_COLUMNS,
     MOST_COLUMNS,
     MOST_ROWS,
     VECTORS,
@@ -116,7 +117,7 @@ class ParquetFiles:
             yield batch
 
     def _ask(self, number: int, body: dict[str, Any], cpu_s: float) -> Frame:
-        room = BATCH_ROWS * MOST_COLUMNS * 9
+        room = BATCH_ROWS * FULL_COLUMNS * 9
         try:
             return self._sandbox.ask(body, cpu_s=cpu_s, reply_bytes=room)
         except WorkRefused as error:

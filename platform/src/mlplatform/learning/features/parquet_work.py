@@ -1,5 +1,9 @@
 """The work of the confined process on Parquet files: it reads columns of plain numbers, truths,
-texts and vectors (lists of floats) in batches of rows."""
+texts and vectors (lists of floats) in batches of rows.
+
+Types that lose nothing by it become plain ones: unsigned whole numbers, decimals, dates, float16,
+and categories of texts.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,12 @@ from numpy.typing import NDArray
 
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.sandbox.protocol import Frame
-from mlplatform.runtime.units import MIB
+from mlplatform.runtime.units import DAY_S, MIB
 
 BATCH_ROWS: Final = 65_536
+FULL_COLUMNS: Final = 64
+"""Most columns of a batch of so many rows. A batch of more columns has fewer rows, so that it is no
+larger."""
 VECTOR_BATCH_ROWS: Final = 2048
 """Rows of a batch with vectors, of which a thousand numbers are 8 KiB a row."""
 MOST_NUMBERS: Final = 2 * MIB
@@ -25,7 +32,8 @@ MOST_TEXT_BYTES: Final = 16 * MIB
 """Most bytes of one column's texts in one batch: 256 to a row."""
 MOST_ROWS: Final = 20_000_000
 MOST_ROW_GROUPS: Final = 10_000
-MOST_COLUMNS: Final = 64
+MOST_COLUMNS: Final = 4_096
+"""Most columns of a file; most of them may be columns that nothing reads."""
 MOST_RATIO: Final = 1_000
 """Most bytes of pages for a byte of the file; only made-up data goes beyond a few hundred."""
 MOST_DECODED_RATIO: Final = 200
@@ -34,6 +42,9 @@ are held. Requests as banks write them have fewer than ten."""
 RATIO_FREE_BYTES: Final = 16 * MIB
 MOST_FOOTER_BYTES: Final = 16 * MIB
 MOST_FOOTER_ENTRIES: Final = 1_000_000
+STREAM_BYTES: Final = 64 * 1024
+"""Bytes that are read of a column at a time where many columns are read at once. Their parts of a
+row group would not fit into memory together."""
 _OTHER_SIZE: Final = "Expected all lists to be of size="
 """What pyarrow says of a missing list of a fixed length, which it can write but not read."""
 _FIELD_ID: Final = b"PARQUET:field_id"
@@ -43,6 +54,12 @@ _NUMBERS: Final[tuple[pa.DataType, ...]] = (
     *(pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.float32(), pa.float64()),
     *(pa.timestamp(unit) for unit in ("s", "ms", "us", "ns")),
 )
+_UNSIGNED: Final = (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())
+_HALF, _DATE = pa.float16(), pa.date32()
+_EXACT: Final = 2**53
+"""Greatest whole number up to which float64 has every one."""
+_EXACT_SCALE: Final = 22
+"""Greatest power of ten that a float64 is exactly."""
 
 
 def prepare(files: Sequence[int]) -> Callable[[Frame], Frame]:
@@ -64,13 +81,14 @@ class _Work:
         try:
             if body["deed"] == "next":
                 return self._next()
-            file = _opened(self._files[body["file"]])
+            columns = body.get("columns", ())
+            file = _opened(self._files[body["file"]], len(columns))
             if body["deed"] == "schema":
                 schema = file.schema_arrow
                 types = [str(_plain(field.type))[:64] for field in schema]
                 names = [name[:64] for name in schema.names]
                 return Frame({"names": names, "types": types, "ids": _ids(schema)})
-            self._batches = _from_row(file, body["columns"], body.get("first", 0))
+            self._batches = _from_row(file, columns, body.get("first", 0))
             return Frame({})
         except MemoryError:
             raise
@@ -87,12 +105,18 @@ class _Work:
         arrays: list[NDArray[Any]] = []
         missing = []
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            if column.type in (pa.string(), pa.large_string()):
+            if _is_category(column.type):
+                arrays += _categories(column)
+            elif column.type in (pa.string(), pa.large_string()):
                 arrays += _texts(column)
             elif column.type == pa.bool_():
                 arrays.append(_truths(column))
             elif _without_zone(column.type) in _NUMBERS:
                 arrays.append(_values(column))
+            elif column.type in (*_UNSIGNED, _HALF, _DATE):
+                arrays.append(_widened(column, name))
+            elif pa.types.is_decimal128(column.type):
+                arrays.append(_decimals(column))
             elif _plain(column.type) in VECTORS:
                 arrays += _vectors(column)
             else:
@@ -103,11 +127,15 @@ class _Work:
         return Frame({"rows": batch.num_rows, "missing": missing}, arrays)
 
 
-def _opened(file: Any) -> pq.ParquetFile:
-    """The file, if its metadata is within the limits; no page has been read yet."""
+def _opened(file: Any, columns: int) -> pq.ParquetFile:
+    """The file, if its metadata is within the limits; no page has been read yet.
+
+    Args:
+        columns: number of columns that will be read.
+    """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    found = parquet_file(file)
+    found = parquet_file(file, STREAM_BYTES if columns > FULL_COLUMNS else 0)
     metadata = found.metadata
     _most("rows", metadata.num_rows, MOST_ROWS)
     _most("row groups", metadata.num_row_groups, MOST_ROW_GROUPS)
@@ -133,6 +161,7 @@ def _from_row(file: pq.ParquetFile, columns: Sequence[str], first: int) -> Itera
     schema = file.schema_arrow
     has_vectors = any(_plain(f.type) in VECTORS for f in schema if f.name in columns)
     rows = VECTOR_BATCH_ROWS if has_vectors else BATCH_ROWS
+    rows = min(rows, BATCH_ROWS * FULL_COLUMNS // max(FULL_COLUMNS, len(columns)))
     for batch in file.iter_batches(rows, row_groups=wanted, columns=list(columns)):
         left = batch.slice(first)
         first = max(0, first - batch.num_rows)
@@ -140,10 +169,15 @@ def _from_row(file: pq.ParquetFile, columns: Sequence[str], first: int) -> Itera
             yield left
 
 
-def parquet_file(file: Any) -> pq.ParquetFile:
-    """An open file, whose footer is within the limits."""
+def parquet_file(file: Any, stream_bytes: int = 0) -> pq.ParquetFile:
+    """An open file, whose footer is within the limits.
+
+    Args:
+        stream_bytes: bytes that are read of a column at a time; 0 reads its part of a row group.
+    """
     return pq.ParquetFile(
         file,
+        buffer_size=stream_bytes,
         pre_buffer=False,  # pre-buffering would read in threads
         thrift_string_size_limit=MOST_FOOTER_BYTES,
         thrift_container_size_limit=MOST_FOOTER_ENTRIES,
@@ -158,6 +192,48 @@ def _values(column: pa.Array[Any]) -> NDArray[Any]:
         kind = np.dtype(f"f{column.type.bit_width // 8}")
     values: Any = column.buffers()[1]
     return np.frombuffer(values, kind)[column.offset : column.offset + len(column)]
+
+
+def _widened(column: pa.Array[Any], name: str) -> NDArray[Any]:
+    """The values in the type that `_plain` says."""
+    if column.type == _DATE:
+        return _values(column).astype(np.int64) * DAY_S
+    if column.type == _HALF:
+        return _values(column).astype(np.float32)
+    kind = np.dtype(f"u{column.type.bit_width // 8}")
+    values = _values(column).view(kind).astype(np.int64)
+    wrong = values < 0 if not column.null_count else (values < 0) & (_nulls(column) == 0)
+    if wrong.any():
+        raise InputInvalid("", None, f"column {name[:64]} has a value of more than {2**63 - 1}")
+    return values
+
+
+def _decimals(column: Any) -> NDArray[np.float64]:
+    """The nearest float64 of each number, which JSON with its digits would give."""
+    stored: Any = column.buffers()[1]
+    halves = np.frombuffer(stored, np.dtype("<i8")).reshape(-1, 2)
+    halves = halves[column.offset : column.offset + len(column)]
+    low, high = halves[:, 0], halves[:, 1]
+    scale = column.type.scale
+    if not 0 <= scale <= _EXACT_SCALE or (high != low >> 63).any() or (abs(low) > _EXACT).any():
+        whole = [int(h) * 2**64 + int(n) % 2**64 for h, n in zip(high, low, strict=True)]
+        return np.array([n / 10**scale if scale > 0 else float(n * 10**-scale) for n in whole])
+    values: NDArray[np.float64] = low / 10.0**scale  # both exact, so rounded once
+    return values
+
+
+def _categories(column: Any) -> list[NDArray[Any]]:
+    """The texts of a column of categories, as `_texts` gives them."""
+    bounds, content = _texts(column.dictionary)
+    held = content.tobytes()
+    words = [held[bounds[at] : bounds[at + 1]] for at in range(len(column.dictionary))]
+    places = _values(column.indices).astype(np.int64)
+    if column.null_count:
+        places, words = np.where(_nulls(column) != 0, len(words), places), [*words, b""]
+    lengths = np.array([len(word) for word in words], np.int64)[places]
+    _most("bytes of texts in a batch", int(lengths.sum()), MOST_TEXT_BYTES)
+    ends = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+    return [ends, np.frombuffer(b"".join(words[place] for place in places), np.uint8)]
 
 
 def _texts(column: pa.Array[Any]) -> list[NDArray[Any]]:
@@ -217,8 +293,22 @@ def _width(kind: pa.DataType) -> int:
     return kind.bit_width // 8 if kind in _NUMBERS else 8
 
 
+def _is_category(kind: Any) -> bool:
+    return pa.types.is_dictionary(kind) and kind.value_type in (pa.string(), pa.large_string())
+
+
 def _plain(kind: Any) -> pa.DataType:
-    """The type of a vector, however its lists are written; any other type as it is."""
+    """The type in which a column's values leave this process; any other type as it is."""
+    if kind in _UNSIGNED:
+        return pa.int64()
+    if pa.types.is_decimal128(kind):
+        return pa.float64()
+    if kind == _HALF:
+        return pa.float32()
+    if kind == _DATE:
+        return pa.timestamp("s")
+    if _is_category(kind) or kind == pa.large_string():
+        return pa.string()
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     if is_list or pa.types.is_fixed_size_list(kind):
         return pa.list_(kind.value_type)
@@ -252,12 +342,17 @@ def _try_out() -> None:
     """Read a small file of every type. Libraries import and open files at their first use, which
     must come before this process is locked."""
     # Not by pa.array, which imports pandas and takes half a second.
-    valid, two = pa.py_buffer(b"\x01"), pa.py_buffer(bytes(16))
-    arrays = [pa.Array.from_buffers(kind, 2, [valid, two]) for kind in _NUMBERS]
+    valid, two = pa.py_buffer(b"\x01"), pa.py_buffer(bytes(32))
+    others = (*_UNSIGNED, _HALF, _DATE, pa.decimal128(9, 2))
+    arrays = [pa.Array.from_buffers(kind, 2, [valid, two]) for kind in (*_NUMBERS, *others)]
     arrays.append(pa.Array.from_buffers(pa.bool_(), 2, [valid, two]))
     for texts, kind in ((pa.string(), np.int32), (pa.large_string(), np.int64)):
         offsets = pa.py_buffer(np.array([0, 1, 2], kind).tobytes())
         arrays.append(pa.Array.from_buffers(texts, 2, [valid, offsets, pa.py_buffer(b"ab")]))
+    offsets = pa.py_buffer(np.array([0, 1, 2], np.int32).tobytes())
+    words = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"ab")])
+    categories: Any = pa.DictionaryArray
+    arrays.append(categories.from_arrays(arrays[2], words))
     numbers, offsets = arrays[5], pa.py_buffer(np.array([0, 1, 2], np.int32).tobytes())
     for child in (numbers, arrays[4]):
         lists: Any = pa.list_(child.type)

@@ -12,11 +12,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.runtime.units import KIB
+from mlplatform.runtime.units import MIB
 
-MOST_HEAD_BYTES: Final = 256 * KIB
+MOST_HEAD_BYTES: Final = 2 * MIB
+"""Names and types of the columns of the widest table take 1.8 MiB."""
 MOST_RANK: Final = 8
-MOST_ARRAYS: Final = 64
+MOST_ARRAYS: Final = 8192
+"""A column of texts is three arrays: where they end, their bytes, and which are missing."""
 _LENGTH: Final = struct.Struct("=I")
 
 Kind = Literal["<f4", "<f8", "<i8", "<i4", "<i2", "|i1", "|u1"]
