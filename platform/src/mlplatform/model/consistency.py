@@ -96,9 +96,11 @@ def _request(model: ModelDefinition) -> Iterator[Rule]:
         if field.minimum is not None and field.maximum is not None:
             ordered = field.minimum <= field.maximum
             yield ordered, f"request.{name}.minimum", field.minimum, "at most maximum"
-        is_key = field.entity is not None or field.pseudonymous or name == unit
+        is_key = name in model.keys
         wanted = "false: every request has its entities, its pseudonyms and assignment_unit"
         yield not (field.optional and is_key), f"request.{name}.optional", True, wanted
+        may = not (is_key and "" in (field.values or ()))
+        yield may, f"request.{name}.values", field.values, "no empty text: it tells nobody apart"
     yield from windows.rules(model.windows, model.request)
 
 

@@ -79,6 +79,11 @@ class RequestField(Section, frozen=True):
     length: Annotated[int, Meta(ge=1, le=MOST_LENGTH)] | None = None
     optional: bool = False
 
+    @property
+    def identifies(self) -> bool:
+        """Whether its values tell entities or persons apart; an empty text then is none."""
+        return self.entity is not None or self.pseudonymous
+
 
 InputKind = Literal[
     "field",
@@ -292,6 +297,13 @@ class ModelDefinition(Section, frozen=True):
     def declared_optional(self) -> frozenset[str]:
         """Request fields with `optional: true`; earlier requests and histories may lack them."""
         return frozenset(name for name, field in self.request.items() if field.optional)
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Request fields that tell entities, persons or units of assignment apart. Every request
+        has them, and none as an empty text."""
+        fields = self.request.items()
+        return frozenset(n for n, f in fields if f.identifies or n == self.assignment_unit)
 
     @property
     def entities(self) -> dict[str, str]:

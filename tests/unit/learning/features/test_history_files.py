@@ -1,9 +1,13 @@
-"""The history of a folder without `sources.py`: Parquet files in the model's own columns."""
+"""The history of a folder without `sources.py`: Parquet and CSV in the model's own columns."""
 
 from __future__ import annotations
 
+import csv
+import json
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -97,6 +101,118 @@ def test_the_document_has_the_limits() -> None:
     assert f"{MOST_FILES:,} files of 2 GiB, {MOST_ROWS // 10**6} million rows" in text
     assert f"{MOST_COLUMNS:,} columns, rows of {MOST_ROW:,} characters" in text
     assert f"{MOST_FIELDS:,} request fields" in text
+
+
+def usual(**columns: pa.Array[Any]) -> pa.Table:
+    """The rows as other programs type them: times with a zone, unsigned ids, labels with gaps."""
+    times: dict[str, Any] = {
+        name: pa.array(ROWS[name], pa.timestamp("us")).cast(pa.timestamp("us", "UTC"))
+        for name in ("event_time", "label_time")
+    }
+    ids = {name: pa.array(ROWS[name], pa.uint32()) for name in ("customer_id", "terminal_id")}
+    return pa.table({**ROWS, **times, **ids, **columns})
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "expected"),
+    [
+        pytest.param("event_time", pa.array(ROWS["event_time"], pa.timestamp("ns", "Europe/Paris")),
+                     [day(1), day(2)], id="times with a zone"),
+        pytest.param("customer_id", pa.array([7, 2**32 - 1], pa.uint32()), [7, 2**32 - 1],
+                     id="unsigned ids"),
+        pytest.param("customer_id", pa.array([7.0, 8.0]), [7, 8], id="ids as floats"),
+        pytest.param("request_id", pa.array(["a-1", "b-2"], pa.large_string()), ["a-1", "b-2"],
+                     id="ids of requests as texts"),
+        pytest.param("label", pa.array([False, True]), [0, 1], id="labels as truths"),
+        pytest.param("label", pa.array([0.0, float("nan")]), [0, None], id="labels with NaN"),
+        pytest.param("amount", pa.array([Decimal("12.34"), Decimal(8)], pa.decimal128(12, 2)),
+                     [12.34, 8.0], id="money"),
+    ],
+)  # fmt: skip
+def test_types_that_lose_nothing_by_it_are_taken(
+    tmp_path: Path, name: str, values: pa.Array[Any], expected: list[Any]
+) -> None:
+    pq.write_table(usual(**{name: values}), tmp_path / "own.parquet")
+    found = examine_history(tmp_path, definition=FRAUD, now_ms=None, columns={})
+    assert found.table.schema == rows.history_schema(FRAUD)
+    assert [
+        str(v) if name == "request_id" else v for v in found.table[name].to_pylist()
+    ] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "why"),
+    [
+        pytest.param("customer_id", pa.array([7.5, 8.0]), "0: customer_id is not a whole number",
+                     id="a fraction for an id"),
+        pytest.param("label", pa.array([0.5, 1.0]), "row 0: label is not a whole number: 0.5",
+                     id="a fraction for a label"),
+        pytest.param("amount", pa.array(["1.5", "2"]),
+                     r'column amount is string; wanted: double or .*'
+                     r'in pandas table\["amount"\]\.astype\("float64"\)', id="a text for a number"),
+        pytest.param("event_time", pa.array(["2026-03-01", "2026-03-02"]),
+                     r'in pandas pandas\.to_datetime\(table\["event_time"\], utc=True\)',
+                     id="a text for a time"),
+    ],
+)  # fmt: skip
+def test_other_types_are_refused_with_the_cast(
+    tmp_path: Path, name: str, values: pa.Array[Any], why: str
+) -> None:
+    pq.write_table(usual(**{name: values}), tmp_path / "own.parquet")
+    with pytest.raises(InputInvalid, match=why):
+        examine_history(tmp_path, definition=FRAUD, now_ms=None, columns={})
+
+
+def texted() -> ModelDefinition:
+    more = {
+        "is_new": RequestField(type="bool"),
+        "note": RequestField(type="string"),
+        "risk": RequestField(type="float64", optional=True),
+        "face": RequestField(type="vector", length=2),
+        "sex": RequestField(type="string", values=("f", "m")),
+    }
+    request = {**FRAUD.request, **more}
+    return msgspec.structs.replace(FRAUD, request=request, protected=("sex",))
+
+
+def test_csv_gives_what_parquet_gives(tmp_path: Path) -> None:
+    definition, face = texted(), pa.array([[0.1, 2.0], [3.0, 4.0]], pa.list_(pa.float64()))
+    more = {"is_new": pa.array([True, False]), "note": ["", "a, b"], "face": face}
+    table = usual(**more, label=pa.array([0.0, None]), risk=pa.array([None, 0.5]))
+    (tmp_path / "p").mkdir()
+    pq.write_table(table, tmp_path / "p" / "own.parquet")
+    names = [*table.column_names]
+    lines = [
+        [
+            json.dumps(v) if isinstance(v, list) else "" if v is None else str(v)
+            for v in row.values()
+        ]
+        for row in table.to_pylist()
+    ]
+    with (tmp_path / "own.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([names, *lines])
+    of_parquet, of_csv = (
+        examine_history(path, definition=definition, now_ms=None, columns={}).table
+        for path in (tmp_path / "p", tmp_path / "own.csv")
+    )
+    assert of_csv.equals(of_parquet)
+    assert of_csv["note"].to_pylist() == ["", "a, b"]
+    assert of_csv["sex"].null_count == 2, "a protected attribute may be left out"
+    assert of_csv["label"].to_pylist() == [0, None]
+
+
+def test_cells_of_csv_that_are_no_values_are_refused_by_row(tmp_path: Path) -> None:
+    path = tmp_path / "own.csv"
+    path.write_text(
+        "request_id,event_time,customer_id,terminal_id,amount,label,label_time\n"
+        "1,2026-03-01,7,3,12.5,0,2026-03-04\n2,2026-03-02,x,3,1e,0,2026-03-04\n"
+    )
+    found = examine_history(path, definition=FRAUD, now_ms=None, columns={})
+    assert [str(refusal) for refusal in found.refusals] == [
+        "own.csv, row 1: customer_id is 'x'; wanted: a whole number",
+        "own.csv, row 1: amount is '1e'; wanted: a number, with a point before its decimals",
+    ]
+    assert found.table.num_rows == 0
 
 
 def test_a_missing_column_is_named_with_a_proposal(tmp_path: Path) -> None:

@@ -7,6 +7,9 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
 import yaml
 from tests.support import external_world, table_world
 from tests.support.external_world import BUREAU, T_S
@@ -17,15 +20,19 @@ from mlplatform.learning.features.external.table_import import import_table
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.policy import FeaturePolicies
-from mlplatform.learning.features.rows import history_schema
+from mlplatform.learning.features.rows import check_history, history_schema
 from mlplatform.model.bundle import load_bundle
 from mlplatform.model.definition import InputSpec, ModelDefinition
 from mlplatform.model.folders import load_definition, model_folder, parse
 from mlplatform.model.windows.declaration import Window
 from mlplatform.operations.tables.columns import matched_columns
+from mlplatform.operations.tables.input_files import blocks
 from mlplatform.operations.tables.request_rows import requests_of
 from mlplatform.operations.tables.row_features import RowFeatures
+from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
+from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.units import DAY_S
+from mlplatform.scoring.request.payloads import Payloads
 
 KEY = b"k" * 32
 
@@ -63,6 +70,108 @@ def test_a_table_without_a_protected_attribute_is_taken() -> None:
     found = requests_of(table(), {}, DEFINITION, as_of_ms=1, key=KEY)
     assert found.problems == {}
     assert found.table.column("sex").null_count == 3
+
+
+def worded() -> ModelDefinition:
+    """Texts that may be empty, may not be, may be missing, and tell customers apart."""
+    found: dict[str, Any] = yaml.safe_load((model_folder("fraud") / "model.yaml").read_text())
+    found["request"]["customer_id"] = {"type": "string", "entity": "customer", "pseudonymous": True}
+    found["request"]["note"] = {"type": "string"}
+    found["request"]["channel"] = {"type": "string", "values": ["", "web"]}
+    found["request"]["card"] = {"type": "string", "values": ["debit", "credit"]}
+    found["request"]["branch"] = {"type": "string", "optional": True}
+    found["request"]["sex"] = {"type": "string", "values": ["f", "m"]}
+    found["protected"] = ["sex"]
+    found["inputs"].append({"name": "note_words", "kind": "category", "of": "note"})
+    return parse(yaml.safe_dump(found), "model.yaml")
+
+
+WORDED = worded()
+FULL = {
+    "customer_id": "c1", "terminal_id": 1, "amount": 2.0, "note": "n", "channel": "web",
+    "card": "debit", "branch": "b", "sex": "f",
+}  # fmt: skip
+
+
+def problem_of_table(tmp_path: Path, name: str, value: str | None, suffix: str) -> str | None:
+    given = pa.Table.from_pylist([{"request_id": "a", **FULL, name: value}])
+    given = given.set_column(given.column_names.index(name), name, pa.array([value], pa.string()))
+    path = tmp_path / f"a{suffix}"
+    (pq.write_table if suffix == ".parquet" else pyarrow.csv.write_csv)(given, path)
+    (block,) = blocks(path, path.name, WORDED, {}, rows=10, first=0)
+    found = requests_of(block.rows, block.unread, WORDED, as_of_ms=1, key=KEY)
+    return found.problems.get(0)
+
+
+def problem_online(name: str, value: str | None) -> str | None:
+    try:
+        Payloads(WORDED).score(msgspec.json.encode({**FULL, "event_time": 1, name: value}))
+    except Problem as problem:
+        return str(problem)
+    return None
+
+
+def problem_of_history(name: str, value: str | None) -> str | None:
+    times = {"event_time": T_S * 10**6, "label": 0, "label_time": T_S * 10**6}
+    row = {"request_id": "a", **FULL, **times, name: value}
+    given = pa.Table.from_pylist([row], schema=history_schema(WORDED))
+    try:
+        check_history(given, WORDED, "a")
+    except InputInvalid as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "taken"),
+    [
+        pytest.param("note", "", True, id="any text may be an empty one"),
+        pytest.param("channel", "", True, id="an empty text that is declared"),
+        pytest.param("card", "", False, id="an empty text that is not declared"),
+        pytest.param("customer_id", "", False, id="an empty text that tells nobody apart"),
+        pytest.param("branch", "", True, id="an optional field"),
+        pytest.param("branch", None, True, id="an optional field that is missing"),
+        pytest.param("sex", "", False, id="an empty text of a protected attribute"),
+        pytest.param("sex", None, True, id="a protected attribute that is missing"),
+        pytest.param("note", None, False, id="a needed field that is missing"),
+    ],
+)
+def test_all_ways_in_agree_on_empty_texts_and_missing_ones(
+    tmp_path: Path, name: str, value: str | None, taken: bool
+) -> None:
+    """An empty cell of CSV is an empty text where the field allows one, and else missing."""
+    assert (problem_of_table(tmp_path, name, value, ".parquet") is None) == taken
+    assert (problem_online(name, value) is None) == taken
+    assert (problem_of_history(name, value) is None) == taken
+    of_csv = problem_of_table(tmp_path, name, value, ".csv")
+    if name in ("branch", "sex"):
+        assert of_csv is None
+    elif value is not None:
+        assert (of_csv is None) == taken
+
+
+def test_an_empty_cell_of_csv_is_an_empty_text_where_one_is_allowed(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"request_id,{','.join(FULL)}\na,c1,1,2.0,,,debit,,\n")
+    (block,) = blocks(path, path.name, WORDED, {}, rows=10, first=0)
+    row = requests_of(block.rows, block.unread, WORDED, as_of_ms=1, key=KEY).table.to_pylist()[0]
+    assert [row[name] for name in ("note", "channel", "branch", "sex")] == ["", "", None, None]
+
+
+def test_an_empty_id_of_a_row_is_refused() -> None:
+    found = requests_of(table(request_id=["a", "", "c"]), {}, DEFINITION, as_of_ms=1, key=KEY)
+    assert found.problems == {1: "request_id is empty"}
+
+
+@pytest.mark.parametrize("name", ["terminal_id", "customer_id"])
+def test_no_key_has_an_empty_text_among_its_values(name: str) -> None:
+    """The unit of assignment is none of an entity or a pseudonym, too."""
+    found: dict[str, Any] = yaml.safe_load((model_folder("fraud") / "model.yaml").read_text())
+    found["request"][name] = {**found["request"][name], "type": "string", "values": ["", "a"]}
+    for bound in ("minimum", "maximum"):
+        found["request"][name].pop(bound, None)
+    with pytest.raises(ConfigInvalid, match=rf"request\.{name}\.values .*no empty text"):
+        parse(yaml.safe_dump(found), "model.yaml")
 
 
 def test_a_customers_id_stands_in_no_problem() -> None:

@@ -101,15 +101,18 @@ class CsvFiles:
         return dict(zip(names, kinds, strict=True))
 
     def read(
-        self, number: int, wanted: Mapping[str, pa.DataType]
+        self, number: int, wanted: Mapping[str, pa.DataType], empty: Collection[str] = ()
     ) -> tuple[pa.Table, list[InputInvalid]]:
         """Columns of a file, with null and a refusal for each cell that is no value of its column.
+
+        Args:
+            empty: as of `batches`.
 
         Raises:
             InputInvalid: a row is cut or too long, or there are too many rows.
         """
         schema, batches, refusals = pa.schema(list(wanted.items())), [], list[InputInvalid]()
-        for batch in self.batches(number, wanted):
+        for batch in self.batches(number, wanted, empty=empty):
             for row, problem, is_cut, kind in batch.problems:
                 refusals.append(InputInvalid(self._names[number], row, problem, kind))
                 if is_cut:
@@ -123,50 +126,41 @@ class CsvFiles:
         wanted: Mapping[str, pa.DataType],
         first: int = 0,
         hidden: Collection[str] = (),
+        empty: Collection[str] = (),
     ) -> Iterator[CsvBatch]:
         """Columns of a file in batches of rows, from the row `first` on.
 
         Args:
             hidden: columns whose values must not appear in the text of a problem.
+            empty: columns of texts in which an empty cell is an empty text, and not a missing
+                value.
 
         Raises:
             InputInvalid: the file is not CSV, or has too many rows.
         """
-        with closing(self._lines(number)) as rows:
-            yield from self._batches(number, rows, wanted, first, hidden)
-
-    def _batches(
-        self,
-        number: int,
-        rows: Iterator[list[str]],
-        wanted: Mapping[str, pa.DataType],
-        first: int,
-        hidden: Collection[str],
-    ) -> Iterator[CsvBatch]:
-        names = self._head(number, rows)
-        at = {name: names.index(name) for name in wanted}
         schema = pa.schema(list(wanted.items()))
-        rows = islice(rows, first, None)
-        many = VECTOR_BATCH_ROWS if set(wanted.values()).intersection(VECTORS) else BATCH_ROWS
-        many = min(many, BATCH_ROWS * FULL_COLUMNS // max(FULL_COLUMNS, len(names)))
-        while batch := [cells for _, cells in zip(range(many), rows, strict=False)]:
-            problems: list[CsvProblem] = []
-            for row, cells in enumerate(batch):
-                if len(cells) != len(names):
-                    problem = f"it has {len(cells)} cells; wanted: {len(names)}, as the first line"
-                    problems.append(CsvProblem(first + row, problem, True, problem))
-                    batch[row] = [""] * len(names)
-            arrays = []
-            for name, kind in wanted.items():
-                array, wrong = _values([cells[at[name]] for cells in batch], kind)
-                arrays.append(array)
-                for row, place, shown, wish in wrong:
-                    found_value = name if name in hidden else f"{name}{place} is {shown}"
-                    text = f"{found_value}; wanted: {wish}"
-                    problems.append(CsvProblem(first + row, text, False, f"{name}: {wish}"))
-            yield CsvBatch(pa.RecordBatch.from_arrays(arrays, schema=schema), problems)
-            first += len(batch)
-            self._count(number, len(batch))
+        with closing(self._lines(number)) as every:
+            names = self._head(number, every)
+            at = {name: names.index(name) for name in wanted}
+            rows = islice(every, first, None)
+            many = VECTOR_BATCH_ROWS if set(wanted.values()).intersection(VECTORS) else BATCH_ROWS
+            many = min(many, BATCH_ROWS * FULL_COLUMNS // max(FULL_COLUMNS, len(names)))
+            while batch := [cells for _, cells in zip(range(many), rows, strict=False)]:
+                problems = _cut_rows(batch, len(names), first)
+                arrays = []
+                for name, kind in wanted.items():
+                    texts = [cells[at[name]] for cells in batch]
+                    array, wrong = (
+                        (pa.array(texts, kind), []) if name in empty else _values(texts, kind)
+                    )
+                    arrays.append(array)
+                    for row, place, shown, wish in wrong:
+                        found_value = name if name in hidden else f"{name}{place} is {shown}"
+                        text = f"{found_value}; wanted: {wish}"
+                        problems.append(CsvProblem(first + row, text, False, f"{name}: {wish}"))
+                yield CsvBatch(pa.RecordBatch.from_arrays(arrays, schema=schema), problems)
+                first += len(batch)
+                self._count(number, len(batch))
 
     def _count(self, number: int, rows: int) -> None:
         self._rows += rows
@@ -201,6 +195,17 @@ class CsvFiles:
         finally:
             if not file.closed:
                 text.detach()
+
+
+def _cut_rows(batch: list[list[str]], count: int, first: int) -> list[CsvProblem]:
+    """The rows that have not `count` cells; they have empty ones from now on."""
+    problems = list[CsvProblem]()
+    for row, cells in enumerate(batch):
+        if len(cells) != count:
+            problem = f"it has {len(cells)} cells; wanted: {count}, as the first line"
+            problems.append(CsvProblem(first + row, problem, True, problem))
+            batch[row] = [""] * count
+    return problems
 
 
 def _head_problem(names: Sequence[str]) -> str | None:

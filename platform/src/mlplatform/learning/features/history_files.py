@@ -1,10 +1,12 @@
-"""A history in Parquet files with the columns of the model, for folders without `sources.py`."""
+"""A history in Parquet or CSV files with the columns of the model, for folders without
+`sources.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,12 +16,20 @@ from mlplatform.learning.features.columns import (
     TIMES,
     ExpectedColumn,
     FileCheck,
+    fields_of_empty_texts,
+    kept_refusals,
     match_columns,
+    truths,
+    type_problem,
+    whole_numbers,
+    zoneless,
 )
-from mlplatform.learning.features.input_files import PARQUET
+from mlplatform.learning.features.csv_files import CsvFiles
+from mlplatform.learning.features.input_files import CSV, PARQUET
 from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.learning.features.parquet_work import VECTORS
 from mlplatform.learning.features.rows import (
+    Check,
     completed,
     history_schema,
     is_missing,
@@ -28,42 +38,45 @@ from mlplatform.learning.features.rows import (
     refuse,
     without_nan,
 )
-from mlplatform.model.definition import ModelDefinition, RequestField
+from mlplatform.model.definition import ModelDefinition
 from mlplatform.runtime.errors import InputInvalid
 
+_FLOATS: Final = (pa.float64(), pa.float32())
+_COUNTS: Final = (*INTEGERS, *_FLOATS)
+"""Types of whole numbers: where some are missing, pandas writes them as floats."""
 _TAKEN: Final[dict[str, tuple[pa.DataType, ...]]] = {
-    "request_id": INTEGERS,
+    "request_id": (pa.string(), *INTEGERS),
     "event_time": TIMES,
-    "label": INTEGERS,
+    "label": (*_COUNTS, pa.bool_()),
     "label_time": TIMES,
 }
 _MEANING: Final = {
-    "request_id": "the request's own id; no two requests have the same",
+    "request_id": "the request's own id, a text or whole number; no two requests have the same",
     "event_time": "when it was asked for, in UTC; in order, the oldest first",
-    "label": "its outcome, 1 or 0; may be missing",
+    "label": "its outcome, 1 or 0, true or false; may be missing",
     "label_time": "when that was known, not in the future; without it a 0 is known at the end of "
     "the label's maturity",
 }
 _LABELS: Final[dict[str, tuple[tuple[pa.DataType, ...], str]]] = {
-    "binary": (INTEGERS, _MEANING["label"]),
+    "binary": (_TAKEN["label"], _MEANING["label"]),
     "classes": ((pa.string(),), "its class, one of decision.outcomes; may be missing"),
-    "real": ((pa.float64(), pa.float32(), *INTEGERS), "its number; may be missing"),
+    "real": ((*_FLOATS, *INTEGERS), "its number; may be missing"),
 }
 """Task of a model → the accepted types of labels, and their meaning."""
 _FIELDS: Final[dict[str, tuple[pa.DataType, ...]]] = {
-    "int64": INTEGERS,
-    "float64": (pa.float64(), pa.float32(), *INTEGERS),
+    "int64": _COUNTS,
+    "float64": (*_FLOATS, *INTEGERS),
     "string": (pa.string(),),
-    "bool": (pa.bool_(),),
+    "bool": (pa.bool_(), *INTEGERS),
     "vector": VECTORS,
 }
-_WITH_GAPS: Final = (pa.float64(), pa.float32())
-"""Types of whole numbers of which some are missing, as pandas writes them."""
+_CSV: Final = (CSV, ".tsv", ".txt")
+MOST_REFUSALS: Final = 1_000
 
 
 def columns_of(definition: ModelDefinition) -> tuple[ExpectedColumn, ...]:
-    """The columns of a history, with the model's own names. A field declared as optional may have
-    none."""
+    """The columns of a history, with the model's own names. A field that requests may leave out
+    may have none."""
     return tuple(
         ExpectedColumn(
             name,
@@ -71,7 +84,7 @@ def columns_of(definition: ModelDefinition) -> tuple[ExpectedColumn, ...]:
             (name,),
             frozenset(name.split("_")),
             _meanings(definition).get(name, ""),
-            is_needed=not (name in definition.request and definition.request[name].optional),
+            is_needed=name not in definition.optional,
         )
         for name, kinds in _accepted_types(definition).items()
     )
@@ -80,8 +93,7 @@ def columns_of(definition: ModelDefinition) -> tuple[ExpectedColumn, ...]:
 def examine_history(
     path: Path, *, definition: ModelDefinition, now_ms: int | None, columns: Mapping[str, str]
 ) -> FileCheck:
-    """The check of a Parquet file, or of a folder's Parquet files by name, against
-    `history_schema`.
+    """The check of a Parquet or CSV file, or of a folder's files by name, against `history_schema`.
 
     Args:
         now_ms: latest event time and time of a label that a row may have; None if the data is from
@@ -92,25 +104,25 @@ def examine_history(
         InputInvalid: the file or a column is wrong, and the message names it; or for the reason
             given in `columns_of`.
     """
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    if not files or not files[0].is_file():
-        raise InputInvalid(str(path.absolute()), None, "there is no Parquet file")
-    if files[0].suffix.lower() != PARQUET:
-        problem = f"a history of {definition.name} is read from {PARQUET} files: write it as one"
-        raise InputInvalid(path.name, None, problem)
+    files = _files_at(path, definition)
     wanted, tables, names = columns_of(definition), list[pa.Table](), list[dict[str, str]]()
-    with ParquetFiles(files) as parquet:
-        every = {column for number in range(len(files)) for column in parquet.types(number)}
-        later = {n for n in definition.declared_optional if columns.get(n) in every}
-        for number, file in enumerate(files):
-            found = parquet.types(number)
-            here = {n: c for n, c in columns.items() if c in found or n not in later}
-            names.append(match_columns(wanted, found, here, file.name))
-            tables.append(_table(parquet, number, file.name, definition, names[-1]))
-        unread = tuple(n for n in parquet.types(0) if n not in names[0].values())
-    table = pa.concat_tables(
-        [_canonical(t, definition, file.name) for t, file in zip(tables, files, strict=True)]
-    )
+    refusals = list[InputInvalid]()
+    with ExitStack() as until:
+        opened = _opened(files, until)
+        every = {column for one in opened for column in one.types}
+        later = {n for n in definition.optional if columns.get(n) in every}
+        for one in opened:
+            here = {n: c for n, c in columns.items() if c in one.types or n not in later}
+            names.append(match_columns(wanted, one.types, here, one.name))
+            read, wrong = _table(one, names[-1], definition)
+            refusals += wrong
+            if not wrong:
+                tables.append(_canonical(read, definition, one.name))
+    unread = tuple(n for n in opened[0].types if n not in names[0].values())
+    table = pa.concat_tables([history_schema(definition).empty_table(), *tables])
+    if refusals:
+        kept, refused = kept_refusals(refusals, MOST_REFUSALS)
+        return FileCheck(table, kept, names[0], unread, refused)
     if now_ms is not None:
         late = table.column("event_time").cast(pa.int64()).to_numpy() > now_ms * 1000
         refuse(late, str(path), "event_time is in the future", table.column("event_time"))
@@ -131,50 +143,100 @@ def _meanings(definition: ModelDefinition) -> dict[str, str]:
 
 
 def _accepted_types(definition: ModelDefinition) -> dict[str, tuple[pa.DataType, ...]]:
-    fields = {name: _accepted(field) for name, field in definition.request.items()}
+    fields = {name: _FIELDS[field.type] for name, field in definition.request.items()}
     return {**_TAKEN, "label": _LABELS[definition.task][0], **fields}
 
 
-def _accepted(field: RequestField) -> tuple[pa.DataType, ...]:
-    if not field.optional:
-        return _FIELDS[field.type]
-    gaps = _WITH_GAPS if field.type == "int64" else ()
-    return (*_FIELDS[field.type], *gaps)
+def _files_at(path: Path, definition: ModelDefinition) -> list[Path]:
+    """The file, or the folder's files by name. A folder may hold text files of another kind, so a
+    `.txt` is read only if it is named itself."""
+    files = [path]
+    if path.is_dir():  # engines write files like `_SUCCESS` beside theirs
+        own = [f for f in path.iterdir() if not f.name.startswith((".", "_"))]
+        files = sorted(f for f in own if f.suffix.lower() in (PARQUET, *_CSV[:2]))
+    if not files or not files[0].is_file():
+        raise InputInvalid(str(path.absolute()), None, "there is no Parquet or CSV file")
+    if files[0].suffix.lower() not in (PARQUET, *_CSV):
+        problem = f"a history of {definition.name} is read from {PARQUET} or {CSV} files"
+        raise InputInvalid(path.name, None, problem)
+    return files
+
+
+class _OpenFile(NamedTuple):
+    """A file: the open group that it is in, its number there, and its columns with their types."""
+
+    name: str
+    group: ParquetFiles | CsvFiles
+    number: int
+    types: Mapping[str, str]
+
+
+def _opened(files: Sequence[Path], until: ExitStack) -> list[_OpenFile]:
+    """The files in their order; Parquet files share a process."""
+    found = dict[Path, _OpenFile]()
+    parquet = [file for file in files if file.suffix.lower() == PARQUET]
+    for kind, some in ((ParquetFiles, parquet), (CsvFiles, [f for f in files if f not in parquet])):
+        if some:
+            group: ParquetFiles | CsvFiles = until.enter_context(kind(some))
+            for number, file in enumerate(some):
+                found[file] = _OpenFile(file.name, group, number, group.types(number))
+    return [found[file] for file in files]
 
 
 def _table(
-    parquet: ParquetFiles,
-    number: int,
-    source: str,
-    definition: ModelDefinition,
-    names: Mapping[str, str],
-) -> pa.Table:
-    found, wanted = parquet.types(number), {}
+    file: _OpenFile, names: Mapping[str, str], definition: ModelDefinition
+) -> tuple[pa.Table, list[InputInvalid]]:
+    """The columns of a file by their names in the history, and a refusal for each cell of CSV that
+    is no value of its column."""
+    wanted, group = dict[str, pa.DataType](), file.group
     for name, kinds in _accepted_types(definition).items():
         column = names.get(name)
         if column is None:
             continue
-        kind = next((kind for kind in kinds if str(kind) == found[column]), None)
+        given = zoneless(file.types[column])
+        kind = next((kind for kind in kinds if str(kind) == given), None)
+        if isinstance(group, CsvFiles):
+            kind = _of_text(kinds, given)
         if kind is None:
-            problem = f"column {column} is {found[column]}; wanted: {' or '.join(map(str, kinds))}"
-            raise InputInvalid(source, None, problem)
+            raise InputInvalid(file.name, None, type_problem(column, file.types[column], kinds))
         wanted[column] = kind
-    table = parquet.read(number, wanted)
+    if isinstance(group, CsvFiles):
+        empty = [names[n] for n in fields_of_empty_texts(definition) if n in names]
+        table, wrong = group.read(file.number, wanted, empty)
+    else:
+        table, wrong = group.read(file.number, wanted), []
     table = table.select([names[name] for name in names]).rename_columns(list(names))
-    refuse(is_missing(table.column("request_id")), source, "request_id is missing")
-    return table
+    if not wrong:
+        refuse(is_missing(table.column("request_id")), file.name, "request_id is missing")
+    return table, wrong
+
+
+def _of_text(kinds: Sequence[pa.DataType], given: str) -> pa.DataType:
+    """The type as which cells of CSV are read, for the accepted types and the one that they look
+    like."""
+    if kinds == VECTORS:
+        return VECTORS[1]  # a number of a vector is rounded once, as in a request
+    if kinds[0] == pa.bool_() or (pa.bool_() in kinds and given == "bool"):
+        return pa.int8()
+    if kinds[0] in INTEGERS and given == "double":
+        return pa.float64()
+    return kinds[0]
 
 
 def _canonical(table: pa.Table, definition: ModelDefinition, source: str) -> pa.Table:
     schema, columns = history_schema(definition), list[Any]()
     table = completed(table, definition)
     for field in schema:
-        is_time = pa.types.is_timestamp(field.type)
+        name, is_time = field.name, pa.types.is_timestamp(field.type)
+        values, checks = without_nan(table.column(name)), list[Check]()
+        if pa.types.is_integer(field.type) and pa.types.is_floating(values.type):
+            values, checks = whole_numbers(values, name)
+        elif field.type == pa.bool_():
+            values, checks = truths(values, name)
+        for check in checks:
+            refuse(check.wrong, source, check.problem, check.values)
         try:
-            values = without_nan(table.column(field.name))
             columns.append(pc.cast(values, field.type, safe=not is_time))
         except pa.ArrowInvalid as error:
-            raise InputInvalid(
-                source, None, f"{field.name} is not {field.type}: {error}"
-            ) from error
+            raise InputInvalid(source, None, f"{name} is not {field.type}: {error}") from error
     return pa.table(columns, schema=schema)

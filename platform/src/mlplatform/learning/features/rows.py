@@ -94,8 +94,8 @@ def request_schema(definition: ModelDefinition) -> pa.Schema:
 
 
 def completed(table: pa.Table, definition: ModelDefinition) -> pa.Table:
-    """The table with a column of nulls for each optional field that it lacks."""
-    optional = definition.declared_optional
+    """The table with a column of nulls for each field that it lacks and may lack."""
+    optional = definition.optional
     for column in history_schema(definition):
         if column.name in optional and column.name not in table.column_names:
             kind: Any = column.type
@@ -120,8 +120,11 @@ def check_history(table: pa.Table, definition: ModelDefinition, source: str) -> 
             refuse(is_missing(column), source, f"{name} is missing")
     for name in ("request_id", *(n for n, f in definition.request.items() if f.type == "string")):
         check_printable(columns[name], name, source)
+    unit = definition.assignment_unit
     for name, field in definition.request.items():
-        check_bounds(columns[name], name, field, source)
+        known = ~is_missing(columns[name])
+        for found in within_bounds(columns[name], name, field, is_unit=name == unit):
+            refuse(found.wrong & known, source, found.problem, found.values)
     check_order(table.column("event_time"), "event_time", source)
     check_unique(table.column("request_id"), "request_id", source)
     _check_labels(table, definition, source)
@@ -197,11 +200,17 @@ def matured_times(table: pa.Table, maturity_days: int) -> Column:
     return pc.coalesce(table.column("label_time"), ends)
 
 
-def within_bounds(values: Column, name: str, field: RequestField) -> list[Check]:
-    """Checks that no value is outside the bounds that model.yaml gives the field."""
+def within_bounds(
+    values: Column, name: str, field: RequestField, *, is_unit: bool = False
+) -> list[Check]:
+    """Checks that no value is outside the bounds that model.yaml gives the field.
+
+    Args:
+        is_unit: whether it is the model's unit of assignment.
+    """
     found = []
     if field.type == "string":
-        return _within_words(values, name, field)
+        return _within_words(values, name, field, is_key=is_unit or field.identifies)
     if field.type == "vector":
         return _within_vector(values, name, field)
     if field.minimum is not None:
@@ -213,10 +222,12 @@ def within_bounds(values: Column, name: str, field: RequestField) -> list[Check]
     return found
 
 
-def _within_words(values: Column, name: str, field: RequestField) -> list[Check]:
+def _within_words(values: Column, name: str, field: RequestField, is_key: bool) -> list[Check]:
     longest = field.max_length or MOST_CHARACTERS
     lengths = pc.utf8_length(values).to_numpy()
     found = [Check(lengths > longest, f"{name} has more than {longest} characters", values)]
+    if is_key:
+        found.append(Check(lengths == 0, f"{name} is empty"))
     if field.values is not None:
         listed = pc.is_in(values, value_set=pa.array(field.values, pa.string())).to_numpy()
         found.append(Check(~listed, f"{name} is none of request.{name}.values", values))
@@ -279,14 +290,6 @@ def check_unique(values: Column, name: str, source: str) -> None:
     """Raise for a value that an earlier row has."""
     found = unique_values(values, name)
     refuse(found.wrong, source, found.problem, values)
-
-
-def check_bounds(values: Column, name: str, field: RequestField, source: str) -> None:
-    """Raise for a value outside the bounds that model.yaml gives the field; a missing one has
-    none."""
-    known = ~is_missing(values)
-    for found in within_bounds(values, name, field):
-        refuse(found.wrong & known, source, found.problem, found.values)
 
 
 def refuse(

@@ -7,7 +7,14 @@ from typing import Final
 
 import pyarrow as pa
 
-from mlplatform.learning.features.columns import INTEGERS, TIMES, ExpectedColumn, match_columns
+from mlplatform.learning.features.columns import (
+    INTEGERS,
+    TIMES,
+    ExpectedColumn,
+    match_columns,
+    type_problem,
+    zoneless,
+)
 from mlplatform.learning.features.parquet_work import VECTORS
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition
 from mlplatform.runtime.errors import InputInvalid
@@ -74,19 +81,10 @@ def matched_columns(
     names = match_columns(expected_columns(definition), found, overrides, source)
     columns = {}
     for name, column in names.items():
-        kind = next((kind for kind in kinds[name] if str(kind) == _zoneless(found[column])), None)
+        kind = next((kind for kind in kinds[name] if str(kind) == zoneless(found[column])), None)
         if is_text:
             kind = _OF_TEXT.get(kinds[name][0], kinds[name][0])
         if kind is None:
-            listed = " or ".join(map(str, kinds[name]))
-            raise InputInvalid(
-                source, None, f"column {column} is {found[column]}; wanted: {listed}"
-            )
+            raise InputInvalid(source, None, type_problem(column, found[column], kinds[name]))
         columns[name] = column, kind
     return columns
-
-
-def _zoneless(kind: str) -> str:
-    """The type without a time zone: values of a zoned time are UTC, and the zone only affects
-    display."""
-    return f"{kind.partition(',')[0]}]" if kind.startswith("timestamp[") and "," in kind else kind

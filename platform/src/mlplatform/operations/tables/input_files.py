@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,8 @@ from typing import Final, Self
 
 import pyarrow as pa
 
-from mlplatform.learning.features.csv_files import CsvFiles
+from mlplatform.learning.features.columns import fields_of_empty_texts
+from mlplatform.learning.features.csv_files import CsvBatch, CsvFiles
 from mlplatform.learning.features.input_files import CSV, PARQUET
 from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.model.definition import ModelDefinition
@@ -121,7 +122,9 @@ class TableFiles:
             found = texts.types(0)
             columns = matched_columns(definition, found, self._overrides, name, is_text=True)
             hidden = {c for n, (c, _) in columns.items() if _is_hidden(definition, n)}
-            yield from _cut(_of_csv(texts, columns, start, hidden), _schema(columns), rows, first)
+            empty = {c for n, (c, _) in columns.items() if n in fields_of_empty_texts(definition)}
+            read = texts.batches(0, {c: k for c, k in columns.values()}, start, hidden, empty)
+            yield from _cut(_of_csv(read, columns, start), _schema(columns), rows, first)
 
     def _parquet(self, path: Path, later: Sequence[Path]) -> tuple[ParquetFiles, int]:
         """The file's process, and its number there."""
@@ -177,13 +180,9 @@ def _opened(
 
 
 def _of_csv(
-    files: CsvFiles,
-    columns: Mapping[str, tuple[str, pa.DataType]],
-    start: int,
-    hidden: Collection[str],
+    batches: Iterator[CsvBatch], columns: Mapping[str, tuple[str, pa.DataType]], start: int
 ) -> Iterator[_Batch]:
-    kinds = {column: kind for column, kind in columns.values()}
-    for rows, problems in files.batches(0, kinds, start, hidden):
+    for rows, problems in batches:
         unread: dict[int, str] = {}
         for row, problem, *_ in problems:
             unread.setdefault(row - start, problem)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mlplatform.learning.features.columns import truths, whole_numbers
 from mlplatform.learning.features.rows import (
     ARROW,
     TIME,
     Check,
+    Column,
     is_missing,
     pseudonyms,
     request_schema,
@@ -25,13 +27,7 @@ from mlplatform.learning.features.rows import (
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField
 from mlplatform.operations.tables.columns import ROW_ID
 
-Column: TypeAlias = "pa.ChunkedArray[Any]"
-
-_EXACT: Final = 2.0**53
-"""Greatest number up to which a float64 holds every whole number; beyond it, ids would be mixed
-up."""
 _NOTHING: Final[Any] = 0
-_TRUTHS: Final = pa.array([0, 1], pa.int64())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,15 +67,18 @@ def requests_of(
     problems = dict(unread)
     is_good = np.ones(block.num_rows, np.bool_)
     is_good[list(unread)] = False
-    ids = block.column(ROW_ID).cast(pa.string())
+    ids: pa.ChunkedArray[Any] = block.column(ROW_ID).cast(pa.string())
     columns: dict[str, Column] = {}
-    checks = [*_missing(ids, ROW_ID)]
+    checks = [
+        *_missing(ids, ROW_ID),
+        Check(pc.utf8_length(ids).to_numpy() == 0, f"{ROW_ID} is empty"),
+    ]
     times, found = _times(block, as_of_ms)
     checks += found
     for name, field in definition.request.items():
         is_there = name in block.column_names
         cells = block.column(name) if is_there else _nothing(block.num_rows, field)
-        columns[name], found = _field(cells, name, field)
+        columns[name], found = _field(cells, name, field, name == definition.assignment_unit)
         if name in definition.optional:  # as online
             unsaid = is_missing(cells)
             found = [replace(check, wrong=check.wrong & ~unsaid) for check in found]
@@ -138,12 +137,14 @@ def _times(block: pa.Table, as_of_ms: int) -> tuple[Column, list[Check]]:
     return times, [*_missing(cells, EVENT_TIME), late, early]
 
 
-def _field(values: Column, name: str, field: RequestField) -> tuple[Column, list[Check]]:
+def _field(
+    values: Column, name: str, field: RequestField, is_unit: bool
+) -> tuple[Column, list[Check]]:
     """The values in the field's own type, null if missing, and checks that find wrong ones."""
     checks = list(_missing(values, name))
     match field.type:
         case "int64":
-            values, found = _whole(values, name)
+            values, found = whole_numbers(values, name)
             checks += found
         case "float64":
             values = values.cast(pa.float64(), safe=False)
@@ -151,33 +152,10 @@ def _field(values: Column, name: str, field: RequestField) -> tuple[Column, list
             checks.append(Check(np.isinf(numbers), f"{name} is not finite", values))
             values = without_nan(values)
         case "bool":
-            values, found = _truths(values, name)
+            values, found = truths(values, name)
             checks += found
         case "string":
             values = values.cast(pa.string())
         case "vector":
             values = values.cast(ARROW["vector"])
-    return values, [*checks, *within_bounds(values, name, field)]
-
-
-def _whole(values: Column, name: str) -> tuple[Column, list[Check]]:
-    if not pa.types.is_floating(values.type):
-        return values.cast(pa.int64()), []
-    numbers = values.to_numpy(zero_copy_only=False).astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        broken = (numbers != np.floor(numbers)) | (np.abs(numbers) > _EXACT)
-    broken &= ~np.isnan(numbers)
-    unsaid = broken | np.isnan(numbers)
-    whole = pa.array(np.where(unsaid, 0.0, numbers).astype(np.int64), mask=unsaid)
-    check = Check(broken, f"{name} is not a whole number", values)
-    return pa.chunked_array([whole]), [check]
-
-
-def _truths(values: Column, name: str) -> tuple[Column, list[Check]]:
-    if values.type == pa.bool_():
-        return values, []
-    known = pc.is_in(values.cast(pa.int64()), value_set=_TRUTHS).to_numpy()
-    check = Check(~known, f"{name} is neither 0 nor 1", values)
-    numbers = values.cast(pa.int64()).fill_null(_NOTHING).to_numpy()
-    truths = pa.array(numbers == 1, mask=is_missing(values))
-    return pa.chunked_array([truths]), [check]
+    return values, [*checks, *within_bounds(values, name, field, is_unit=is_unit)]

@@ -113,11 +113,11 @@ class Payloads:
             if name in definition.optional
         }
         self._added = definition.declared_optional
+        unit = definition.assignment_unit
+        types = {n: field_type(f, is_unit=n == unit) for n, f in definition.request.items()}
         fields: list[Any] = [
-            (name, field_type(field) | None, None)
-            if name in self._optional
-            else (name, field_type(field))
-            for name, field in definition.request.items()
+            (name, kind | None, None) if name in self._optional else (name, kind)
+            for name, kind in types.items()
         ]
         shape: list[Any] = [*fields, (EVENT_TIME, EventTime)]
         self.request: type[msgspec.Struct] = _struct(definition.name, "Request", shape)
@@ -249,8 +249,12 @@ def _struct(model: str, name: str, fields: list[Any]) -> type[msgspec.Struct]:
     return msgspec.defstruct(title, fields, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
-def field_type(field: RequestField) -> Any:
-    """The type as which msgspec decodes a field."""
+def field_type(field: RequestField, *, is_unit: bool = False) -> Any:
+    """The type as which msgspec decodes a field.
+
+    Args:
+        is_unit: whether it is the model's unit of assignment.
+    """
     match field.type:
         case "int64":
             low = -INT64 if field.minimum is None else int(field.minimum)
@@ -261,7 +265,10 @@ def field_type(field: RequestField) -> Any:
         case "string":
             listed = None if field.values is None else {"enum": list(field.values)}
             longest = field.max_length or MAX_TEXT
-            return Annotated[str, Meta(max_length=longest, extra_json_schema=listed)]
+            shortest = 1 if is_unit or field.identifies else None
+            return Annotated[
+                str, Meta(min_length=shortest, max_length=longest, extra_json_schema=listed)
+            ]
         case "bool":
             return bool
         case "vector":

@@ -196,12 +196,9 @@ class ExternalColumns:
         checks: list[_Check] = [(missing, f"{name} is missing", None)]
         nothing: Any = "" if field.type == "string" else 0
         values = values.fill_null(nothing)
-        if field.type == "string":
-            empty = np.array([text == "" for text in values.to_pylist()], np.bool_)
-            checks.append((empty & ~missing, f"{name} is empty", None))
         for found in within_bounds(values, name, field):
             # No message may contain a customer's id.
-            shown = None if field.pseudonymous else values
+            shown = None if field.pseudonymous else found.values
             checks.append((found.wrong & ~missing, found.problem, shown))
         if field.pseudonymous:
             values = pseudonyms(values, self.pseudonym_key)
