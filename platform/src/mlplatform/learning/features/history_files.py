@@ -193,10 +193,10 @@ def _table(
         column = names.get(name)
         if column is None:
             continue
-        given = zoneless(file.types[column])
-        kind = next((kind for kind in kinds if str(kind) == given), None)
+        looks_like = zoneless(file.types[column])
+        kind = next((kind for kind in kinds if str(kind) == looks_like), None)
         if isinstance(group, CsvFiles):
-            kind = _of_text(kinds, given)
+            kind = _of_text(kinds, looks_like)
         if kind is None:
             raise InputInvalid(file.name, None, type_problem(column, file.types[column], kinds))
         wanted[column] = kind
@@ -211,14 +211,14 @@ def _table(
     return table, wrong
 
 
-def _of_text(kinds: Sequence[pa.DataType], given: str) -> pa.DataType:
+def _of_text(kinds: Sequence[pa.DataType], looks_like: str) -> pa.DataType:
     """The type as which cells of CSV are read, for the accepted types and the one that they look
     like."""
     if kinds == VECTORS:
         return VECTORS[1]  # a number of a vector is rounded once, as in a request
-    if kinds[0] == pa.bool_() or (pa.bool_() in kinds and given == "bool"):
+    if kinds[0] == pa.bool_() or (pa.bool_() in kinds and looks_like == "bool"):
         return pa.int8()
-    if kinds[0] in INTEGERS and given == "double":
+    if kinds[0] in INTEGERS and looks_like == "double":
         return pa.float64()
     return kinds[0]
 

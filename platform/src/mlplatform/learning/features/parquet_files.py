@@ -39,6 +39,7 @@ class ParquetFiles:
 
     Args:
         rows_of_each: whether the limit on rows is for each file, and not for all together.
+        casts: whether types that lose nothing by it are told and read as plain ones.
 
     Raises:
         InputInvalid: a file is not a plain file or is too large, or there are too many files.
@@ -46,9 +47,11 @@ class ParquetFiles:
         Unavailable: the confined process can't be started.
     """
 
-    def __init__(self, paths: Sequence[Path], *, rows_of_each: bool = False) -> None:
+    def __init__(
+        self, paths: Sequence[Path], *, rows_of_each: bool = False, casts: bool = True
+    ) -> None:
         self._names = [path.name for path in paths]
-        self._rows, self._rows_of_each = 0, rows_of_each
+        self._rows, self._rows_of_each, self._casts = 0, rows_of_each, casts
         with ExitStack() as until:
             self._sandbox = Sandbox(prepare, LIMITS, open_files(paths, until))
 
@@ -70,7 +73,8 @@ class ParquetFiles:
             InputInvalid: the file is not Parquet, or it exceeds the limits; the message names the
                 file.
         """
-        body = self._ask(number, {"deed": "schema", "file": number}, OPEN_CPU_S).body
+        asked = {"deed": "schema", "file": number, "casts": self._casts}
+        body = self._ask(number, asked, OPEN_CPU_S).body
         names, types = body.get("names", ()), body.get("types", ())
         if not 0 < len(names) == len(types) <= MOST_COLUMNS or len(set(names)) < len(names):
             raise InputInvalid(self._names[number], None, "its columns have no names of their own")

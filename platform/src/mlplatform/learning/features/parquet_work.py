@@ -85,7 +85,8 @@ class _Work:
             file = _opened(self._files[body["file"]], len(columns))
             if body["deed"] == "schema":
                 schema = file.schema_arrow
-                types = [str(_plain(field.type))[:64] for field in schema]
+                named = _plain if body["casts"] else _without_list_size
+                types = [str(named(field.type))[:64] for field in schema]
                 names = [name[:64] for name in schema.names]
                 return Frame({"names": names, "types": types, "ids": _ids(schema)})
             self._batches = _from_row(file, columns, body.get("first", 0))
@@ -309,6 +310,11 @@ def _plain(kind: Any) -> pa.DataType:
         return pa.timestamp("s")
     if _is_category(kind) or kind == pa.large_string():
         return pa.string()
+    return _without_list_size(kind)
+
+
+def _without_list_size(kind: Any) -> pa.DataType:
+    """The type of a vector, however its lists are written; any other type as it is."""
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     if is_list or pa.types.is_fixed_size_list(kind):
         return pa.list_(kind.value_type)

@@ -96,7 +96,7 @@ class PlainFiles:
             with CsvFiles(one) as csv:
                 types = csv.types(0)
         else:
-            with ParquetFiles(one) as parquet:
+            with ParquetFiles(one, casts=False) as parquet:
                 types = parquet.types(0)
         return [name for name in types if name not in columns.kinds]
 
@@ -131,7 +131,7 @@ def _files_at(path: Path) -> list[Path]:
 def _parquet(
     columns: ExternalColumns, files: Sequence[Path], numbers: Sequence[int]
 ) -> Iterator[StoredRows]:
-    with ParquetFiles([files[number] for number in numbers]) as parquet:
+    with ParquetFiles([files[number] for number in numbers], casts=False) as parquet:
         for place, number in enumerate(numbers):
             name, first = files[number].name, 0
             wanted = columns.found(parquet.types(place), name)

@@ -229,7 +229,8 @@ class SnapshotRows:
             self._check(file)
         for start in range(0, len(files), OPEN_FILES):
             group = range(start, min(start + OPEN_FILES, len(files)))
-            with ParquetFiles([self._folder / files[number].name for number in group]) as parquet:
+            paths = [self._folder / files[number].name for number in group]
+            with ParquetFiles(paths, casts=False) as parquet:
                 for place, number in enumerate(group):
                     for batch, rows in self._file(columns, parquet, place, number, names[number]):
                         stored = columns.stored(batch, names[number], rows)
