@@ -21,6 +21,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mlplatform import commands
+from mlplatform.commands import history
 from mlplatform.commands.authoring import new_model
 from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.record import Record
@@ -525,6 +526,18 @@ def test_a_column_that_no_row_can_be_read_of_hides_no_other_one(csv: Path) -> No
     assert "the first 0 of 0 rows" not in shown.stdout
     told = json.loads(run(str(csv), "MAP", "--dry-run", "--json").stdout)
     assert (told["refused"], len(told["refusals"])) == (2400, 200)
+
+
+def test_a_folder_without_sources_generates_nothing_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "model_folder", lambda model: tmp_path)
+    with pytest.raises(Refused, match=rf"{tmp_path} has no sources\.py; write one with `generate`"):
+        history.generate("fraud")
+    (tmp_path / "sources.py").write_text("")
+    monkeypatch.setattr(history, "load_module", lambda model, name: object())
+    with pytest.raises(Refused, match=r"sources\.py has no `generate`"):
+        history.generate("fraud")
 
 
 @pytest.mark.parametrize(

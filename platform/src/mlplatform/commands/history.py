@@ -130,7 +130,10 @@ def generate(
     """
     definition, folder = load_definition(model), model_folder(model)
     sources = load_module(model, "sources") if (folder / "sources.py").is_file() else None
-    if sources is None or not hasattr(sources, "generate"):
+    if sources is None:
+        ways = "write one with `generate`, or import files (docs/history.md)"
+        raise Refused(f"{model} can't generate history: {folder} has no sources.py; {ways}")
+    if not hasattr(sources, "generate"):
         raise Refused(f"{model} can't generate history: {folder}/sources.py has no `generate`")
     maturity_days = definition.label.maturity_days
     length = days or history_days(definition) - 1 + MORE_DAYS

@@ -221,6 +221,14 @@ def test_a_missing_column_is_named_with_a_proposal(tmp_path: Path) -> None:
         examine_history(path, definition=FRAUD, now_ms=None, columns={})
 
 
+def test_a_column_that_is_taken_from_its_own_field_is_named_with_both(tmp_path: Path) -> None:
+    why = "column terminal_id is mapped to amount, so terminal_id has none; wanted: another column"
+    with pytest.raises(InputInvalid, match=why):
+        examine_history(
+            written(tmp_path), definition=FRAUD, now_ms=None, columns={"amount": "terminal_id"}
+        )
+
+
 def test_no_request_may_be_later_than_now(tmp_path: Path) -> None:
     with pytest.raises(InputInvalid, match="event_time is in the future"):
         examine_history(written(tmp_path), definition=FRAUD, now_ms=0, columns={})

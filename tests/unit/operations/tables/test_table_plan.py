@@ -152,6 +152,20 @@ def test_what_is_no_place_is_refused(text: str) -> None:
         input_of(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("s3://x/y", "the bucket of 3 to 63 lower-case letters, digits, dots and hyphens"),
+        ("postgresql://db/bank?table=t", "wanted: a user, as in postgresql://user@host:port"),
+        ("postgresql://me@db?table=t", "wanted: a database, as in postgresql://user@host:port"),
+    ],
+)
+def test_what_a_place_lacks_is_told(text: str, wanted: str) -> None:
+    with pytest.raises(ConfigInvalid) as refused:
+        input_of(text)
+    assert wanted in str(refused.value)
+
+
 def test_a_password_is_refused_and_not_repeated() -> None:
     urls = (
         "postgresql://me:hunter2@db/bank?table=t",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import pytest
 
+from mlplatform.scoring.api.scoring_api import unknown
 from mlplatform.scoring.api.shapes import SHAPES, TYPES
 from mlplatform.scoring.api.versions import LATEST, VERSIONS, ApiVersion, by_name
 from mlplatform.scoring.request.answers import ReasonInfo, ScoreBody, encode
@@ -95,3 +97,11 @@ def test_a_safe_default_has_no_model_in_v2() -> None:
     )
     shaped = json.loads(SHAPES["v2"](stored))
     assert shaped["model"] is shaped["degraded"] is shaped["score"] is None
+
+
+def test_a_model_that_takes_no_request_for_later_says_which_key_enables_it() -> None:
+    models: dict[str, Any] = {"fraud": object()}
+    found = unknown("/api/v1/models/fraud/score:async", models)
+    assert (found.status, found.name) == (404, "unknown-path")
+    assert "`async` in its model.yaml enables it" in str(found)
+    assert "there is no model" in str(unknown("/api/v1/models/other/score:async", models))

@@ -153,6 +153,12 @@ def match_columns(
         and (w.without or not w.is_time)
         and w.name not in {*names, *overrides, *found}
     ]
+    for one in missing:
+        if own := next((u for u in one.usual if u in found), None):
+            other = next(name for name, column in names.items() if column == own)
+            problem = f"column {own} is mapped to {other}, so {one.name} has none; wanted: another"
+            ways = f"column for one of them, as --map {one.name}=COLUMN"
+            raise InputInvalid(source, None, f"{problem} {ways}")
     if missing:
         raise InputInvalid(source, None, _missing_text(missing, lacking, found, names))
     likely = propose_columns(lacking, found, list(names.values()))

@@ -84,7 +84,10 @@ def _path(key: str, text: str, wanted: str) -> Path:
 def _bucket(key: str, text: str) -> ObjectPrefix:
     found = _BUCKET.fullmatch(text)
     if found is None:
-        wanted = "s3://bucket/prefix; keys and server by AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL_S3, …"
+        wanted = (
+            "s3://bucket/prefix, the bucket of 3 to 63 lower-case letters, digits, dots and"
+            " hyphens; keys and server by AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL_S3, …"
+        )
         raise ConfigInvalid(key, without_secrets(text), wanted)
     bucket, prefix = found[1], (found[2] or "").strip("/")
     if ".." in prefix.split("/"):

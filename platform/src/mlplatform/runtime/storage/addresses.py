@@ -100,8 +100,9 @@ def postgres(variable: str, environment: Mapping[str, str]) -> Address | None:
     mode, database = options.get("sslmode", "verify-full"), parts.path.strip("/")
     if mode not in ("verify-full", "disable"):
         raise ConfigInvalid(variable, url, "sslmode verify-full or disable")
-    if not parts.username or not database:
-        raise ConfigInvalid(variable, url, "postgresql://user@host:port/database")
+    if lacking := "a user" if not parts.username else "a database" if not database else "":
+        wanted = f"{lacking}, as in postgresql://user@host:port/database"
+        raise ConfigInvalid(variable, url, wanted)
     authority = options.get("sslrootcert")
     return _address(variable, environment, parts, 5432, database, mode != "disable", authority)
 

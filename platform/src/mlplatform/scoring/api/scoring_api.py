@@ -79,6 +79,9 @@ def unknown(path: str, models: Mapping[str, Scoring]) -> Problem:
     name = model_of(path)
     if name and name not in models:
         return Problem(404, "unknown-model", f"there is no model {name[:64]!r}; {SHOWN}")
+    if name and path.endswith("/score:async"):  # each model that takes them has such a path
+        detail = f"{name} takes no request to be scored later: `async` in its model.yaml enables it"
+        return Problem(404, "unknown-path", detail)
     return Problem(404, "unknown-path", f"there is nothing at {path}; {SHOWN}")
 
 
