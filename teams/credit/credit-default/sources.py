@@ -42,7 +42,14 @@ from .generator import (
     generate,
 )
 
-__all__ = ["COLUMNS", "Population", "examine_transactions", "generate"]
+__all__ = [
+    "BATCH_COLUMNS",
+    "COLUMNS",
+    "Population",
+    "batch_requests",
+    "examine_transactions",
+    "generate",
+]
 
 MODEL: Final = "credit-default"
 MOST_REFUSALS: Final = 1_000
@@ -87,6 +94,33 @@ COLUMNS: Final = (
     _column("label", "default.payment.next.month", "1: default in the next month, 0: none", WHOLE),
 )
 """What a file of clients needs; usual names are UCI's."""
+
+
+BATCH_COLUMNS: Final = tuple(one for one in COLUMNS if one.name != "label")
+"""What a table of clients needs for a batch: whether they default is to be said."""
+
+
+def batch_requests(table: pa.Table) -> pa.Table:
+    """Requests of some clients, in their order; a value that UCI does not have is missing."""
+    education, age = (table.column(name) for name in ("education", "age"))
+    sexes = {1: "male", 2: "female"}
+    words = [
+        None if n is None else EDUCATIONS[n - 1 if 1 <= n <= 3 else 3]
+        for n in education.to_pylist()
+    ]
+    groups = [
+        None if n is None else AGE_GROUPS[int(np.searchsorted(AGES, n, side="right"))]
+        for n in age.to_pylist()
+    ]
+    made: dict[str, Any] = {
+        "education": pa.array(words, pa.string()),
+        "sex": pa.array([sexes.get(n) for n in table.column("sex").to_pylist()], pa.string()),
+        "age_group": pa.array(groups, pa.string()),
+    }
+    ids = table.column("customer_id")
+    numbers = [f"uci-{n}" if n is not None else None for n in ids.to_pylist()]
+    kept = {n: table.column(n) for n in load_definition(MODEL).request if n not in made}
+    return pa.table({"request_id": pa.array(numbers, pa.string()), **kept, **made})
 
 
 def examine_transactions(

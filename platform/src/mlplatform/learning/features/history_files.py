@@ -175,11 +175,15 @@ def _opened(files: Sequence[Path], until: ExitStack) -> list[_OpenFile]:
     """The files in their order; Parquet files share a process."""
     found = dict[Path, _OpenFile]()
     parquet = [file for file in files if file.suffix.lower() == PARQUET]
-    for kind, some in ((ParquetFiles, parquet), (CsvFiles, [f for f in files if f not in parquet])):
-        if some:
-            group: ParquetFiles | CsvFiles = until.enter_context(kind(some))
-            for number, file in enumerate(some):
-                found[file] = _OpenFile(file.name, group, number, group.types(number))
+    texts = [file for file in files if file not in parquet]
+    if parquet:
+        whole = until.enter_context(ParquetFiles(parquet))
+        for number, file in enumerate(parquet):
+            found[file] = _OpenFile(file.name, whole, number, whole.types(number))
+    if texts:
+        lines = until.enter_context(CsvFiles(texts))
+        for number, file in enumerate(texts):
+            found[file] = _OpenFile(file.name, lines, number, lines.types(number))
     return [found[file] for file in files]
 
 

@@ -16,6 +16,7 @@ from mlplatform.model.features.views import FeatureView
 from mlplatform.model.routes import Arm
 from mlplatform.model.windows.declaration import as_written
 from mlplatform.operations.tables import locations, outputs, sources
+from mlplatform.operations.tables.conversion import Conversion, conversion_of
 from mlplatform.operations.tables.locations import Input, ObjectPrefix, Output
 from mlplatform.operations.tables.outputs import MANIFEST, Results
 from mlplatform.operations.tables.partitions import (
@@ -93,7 +94,8 @@ def score_table(platform: Platform, batch: TableBatch, report: Report) -> dict[s
     with outputs.opened(target) as results:
         there = stored_plan(results, batch.output)
         arm = _arm(platform, batch, there)
-        with sources.opened(place, definition, batch.columns, staging) as source:
+        other = conversion_of(batch.model)
+        with sources.opened(place, definition, batch.columns, staging, other) as source:
             plan = agreed(
                 there,
                 Plan(
@@ -101,7 +103,7 @@ def score_table(platform: Platform, batch: TableBatch, report: Report) -> dict[s
                     model=batch.model,
                     version=arm.version,
                     bundle=arm.bundle,
-                    rules=_rules(definition, platform.views(batch.model)),
+                    rules=_rules(definition, platform.views(batch.model), other),
                     files=source.files,
                     columns=dict(batch.columns),
                     as_of_ms=platform.clock.event_ms(),
@@ -111,10 +113,14 @@ def score_table(platform: Platform, batch: TableBatch, report: Report) -> dict[s
                 batch.output,
             )
             finished = _finished(results, plan)
-            return finished or _scored(platform, plan, source, results, report)
+            return finished or _scored(platform, plan, source, results, report, other)
 
 
-def _rules(definition: ModelDefinition, views: Sequence[FeatureView]) -> str:
+def _rules(
+    definition: ModelDefinition,
+    views: Sequence[FeatureView],
+    conversion: Conversion | None = None,
+) -> str:
     """Digest of the parts of a model's folder, beside the bundle, on which a row's answer
     depends."""
     request = {
@@ -122,7 +128,8 @@ def _rules(definition: ModelDefinition, views: Sequence[FeatureView]) -> str:
         for name, field in msgspec.to_builtins(definition.request).items()
     }  # a batch of the release before goes on: its fields were not declared as optional
     read = request, definition.protected, as_written(definition.windows), views
-    return digest(msgspec.to_builtins([*read, definition.decision.safe]))
+    own = () if conversion is None else (conversion.digest,)
+    return digest(msgspec.to_builtins([*read, definition.decision.safe, *own]))
 
 
 def _refuse_own(platform: Platform, batch: TableBatch, place: Input, target: Output) -> None:
@@ -144,7 +151,12 @@ def _refuse_own(platform: Platform, batch: TableBatch, place: Input, target: Out
 
 
 def _scored(
-    platform: Platform, plan: Plan, source: sources.Source, results: Results, report: Report
+    platform: Platform,
+    plan: Plan,
+    source: sources.Source,
+    results: Results,
+    report: Report,
+    conversion: Conversion | None,
 ) -> dict[str, Any]:
     definition = platform.definition(plan.model)
     folder = platform.bundle(plan.model, Arm(plan.version, plan.bundle, plan.bundle))
@@ -159,6 +171,7 @@ def _scored(
             bundle, folder, safe=definition.decision.safe, accelerator=definition.accelerator
         ),
         platform.pseudonym_key(),
+        conversion,
     )
     partitions = carry_out(work, source, results, report)
     facts = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -15,7 +15,12 @@ from mlplatform.learning.features.csv_files import CsvBatch, CsvFiles
 from mlplatform.learning.features.input_files import CSV, PARQUET
 from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.operations.tables.columns import matched_columns
+from mlplatform.operations.tables.conversion import (
+    Conversion,
+    TableColumns,
+    converted,
+    table_columns,
+)
 from mlplatform.runtime.errors import InputInvalid, NotFound
 from mlplatform.runtime.units import MIB
 
@@ -51,9 +56,15 @@ def is_table(name: str) -> bool:
 
 
 def check_columns(
-    paths: Sequence[Path], definition: ModelDefinition, overrides: Mapping[str, str]
+    paths: Sequence[Path],
+    definition: ModelDefinition,
+    overrides: Mapping[str, str],
+    conversion: Conversion | None = None,
 ) -> None:
     """
+    Args:
+        conversion: what makes requests of tables with other columns.
+
     Raises:
         ConfigInvalid, InputInvalid: a file is not a table, or does not have the columns of a
             request.
@@ -65,7 +76,8 @@ def check_columns(
         with _opened(kind, some) as files:
             for number, path in enumerate(some):
                 found = files.types(number)
-                matched_columns(definition, found, overrides, path.name, is_text=suffix == CSV)
+                is_text = suffix == CSV
+                table_columns(definition, conversion, found, overrides, path.name, is_text=is_text)
 
 
 class TableFiles:
@@ -77,12 +89,19 @@ class TableFiles:
     Args:
         overrides: column of the request → column of the input, where the names differ.
         rows: largest number of rows in a block.
+        conversion: what makes requests of tables with other columns.
     """
 
     def __init__(
-        self, definition: ModelDefinition, overrides: Mapping[str, str], *, rows: int
+        self,
+        definition: ModelDefinition,
+        overrides: Mapping[str, str],
+        *,
+        rows: int,
+        conversion: Conversion | None = None,
     ) -> None:
         self._definition, self._overrides, self._rows = definition, overrides, rows
+        self._conversion = conversion
         self._paths: Sequence[Path] = ()
         self._opened = ExitStack()
 
@@ -110,21 +129,41 @@ class TableFiles:
         if path.name.endswith(PARQUET):
             parquet, number = self._parquet(path, later)
             found = parquet.types(number)
-            columns = matched_columns(definition, found, self._overrides, name, is_text=False)
+            taken = self._columns(found, name, is_text=False)
+            columns = taken.columns
             kinds = {column: kind for column, kind in columns.values()}
             batches = (
                 (_named(batch, columns), dict[int, str]())
                 for batch in parquet.batches(number, kinds, start)
             )
-            yield from _cut(batches, _schema(columns), rows, first)
+            cut = _cut(batches, _schema(columns), rows, first)
+            yield from self._requests(cut, taken, name)
             return
         with CsvFiles([path]) as texts:
             found = texts.types(0)
-            columns = matched_columns(definition, found, self._overrides, name, is_text=True)
+            taken = self._columns(found, name, is_text=True)
+            columns = taken.columns
             hidden = {c for n, (c, _) in columns.items() if _is_hidden(definition, n)}
-            empty = {c for n, (c, _) in columns.items() if n in fields_of_empty_texts(definition)}
+            texted = () if taken.conversion else fields_of_empty_texts(definition)
+            empty = {c for n, (c, _) in columns.items() if n in texted}
             read = texts.batches(0, {c: k for c, k in columns.values()}, start, hidden, empty)
-            yield from _cut(_of_csv(read, columns, start), _schema(columns), rows, first)
+            cut = _cut(_of_csv(read, columns, start), _schema(columns), rows, first)
+            yield from self._requests(cut, taken, name)
+
+    def _columns(self, found: Mapping[str, str], name: str, *, is_text: bool) -> TableColumns:
+        return table_columns(
+            self._definition, self._conversion, found, self._overrides, name, is_text=is_text
+        )
+
+    def _requests(
+        self, blocks: Iterator[RowBlock], taken: TableColumns, name: str
+    ) -> Iterator[RowBlock]:
+        for block in blocks:
+            if taken.conversion is None:
+                yield block
+                continue
+            rows = converted(taken.conversion, block.rows, self._definition, name)
+            yield replace(block, rows=rows)
 
     def _parquet(self, path: Path, later: Sequence[Path]) -> tuple[ParquetFiles, int]:
         """The file's process, and its number there."""

@@ -19,6 +19,7 @@ import msgspec
 import pyarrow.parquet as pq
 
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.operations.tables.conversion import Conversion
 from mlplatform.operations.tables.input_files import RowBlock, TableFiles
 from mlplatform.operations.tables.outputs import DONE, MANIFEST, PLAN, Results
 from mlplatform.operations.tables.plan import (
@@ -49,6 +50,7 @@ class Work:
     features: RowFeatures
     decisions: RowDecisions
     key: bytes
+    conversion: Conversion | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,7 +147,8 @@ def _prepared(
 ) -> Generator[_BlockInputs]:
     plan = work.plan
     finished = dict(done)  # other threads change `done`
-    with TableFiles(work.definition, plan.columns, rows=plan.partition_rows) as files:
+    rows, conversion = plan.partition_rows, work.conversion
+    with TableFiles(work.definition, plan.columns, rows=rows, conversion=conversion) as files:
         for file, described in enumerate(plan.files):
             first = first_unfinished(finished, file)
             if first is None:

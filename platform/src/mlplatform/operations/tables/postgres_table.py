@@ -23,6 +23,7 @@ from mlplatform.learning.features.parquet_work import VECTORS
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.tensors.vectors import NotAVector, vector_of_text
 from mlplatform.operations.tables.columns import ROW_ID, column_types, expected_columns
+from mlplatform.operations.tables.conversion import Conversion, table_columns
 from mlplatform.operations.tables.locations import Table
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound, Unavailable
 from mlplatform.runtime.storage.addresses import Address
@@ -74,18 +75,28 @@ class ColumnSelection(NamedTuple):
 
 
 def export(
-    table: Table, definition: ModelDefinition, overrides: Mapping[str, str], target: Path
+    table: Table,
+    definition: ModelDefinition,
+    overrides: Mapping[str, str],
+    target: Path,
+    conversion: Conversion | None = None,
 ) -> str:
     """Write the request's columns of a table to a Parquet file, under their names in the table.
 
     Rows are in the order of the row id, and of all other columns where it is repeated. The rest is
     the same as in `export_columns`.
+
+    Args:
+        conversion: what makes requests of tables with other columns; the rows of those are in the
+            order of its first column.
     """
 
     def chosen(kinds: Mapping[str, str]) -> ColumnSelection:
-        names = _wanted_columns(definition, kinds, overrides, table.name)
-        others = sorted(set(names.values()) - {names[ROW_ID]})
-        return ColumnSelection(list(names.values()), [names[ROW_ID], *others])
+        names = _wanted_columns(definition, conversion, kinds, overrides, table.name)
+        first = names.get(ROW_ID, next(iter(names.values())))
+        return ColumnSelection(
+            list(names.values()), [first, *sorted(set(names.values()) - {first})]
+        )
 
     return export_columns(table, chosen, target)
 
@@ -168,9 +179,16 @@ class _DigestingFile:
 
 
 def _wanted_columns(
-    definition: ModelDefinition, kinds: Mapping[str, str], overrides: Mapping[str, str], source: str
+    definition: ModelDefinition,
+    conversion: Conversion | None,
+    kinds: Mapping[str, str],
+    overrides: Mapping[str, str],
+    source: str,
 ) -> dict[str, str]:
     arrow = arrow_types(kinds, pa.int64())
+    if conversion is not None:
+        found = table_columns(definition, conversion, arrow, overrides, source, is_text=False)
+        return {name: column for name, (column, _) in found.columns.items()}
     names = match_columns(expected_columns(definition), arrow, overrides, source)
     for name, column in names.items():
         taken = tuple(map(str, column_types(definition)[name]))

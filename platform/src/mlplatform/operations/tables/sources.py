@@ -19,6 +19,7 @@ from mlplatform.learning.features.input_files import (
     refuse_tables_in,
 )
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.operations.tables.conversion import Conversion
 from mlplatform.operations.tables.input_files import check_columns, is_table
 from mlplatform.operations.tables.locations import Input, ObjectPrefix, Table
 from mlplatform.operations.tables.plan import InputFile
@@ -60,13 +61,18 @@ class Source(Protocol):
 
 @contextmanager
 def opened(
-    source: Input, definition: ModelDefinition, columns: Mapping[str, str], staging: Path
+    source: Input,
+    definition: ModelDefinition,
+    columns: Mapping[str, str],
+    staging: Path,
+    conversion: Conversion | None = None,
 ) -> Iterator[Source]:
     """The input, with its columns checked; of a bucket, those of the first file.
 
     Args:
         columns: column of the request → column of the input, where the names differ.
         staging: a folder for copies from servers; it is created, and removed afterwards.
+        conversion: what makes requests of tables with other columns.
 
     Raises:
         NotFound: there is no such file, folder, object or table.
@@ -77,11 +83,14 @@ def opened(
     try:
         match source:
             case Path():
-                yield _Folder(source, definition, columns)
+                yield _Folder(source, definition, columns, conversion)
             case ObjectPrefix():
-                yield _checked(BucketFiles(source, staging), definition, columns)
+                files = BucketFiles(source, staging)
+                with files.local_file(0) as path:
+                    check_columns([path], definition, columns, conversion)
+                yield files
             case Table():
-                yield _exported(source, definition, columns, staging)
+                yield _exported(source, definition, columns, staging, conversion)
             case _:
                 assert_never(source)
     finally:
@@ -91,9 +100,15 @@ def opened(
 class _Folder:
     """Files on this machine."""
 
-    def __init__(self, path: Path, definition: ModelDefinition, columns: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        definition: ModelDefinition,
+        columns: Mapping[str, str],
+        conversion: Conversion | None,
+    ) -> None:
         self._paths = _tables(path)
-        check_columns(self._paths, definition, columns)
+        check_columns(self._paths, definition, columns, conversion)
         self._stats = [os.stat(one) for one in self._paths]
         self.files = tuple(
             InputFile(name=one.name, identity=f"sha256:{_sha256(one)}", size_bytes=stat.st_size)
@@ -164,14 +179,6 @@ class BucketFiles:
         """Do nothing: a downloaded file does not change."""
 
 
-def _checked(
-    source: BucketFiles, definition: ModelDefinition, columns: Mapping[str, str]
-) -> BucketFiles:
-    with source.local_file(0) as path:
-        check_columns([path], definition, columns)
-    return source
-
-
 class _ExportedTable:
     """A table as the file that was exported from it."""
 
@@ -190,10 +197,14 @@ class _ExportedTable:
 
 
 def _exported(
-    table: Table, definition: ModelDefinition, columns: Mapping[str, str], staging: Path
+    table: Table,
+    definition: ModelDefinition,
+    columns: Mapping[str, str],
+    staging: Path,
+    conversion: Conversion | None,
 ) -> _ExportedTable:
     path = staging / f"table{PARQUET}"
-    identity = f"sha256:{export(table, definition, columns, path)}"
+    identity = f"sha256:{export(table, definition, columns, path, conversion)}"
     file = InputFile(name=table.name, identity=identity, size_bytes=path.stat().st_size)
     return _ExportedTable(path, file)
 
