@@ -74,6 +74,26 @@ def skl2onnx_classifier(zipmap: bool = False) -> bytes:
     return content
 
 
+@functools.cache
+def forest() -> tuple[bytes, NDArray[np.float32], NDArray[np.float64]]:
+    """A forest of ten trees as skl2onnx writes it, with rows and scikit-learn's scores. Its sum of
+    ten float32 tenths is one step above 1."""
+    from skl2onnx import to_onnx
+    from skl2onnx.common.data_types import FloatTensorType
+    from sklearn.ensemble import RandomForestClassifier
+
+    rows = np.random.default_rng(0).random((300, 2)).astype(np.float32)
+    labels = (rows[:, 0] > 0.5).astype(np.int64)
+    model = RandomForestClassifier(10, random_state=1, max_depth=3).fit(rows, labels)
+    content: bytes = to_onnx(
+        model,
+        initial_types=[("rows", FloatTensorType([None, 2]))],
+        options={id(model): {"zipmap": False}},
+        target_opset={"": 17, "ai.onnx.ml": 3},
+    ).SerializeToString()
+    return content, rows, model.predict_proba(rows)[:, 1]
+
+
 def golden_rows() -> list[dict[str, Any]]:
     """A golden set as its maker writes it: scikit-learn's own scores, also of an unknown text."""
     import pandas as pd

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from tests.support.foreign_onnx import CHANNELS, golden_rows, skl2onnx_classifier
+from tests.support.foreign_onnx import CHANNELS, forest, golden_rows, skl2onnx_classifier
 from typer.testing import CliRunner, Result
 
 from mlplatform import commands
 from mlplatform.learning.features.history_files import columns_of
+from mlplatform.learning.onnx.onnx_file import session
 from mlplatform.model.folders import parse
 from mlplatform.operations.actions import training
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, Refused
@@ -89,6 +90,67 @@ def test_a_golden_row_that_scores_otherwise_is_told_with_both_scores(folder: Pat
     (only,) = problems(folder)
     assert "row 2 scores" in only
     assert "expected is 0.999" in only
+
+
+def golden_of(rows: np.ndarray, scores: np.ndarray) -> str:
+    names = [f"rows_{place}" for place in range(rows.shape[1])]
+    return json.dumps(
+        [
+            {"inputs": dict(zip(names, row, strict=True)), "score": score}
+            for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
+        ]
+    )
+
+
+def test_a_forest_whose_score_is_a_step_above_1_is_taken_with_its_own_scores(
+    tmp_path: Path,
+) -> None:
+    content, rows, scores = forest()
+    (own,) = session(content).run(["probabilities"], {"rows": rows})
+    assert own[:, 1].max() > 1
+    assert scaffolded(tmp_path, content).exit_code == 0
+    for expected in (own[:, 1].astype(np.float64), scores):
+        (tmp_path / NAME / "golden.json").write_text(golden_of(rows, expected))
+        assert problems(tmp_path / NAME) == []
+
+
+def of_rows(*nodes: tuple[str, list[str], str, dict[str, object]]) -> bytes:
+    """A graph `rows` float32 [n, 2] → `scores` [n], by these operators."""
+    made = [helper.make_node(op, taken, [name], **more) for op, taken, name, more in nodes]
+    taken = helper.make_tensor_value_info("rows", TensorProto.FLOAT, [None, 2])
+    given = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [None])
+    graph = helper.make_graph(made, "given", [taken], [given])
+    opsets = [helper.make_opsetid("", 17)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+
+
+MEAN = {"axes": [1], "keepdims": 0}
+
+
+def test_a_file_whose_scores_are_no_probabilities_is_told_before_it_is_judged(
+    tmp_path: Path,
+) -> None:
+    assert scaffolded(tmp_path, of_rows(("ReduceMean", ["rows"], "scores", MEAN))).exit_code == 0
+    golden = tmp_path / NAME / "golden.json"
+    golden.write_text(golden_of(np.array([[2.0, 2.0]]), np.array([2.0])))
+    assert "0.score is 2.0; wanted: 0 to 1" in problems(tmp_path / NAME)[0]
+    golden.write_text(golden_of(np.array([[2.0, 2.0]]), np.array([1.0])))
+    (only,) = problems(tmp_path / NAME)
+    assert "row 0 scores 2; wanted: 0 to 1" in only
+    assert "a model of numbers needs a training.py" in only
+
+
+def test_a_graph_that_mixes_rows_is_told(tmp_path: Path) -> None:
+    content = of_rows(
+        ("ReduceMean", ["rows"], "usual", MEAN),
+        ("ReduceMax", ["usual"], "most", {"axes": [0], "keepdims": 1}),
+        ("Div", ["usual", "most"], "scores", {}),
+    )
+    assert scaffolded(tmp_path, content).exit_code == 0
+    rows = np.array([[0.2, 0.4], [0.6, 0.6]])
+    (tmp_path / NAME / "golden.json").write_text(golden_of(rows, np.array([0.5, 1.0])))
+    (only,) = problems(tmp_path / NAME)
+    assert "row 0 scores 1 alone and 0.5 among the others" in only
 
 
 def test_a_score_that_is_no_number_is_told_with_the_way_out(folder: Path) -> None:

@@ -101,3 +101,18 @@ def test_ties_never_push_a_share_over_its_limit():
     scores = np.repeat([0.1, 0.5, 0.9], [900, 90, 10])
     decisions = decided(scores, review=0.05, decline=0.005).tolist()
     assert (decisions.count(2), decisions.count(1)) == (0, 10)
+
+
+def test_a_raw_score_that_float32_rounds_beyond_an_end_counts_as_the_end():
+    raw, _, y = drawn(5_000, seed=4)
+    beyond = np.where(raw > 0.9, 1.0000001, np.where(raw < 0.01, -1e-7, raw))
+    table = fit_calibration(beyond, y)
+    assert table == fit_calibration(np.clip(beyond, 0, 1), y)
+    assert table.probability(1.0000001) == table.probability(1.0)
+    assert table.probabilities(np.array([-1e-7]))[0] == table.probability(0.0)
+
+
+def test_a_raw_score_that_is_no_probability_is_refused():
+    raw, _, y = drawn(500, seed=4)
+    with pytest.raises(InputInvalid, match=r"outside 0 to 1: .* to 1\.5"):
+        fit_calibration(np.where(raw == raw.max(), 1.5, raw), y)

@@ -90,3 +90,12 @@ def test_no_rows_are_no_decisions() -> None:
     nothing = np.empty((0, 3))
     assert ClassChoice(SCALE).places(nothing).shape == (0,)
     assert ClassChoice(SCALE).certainty(nothing).shape == (0,)
+
+
+def test_a_probability_that_float32_rounds_above_1_counts_as_1() -> None:
+    choice, row = ClassChoice(SCALE), (1.0000001, -1e-7, 0.0)
+    assert choice.top(row, 1) == (ClassProbability(CLASSES[0], 1.0),)
+    assert choice.certainty(np.array([row])).tolist() == [1.0]
+    tied = (1.0, 1.0000001, 0.0)
+    assert choice.outcome(tied) == choice.top(tied, 1)[0].class_ == CLASSES[0]
+    assert choice.places(np.array([tied])).tolist() == [choice.place(tied)] == [0]

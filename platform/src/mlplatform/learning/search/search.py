@@ -24,6 +24,7 @@ from mlplatform.learning.validation.search_report import (
     Trial,
     TrialState,
 )
+from mlplatform.model.policies.calibration import are_probabilities, held_many
 from mlplatform.model.policies.search import OWN, SearchPolicy
 from mlplatform.runtime.errors import InputInvalid
 
@@ -66,10 +67,10 @@ class Search:
             InputInvalid: the scores are not n numbers of 0-1, or the measure is not a finite
                 number.
         """
-        if scores.shape != y.shape or not np.all((scores >= 0) & (scores <= 1)):
+        if scores.shape != y.shape or not are_probabilities(scores):
             problem = f"of shape {scores.shape}; wanted: {len(y)} numbers of 0 to 1"
             raise InputInvalid("training.py: scores", None, problem)
-        measure = self.policy.measure
+        scores, measure = held_many(scores), self.policy.measure
         if measure == OWN and self.own is not None:
             value = float(self.own(y.copy(), scores))
         else:

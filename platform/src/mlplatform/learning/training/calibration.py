@@ -8,7 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlplatform.learning.training.costs import cheapest_thresholds
-from mlplatform.model.policies.calibration import Calibration
+from mlplatform.model.policies.calibration import (
+    Calibration,
+    are_probabilities,
+    held_many,
+)
 from mlplatform.model.policies.decision_scale import DecisionPolicy
 from mlplatform.runtime.errors import InputInvalid
 
@@ -35,12 +39,15 @@ def fit_calibration(
         weight: weight of each row; None means that all rows weigh 1.
 
     Raises:
-        InputInvalid: there is no positive case or no negative one, or a raw score is outside 0-1.
+        InputInvalid: there is no positive case or no negative one, or a raw score is outside 0-1 by
+            more than rounding.
     """
     if not (0 < int(y.sum()) < len(y)):
         raise InputInvalid("calibration slice", None, f"{int(y.sum())} positives in {len(y)} rows")
-    if not bool(np.all((raw >= 0) & (raw <= 1))):
-        raise InputInvalid("calibration slice", None, "the model gives raw scores outside 0 to 1")
+    if not are_probabilities(raw):
+        problem = f"the model gives raw scores outside 0 to 1: {raw.min():g} to {raw.max():g}"
+        raise InputInvalid("calibration slice", None, problem)
+    raw = held_many(raw)
     counts = np.ones(len(y)) if weight is None else weight
     slope, shift = _logistic(_log_odds(raw), y.astype(np.float64), counts)
     x = np.concatenate([[0.0], _probability(KNOTS_LOG_ODDS), [1.0]])

@@ -35,6 +35,7 @@ from mlplatform.model.features.views import FeatureView
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition
 from mlplatform.model.inputs import InputPlan
+from mlplatform.model.policies.calibration import are_probabilities
 from mlplatform.model.policies.search import OWN, SearchPolicy
 from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.model.tensors.signature import Tensors
@@ -101,8 +102,8 @@ def run(model: str) -> None:
     expected = np.asarray(fitted.scores(tried), np.float64)
     shape = (len(tried), len(classes)) if classes else (len(tried),)
     is_number = folder.definition.task == "real"
-    least, most = (-sys.float_info.max, sys.float_info.max) if is_number else (0, 1)
-    if expected.shape != shape or not np.all((expected >= least) & (expected <= most)):
+    admitted = np.isfinite(expected).all() if is_number else are_probabilities(expected)
+    if expected.shape != shape or not admitted:
         wanted = " by ".join(map(str, shape))
         kind = "finite numbers" if is_number else "numbers of 0 to 1"
         problem = f"scores of shape {expected.shape}; wanted: {wanted} {kind}"

@@ -6,11 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 from numpy.typing import NDArray
 
 from mlplatform.learning.onnx.confined_model import ConfinedModel
@@ -18,7 +17,9 @@ from mlplatform.learning.onnx.onnx_file import ScoringSession
 from mlplatform.learning.onnx.onnx_limits import ModelRefused
 from mlplatform.model.definition import WORDED, InputSpec, ModelDefinition, word_inputs
 from mlplatform.model.features.transforms import number
+from mlplatform.model.folders import READY_FILE
 from mlplatform.model.inputs import declared_words
+from mlplatform.model.policies.calibration import ROUNDING, are_probabilities
 from mlplatform.model.tensors.categories import place, places
 from mlplatform.model.tensors.signature import Tensors
 from mlplatform.model.tensors.tokens import Tokenizer, Tokens
@@ -31,6 +32,12 @@ from mlplatform.runtime.units import MIB
 GOLDEN_FILE: Final = "golden.json"
 MOST_BYTES: Final = 16 * MIB
 MOST_ROWS: Final = 10_000
+ALONE_ROWS: Final = 64
+"""Most golden rows that are scored alone too, as a request's row is."""
+PROBABILITY: Final = (
+    f"0 to 1, within {ROUNDING:g}: the score of a ready file is a probability; a model of numbers "
+    "needs a training.py (task: real)"
+)
 WANTED: Final = 'a list of {"inputs": {name: value}, "score": 0.5}, one for each row'
 
 Value = float | bool | str | list[float] | None
@@ -56,7 +63,7 @@ class GoldenSet:
 
 class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: dict[str, Value]
-    score: Annotated[float, Meta(ge=0, le=1)]
+    score: float
 
 
 def golden_set(file: Path, definition: ModelDefinition) -> GoldenSet:
@@ -79,7 +86,11 @@ def golden_set(file: Path, definition: ModelDefinition) -> GoldenSet:
         raise ConfigUnusable(source, f"it has {len(found)} rows", wanted)
     read = _readers(definition)
     rows = [_row(f"{source}: {n}.inputs", row.inputs, read) for n, row in enumerate(found)]
-    return GoldenSet(np.array(rows, np.float32), np.array([row.score for row in found]))
+    scores = np.array([row.score for row in found])
+    for n, score in enumerate(scores):
+        if not are_probabilities(score):
+            raise ConfigInvalid(f"{source}: {n}.score", float(score), PROBABILITY)
+    return GoldenSet(np.array(rows, np.float32), scores)
 
 
 def _readers(definition: ModelDefinition) -> dict[str, Reader]:
@@ -137,7 +148,8 @@ def check_ready(
     Raises:
         ModelRefused: the file exceeds the limits, has other tensors, or gives a score that is not a
             number.
-        InputInvalid: the score of a row differs from the expected one.
+        InputInvalid: the score of a row is no probability, differs from the expected one, or
+            depends on the rows beside it.
     """
     names = [i.name for i in definition.inputs]
     tensors = None
@@ -145,16 +157,34 @@ def check_ready(
         tensors = Tensors(definition.signature, names, declared_words(definition))
     model = ConfinedModel(content, inputs=len(names), tensors=tensors, data=data)
     try:
-        found, limit = model.scores(golden.rows), definition.gates.onnx_difference
-        gap = np.abs(found - golden.scores)
-        row = int(gap.argmax())
-        if gap[row] > limit:
-            difference = f"row {row} scores {found[row]:.6g}, expected is {golden.scores[row]:.6g}"
-            problem = f"{difference}; wanted: within {limit:g} (gates.onnx_difference)"
-            raise InputInvalid(GOLDEN_FILE, None, problem)
-        model.scores(np.full((1, len(names)), np.nan, np.float32))
+        _check_scores(model, golden, definition.gates.onnx_difference)
+        nothing = model.scores(np.full((1, len(names)), np.nan, np.float32))
+        if not are_probabilities(nothing):
+            problem = f"a row without any value scores {nothing[0]:.6g}; wanted: {PROBABILITY}"
+            raise InputInvalid(READY_FILE, None, problem)
     except ModelRefused as error:
         hint = "where a missing value is the reason, signature.inputs.N.missing stands for it"
         raise ModelRefused(f"{error.problem}; {hint}") from error
     finally:
         model.close()
+
+
+def _check_scores(model: ConfinedModel, golden: GoldenSet, limit: float) -> None:
+    found = model.scores(golden.rows)
+    for row, score in enumerate(found):
+        if not are_probabilities(score):
+            problem = f"row {row} scores {score:.6g}; wanted: {PROBABILITY}"
+            raise InputInvalid(GOLDEN_FILE, None, problem)
+    within = f"wanted: within {limit:g} (gates.onnx_difference)"
+    gap = np.abs(found - golden.scores)
+    row = int(gap.argmax())
+    if gap[row] > limit:
+        difference = f"row {row} scores {found[row]:.6g}, expected is {golden.scores[row]:.6g}"
+        raise InputInvalid(GOLDEN_FILE, None, f"{difference}; {within}")
+    for row in range(min(len(found), ALONE_ROWS)):
+        (alone,) = model.scores(golden.rows[row : row + 1])
+        if abs(alone - found[row]) > limit:
+            difference = f"row {row} scores {alone:.6g} alone and {found[row]:.6g} among the others"
+            raise InputInvalid(
+                GOLDEN_FILE, None, f"{difference}; {within}: no operator may mix rows"
+            )

@@ -47,6 +47,27 @@ UNCHANGED: Final = Calibration(x=(0.0, 1.0), y=(0.0, 1.0))
 """The calibration that changes nothing, for classes, whose graph gives probabilities."""
 
 
+ROUNDING: Final = 1e-5
+"""How far outside of 0-1 a graph's probability may lie, as float32 sums of many parts round: a
+forest of scikit-learn gives 1.0000001. It counts as the nearer end."""
+
+
+def are_probabilities(raw: np.ndarray[Any, Any]) -> bool:
+    """Whether all raw scores are 0-1, or outside by no more than `ROUNDING`; NaN is not."""
+    return bool(np.all((raw >= -ROUNDING) & (raw <= 1 + ROUNDING)))
+
+
+def held(raw: float) -> float:
+    """A probability, set to the nearer end of 0-1 where it lies outside; NaN stays NaN."""
+    return min(max(raw, 0.0), 1.0)
+
+
+def held_many(raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Probabilities as `held` gives them, in float64."""
+    result: np.ndarray[Any, Any] = np.clip(np.asarray(raw, np.float64), 0.0, 1.0)
+    return result
+
+
 class ScoreMap(NamedTuple):
     """The function from raw scores to scores that decide, for one score and for an array."""
 

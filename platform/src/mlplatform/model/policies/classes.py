@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from mlplatform.model.policies.calibration import held, held_many
 from mlplatform.model.policies.decision_scale import (
     Decision,
     DecisionPolicy,
@@ -33,6 +34,7 @@ class ClassProbability(msgspec.Struct, frozen=True):
 
 class ClassChoice:
     """The function from probabilities by class to the most probable class; among equals, the first.
+    What float32 rounds beyond 0 or 1 counts as that.
 
     Attributes:
         alerts: the classes that are alerts.
@@ -49,20 +51,20 @@ class ClassChoice:
 
     def place(self, probabilities: Sequence[float]) -> int:
         """The place of the decided class among the classes."""
-        return max(range(len(probabilities)), key=probabilities.__getitem__)
+        return max(range(len(probabilities)), key=lambda place: held(probabilities[place]))
 
     def top(self, probabilities: Sequence[float], count: int) -> tuple[ClassProbability, ...]:
         """The most probable classes, most probable first; among equals in the order of the
         classes."""
-        order = sorted(range(len(probabilities)), key=lambda place: -probabilities[place])
-        names = self._scale.names
-        return tuple(ClassProbability(names[i], probabilities[i]) for i in order[:count])
+        kept, names = [held(probability) for probability in probabilities], self._scale.names
+        order = sorted(range(len(kept)), key=lambda place: -kept[place])
+        return tuple(ClassProbability(names[i], kept[i]) for i in order[:count])
 
     def places(self, probabilities: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Places, from 0 in int8, of the decided classes of rows [n, classes]."""
         if not len(probabilities):
             return np.zeros(0, np.int8)
-        places: np.ndarray[Any, Any] = probabilities.argmax(axis=1).astype(np.int8)
+        places: np.ndarray[Any, Any] = held_many(probabilities).argmax(axis=1).astype(np.int8)
         return places
 
     def alerting(self, probabilities: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -71,7 +73,7 @@ class ClassChoice:
 
     def certainty(self, probabilities: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """The score of each row that records keep: the probability of the decided class."""
-        return probabilities.max(axis=1) if len(probabilities) else np.zeros(0)
+        return held_many(probabilities).max(axis=1) if len(probabilities) else np.zeros(0)
 
 
 class ClassDecision(DecisionPolicy, frozen=True, kw_only=True):

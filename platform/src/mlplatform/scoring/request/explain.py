@@ -21,6 +21,7 @@ from mlplatform.model.bundle import MODEL_FILE, Bundle, load_bundle
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.inputs import InputPlan, as_recorded
+from mlplatform.model.policies.calibration import held_many
 from mlplatform.model.policies.decision_scale import Decision
 from mlplatform.model.rules import Rule
 from mlplatform.model.scorecard import SmallScorer
@@ -315,7 +316,8 @@ def _by_class(decider: Decider, row: Row) -> _ReExplanation:
     found = decider.score(np.array(rows, np.float32)).astype(np.float64)
     if not np.isfinite(found).all():
         raise Corrupt(f"the model of bundle {bundle.digest} gives a value that is not a number")
-    place, method = int(found[0].argmax()), bundle.attribution.method
+    found, method = held_many(found), bundle.attribution.method
+    place = bundle.choice.place(found[0].tolist())
     raw, others = float(found[0, place]), found[1:, place].tolist()
     decision = bundle.scale.names[place]
     drove = drivers(bundle, [raw - other for other in others])

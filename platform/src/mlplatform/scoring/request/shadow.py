@@ -170,8 +170,9 @@ def shadow_record(
     """
     bundle = copy.target.bundle
     if isinstance(raw, tuple):
-        score: float | None = max(raw)
-        decision: str | None = bundle.choice.outcome(raw)
+        (best,) = bundle.choice.top(raw, 1)
+        score: float | None = best.probability
+        decision: str | None = best.class_
         raw = score
     else:
         score = None if raw is None else bundle.calibrate(raw)
