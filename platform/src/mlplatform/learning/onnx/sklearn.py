@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlplatform.learning.onnx.sklearn_trees import round_thresholds, route_missing_values
 from mlplatform.model.bundle import INPUT_NAME, OUTPUT_NAME
-from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.errors import ConfigUnusable, InputInvalid
 
 OPSET: Final = {"": 17, "ai.onnx.ml": 3}
 GRAPH: Final = "model"
+MOST_CHARACTERS: Final = 300
+"""Most characters of a library's error in a message."""
+COMPOSED: Final = {"Voting": "mean", "Stacking": "stacked"}
+"""First word of an ensemble's name → the function of `learning/onnx/compose.py` in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +36,14 @@ class FittedClassifier:
     inputs: int
     classes: int = 0
 
+    @property
+    def kind(self) -> str:
+        """The classifier's name in scikit-learn; of a pipeline its last step's."""
+        return type(_last_step(self.classifier)).__name__
+
     def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         """One raw score a row [n], or probabilities [n, classes]."""
-        with one_thread():
+        with one_thread(), _missing_values(self.classifier):
             result: NDArray[np.float64] = self.classifier.predict_proba(x)
         return result if self.classes else result[:, 1]
 
@@ -57,9 +67,14 @@ class FittedRegressor:
     regressor: Any
     inputs: int
 
+    @property
+    def kind(self) -> str:
+        """The regressor's name in scikit-learn; of a pipeline its last step's."""
+        return type(_last_step(self.regressor)).__name__
+
     def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         """One number a row [n]."""
-        with one_thread():
+        with one_thread(), _missing_values(self.regressor):
             result: NDArray[np.float64] = np.asarray(self.regressor.predict(x), np.float64)
         return result.reshape(len(x))
 
@@ -84,9 +99,14 @@ def fitted_regressor(
     does.
 
     Args:
-        regressor: a regressor that is not fitted yet and that skl2onnx can convert.
+        regressor: a regressor, or a pipeline that ends with one, that is not fitted yet and that
+            skl2onnx can convert.
         y: labels, in the model's unit.
-        weights: weight of each row; None means that all rows count equally.
+        weights: weight of each row, for a pipeline's last step; None means that all rows count
+            equally.
+
+    Raises:
+        ConfigInvalid: for the same reasons as in `fitted`.
     """
     _fit(regressor, x, y, weights)
     return FittedRegressor(regressor, x.shape[1])
@@ -100,23 +120,30 @@ def fitted(
     *,
     classes: int = 0,
 ) -> FittedClassifier:
-    """The classifier, fitted on one thread, whose ONNX form scores float32 rows as it does.
+    """The classifier or pipeline, fitted on one thread, whose ONNX form scores float32 rows as it
+    does.
 
     An input without any value (a token place that no text reaches) is fitted as a constant 0:
     scikit-learn 1.9 fails without values, and no split reads a constant.
 
     Args:
-        classifier: a classifier that is not fitted yet and that skl2onnx can convert.
-        weights: weight of each row; None means that all rows count equally.
+        classifier: a classifier, or a pipeline that ends with one, that is not fitted yet and that
+            skl2onnx can convert.
+        weights: weight of each row, for a pipeline's last step; None means that all rows count
+            equally.
         classes: number of classes, if `y` holds their positions, from 0; 0 if the labels are 0 and
             1.
 
     Raises:
         InputInvalid: a class has no row.
+        ConfigInvalid: the estimator takes no weights or no missing values, gives no probabilities,
+            or has no ONNX form that scores alike; the message names it and the way out.
     """
     if classes and (lacking := sorted({*range(classes)} - {*np.unique(y).tolist()})):
         raise InputInvalid("training rows", None, f"no row of class {lacking[0]}, counted from 0")
     _fit(classifier, x, y, weights)
+    if not hasattr(classifier, "predict_proba"):
+        raise _unusable(classifier, "it gives no probabilities", "one that has predict_proba")
     return FittedClassifier(classifier, x.shape[1], classes)
 
 
@@ -126,11 +153,56 @@ def _fit(
     y: NDArray[Any],
     weights: NDArray[np.float64] | None,
 ) -> None:
-    empty = np.isnan(x).all(axis=0)
-    with one_thread():
-        estimator.fit(np.where(empty, np.float32(0), x), y, sample_weight=weights)
-    if hasattr(estimator, "_predictors"):
-        _round_thresholds(estimator)
+    last, empty = _last_step(estimator), np.isnan(x).all(axis=0)
+    for word, function in COMPOSED.items():
+        if type(last).__name__.startswith(word):
+            wanted = f"`{function}` of learning/onnx/compose.py, of models that are fitted by itself"
+            raise _unusable(estimator, "its ONNX form is another model", wanted)
+    more = {} if weights is None else {_weights_name(estimator): weights}
+    with one_thread(), _missing_values(estimator):
+        estimator.fit(np.where(empty, np.float32(0), x), y, **more)
+    if np.any(getattr(last, "is_categorical_", None)):
+        wanted = "none: a category is a number to trees, its place"
+        raise _unusable(estimator, "ONNX has no splits by categorical_features", wanted)
+    round_thresholds(last)
+
+
+def _last_step(estimator: Any) -> Any:
+    while hasattr(estimator, "steps"):
+        estimator = estimator.steps[-1][1]
+    return estimator
+
+
+def _weights_name(estimator: Any) -> str:
+    """The argument of `fit` by which weights reach the last step."""
+    from sklearn.utils.validation import has_fit_parameter  # only where scikit-learn is
+
+    name, last = "sample_weight", estimator
+    steps: list[str] = []
+    while hasattr(last, "steps"):
+        step, last = last.steps[-1]
+        steps.append(step)
+    if not has_fit_parameter(last, name):
+        wanted = "an estimator whose fit has sample_weight, or no weights in `fitted(…)`"
+        raise _unusable(estimator, "it takes no weights of rows", wanted)
+    return "__".join([*steps, name])
+
+
+@contextmanager
+def _missing_values(estimator: Any) -> Iterator[None]:
+    """Name the estimator and the way out where it refuses missing values."""
+    try:
+        yield
+    except ValueError as error:
+        if "contains NaN" not in str(error):
+            raise
+        name = type(_last_step(estimator)).__name__
+        wanted = f"make_pipeline(SimpleImputer(), {name}(…))"
+        raise _unusable(estimator, "it takes no missing values (NaN)", wanted) from error
+
+
+def _unusable(estimator: Any, problem: str, wanted: str) -> ConfigUnusable:
+    return ConfigUnusable(f"training.py: {type(_last_step(estimator)).__name__}", problem, wanted)
 
 
 def one_thread() -> AbstractContextManager[Any]:
@@ -143,23 +215,6 @@ def one_thread() -> AbstractContextManager[Any]:
     return limits
 
 
-def _round_thresholds(estimator: Any) -> None:
-    """Round every split's threshold of boosted trees down to a float32, which gives the same model
-    for float32 inputs.
-
-    ONNX holds float32. With rounding to nearest, a value between a threshold and its rounded form
-    would take the other branch.
-    """
-    for trees in estimator._predictors:
-        for tree in trees:
-            exact = tree.nodes["num_threshold"]
-            near = exact.astype(np.float32)
-            above = near.astype(np.float64) > exact
-            tree.nodes["num_threshold"] = np.where(
-                above, np.nextafter(near, np.float32(-np.inf)), near
-            )
-
-
 def _export(
     estimator: Any, inputs: int, output: str, column: int | None, classes: int = 0
 ) -> bytes:
@@ -169,13 +224,19 @@ def _export(
     from skl2onnx.common.data_types import FloatTensorType
     from skl2onnx.helpers.onnx_helper import select_model_inputs_outputs
 
-    whole = convert_sklearn(
-        estimator,
-        name=GRAPH,
-        initial_types=[(INPUT_NAME, FloatTensorType([None, inputs]))],
-        options={id(estimator): {"zipmap": False}} if output == "probabilities" else None,
-        target_opset=OPSET,
-    )
+    try:
+        whole = convert_sklearn(
+            estimator,
+            name=GRAPH,
+            initial_types=[(INPUT_NAME, FloatTensorType([None, inputs]))],
+            options={id(estimator): {"zipmap": False}} if output == "probabilities" else None,
+            target_opset=OPSET,
+        )
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        problem = f"skl2onnx can't convert it: {' '.join(str(error).split())[:MOST_CHARACTERS]}"
+        wanted = "an estimator and steps that it converts (docs/adding-a-model.md)"
+        raise _unusable(estimator, problem, wanted) from error
+    route_missing_values(whole.graph, _last_step(estimator))
     model = select_model_inputs_outputs(whole, outputs=[output])
     graph = model.graph
     graph.name = GRAPH

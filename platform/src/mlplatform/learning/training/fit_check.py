@@ -112,11 +112,35 @@ def run(model: str) -> None:
     tensors = None if signature is None else Tensors(signature, names, words, classes=len(classes))
     content = fitted.onnx()
     running = OnnxFile(content, inputs=x.shape[1], tensors=tensors, classes=len(classes))
-    gap = score_gap(running.scores(tried), expected)
     limit = folder.definition.gates.onnx_difference
-    if not gap <= limit:
-        problem = f"differs from the fitted model by {gap:.3g}; wanted: {limit:g} or less"
-        raise InputInvalid("training.py: onnx", None, f"{problem} (gates.onnx_difference)")
+    if problem := gap_problem(running.scores(tried), expected, tried, limit=limit):
+        raise InputInvalid("training.py: onnx", None, f"of {_kind(fitted)} {problem}")
+
+
+def gap_problem(
+    found: NDArray[np.float64],
+    expected: NDArray[np.float64],
+    rows: NDArray[np.float32],
+    *,
+    limit: float,
+) -> str:
+    """What is wrong between an ONNX form's scores of rows and the fitted model's; empty where they
+    differ by the limit or less. It says whether rows without missing values agree."""
+    gap = score_gap(found, expected)
+    if gap <= limit:
+        return ""
+    told = f"differs from the fitted model by {gap:.3g}"
+    whole = ~np.isnan(rows).any(axis=1)
+    if whole.any() and score_gap(found[whole], expected[whole]) <= limit:
+        told = f"{told} where values are missing, and agrees where none is"
+        way_out = "; fill them within the model: make_pipeline(SimpleImputer(), …)"
+    else:
+        way_out = ""
+    return f"{told}; wanted: {limit:g} or less (gates.onnx_difference){way_out}"
+
+
+def _kind(fitted: Any) -> str:
+    return str(getattr(fitted, "kind", type(fitted).__name__))
 
 
 def _context(
