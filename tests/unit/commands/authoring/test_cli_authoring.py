@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -200,3 +201,20 @@ def test_what_a_file_holds_steers_no_terminal(folder: Path) -> None:
     assert done.exit_code == 1
     assert r"\x1b]0;owned\x07\x1b[2J is an unknown key" in done.output
     assert "\x1b" not in done.output
+
+
+def test_the_stacked_model_of_the_guide_is_fitted_and_agrees_with_its_graph(folder: Path) -> None:
+    guide = Path(__file__).parents[4] / "docs" / "adding-a-model.md"
+    (code,) = re.findall(
+        r"```python\n(from [a-z.]+ import compose\n.*?)```", guide.read_text(), re.S
+    )
+    head = (
+        "import numpy as np\n"
+        "from sklearn.ensemble import HistGradientBoostingClassifier\n"
+        "from sklearn.impute import SimpleImputer\n"
+        "from sklearn.linear_model import LogisticRegression\n"
+        "from sklearn.pipeline import make_pipeline\n"
+        "from mlplatform.learning.onnx.sklearn import fitted\n"
+    )
+    (folder / "training.py").write_text(head + code)
+    assert problems(folder) == []

@@ -156,7 +156,9 @@ def _fit(
     last, empty = _last_step(estimator), np.isnan(x).all(axis=0)
     for word, function in COMPOSED.items():
         if type(last).__name__.startswith(word):
-            wanted = f"`{function}` of learning/onnx/compose.py, of models that are fitted by itself"
+            wanted = (
+                f"`{function}` of learning/onnx/compose.py, of models that are fitted by itself"
+            )
             raise _unusable(estimator, "its ONNX form is another model", wanted)
     more = {} if weights is None else {_weights_name(estimator): weights}
     with one_thread(), _missing_values(estimator):

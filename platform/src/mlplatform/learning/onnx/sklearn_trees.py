@@ -44,7 +44,9 @@ def route_missing_values(graph: Any, estimator: Any) -> None:
         nodes[0].attribute.remove(fields["nodes_missing_value_tracks_true"])
     from onnx import helper  # commands start without onnx
 
-    written = helper.make_attribute("nodes_missing_value_tracks_true", [int(side) for side in sides])
+    written = helper.make_attribute(
+        "nodes_missing_value_tracks_true", [int(side) for side in sides]
+    )
     nodes[0].attribute.append(written)
 
 
