@@ -37,10 +37,10 @@ def change(file: Path, before: str, after: str) -> None:
     file.write_text(text.replace(before, after, 1))
 
 
-def scaffolded(root: Path, content: bytes) -> Result:
+def scaffolded(root: Path, content: bytes, *words: str) -> Result:
     (root / "given.onnx").write_bytes(content)
     given = ("--template", "onnx", "--file", str(root / "given.onnx"), "--into", str(root))
-    return asked("new-model", NAME, *given)
+    return asked("new-model", NAME, *given, *words)
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +153,32 @@ def test_a_graph_that_mixes_rows_is_told(tmp_path: Path) -> None:
     assert "row 0 scores 1 alone and 0.5 among the others" in only
 
 
+def test_the_score_of_three_columns_is_the_one_that_the_author_names(tmp_path: Path) -> None:
+    three = graph("x", TensorProto.FLOAT, [None, 3])
+    told = scaffolded(tmp_path, three, "--column", "3").exception
+    assert "wanted: --column 0 to 2" in str(told)
+    assert scaffolded(tmp_path, three, "--column", "0").exit_code == 0
+    definition = parse((tmp_path / NAME / "model.yaml").read_text(), "model.yaml")
+    assert definition.signature is not None
+    assert definition.signature.score.column == 0
+
+
+def test_only_a_graph_that_takes_no_missing_value_gets_a_number_for_it(tmp_path: Path) -> None:
+    known = ("IsNaN", ["rows"], "missing", {})
+    cast = ("Cast", ["missing"], "numbers", {"to": TensorProto.FLOAT})
+    takes = of_rows(known, cast, ("ReduceMean", ["numbers"], "scores", MEAN))
+    for name, content, missing in (
+        ("takes", takes, None),
+        ("refuses", of_rows(("ReduceMean", ["rows"], "scores", MEAN)), 0.0),
+    ):
+        (tmp_path / name).mkdir()
+        assert scaffolded(tmp_path / name, content).exit_code == 0
+        file = tmp_path / name / NAME / "model.yaml"
+        signature = parse(file.read_text(), "model.yaml").signature
+        assert signature is not None
+        assert signature.inputs[0].missing == missing
+
+
 def test_a_score_that_is_no_number_is_told_with_the_way_out(folder: Path) -> None:
     completed(folder)
     change(folder / "model.yaml", ", missing: 0}", "}")
@@ -204,12 +230,25 @@ def graph(name: str, kind: int, shape: list[int | None], op: str = "Identity") -
     [
         (b"no model", "not ONNX"),
         (graph("x", TensorProto.FLOAT, [None, 2], "NonZero"), "operator 'NonZero'"),
-        (graph("x", TensorProto.FLOAT, [1, 2]), "wanted: rows"),
+        (graph("x", TensorProto.FLOAT, [1, 2]), "always 1 rows; wanted: n rows at once"),
+        (graph("x", TensorProto.INT32, [None, 2]), "as tensor(int32) [n, 2]; wanted: float32,"),
+        (graph("x", TensorProto.FLOAT, [None, 2, 3]), "[n, 2, 3]; wanted: [n] or [n, columns]"),
+        (graph("x", TensorProto.FLOAT, [None, 3]), "of 3 columns; wanted: --column"),
         (graph("x", TensorProto.FLOAT, [None, None]), "of None columns"),
         (graph("x", TensorProto.INT64, [None, 2]), "gives no float"),
         (graph("a\x1b", TensorProto.FLOAT, [None, 2]), "a name that can be written"),
     ],
-    ids=["no file of ONNX", "a missing operator", "one row", "open columns", "no score", "a name"],
+    ids=[
+        "no file of ONNX",
+        "a missing operator",
+        "one row",
+        "int32",
+        "three dimensions",
+        "three classes",
+        "open columns",
+        "no score",
+        "a name",
+    ],
 )
 def test_a_file_that_is_not_taken_leaves_no_folder(
     tmp_path: Path, content: bytes, told: str

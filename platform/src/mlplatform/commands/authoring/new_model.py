@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Final, Literal, get_args
 
+import numpy as np
 import typer
 
-from mlplatform.commands.authoring.ready_file import folder_files, with_memory
+from mlplatform.commands.authoring.ready_file import ReadyGraph, folder_files, with_memory
 from mlplatform.commands.terminal.output import AsJson, print_json
-from mlplatform.learning.onnx.confined_model import graph_tensors
-from mlplatform.learning.onnx.model_files import model_files
-from mlplatform.learning.onnx.onnx_limits import MOST_BYTES
-from mlplatform.model.folders import FILE, READY_FILE
+from mlplatform.learning.onnx.confined_model import ConfinedModel, graph_tensors
+from mlplatform.learning.onnx.model_files import ModelFiles, model_files
+from mlplatform.learning.onnx.onnx_limits import MOST_BYTES, ModelRefused
+from mlplatform.model.definition import ModelDefinition, word_inputs
+from mlplatform.model.folders import FILE, READY_FILE, parse
 from mlplatform.model.policies.values import NAME_PATTERN
+from mlplatform.model.tensors.signature import Tensors
 from mlplatform.model.weights.memory import needed_mib
 from mlplatform.runtime.errors import ConfigInvalid, Refused
 from mlplatform.runtime.storage.large_files import copy
@@ -35,6 +39,13 @@ def new_model(
     ] = "sklearn",
     file: Annotated[
         Path | None, typer.Option(help="With --template onnx, the ready ONNX file.")
+    ] = None,
+    column: Annotated[
+        int | None,
+        typer.Option(
+            help="With --template onnx, the output's column that is the score, from 0; needed if "
+            "it has three or more."
+        ),
     ] = None,
     into: Annotated[
         Path, typer.Option(help="The folder to write into; MLPLATFORM_MODELS names it.")
@@ -58,8 +69,13 @@ def new_model(
     if (file is not None) is not (template == "onnx"):
         wanted = "an ONNX file with --template onnx, and with no other template"
         raise ConfigInvalid("--file", None if file is None else str(file), wanted)
+    if file is None and column is not None:
+        raise ConfigInvalid("--column", column, "nothing but with --template onnx")
     folder = into.absolute() / name
-    written = write(folder, name, template) if file is None else write_ready(folder, name, file)
+    if file is None:
+        written = write(folder, name, template)
+    else:
+        written = write_ready(folder, name, file, column=column)
     if json:
         print_json({"folder": str(folder), "files": written})
         return
@@ -68,18 +84,24 @@ def new_model(
     print(f"then: export MLPLATFORM_MODELS={folder.parent}")
 
 
-def write_ready(folder: Path, name: str, file: Path) -> list[str]:
+def write_ready(folder: Path, name: str, file: Path, *, column: int | None = None) -> list[str]:
     """Write a folder around a ready ONNX file, which a confined process reads; returns the names of
     the written files.
 
+    Args:
+        column: the column of the output that is the score; None: of two, the second.
+
     Raises:
-        InputInvalid: the file is refused, or a signature cannot describe its inputs or outputs.
-            Nothing is written then.
+        InputInvalid: the file is refused, a signature cannot describe its inputs or outputs, or its
+            output has three or more columns and none is named. Nothing is written then.
         Refused: something with the name of the folder exists already.
     """
     model = model_files(file, Rule(most_bytes=MOST_BYTES))
     shared = _templates().joinpath(SHARED, FILE).read_text().replace(NAME, name)
-    texts = folder_files(graph_tensors(model.content, model.data), shared)
+    ready = ReadyGraph(graph_tensors(model.content, model.data), column)
+    texts = folder_files(ready, shared)
+    if ready.may_take_missing and not _takes_missing(model, parse(texts[FILE], FILE)):
+        texts = folder_files(replace(ready, takes_missing=False), shared)
     if taken := [data.name for data in model.data if data.name in texts]:
         raise ConfigInvalid("--file", str(file), f"weights in a file that is not {taken[0]}")
     if model.data:
@@ -93,6 +115,24 @@ def write_ready(folder: Path, name: str, file: Path) -> list[str]:
         with data.path.open("rb", buffering=0) as source:
             copy(source.fileno(), folder / data.name, 0o600)
     return sorted([*written, *texts, READY_FILE, *(data.name for data in model.data)])
+
+
+def _takes_missing(model: ModelFiles, definition: ModelDefinition) -> bool:
+    """Whether a ready file gives a number for a row of NaN. Weights beside the graph are not loaded
+    for that: models of that size are no trees, and take none."""
+    if model.data or definition.signature is None:
+        return False
+    names = [spec.name for spec in definition.inputs]
+    words = {name: () for name in word_inputs(definition.inputs)}
+    tensors = Tensors(definition.signature, names, words)
+    running = ConfinedModel(model.content, inputs=len(names), tensors=tensors)
+    try:
+        running.scores(np.full((1, len(names)), np.nan, np.float32))
+    except ModelRefused:
+        return False
+    finally:
+        running.close()
+    return True
 
 
 def write(folder: Path, name: str, template: str) -> list[str]:

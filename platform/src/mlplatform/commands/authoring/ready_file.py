@@ -16,11 +16,13 @@ from mlplatform.runtime.errors import InputInvalid
 
 MOST_COLUMNS: Final = 256
 _DTYPES: Final = {onnx: dtype for dtype, onnx in ONNX_TYPES.items()}
+_FLOATS: Final = ("float32", "float64")
+TWO: Final = 2
 _FIELDS: Final = {
     "float32": "{type: float64}",
     "float64": "{type: float64}",
     "int64": "{type: int64, minimum: 0, maximum: 16777216}",
-    "bool": "{type: int64, minimum: 0, maximum: 1}",  # a history with a bool needs sources.py
+    "bool": "{type: int64, minimum: 0, maximum: 1}",
     "string": "{type: string, max_length: 50}",
 }
 _REQUEST: Final = re.compile(
@@ -46,7 +48,28 @@ class _Column:
         return "category" if self.dtype == "string" else "field"
 
 
-def folder_files(graph: GraphTensors, shared: str) -> dict[str, str]:
+@dataclass(frozen=True, slots=True)
+class ReadyGraph:
+    """What is known of a ready file.
+
+    Args:
+        tensors: its inputs and outputs.
+        column: the column of its output that is the score; None where the author named none.
+        takes_missing: whether its float inputs take NaN.
+    """
+
+    tensors: GraphTensors
+    column: int | None = None
+    takes_missing: bool = True
+
+    @property
+    def may_take_missing(self) -> bool:
+        """Whether model.yaml describes inputs that could be NaN."""
+        floats = any(_DTYPES.get(t.type) in _FLOATS for t in self.tensors.inputs)
+        return floats and not _is_plain(self.tensors)
+
+
+def folder_files(ready: ReadyGraph, shared: str) -> dict[str, str]:
     """The texts of model.yaml, reasons.yaml and golden.json for a graph.
 
     Args:
@@ -54,16 +77,17 @@ def folder_files(graph: GraphTensors, shared: str) -> dict[str, str]:
             and inputs is kept.
 
     Raises:
-        InputInvalid: a signature cannot describe an input or output of the graph; the error names
-            the tensor.
+        InputInvalid: a signature cannot describe an input or output of the graph, or it is not
+            known which column is the score; the error names the tensor.
     """
+    graph = ready.tensors
     tensors = [(tensor, _columns(tensor)) for tensor in graph.inputs]
     columns = [column for _, made in tensors for column in made]
     names = [column.name for column in columns]
     if len(set(names)) != len(names) or not 0 < len(columns) <= MOST_COLUMNS:
         raise _wrong(f"its inputs have {len(columns)} columns; wanted: 1 to {MOST_COLUMNS} by name")
     numbers = [column.name for column in columns if column.dtype != "string"]
-    text = _REQUEST.sub(lambda _: _request(columns) + _signature(graph, tensors), shared)
+    text = _REQUEST.sub(lambda _: _request(columns) + _signature(ready, tensors), shared)
     watched = ", ".join(numbers[:3] or names[:3])
     text = re.sub(r"^  inputs: \[.*\]$", f"  inputs: [{watched}]", text, flags=re.MULTILINE)
     reasons = "".join(
@@ -95,8 +119,9 @@ def _request(columns: Sequence[_Column]) -> str:
 
 
 def _signature(
-    graph: GraphTensors, tensors: Sequence[tuple[GraphTensor, Sequence[_Column]]]
+    ready: ReadyGraph, tensors: Sequence[tuple[GraphTensor, Sequence[_Column]]]
 ) -> str:
+    graph = ready.tensors
     if _is_plain(graph):
         return ""
     lines = [
@@ -105,7 +130,7 @@ def _signature(
     lines += ["signature:", "  inputs:"]
     for tensor, columns in tensors:
         dtype, of = columns[0].dtype, ", ".join(column.name for column in columns)
-        missing = ", missing: 0" if dtype in ("float32", "float64") else ""
+        missing = ", missing: 0" if dtype in _FLOATS and not ready.takes_missing else ""
         shape = _shape(tensor, len(columns))
         name = _quoted(tensor.name)
         lines.append(f"    - {{name: {name}, dtype: {dtype}, shape: {shape}, of: [{of}]{missing}}}")
@@ -119,15 +144,39 @@ def _signature(
     if not scores:
         raise _wrong("it gives no float [n] or [n, columns]; wanted: an output for the score")
     score = scores[-1]
-    column = f", column: {(score.shape[1] or 1) - 1}" if len(score.shape) == 2 else ""
-    lines.append(f"  score: {{output: {_quoted(score.name)}{column}}}")
+    lines.append(f"  score: {{output: {_quoted(score.name)}{_column(score, ready.column)}}}")
     return "\n".join(lines) + "\n\n"
+
+
+def _column(score: GraphTensor, column: int | None) -> str:
+    """The score's column as a key of model.yaml: the second of two outcomes, or the named one."""
+    name = f"{score.name[:64]!a}"
+    if len(score.shape) == 1:
+        if column is not None:
+            raise _wrong(f"gives {name} as one score a row; wanted: no --column")
+        return ""
+    columns = score.shape[1] or 0
+    if column is None and columns > TWO:
+        wanted = f"--column with the one that is the score, 0 to {columns - 1}"
+        train = "a model of classes needs a training.py (task: classes)"
+        raise _wrong(f"gives {name} of {columns} columns; wanted: {wanted}; {train}")
+    chosen = columns - 1 if column is None else column
+    if not 0 <= chosen < columns:
+        raise _wrong(f"gives {name} of {columns} columns; wanted: --column 0 to {columns - 1}")
+    return f", column: {chosen}"
 
 
 def _columns(tensor: GraphTensor) -> list[_Column]:
     dtype, shape = _DTYPES.get(tensor.type), tensor.shape
-    if dtype is None or len(shape) not in (1, 2) or shape[0] is not None:
-        raise _wrong(f"takes {tensor.name[:64]!a} as {tensor.type} {list(shape)}; wanted: rows")
+    takes = f"takes {tensor.name[:64]!a} as {tensor.type} {_dims(shape)}"
+    if dtype is None:
+        cast = "export it with a Cast behind such an input"
+        raise _wrong(f"{takes}; wanted: {', '.join(_DTYPES.values())}; {cast}")
+    if len(shape) not in (1, 2):
+        raise _wrong(f"{takes}; wanted: [n] or [n, columns], a row of a table for each request")
+    if shape[0] is not None:
+        open_size = "n rows at once: export it with a dynamic first dimension"
+        raise _wrong(f"{takes}, always {shape[0]} rows; wanted: {open_size}")
     width = 1 if len(shape) == 1 else shape[1]
     if width is None or not 0 < width <= MOST_COLUMNS:
         raise _wrong(f"takes {tensor.name[:64]!a} of {width} columns; wanted: 1 to {MOST_COLUMNS}")
@@ -151,6 +200,10 @@ def _is_plain(graph: GraphTensors) -> bool:
 def _is_output(tensor: GraphTensor) -> bool:
     known, shape = tensor.type in _DTYPES, tensor.shape
     return known and (len(shape) == 1 or (len(shape) == 2 and (shape[1] or 0) > 0))
+
+
+def _dims(shape: Sequence[int | None]) -> str:
+    return "[" + ", ".join("n" if size is None else str(size) for size in shape) + "]"
 
 
 def _shape(tensor: GraphTensor, columns: int) -> str:
