@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
@@ -66,15 +66,19 @@ def valued(path: Path, value: object, wanted: str) -> DocumentFinding:
     return DocumentFinding(path, f"is {shown}", wanted)
 
 
-def of_shape(value: Any, wanted: Any, path: Path = ()) -> Iterator[DocumentFinding]:
+def of_shape(
+    value: Any, wanted: Any, path: Path = (), refused: Collection[str] = ()
+) -> Iterator[DocumentFinding]:
     """Findings where plain values do not fit a type: every key that is unknown, missing, or of
     another type.
 
     Args:
         wanted: the expected type: a struct that forbids unknown fields, or any type that msgspec
             can convert to.
+        refused: keys of the type that the document must not have, with `*` for a place in a list:
+            no finding offers them.
     """
-    below = list(_below(value, wanted, path))
+    below = list(_below(value, wanted, path, refused))
     yield from below
     if below:
         return
@@ -84,31 +88,35 @@ def of_shape(value: Any, wanted: Any, path: Path = ()) -> Iterator[DocumentFindi
         yield valued(path or ("document",), value, _wanted_text(wanted, str(error)))
 
 
-def _below(value: Any, wanted: Any, path: Path) -> Iterator[DocumentFinding]:
+def _below(
+    value: Any, wanted: Any, path: Path, refused: Collection[str]
+) -> Iterator[DocumentFinding]:
     kind = _bare(wanted)
     arguments = get_args(kind)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, dict):
-        yield from _of_struct(value, kind, path)
+        yield from _of_struct(value, kind, path, refused)
     elif get_origin(kind) is dict and isinstance(value, dict):
         for name, part in value.items():
             yield from of_shape(name, arguments[0], (*path, str(name)))
-            yield from of_shape(part, arguments[1], (*path, str(name)))
+            yield from of_shape(part, arguments[1], (*path, str(name)), refused)
     elif get_origin(kind) in (tuple, list) and isinstance(value, list):
         for number, part in enumerate(value):
-            yield from of_shape(part, arguments[0], (*path, str(number)))
+            yield from of_shape(part, arguments[0], (*path, str(number)), refused)
 
 
 def _of_struct(
-    value: dict[Any, Any], kind: type[msgspec.Struct], path: Path
+    value: dict[Any, Any], kind: type[msgspec.Struct], path: Path, refused: Collection[str]
 ) -> Iterator[DocumentFinding]:
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    above = "".join(f"{'*' if key.isdigit() else key}." for key in path)
+    offered = [name for name in fields if f"{above}{name}" not in refused]
     for name, part in value.items():
         if name in fields:
-            yield from of_shape(part, fields[name].type, (*path, str(name)))
+            yield from of_shape(part, fields[name].type, (*path, str(name)), refused)
         else:
-            near = difflib.get_close_matches(str(name), fields, n=1, cutoff=NEAR)
+            near = difflib.get_close_matches(str(name), offered, n=1, cutoff=NEAR)
             nearest = f"; the nearest is {near[0]}" if near else ""
-            wanted = f"one of {', '.join(fields)}{nearest}"
+            wanted = f"one of {', '.join(offered)}{nearest}"
             yield DocumentFinding((*path, str(name)), "is an unknown key", wanted)
     for name, field in fields.items():
         if field.required and name not in value:

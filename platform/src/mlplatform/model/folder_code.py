@@ -12,14 +12,10 @@ from collections.abc import Iterator
 from importlib.machinery import FileFinder, ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Final
 
-from mlplatform.model.folders import folder_digest, model_folder
+from mlplatform.model.folders import PACKAGE_PREFIX, folder_digest, model_folder
 from mlplatform.runtime.errors import NotFound
 
-PREFIX: Final = "mlplatform_model_"
-"""Prefix of the package as which a folder is imported; no installed package begins like it. Two
-models never have the same package (`model.folders`)."""
 _contents: dict[str, str] = {}
 """Package → digest of the folder from which it was imported."""
 
@@ -45,7 +41,7 @@ def load_module(model: str, name: str) -> ModuleType:
     folder = model_folder(model)
     if not (folder / f"{name}.py").is_file():
         raise NotFound(f"model {model} has no {name}.py in {folder}")
-    package, content = PREFIX + model.replace("-", "_"), folder_digest(folder)
+    package, content = PACKAGE_PREFIX + model.replace("-", "_"), folder_digest(folder)
     if _contents.get(package) != content or list(sys.modules[package].__path__) != [str(folder)]:
         for stale in [n for n in sys.modules if n == package or n.startswith(f"{package}.")]:
             del sys.modules[stale]

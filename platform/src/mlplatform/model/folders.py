@@ -30,7 +30,7 @@ from mlplatform.model.definition import (
 from mlplatform.model.features.views import load_views
 from mlplatform.model.findings import DocumentFinding, DocumentInvalid, of_shape, valued
 from mlplatform.model.policies.decision_scale import renewed
-from mlplatform.model.policies.refused_keys import refused_keys
+from mlplatform.model.policies.refused_keys import REFUSED, refused_keys
 from mlplatform.model.policies.values import NAME_PATTERN
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.configuration.kinds import SHIPPED
@@ -45,6 +45,10 @@ FILE: Final = "model.yaml"
 READY_FILE: Final = "model.onnx"
 TRAINING_FILE: Final = "training.py"
 GATES_FILE: Final = "gates.py"
+NAMED_ALIKE: Final = "named alike: services have - in place of _"
+PACKAGE_PREFIX: Final = "mlplatform_model_"
+"""Prefix of the package as which a folder's Python is imported; no installed package begins like
+it. Two models never have the same package."""
 _BYTECODE: Final = "__pycache__"
 
 log = logging.getLogger(__name__)
@@ -71,7 +75,7 @@ def parse(text: str, source: str) -> ModelDefinition:
         unknown = valued(("task",), task, f"one of {', '.join(DEFINITIONS)}")
         raise DocumentInvalid(source, [unknown], document.lines(text))
     wrong = [
-        *of_shape(plain, kind),
+        *of_shape(plain, kind, refused=REFUSED[task]),
         *(valued(*found) for found in refused_keys(plain, task)),
         *(
             valued(tuple(key.split(".")), value, "a finite number")
@@ -172,6 +176,14 @@ def load_definition(name: str) -> ModelDefinition:
 def is_ready(folder: Path) -> bool:
     """Whether a folder holds a ready ONNX file, and no training code."""
     return (folder / READY_FILE).is_file() and not (folder / TRAINING_FILE).is_file()
+
+
+def folder_alike(folder: Path) -> Path | None:
+    """A model's folder beside this one whose name differs in `-` and `_` alone; None if there is
+    none. Only one of the two could be served."""
+    others = _model_folders(folder.parent) if folder.parent.is_dir() else []
+    alike = (o for o in others if dns_name(o.name) == dns_name(folder.name))
+    return next((other for other in alike if other.name != folder.name), None)
 
 
 def folder_digest(folder: Path) -> str:

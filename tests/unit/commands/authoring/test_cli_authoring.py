@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -123,10 +124,11 @@ def test_the_fit_of_a_model_with_windows_is_tried(folder: Path) -> None:
 
 
 def test_a_fit_that_takes_no_weights_is_told(folder: Path) -> None:
-    change(folder / "training.py", "seed, weight=None", "seed")
+    change(folder / "training.py", "    weight: NDArray[np.float64] | None = None,\n", "")
     change(folder / "training.py", "x, y, weight)", "x, y)")
     (only,) = problems(folder)
-    assert "unexpected keyword argument 'weight'" in only
+    assert "unexpected keyword argument 'weight'; wanted: fit(x, y, *, seed, weight=None)" in only
+    assert "Traceback" not in only
 
 
 def test_a_package_that_a_fit_imports_and_is_not_here_is_told_alone(folder: Path) -> None:
@@ -172,7 +174,18 @@ def test_rules_that_name_no_input_and_a_folder_of_another_name_are_told(folder: 
     other = folder.rename(folder.with_name("credit-risk"))
     found = "\n".join(problems(other))
     assert "rules.yaml: RULE_LARGE_FOR_INCOME.when.input is 'amount_to_wealth'" in found
-    assert "name is 'credit-default'; wanted: the folder's, 'credit-risk'" in found
+    assert "model.yaml: line 3: name is 'credit-default'; wanted: the folder's, 'credit" in found
+
+
+def test_a_name_that_services_could_not_tell_apart_is_not_written(folder: Path) -> None:
+    done = asked("new-model", "credit_default", "--into", str(folder.parent))
+    assert isinstance(done.exception, Refused)
+    assert "credit-default is there already, named alike" in str(done.exception)
+    assert not (folder.parent / "credit_default").exists()
+    change(folder / "model.yaml", "name: credit-default", "name: credit_default")
+    other = folder.with_name("credit_default")
+    shutil.copytree(folder, other)
+    assert f"credit_default: {folder} is named alike" in problems(other)[0]
 
 
 def test_a_folder_that_others_may_write_is_not_read(folder: Path) -> None:

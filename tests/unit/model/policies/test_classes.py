@@ -99,3 +99,10 @@ def test_a_probability_that_float32_rounds_above_1_counts_as_1() -> None:
     tied = (1.0, 1.0000001, 0.0)
     assert choice.outcome(tied) == choice.top(tied, 1)[0].class_ == CLASSES[0]
     assert choice.places(np.array([tied])).tolist() == [choice.place(tied)] == [0]
+
+
+def test_keys_that_classes_do_not_have_are_not_offered() -> None:
+    told = refused(template("sizes").replace("gates:\n", "gates:\n  fairnes: 1\n", 1))
+    assert "gates.fairnes is an unknown key; wanted: one of calibration_error" in told
+    assert "fairness" not in told
+    assert "average_precision" not in told

@@ -14,13 +14,17 @@ from mlplatform.learning.onnx.onnx_limits import MOST_BYTES
 from mlplatform.learning.training.external_model import check_memory
 from mlplatform.learning.training.folder import read_folder
 from mlplatform.learning.training.golden import check_ready
+from mlplatform.model import document
 from mlplatform.model.definition import ModelDefinition, word_inputs
 from mlplatform.model.features.views import load_views
+from mlplatform.model.findings import DocumentInvalid, valued
 from mlplatform.model.folders import (
     FILE,
     GATES_FILE,
+    NAMED_ALIKE,
     READY_FILE,
     TRAINING_FILE,
+    folder_alike,
     folder_digest,
     is_ready,
     parse,
@@ -28,7 +32,7 @@ from mlplatform.model.folders import (
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.weights.memory import needed_mib
 from mlplatform.runtime.configuration.model_roots import VARIABLE
-from mlplatform.runtime.errors import ConfigInvalid, PlatformError
+from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.processes.folder_python import run_error
 from mlplatform.runtime.processes.memory import memory_bytes
 from mlplatform.runtime.storage import plain_files, private_folder
@@ -113,7 +117,10 @@ def _of_files(folder: Path) -> Iterator[str]:
         yield str(error)
         return
     if definition.name != folder.name:
-        yield str(ConfigInvalid(f"{FILE}: name", definition.name, f"the folder's, {folder.name!r}"))
+        finding = valued(("name",), definition.name, f"the folder's, {folder.name!r}")
+        yield str(DocumentInvalid(FILE, [finding], document.lines(text)))
+    if (other := folder_alike(folder)) is not None:
+        yield f"{folder.name}: {other} is {NAMED_ALIKE}; wanted: another name for one of them"
     try:
         words = {name: () for name in word_inputs(definition.inputs)}
         InputPlan(definition, load_views(folder), vocabularies=words)

@@ -18,7 +18,7 @@ from mlplatform.learning.onnx.confined_model import ConfinedModel, graph_tensors
 from mlplatform.learning.onnx.model_files import ModelFiles, model_files
 from mlplatform.learning.onnx.onnx_limits import MOST_BYTES, ModelRefused
 from mlplatform.model.definition import ModelDefinition, word_inputs
-from mlplatform.model.folders import FILE, READY_FILE, parse
+from mlplatform.model.folders import FILE, NAMED_ALIKE, READY_FILE, folder_alike, parse
 from mlplatform.model.policies.values import NAME_PATTERN
 from mlplatform.model.tensors.signature import Tensors
 from mlplatform.model.weights.memory import needed_mib
@@ -72,6 +72,8 @@ def new_model(
     if file is None and column is not None:
         raise ConfigInvalid("--column", column, "nothing but with --template onnx")
     folder = into.absolute() / name
+    if (other := folder_alike(folder)) is not None:
+        raise Refused(f"{other} is there already, {NAMED_ALIKE}; name another")
     if file is None:
         written = write(folder, name, template)
     else:

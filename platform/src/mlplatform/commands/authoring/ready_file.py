@@ -118,9 +118,7 @@ def _request(columns: Sequence[_Column]) -> str:
     )
 
 
-def _signature(
-    ready: ReadyGraph, tensors: Sequence[tuple[GraphTensor, Sequence[_Column]]]
-) -> str:
+def _signature(ready: ReadyGraph, tensors: Sequence[tuple[GraphTensor, Sequence[_Column]]]) -> str:
     graph = ready.tensors
     if _is_plain(graph):
         return ""

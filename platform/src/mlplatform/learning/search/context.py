@@ -1,16 +1,26 @@
-"""The context of a fit, for models whose model.yaml declares a search."""
+"""The context of a fit: its hyper-parameters, seed, device and budget, and the reports of its
+progress."""
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlplatform.model.policies.search import Choice
 
+Device = Literal["cpu", "cuda"]
 Judge = Callable[[int, NDArray[np.float64]], None]
+MOST_LINES: Final = 200
+MOST_CHARACTERS: Final = 300
+
+log = logging.getLogger(__name__)
 
 
 class TrialStopped(Exception):
@@ -20,17 +30,25 @@ class TrialStopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FitContext:
-    """The hyper-parameters of one fit, and the reports of its progress.
+    """What a fit is told beside its rows, and where it reports to.
 
     Args:
-        parameters: name in `training.search.space` → value.
-        rows: rows without labels, float32 [n, inputs], on which the trial is tested; no row in the
-            last fit, which uses the best parameters.
+        parameters: name in `training.search.space` → value; empty if model.yaml has no search.
+        rows: rows without labels, float32 [n, inputs], on which a trial is tested; no row in a fit
+            that is no trial.
+        seed: the seed of the fit, as its argument `seed`.
+        device: `cuda` if `accelerator` of model.yaml is no processor and this machine has a GPU.
+        budget_s: seconds for all trials in a trial, else for the fit's job, from its request on.
+        progress: the last 200 lines of `log`.
     """
 
     parameters: Mapping[str, Choice]
     rows: NDArray[np.float32]
     _judge: Judge | None = None
+    seed: int = 0
+    device: Device = "cpu"
+    budget_s: float | None = None
+    progress: deque[str] = field(default_factory=lambda: deque(maxlen=MOST_LINES))
 
     def report(self, step: int, scores: NDArray[np.float64]) -> None:
         """Report the present scores of `rows`, so that a bad trial ends early.
@@ -46,7 +64,29 @@ class FitContext:
         if self._judge is not None:
             self._judge(step, np.asarray(scores, np.float64))
 
+    def log(self, text: str) -> None:
+        """Log one line of progress, of at most 300 characters: into the log of the fit's job, and
+        of the last fit into Prefect's log and MLflow too. It must hold no value of a customer."""
+        line = " ".join(text.split())[:MOST_CHARACTERS]
+        log.info("fit: %s", line)
+        self.progress.append(line)
 
-def last_fit(parameters: Mapping[str, Choice], inputs: int) -> FitContext:
-    """The context of the last fit, which is no trial."""
-    return FitContext(parameters, np.empty((0, inputs), np.float32))
+
+def last_fit(
+    parameters: Mapping[str, Choice],
+    inputs: int,
+    *,
+    seed: int = 0,
+    device: Device = "cpu",
+    budget_s: float | None = None,
+) -> FitContext:
+    """The context of a fit that is no trial."""
+    rows = np.empty((0, inputs), np.float32)
+    return FitContext(parameters, rows, seed=seed, device=device, budget_s=budget_s)
+
+
+def fit_device(accelerator: str, devices: Path = Path("/dev")) -> Device:
+    """The device of a fit: `cuda` if model.yaml names an accelerator and this machine has a GPU of
+    NVIDIA, else `cpu`."""
+    has_gpu = any(devices.glob("nvidia[0-9]*"))
+    return "cuda" if accelerator != "cpu" and has_gpu else "cpu"

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.search.context import FitContext, TrialStopped
+from mlplatform.learning.search.context import Device, FitContext, TrialStopped
 from mlplatform.learning.search.folds import SearchFold
 from mlplatform.learning.search.optuna import Suggestion, importances, suggestion
 from mlplatform.learning.search.study import Study
@@ -49,6 +49,7 @@ class Search:
         names: names of the inputs, in the order in which a fit takes them.
         fit: fits a model whose raw scores are 0 to 1.
         own: the measure function of training.py; None unless model.yaml asks for it.
+        device: the device of every fit.
         clock_s: returns seconds of the monotonic clock.
     """
 
@@ -58,6 +59,7 @@ class Search:
     fit: Fit
     seed: int
     own: OwnMeasure | None = None
+    device: Device = "cpu"
     clock_s: Callable[[], float] = time.monotonic
 
     def measured(self, scores: NDArray[np.float64], y: NDArray[np.int8]) -> float:
@@ -103,7 +105,14 @@ class _TrialRun:
             def judge(step: int, scores: NDArray[np.float64], number: int = number) -> None:
                 self._report(number, step, scores)
 
-            context = FitContext(self.suggested.parameters, x.copy(), judge)
+            context = FitContext(
+                self.suggested.parameters,
+                x.copy(),
+                judge,
+                seed=self.search.seed,
+                device=self.search.device,
+                budget_s=self.search.policy.budget_s,
+            )
             score = self.search.fit(fold.fitted, context)
             scores = np.asarray(score(x.copy()), np.float64)  # both may change rows in place
             self.values.append(self.search.measured(scores, fold.tested.y))

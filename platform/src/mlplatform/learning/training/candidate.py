@@ -15,7 +15,7 @@ from mlplatform.learning.onnx.confined_model import ConfinedModel
 from mlplatform.learning.onnx.explainer import Explainer, make_explainer, score_gap
 from mlplatform.learning.onnx.onnx_file import OnnxFile, ScoringSession
 from mlplatform.learning.registry.versions import TRAINED_HERE
-from mlplatform.learning.search.context import FitContext, last_fit
+from mlplatform.learning.search.context import FitContext, fit_device, last_fit
 from mlplatform.learning.search.folds import search_folds
 from mlplatform.learning.search.study import Study
 from mlplatform.learning.training.calibration import KnownScores, fit_calibration, fit_thresholds
@@ -24,10 +24,13 @@ from mlplatform.learning.training.folder import (
     ModelFolder,
     Parameter,
     TrainingModule,
+    call_fit,
     check_takes_classes,
+    check_takes_context,
     load_training,
     own_measure,
     parameters_of,
+    takes_context,
 )
 from mlplatform.learning.training.packages import import_problems
 from mlplatform.learning.training.parts import Parts, folder_parts
@@ -80,7 +83,7 @@ class Candidate:
     `customers` is the share of customers on whose requests it was measured, and is to be judged. It
     is less than 1 only for a model that would take too long for all of them, and never so small
     that the gates would find too few positives among their requests. `parameters` are the fit's,
-    `search` is what they were chosen from.
+    `search` is what they were chosen from, `progress` what the fit logged.
     """
 
     folder: Path
@@ -90,6 +93,7 @@ class Candidate:
     customers: float
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     search: SearchReport | None = None
+    progress: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,7 @@ class ModelParts:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     search: SearchReport | None = None
     data: tuple[DataFile, ...] = ()
+    progress: tuple[str, ...] = ()
 
 
 def train(
@@ -141,7 +146,13 @@ def train(
     training = load_training(definition.name)
     search = run_search(folder, training, dataset, parts.names, seed=seed, studies=studies)
     chosen = None if search is None else search.best.parameters
-    context = None if chosen is None else last_fit(chosen, len(parts.names))
+    context = last_fit(
+        chosen or {},
+        len(parts.names),
+        seed=seed,
+        device=fit_device(definition.accelerator),
+        budget_s=definition.training.deadline_s,
+    )
     classes = definition.classes
     fitted = fit_rows(training, fitting, parts.names, seed=seed, context=context, classes=classes)
     content = fitted.onnx()
@@ -152,7 +163,14 @@ def train(
     parity = Parity(gap, len(rows), "the fitted model")
     parameters = {**(chosen or {}), **parameters_of(fitted)}
     made = ModelParts(
-        content, model, parts, parity, TRAINED_HERE, parameters=parameters, search=search
+        content,
+        model,
+        parts,
+        parity,
+        TRAINED_HERE,
+        parameters=parameters,
+        search=search,
+        progress=tuple(context.progress),
     )
     return build_candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
 
@@ -191,6 +209,7 @@ def run_search(
     policy, mature = folder.definition.training.search, folder.definition.label.maturity_days
     if policy is None:
         return None
+    check_takes_context(training)
     with import_problems("training.search"):
         # imports Optuna, which not every role has
         from mlplatform.learning.search.search import Scorer, Search, search
@@ -205,6 +224,7 @@ def run_search(
         fit=fit,
         seed=seed,
         own=own_measure(training) if policy.measure == OWN else None,
+        device=fit_device(folder.definition.accelerator),
     )
     declared = msgspec.to_builtins(policy)
     key = digest([dataset.digest, list(names), declared, seed, folder.digest])
@@ -223,7 +243,7 @@ def fit_rows(
     """The model that a folder's training makes of rows, with their weights where they have some.
 
     Args:
-        context: the context of a fit whose hyper-parameters are searched; None for other fits.
+        context: the context for a `fit` that takes one; None: one with the seed alone.
         classes: names of the classes whose positions the labels are; empty for other models.
 
     Raises:
@@ -231,17 +251,16 @@ def fit_rows(
             classes.
     """
     x, y, weight = rows.matrix.columns(names), rows.y, rows.weight
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {"seed": seed}
     if classes:
         check_takes_classes(training)
         more["classes"] = tuple(classes)
-    if context is not None:  # a fit may change its rows in place, and the next fit would see that
+    if takes_context(training):  # a trial may change its rows, and the next one would see that
         x, y, weight = x.copy(), y.copy(), None if weight is None else weight.copy()
-        more["context"] = context
+        more["context"] = context or last_fit({}, len(names), seed=seed)
     if weight is not None and not bool((weight == 1).all()):
         more["weight"] = weight
-    with import_problems():
-        return training.fit(x, y, seed=seed, **more)
+    return call_fit(training, x, y, more)
 
 
 def parity_rows(x: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
@@ -356,7 +375,7 @@ def build_candidate(
     )
     folder = bundles / bundle.digest
     write_bundle(bundle, made.content, folder, explainer.content, made.data)
-    facts = (made.parity, made.customers, made.parameters, made.search)
+    facts = (made.parity, made.customers, made.parameters, made.search, made.progress)
     return Candidate(folder, bundle, model, *facts)
 
 

@@ -6,7 +6,6 @@ the bounds of the request's fields, with holes. They say nothing about how good 
 
 from __future__ import annotations
 
-import inspect
 import sys
 from typing import Any, Final
 
@@ -16,14 +15,17 @@ from numpy.typing import NDArray
 
 from mlplatform.learning.onnx.explainer import score_gap
 from mlplatform.learning.onnx.onnx_file import OnnxFile
-from mlplatform.learning.search.context import FitContext
+from mlplatform.learning.search.context import FitContext, last_fit
 from mlplatform.learning.training.candidate import parity_rows
 from mlplatform.learning.training.folder import (
     TrainingModule,
+    call_fit,
     check_takes_classes,
+    check_takes_context,
     load_folder,
     load_training,
     own_measure,
+    takes_context,
 )
 from mlplatform.learning.training.own_gates import try_own_gates
 from mlplatform.learning.training.packages import import_problems
@@ -96,8 +98,7 @@ def run(model: str) -> None:
     if classes:
         check_takes_classes(training)
         more["classes"] = classes
-    with import_problems():
-        fitted = training.fit(x, y, seed=SEED, weight=1.0 + (y > np.median(y)), **more)
+    fitted = call_fit(training, x, y, {"seed": SEED, "weight": 1.0 + (y > np.median(y)), **more})
     tried = parity_rows(x, SEED)
     expected = np.asarray(fitted.scores(tried), np.float64)
     shape = (len(tried), len(classes)) if classes else (len(tried),)
@@ -110,7 +111,10 @@ def run(model: str) -> None:
         raise InputInvalid("training.py: scores", None, problem)
     names, signature = [i.name for i in folder.definition.inputs], folder.definition.signature
     tensors = None if signature is None else Tensors(signature, names, words, classes=len(classes))
-    content = fitted.onnx()
+    content: object = fitted.onnx()
+    if not isinstance(content, bytes):
+        problem = f"it gives {type(content).__name__}"
+        raise ConfigUnusable("training.py: onnx", problem, "the bytes of an ONNX file")
     running = OnnxFile(content, inputs=x.shape[1], tensors=tensors, classes=len(classes))
     limit = folder.definition.gates.onnx_difference
     if problem := gap_problem(running.scores(tried), expected, tried, limit=limit):
@@ -146,17 +150,16 @@ def _kind(fitted: Any) -> str:
 def _context(
     policy: SearchPolicy | None, training: TrainingModule, x: NDArray[np.float32]
 ) -> dict[str, Any]:
-    """Further arguments of a fit if model.yaml declares a search: the first trial's parameters, and
-    rows for reports.
+    """The context for a `fit` that takes one; if model.yaml declares a search, with the first
+    trial's parameters, and rows for reports.
 
     Raises:
         ConfigInvalid: Optuna is not installed, `fit` takes no context, or there is no own measure.
     """
     if policy is None:
-        return {}
-    if "context" not in inspect.signature(training.fit).parameters:
-        wanted = "fit(x, y, *, seed, weight=None, context): model.yaml has training.search"
-        raise ConfigUnusable("training.py: fit", "it takes no `context`", wanted)
+        plain = last_fit({}, x.shape[1], seed=SEED)
+        return {"context": plain} if takes_context(training) else {}
+    check_takes_context(training)
     if policy.measure == OWN:
         own_measure(training)
     with import_problems("training.search"):
@@ -168,7 +171,7 @@ def _context(
             problem = f"scores of shape {scores.shape}; wanted: {len(x)} numbers of 0 to 1"
             raise InputInvalid("training.py: context.report", None, problem)
 
-    return {"context": FitContext(suggestion(policy, (), SEED).parameters, x, judge)}
+    return {"context": FitContext(suggestion(policy, (), SEED).parameters, x, judge, seed=SEED)}
 
 
 def rows(
@@ -227,8 +230,10 @@ def _values(field: RequestField, random: np.random.Generator) -> NDArray[np.gene
     least = 0.0 if field.minimum is None else field.minimum
     most = max(least, WIDEST) if field.maximum is None else field.maximum
     match field.type:
-        case "int64":
-            return random.integers(int(least), int(most) + 1, ROWS)
+        case "int64":  # bounds are float64, which rounds the largest int64 up
+            ends = np.iinfo(np.int64)
+            low, high = max(int(least), ends.min), min(int(most), ends.max)
+            return random.integers(low, high, ROWS, endpoint=True)
         case "float64":
             return random.uniform(least, most, ROWS)
         case "bool":

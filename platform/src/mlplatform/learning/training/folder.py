@@ -34,6 +34,9 @@ from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
 
 Parameter = str | int | float | bool | None
 
+FIT: Final = "training.py: fit"
+PARTS: Final = ("scores", "onnx")
+"""Methods of a fitted model."""
 MOST_PARAMETERS: Final = 200
 MOST_CHARACTERS: Final = 500
 MOST_WHOLE: Final = 2**63
@@ -100,9 +103,9 @@ class TrainingModule(Protocol):
                 the rows.
 
         Of a model of classes labels are places among them, from 0, and it is given `classes` too,
-        their names in that order; of a model of numbers labels are float64. Where model.yaml has
-        `training.search`, it is given `context` too, a `FitContext`; and the module has
-        `measure(y, scores)`, where the search's measure is `own`.
+        their names in that order; of a model of numbers labels are float64. A `fit` that has a
+        parameter `context` is given a `FitContext`; where model.yaml has `training.search`, it must
+        have one, and the module has `measure(y, scores)`, where the search's measure is `own`.
         """
         ...
 
@@ -204,7 +207,48 @@ def check_takes_classes(training: TrainingModule) -> None:
     """
     if "classes" not in inspect.signature(training.fit).parameters:
         wanted = "fit(x, y, *, seed, weight=None, classes): model.yaml has `task: classes`"
-        raise ConfigUnusable("training.py: fit", "it takes no `classes`", wanted)
+        raise ConfigUnusable(FIT, "it takes no `classes`", wanted)
+
+
+def takes_context(training: TrainingModule) -> bool:
+    """Whether `fit` has a parameter `context`."""
+    return "context" in inspect.signature(training.fit).parameters
+
+
+def check_takes_context(training: TrainingModule) -> None:
+    """Raises unless `fit` of a model with a search takes its context.
+
+    Raises:
+        ConfigInvalid: `fit` has no parameter `context`.
+    """
+    if not takes_context(training):
+        wanted = "fit(x, y, *, seed, weight=None, context): model.yaml has training.search"
+        raise ConfigUnusable(FIT, "it takes no `context`", wanted)
+
+
+def call_fit(
+    training: TrainingModule, x: NDArray[np.float32], y: Labels, arguments: Mapping[str, Any]
+) -> FittedModel:
+    """The model that `fit` gives for rows, labels and these arguments by name.
+
+    Raises:
+        ConfigInvalid: `fit` takes other arguments, imports a package that is not installed here, or
+            gives something that is no fitted model.
+    """
+    taken = inspect.signature(training.fit)
+    try:
+        taken.bind(x, y, **arguments)
+    except TypeError as error:
+        more = "".join(f", {name}" for name in arguments if name not in ("seed", "weight"))
+        wanted = f"fit(x, y, *, seed, weight=None{more})"
+        raise ConfigUnusable(FIT, f"it is fit{taken}: {error}", wanted) from error
+    with import_problems():
+        fitted: Any = cast(Any, training.fit)(x, y, **arguments)
+    if lacking := [name for name in PARTS if not callable(getattr(fitted, name, None))]:
+        problem = f"it gives {type(fitted).__name__}, which has no {' and no '.join(lacking)}"
+        wanted = "a model with scores(x) and onnx(), as `fitted` of learning/onnx gives it"
+        raise ConfigUnusable(FIT, problem, wanted)
+    return cast(FittedModel, fitted)
 
 
 def own_measure(
@@ -226,7 +270,11 @@ def load_training(name: str) -> TrainingModule:
     """The training module of a model; importing it may take seconds.
 
     Raises:
-        ConfigInvalid: the module imports a package that is not installed here.
+        ConfigInvalid: the module imports a package that is not installed here, or has no `fit`.
     """
     with import_problems():
-        return cast(TrainingModule, load_module(name, "training"))
+        module = load_module(name, "training")
+    if not callable(getattr(module, "fit", None)):
+        wanted = "a function fit(x, y, *, seed, weight=None)"
+        raise ConfigUnusable(FIT, "there is no such function", wanted)
+    return cast(TrainingModule, module)

@@ -20,6 +20,8 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from mlplatform.learning.onnx.confined_model import ConfinedModel
+from mlplatform.learning.search.context import MOST_CHARACTERS as MOST_LINE
+from mlplatform.learning.search.context import MOST_LINES
 from mlplatform.learning.training.candidate import Candidate, Parity
 from mlplatform.learning.training.folder import MOST_CHARACTERS, MOST_PARAMETERS
 from mlplatform.learning.training_sets.dataset import (
@@ -57,6 +59,9 @@ Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 ShortText = Annotated[str, Meta(max_length=MOST_CHARACTERS)]
 Parameters = Annotated[
     dict[ShortText, ShortText | int | float | bool | None], Meta(max_length=MOST_PARAMETERS)
+]
+Progress = Annotated[
+    tuple[Annotated[str, Meta(max_length=MOST_LINE)], ...], Meta(max_length=MOST_LINES)
 ]
 Read = TypeVar("Read")
 
@@ -109,6 +114,7 @@ class Result(_Part, frozen=True):
         difference: `Parity`'s difference; None if it is not a number.
         parameters: hyper-parameters of the fit.
         search: the search that chose the parameters; None if there was none.
+        progress: the lines that the fit logged.
     """
 
     order: Sha256
@@ -119,6 +125,7 @@ class Result(_Part, frozen=True):
     customers: float
     parameters: Parameters = {}
     search: SearchReport | None = None
+    progress: Progress = ()
 
     @property
     def parity(self) -> Parity:
@@ -202,6 +209,7 @@ def result(order: Order, candidate: Candidate) -> dict[str, Any]:
         customers=candidate.customers,
         parameters=dict(candidate.parameters),
         search=_without_steps(candidate.search),
+        progress=candidate.progress,
     )
     fields: dict[str, Any] = msgspec.to_builtins(made)
     return fields
@@ -240,7 +248,14 @@ def take(written: Path, order: Order, bundles: Path) -> Candidate:
     inputs, tensors, classes = len(bundle.inputs), bundle.tensors, bundle.classes
     model = ConfinedModel(content, inputs=inputs, tensors=tensors, classes=classes)
     return Candidate(
-        folder, bundle, model, result.parity, result.customers, result.parameters, result.search
+        folder,
+        bundle,
+        model,
+        result.parity,
+        result.customers,
+        result.parameters,
+        result.search,
+        result.progress,
     )
 
 

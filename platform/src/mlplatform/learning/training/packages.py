@@ -6,8 +6,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
 from typing import Final
 
+from mlplatform.model.folders import FILE, PACKAGE_PREFIX
 from mlplatform.runtime.errors import ConfigInvalid
 
 LOCKS: Final = {
@@ -43,7 +46,13 @@ def import_problems(
     try:
         yield
     except ModuleNotFoundError as error:
-        package = (error.name or str(error)).split(".")[0]
+        package, *modules = (error.name or str(error)).split(".")
+        if package.startswith(PACKAGE_PREFIX):
+            module = ".".join(modules)
+            raise ConfigInvalid(key, f".{module}", "a module of the model's folder") from error
+        if _is_beside(package, error.__traceback__):
+            wanted = f"from .{package} import …: modules of a folder import each other so"
+            raise ConfigInvalid(key, package, f"{wanted} ({document})") from error
         lock = LOCKS.get(package)
         remedy = f"`make {lock}` (requirements/{lock}.txt)" if lock else "give it a lock of its own"
         wanted = f"a package that is installed here: {remedy}"
@@ -53,3 +62,13 @@ def import_problems(
             raise
         wanted = "a library of this system: for libgomp.so.1 Debian's package libgomp1"
         raise ConfigInvalid(key, missing[1], f"{wanted} ({document})") from error
+
+
+def _is_beside(package: str, place: TracebackType | None) -> bool:
+    """Whether a file of a traceback lies in a model's folder that has a module of that name."""
+    while place is not None:
+        folder = Path(place.tb_frame.f_code.co_filename).parent
+        if (folder / FILE).is_file():
+            return (folder / f"{package}.py").is_file() or (folder / package).is_dir()
+        place = place.tb_next
+    return False

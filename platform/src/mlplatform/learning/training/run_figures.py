@@ -101,6 +101,7 @@ def run_record(
             **_curves(arms),
             **_importances(lost),
             **_search(candidate.search),
+            **_progress(candidate.progress),
             **_tables(definition, candidate, days),
         },
         description=_description(definition, figures),
@@ -284,6 +285,11 @@ def _importances(lost: Mapping[str, float]) -> dict[str, bytes]:
         ),
         "importances.png": drawings.importances_picture(ordered, losses),
     }
+
+
+def _progress(lines: Sequence[str]) -> dict[str, bytes]:
+    """What the fit logged, line by line; nothing if it logged nothing."""
+    return {"fit/progress.txt": "\n".join([*lines, ""]).encode()} if lines else {}
 
 
 def _search(search: SearchReport | None) -> dict[str, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from mlplatform.runtime.errors import NotFound, Refused
 
 DIGEST_CHARACTERS: Final = 16
 MAX_ATTEMPTS: Final = 99
+
+log = logging.getLogger(__name__)
 
 
 def fit(
@@ -60,6 +63,8 @@ def fit(
     outputs = run(platform.jobs, job, report)
     bundles = bundles or platform.settings.home.bundles
     candidate = handover.take(outputs / handover.REQUESTS, order, bundles)
+    for line in candidate.progress:  # Prefect shows what this process logs
+        log.info("fit: %s", line)
     shutil.rmtree(job.inputs, ignore_errors=True)
     return candidate
 

@@ -1,0 +1,121 @@
+"""What a folder's `fit` is given, and what is told where it takes or gives something else."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+from tests.support.training_rows import payments
+
+from mlplatform.learning.search.context import FitContext, fit_device, last_fit
+from mlplatform.learning.training.candidate import fit_rows
+from mlplatform.learning.training.fit_check import rows
+from mlplatform.learning.training.folder import call_fit, load_folder
+from mlplatform.learning.training.packages import import_problems
+from mlplatform.model.definition import RequestField
+from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
+
+X, Y = np.zeros((4, 2), np.float32), np.zeros(4, np.int8)
+FITTED = SimpleNamespace(scores=lambda x: x[:, 0], onnx=lambda: b"")
+
+
+def module(fit: Any) -> Any:
+    return SimpleNamespace(fit=fit)
+
+
+def test_a_fit_of_other_arguments_is_told_with_those_that_are_wanted() -> None:
+    def of_two(x: Any, y: Any) -> Any:
+        raise AssertionError("it is not called")
+
+    with pytest.raises(ConfigUnusable) as error:
+        call_fit(module(of_two), X, Y, {"seed": 1, "classes": ("a", "b")})
+    assert "training.py: fit: it is fit(x: 'Any', y: 'Any')" in str(error.value)
+    assert "wanted: fit(x, y, *, seed, weight=None, classes)" in str(error.value)
+
+
+def test_an_error_within_a_fit_is_its_own() -> None:
+    def failing(x: Any, y: Any, *, seed: int) -> Any:
+        raise TypeError("no such row")
+
+    with pytest.raises(TypeError, match="no such row"):
+        call_fit(module(failing), X, Y, {"seed": 1})
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [(None, "NoneType, which has no scores and no onnx"), ({}, "dict, which has no scores")],
+)
+def test_what_is_no_fitted_model_is_told(given: object, told: str) -> None:
+    with pytest.raises(ConfigUnusable, match=f"it gives {told}.*`fitted` of learning/onnx"):
+        call_fit(module(lambda x, y, *, seed: given), X, Y, {"seed": 1})
+
+
+def test_a_fit_with_a_context_is_given_one_without_a_search_too() -> None:
+    seen: list[FitContext] = []
+
+    def fit(x: Any, y: Any, *, seed: int, context: FitContext) -> Any:
+        seen.append(context)
+        return FITTED
+
+    data = payments(1, per_day=20).rows
+    fit_rows(module(fit), data, data.matrix.names, seed=7)
+    own = last_fit({}, len(data.matrix.names), seed=8, device="cuda", budget_s=60.0)
+    fit_rows(module(fit), data, data.matrix.names, seed=8, context=own)
+    assert [(c.seed, c.device, c.budget_s) for c in seen] == [(7, "cpu", None), (8, "cuda", 60.0)]
+    assert [(len(c.rows), dict(c.parameters)) for c in seen] == [(0, {}), (0, {})]
+
+
+def test_progress_is_logged_and_kept_within_bounds(caplog: pytest.LogCaptureFixture) -> None:
+    context = last_fit({}, 1)
+    with caplog.at_level(logging.INFO):
+        for epoch in range(250):
+            context.log(f"epoch {epoch}:\nloss {'0' * 400}")
+    assert "fit: epoch 0: loss" in caplog.text
+    assert len(context.progress) == 200
+    assert context.progress[0].startswith("epoch 50: loss 0")
+    assert max(map(len, context.progress)) == 300
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "files", "device"),
+    [("cuda", ["nvidia0"], "cuda"), ("cuda", ["null"], "cpu"), ("cpu", ["nvidia0"], "cpu")],
+)
+def test_a_fit_is_on_a_gpu_where_one_is_wanted_and_there(
+    tmp_path: Path, accelerator: str, files: list[str], device: str
+) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    assert fit_device(accelerator, tmp_path) == device
+
+
+def test_made_up_rows_reach_the_largest_whole_number() -> None:
+    folder = load_folder("fraud")
+    definition = folder.definition
+    widest = RequestField(type="int64", minimum=-float(2**63), maximum=float(2**63 - 1))
+    fields = {name: widest if f.type == "int64" else f for name, f in definition.request.items()}
+    x, _, _ = rows(replace(definition, request=fields), folder.views, 1)
+    assert len(x) == 4000
+
+
+def test_a_module_beside_is_told_to_be_imported_by_its_dot(tmp_path: Path) -> None:
+    (tmp_path / "model.yaml").touch()
+    (tmp_path / "helper.py").write_text("N = 1\n")
+    for imported, told in (
+        ("helper", r"import is 'helper'; wanted: from \.helper import"),
+        ("elsewhere", "import is 'elsewhere'; wanted: a package that is installed here"),
+    ):
+        code = compile(f"from {imported} import N\n", str(tmp_path / "training.py"), "exec")
+        with pytest.raises(ConfigInvalid, match=told), import_problems():
+            exec(code, ModuleType("training").__dict__)
+
+
+def test_a_module_that_the_folder_lacks_is_told_as_such() -> None:
+    problem = ModuleNotFoundError(name="mlplatform_model_credit.helper")
+    told = r"'\.helper'; wanted: a module of the model's folder"
+    with pytest.raises(ConfigInvalid, match=told), import_problems():
+        raise problem
