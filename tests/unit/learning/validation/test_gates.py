@@ -20,6 +20,7 @@ from mlplatform.learning.validation.gates import (
     SchemaEvidence,
     SmallModelEvidence,
     judge,
+    judge_calibration,
 )
 from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.learning.validation.statistics import Interval
@@ -248,6 +249,14 @@ def test_good_evidence_passes_every_gate():
 )
 def test_each_gate_stops_what_it_is_for(parts, expected):
     assert stopped_by(**parts) == expected
+
+
+def test_an_error_above_its_interval_says_why():
+    running = replace(GOOD.running, calibration_error=Interval(0.0359, 0.0, 0.028))
+    told = judge_calibration(running, GATES)
+    assert told.verdict == "passed"
+    assert "lie 3.59 percentage points apart" in told.reason
+    assert "without the part that chance adds to this average, 0.00 to 2.80" in told.reason
 
 
 def first_version(low):

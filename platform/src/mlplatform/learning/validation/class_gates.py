@@ -23,7 +23,7 @@ from mlplatform.learning.validation.labelled_evidence import (
     undecided_reason,
 )
 from mlplatform.learning.validation.skew_gate import judge_skew
-from mlplatform.learning.validation.statistics import CALIBRATION_LEVEL, QUALITY_LEVEL
+from mlplatform.learning.validation.statistics import QUALITY_LEVEL, error_bound
 from mlplatform.model.policies.classes import ClassGates, ClassTraining
 
 
@@ -116,8 +116,7 @@ def judge_certainty(evidence: LabelledEvidence, gates: ClassGates) -> GateResult
         return GateResult(name, "inconclusive", None, limit, "the error is not a number")
     reason = (
         f"probabilities of decided classes and shares of right ones lie {100 * value:.2f} "
-        f"percentage points apart on average; {100 * CALIBRATION_LEVEL:g} % interval "
-        f"{100 * low:.2f} to {100 * high:.2f}, which must begin at {100 * limit:.2f} or less"
+        f"percentage points apart on average; {error_bound(error, limit)}"
     )
     verdict: Verdict = "passed" if low <= limit else "failed"
     return GateResult(name, verdict, value, limit, reason, (low, high))

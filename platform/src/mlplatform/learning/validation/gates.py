@@ -16,7 +16,7 @@ from mlplatform.learning.validation.gate_report import GateReport, ReplayCounts,
 from mlplatform.learning.validation.gate_result import GateResult, Verdict, window_text
 from mlplatform.learning.validation.measures import Measure
 from mlplatform.learning.validation.skew_gate import judge_skew
-from mlplatform.learning.validation.statistics import CALIBRATION_LEVEL, QUALITY_LEVEL, Interval
+from mlplatform.learning.validation.statistics import QUALITY_LEVEL, Interval, error_bound
 from mlplatform.model.bundle import AlertBand
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.inputs import fields_read
@@ -328,8 +328,7 @@ def judge_calibration(running: ModelEvidence, gates: GatePolicy) -> GateResult:
     reason = (
         f"predicted and actual shares of positives lie {100 * value:.2f} percentage points apart "
         f"on average (expected calibration error) over {running.positives:,} positives; "
-        f"{100 * CALIBRATION_LEVEL:g} % interval {100 * low:.2f} to {100 * high:.2f}, which must "
-        f"begin at {100 * limit:.2f} or less"
+        f"{error_bound(running.calibration_error, limit)}"
     )
     verdict: Verdict = "passed" if low <= limit else "failed"
     return GateResult(name, verdict, value, limit, reason, (low, high))

@@ -149,6 +149,16 @@ def calibration_error_interval(
     return Interval(error, max(0.0, float(2 * error - high)), max(0.0, float(2 * error - low)))
 
 
+def error_bound(error: Interval, limit: float) -> str:
+    """The interval of a calibration error beside its limit, in words. The interval may lie below
+    the error, because it leaves out the part that chance adds."""
+    return (
+        f"{100 * CALIBRATION_LEVEL:g} % interval, without the part that chance adds to this "
+        f"average, {100 * error.low:.2f} to {100 * error.high:.2f}, which must begin at "
+        f"{100 * limit:.2f} or less"
+    )
+
+
 def share_band(flags: NDArray[np.bool_], unit: Integers, day: Integers) -> Band | None:
     """The share of flagged rows, and where a coming day's share should be with 95 %.
 
