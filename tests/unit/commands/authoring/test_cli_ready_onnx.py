@@ -137,7 +137,7 @@ def test_a_file_whose_scores_are_no_probabilities_is_told_before_it_is_judged(
     golden.write_text(golden_of(np.array([[2.0, 2.0]]), np.array([1.0])))
     (only,) = problems(tmp_path / NAME)
     assert "row 0 scores 2; wanted: 0 to 1" in only
-    assert "a model of numbers needs a training.py" in only
+    assert "it is a probability (task: binary)" in only
 
 
 def test_a_graph_that_mixes_rows_is_told(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_graph_that_mixes_rows_is_told(tmp_path: Path) -> None:
     rows = np.array([[0.2, 0.4], [0.6, 0.6]])
     (tmp_path / NAME / "golden.json").write_text(golden_of(rows, np.array([0.5, 1.0])))
     (only,) = problems(tmp_path / NAME)
-    assert "row 0 scores 1 alone and 0.5 among the others" in only
+    assert "row 0 scores 1 alone and 0.5 beside others" in only
 
 
 def test_the_score_of_three_columns_is_the_one_that_the_author_names(tmp_path: Path) -> None:
@@ -161,6 +161,60 @@ def test_the_score_of_three_columns_is_the_one_that_the_author_names(tmp_path: P
     definition = parse((tmp_path / NAME / "model.yaml").read_text(), "model.yaml")
     assert definition.signature is not None
     assert definition.signature.score.column == 0
+
+
+def of_columns(classes: int) -> bytes:
+    """A graph `rows` float32 [n, classes] → `probabilities` [n, classes]."""
+    node = helper.make_node("Softmax", ["rows"], ["probabilities"], axis=1)
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, classes])
+        for name in ("rows", "probabilities")
+    ]
+    made = helper.make_graph([node], "given", values[:1], values[1:])
+    opsets = [helper.make_opsetid("", 17)]
+    return helper.make_model(made, opset_imports=opsets, ir_version=8).SerializeToString()
+
+
+def test_a_file_of_classes_is_taken_with_its_probabilities(tmp_path: Path) -> None:
+    assert scaffolded(tmp_path, of_columns(3), "--task", "classes").exit_code == 0
+    definition = parse((tmp_path / NAME / "model.yaml").read_text(), "model.yaml")
+    assert definition.classes == ("class_0", "class_1", "class_2")
+    assert definition.decision.safe == "class_0"
+    golden = tmp_path / NAME / "golden.json"
+    inputs = {"rows_0": 0.0, "rows_1": 0.0, "rows_2": 0.0}
+    golden.write_text(json.dumps([{"inputs": inputs, "score": [1 / 3, 1 / 3, 1 / 3]}]))
+    assert problems(tmp_path / NAME) == []
+    golden.write_text(json.dumps([{"inputs": inputs, "score": [0.5, 0.3, 0.2]}]))
+    assert (
+        "row 0 scores 0.333333 0.333333 0.333333, expected is 0.5" in problems(tmp_path / NAME)[0]
+    )
+    golden.write_text(json.dumps([{"inputs": inputs, "score": 0.5}]))
+    assert "wanted: a list of 3 probabilities, one for each class" in problems(tmp_path / NAME)[0]
+
+
+def test_a_file_of_numbers_is_taken_with_its_numbers(tmp_path: Path) -> None:
+    mean = of_rows(("ReduceMean", ["rows"], "scores", MEAN))
+    assert scaffolded(tmp_path, mean, "--task", "real").exit_code == 0
+    golden = tmp_path / NAME / "golden.json"
+    golden.write_text(golden_of(np.array([[100.0, 300.0]]), np.array([200.0])))
+    assert problems(tmp_path / NAME) == []
+    golden.write_text(golden_of(np.array([[100.0, 300.0]]), np.array([201.0])))
+    assert "row 0 scores 200, expected is 201" in problems(tmp_path / NAME)[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--task", "ranks"), "one of binary, classes, real"),
+        (("--task", "classes"), "of 0 columns; wanted: 2 to 100, one for each class"),
+    ],
+)
+def test_a_task_that_the_file_does_not_have_is_told(
+    tmp_path: Path, words: tuple[str, ...], told: str
+) -> None:
+    mean = of_rows(("ReduceMean", ["rows"], "scores", MEAN))
+    assert told in str(scaffolded(tmp_path, mean, *words).exception)
+    assert not (tmp_path / NAME).exists()
 
 
 def test_only_a_graph_that_takes_no_missing_value_gets_a_number_for_it(tmp_path: Path) -> None:

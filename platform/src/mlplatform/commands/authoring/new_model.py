@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated, Final, Literal, cast, get_args
 
 import numpy as np
 import typer
@@ -17,8 +18,9 @@ from mlplatform.commands.terminal.output import AsJson, print_json
 from mlplatform.learning.onnx.confined_model import ConfinedModel, graph_tensors
 from mlplatform.learning.onnx.model_files import ModelFiles, model_files
 from mlplatform.learning.onnx.onnx_limits import MOST_BYTES, ModelRefused
-from mlplatform.model.definition import ModelDefinition, word_inputs
+from mlplatform.model.definition import BINARY, ModelDefinition, word_inputs
 from mlplatform.model.folders import FILE, NAMED_ALIKE, READY_FILE, folder_alike, parse
+from mlplatform.model.policies.decision_scale import Task
 from mlplatform.model.policies.values import NAME_PATTERN
 from mlplatform.model.tensors.signature import Tensors
 from mlplatform.model.weights.memory import needed_mib
@@ -29,6 +31,8 @@ from mlplatform.runtime.storage.plain_files import Rule
 Template = Literal["sklearn", "classes", "real", "xgboost", "lightgbm", "catboost", "torch", "onnx"]
 SHARED: Final = "sklearn"
 """The template whose files other templates use if they have none of their own."""
+TEMPLATES: Final[Mapping[Task, str]] = {"binary": SHARED, "classes": "classes", "real": "real"}
+"""What a ready file gives → the template whose model.yaml its folder starts from."""
 NAME = "@NAME@"
 
 
@@ -45,6 +49,13 @@ def new_model(
         typer.Option(
             help="With --template onnx, the output's column that is the score, from 0; needed if "
             "it has three or more."
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="With --template onnx, what the file gives: binary (a probability, which is "
+            "usual), classes (one for each class) or real (a number)."
         ),
     ] = None,
     into: Annotated[
@@ -69,15 +80,19 @@ def new_model(
     if (file is not None) is not (template == "onnx"):
         wanted = "an ONNX file with --template onnx, and with no other template"
         raise ConfigInvalid("--file", None if file is None else str(file), wanted)
-    if file is None and column is not None:
-        raise ConfigInvalid("--column", column, "nothing but with --template onnx")
+    for option, value in (("--column", column), ("--task", task)):
+        if file is None and value is not None:
+            raise ConfigInvalid(option, value, "nothing but with --template onnx")
+    kind = BINARY if task is None else task
+    if kind not in TEMPLATES:
+        raise ConfigInvalid("--task", kind, f"one of {', '.join(TEMPLATES)}")
     folder = into.absolute() / name
     if (other := folder_alike(folder)) is not None:
         raise Refused(f"{other} is there already, {NAMED_ALIKE}; name another")
     if file is None:
         written = write(folder, name, template)
     else:
-        written = write_ready(folder, name, file, column=column)
+        written = write_ready(folder, name, file, column=column, task=cast(Task, kind))
     if json:
         print_json({"folder": str(folder), "files": written})
         return
@@ -86,12 +101,15 @@ def new_model(
     print(f"then: export MLPLATFORM_MODELS={folder.parent}")
 
 
-def write_ready(folder: Path, name: str, file: Path, *, column: int | None = None) -> list[str]:
+def write_ready(
+    folder: Path, name: str, file: Path, *, column: int | None = None, task: Task = BINARY
+) -> list[str]:
     """Write a folder around a ready ONNX file, which a confined process reads; returns the names of
     the written files.
 
     Args:
         column: the column of the output that is the score; None: of two, the second.
+        task: what the file gives.
 
     Raises:
         InputInvalid: the file is refused, a signature cannot describe its inputs or outputs, or its
@@ -99,8 +117,8 @@ def write_ready(folder: Path, name: str, file: Path, *, column: int | None = Non
         Refused: something with the name of the folder exists already.
     """
     model = model_files(file, Rule(most_bytes=MOST_BYTES))
-    shared = _templates().joinpath(SHARED, FILE).read_text().replace(NAME, name)
-    ready = ReadyGraph(graph_tensors(model.content, model.data), column)
+    shared = _templates().joinpath(TEMPLATES[task], FILE).read_text().replace(NAME, name)
+    ready = ReadyGraph(graph_tensors(model.content, model.data), column, task)
     texts = folder_files(ready, shared)
     if ready.may_take_missing and not _takes_missing(model, parse(texts[FILE], FILE)):
         texts = folder_files(replace(ready, takes_missing=False), shared)
@@ -126,8 +144,9 @@ def _takes_missing(model: ModelFiles, definition: ModelDefinition) -> bool:
         return False
     names = [spec.name for spec in definition.inputs]
     words = {name: () for name in word_inputs(definition.inputs)}
-    tensors = Tensors(definition.signature, names, words)
-    running = ConfinedModel(model.content, inputs=len(names), tensors=tensors)
+    classes = len(definition.classes)
+    tensors = Tensors(definition.signature, names, words, classes=classes)
+    running = ConfinedModel(model.content, inputs=len(names), tensors=tensors, classes=classes)
     try:
         running.scores(np.full((1, len(names)), np.nan, np.float32))
     except ModelRefused:

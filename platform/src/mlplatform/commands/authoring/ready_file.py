@@ -11,6 +11,8 @@ from mlplatform.learning.onnx.confined_model import GraphTensor, GraphTensors
 from mlplatform.model.bundle import INPUT_NAME, OUTPUT_NAME
 from mlplatform.model.consistency import OF_EVERY_REQUEST
 from mlplatform.model.definition import EVENT_TIME
+from mlplatform.model.policies.classes import MOST_CLASSES
+from mlplatform.model.policies.decision_scale import Task
 from mlplatform.model.tensors.signature import ONNX_TYPES
 from mlplatform.runtime.errors import InputInvalid
 
@@ -55,12 +57,27 @@ class ReadyGraph:
     Args:
         tensors: its inputs and outputs.
         column: the column of its output that is the score; None where the author named none.
+        task: what its output is: a score, a probability for each class, or a number.
         takes_missing: whether its float inputs take NaN.
     """
 
     tensors: GraphTensors
     column: int | None = None
+    task: Task = "binary"
     takes_missing: bool = True
+
+    @property
+    def scores(self) -> GraphTensor:
+        """The output that holds the scores: the last float one.
+
+        Raises:
+            InputInvalid: no output is a float [n] or [n, columns].
+        """
+        found = [tensor for tensor in self.tensors.outputs if _is_output(tensor)]
+        floats = [tensor for tensor in found if _DTYPES[tensor.type] in _FLOATS]
+        if not floats:
+            raise _wrong("it gives no float [n] or [n, columns]; wanted: an output for the score")
+        return floats[-1]
 
     @property
     def may_take_missing(self) -> bool:
@@ -96,6 +113,11 @@ def folder_files(ready: ReadyGraph, shared: str) -> dict[str, str]:
     head = (
         "# One reason for every input: its code, and its words for either reader. CHANGE: yours.\n"
     )
+    if ready.task == "classes":
+        names = [f"class_{place}" for place in range(ready.scores.shape[-1] or 0)]
+        for key, value in (("outcomes", f"[{', '.join(names)}]"), ("safe", names[0])):
+            line = re.compile(rf"^  {key}: (\[.*?\]|\w+)", re.MULTILINE)
+            text = line.sub(f"  {key}: {value}", text, count=1)
     return {"model.yaml": text, "reasons.yaml": head + reasons, "golden.json": "[]\n"}
 
 
@@ -121,6 +143,7 @@ def _request(columns: Sequence[_Column]) -> str:
 def _signature(ready: ReadyGraph, tensors: Sequence[tuple[GraphTensor, Sequence[_Column]]]) -> str:
     graph = ready.tensors
     if _is_plain(graph):
+        _column(ready)
         return ""
     lines = [
         "# What the graph takes and gives. CHANGE: what stands for missing values, and the score."
@@ -138,26 +161,28 @@ def _signature(ready: ReadyGraph, tensors: Sequence[tuple[GraphTensor, Sequence[
         shape = _shape(tensor, tensor.shape[-1] or 0)
         name = _quoted(tensor.name)
         lines.append(f"    - {{name: {name}, dtype: {_DTYPES[tensor.type]}, shape: {shape}}}")
-    scores = [t for t in outputs if _DTYPES[t.type].startswith("float")]
-    if not scores:
-        raise _wrong("it gives no float [n] or [n, columns]; wanted: an output for the score")
-    score = scores[-1]
-    lines.append(f"  score: {{output: {_quoted(score.name)}{_column(score, ready.column)}}}")
+    lines.append(f"  score: {{output: {_quoted(ready.scores.name)}{_column(ready)}}}")
     return "\n".join(lines) + "\n\n"
 
 
-def _column(score: GraphTensor, column: int | None) -> str:
-    """The score's column as a key of model.yaml: the second of two outcomes, or the named one."""
+def _column(ready: ReadyGraph) -> str:
+    """The score's column as a key of model.yaml: the named one, else the second of two, or the only
+    one; none for classes and for an output without columns."""
+    score, column = ready.scores, ready.column
     name = f"{score.name[:64]!a}"
-    if len(score.shape) == 1:
+    columns = 0 if len(score.shape) == 1 else score.shape[1] or 0
+    if ready.task == "classes":
+        if not TWO <= columns <= MOST_CLASSES or column is not None:
+            classes = f"2 to {MOST_CLASSES}, one for each class, and no --column"
+            raise _wrong(f"gives {name} of {columns} columns; wanted: {classes}")
+        return ""
+    if not columns:
         if column is not None:
             raise _wrong(f"gives {name} as one score a row; wanted: no --column")
         return ""
-    columns = score.shape[1] or 0
     if column is None and columns > TWO:
-        wanted = f"--column with the one that is the score, 0 to {columns - 1}"
-        train = "a model of classes needs a training.py (task: classes)"
-        raise _wrong(f"gives {name} of {columns} columns; wanted: {wanted}; {train}")
+        one = f"--column with the one that is the score, 0 to {columns - 1}"
+        raise _wrong(f"gives {name} of {columns} columns; wanted: {one}, or --task classes")
     chosen = columns - 1 if column is None else column
     if not 0 <= chosen < columns:
         raise _wrong(f"gives {name} of {columns} columns; wanted: --column 0 to {columns - 1}")

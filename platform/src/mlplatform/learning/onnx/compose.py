@@ -195,8 +195,8 @@ class _Graph:
         model = onnx.load_from_string(content)
         inputs = [value.name for value in model.graph.input]
         if inputs != [INPUT_NAME]:
-            problem = f"a model takes {', '.join(inputs)}"
-            raise ConfigUnusable(_KEY, problem, "models of whole rows, without a signature")
+            taken_by = f"a model takes {', '.join(inputs)}"
+            raise ConfigUnusable(_KEY, taken_by, "models of whole rows, without a signature")
         for found in model.opset_import:  # lower where a part has none of the later operators
             most = OPSET.get(found.domain, 0)
             if found.version > most:

@@ -29,12 +29,18 @@ class Explainer:
     content: bytes | None = None
 
 
+def row_gaps(found: NDArray[np.float64], expected: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The gap of each row, [n], as `score_gap` measures it; of classes the largest of a row."""
+    usual = max(1.0, float(np.sqrt(np.mean(np.square(expected)))))
+    gaps: NDArray[np.float64] = np.abs(found - expected) / np.maximum(usual, np.abs(expected))
+    return gaps if gaps.ndim == 1 else gaps.max(axis=1)
+
+
 def score_gap(found: NDArray[np.float64], expected: NDArray[np.float64]) -> float:
     """The largest gap between the scores of two forms of a model. For numbers the gap is a share of
     each number, or of their root mean square if that is larger: float32 has seven digits, and a
     number near 0 may be the sum of large ones."""
-    usual = max(1.0, float(np.sqrt(np.mean(np.square(expected)))))
-    return float((np.abs(found - expected) / np.maximum(usual, np.abs(expected))).max())
+    return float(row_gaps(found, expected).max())
 
 
 def make_explainer(

@@ -156,10 +156,8 @@ def _fit(
     last, empty = _last_step(estimator), np.isnan(x).all(axis=0)
     for word, function in COMPOSED.items():
         if type(last).__name__.startswith(word):
-            wanted = (
-                f"`{function}` of learning/onnx/compose.py, of models that are fitted by itself"
-            )
-            raise _unusable(estimator, "its ONNX form is another model", wanted)
+            composed = f"`{function}` of learning/onnx/compose.py, of models fitted one by one"
+            raise _unusable(estimator, "its ONNX form is another model", composed)
     more = {} if weights is None else {_weights_name(estimator): weights}
     with one_thread(), _missing_values(estimator):
         estimator.fit(np.where(empty, np.float32(0), x), y, **more)

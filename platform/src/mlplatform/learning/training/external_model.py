@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlplatform.learning.onnx.confined_model import ConfinedModel
-from mlplatform.learning.onnx.onnx_limits import ModelRefused
+from mlplatform.learning.onnx.explainer import score_gap
 from mlplatform.learning.training.candidate import (
     Candidate,
     ModelParts,
@@ -52,9 +52,10 @@ def candidate_from_onnx(
 
     Calibration, thresholds, golden rows, profile and band are measured anew on the dataset, for a
     slow model on a share of its customers; inputs, views, rules and reasons are the base's. The
-    model must take "inputs" float32 [n, F] and give "scores" float32 [n] of 0-1, or have the base's
-    signature. There is no fitted model to compare it with, so parity is measured between rows
-    scored alone and together, and with a folder's golden set.
+    model must take "inputs" float32 [n, F] and give "scores" float32 [n], of 0-1 or of numbers, or
+    of classes [n, classes], or have the base's signature. There is no fitted model to compare it
+    with, so parity is measured between rows scored alone and together, and with a folder's golden
+    set.
 
     Args:
         origin: where the model comes from, for the record.
@@ -72,10 +73,14 @@ def candidate_from_onnx(
         parts, golden = bundle_parts(base), None
     else:
         parts, golden = folder_parts(base, declared_words(base.definition)), base.golden
-    if definition.task != "binary":
-        raise ModelRefused(f"a file is taken in for two outcomes; task is {definition.task}")
     check_memory(definition, content, data)
-    model = ConfinedModel(content, inputs=len(parts.inputs), tensors=parts.tensors, data=data)
+    model = ConfinedModel(
+        content,
+        inputs=len(parts.inputs),
+        tensors=parts.tensors,
+        data=data,
+        classes=parts.classes,
+    )
     try:
         own = dataset.holdout.matrix.by(parts.vocabularies).columns(parts.names)
         x = parity_rows(own, seed)[:ALONE_ROWS]
@@ -87,7 +92,7 @@ def candidate_from_onnx(
             parts,
             _parity(model, x, golden),
             origin,
-            customers=_affordable(expected_s, dataset),
+            customers=_affordable(expected_s, dataset, definition),
             data=tuple(data),
         )
         return build_candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
@@ -106,23 +111,28 @@ def check_memory(definition: ModelDefinition, content: bytes, data: Sequence[Dat
 
 def _parity(model: ConfinedModel, x: NDArray[np.float32], golden: GoldenSet | None) -> Parity:
     alone = np.concatenate([model.scores(x[i : i + 1]) for i in range(len(x))])
-    gap = float(np.abs(model.scores(x) - alone).max())
+    gap = score_gap(model.scores(x), alone)
     if golden is None:
         return Parity(gap, len(x), "rows scored alone")
     gap = max(gap, golden.difference(model))
     return Parity(gap, len(x) + len(golden.rows), "rows scored alone, and the golden set")
 
 
-def _affordable(expected_s: float, dataset: Dataset) -> float:
+def _affordable(expected_s: float, dataset: Dataset, definition: ModelDefinition) -> float:
     """The share of customers whose rows can be scored in time, halved until they can."""
     share = 1.0
     for _ in range(MOST_HALVINGS):
-        if expected_s * share <= SCORING_BUDGET_S or not _enough(dataset, share / 2):
+        if expected_s * share <= SCORING_BUDGET_S or not _enough(dataset, share / 2, definition):
             break
         share /= 2
     return share
 
 
-def _enough(dataset: Dataset, share: float) -> bool:
-    parts = (dataset.calibrating, dataset.judging)
-    return all(int(part.known.share(share).y.sum()) >= MINIMUM_POSITIVES for part in parts)
+def _enough(dataset: Dataset, share: float, definition: ModelDefinition) -> bool:
+    """Whether that share has positives enough to judge by; of classes or numbers, labels enough,
+    as many for each class."""
+    parts = [days.known.share(share) for days in (dataset.calibrating, dataset.judging)]
+    if definition.task == "binary":
+        return all(int(part.y.sum()) >= MINIMUM_POSITIVES for part in parts)
+    wanted = MINIMUM_POSITIVES * max(1, len(definition.classes))
+    return all(len(part) >= wanted for part in parts)

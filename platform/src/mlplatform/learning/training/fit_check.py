@@ -113,12 +113,12 @@ def run(model: str) -> None:
     tensors = None if signature is None else Tensors(signature, names, words, classes=len(classes))
     content: object = fitted.onnx()
     if not isinstance(content, bytes):
-        problem = f"it gives {type(content).__name__}"
-        raise ConfigUnusable("training.py: onnx", problem, "the bytes of an ONNX file")
+        given = f"it gives {type(content).__name__}"
+        raise ConfigUnusable("training.py: onnx", given, "the bytes of an ONNX file")
     running = OnnxFile(content, inputs=x.shape[1], tensors=tensors, classes=len(classes))
     limit = folder.definition.gates.onnx_difference
-    if problem := gap_problem(running.scores(tried), expected, tried, limit=limit):
-        raise InputInvalid("training.py: onnx", None, f"of {_kind(fitted)} {problem}")
+    if gap := gap_problem(running.scores(tried), expected, tried, limit=limit):
+        raise InputInvalid("training.py: onnx", None, f"of {_kind(fitted)} {gap}")
 
 
 def gap_problem(

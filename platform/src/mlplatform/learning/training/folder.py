@@ -22,8 +22,6 @@ from mlplatform.model.features.views import FILE as VIEWS_FILE
 from mlplatform.model.features.views import FeatureView, check_rendered, load_views
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import (
-    READY_FILE,
-    TRAINING_FILE,
     folder_digest,
     is_ready,
     load_definition,
@@ -145,9 +143,6 @@ def read_folder(definition: ModelDefinition, folder: Path) -> ModelFolder:
     """
     name = definition.name
     check_rendered(folder)
-    if definition.task != "binary" and is_ready(folder):
-        wanted = f"a {TRAINING_FILE}: a ready file scores two outcomes; task is {definition.task}"
-        raise ConfigUnusable(f"{name}/{READY_FILE}", "it has no training.py beside it", wanted)
     numbers = [i.name for i in definition.inputs if i.kind not in (*WORDED, *WIDE)]
     rules, reasons = _text(folder / "rules.yaml"), _text(folder / "reasons.yaml")
     return ModelFolder(
@@ -240,8 +235,8 @@ def call_fit(
         taken.bind(x, y, **arguments)
     except TypeError as error:
         more = "".join(f", {name}" for name in arguments if name not in ("seed", "weight"))
-        wanted = f"fit(x, y, *, seed, weight=None{more})"
-        raise ConfigUnusable(FIT, f"it is fit{taken}: {error}", wanted) from error
+        usual = f"fit(x, y, *, seed, weight=None{more})"
+        raise ConfigUnusable(FIT, f"it is fit{taken}: {error}", usual) from error
     with import_problems():
         fitted: Any = cast(Any, training.fit)(x, y, **arguments)
     if lacking := [name for name in PARTS if not callable(getattr(fitted, name, None))]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlplatform.learning.onnx.confined_model import ConfinedModel
+from mlplatform.learning.onnx.explainer import row_gaps, score_gap
 from mlplatform.learning.onnx.onnx_file import ScoringSession
 from mlplatform.learning.onnx.onnx_limits import ModelRefused
 from mlplatform.model.definition import WORDED, InputSpec, ModelDefinition, word_inputs
@@ -34,10 +35,8 @@ MOST_BYTES: Final = 16 * MIB
 MOST_ROWS: Final = 10_000
 ALONE_ROWS: Final = 64
 """Most golden rows that are scored alone too, as a request's row is."""
-PROBABILITY: Final = (
-    f"0 to 1, within {ROUNDING:g}: the score of a ready file is a probability; a model of numbers "
-    "needs a training.py (task: real)"
-)
+PROBABILITY: Final = f"0 to 1, within {ROUNDING:g}: it is a probability (task: {{task}})"
+FINITE: Final = "a finite number"
 WANTED: Final = 'a list of {"inputs": {name: value}, "score": 0.5}, one for each row'
 
 Value = float | bool | str | list[float] | None
@@ -47,7 +46,8 @@ Reader = Callable[[str, Value], Sequence[float]]
 
 @dataclass(frozen=True, slots=True)
 class GoldenSet:
-    """Rows by inputs, NaN where a value is missing, and the score that each must have."""
+    """Rows by inputs, NaN where a value is missing, and the score that each must have: [n], or of
+    classes their probabilities [n, classes]."""
 
     rows: NDArray[np.float32]
     scores: NDArray[np.float64]
@@ -58,12 +58,12 @@ class GoldenSet:
         Raises:
             ModelRefused: the model fails on a row, or gives a score that is not a number.
         """
-        return float(np.abs(model.scores(self.rows) - self.scores).max())
+        return score_gap(model.scores(self.rows), self.scores)
 
 
 class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: dict[str, Value]
-    score: float
+    score: float | list[float]
 
 
 def golden_set(file: Path, definition: ModelDefinition) -> GoldenSet:
@@ -86,11 +86,23 @@ def golden_set(file: Path, definition: ModelDefinition) -> GoldenSet:
         raise ConfigUnusable(source, f"it has {len(found)} rows", wanted)
     read = _readers(definition)
     rows = [_row(f"{source}: {n}.inputs", row.inputs, read) for n, row in enumerate(found)]
-    scores = np.array([row.score for row in found])
-    for n, score in enumerate(scores):
-        if not are_probabilities(score):
-            raise ConfigInvalid(f"{source}: {n}.score", float(score), PROBABILITY)
-    return GoldenSet(np.array(rows, np.float32), scores)
+    count, scores = len(definition.classes), []
+    for n, row in enumerate(found):
+        key = f"{source}: {n}.score"
+        if isinstance(row.score, list) != bool(count) or np.size(row.score) != max(1, count):
+            wanted = f"a list of {count} probabilities, one for each class" if count else "a number"
+            raise ConfigInvalid(key, row.score, wanted)
+        if wanted := _unmet(np.array(row.score), definition):
+            raise ConfigInvalid(key, row.score, wanted)
+        scores.append(row.score)
+    return GoldenSet(np.array(rows, np.float32), np.array(scores, np.float64))
+
+
+def _unmet(score: NDArray[np.float64], definition: ModelDefinition) -> str:
+    """What is wanted of a row's score, or its probabilities; empty if they are that."""
+    if definition.task == "real":
+        return "" if np.isfinite(score).all() else FINITE
+    return "" if are_probabilities(score) else PROBABILITY.format(task=definition.task)
 
 
 def _readers(definition: ModelDefinition) -> dict[str, Reader]:
@@ -151,17 +163,18 @@ def check_ready(
         InputInvalid: the score of a row is no probability, differs from the expected one, or
             depends on the rows beside it.
     """
-    names = [i.name for i in definition.inputs]
+    names, classes = [i.name for i in definition.inputs], len(definition.classes)
     tensors = None
     if definition.signature is not None:
-        tensors = Tensors(definition.signature, names, declared_words(definition))
-    model = ConfinedModel(content, inputs=len(names), tensors=tensors, data=data)
+        words = declared_words(definition)
+        tensors = Tensors(definition.signature, names, words, classes=classes)
+    model = ConfinedModel(content, inputs=len(names), tensors=tensors, data=data, classes=classes)
     try:
-        _check_scores(model, golden, definition.gates.onnx_difference)
-        nothing = model.scores(np.full((1, len(names)), np.nan, np.float32))
-        if not are_probabilities(nothing):
-            problem = f"a row without any value scores {nothing[0]:.6g}; wanted: {PROBABILITY}"
-            raise InputInvalid(READY_FILE, None, problem)
+        _check_scores(model, golden, definition)
+        (nothing,) = model.scores(np.full((1, len(names)), np.nan, np.float32))
+        if wanted := _unmet(nothing, definition):
+            told = f"a row without any value scores {_shown(nothing)}; wanted: {wanted}"
+            raise InputInvalid(READY_FILE, None, told)
     except ModelRefused as error:
         hint = "where a missing value is the reason, signature.inputs.N.missing stands for it"
         raise ModelRefused(f"{error.problem}; {hint}") from error
@@ -169,22 +182,31 @@ def check_ready(
         model.close()
 
 
-def _check_scores(model: ConfinedModel, golden: GoldenSet, limit: float) -> None:
-    found = model.scores(golden.rows)
+def _check_scores(model: ConfinedModel, golden: GoldenSet, definition: ModelDefinition) -> None:
+    found, limit = model.scores(golden.rows), definition.gates.onnx_difference
     for row, score in enumerate(found):
-        if not are_probabilities(score):
-            problem = f"row {row} scores {score:.6g}; wanted: {PROBABILITY}"
-            raise InputInvalid(GOLDEN_FILE, None, problem)
-    within = f"wanted: within {limit:g} (gates.onnx_difference)"
-    gap = np.abs(found - golden.scores)
-    row = int(gap.argmax())
-    if gap[row] > limit:
-        difference = f"row {row} scores {found[row]:.6g}, expected is {golden.scores[row]:.6g}"
-        raise InputInvalid(GOLDEN_FILE, None, f"{difference}; {within}")
-    for row in range(min(len(found), ALONE_ROWS)):
-        (alone,) = model.scores(golden.rows[row : row + 1])
-        if abs(alone - found[row]) > limit:
-            difference = f"row {row} scores {alone:.6g} alone and {found[row]:.6g} among the others"
-            raise InputInvalid(
-                GOLDEN_FILE, None, f"{difference}; {within}: no operator may mix rows"
-            )
+        if wanted := _unmet(score, definition):
+            told = f"row {row} scores {_shown(score)}; wanted: {wanted}"
+            raise InputInvalid(GOLDEN_FILE, None, told)
+    gaps = row_gaps(found, golden.scores)
+    row = int(gaps.argmax())
+    if gaps[row] > limit:
+        other = f"row {row} scores {_shown(found[row])}, expected is {_shown(golden.scores[row])}"
+        within = f"wanted: within {limit:g} (gates.onnx_difference)"
+        raise InputInvalid(GOLDEN_FILE, None, f"{other}; {within}")
+    few = slice(0, ALONE_ROWS)
+    single = [model.scores(golden.rows[row : row + 1]) for row in range(len(found[few]))]
+    alone = np.concatenate(single)
+    gaps = row_gaps(alone, found[few])
+    row = int(gaps.argmax())
+    if gaps[row] > limit:
+        mixed = (
+            f"row {row} scores {_shown(alone[row])} alone and {_shown(found[row])} beside others"
+        )
+        why = f"within {limit:g} (gates.onnx_difference), so that no operator mixes rows"
+        raise InputInvalid(GOLDEN_FILE, None, f"{mixed}; wanted: {why}")
+
+
+def _shown(score: NDArray[np.float64]) -> str:
+    """A score, or the probabilities of a row, in a message."""
+    return " ".join(f"{part:.6g}" for part in np.atleast_1d(score))
