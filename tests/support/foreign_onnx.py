@@ -94,6 +94,34 @@ def forest() -> tuple[bytes, NDArray[np.float32], NDArray[np.float64]]:
     return content, rows, model.predict_proba(rows)[:, 1]
 
 
+def softmax(classes: int) -> bytes:
+    """A graph `rows` float32 [n, classes] → `probabilities` [n, classes]."""
+    from onnx import TensorProto, helper
+
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, classes])
+        for name in ("rows", "probabilities")
+    ]
+    node = helper.make_node("Softmax", ["rows"], ["probabilities"], axis=1)
+    made = helper.make_graph([node], "given", values[:1], values[1:])
+    opsets = [helper.make_opsetid("", 17)]
+    content: bytes = helper.make_model(made, opset_imports=opsets, ir_version=8).SerializeToString()
+    return content
+
+
+def mean() -> bytes:
+    """A graph `rows` float32 [n, 3] → `scores` [n]."""
+    from onnx import TensorProto, helper
+
+    taken = helper.make_tensor_value_info("rows", TensorProto.FLOAT, [None, 3])
+    given = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [None])
+    node = helper.make_node("ReduceMean", ["rows"], ["scores"], axes=[1], keepdims=0)
+    made = helper.make_graph([node], "given", [taken], [given])
+    opsets = [helper.make_opsetid("", 17)]
+    content: bytes = helper.make_model(made, opset_imports=opsets, ir_version=8).SerializeToString()
+    return content
+
+
 def golden_rows() -> list[dict[str, Any]]:
     """A golden set as its maker writes it: scikit-learn's own scores, also of an unknown text."""
     import pandas as pd

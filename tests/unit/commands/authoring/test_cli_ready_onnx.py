@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from tests.support.foreign_onnx import CHANNELS, forest, golden_rows, skl2onnx_classifier
+from tests.support.foreign_onnx import CHANNELS, forest, golden_rows, skl2onnx_classifier, softmax
 from typer.testing import CliRunner, Result
 
 from mlplatform import commands
@@ -163,20 +163,8 @@ def test_the_score_of_three_columns_is_the_one_that_the_author_names(tmp_path: P
     assert definition.signature.score.column == 0
 
 
-def of_columns(classes: int) -> bytes:
-    """A graph `rows` float32 [n, classes] → `probabilities` [n, classes]."""
-    node = helper.make_node("Softmax", ["rows"], ["probabilities"], axis=1)
-    values = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, classes])
-        for name in ("rows", "probabilities")
-    ]
-    made = helper.make_graph([node], "given", values[:1], values[1:])
-    opsets = [helper.make_opsetid("", 17)]
-    return helper.make_model(made, opset_imports=opsets, ir_version=8).SerializeToString()
-
-
 def test_a_file_of_classes_is_taken_with_its_probabilities(tmp_path: Path) -> None:
-    assert scaffolded(tmp_path, of_columns(3), "--task", "classes").exit_code == 0
+    assert scaffolded(tmp_path, softmax(3), "--task", "classes").exit_code == 0
     definition = parse((tmp_path / NAME / "model.yaml").read_text(), "model.yaml")
     assert definition.classes == ("class_0", "class_1", "class_2")
     assert definition.decision.safe == "class_0"

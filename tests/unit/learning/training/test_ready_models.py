@@ -10,8 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.support.foreign_onnx import ready_folder, requests, skl2onnx_classifier
+from tests.support.foreign_onnx import (
+    mean,
+    ready_folder,
+    requests,
+    skl2onnx_classifier,
+    softmax,
+)
 
+from mlplatform.commands.authoring.new_model import write_ready
 from mlplatform.learning.onnx.onnx_limits import ModelRefused
 from mlplatform.learning.training import retrain
 from mlplatform.learning.training.candidate import Candidate
@@ -21,6 +28,7 @@ from mlplatform.learning.training.folder import ModelFolder, load_folder
 from mlplatform.learning.training_sets.dataset import Dataset, dataset
 from mlplatform.model.bundle import MODEL_FILE, load_bundle
 from mlplatform.model.folders import is_ready
+from mlplatform.model.policies.decision_scale import Task
 from mlplatform.operations.compute.scoring import ORDER, Order, score
 from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring.predictor.model import load
@@ -128,3 +136,62 @@ def test_a_file_of_other_tensors_leaves_no_bundle(folder, data, tmp_path) -> Non
 
 def test_the_file_in_the_bundle_is_the_one_that_was_brought(made) -> None:
     assert (made.folder / MODEL_FILE).read_bytes() == skl2onnx_classifier()
+
+
+def of_three(task: str) -> pa.Table:
+    """Requests of three numbers, with the label of that task."""
+    random, count = np.random.default_rng(9), 24 * 300
+    rows = random.uniform(0, 6, (count, 3))
+    day_us = DAY_MS * 1000
+    event_us = np.sort(random.integers(AS_OF_MS * 1000 - 24 * day_us, AS_OF_MS * 1000, count))
+    chance = np.exp(rows) / np.exp(rows).sum(axis=1, keepdims=True)
+    place = (random.random((count, 1)) > chance.cumsum(axis=1)).sum(axis=1)
+    names = np.array(["class_0", "class_1", "class_2"])
+    numbers = np.maximum(rows.mean(axis=1) + random.normal(0, 0.1, count), 0)
+    return pa.table(
+        {
+            "request_id": np.arange(count),
+            "event_time": pa.array(event_us, pa.timestamp("us")),
+            "customer_id": random.integers(0, 2_000, count),
+            **{f"rows_{i}": rows[:, i] for i in range(3)},
+            "label": pa.array(names[place].tolist()) if task == "classes" else pa.array(numbers),
+            "label_time": pa.array(
+                np.minimum(event_us + day_us, AS_OF_MS * 1000), pa.timestamp("us")
+            ),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "content", "score"),
+    [("classes", softmax(3), [1 / 3, 1 / 3, 1 / 3]), ("real", mean(), 0.0)],
+)
+def test_a_file_of_classes_or_numbers_is_a_candidate_that_the_gates_judge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: Task, content: bytes, score: object
+) -> None:
+    (tmp_path / "given.onnx").write_bytes(content)
+    write_ready(tmp_path / NAME, NAME, tmp_path / "given.onnx", task=task)
+    inputs = {f"rows_{i}": 0.0 for i in range(3)}
+    golden = tmp_path / NAME / "golden.json"
+    golden.write_text(json.dumps([{"inputs": inputs, "score": score}]))
+    monkeypatch.setenv("MLPLATFORM_MODELS", str(tmp_path))
+    folder = load_folder(NAME)
+    data = dataset(
+        folder.definition,
+        folder.views,
+        of_three(task),
+        as_of_ms=AS_OF_MS,
+        labels_until_ms=AS_OF_MS,
+    )
+    candidate = brought(folder, data, tmp_path / "bundles", content)
+    try:
+        report = retrain.validate(folder, candidate, data, champion=None)
+        wrong = [gate.reason for gate in report.gates if gate.verdict != "passed"]
+        assert wrong == []
+        assert candidate.bundle.classes == (3 if task == "classes" else 0)
+        assert load_bundle(candidate.folder, candidate.bundle.digest) == candidate.bundle
+        x = data.judging.matrix.columns(candidate.bundle.input_names)[:20]
+        served = load(candidate.folder, "limits-v1-" + candidate.bundle.digest[:8]).score(x)
+        np.testing.assert_array_equal(served, candidate.model.scores(x).astype(np.float32))
+    finally:
+        candidate.model.close()
