@@ -246,7 +246,7 @@ def specs(found: Metadata) -> Mapping[int, Sequence[PartitionField]]:
     return {0: fields}
 
 
-class _NameMapping(msgspec.Struct, rename="kebab"):
+class _ColumnNames(msgspec.Struct, rename="kebab"):
     names: tuple[str, ...]
     field_id: int | None = None
 
@@ -263,7 +263,7 @@ def names_mapped(found: Metadata, source: str) -> Mapping[str, int] | None:
     if text is None:
         return None
     try:
-        mapped = msgspec.json.decode(text, type=list[_NameMapping])
+        mapped = msgspec.json.decode(text, type=list[_ColumnNames])
     except msgspec.DecodeError as error:
         problem = f"its property {NAME_MAPPING} does not list names with ids: {error}"
         raise InputInvalid(source, None, problem) from error
