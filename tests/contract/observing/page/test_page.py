@@ -25,6 +25,7 @@ from mlplatform.runtime.errors import ConfigInvalid
 from support.home_world import HomeWorld
 from support.kept_windows import history
 from support.page_process import TOKEN, PageProcess
+from support.platform_process import wait
 from support.prefect_standin import prefect_standin
 
 pytestmark = pytest.mark.slow
@@ -212,6 +213,7 @@ def test_the_system_shows_what_prefect_plans_and_has_run(tmp_path: Path) -> None
     with prefect_standin() as port:
         process = PageProcess(home, MLPLATFORM_PREFECT_PORT=str(port))
         try:
+            wait(lambda: "run-failed-of" in process.get("/system").text, "Prefect has answered")
             text = process.get("/system").text
         finally:
             process.close()

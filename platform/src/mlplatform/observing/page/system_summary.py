@@ -1,4 +1,4 @@
-"""What needs a look on the view of the system: sentences before the tables that show it."""
+"""Summary of the view of the system: a sentence for each thing that needs a look."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def concerns(
     schedules: ScheduleTable | str | None,
     status: PlatformStatus | None,
 ) -> tuple[Concern, ...]:
-    """What needs a look, in the order of the view. Each part is a text if it can't be read now."""
+    """The things that need a look, in the order of the view. A part that can't be read now is a
+    text."""
     found = (
         ("alerts", _of_alerts(alerts)),
         ("disk", _of_disk(disk)),
