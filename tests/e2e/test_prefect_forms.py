@@ -64,7 +64,15 @@ class Prefect:
         given = {"auth": ("operator", TOKEN), "timeout": 60.0}
         found = httpx.get(f"{self.url}/api/deployments/name/{name}", **given)  # type: ignore[arg-type]
         path = f"/deployments/{found.json()['id']}/create_flow_run"
-        return self.call(path, parameters=parameters)
+        answers: list[httpx.Response] = []
+
+        def answered() -> bool:
+            """A busy database is 503, and has rolled back."""
+            answers.append(self.call(path, parameters=parameters))
+            return answers[-1].status_code != 503
+
+        wait(answered, within_s=START_S)
+        return answers[-1]
 
     def runs_of(self, flow: str) -> list[dict[str, Any]]:
         return self.call("/flow_runs/filter", flows={"name": {"any_": [flow]}}).json()  # type: ignore[no-any-return]
