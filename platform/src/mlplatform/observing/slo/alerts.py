@@ -208,8 +208,6 @@ def _work(rule: _Maker, objectives: Objectives) -> list[Rule]:
     dropped = f"sum by (model) (rate({signals.SHADOW_DROPPED.name}_total[5m]))"
     decided = f"sum by (model) (rate({signals.DECISIONS.name}_total[5m]))"
     of_store = f"sum by (of) (increase({signals.STORE_FAILURES.name}_total[5m]))"
-    failed = 'outcome=~"alone|refused|unsettled|lost|dropped"'
-    unclaimed = f"sum by (outcome) (increase({signals.KEY_CLAIMS.name}_total{{{failed}}}[5m]))"
     fetches = f'sum(increase({signals.KEY_FETCHES.name}_total{{outcome="%s"}}[1h]))'
     dead = f'{signals.WORKER_MESSAGES.name}_total{{outcome="dead_letter"}}'
     return [
@@ -264,7 +262,7 @@ def _work(rule: _Maker, objectives: Objectives) -> list[Rule]:
             limits.store_failing, "gateways do not reach the store of {{ $labels.of }}",
         ),
         rule(
-            "KeyClaimsFail", "ticket", f"{unclaimed} > 0",
+            "KeyClaimsFail", "ticket", f"{_unclaimed()} > 0",
             limits.store_failing, "gateways decide or refuse requests without knowing what other "
             "gateways answered under their idempotency keys ({{ $labels.outcome }})",
         ),
@@ -274,6 +272,11 @@ def _work(rule: _Maker, objectives: Objectives) -> list[Rule]:
             limits.store_failing, "the issuer's keys can't be fetched: new ones are unknown",
         ),
     ]  # fmt: skip
+
+
+def _unclaimed() -> str:
+    failed = 'outcome=~"alone|refused|unsettled|lost|dropped"'
+    return f"sum by (outcome) (increase({signals.KEY_CLAIMS.name}_total{{{failed}}}[5m]))"
 
 
 def _rate(metric: Metric, labels: str = "") -> str:
