@@ -197,7 +197,9 @@ class ClaimPipeline:
     async def _run(self) -> None:
         try:
             for doubt in await self._store.doubts():
-                log.warning("the store of idempotency keys may lose some before they end: %s", doubt)
+                log.warning(
+                    "the store of idempotency keys may lose some before they end: %s", doubt
+                )
         except PlatformError as error:
             log.warning("idempotency keys of other gateways are not known yet: %s", error)
         while True:
