@@ -339,8 +339,8 @@ class _Reader:
         if name is None:
             problem = (
                 f"its file {uri[:SHOWN]} lies outside of its folder {self._roots[0][:SHOWN]}, as"
-                " those of write.data.path, add_files and a migrated table do; have the table's"
-                " engine write its rows anew below the folder"
+                " those of write.data.path and of a migrated table may; have the table's engine"
+                " write its rows anew below the folder"
             )
             raise InputInvalid(self._source, None, problem)
         refuse_long(name, self._source)
