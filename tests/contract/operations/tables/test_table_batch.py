@@ -24,12 +24,15 @@ from tests.support import table_world
 from tests.support.table_world import MEAN, read, table, world, write
 
 from mlplatform.decisions.records.pseudonym import pseudonym
+from mlplatform.learning.features.columns import ExpectedColumn
 from mlplatform.learning.features.parquet_work import BATCH_ROWS
 from mlplatform.learning.features.rows import request_schema
 from mlplatform.learning.training_sets.join import training_join
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.operations import wiring
+from mlplatform.operations.tables import batch as table_batch
 from mlplatform.operations.tables.batch import TableBatch, score_table
+from mlplatform.operations.tables.conversion import Conversion
 from mlplatform.operations.tables.plan import Partition
 from mlplatform.runtime.errors import Busy, ConfigInvalid, InputInvalid, Refused
 from mlplatform.scoring.arms.reasons import drivers, ordinary_row, without_each
@@ -159,6 +162,37 @@ def test_csv_gives_what_parquet_gives_and_a_cut_line_is_an_error_of_its_own(
     ]
 
 
+def in_cents(rows: pa.Table) -> pa.Table:
+    amounts = [None if n is None else n / 64 for n in rows["cents"].to_pylist()]
+    return rows.drop_columns(["cents"]).append_column("amount", pa.array(amounts, pa.float64()))
+
+
+def test_a_table_in_other_columns_gets_the_answers_of_its_requests(
+    platform: wiring.Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = table(1_200)
+    units = np.round(other["amount"].to_numpy() * 64).astype(np.int64)
+    other = other.drop_columns(["amount"]).append_column("cents", pa.array(units))
+    own = in_cents(other)
+    scored(platform, write(tmp_path / "own.parquet", own), tmp_path / "own")
+    expected = [ExpectedColumn(n, ("int64",), (n,), frozenset(), "") for n in other.column_names]
+    for place, name in enumerate(other.column_names[:2]):
+        kind = str(other.schema.field(name).type)
+        expected[place] = ExpectedColumn(name, (kind,), (name,), frozenset(), "")
+    for digest, function in (("1", in_cents), ("2", lambda rows: rows)):
+        conversion = Conversion(tuple(expected), function, digest)
+        monkeypatch.setattr(table_batch, "conversion_of", lambda model, found=conversion: found)
+        path = write(tmp_path / "other.parquet", other)
+        if digest == "1":
+            scored(platform, path, tmp_path / "out")
+            continue
+        with pytest.raises(Refused, match=r"features\.json and what sources\.py makes of tables"):
+            scored(platform, path, tmp_path / "out")
+        with pytest.raises(Refused, match=r"batch_requests of sources\.py gives no column amount"):
+            scored(platform, path, tmp_path / "again")
+    assert read(tmp_path / "out").to_pylist() == read(tmp_path / "own").to_pylist()
+
+
 def test_an_input_that_holds_no_request_is_refused_and_the_output_is_free_for_the_next_try(
     platform: wiring.Platform, tmp_path: Path
 ) -> None:
@@ -199,7 +233,7 @@ def test_rows_under_two_rules_of_model_yaml_are_not_in_one_output(
     amount = msgspec.structs.replace(before.request["amount"], maximum=5.0)
     after = msgspec.structs.replace(before, request=before.request | {"amount": amount})
     monkeypatch.setattr(wiring.Platform, "definition", lambda *_: after)
-    with pytest.raises(Refused, match=r"model\.yaml.* as they were when it was begun"):
+    with pytest.raises(Refused, match=r"model\.yaml.* as they were then"):
         scored(platform, path, tmp_path / "out")
 
 

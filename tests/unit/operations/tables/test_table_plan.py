@@ -103,7 +103,10 @@ OTHER = InputFile(name="b", identity="sha256:other", size_bytes=1)
         (changed(files=FILES[:1]), "an input with b, which is not in it any more"),
         (changed(files=(*FILES, InputFile(name="c", identity="", size_bytes=0))), "without c"),
         (changed(version=4), "version 3 "),
-        (changed(rules="other"), "model.yaml and features.json as they were"),
+        (
+            changed(rules="other"),
+            "model.yaml, features.json and what sources.py makes of tables as",
+        ),
         (changed(partition_rows=2000), "partitions of 1000 rows, not 2000"),
         (changed(columns={}), "columns amount=AMT, not as named"),
     ],

@@ -8,23 +8,15 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from mlplatform.learning.features.rows import Check, Column, is_missing
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
 
 INTEGERS: Final = (pa.int64(), pa.int32(), pa.int16(), pa.int8())
 TIMES: Final = tuple(pa.timestamp(unit) for unit in ("us", "ns", "ms", "s"))
-_EXACT: Final = 2.0**53
-"""Greatest number up to which a float64 holds every whole number; beyond it, ids would be mixed
-up."""
-_NOTHING: Final[Any] = 0
-_TRUTHS: Final = pa.array([0, 1], pa.int64())
 _OF_PANDAS: Final = {"double": "float64", "int64": "Int64", "bool": "boolean"}
 """Arrow's name of a type → pandas' name of the one that may have missing values."""
 NO_VALUE: Final = "null"
@@ -187,33 +179,6 @@ def type_problem(column: str, found: str, wanted: Sequence[object]) -> str:
     else:
         cast = f'table["{column}"].astype("{_OF_PANDAS.get(types[0], types[0])}")'
     return f"column {column} is {found}; wanted: {' or '.join(types)}; in pandas {cast}"
-
-
-def whole_numbers(values: Column, name: str) -> tuple[Column, list[Check]]:
-    """Whole numbers that may be written as floats, because some are missing, as int64; and a check
-    that finds those that are none."""
-    if not pa.types.is_floating(values.type):
-        return values.cast(pa.int64()), []
-    numbers = values.to_numpy(zero_copy_only=False).astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        broken = (numbers != np.floor(numbers)) | (np.abs(numbers) > _EXACT)
-    broken &= ~np.isnan(numbers)
-    unsaid = broken | np.isnan(numbers)
-    whole = pa.array(np.where(unsaid, 0.0, numbers).astype(np.int64), mask=unsaid)
-    check = Check(broken, f"{name} is not a whole number", values)
-    return pa.chunked_array([whole]), [check]
-
-
-def truths(values: Column, name: str) -> tuple[Column, list[Check]]:
-    """Truths that may be written as 0 and 1; and a check that finds other numbers."""
-    if values.type == pa.bool_():
-        return values, []
-    whole = values.cast(pa.int64())
-    known = pc.is_in(whole, value_set=_TRUTHS).to_numpy()
-    missing = is_missing(values)
-    numbers = whole.fill_null(_NOTHING).to_numpy()
-    check = Check(~known & ~missing, f"{name} is neither 0 nor 1", values)
-    return pa.chunked_array([pa.array(numbers == 1, mask=missing)]), [check]
 
 
 def propose_columns(

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,9 +20,7 @@ from mlplatform.learning.features.columns import (
     fields_of_empty_texts,
     kept_refusals,
     match_columns,
-    truths,
     type_problem,
-    whole_numbers,
     zoneless,
 )
 from mlplatform.learning.features.csv_files import CsvFiles
@@ -30,6 +29,7 @@ from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.learning.features.parquet_work import VECTORS
 from mlplatform.learning.features.rows import (
     Check,
+    Column,
     completed,
     history_schema,
     is_missing,
@@ -70,6 +70,11 @@ _FIELDS: Final[dict[str, tuple[pa.DataType, ...]]] = {
     "bool": (pa.bool_(), *INTEGERS),
     "vector": VECTORS,
 }
+_EXACT: Final = 2.0**53
+"""Greatest number up to which a float64 holds every whole number; beyond it, ids would be mixed
+up."""
+_NOTHING: Final[Any] = 0
+_TRUTHS: Final = pa.array([0, 1], pa.int64())
 _CSV: Final = (CSV, ".tsv", ".txt")
 MOST_REFUSALS: Final = 1_000
 
@@ -244,3 +249,30 @@ def _canonical(table: pa.Table, definition: ModelDefinition, source: str) -> pa.
         except pa.ArrowInvalid as error:
             raise InputInvalid(source, None, f"{name} is not {field.type}: {error}") from error
     return pa.table(columns, schema=schema)
+
+
+def whole_numbers(values: Column, name: str) -> tuple[Column, list[Check]]:
+    """Whole numbers that may be written as floats, because some are missing, as int64; and a check
+    that finds those that are none."""
+    if not pa.types.is_floating(values.type):
+        return values.cast(pa.int64()), []
+    numbers = values.to_numpy(zero_copy_only=False).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        broken = (numbers != np.floor(numbers)) | (np.abs(numbers) > _EXACT)
+    broken &= ~np.isnan(numbers)
+    unsaid = broken | np.isnan(numbers)
+    whole = pa.array(np.where(unsaid, 0.0, numbers).astype(np.int64), mask=unsaid)
+    check = Check(broken, f"{name} is not a whole number", values)
+    return pa.chunked_array([whole]), [check]
+
+
+def truths(values: Column, name: str) -> tuple[Column, list[Check]]:
+    """Truths that may be written as 0 and 1; and a check that finds other numbers."""
+    if values.type == pa.bool_():
+        return values, []
+    whole = values.cast(pa.int64())
+    known = pc.is_in(whole, value_set=_TRUTHS).to_numpy()
+    missing = is_missing(values)
+    numbers = whole.fill_null(_NOTHING).to_numpy()
+    check = Check(~known & ~missing, f"{name} is neither 0 nor 1", values)
+    return pa.chunked_array([pa.array(numbers == 1, mask=missing)]), [check]

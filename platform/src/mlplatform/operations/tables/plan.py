@@ -143,7 +143,7 @@ def difference(there: Plan, plan: Plan) -> str | None:
     if not there.rules:
         return "an earlier release, which did not keep what model.yaml said"
     if there.rules != plan.rules:
-        return "model.yaml and features.json as they were when it was begun, not as they are now"
+        return "model.yaml, features.json and what sources.py makes of tables as they were then"
     if there.partition_rows != plan.partition_rows:
         return f"partitions of {there.partition_rows} rows, not {plan.partition_rows}"
     if there.columns != plan.columns:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mlplatform.learning.features.columns import truths, whole_numbers
+from mlplatform.learning.features.history_files import truths, whole_numbers
 from mlplatform.learning.features.rows import (
     ARROW,
     TIME,
