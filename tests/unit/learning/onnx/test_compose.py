@@ -107,7 +107,7 @@ def test_a_mean_of_one_model_and_a_part_with_tensors_of_its_own_are_refused() ->
     with pytest.raises(ConfigUnusable, match="1 models; wanted: 2 to 20 models"):
         compose.mean([BOOSTED])
 
-    class Named:
+    class TokenModel:
         def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
             return BOOSTED.scores(x)
 
@@ -115,11 +115,11 @@ def test_a_mean_of_one_model_and_a_part_with_tensors_of_its_own_are_refused() ->
             return BOOSTED.onnx().replace(b"inputs", b"tokens")
 
     with pytest.raises(ConfigUnusable, match=r"takes tokens; wanted: .*without a signature"):
-        compose.mean([BOOSTED, Named()]).onnx()
+        compose.mean([BOOSTED, TokenModel()]).onnx()
 
 
 def test_a_first_stage_that_scores_otherwise_in_onnx_is_refused() -> None:
-    class Otherwise:
+    class UnequalForms:
         def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
             return BOOSTED.scores(x) * 0.9
 
@@ -127,4 +127,4 @@ def test_a_first_stage_that_scores_otherwise_in_onnx_is_refused() -> None:
             return BOOSTED.onnx()
 
     with pytest.raises(ConfigUnusable, match=r"model 1: its scores in ONNX differ by 0\."):
-        compose.stage_scores([BOOSTED, Otherwise()], X)
+        compose.stage_scores([BOOSTED, UnequalForms()], X)

@@ -52,7 +52,7 @@ class _Column:
 
 @dataclass(frozen=True, slots=True)
 class ReadyGraph:
-    """What is known of a ready file.
+    """A ready file, as far as its author and its graph describe it.
 
     Args:
         tensors: its inputs and outputs.

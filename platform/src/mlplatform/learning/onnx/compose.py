@@ -215,9 +215,9 @@ class _Graph:
         self._tensors |= {tensor.name: tensor for tensor in prefixed.initializer}
         return f"{prefix}{OUTPUT_NAME}"
 
-    def node(self, operator: str, taken: Sequence[str], given: str, **more: Any) -> str:
-        self._nodes.append(self._helper.make_node(operator, taken, [given], given, **more))
-        return given
+    def node(self, operator: str, inputs: Sequence[str], output: str, **more: Any) -> str:
+        self._nodes.append(self._helper.make_node(operator, inputs, [output], output, **more))
+        return output
 
     def constant(self, name: str, value: NDArray[Any] | np.float32) -> None:
         from onnx import numpy_helper

@@ -30,7 +30,7 @@ class TrialStopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FitContext:
-    """What a fit is told beside its rows, and where it reports to.
+    """The arguments of a fit beside its rows, and the receiver of its reports.
 
     Args:
         parameters: name in `training.search.space` → value; empty if model.yaml has no search.

@@ -113,8 +113,8 @@ def run(model: str) -> None:
     tensors = None if signature is None else Tensors(signature, names, words, classes=len(classes))
     content: object = fitted.onnx()
     if not isinstance(content, bytes):
-        given = f"it gives {type(content).__name__}"
-        raise ConfigUnusable("training.py: onnx", given, "the bytes of an ONNX file")
+        returned = f"it gives {type(content).__name__}"
+        raise ConfigUnusable("training.py: onnx", returned, "the bytes of an ONNX file")
     running = OnnxFile(content, inputs=x.shape[1], tensors=tensors, classes=len(classes))
     limit = folder.definition.gates.onnx_difference
     if gap := gap_problem(running.scores(tried), expected, tried, limit=limit):
@@ -128,19 +128,19 @@ def gap_problem(
     *,
     limit: float,
 ) -> str:
-    """What is wrong between an ONNX form's scores of rows and the fitted model's; empty where they
+    """The problem of an ONNX form's scores of rows beside the fitted model's; empty where they
     differ by the limit or less. It says whether rows without missing values agree."""
     gap = score_gap(found, expected)
     if gap <= limit:
         return ""
-    told = f"differs from the fitted model by {gap:.3g}"
+    difference = f"differs from the fitted model by {gap:.3g}"
     whole = ~np.isnan(rows).any(axis=1)
     if whole.any() and score_gap(found[whole], expected[whole]) <= limit:
-        told = f"{told} where values are missing, and agrees where none is"
-        way_out = "; fill them within the model: make_pipeline(SimpleImputer(), …)"
+        difference = f"{difference} where values are missing, and agrees where none is"
+        hint = "; fill them within the model: make_pipeline(SimpleImputer(), …)"
     else:
-        way_out = ""
-    return f"{told}; wanted: {limit:g} or less (gates.onnx_difference){way_out}"
+        hint = ""
+    return f"{difference}; wanted: {limit:g} or less (gates.onnx_difference){hint}"
 
 
 def _kind(fitted: Any) -> str:

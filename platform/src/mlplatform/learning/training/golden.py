@@ -99,7 +99,7 @@ def golden_set(file: Path, definition: ModelDefinition) -> GoldenSet:
 
 
 def _unmet(score: NDArray[np.float64], definition: ModelDefinition) -> str:
-    """What is wanted of a row's score, or its probabilities; empty if they are that."""
+    """The condition that a row's score, or its probabilities, fails; empty if there is none."""
     if definition.task == "real":
         return "" if np.isfinite(score).all() else FINITE
     return "" if are_probabilities(score) else PROBABILITY.format(task=definition.task)
@@ -173,8 +173,8 @@ def check_ready(
         _check_scores(model, golden, definition)
         (nothing,) = model.scores(np.full((1, len(names)), np.nan, np.float32))
         if wanted := _unmet(nothing, definition):
-            told = f"a row without any value scores {_shown(nothing)}; wanted: {wanted}"
-            raise InputInvalid(READY_FILE, None, told)
+            problem = f"a row without any value scores {_shown(nothing)}; wanted: {wanted}"
+            raise InputInvalid(READY_FILE, None, problem)
     except ModelRefused as error:
         hint = "where a missing value is the reason, signature.inputs.N.missing stands for it"
         raise ModelRefused(f"{error.problem}; {hint}") from error
@@ -186,8 +186,8 @@ def _check_scores(model: ConfinedModel, golden: GoldenSet, definition: ModelDefi
     found, limit = model.scores(golden.rows), definition.gates.onnx_difference
     for row, score in enumerate(found):
         if wanted := _unmet(score, definition):
-            told = f"row {row} scores {_shown(score)}; wanted: {wanted}"
-            raise InputInvalid(GOLDEN_FILE, None, told)
+            problem = f"row {row} scores {_shown(score)}; wanted: {wanted}"
+            raise InputInvalid(GOLDEN_FILE, None, problem)
     gaps = row_gaps(found, golden.scores)
     row = int(gaps.argmax())
     if gaps[row] > limit:

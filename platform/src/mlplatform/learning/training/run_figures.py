@@ -288,7 +288,7 @@ def _importances(lost: Mapping[str, float]) -> dict[str, bytes]:
 
 
 def _progress(lines: Sequence[str]) -> dict[str, bytes]:
-    """What the fit logged, line by line; nothing if it logged nothing."""
+    """The lines that the fit logged; no file if it logged nothing."""
     return {"fit/progress.txt": "\n".join([*lines, ""]).encode()} if lines else {}
 
 
