@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -189,6 +190,7 @@ def test_weights_reach_the_fit_and_the_calibration() -> None:
     class Training:
         def fit(self, x: Any, y: Any, *, seed: int, **more: Any) -> Any:
             given_.append(more)
+            return SimpleNamespace(scores=lambda rows: rows[:, 0], onnx=lambda: b"")
 
     weighted = dataclasses.replace(rows, weight=np.where(rows.y == 1, 10.0, 1.0))
     for case in (rows, dataclasses.replace(rows, weight=np.ones(len(rows))), weighted):
