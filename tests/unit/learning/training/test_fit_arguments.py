@@ -7,13 +7,17 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from msgspec.structs import replace
+from tests.support.model_folders import copied
+from tests.support.team_folder import team_folder
 from tests.support.training_rows import payments
 
 from mlplatform.learning.search.context import FitContext, fit_device, last_fit
-from mlplatform.learning.training.candidate import fit_rows
+from mlplatform.learning.training import handover, retrain
+from mlplatform.learning.training.candidate import fit_rows, train
 from mlplatform.learning.training.fit_check import rows
 from mlplatform.learning.training.folder import call_fit, load_folder
 from mlplatform.learning.training.packages import import_problems
@@ -119,3 +123,33 @@ def test_a_module_that_the_folder_lacks_is_told_as_such() -> None:
     told = r"'\.helper'; wanted: a module of the model's folder"
     with pytest.raises(ConfigInvalid, match=told), import_problems():
         raise problem
+
+
+LOGGING = """
+from mlplatform.learning.onnx.sklearn import fitted
+
+
+def fit(x, y, *, seed, weight=None, context):
+    from sklearn.tree import DecisionTreeClassifier
+
+    context.log(f"device {context.device}, {context.budget_s} s")
+    return fitted(DecisionTreeClassifier(max_depth=3, random_state=context.seed), x, y, weight)
+"""
+
+
+def test_what_a_fit_logs_reaches_the_result_of_its_job_and_the_run_in_mlflow(
+    tmp_path: Path,
+) -> None:
+    folder = copied(tmp_path / "models", "fraud")
+    (folder / "training.py").write_text(LOGGING)
+    with team_folder(tmp_path / "models", tmp_path / "home"):
+        read, data = load_folder("fraud"), payments(1, per_day=400)
+        candidate = train(read, data, bundles=tmp_path / "bundles", seed=5)
+        report = retrain.validate(read, candidate, data, champion=None)
+        record = retrain.describe(read, candidate, data, report, champion=None)
+    line = f"device cpu, {read.definition.training.deadline_s} s"
+    assert candidate.progress == (line,)
+    order = handover.order(data, None, code="1", folder=read.digest, seed=5)
+    result = msgspec.convert(handover.result(order, candidate), handover.Result)
+    assert result.progress == (line,)
+    assert record.artifacts["fit/progress.txt"] == f"{line}\n".encode()
