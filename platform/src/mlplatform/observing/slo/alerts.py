@@ -262,7 +262,7 @@ def _work(rule: _Maker, objectives: Objectives) -> list[Rule]:
             limits.store_failing, "gateways do not reach the store of {{ $labels.of }}",
         ),
         rule(
-            "KeyClaimsFail", "ticket", f"{_unclaimed()} > 0",
+            "KeyClaimsFail", "ticket", f"{_failing_claims()} > 0",
             limits.store_failing, "gateways decide or refuse requests without knowing what other "
             "gateways answered under their idempotency keys ({{ $labels.outcome }})",
         ),
@@ -274,7 +274,7 @@ def _work(rule: _Maker, objectives: Objectives) -> list[Rule]:
     ]  # fmt: skip
 
 
-def _unclaimed() -> str:
+def _failing_claims() -> str:
     failed = 'outcome=~"alone|refused|unsettled|lost|dropped"'
     return f"sum by (outcome) (increase({signals.KEY_CLAIMS.name}_total{{{failed}}}[5m]))"
 
