@@ -52,7 +52,8 @@ def test_a_new_folder_has_nothing_wrong_and_its_fit_is_tried(folder: Path) -> No
     ("content", "told"),
     [
         ("COLUMNS = (\n", "SyntaxError"),
-        ("from .generator import generate\n", "No module named"),
+        ("from .generator import generate\n", "import is '.generator'; wanted: a module of the"),
+        ("from training import fit\n", "import is 'training'; wanted: from .training import"),
         ("COLUMNS = ()\n", "it has no examine_transactions"),
     ],
 )

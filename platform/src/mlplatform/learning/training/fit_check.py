@@ -65,7 +65,8 @@ def read_sources() -> None:
     """Imports the sources.py of the model that the first argument names, and checks the parts that
     commands read."""
     try:
-        module = load_module(sys.argv[1], "sources")
+        with import_problems("sources.py: import"):
+            module = load_module(sys.argv[1], "sources")
     except PlatformError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if missing := [name for name in OF_SOURCES if not hasattr(module, name)]:
