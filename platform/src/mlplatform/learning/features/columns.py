@@ -146,8 +146,8 @@ def match_columns(
         and w.name not in {*names, *overrides, *found}
     ]
     for one in missing:
-        if own := next((u for u in one.usual if u in found), None):
-            other = next(name for name, column in names.items() if column == own)
+        own = next((u for u in one.usual if u in found), None)
+        for other in (name for name, column in names.items() if column == own):
             problem = f"column {own} is mapped to {other}, so {one.name} has none; wanted: another"
             ways = f"column for one of them, as --map {one.name}=COLUMN"
             raise InputInvalid(source, None, f"{problem} {ways}")
