@@ -28,7 +28,7 @@ from mlplatform.decisions.replication.continuation import Gap
 from mlplatform.decisions.replication.replica_log import ReplicaLog
 from mlplatform.decisions.replication.replicated_records import ReplicationReader
 from mlplatform.decisions.spill.files import SpillFile, framed, spill_path
-from mlplatform.operations.review.queue import file_of as queue_file
+from mlplatform.operations.review.queue_file import file_of as queue_file
 from mlplatform.runtime.errors import Busy, Corrupt, InputInvalid
 from mlplatform.runtime.storage import sqlite
 

@@ -87,7 +87,9 @@ class ParquetFiles:
             InputInvalid: as `types` does, or two columns have one id.
         """
         names = list(self.types(number))
-        found = self._ask(number, {"deed": "schema", "file": number}, OPEN_CPU_S).body
+        found = self._ask(
+            number, {"deed": "schema", "file": number, "casts": self._casts}, OPEN_CPU_S
+        ).body
         ids = [one for one in found.get("ids", ()) if isinstance(one, int)]
         known = [one for one in ids if one >= 0]
         if len(ids) != len(names) or len(set(known)) < len(known):
