@@ -105,8 +105,12 @@ def test_a_person_of_prefect_controls_the_rollouts_of_the_deployments_model(
     assert said == "pause fraud-v2-1: deploying"
     with pytest.raises(Refused, match="is a rollout of fraud, not of loans"):
         control(platform, "loans", "resume", "fraud-v2-1", **who)
-    with pytest.raises(NotFound):
+    ended = control(platform, "fraud", "abort", "", **who)
+    assert ended == "abort fraud-v2-1: rolled_back", "nobody named one: the one under way"
+    with pytest.raises(Refused, match="no rollout of fraud is under way"):
         control(platform, "fraud", "abort", "", **who)
+    with pytest.raises(NotFound):
+        control(platform, "fraud", "abort", "fraud-v9-1", **who)
 
 
 @pytest.mark.parametrize("act", ["kill", "pause"])

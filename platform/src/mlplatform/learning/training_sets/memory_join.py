@@ -35,7 +35,7 @@ class HeldRows:
     def __init__(self, view: FeatureView, rows: pa.Table) -> None:
         rows = rows.combine_chunks()
         self._view, self.schema = view, rows.schema
-        self._features = rows.select(list(view.feature_names))
+        self._features = _without_negative_zeros(rows.select(list(view.feature_names)))
         self._rows_us = _us(rows, EVENT_TIMESTAMP)
         entities: Any = rows.column(view.join_key).combine_chunks().dictionary_encode()
         self._entities: pa.Array[Any] = entities.dictionary
@@ -129,6 +129,15 @@ def is_comparable(view: FeatureView, rows: pa.Schema, events: pa.Table) -> bool:
     kinds = {rows.field(CREATED).type, rows.field(EVENT_TIMESTAMP).type, times.type}
     has_key = events.schema.field(key).type == rows.field(key).type
     return kinds == {TIME} and has_key and bool(len(times)) and not times.null_count
+
+
+def _without_negative_zeros(table: pa.Table) -> pa.Table:
+    """The same numbers with 0.0 for -0.0, as DuckDB's ASOF join gives them."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_floating(field.type):
+            zero = pa.scalar(0.0, field.type)
+            table = table.set_column(place, field, pc.add(table.column(place), zero))
+    return table
 
 
 def _us(table: pa.Table, name: str) -> NDArray[np.int64]:
