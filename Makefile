@@ -106,11 +106,11 @@ test-mlserver: build/mlserver/.done .venv/.dev ## a version that MLServer answer
 test-train: .venv/.train-xgboost .venv/.train-lightgbm .venv/.train-catboost .venv/.train-search .venv/.dev ## a model of each library with a lock of its own, from its template to a score; a search of hyper-parameters
 	@MLPLATFORM_TEST_TRAIN=required $(BIN)/python -m pytest tests/contract/learning/training/test_boosted_models.py \
 	  tests/unit/learning/onnx/test_boosted_trees.py tests/unit/learning/training/test_train_packages.py \
-	  tests/unit/learning/search/test_search.py tests/unit/learning/training/test_searched_fit.py -k "not torch" $(TEST_FLAGS)
+	  tests/unit/learning/search/test_search.py tests/unit/learning/training/test_searched_fit.py -k "not torch and not spark" $(TEST_FLAGS)
 
 test-spark: .venv/.train-spark .venv/.dev ## training sets by Spark beside DuckDB's, and a worker killed amid a join (needs Java 17)
 	@MLPLATFORM_TEST_TRAIN=required $(BIN)/python -m pytest tests/contract/learning/training_sets/test_spark_join.py \
-	  tests/contract/learning/training_sets/test_spark_workers.py $(TEST_FLAGS)
+	  tests/contract/learning/training_sets/test_spark_workers.py tests/unit/learning/training/test_train_packages.py -k spark $(TEST_FLAGS)
 
 test-torch: .venv/.train-torch .venv/.dev ## a model of PyTorch, from its template to a score
 	@MLPLATFORM_TEST_TRAIN=required $(BIN)/python -m pytest tests/contract/learning/training/test_boosted_models.py \
