@@ -135,7 +135,7 @@ def _without_negative_zeros(table: pa.Table) -> pa.Table:
     """The same numbers with 0.0 for -0.0, as DuckDB's ASOF join gives them."""
     for place, field in enumerate(table.schema):
         if pa.types.is_floating(field.type):
-            zero = pa.scalar(0.0, field.type)
+            zero: Any = pa.scalar(0.0, field.type)
             table = table.set_column(place, field, pc.add(table.column(place), zero))
     return table
 
