@@ -103,7 +103,7 @@ BATCH_COLUMNS: Final = tuple(one for one in COLUMNS if one.name != "label")
 def batch_requests(table: pa.Table) -> pa.Table:
     """Requests of some clients, in their order; a value that UCI does not have is missing."""
     education, age = (table.column(name) for name in ("education", "age"))
-    sexes = {1: "male", 2: "female"}
+    sexes: dict[int | None, str] = {1: "male", 2: "female"}
     words = [
         None if n is None else EDUCATIONS[n - 1 if 1 <= n <= 3 else 3]
         for n in education.to_pylist()
@@ -119,8 +119,9 @@ def batch_requests(table: pa.Table) -> pa.Table:
     }
     ids = table.column("customer_id")
     numbers = [f"uci-{n}" if n is not None else None for n in ids.to_pylist()]
-    kept = {n: table.column(n) for n in load_definition(MODEL).request if n not in made}
-    return pa.table({"request_id": pa.array(numbers, pa.string()), **kept, **made})
+    made["request_id"] = pa.array(numbers, pa.string())
+    made |= {n: table.column(n) for n in load_definition(MODEL).request if n not in made}
+    return pa.table(made)
 
 
 def examine_transactions(

@@ -132,7 +132,7 @@ def is_comparable(view: FeatureView, rows: pa.Schema, events: pa.Table) -> bool:
 
 
 def _without_negative_zeros(table: pa.Table) -> pa.Table:
-    """The same numbers with 0.0 for -0.0, as DuckDB's ASOF join gives them."""
+    """Replace -0.0 by 0.0, as DuckDB's ASOF join does."""
     for place, field in enumerate(table.schema):
         if pa.types.is_floating(field.type):
             zero: Any = pa.scalar(0.0, field.type)
