@@ -43,11 +43,13 @@ pytestmark = [
 FIRST_WITH_THE_FIRST = "a labelled counter begins with its first event, and there was none"
 NO_RECEIVER = "no receiver of events is set up here"
 NO_SERVED_WINDOWS = "the real-time windows of this gateway lie in its home, not on a server"
+NO_CLAIMS = "the keys of one gateway lie in its log, and no store is asked"
 NO_STREAM = "no view of the model that is served here has a topic"
 NO_DATA = {
     "mlplatform_gateway_admission_store_failures_total": FIRST_WITH_THE_FIRST,
     "mlplatform_gateway_issuer_key_fetches_total": "no issuer of tokens is set up here",
     "mlplatform_gateway_shadow_dropped_total": FIRST_WITH_THE_FIRST,
+    "mlplatform_gateway_key_claims_total": NO_CLAIMS,
     "mlplatform_gateway_late_total": FIRST_WITH_THE_FIRST,
     "mlplatform_gateway_degraded_total": FIRST_WITH_THE_FIRST,
     "mlplatform_labels_late_share": "no label has matured in a minute",
@@ -79,6 +81,7 @@ NO_PANEL_DATA = {
         "pipelines: Age of the oldest that waits", "pipelines: Attempts",
         "pipelines: Events that wait",
     ),
+    NO_CLAIMS: ("pipelines: Idempotency keys of several gateways",),
     NO_STREAM: (
         "pipelines: Feature topics behind", "pipelines: Values that wait in feature topics",
     ),
