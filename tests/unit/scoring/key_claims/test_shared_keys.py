@@ -295,7 +295,7 @@ def test_an_answer_whose_key_was_taken_over_is_not_sent() -> None:
 
     process = running(ScriptedStore(ClaimedKey(1), HeldKey(10)), story)
     assert process.counted == ["claimed", "lost"]
-    assert process.recorded == []  # whoever took it over records the void
+    assert process.recorded == []  # the gateway that took it over records the void
 
 
 def test_a_decision_without_a_claim_is_settled_later_or_void_if_another_stands(

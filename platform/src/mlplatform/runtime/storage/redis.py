@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
@@ -33,23 +34,6 @@ class _PasswordFromFile(CredentialProvider):
         return self.get_credentials()
 
 
-def loop_client(address: Address, *, answer_s: float) -> AsyncRedis:
-    """A `client` for one event loop, which waits for nothing."""
-    return AsyncRedis(
-        host=address.host,
-        port=address.port,
-        db=int(address.name),
-        credential_provider=None if address.password_file is None else _PasswordFromFile(address),
-        socket_timeout=answer_s,
-        socket_connect_timeout=answer_s,
-        retry=AsyncRetry(NoBackoff(), 1, supported_errors=(Broken,)),
-        ssl=address.tls,
-        ssl_ca_certs=None if address.authority is None else str(address.authority),
-        ssl_check_hostname=True,
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),
-    )
-
-
 def client(address: Address, *, answer_s: float) -> Redis:
     """A client that connects when it is needed; safe for threads.
 
@@ -59,19 +43,32 @@ def client(address: Address, *, answer_s: float) -> Redis:
     Args:
         answer_s: seconds to wait for a connection, and for each answer.
     """
-    return Redis(
-        host=address.host,
-        port=address.port,
-        db=int(address.name),
-        credential_provider=None if address.password_file is None else _PasswordFromFile(address),
-        socket_timeout=answer_s,
-        socket_connect_timeout=answer_s,
-        retry=Retry(NoBackoff(), 1, supported_errors=(Broken,)),
-        ssl=address.tls,
-        ssl_ca_certs=None if address.authority is None else str(address.authority),
-        ssl_check_hostname=True,
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),  # of one vendor's cloud
-    )
+    retry = Retry(NoBackoff(), 1, supported_errors=(Broken,))
+    return Redis(retry=retry, **_arguments(address, answer_s))
+
+
+def loop_client(address: Address, *, answer_s: float) -> AsyncRedis:
+    """A `client` for one event loop."""
+    retry = AsyncRetry(NoBackoff(), 1, supported_errors=(Broken,))
+    return AsyncRedis(retry=retry, **_arguments(address, answer_s))
+
+
+def _arguments(address: Address, answer_s: float) -> dict[str, Any]:
+    return {
+        "host": address.host,
+        "port": address.port,
+        "db": int(address.name),
+        "credential_provider": (
+            None if address.password_file is None else _PasswordFromFile(address)
+        ),
+        "socket_timeout": answer_s,
+        "socket_connect_timeout": answer_s,
+        "ssl": address.tls,
+        "ssl_ca_certs": None if address.authority is None else str(address.authority),
+        "ssl_check_hostname": True,
+        # Notices of maintenance are of one vendor's cloud.
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
 
 
 @contextmanager

@@ -73,7 +73,7 @@ class ClaimedKey(msgspec.Struct, frozen=True):
     Args:
         token: 1 for the first claim of a key, and one more with each take-over.
         earlier: decisions whose claims ended without an answer. Their records may exist, or come
-            yet: whoever decides now voids them.
+            yet: the gateway that decides now voids them.
     """
 
     token: int

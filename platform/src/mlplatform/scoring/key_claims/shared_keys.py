@@ -285,7 +285,7 @@ class KeyHold:
                 return stored
             case LostAnswer():
                 raise keys_unavailable()
-            case _:  # whoever took it over voids this decision together with its own record
+            case _:  # the gateway that took it over voids this decision beside its own record
                 keys.count("lost")
                 raise key_in_flight()
 
@@ -316,7 +316,7 @@ class KeyHold:
             case SettledKey(stored):
                 if stored.decision_id != self._request.decision_id:
                     self._lose(stored.decision_id)
-            case HeldKey() if self._token == 0:  # whoever has it now will settle it
+            case HeldKey() if self._token == 0:  # the gateway that has it settles it
                 return False
         return True
 
