@@ -29,6 +29,7 @@ from mlplatform.learning.features.columns import (
     match_columns,
 )
 from mlplatform.learning.features.csv_files import CsvFiles
+from mlplatform.learning.features.input_files import CSV_FILES, CSV_IN_FOLDERS, PARQUET
 from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.learning.features.rows import (
     Check,
@@ -115,9 +116,6 @@ CANONICAL = (
 )
 FIELDS = ("customer_id", "terminal_id", "amount")
 IGNORED = ("TX_TIME_SECONDS", "TX_TIME_DAYS", "TX_FRAUD_SCENARIO")
-IN_FOLDERS: Final = (".csv", ".tsv")
-"""Ends of names of CSV files; in a folder, a .txt may be something to read."""
-CSV_FILES: Final = (*IN_FOLDERS, ".txt")
 IN_CSV: Final[Mapping[str, pa.DataType]] = {
     **{"request_id": pa.string(), "event_time": TIME, "customer_id": pa.int64()},
     **{"terminal_id": pa.int64(), "amount": pa.float64(), "label": pa.int8(), "label_time": TIME},
@@ -219,16 +217,18 @@ def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         if not path.is_file():
             raise InputInvalid(str(path.absolute()), None, "there is no such file or folder")
-        if path.suffix.lower() not in (".parquet", *CSV_FILES):
+        if path.suffix.lower() not in (PARQUET, *CSV_FILES):
             problem = (
                 f"its name ends with {path.suffix or path.name!a}; wanted: .parquet, or"
                 f" {', '.join(CSV_FILES)} of plain text, not packed"
             )
             raise InputInvalid(path.name, None, problem)
         return [path]
-    files = sorted(f for f in path.iterdir() if f.suffix.lower() in (".parquet", *IN_FOLDERS))
+    files = sorted(f for f in path.iterdir() if f.suffix.lower() in (PARQUET, *CSV_IN_FOLDERS))
     if not files:
-        wanted = f"there is no file in it whose name ends with .parquet, {' or '.join(IN_FOLDERS)}"
+        wanted = (
+            f"there is no file in it whose name ends with .parquet, {' or '.join(CSV_IN_FOLDERS)}"
+        )
         raise InputInvalid(str(path), None, wanted)
     if len({_is_csv(f) for f in files}) > 1:
         raise InputInvalid(str(path), None, "it has Parquet and CSV files; wanted: one kind")

@@ -24,7 +24,7 @@ from mlplatform.learning.features.columns import (
     zoneless,
 )
 from mlplatform.learning.features.csv_files import CsvFiles
-from mlplatform.learning.features.input_files import CSV, PARQUET
+from mlplatform.learning.features.input_files import CSV, CSV_FILES, CSV_IN_FOLDERS, PARQUET
 from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.learning.features.parquet_work import VECTORS
 from mlplatform.learning.features.rows import (
@@ -75,7 +75,6 @@ _EXACT: Final = 2.0**53
 up."""
 _NOTHING: Final[Any] = 0
 _TRUTHS: Final = pa.array([0, 1], pa.int64())
-_CSV: Final = (CSV, ".tsv", ".txt")
 MOST_REFUSALS: Final = 1_000
 
 
@@ -153,15 +152,14 @@ def _accepted_types(definition: ModelDefinition) -> dict[str, tuple[pa.DataType,
 
 
 def _files_at(path: Path, definition: ModelDefinition) -> list[Path]:
-    """The file, or the folder's files by name. A folder may hold text files of another kind, so a
-    `.txt` is read only if it is named itself."""
+    """The file, or the folder's files by name."""
     files = [path]
     if path.is_dir():  # engines write files like `_SUCCESS` beside theirs
         own = [f for f in path.iterdir() if not f.name.startswith((".", "_"))]
-        files = sorted(f for f in own if f.suffix.lower() in (PARQUET, *_CSV[:2]))
+        files = sorted(f for f in own if f.suffix.lower() in (PARQUET, *CSV_IN_FOLDERS))
     if not files or not files[0].is_file():
         raise InputInvalid(str(path.absolute()), None, "there is no Parquet or CSV file")
-    if files[0].suffix.lower() not in (PARQUET, *_CSV):
+    if files[0].suffix.lower() not in (PARQUET, *CSV_FILES):
         problem = f"a history of {definition.name} is read from {PARQUET} or {CSV} files"
         raise InputInvalid(path.name, None, problem)
     return files

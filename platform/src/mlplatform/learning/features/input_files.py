@@ -15,6 +15,9 @@ from mlplatform.runtime.units import GIB
 
 PARQUET: Final = ".parquet"
 CSV: Final = ".csv"
+CSV_IN_FOLDERS: Final = (CSV, ".tsv")
+"""Ends of names of CSV files; in a folder, a .txt may be something to read."""
+CSV_FILES: Final = (*CSV_IN_FOLDERS, ".txt")
 DELTA_LOG: Final = "_delta_log"
 """The folder in a Delta table's folder that says which files hold its rows."""
 ICEBERG_METADATA: Final = "metadata"
