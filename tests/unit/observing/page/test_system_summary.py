@@ -67,7 +67,7 @@ WELL: dict[str, Any] = {
             ["1 alert fires, none of them urgent"],
         ),
         ("disk", "no such folder", ["The disk of the home folder cannot be read."]),
-        ("disk", disk("it is full"), ["fills up: 3.1 % is free."]),
+        ("disk", disk("it is full"), ["fills up: 3.10 % is free."]),
         (
             "lags",
             LogLag((writer("a", "spilled", "bad"), writer("b", "live", "bad")), 0, 9, 60.0),

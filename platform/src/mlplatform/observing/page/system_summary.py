@@ -11,6 +11,7 @@ from mlplatform.observing.page.queries.log_lag import LogLag
 from mlplatform.observing.page.queries.schedules import ScheduleTable
 from mlplatform.observing.page.queries.system_state import HomeDisk, QueueRow
 from mlplatform.operations.supervisor.status import PlatformStatus
+from mlplatform.runtime.figures import percent
 
 BAD: Final = "bad"
 URGENT: Final = "page"
@@ -64,9 +65,7 @@ def _of_disk(found: HomeDisk | str) -> Iterator[str]:
     if isinstance(found, str):
         yield "The disk of the home folder cannot be read."
     elif found.warning:
-        share = (
-            "little" if found.free_share is None else f"{found.free_share:.1%}".replace("%", " %")
-        )
+        share = "little" if found.free_share is None else percent(found.free_share)
         yield f"The disk of the home folder fills up: {share} is free."
 
 
