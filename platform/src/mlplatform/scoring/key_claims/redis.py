@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import Any, Final
 
 from mlplatform.decisions.records.port import StoredAnswer, shortened
@@ -36,7 +37,16 @@ MOST_SHAPES: Final = 4_096
 """Most shapes that a process stores; an answer of a further shape is stored whole."""
 _ID_BYTES: Final = 21
 _WIDTH: Final = 8
-_CLAIMED, _SETTLED, _HELD, _LOST = 0, 1, 2, 3
+
+
+class _Kind(IntEnum):
+    """The first number of a key's result in the script's answer."""
+
+    CLAIMED = 0
+    SETTLED = 1
+    HELD = 2
+    LOST = 3
+
 
 _SCRIPT: Final = f"""
 local time = redis.call('TIME')
@@ -61,7 +71,7 @@ local function hold(name, body, id, keep, token, earlier)
     string.format('%.0f', now + lease))
   if earlier ~= '' then redis.call('HSET', name, 'e', earlier) end
   redis.call('PEXPIRE', name, keep)
-  return {{{_CLAIMED}, token, earlier}}
+  return {{{_Kind.CLAIMED}, token, earlier}}
 end
 
 local function has(earlier, id)
@@ -92,38 +102,38 @@ for at, name in ipairs(KEYS) do
     end
     if text == false and string.byte(a, 1) > 0 then
       if known ~= i then
-        results[at] = {{{_LOST}}}
+        results[at] = {{{_Kind.LOST}}}
       else
         settle(name, body, known, keep, answer, shape)
-        results[at] = {{{_SETTLED}, body, known, answer, shape, ''}}
+        results[at] = {{{_Kind.SETTLED}, body, known, answer, shape, ''}}
       end
     else
-      results[at] = {{{_SETTLED}, b, i, a, text, ''}}
+      results[at] = {{{_Kind.SETTLED}, b, i, a, text, ''}}
     end
   elseif act == 'complete' then
     if not i or i == id and (token == '0' or token == t) then
       settle(name, body, id, keep, answer, shape)
-      results[at] = {{{_SETTLED}, body, id, answer, shape, ''}}
+      results[at] = {{{_Kind.SETTLED}, body, id, answer, shape, ''}}
     else
-      results[at] = {{{_HELD}, math.max(tonumber(l) - now, 0)}}
+      results[at] = {{{_Kind.HELD}, math.max(tonumber(l) - now, 0)}}
     end
   elseif not i then
     if known ~= '' then
       settle(name, body, known, keep, answer, shape)
-      results[at] = {{{_SETTLED}, body, known, answer, shape, ''}}
+      results[at] = {{{_Kind.SETTLED}, body, known, answer, shape, ''}}
     else
       results[at] = hold(name, body, id, keep, 1, '')
     end
   elseif known ~= '' and (i == known or i == id) then
     settle(name, body, known, keep, answer, shape)
-    results[at] = {{{_SETTLED}, body, known, answer, shape, earlier}}
+    results[at] = {{{_Kind.SETTLED}, body, known, answer, shape, earlier}}
   elseif i == id then
-    results[at] = {{{_CLAIMED}, tonumber(t), earlier}}
+    results[at] = {{{_Kind.CLAIMED}, tonumber(t), earlier}}
   elseif now < tonumber(l) then
-    results[at] = {{{_HELD}, tonumber(l) - now}}
+    results[at] = {{{_Kind.HELD}, tonumber(l) - now}}
   elseif known ~= '' and not has(earlier, known) then
     settle(name, body, known, keep, answer, shape)
-    results[at] = {{{_SETTLED}, body, known, answer, shape, earlier .. i}}
+    results[at] = {{{_Kind.SETTLED}, body, known, answer, shape, earlier .. i}}
   else
     results[at] = hold(name, body, id, keep, t + 1, earlier .. i)
   end
@@ -204,15 +214,15 @@ def _result(step: ClaimStep, found: Any) -> ClaimResult:
     match found:
         case None:
             return None
-        case [0, token, earlier]:
+        case [_Kind.CLAIMED, token, earlier]:
             return ClaimedKey(int(token), _ids(earlier))
-        case [1, body, decision, data, text, superseded]:
+        case [_Kind.SETTLED, body, decision, data, text, superseded]:
             decision_id = decision.hex()
             answer = unpacked(data, text or b"", decision_id)
             return SettledKey(StoredAnswer(answer, body.hex(), decision_id), _ids(superseded))
-        case [2, left_ms]:
+        case [_Kind.HELD, left_ms]:
             return HeldKey(int(left_ms))
-        case [3]:
+        case [_Kind.LOST]:
             return LostAnswer()
     raise Unavailable(f"the store of claims answers {type(step).__name__} with {found!r}")
 
