@@ -298,6 +298,57 @@ def test_an_answer_whose_key_was_taken_over_is_not_sent() -> None:
     assert process.recorded == []  # the gateway that took it over records the void
 
 
+def test_an_answer_whose_lease_is_over_is_not_sent_before_its_key_is_settled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its process stood still, so another gateway may have answered; the store is slow to say."""
+    monkeypatch.setattr(shared_keys, "LEASE_MS", 30)
+    store = ScriptedStore(ClaimedKey(1))
+
+    async def story(process: Process) -> None:
+        held = await process.hold()
+        assert isinstance(held, KeyHold)
+        await asyncio.sleep(0.05)
+        store.goes_on.clear()
+        with pytest.raises(Problem) as refused:
+            await held.settle(b"mine", None, time.monotonic())
+        assert (refused.value.status, refused.value.retry_after_s) == (503, 1)
+        with pytest.raises(Problem):  # nor does a retry get it, while nobody knows
+            await process.hold(known=StoredAnswer(b"mine", BODY, OWN), within_s=0.05)
+
+    process = running(store, story)
+    assert process.counted == ["claimed", "refused", "refused"]
+
+
+def test_an_answer_within_its_lease_is_sent_though_the_store_is_slow() -> None:
+    store = ScriptedStore(ClaimedKey(1))
+
+    async def story(process: Process) -> None:
+        held = await process.hold()
+        assert isinstance(held, KeyHold)
+        store.goes_on.clear()
+        assert await held.settle(b"mine", None, time.monotonic()) is None
+        known = StoredAnswer(b"mine", BODY, OWN)
+        assert await process.hold(known=known, within_s=0.05) == known
+
+    assert running(store, story).counted == ["claimed", "unsettled", "alone"]
+
+
+def test_a_replaced_answer_of_the_own_log_is_not_repeated_without_the_store() -> None:
+    store = ScriptedStore(SettledKey(ANSWER))
+    replaced = StoredAnswer(b"mine", BODY, OWN)
+
+    async def story(process: Process) -> None:
+        assert await process.hold(known=replaced) == ANSWER
+        store.is_away = True
+        with pytest.raises(Problem) as refused:
+            await process.hold(known=replaced)
+        assert refused.value.status == 503
+        store.is_away = False
+
+    running(store, story)
+
+
 def test_a_decision_without_a_claim_is_settled_later_or_void_if_another_stands(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

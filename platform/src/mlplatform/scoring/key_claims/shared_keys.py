@@ -25,6 +25,7 @@ from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 from mlplatform.scoring.key_claims.pipeline import ClaimPipeline, LaterStep
 from mlplatform.scoring.key_claims.port import (
+    LEASE_MS,
     ClaimedKey,
     ClaimResult,
     ClaimStore,
@@ -43,6 +44,9 @@ FIRST_POLL_S: Final = 0.002
 BEYOND_S: Final = 0.01
 """Seconds beyond its deadline for which an answer waits for its key to be settled, as for its
 record."""
+
+MOST_DISOWNED: Final = 10_000
+"""Most decisions of which a process knows that their answers may not be repeated."""
 
 VOID_TRIES: Final = 600
 VOID_RETRY_S: Final = 1.0
@@ -91,6 +95,7 @@ class SharedKeys:
         self.count = count
         self._append: Append | None = None
         self._tasks: set[asyncio.Future[None]] = set()
+        self._disowned: dict[str, None] = {}
 
     def start(self, append: Append) -> None:
         """Args: append: records a void, and returns once it is durable."""
@@ -127,14 +132,17 @@ class SharedKeys:
             request.keep_ms,
             known,
         )
-        poll_s, is_held = FIRST_POLL_S, False
+        poll_s, is_held, asked_s = FIRST_POLL_S, False, time.monotonic()
         while (answer := await self.pipeline.result(claim, until_s)) is not None:
             match answer.result:
                 case ClaimedKey(token, earlier):
                     self.count("taken_over" if token > 1 else "claimed")
-                    return KeyHold(self, request, token, earlier, is_kept_here=known is not None)
+                    own = known is not None
+                    return KeyHold(self, request, token, earlier, asked_s, is_kept_here=own)
                 case SettledKey(stored, superseded):
                     self.count("repeated")
+                    if known is not None and known.decision_id != stored.decision_id:
+                        self.disown(known.decision_id)
                     self.void_later(request.key, superseded, stored.decision_id)
                     return stored
                 case LostAnswer():
@@ -153,12 +161,23 @@ class SharedKeys:
     def _without_store(
         self, request: KeyedRequest, known: StoredAnswer | None, claim: KeyClaim
     ) -> KeyHold | StoredAnswer:
-        if self.is_strict:
+        if self.is_strict or (known is not None and known.decision_id in self._disowned):
             self.count("refused")
             self.release(claim, may_be_recorded=False)
             raise keys_unavailable()
         self.count("alone")
-        return known or KeyHold(self, request, 0, (), is_kept_here=False)
+        return known or KeyHold(self, request, 0, (), time.monotonic(), is_kept_here=False)
+
+    def disown(self, decision_id: str) -> None:
+        """Don't repeat this answer of the own log while the store does not answer: another gateway
+        may have decided in its place."""
+        self._disowned[decision_id] = None
+        if len(self._disowned) > MOST_DISOWNED:
+            del self._disowned[next(iter(self._disowned))]
+
+    def own(self, decision_id: str) -> None:
+        """Repeat this answer again: its key is settled by it."""
+        self._disowned.pop(decision_id, None)
 
     def release(self, claim: KeyClaim, *, may_be_recorded: bool) -> None:
         """Give a claim up, now or when the store is back."""
@@ -195,10 +214,13 @@ class KeyHold:
     Args:
         token: the claim's token; 0 without a claim.
         earlier: decisions whose claims ended without an answer.
+        asked_s: when the claim was asked for, on the monotonic clock; its lease began then or
+            later.
         is_kept_here: whether this gateway's own log has the key, by a decision that was replaced.
     """
 
     __slots__ = (
+        "_asked_s",
         "_earlier",
         "_is_handed_in",
         "_is_over",
@@ -214,9 +236,11 @@ class KeyHold:
         request: KeyedRequest,
         token: int,
         earlier: tuple[str, ...],
+        asked_s: float,
         *,
         is_kept_here: bool,
     ) -> None:
+        self._asked_s = asked_s
         self.is_kept_here = is_kept_here
         self._keys = keys
         self._request = request
@@ -255,7 +279,8 @@ class KeyHold:
 
         Raises:
             Problem: 409 if another gateway has taken the key over and decides; 503 if the store
-                does not answer and keyed requests are refused then.
+                does not answer and keyed requests are refused then, or the lease is over, so that
+                another gateway may have decided.
         """
         self._is_over = True
         request, keys = self._request, self._keys
@@ -271,7 +296,10 @@ class KeyHold:
         found = await keys.pipeline.result(step, max(deadline_s, time.monotonic()) + BEYOND_S)
         if found is None:
             keys.pipeline.later(LaterStep(step, self._take_late_result))
-            if keys.is_strict:
+            is_over = time.monotonic() - self._asked_s > LEASE_MS / 1000
+            if is_over:
+                keys.disown(request.decision_id)
+            if is_over or keys.is_strict:
                 keys.count("refused")
                 raise keys_unavailable()
             keys.count("unsettled")
@@ -287,6 +315,7 @@ class KeyHold:
                 raise keys_unavailable()
             case _:  # the gateway that took it over voids this decision beside its own record
                 keys.count("lost")
+                keys.disown(request.decision_id)
                 raise key_in_flight()
 
     async def stand_back(self, known: StoredAnswer, deadline_s: float) -> None:
@@ -314,7 +343,9 @@ class KeyHold:
     async def _take_late_result(self, result: ClaimResult) -> bool:
         match result:
             case SettledKey(stored):
-                if stored.decision_id != self._request.decision_id:
+                if stored.decision_id == self._request.decision_id:
+                    self._keys.own(stored.decision_id)
+                else:
                     self._lose(stored.decision_id)
             case HeldKey() if self._token == 0:  # the gateway that has it settles it
                 return False
@@ -322,6 +353,7 @@ class KeyHold:
 
     def _lose(self, stands: str) -> None:
         self._keys.count("lost")
+        self._keys.disown(self._request.decision_id)
         self._keys.void_later(self._request.key, (self._request.decision_id,), stands)
 
 
