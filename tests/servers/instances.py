@@ -1,4 +1,4 @@
-"""Servers as tests use them: started here, or those that the environment names."""
+"""Servers as tests use them: started here or in containers, or those that the environment names."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 import boto3
 import pg8000.native
 from botocore.config import Config
+from tests.servers.containers import place_of
 from tests.servers.dex import DexServer
 from tests.servers.kafka.broker import Broker
 from tests.servers.postgres import USER, PostgresServer
@@ -138,7 +139,7 @@ def postgres() -> Postgres:
         found = Postgres(given, None, "")
         ((version,),) = found.run("SHOW server_version", given)
         return dataclasses.replace(found, version=f"PostgreSQL {version}, given")
-    server = PostgresServer()
+    server = PostgresServer(place_of("postgres"))
     return Postgres(
         postgres_address(server.port, server.password_file, server.certificates.authority),
         server,
@@ -162,7 +163,7 @@ def redis() -> Redis:
     given = addresses.redis("REDIS_URL", os.environ)
     if given is not None:
         return Redis(given, None, "given")
-    server = ValkeyServer()
+    server = ValkeyServer(place_of("redis"))
     address = redis_address(server.port, server.password_file, None)
     return Redis(address, server, server.version)
 
@@ -174,7 +175,7 @@ def s3() -> S3:
     if endpoint:
         keys = {name: os.environ[name] for name in names}
         return S3({"AWS_ENDPOINT_URL_S3": endpoint, **keys, **region}, None, "given")
-    server = SeaweedServer()
+    server = SeaweedServer(place_of("s3"))
     keys = dict(zip(names, (server.access_key, server.secret_key), strict=True))
     return S3({"AWS_ENDPOINT_URL_S3": server.endpoint, **keys, **region}, server, server.version)
 

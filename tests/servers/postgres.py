@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import secrets
 import shutil
-import subprocess
 import time
 from pathlib import Path
 
 import pg8000.native
 from pg8000.exceptions import Error
 from tests.servers import certificates
-from tests.servers.process import (
-    Process,
-    ServerMissing,
-    new_folder,
-    program,
-    version_of,
-)
+from tests.servers.process import HERE, Place, User, new_folder, version_of
 
 from support.ports import free_ports
 
@@ -47,15 +38,15 @@ class PostgresServer:
     """Started when made; its data go when it is closed.
 
     Raises:
-        ServerMissing: initdb or postgres is not on this machine.
+        ServerMissing: initdb or postgres is not to be had there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, place: Place = HERE) -> None:
         places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-        binary, initdb = program("postgres", *places), program("initdb", *places)
-        self.version = version_of(binary, "--version")
+        binary, initdb = (place.program(name, *places) for name in ("postgres", "initdb"))
+        self.version = version_of(binary, "--version", place=place)
         self.password = secrets.token_urlsafe(16)
-        owner = _owner()
+        owner = place.owner()
         self.folder = new_folder("postgres", owner)
         self.certificates = certificates.make(self.folder)
         self.password_file = self.folder / "password"
@@ -64,10 +55,10 @@ class PostgresServer:
             for file in (self.certificates.key, self.password_file):
                 shutil.chown(file, owner, owner)
         (self.port,) = free_ports(1)
-        self._initialise(initdb, owner)
+        self._initialise(place, initdb, owner)
         settings = [f for name, value in SETTINGS.items() for f in ("-c", f"{name}={value}")]
         command = [str(binary), "-D", str(self.folder / "data"), "-p", str(self.port), *settings]
-        self._process = Process(command, self.folder, self.port, user=owner)
+        self._process = place.process(command, self.folder, self.port, owner)
         self.start()
 
     def kill(self) -> None:
@@ -89,7 +80,7 @@ class PostgresServer:
             time.sleep(0.02)
 
     def close(self) -> None:
-        self._process.kill()
+        self._process.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _answers(self) -> bool:
@@ -101,29 +92,10 @@ class PostgresServer:
             return False
         return True
 
-    def _initialise(self, initdb: Path, owner: str | None) -> None:
+    def _initialise(self, place: Place, initdb: Path, owner: User) -> None:
         command = [initdb, "-D", self.folder / "data", "-U", USER, "--no-sync", "-E", "UTF8"]
         command += ["--locale=C", "--pwfile", self.password_file, "--auth=scram-sha-256"]
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            cwd=self.folder,
-            user=owner,
-            group=owner,
-            extra_groups=[] if owner else None,
-        )
-        if done.returncode != 0:
-            raise RuntimeError(f"initdb failed: {done.stderr[-500:]}")
+        code, said_of_it = place.output(command, self.folder, owner)
+        if code != 0:
+            raise RuntimeError(f"initdb failed: {said_of_it[-500:]}")
         (self.folder / "data" / "pg_hba.conf").write_text(HBA)
-
-
-def _owner() -> str | None:
-    """PostgreSQL does not run as root: then it runs as the user that its package made."""
-    if os.geteuid() != 0:
-        return None
-    with contextlib.suppress(KeyError):
-        import pwd
-
-        return pwd.getpwnam("postgres").pw_name
-    raise ServerMissing("PostgreSQL does not run as root, and there is no user postgres here")

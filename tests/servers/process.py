@@ -1,7 +1,11 @@
-"""A server as a child process: started and waited for, killed and started again on its port."""
+"""A server as a child process: started and waited for, killed and started again on its port.
+
+A `Place` says where a server's commands run: here, or in containers (`containers.py`).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -9,9 +13,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final, Protocol
 
 DOWNLOADED = Path(__file__).parents[2] / "build" / "servers" / "python"
 """Where `make test-servers` installs requirements/servers.txt."""
@@ -24,19 +29,107 @@ class ServerMissing(Exception):
     """The server's program is not to be had here; says which, and what helps."""
 
 
+User = str | int | None
+"""Name or number of the user whose process it is; None: ours."""
+
+
+class Running(Protocol):
+    """A command that is started, signalled and killed; see `Process`."""
+
+    def start(self) -> None: ...
+
+    def signal(self, number: int) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Place(Protocol):
+    """Where the commands of a server run; `str` of it ends the server's version."""
+
+    def program(self, name: str, *places: Path) -> Path:
+        """A program by its name.
+
+        Raises:
+            ServerMissing: names it.
+        """
+        ...
+
+    def owner(self) -> User:
+        """The user of a server that refuses to run as root.
+
+        Raises:
+            ServerMissing: there is none.
+        """
+        ...
+
+    def output(
+        self, command: Sequence[str | Path], folder: Path | None = None, user: User = None
+    ) -> tuple[int, str]:
+        """Exit code of a command that ends, and what it said."""
+        ...
+
+    def process(
+        self, command: Sequence[str | Path], folder: Path, port: int, user: User = None
+    ) -> Running: ...
+
+
+class _Here:
+    """This machine."""
+
+    def __str__(self) -> str:
+        return ""
+
+    def program(self, name: str, *places: Path) -> Path:
+        return program(name, *places)
+
+    def owner(self) -> User:
+        """PostgreSQL's, which its package made, where we are root."""
+        if os.geteuid() != 0:
+            return None
+        with contextlib.suppress(KeyError):
+            import pwd
+
+            return pwd.getpwnam("postgres").pw_name
+        raise ServerMissing("PostgreSQL does not run as root, and there is no user postgres here")
+
+    def output(
+        self, command: Sequence[str | Path], folder: Path | None = None, user: User = None
+    ) -> tuple[int, str]:
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=folder,
+            user=user,
+            group=user,
+            extra_groups=[] if user else None,
+        )
+        return done.returncode, done.stdout.strip()
+
+    def process(
+        self, command: Sequence[str | Path], folder: Path, port: int, user: User = None
+    ) -> Running:
+        return Process(tuple(map(str, command)), folder, port, user)
+
+
+HERE: Final[Place] = _Here()
+
+
 @dataclass
 class Process:
     """A command that listens on `port`.
 
     Args:
         user: whose process it is; None: ours.
-        wait_for_exit: how many seconds its children may hold what the next start needs.
     """
 
     command: Sequence[str]
     folder: Path
     port: int
-    user: str | None = None
+    user: User = None
     environment: Mapping[str, str] = field(default_factory=dict)
     _running: subprocess.Popen[bytes] | None = None
 
@@ -59,11 +152,9 @@ class Process:
                 group=self.user,
                 extra_groups=[] if self.user else None,
             )
-        until_s = time.monotonic() + START_S
-        while time.monotonic() < until_s and self._running.poll() is None:
-            if listens(self.port):
-                return
-            time.sleep(PROBE_S)
+        running = self._running
+        if wait_until_it_listens(self.port, lambda: running.poll() is None):
+            return
         self.kill()
         raise RuntimeError(f"{self.command[0]} did not start:\n{log.read_text()[-2000:]}")
 
@@ -78,6 +169,10 @@ class Process:
             self._running.wait()
             self._running = None
 
+    def close(self) -> None:
+        """The last kill."""
+        self.kill()
+
 
 def listens(port: int) -> bool:
     """Whether somebody takes connections on a port of loopback."""
@@ -86,7 +181,17 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def new_folder(name: str, owner: str | None = None) -> Path:
+def wait_until_it_listens(port: int, runs: Callable[[], bool]) -> bool:
+    """Returns True once the port takes connections; False if the server ended, or took too long."""
+    until_s = time.monotonic() + START_S
+    while time.monotonic() < until_s and runs():
+        if listens(port):
+            return True
+        time.sleep(PROBE_S)
+    return False
+
+
+def new_folder(name: str, owner: User = None) -> Path:
     """A folder of its own for a server's state, outside of ours that others may not enter."""
     folder = Path(tempfile.mkdtemp(prefix=f"mlplatform-{name}-"))
     if owner is not None:
@@ -106,10 +211,10 @@ def program(name: str, *places: Path) -> Path:
     return Path(found)
 
 
-def version_of(path: Path, *flags: str) -> str:
-    """The first line that a program says about its version."""
-    done = subprocess.run([path, *flags], capture_output=True, text=True)
-    return (done.stdout or done.stderr).strip().splitlines()[0]
+def version_of(path: Path, *flags: str, place: Place = HERE) -> str:
+    """The first line that a program says about its version, and where it runs."""
+    _, said_of_it = place.output([path, *flags])
+    return f"{said_of_it.splitlines()[0]} {place}".strip()
 
 
 def in_ci() -> bool:

@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 
-from tests.servers.process import DOWNLOADED, Process, new_folder, program, version_of
+from tests.servers.process import DOWNLOADED, HERE, Place, new_folder, version_of
 
 from support.ports import free_ports
 
@@ -20,20 +20,20 @@ class SeaweedServer:
     """Started when made; its data go when it is closed.
 
     Raises:
-        ServerMissing: weed is not on this machine.
+        ServerMissing: weed is not to be had there.
     """
 
-    def __init__(self) -> None:
-        binary = program("weed", DOWNLOADED / "bin")
-        self.version = "SeaweedFS " + version_of(binary, "version").split()[2]
+    def __init__(self, place: Place = HERE) -> None:
+        binary = place.program("weed", DOWNLOADED / "bin")
+        version = version_of(binary, "version", place=place).split()[2]
+        self.version = f"SeaweedFS {version} {place}".strip()
         self.access_key, self.secret_key = secrets.token_hex(8), secrets.token_urlsafe(16)
         self.folder = new_folder("seaweed")
         self.port, *internal = free_ports(8)
         config = self.folder / "s3.json"
         config.write_text(json.dumps(self._identities()))
-        self._process = Process(
-            self._command(str(binary), str(config), internal), self.folder, self.port
-        )
+        command = self._command(str(binary), str(config), internal)
+        self._process = place.process(command, self.folder, self.port)
         self.start()
 
     @property
@@ -48,7 +48,7 @@ class SeaweedServer:
         self._wait_until_it_answers()
 
     def close(self) -> None:
-        self._process.kill()
+        self._process.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _identities(self) -> dict[str, object]:

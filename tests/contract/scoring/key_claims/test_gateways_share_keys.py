@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.servers.containers import place_of
 from tests.servers.instances import redis_address
 from tests.servers.valkey import ValkeyServer
 
@@ -157,7 +158,7 @@ def _key(record: dict[str, Any]) -> str | None:
 @pytest.fixture
 def server() -> Iterator[ValkeyServer]:
     """A server that a test may kill and freeze."""
-    running = ValkeyServer()
+    running = ValkeyServer(place_of("redis"))
     yield running
     running.close()
 
