@@ -150,7 +150,7 @@ def test_all_segments_together_take_their_part_of_the_error(number: int) -> None
     assert step is not None
     policy = fraud().rollout
     of_segments = sum(2 * segment.errors.stop for segment in step.segments)
-    assert of_segments == pytest.approx(step.errors.of("alerts").stop)
+    assert of_segments == pytest.approx(6 / 4 * step.errors.of("alerts").stop)
     of_gates = sum(step.errors.of(gate).stop for gate in PARTS["shadow"])
     assert of_gates + of_segments == pytest.approx(phase_error(policy, "shadow"))
     without = gate_errors(policy, "shadow")

@@ -32,7 +32,7 @@ PARTS: Final[Mapping[Phase, Mapping[str, int]]] = {
 Shadow gives most to alerts, of which small differences need the most requests. Each failure in
 canary is a customer without an answer, so nearly half of a step's error looks for them.
 """
-OF_SEGMENTS: Final[Mapping[Phase, int]] = {"shadow": 4, "first_step": 1, "later_step": 1}
+OF_SEGMENTS: Final[Mapping[Phase, int]] = {"shadow": 6, "first_step": 1, "later_step": 1}
 """Parts that all segments together take, where there are any."""
 
 
