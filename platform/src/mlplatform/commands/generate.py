@@ -1,7 +1,7 @@
 """`python -m mlplatform.commands.generate`: render everything that is made from another file.
 
 These are feature definitions, the OpenAPI document, the example manifests, the templates of jobs,
-the lists of signals, settings, messages and model.yaml's keys on serving, the alerts, the
+the lists of signals, settings, messages and keys of model.yaml, the alerts, the
 dashboards and the code of .proto files. `make verify` runs this and fails when a committed file is
 not what its source says.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from mlplatform.commands.documents import messages, serving_keys, settings, signals
+from mlplatform.commands.documents import messages, model_keys, settings, signals
 from mlplatform.learning.features import feast_repo
 from mlplatform.model.features.views import FILE
 from mlplatform.model.folders import model_folder, model_names
@@ -36,7 +36,7 @@ def files() -> dict[Path, str]:
         **signals.render_files(),
         **settings.render_files(),
         **messages.render_files(ROOT),
-        **serving_keys.render_files(),
+        **model_keys.render_files(),
         **slo.render_files(ROOT),
         **dashboards.render_files(ROOT),
         **templates.render_files(),

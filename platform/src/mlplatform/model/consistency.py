@@ -24,7 +24,7 @@ from mlplatform.model.definition import (
 from mlplatform.model.findings import DocumentFinding, valued
 from mlplatform.model.folds import history_days
 from mlplatform.model.freeze_times import WANTED, LocalTime, is_before, is_zone, local_time
-from mlplatform.model.inputs import fields_read
+from mlplatform.model.inputs import fields_read, reference_rules
 from mlplatform.model.policies.model_server import server_rules
 from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.model.policies.search import search_rules
@@ -60,6 +60,7 @@ def contradictions(model: ModelDefinition) -> Iterator[DocumentFinding]:
     """A finding for every rule that is broken, by its key."""
     for part in (
         _request,
+        reference_rules,
         _categories,
         text_rules,
         vector_rules,

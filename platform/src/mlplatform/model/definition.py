@@ -61,6 +61,13 @@ class RequestField(Section, frozen=True):
     """One field that an application sends with each request.
 
     Args:
+        type: what the field holds; a vector is a list of numbers.
+        entity: name of the entity whose key the field holds, for views and windows; None: no
+            entity's key.
+        pseudonymous: whether the value tells a person apart: a keyed hash of it is recorded and
+            learned from in its place.
+        minimum: least number that a request may hold; None: no bound.
+        maximum: largest number that a request may hold; None: no bound.
         max_length: largest number of characters of a text; None means 1024.
         values: the only texts that are allowed; an empty text is a missing value. None: any text.
         length: how many numbers a vector has; None for every other type. Its bounds are those of
@@ -112,6 +119,13 @@ class InputSpec(Section, frozen=True):
     window of an entity.
 
     Args:
+        name: name of the input; for a view or a window, the name of its feature.
+        kind: the source of the input's number: a request field (`field`, `category`, `text`,
+            `vector`), the time of the request (`hour_of_day`, `day_of_week`, `is_weekend`,
+            `is_night`), one number divided by another (`ratio`), or a feature (`view`, `window`).
+        of: the request field that is read, for `ratio` the one that is divided; for `view` the
+            view, for `window` the entity that has the feature.
+        to: for `ratio`, the request field or feature by which `of` is divided.
         tokens: how the text becomes tokens, for an input of kind `text`. model.yaml declares the
             text once; a row has one input for each token. A vector is declared once, too; a row has
             one input for each number.
@@ -218,13 +232,70 @@ def _row_names(spec: InputSpec, length: int) -> tuple[str, ...]:
 
 
 class Label(Section, frozen=True):
+    """The label of a request, and the time after which it is known.
+
+    Args:
+        name: name of what a positive label stands for, or of what is known later.
+        maturity_days: days of event time after which a request without a label counts as negative;
+            of classes and numbers, after which it is unknown.
+        review: which decisions analysts look at, and when their opinions are a label.
+    """
+
     name: str
     maturity_days: Annotated[int, Meta(ge=0)]
     review: ReviewPolicy = ReviewPolicy()
 
 
 class ModelDefinition(Section, frozen=True):
-    """The declarations about a model before any version of it exists."""
+    """The declarations about a model before any version of it exists.
+
+    Args:
+        name: name of the model, which its folder has too.
+        owner: who is responsible for the model: a person, a team or an address.
+        purpose: what the model is for.
+        tier: how much depends on the model, 1 the most; objectives and alerts are those of the tier
+            (`observability/slo.yaml`).
+        accelerator: what the model computes on: the processor, or a GPU by CUDA or TensorRT.
+        assignment_unit: the request field by whose value requests keep to one version; `request`:
+            each request by itself.
+        latency_slo_ms: milliseconds within which answers should be given; at most `deadline_ms`.
+        deadline_ms: milliseconds within which every request is answered, if need be without the
+            model.
+        idempotency_keep_h: hours for which a repeated request with the same idempotency key gets
+            the first answer.
+        when_unrecordable: what happens if a decision can't be recorded: the request is refused
+            (`refuse`, status 503), or answered as degraded without a record (`answer_unlogged`).
+        request: the fields that applications send besides `event_time`, by name.
+        inputs: the inputs of the model, in order.
+        label: what is known later of a request, and from when on.
+        training: the training data of the model, and the resources of its fit.
+        decision: the outcomes of the model, and where each begins.
+        gates: the limits of a candidate before it becomes a version.
+        serving: how predictors compute, and their resources.
+        admission: limits of all clients of the model together.
+        chain: the parts of a request's deadline.
+        breaker: when a predictor is no longer called, and when it is tried again.
+        rollout: how a new version gets traffic, and what stops it.
+        drift: the limits beyond which traffic has drifted, and the reactions.
+        task: the kind of labels: 0 and 1 (`binary`), a class (`classes`) or a number (`real`).
+        protected: request fields whose groups are compared, and by which nothing decides; they may
+            be absent.
+        features: the freshness of features that the model requires.
+        windows: real-time windows of the request's entities, as fresh as the last request
+            (docs/features.md).
+        exploration: requests whose hidden outcome is explored; None: none.
+        retention: how long payloads are kept; None until somebody erases them.
+        vocabularies: the words of category and text inputs that are not learned, in the order of
+            their places.
+        signature: the tensors of the graph; None: one float32 matrix.
+        gpu: the GPU of each pod of a predictor, where `accelerator` is no processor; None: a whole
+            one.
+        team: the team on whose quota of a cluster the model's pods count; None for the quota of all
+            models without a team.
+        cache: limits of the cache of scores; None: no score is cached.
+        asynchronous: `async` in model.yaml: how requests are scored later; None: such requests are
+            refused.
+    """
 
     name: Name
     owner: Text
@@ -249,24 +320,15 @@ class ModelDefinition(Section, frozen=True):
     rollout: RolloutPolicy
     drift: DriftPolicy
     task: Task = "binary"
-    """The kind of labels: 0 and 1, a class (`ClassesDefinition`) or a number (`RealDefinition`)."""
     protected: tuple[FieldName, ...] = ()
-    """Request fields whose groups are compared, and by which nothing decides; they may be
-    absent."""
     features: FeaturesPolicy = FeaturesPolicy()
     windows: tuple[Window, ...] = ()
-    """Real-time windows of the request's entities, as fresh as the last request
-    (docs/features.md)."""
     exploration: ExplorationPolicy | None = None
     retention: RetentionPolicy | None = None
-    """How long payloads are kept; None until somebody erases them."""
     vocabularies: dict[str, Words] = msgspec.field(default_factory=dict)
-    """The words of category inputs that are not learned, in the order of their places."""
     signature: Signature | None = None
     gpu: GpuPolicy | None = None
     team: Team | None = None
-    """The team on whose quota of a cluster the model's pods count; None for the quota of all models
-    without a team."""
     cache: CachePolicy | None = None
     asynchronous: AsyncPolicy | None = msgspec.field(default=None, name="async")
 

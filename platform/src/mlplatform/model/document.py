@@ -27,8 +27,11 @@ class _PlainLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag not in _KEYS:
-                raise _wrong("a key is a text or a whole number", key.start_mark)
+            if not isinstance(key, yaml.ScalarNode):
+                raise _wrong("a key is a list or a mapping, not a text", key.start_mark)
+            if key.tag not in _KEYS:
+                problem = f"the key {key.value[:100]} is no text in YAML: write it in quotes"
+                raise _wrong(problem, key.start_mark)
             if key.value in seen:
                 raise _wrong(f"the key {key.value[:100]} stands there twice", key.start_mark)
             seen.add(key.value)

@@ -20,6 +20,7 @@ MOST_SHOWN: Final = 80
 MOST_FINDINGS: Final = 100
 NEAR: Final = 0.75
 """Likeness from which on an unknown key may be a misspelt known one."""
+_NO_CHOICE: Final = "Invalid enum value"
 _PLACE: Final = re.compile(r" - at `[^`]*`$")
 
 
@@ -135,7 +136,7 @@ def _bare(wanted: Any) -> Any:
 
 def _wanted_text(wanted: Any, message: str) -> str:
     kind = _bare(wanted)
-    if get_origin(kind) is Literal:
+    if get_origin(kind) is Literal or message.startswith(_NO_CHOICE):
         return _described(wanted)
     return in_words(_PLACE.sub("", message))
 
@@ -144,6 +145,8 @@ def _described(wanted: Any) -> str:
     kind = _bare(wanted)
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, get_args(kind)))
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(map(_described, get_args(kind)))
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return "a mapping with " + ", ".join(f.encode_name for f in msgspec.structs.fields(kind))
     names = {dict: "a mapping", tuple: "a list", list: "a list"}

@@ -74,13 +74,12 @@ def parse(text: str, source: str) -> ModelDefinition:
     if kind is None:
         unknown = valued(("task",), task, f"one of {', '.join(DEFINITIONS)}")
         raise DocumentInvalid(source, [unknown], document.lines(text))
+    infinite = {tuple(key.split(".")): value for key, value in document.non_finite(written)}
+    shaped = of_shape(plain, kind, refused=REFUSED[task])
     wrong = [
-        *of_shape(plain, kind, refused=REFUSED[task]),
+        *(finding for finding in shaped if finding.path not in infinite),
         *(valued(*found) for found in refused_keys(plain, task)),
-        *(
-            valued(tuple(key.split(".")), value, "a finite number")
-            for key, value in document.non_finite(written)
-        ),
+        *(valued(path, value, "a finite number") for path, value in infinite.items()),
     ]
     if not wrong:
         definition = msgspec.convert(plain, kind)

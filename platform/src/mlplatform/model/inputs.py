@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
@@ -19,11 +20,13 @@ from mlplatform.model.definition import (
     InputSpec,
     ModelDefinition,
     RequestField,
+    declared_names,
     word_inputs,
 )
 from mlplatform.model.features import transforms
 from mlplatform.model.features.views import FeatureSource, FeatureView
 from mlplatform.model.policies.segments import RolloutSegment, SegmentPolicy, SegmentSource
+from mlplatform.model.policies.values import Rule
 from mlplatform.model.tensors.categories import (
     Places,
     Vocabularies,
@@ -85,12 +88,10 @@ class InputPlan:
         defaults: Mapping[str, float] | None = None,
         vocabularies: Vocabularies | None = None,
     ) -> None:
-        types = {name: f.type for name, f in definition.request.items() if not f.pseudonymous}
-        self._strings = {name for name, kind in types.items() if kind == "string"}
         self._vectors = {
             name: f.length for name, f in definition.request.items() if f.type == "vector"
         }
-        self._fields = set(types) - self._strings - set(self._vectors)
+        self._of_fields = fields_by_kind(definition.request)
         self._words = vocabularies or {}
         of_entities = by_entity(definition.windows, definition.entities)
         sources: tuple[FeatureSource, ...] = (*views, *of_entities)
@@ -151,40 +152,91 @@ class InputPlan:
 
     def _checked(self, spec: InputSpec) -> ModelInput:
         key = f"inputs: {spec.name}"
+        for part, value, wanted in reference_faults(spec, self._of_fields, self._features):
+            raise ConfigInvalid(f"{key}: {part}", value, wanted)
         match spec.kind:
-            case "view":
-                if self._features.get(spec.name) != spec.of:
-                    raise ConfigInvalid(f"{key}: of", spec.of, "the view that has this feature")
+            case "view" | "window":
                 return ModelInput(spec.name, "view", "view", spec.of)
-            case "window":
-                if self._features.get(spec.name) != source_name(spec.of or ""):
-                    raise ConfigInvalid(f"{key}: of", spec.of, "the entity of a window so named")
-                return ModelInput(spec.name, "view", "view", spec.of)
-            case "field" | "ratio":
-                self._check_known(f"{key}: of", spec.of, self._fields)
-                if spec.kind == "ratio":
-                    self._check_known(f"{key}: to", spec.to, self._fields | set(self._features))
-                return ModelInput(spec.name, "request", spec.kind, spec.of, spec.to)
-            case "category" | "text":
-                self._check_known(f"{key}: of", spec.of, self._strings)
-                if spec.declared not in self._words:
-                    wanted = "the words of this input, from the bundle or learned"
-                    raise ConfigInvalid(f"{key}: vocabulary", None, wanted)
-                return ModelInput(spec.name, "request", spec.kind, spec.of, tokens=spec.tokens)
+            case "category" | "text" if spec.declared not in self._words:
+                wanted = "the words of this input, from the bundle or learned"
+                raise ConfigInvalid(f"{key}: vocabulary", None, wanted)
             case "vector":
-                self._check_known(f"{key}: of", spec.of, set(self._vectors))
                 length, read = self._vectors[spec.of or ""], length_of(spec.name)
                 if length != read:
                     wanted = f"{read}, the length that this bundle reads; another takes a new field"
                     raise ConfigInvalid(f"length of request field {spec.of}", length, wanted)
-                return ModelInput(spec.name, "request", spec.kind, spec.of)
-            case _:
-                return ModelInput(spec.name, "request", spec.kind)
+        if spec.kind in transforms.TIME_SCALAR:
+            return ModelInput(spec.name, "request", spec.kind)
+        return ModelInput(spec.name, "request", spec.kind, spec.of, spec.to, tokens=spec.tokens)
 
-    @staticmethod
-    def _check_known(key: str, name: str | None, known: set[str]) -> None:
-        if name not in known:
-            raise ConfigInvalid(key, name, "one of " + ", ".join(sorted(known)))
+
+def fields_by_kind(fields: Mapping[str, RequestField]) -> dict[FieldType, tuple[str, ...]]:
+    """Type of a request field → the fields that an input may read; `float64` stands for all types
+    whose values are one number."""
+    found: dict[FieldType, tuple[str, ...]] = {"float64": (), "string": (), "vector": ()}
+    for name, field in fields.items():
+        if not field.pseudonymous:
+            kind: FieldType = field.type if field.type in found else "float64"
+            found[kind] += (name,)
+    return found
+
+
+def reference_faults(
+    spec: InputSpec,
+    of_fields: Mapping[FieldType, Collection[str]],
+    features: Mapping[str, str] | None,
+) -> Iterator[tuple[str, str | None, str]]:
+    """The key, value and what is wanted, of each reference of an input that leads nowhere.
+
+    Args:
+        of_fields: as `fields_by_kind` gives them.
+        features: feature → its view, or the source of its entity's windows; None: not known, and
+            no reference to a feature is judged.
+    """
+    if spec.kind in ("view", "window"):
+        of, wanted = spec.of, "the view that has this feature"
+        if spec.kind == "window":
+            of, wanted = source_name(spec.of or ""), "the entity of a window so named"
+        if features is not None and features.get(spec.name) != of:
+            yield "of", spec.of, wanted
+    elif spec.kind not in transforms.TIME_SCALAR:
+        known = of_fields[_FIELD_TYPES.get(spec.kind, "float64")]
+        if spec.of not in known:
+            yield "of", spec.of, _one_of(known, spec.of)
+        if spec.kind == "ratio" and features is not None:
+            known = {*known, *features}
+            if spec.to not in known:
+                yield "to", spec.to, _one_of(known, spec.to)
+
+
+def reference_rules(model: ModelDefinition) -> Iterator[Rule]:
+    """The rules of inputs that read a request field, before any feature is known: whether each
+    holds, the key, its value, and what is wanted."""
+    of_fields = fields_by_kind(model.request)
+    for number, spec in enumerate(model.inputs):
+        if spec.kind != "vector" and spec.of not in of_fields["vector"]:  # `vector_rules` has these
+            for part, value, wanted in reference_faults(spec, of_fields, None):
+                yield False, f"inputs.{number}.{part}", value, wanted
+
+
+def feature_faults(
+    model: ModelDefinition, views: Sequence[FeatureView]
+) -> Iterator[tuple[tuple[str, str, str], str | None, str]]:
+    """The key of model.yaml, value and what is wanted, of each reference of an input that leads
+    nowhere, when the features are known."""
+    sources: tuple[FeatureSource, ...] = (*views, *by_entity(model.windows, model.entities))
+    features = {name: source.name for source in sources for name in source.feature_names}
+    of_fields, places = fields_by_kind(model.request), declared_names(model.inputs)
+    for spec in {spec.declared: spec for spec in model.inputs}.values():
+        for part, value, wanted in reference_faults(spec, of_fields, features):
+            yield ("inputs", str(places.index(spec.declared)), part), value, wanted
+
+
+def _one_of(known: Collection[str], value: str | None) -> str:
+    near = difflib.get_close_matches(value or "", known, n=1)
+    return f"one of {', '.join(sorted(known)) or 'none'}" + "".join(
+        f"; the nearest is {name}" for name in near
+    )
 
 
 def as_recorded(

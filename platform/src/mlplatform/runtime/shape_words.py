@@ -14,6 +14,8 @@ _KINDS: Final = {
     "object": "an object with keys",
     "null": "null",
 }
+_FORM: Final = re.compile(r" matching regex '(.*)'$")
+_ENDS: Final = re.compile(r"\\[AZ]")
 _TOO_LARGE: Final = "Number out of range"
 _KIND: Final = re.compile(rf"`({'|'.join(_KINDS)})`")
 _BOUNDS: Final = tuple(
@@ -21,14 +23,12 @@ _BOUNDS: Final = tuple(
     for pattern, words in (
         (r" of length >= (\S+)", r" of length \1 or more"),
         (r" of length <= (\S+)", r" of length \1 at most"),
-        (r" matching regex '(.*)'$", r" of the form \1"),
         (r" >= (\S+)", r" of \1 or more"),
         (r" <= (\S+)", r" of \1 at most"),
         (r" > (\S+)", r" of more than \1"),
         (r" < (\S+)", r" of less than \1"),
         (r"(?<=\d)\.0\b", ""),
         (r", got ", ", not "),
-        (r"\\\\([AZ])", ""),
         (r" \| ", " or "),
     )
 )
@@ -44,5 +44,12 @@ def in_words(message: str) -> str:
     text = message.removeprefix("Expected ")
     for pattern, words in _BOUNDS:
         text = pattern.sub(words, text)
+    text = _FORM.sub(lambda found: f" of the form {_pattern(found[1])}", text)
     text = _KIND.sub(lambda found: _KINDS[found[1]], text)
     return text.replace("a whole number, not a number", "a whole number, without a fraction")
+
+
+def _pattern(shown: str) -> str:
+    """A regular expression from msgspec's text of it, which doubles backslashes, without its
+    ends."""
+    return _ENDS.sub("", shown.replace("\\\\", "\\"))

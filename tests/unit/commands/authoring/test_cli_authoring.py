@@ -154,11 +154,13 @@ def test_scores_that_are_no_probabilities_are_told(folder: Path) -> None:
 
 
 def test_every_file_that_is_wrong_is_told_at_once(folder: Path) -> None:
-    change(folder / "model.yaml", "kind: ratio, of: amount", "kind: ratio, of: amounts")
+    change(folder / "model.yaml", "of: amount, to: income", "of: amount, to: incomes")
+    change(folder / "model.yaml", "kind: hour_of_day", "kind: view, of: stats")
     change(folder / "reasons.yaml", "hour: {", "hours: {")
     (folder / "training.py").unlink()
     found = "\n".join(problems(folder))
-    assert "inputs: amount_to_income: of is 'amounts'; wanted: one of amount, income" in found
+    assert "inputs.2.to is 'incomes'; wanted: one of amount, income; the nearest is inco" in found
+    assert "inputs.3.of is 'stats'; wanted: the view that has this feature" in found
     assert "reasons.yaml: inputs is ['hour', 'hours']" in found
     assert "training.py is missing" in found
 

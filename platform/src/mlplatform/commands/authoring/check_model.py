@@ -29,7 +29,7 @@ from mlplatform.model.folders import (
     is_ready,
     parse,
 )
-from mlplatform.model.inputs import InputPlan
+from mlplatform.model.inputs import InputPlan, feature_faults
 from mlplatform.model.weights.memory import needed_mib
 from mlplatform.runtime.configuration.model_roots import VARIABLE
 from mlplatform.runtime.errors import PlatformError
@@ -122,8 +122,12 @@ def _of_files(folder: Path) -> Iterator[str]:
     if (other := folder_alike(folder)) is not None:
         yield f"{folder.name}: {other} is {NAMED_ALIKE}; wanted: another name for one of them"
     try:
-        words = {name: () for name in word_inputs(definition.inputs)}
-        InputPlan(definition, load_views(folder), vocabularies=words)
+        views = load_views(folder)
+        if wrong := [valued(*fault) for fault in feature_faults(definition, views)]:
+            yield str(DocumentInvalid(FILE, wrong, document.lines(text)))
+        else:
+            words = {name: () for name in word_inputs(definition.inputs)}
+            InputPlan(definition, views, vocabularies=words)
     except PlatformError as error:
         yield f"{FILE}: {error}"
     try:

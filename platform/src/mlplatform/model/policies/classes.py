@@ -110,7 +110,8 @@ class ClassGates(NeutralGates, frozen=True, kw_only=True):
         accuracy_loss: a loss is refused if it is proven to be larger: if the high end is beyond
             this.
         minimum_accuracy: least accuracy of a first version, which the low end must reach.
-        macro_f1_drop, minimum_macro_f1: the same two limits for the mean F1 of all classes.
+        macro_f1_drop: largest tolerated loss of the mean F1 of all classes against the champion.
+        minimum_macro_f1: least mean F1 of all classes of a first version.
         log_loss_rise: largest tolerated rise of the log loss against the champion; the high end of
             the interval must be within it.
         calibration_error: largest calibration error of the decided class's probability.

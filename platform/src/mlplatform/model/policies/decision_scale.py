@@ -35,7 +35,7 @@ class Quantity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     Args:
         unit: unit of the numbers and labels, as people write it: `EUR`, `days`.
         tolerance: two numbers count as equal if they differ by at most this, in the unit.
-        minimum, maximum: ends of the range of answers and labels; a number of the graph outside is
+        minimum, maximum: end of the range of answers and labels; a number of the graph outside is
             set to the nearer end. None: no end.
     """
 
@@ -224,7 +224,12 @@ class VolumeLimit(_Strict, frozen=True):
 
 class LabelCosts(_Strict, frozen=True):
     """The cost of one outcome, by the label that the request gets in the end; a gain is
-    negative."""
+    negative.
+
+    Args:
+        negative: cost of a request whose label is 0, in the currency of `thresholds`.
+        positive: cost of a request whose label is 1, in the same currency.
+    """
 
     negative: float
     positive: float
@@ -258,8 +263,10 @@ class DecisionPolicy(_Strict, frozen=True):
         hides_outcome: outcomes after which no label can arrive: nobody can report how a refused
             request would have ended. Without a label, such a request is unknown and not negative.
         safe: the outcome if nothing can decide.
+        thresholds: from which score on each outcome but the first is given.
         capacity: share of requests for which people have time as alerts; None: the shares of
             `thresholds`.
+        limit: the share of alerts at which gateways stop asking a bundle; None: there is no limit.
     """
 
     by_class: ClassVar[bool] = False

@@ -38,6 +38,7 @@ class RealDecision(DecisionPolicy, frozen=True, kw_only=True):
     """The number that the model gives, and the outcomes that follow from it, if any.
 
     Args:
+        number: the number that the model gives: its unit and range.
         outcomes: names of the outcomes, from the lowest number to the highest; left out, the model
             gives only its number.
         alerts: the outcomes that are alerts: the last of `outcomes`, or none.

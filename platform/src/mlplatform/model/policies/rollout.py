@@ -27,12 +27,13 @@ class StopLimits(Section, frozen=True, omit_defaults=True):
         alerts: how many alerts more or fewer than predicted, as a share of the predicted number.
         disagreement: share of the requests with an alert of either arm for which only one arm
             raised it, minus the predicted share.
-        latency_p50, latency_p99: latency divided by the champion's.
+        latency_p50: median of the latency, divided by the champion's.
+        latency_p99: 99th percentile of the latency, divided by the champion's.
         utilisation: share of the time for which a pod would compute if it had all of the traffic.
         recall: share of the positives among matured labels that it misses and the champion finds,
             if both raise equally many alerts.
-        accuracy: limit for models of classes only (`policies.classes`).
-        error: limit for models of numbers only (`policies.real`).
+        accuracy: limit for models of classes only.
+        error: limit for models of numbers only.
     """
 
     alerts: Positive
@@ -58,7 +59,8 @@ class Tolerance(Section, frozen=True):
 
     Args:
         failures: how many failures more than the champion's, as a share of all requests.
-        alerts, disagreement, latency_p50, latency_p99: the same quantities as in `StopLimits`.
+        alerts, disagreement, latency_p50, latency_p99: the same quantity as in `rollout.stop`,
+            which is at most this; None: not checked.
     """
 
     failures: Share
@@ -69,6 +71,16 @@ class Tolerance(Section, frozen=True):
 
 
 class ShadowStep(Section, frozen=True):
+    """The step in which a challenger scores copies of the requests, and nobody gets its answers.
+
+    Args:
+        minimum_units: least number of units of assignment, such as customers, before the step may
+            pass.
+        minimum_requests: least number of requests before the step may pass.
+        deadline_h: hours of event time after which a step that has not passed rolls back.
+        tolerance: the harm that the step tolerates.
+    """
+
     minimum_units: Count
     minimum_requests: Count
     deadline_h: Positive
@@ -76,6 +88,17 @@ class ShadowStep(Section, frozen=True):
 
 
 class CanaryStep(Section, frozen=True):
+    """One step in which a challenger answers a share of the customers.
+
+    Args:
+        percent: percent of the units of assignment that the challenger answers, more than 0 and at
+            most 100; it rises with each step.
+        minimum_units: least number of units of assignment that the challenger answers before the
+            step may pass.
+        deadline_h: hours of event time after which a step that has not passed rolls back.
+        tolerance: the harm that the step tolerates.
+    """
+
     percent: float
     minimum_units: Count
     deadline_h: Positive
@@ -86,8 +109,11 @@ class FreezeWindow(Section, frozen=True):
     """A window in which no rollout moves forward: once, or each week.
 
     Args:
-        start, end: `from` and `to` in model.yaml, in the form that `model.freeze_times` reads; both
-            are dates or both are weekdays. An end that is only a date includes that whole day.
+        start: `from` in model.yaml: a date (2026-12-20), a date with a time (2026-12-20 16:00), or
+            a weekday with a time (Fri 16:00).
+        end: `to` in model.yaml, in the same form as the start; an end that is only a date includes
+            that whole day.
+        reason: why nothing moves forward, for people who wait.
     """
 
     start: str = msgspec.field(name="from")
@@ -99,6 +125,7 @@ class FreezePolicy(Section, frozen=True):
     """The windows in which no rollout moves forward.
 
     Args:
+        windows: the windows.
         time_zone: IANA name of the time zone of all windows.
     """
 
@@ -107,6 +134,38 @@ class FreezePolicy(Section, frozen=True):
 
 
 class RolloutPolicy(Section, frozen=True):
+    """The rollout of a challenger: how it advances, and what stops it.
+
+    Args:
+        approval: whether a person has to approve a challenger after shadow.
+        false_alarm_share: chance that a whole rollout stops a challenger that is as good as the
+            champion.
+        missed_harm_share: chance that a step passes a challenger whose harm is at its tolerance.
+        failure_share_limit: share of requests that a challenger may fail to answer in time, beyond
+            the champion's.
+        guardrail_minimum_failures: least number of failures for which a promoted champion is taken
+            back at once.
+        stop: the harm that stops a challenger at any step, once it is proven.
+        shadow: the step in which a challenger scores copies of the requests.
+        canary: the steps in which a challenger answers a growing share of the customers.
+        approval_deadline_h: hours of event time after which a rollout that nobody has approved
+            rolls back.
+        deploy_wall_deadline_s: seconds of wall time within which a new version's service must be
+            ready.
+        step_wall_deadline_s: seconds of wall time after which a step ends, for when event time
+            stands still; the longest `deadline_h` or more.
+        confirm_after_days: least days of event time between a promotion and its confirmation by
+            matured labels.
+        confirm_recall_drop: largest share of the positives missed beyond the champion's, by matured
+            labels, with which a promotion is confirmed; None: nothing need be shown.
+        confirm_accuracy_drop: accuracy that may be lost by matured labels, for models of classes
+            only.
+        confirm_error_rise: rise of the error that is allowed by matured labels, for models of
+            numbers only.
+        freeze: times in which no rollout moves forward; None: there are none.
+        segments: segments that are judged by themselves too; None: there are none.
+    """
+
     approval: Literal["required", "none"]
     false_alarm_share: ErrorShare
     missed_harm_share: ErrorShare
@@ -121,9 +180,7 @@ class RolloutPolicy(Section, frozen=True):
     confirm_after_days: Count
     confirm_recall_drop: Share | None = None
     confirm_accuracy_drop: Share | None = None
-    """Accuracy that may be lost by matured labels, for models of classes only."""
     confirm_error_rise: Positive | None = None
-    """Rise of the error that is allowed by matured labels, for models of numbers only."""
     freeze: FreezePolicy | None = None
     segments: SegmentPolicy | None = None
 

@@ -21,7 +21,9 @@ class SearchParameter(Section, frozen=True):
     """One hyper-parameter, with the range of its values.
 
     Args:
-        low, high: ends of the range, both inclusive; None for a categorical parameter.
+        type: the kind of the values.
+        low: least value of a number; None for a categorical parameter.
+        high: largest value of a number; None for a categorical parameter.
         log: whether values are drawn evenly on a logarithmic scale.
         choices: the values of a categorical parameter; None for others.
     """
@@ -37,11 +39,14 @@ class SearchPolicy(Section, frozen=True):
     """The hyper-parameters to try before a model is fitted, and the budget for that.
 
     Args:
+        space: the hyper-parameters by name, each with its range.
         trials: largest number of trials.
         budget_s: seconds for all trials together, including trials of killed runs. No trial begins
             later; a trial that still runs then ends at its next report.
-        folds, fold_days: number of fits of each trial, and number of days on which each fit is
-            tested; the days are among those to fit.
+        measure: the measure by which trials are compared; `own` is the function `measure(y,
+            scores)` of training.py.
+        folds: number of fits of each trial.
+        fold_days: number of days on which each fit is tested; they are among the days to fit.
         pruning: `median` ends a trial that is worse than the median of the earlier trials.
     """
 

@@ -20,7 +20,13 @@ Flags = npt.NDArray[np.bool_]
 
 
 class SegmentLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The limits of one segment, as in `StopLimits` or `Tolerance`, for its requests only."""
+    """The limits of one segment, as in `rollout.stop` or in a step, for its requests only.
+
+    Args:
+        alerts: how many alerts more or fewer than predicted, as a share of the predicted number.
+        disagreement: share of the requests with an alert for which only one arm raised it, minus
+            the predicted share.
+    """
 
     alerts: Annotated[float, Meta(gt=0)]
     disagreement: Annotated[float, Meta(gt=0)]
@@ -31,7 +37,12 @@ class RolloutSegment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     one of `values`. A missing value lies in no segment.
 
     Args:
-        input, field: name of an input or of a request field; exactly one of the two is given.
+        name: name of the segment, which no other segment has.
+        input: name of an input; either this or `field` is given.
+        field: name of a request field; either this or `input` is given.
+        at_least: least value in the segment; None: no least one.
+        below: value below which the segment ends; None: no end.
+        values: the values in the segment, in place of bounds; texts for a field of type string.
         required: whether shadow must show the segment's tolerances before a challenger goes on. If
             not, proven harm still stops the challenger, and what is not shown is only reported.
             That is for segments too small to show anything.
@@ -53,6 +64,7 @@ class SegmentPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         stop: limits of harm; a challenger with more harm than this, proven in one segment, is
             stopped. They are wider than for all requests, because a segment holds few alerts.
         tolerance: a segment is healthy once larger harm than this is ruled out.
+        groups: the segments.
     """
 
     stop: SegmentLimits

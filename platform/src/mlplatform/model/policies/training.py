@@ -15,7 +15,12 @@ from mlplatform.runtime.units import DAY_S
 
 
 class SmallModelPolicy(Section, frozen=True):
-    """The scorecard that is fitted beside every model, for the time when no predictor answers."""
+    """The scorecard that is fitted beside every model, for the time when no predictor answers.
+
+    Args:
+        inputs: number of inputs of the scorecard: those that rank requests best alone.
+        bins: most intervals into which the values of one input are cut, at their quantiles.
+    """
 
     inputs: Count
     bins: Annotated[int, Meta(ge=2, le=50)]
@@ -33,6 +38,7 @@ class ExplorationPolicy(Section, frozen=True):
         maximum_amount: largest amount of one request; larger requests are never let through.
         maximum_sum: largest sum of the amounts of all requests let through in `hours` of event
             time, in one gateway machine or pod. Its processes share it equally.
+        hours: hours of event time over which the amounts add up.
     """
 
     share: Annotated[float, Meta(gt=0, le=0.5)]
@@ -49,6 +55,22 @@ class GatePolicy(Section, frozen=True):
     Args:
         average_precision_drop: largest tolerated loss against the champion; the low end of the
             interval must be within it.
+        minimum_average_precision: least average precision of a first version.
+        small_model_lift: least average precision of the small model, divided by the share of
+            positives.
+        calibration_error: largest expected calibration error on the held-out days; the low end of
+            its interval must be within it.
+        latency_p99_ms: largest 99th percentile of the time of the ONNX file alone, in milliseconds,
+            for one row on one thread.
+        onnx_difference: largest difference between a score of the fitted model and of its ONNX
+            form.
+        missing_share: largest share of the training rows that may lack one input.
+        alert_share_minimum: least share of the replayed requests that get an alert.
+        alert_share_maximum: largest share of the replayed requests that get an alert.
+        decision_flip_share: largest share of the replayed requests whose decision differs from the
+            champion's.
+        alert_band_factor: factor by which the predicted range of the share of alerts is widened on
+            either side.
         average_precision_loss: a loss is refused if it is proven to be larger: if the high end is
             beyond this.
         single_input_average_precision: average precision of one input alone from which on the input
@@ -87,7 +109,7 @@ class GpuPolicy(Section, frozen=True):
     """
 
     resource: Annotated[
-        str, Meta(pattern=r"^nvidia\.com/(gpu|gpu\.shared|mig-[1-7]g\.[1-9][0-9]{0,2}gb)$")
+        str, Meta(pattern=r"\Anvidia\.com/(gpu|gpu\.shared|mig-[1-7]g\.[1-9][0-9]{0,2}gb)\Z")
     ]
     count: Annotated[int, Meta(ge=1, le=8)] = 1
     product: str | None = None
@@ -97,20 +119,26 @@ class TrainingPolicy(Section, frozen=True):
     """The training data of a model, and the resources of its fit.
 
     Args:
+        window_days: days of matured requests that a model learns from, the held-out days included.
+        holdout_days: number of the last of these days, which are held out: one half for calibration
+            and thresholds, the other for the gates.
+        minimum_rows: least number of requests in the window; with fewer, there is no version.
+        minimum_positives: least number of positives in the window; with fewer, there is no version.
+        small_model: the size of the scorecard that decides while no predictor answers.
+        maximum_rows: most requests that are read; of more, those of a share of the units of
+            assignment, the same units each time.
         folds: number of fits of earlier days, each tested on the days after them; 1: one hold-out
             only.
-        deadline_s: seconds for a fit from its request on, waiting time included; later it has
-            failed.
-        gpu: GPU for a fit on Kubernetes; None means the same as for the model's pods.
         hidden_outcomes: how to train with a stopped request whose outcome is unknown: leave it out
             (`leave_out`), let explored requests stand for it (`weight`), or count it as positive if
             there are none (`pseudo_label`).
-        maximum_rows: most requests that are read; of more, those of a share of the units of
-            assignment, the same units each time.
         pseudo_label_precision: share of positives that must be shown among stopped requests with a
             known outcome, before one without may count as positive.
-        search: the search for hyper-parameters before the fit; None: `fit` chooses its own.
+        deadline_s: seconds for a fit from its request on, waiting time included; later it has
+            failed.
+        gpu: GPU for a fit on Kubernetes; None means the same as for the model's pods.
         vocabulary: largest number of words that are learned for a category without declared words.
+        search: the search for hyper-parameters before the fit; None: `fit` chooses its own.
     """
 
     window_days: Count

@@ -43,6 +43,9 @@ class InputTensor(_Part, frozen=True):
     """One input of the graph, made of inputs of the model.
 
     Args:
+        name: name of the tensor in the graph.
+        dtype: type of its elements.
+        shape: `[n]` or `[n, columns]`, where n is the number of rows.
         of: names of the inputs that are its columns, in order.
         missing: the value that replaces a missing one; None means NaN in floats, 0 in integers,
             false, and an empty text. A missing category in integers is always 0.
@@ -58,7 +61,13 @@ class InputTensor(_Part, frozen=True):
 
 
 class OutputTensor(_Part, frozen=True):
-    """One output of the graph."""
+    """One output of the graph.
+
+    Args:
+        name: name of the tensor in the graph.
+        dtype: type of its elements.
+        shape: `[n]` or `[n, columns]`, where n is the number of rows.
+    """
 
     name: TensorName
     dtype: DType
@@ -66,15 +75,26 @@ class OutputTensor(_Part, frozen=True):
 
 
 class ScoreOutput(_Part, frozen=True):
-    """The output that is the score, and its column, from 0, if it has columns. A model of classes
-    names no column: all are probabilities, in the order of the classes."""
+    """The output that is the score, and its column.
+
+    Args:
+        output: name of the output that is the score.
+        column: its column, from 0; None: the output has no columns, or all are probabilities, in
+            the order of the classes.
+    """
 
     output: TensorName
     column: Annotated[int, Meta(ge=0, le=4095)] | None = None
 
 
 class Signature(_Part, frozen=True):
-    """The tensors of a graph by name."""
+    """The tensors of a graph by name.
+
+    Args:
+        inputs: the tensors that the graph takes.
+        outputs: the tensors that the graph gives.
+        score: which of them is the score.
+    """
 
     inputs: Annotated[tuple[InputTensor, ...], Meta(min_length=1, max_length=256)]
     outputs: Annotated[tuple[OutputTensor, ...], Meta(min_length=1, max_length=64)]

@@ -50,7 +50,13 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Filter(_Strict, frozen=True):
-    """A filter on requests: a window counts those whose request field compares as declared."""
+    """A filter on requests: a window counts those whose request field compares as declared.
+
+    Args:
+        field: name of the request field.
+        op: how the field is compared with the value.
+        value: what the field is compared with, of the field's own kind.
+    """
 
     field: str
     op: Comparison
@@ -64,21 +70,30 @@ class Window(_Strict, frozen=True):
     is known, and the window/resolution tiles before it: the window, and up to a tile more.
 
     Args:
+        name: name of the feature, which inputs of kind `window` name.
         entity: an entity that a request field declares; the window counts requests with the same
             key.
-        window, resolution: length of the window and of its tiles; None for `ratio`, which uses
-            those of its two windows.
+        aggregate: what is computed: `first` and `last` are the oldest and newest value, `distinct`
+            the number of different ones.
+        window: length of the window: a whole number of minutes, hours or days (`10m`, `6h`, `30d`),
+            90 days at most; None for `ratio`, which uses those of its two windows.
+        resolution: length of a tile, of which a window has 400 at most; None for `ratio`.
         of: the request field that is aggregated: a number, or for `distinct` a text or a whole
             number; None where requests are counted. For `ratio`, the window that is divided.
         to: for `ratio`, the window by which it is divided.
         digits: decimal places of `of` that are used, so that sums are exact in any order.
-        per: for `rate`, the time to which the number of requests refers.
+        where: the condition on requests that count; None: all count.
         matching: for `share`, the condition on the counted requests.
-        missing: what happens if nothing is known of the entity (see `FeatureField.missing`).
+        per: for `rate`, the time to which the number of requests refers.
+        delay: time before the request at which the window ends; None: it ends at the request.
+        missing: what happens if nothing is known of the entity: the default is used and the answer
+            reports it (`default`), the answer is degraded (`degrade`), or there is no answer
+            (`refuse`).
         default: value in training and serving if there is none, such as the mean of no requests;
             None: the model gets a missing value.
-        stale: what happens if the state is missing or behind the log (see `FeatureView.stale`); the
-            same for all windows of an entity.
+        stale: what happens if the state is missing or behind the log: the fallback decides instead
+            of the model (`fallback`), the model decides without these features (`degrade`), or
+            there is no answer (`refuse`). It is the same for all windows of an entity.
     """
 
     name: str
