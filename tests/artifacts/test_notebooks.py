@@ -1,25 +1,31 @@
-"""The notebooks: they define nothing, keep no outputs, and run over a finished home."""
+"""The notebooks: they define nothing, keep no outputs, and run: two over a finished home, one over
+a fresh folder of a template."""
 
 from __future__ import annotations
 
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from mlplatform.operations import wiring
 from mlplatform.rollouts.drift.incidents import IncidentClaim, IncidentFinding
 from mlplatform.runtime.configuration.settings import load
+from support.credit_history import DAY_US, history
 from support.home_world import MODEL, HomeWorld
+from support.team_folder import command, team_folder
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-ALLOWED = {"datetime", "matplotlib", "mlplatform", "pyarrow"}
+ALLOWED = {"datetime", "matplotlib", "mlplatform", "pathlib", "pyarrow", "tempfile"}
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 
 
@@ -56,7 +62,8 @@ def finished_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def executed(notebook: Path, home: Path) -> str:
     """What its cells print, run one after the other in one interpreter."""
-    environment = {**os.environ, "MLPLATFORM_HOME": str(home), "MPLBACKEND": "Agg"}
+    own = {"MLPLATFORM_HOME": str(home), "MPLBACKEND": "Agg", "TMPDIR": str(home.parent)}
+    environment = {**os.environ, **own}
     told = subprocess.run(
         [sys.executable, "-c", code(notebook)], env=environment, capture_output=True, text=True
     )
@@ -66,6 +73,28 @@ def executed(notebook: Path, home: Path) -> str:
 
 def named(notebook: str) -> Path:
     return ROOT / "notebooks" / f"{notebook}.ipynb"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_fresh_folder_is_fitted_and_judged_step_by_step(tmp_path: Path) -> None:
+    """The folder as `new-model` writes it, and a history; nothing is registered."""
+    home, until_us = tmp_path / "var", time.time_ns() // 1000 // DAY_US * DAY_US
+    pq.write_table(history(until_us, per_day=450, days=26), tmp_path / "history.parquet")
+    with team_folder(tmp_path / "teams", home):
+        command("new-model", "credit-default", "--into", str(tmp_path / "teams"))
+        command("history", "import", "credit-default", str(tmp_path / "history.parquet"))
+        told = executed(named("authoring"), home)
+
+    assert "allowed: 0.0001" in told
+    for gate in ("rows", "quality", "calibration", "onnx_parity", "golden", "small_model"):
+        assert re.search(rf"^passed +{gate} ", told, re.MULTILINE)
+    for outcome in ("grant", "refer", "refuse"):
+        assert re.search(
+            rf"^{outcome} +from 0\.\d{{4}}: +\d+\.\d\d% of the requests", told, re.MULTILINE
+        )
+    assert "a version would be registered" in told
+    assert not list(home.glob("bundles/*"))
 
 
 def test_a_promotion_is_explained_from_journal_and_log(finished_home: Path) -> None:
@@ -92,7 +121,8 @@ def test_a_notebook_defines_nothing_and_imports_the_platform(notebook: Path) -> 
 
     imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     imported |= {str(n.module) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    assert {name.split(".")[0] for name in imported} == ALLOWED
+    roots = {name.split(".")[0] for name in imported}
+    assert {"matplotlib", "mlplatform"} <= roots <= ALLOWED
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
@@ -101,5 +131,5 @@ def test_a_notebook_keeps_no_outputs(notebook: Path) -> None:
         assert (cell["outputs"], cell["execution_count"]) == ([], None)
 
 
-def test_both_notebooks_are_here() -> None:
-    assert [n.stem for n in NOTEBOOKS] == ["incident", "rollout"]
+def test_the_notebooks_are_here() -> None:
+    assert [n.stem for n in NOTEBOOKS] == ["authoring", "incident", "rollout"]
