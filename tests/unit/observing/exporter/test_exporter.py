@@ -82,7 +82,13 @@ def shown(
     found = incidents or Incidents()
     registry.register(
         StateCollector(
-            [MODEL], Rollouts(routes), found, lambda: watermarks, clock, folder, Home(folder)
+            lambda: (MODEL,),
+            Rollouts(routes),
+            found,
+            lambda: watermarks,
+            clock,
+            folder,
+            Home(folder),
         )
     )
     return registry
@@ -355,6 +361,21 @@ def test_what_was_refused_in_the_last_day_is_counted_by_door(tmp_path: Path) -> 
     assert registry.get_sample_value("mlplatform_refusals", {"door": "approval"}) is None
 
 
+def test_a_folder_that_comes_later_is_shown_from_the_next_collection_on(tmp_path: Path) -> None:
+    names, registry = [MODEL], CollectorRegistry()
+    clock, home = ReplayClock(lambda: 5_000), Home(tmp_path)
+    registry.register(
+        StateCollector(lambda: names, Rollouts(canary()), Incidents(), tuple, clock, tmp_path, home)
+    )
+
+    def generation() -> float | None:
+        return registry.get_sample_value("mlplatform_routes_generation", {"model": "credit"})
+
+    assert generation() is None
+    names.append("credit")
+    assert generation() == 4
+
+
 def test_a_receiver_s_lag_is_shown_in_events_and_seconds(tmp_path: Path) -> None:
     class Clock(ReplayClock):
         def wall_ms(self) -> int:
@@ -365,7 +386,7 @@ def test_a_receiver_s_lag_is_shown_in_events_and_seconds(tmp_path: Path) -> None
     registry = CollectorRegistry()
     registry.register(
         StateCollector(
-            [MODEL], Rollouts(None), Incidents(), lambda: (), Clock(lambda: 5_000), tmp_path,
+            lambda: (MODEL,), Rollouts(None), Incidents(), tuple, Clock(lambda: 5_000), tmp_path,
             Home(tmp_path), lambda: lags,
         )
     )  # fmt: skip

@@ -252,7 +252,7 @@ def fields(fact: Any, kind: type[Any] | None = None) -> dict[str, Any]:
 def exported(world: World, name: str) -> float | None:
     home = Home(world.folder)
     state = StateCollector(
-        ["fraud"], world.rollouts, NoIncidents(), tuple, world.clock, world.folder, home
+        lambda: ("fraud",), world.rollouts, NoIncidents(), tuple, world.clock, world.folder, home
     )
     registry = CollectorRegistry()
     registry.register(state)

@@ -7,7 +7,7 @@ import argparse
 import logging
 import threading
 
-from mlplatform.model.folders import readable_names
+from mlplatform.model.folders import model_names
 from mlplatform.observing.exporter import targets
 from mlplatform.observing.exporter.state import StateCollector
 from mlplatform.runtime.configuration.settings import Settings
@@ -51,7 +51,7 @@ def collector(settings: Settings) -> StateCollector:
     log = scoring_wiring.log_of(settings.home)
     stream = scoring_wiring.journal_stream(settings)
     return StateCollector(
-        readable_names(),
+        model_names,
         scoring_wiring.rollouts(settings),
         scoring_wiring.incidents(settings),
         log.watermarks,

@@ -61,6 +61,8 @@ class StateCollector(Collector):
     counted: missing data does not show health.
 
     Args:
+        models: returns the names of the model folders, asked at each collection: a new folder is
+            shown from the next one on.
         watermarks: returns the watermarks of the decision log.
         measured: folder in which flows store the results of their last passes.
         home: the home folder, whose disk space and refusals are reported.
@@ -69,7 +71,7 @@ class StateCollector(Collector):
 
     def __init__(
         self,
-        models: Sequence[str],
+        models: Callable[[], Sequence[str]],
         rollouts: RolloutReader,
         incidents: IncidentReader,
         watermarks: Callable[[], Sequence[Watermark]],
@@ -104,7 +106,7 @@ class StateCollector(Collector):
         yield counter_family(signals.STATE_UNREAD, unread)
 
     def _parts(self) -> Iterator[tuple[str, Callable[[], Iterable[Read]]]]:
-        for model in self._models:
+        for model in self._models():
             yield "routes", partial(self._routes, model)
             yield "incidents", partial(self._incident, model)
             yield "measured", partial(self._passed, model)
