@@ -18,7 +18,7 @@ rotating_legs() {
 
 group_product() {
     in_time demo 660 leg_tried demo make demo DEMO_FLAGS=--fresh
-    in_time test-train 420 leg_tests test-train make test-train
+    in_time test-train 600 leg_tests test-train make test-train
     in_time drill-kill 780 leg_tried drill-kill make drill-kill
     in_time drill-restore 420 leg_tried drill-restore make drill-restore
     in_time drill-idempotency 120 leg_tried drill-idempotency make drill-idempotency DRILL_FLAGS="--count 20000"

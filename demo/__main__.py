@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from demo.locks import check_libraries
 from demo.source import MODEL
 from demo.team import name_folder
 from mlplatform.commands.terminal.arguments import InProfile
@@ -60,6 +61,7 @@ def demo(
         if transactions is not None:
             raise ConfigInvalid("--transactions", str(transactions), f"payments, for {MODEL} only")
         name_folder(model)
+        check_libraries(model)
     os.environ.setdefault(f"{PREFIX}HOME", HOME if model == MODEL else f"{HOME}-{model}")
     settings = wiring.settings_to_start(profile)
     if fresh:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from mlplatform.commands.authoring import templates
 from mlplatform.runtime.configuration.kinds import SHIPPED
+
+SKLEARN = Path(templates.__path__[0]) / "sklearn" / "training.py.txt"
 
 
 def copied(root: Path, name: str) -> Path:
@@ -20,6 +23,11 @@ def copied(root: Path, name: str) -> Path:
         assert before in text
         (folder / file).write_text(text.replace(before, after, 1))
     return folder
+
+
+def with_sklearn(folder: Path) -> None:
+    """Has a copy of a folder fitted with the template's scikit-learn, which each set-up has."""
+    shutil.copyfile(SKLEARN, folder / "training.py")
 
 
 WINDOWS = """

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mlplatform.learning.training.packages import LOCKS
+from mlplatform.learning.training.packages import LOCKS, libraries
 
 
 def needed(name: str) -> Any:
@@ -20,3 +21,9 @@ def needed(name: str) -> Any:
             pytest.fail(message)
         pytest.skip(message)
     return importlib.import_module(name)
+
+
+def needed_of(folder: Path) -> None:
+    """A test that fits this model is skipped aloud, or fails, where its library is missing."""
+    for name in libraries(folder):
+        needed(name)

@@ -14,15 +14,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.bench.credit import judged_by_the_folder
 from tests.support.scoring_world import ScoringWorld, wait_for
 from tests.support.team_folder import command, team_folder
+from tests.support.train_libraries import needed
 
 from mlplatform.learning.training import evaluate, retrain
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.measures import NAMES
 from mlplatform.learning.validation.report import to_dict, to_markdown
-from mlplatform.model.bundle import load_bundle
+from mlplatform.model.bundle import MODEL_FILE, load_bundle
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition
 from mlplatform.operations.actions import batch, fitting, training
@@ -34,7 +36,10 @@ from mlplatform.runtime.units import DAY_MS
 pytestmark = pytest.mark.slow
 
 NAME = "credit-default"
-MODELS = Path(__file__).parents[3] / "teams" / "credit"
+ROOT = Path(__file__).parents[3]
+MODELS = ROOT / "teams" / "credit"
+UCI = ROOT.parent / "shared/data/other/uci_credit_default.parquet"
+FLOAT32_ROUNDING = 2e-6
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +53,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def validated(home: Path) -> tuple[Candidate, GateReport, training.TrainingInputs]:
     """Its generator's history, taken in by a command, fitted as a job, and held to all gates."""
+    needed("xgboost")
     command("history", "generate", NAME, "--seed", "3")
     platform = Platform(load(os.environ))
     now_ms = time.time_ns() // 1_000_000 // DAY_MS * DAY_MS
@@ -74,6 +80,34 @@ def test_it_passes_its_gates_and_tells_all_measures_with_intervals(
     assert all(m.low < m.value < m.high for m in found.values())
     assert found["auc"].value > 0.7
     assert retrain.metrics(report)["ks"] == found["ks"].value
+
+
+def test_the_same_rows_give_the_same_bytes_of_xgboosts_own_trees(
+    home: Path, validated: tuple[Candidate, GateReport, training.TrainingInputs]
+) -> None:
+    made, _, prepared = validated
+    folder, bundles = training.load_folder(NAME), home / "again"
+    again = retrain.fit(folder, prepared.dataset, bundles=bundles, recent=prepared.recent)
+    again.model.close()
+    assert again.bundle.digest == made.bundle.digest
+    for file in ("bundle.json", MODEL_FILE):
+        assert (again.folder / file).read_bytes() == (made.folder / file).read_bytes()
+    assert made.parity.difference <= FLOAT32_ROUNDING
+    assert load_bundle(made.folder).attribution.method == "tree_shap"
+
+
+def test_it_tells_defaults_of_ucis_clients_by_settings_that_no_judged_part_chose() -> None:
+    """A part of the clients is judged by settings that the other parts chose: the folder's."""
+    needed("xgboost")
+    if not UCI.is_file():
+        pytest.skip(f"CREDIT-DEFAULT ON UCI'S CLIENTS IS NOT TESTED: {UCI} is not here")
+    told = judged_by_the_folder(UCI)
+    settings = load_module(NAME, "training").SETTINGS
+    assert all(settings | chosen == settings for chosen in told["settings"])
+    found = {measure["name"]: measure["candidate"] for measure in told["measures"]}
+    assert found["auc"]["low"] >= 0.775
+    assert found["ks"]["low"] > 0.4
+    assert told["gate"]["verdict"] == "passed"
 
 
 def test_its_own_gate_stands_beside_the_platforms(
@@ -121,6 +155,7 @@ def test_groups_of_sex_and_age_are_compared_and_no_input(
 
 
 def test_nothing_is_wrong_with_its_folder() -> None:
+    needed("xgboost")
     assert "nothing is wrong" in command("check-model", str(MODELS / NAME))
 
 

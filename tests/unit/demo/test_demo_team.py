@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from demo import __main__ as command
-from demo import team
+from demo import locks, team
 from demo.run import Options, run
 from demo.source import event_ms
 from demo.state import DemoState, Diary
@@ -88,3 +89,20 @@ def test_its_default_home_is_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: 
             command.demo(model=MODEL, resume=True)
     finally:
         wiring.settings.cache_clear()
+
+
+def test_the_library_that_it_is_fitted_with_is_installed_first() -> None:
+    team.name_folder("credit-default")
+    assert locks.make_targets("credit-default") == [".venv/.train-xgboost"]
+    assert locks.make_targets("nobodys-model") == []
+
+
+def test_a_library_that_is_not_installed_is_named_with_its_command_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "xgboost", None)
+    said = r"import is 'xgboost'; wanted: a package that is installed here: `make train-xgboost`"
+    with pytest.raises(ConfigInvalid, match=said):
+        command.demo(model="credit-default")
+    assert list(tmp_path.iterdir()) == []

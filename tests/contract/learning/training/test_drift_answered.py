@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from tests.support.team_folder import team_folder
+from tests.support.train_libraries import needed_of
 
 from demo import drift, team
 from demo.source import Source, event_ms
@@ -146,6 +147,7 @@ def played(source: Source, change_ms: int) -> pa.Table:
 @pytest.fixture(params=sorted(team.TEAMS.glob("*/*")), ids=lambda folder: folder.name)
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     folder: Path = request.param
+    needed_of(folder)
     with team_folder(folder.parent, tmp_path / "var"):
         yield World(folder.name, tmp_path)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.support.model_folders import with_sklearn
 from tests.support.team_folder import command, team_folder
 
 from mlplatform.learning.training import retrain
@@ -45,6 +46,7 @@ CHANGED = {
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     root = tmp_path_factory.mktemp("folds")
     shutil.copytree(TEAM, root / "teams" / NAME, ignore=shutil.ignore_patterns("__pycache__"))
+    with_sklearn(root / "teams" / NAME)
     path = root / "teams" / NAME / "model.yaml"
     text = path.read_text()
     for before, after in CHANGED.items():

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from tests.support.team_folder import team_folder
+from tests.support.train_libraries import needed_of
 
 from mlplatform.learning.training import retrain
 from mlplatform.learning.training.evaluate import Runnable, load_runnable
@@ -87,6 +88,7 @@ def world(
 ) -> Iterator[World]:
     """History, fit and five days of requests, which change after the third."""
     model: str = request.param
+    needed_of(FOLDERS[model] / model)
     with team_folder(FOLDERS[model], tmp_path_factory.mktemp(model) / "var"):
         yield made(model)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.support.train_libraries import needed
 
-from mlplatform.learning.training.packages import LOCKS, import_problems
+from mlplatform.learning.training.packages import LOCKS, import_problems, libraries
 from mlplatform.runtime.errors import ConfigInvalid
 
 REQUIREMENTS = Path(__file__).parents[4] / "requirements"
@@ -66,3 +66,11 @@ def test_what_is_installed_is_what_the_lock_says(package: str, lock: str) -> Non
     pin = re.search(rf"^{package}(?:-cpu)?==(\S+)", text, re.MULTILINE)
     assert pin is not None
     assert needed(package).__version__.split("+")[0] == pin[1]
+
+
+def test_a_folders_libraries_are_those_that_its_training_imports(tmp_path: Path) -> None:
+    assert libraries(tmp_path) == [], "a ready file needs none"
+    lines = "import lightgbm.sklearn as trees\nfrom . import torch\nimport numpy, catboost\n"
+    inside = "def fit():\n    from xgboost.sklearn import XGBClassifier\n"
+    (tmp_path / "training.py").write_text(lines + inside)
+    assert libraries(tmp_path) == ["catboost", "lightgbm", "xgboost"]

@@ -27,6 +27,7 @@ from tests.support.bureau_world import (
     password_file,
 )
 from tests.support.documented_views import known_rows, with_documented_view
+from tests.support.model_folders import with_sklearn
 from tests.support.scoring_world import ScoringWorld, wait_for
 from tests.support.team_folder import command, team_folder
 
@@ -74,6 +75,7 @@ def fed(
     """The folder of the document, its history, and the first delivery of the bureau."""
     root = tmp_path_factory.mktemp("fed")
     folder = with_documented_view(root / "models", SHIPPED)
+    with_sklearn(folder)
     with team_folder(root / "models", root / "var", NAME), pytest.MonkeyPatch.context() as patch:
         assert "bureau_score, open_loans" in command("features", "render", NAME)
         assert "nothing is wrong" in command("check-model", str(folder))
