@@ -27,3 +27,9 @@ def needed_of(folder: Path) -> None:
     """A test that fits this model is skipped aloud, or fails, where its library is missing."""
     for name in libraries(folder):
         needed(name)
+
+
+def needed_file(path: Path, what: str) -> None:
+    """A test of data that not every machine has is skipped aloud where it is not."""
+    if not path.is_file():
+        pytest.skip(f"{what} IS NOT TESTED: {path} is not here")

@@ -17,7 +17,7 @@ import pytest
 from tests.bench.credit import judged_by_the_folder
 from tests.support.scoring_world import ScoringWorld, wait_for
 from tests.support.team_folder import command, team_folder
-from tests.support.train_libraries import needed
+from tests.support.train_libraries import needed, needed_file
 
 from mlplatform.learning.training import evaluate, retrain
 from mlplatform.learning.training.candidate import Candidate
@@ -99,8 +99,7 @@ def test_the_same_rows_give_the_same_bytes_of_xgboosts_own_trees(
 def test_it_tells_defaults_of_ucis_clients_by_settings_that_no_judged_part_chose() -> None:
     """A part of the clients is judged by settings that the other parts chose: the folder's."""
     needed("xgboost")
-    if not UCI.is_file():
-        pytest.skip(f"CREDIT-DEFAULT ON UCI'S CLIENTS IS NOT TESTED: {UCI} is not here")
+    needed_file(UCI, "CREDIT-DEFAULT ON UCI'S CLIENTS")
     told = judged_by_the_folder(UCI)
     settings = load_module(NAME, "training").SETTINGS
     assert all(settings | chosen == settings for chosen in told["settings"])
