@@ -22,6 +22,7 @@ from tests.support.train_libraries import needed, needed_file
 from mlplatform.learning.training import evaluate, retrain
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.validation.gate_report import GateReport
+from mlplatform.learning.validation.gate_result import OF_A_SEGMENT
 from mlplatform.learning.validation.measures import NAMES
 from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.model.bundle import MODEL_FILE, load_bundle
@@ -129,6 +130,9 @@ def test_its_own_gate_stands_beside_the_platforms(
     )
     beside = next(g for g in again.gates if g.name == "decision_cost")
     assert (beside.observed, beside.verdict) == (0, "passed")
+    segments = {g.name: g for g in again.gates if g.name.startswith(OF_A_SEGMENT)}
+    assert [*segments] == ["segment_in_arrears", "segment_small_limits", "segment_high_school"]
+    assert {(g.observed, g.verdict) for g in segments.values()} == {(0, "passed")}
 
 
 def test_groups_of_sex_and_age_are_compared_and_no_input(

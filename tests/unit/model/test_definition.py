@@ -366,6 +366,37 @@ def test_a_segment_that_no_request_can_lie_in_is_named(
         refused(text, named)
 
 
+HELD_OUT = {
+    "average_precision_drop": 0.1,
+    "groups": [
+        {"name": "large", "input": "amount", "at_least": 500},
+        {"name": "small", "field": "amount", "below": 20, "required": False},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("group", "named"),
+    [
+        ({"field": "terminal_id"}, "gates.segments.groups.0.field is 'terminal_id'; wanted: a "
+         "field that an input reads as it is, or a protected one: amount"),
+        ({"field": "shop"}, "gates.segments.groups.0.field is 'shop'"),
+        ({"input": "price"}, "gates.segments.groups.0.input is 'price'"),
+        ({"input": "amount", "field": "amount"}, "input or field, one of the two"),
+        ({"input": "amount", "values": [1]}, "or else values"),
+        ({"name": "small", "input": "amount"}, "names that differ"),
+        ({"input": "amount", "weight": 1}, "groups.0.weight is an unknown key"),
+    ],
+)  # fmt: skip
+def test_a_segment_that_no_held_out_row_tells_is_named(group: dict[str, Any], named: str) -> None:
+    read = parse(changed("gates.segments", HELD_OUT), "model.yaml").gates.segments
+    assert read is not None
+    assert [segment.required for segment in read.groups] == [True, False]
+    segment = {"name": "large", "at_least": 500, **group}
+    groups = [segment, HELD_OUT["groups"][1]]  # type: ignore[index]
+    refused(changed("gates.segments", HELD_OUT | {"groups": groups}), named)
+
+
 @pytest.mark.parametrize(
     ("hides", "named"),
     [

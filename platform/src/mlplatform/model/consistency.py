@@ -15,7 +15,6 @@ from mlplatform.model.definition import (
     ClassesDefinition,
     ModelDefinition,
     RealDefinition,
-    RequestField,
     row_inputs,
     row_signature,
     word_inputs,
@@ -28,10 +27,11 @@ from mlplatform.model.inputs import fields_read, reference_rules
 from mlplatform.model.policies.model_server import server_rules
 from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.model.policies.search import search_rules
-from mlplatform.model.policies.segments import MOST_GROUPS, RolloutSegment
+from mlplatform.model.policies.segments import MOST_GROUPS
 from mlplatform.model.policies.threshold_rules import number_rules, threshold_rules
 from mlplatform.model.policies.training import GpuPolicy
 from mlplatform.model.policies.values import Rule
+from mlplatform.model.segment_rules import segment_rules
 from mlplatform.model.signature_checks import signature_problems, text_rules
 from mlplatform.model.tensors.categories import vocabulary_problems
 from mlplatform.model.vector_rules import vector_rules
@@ -309,7 +309,7 @@ def _rollout(model: ModelDefinition) -> Iterator[Rule]:
     yield _rising(percents), "rollout.canary", percents, wanted
     yield from _tolerances(model.rollout)
     yield from _freezes(model.rollout)
-    yield from _segments(model)
+    yield from segment_rules(model)
     unknown = sorted(set(drift.inputs) - {i.name for i in model.inputs})
     yield not unknown, "drift.inputs", unknown, _inputs_near(unknown, model)
     segments = [segment.name for segment in drift.segments]
@@ -373,53 +373,6 @@ def _tolerances(policy: RolloutPolicy) -> Iterator[Rule]:
             value, limit = getattr(tolerance, name), getattr(policy.stop, name)
             key, least = f"{where}.tolerance.{name}", f"rollout.stop.{name} ({limit:g}) or more"
             yield value is None or value >= limit, key, value, least
-
-
-def _segments(model: ModelDefinition) -> Iterator[Rule]:
-    """Rules of segments: none tolerates proven harm, and each has one source."""
-    if (policy := model.rollout.segments) is None:
-        return
-    for name in ("alerts", "disagreement"):
-        value, limit = getattr(policy.tolerance, name), getattr(policy.stop, name)
-        wanted = f"rollout.segments.stop.{name} ({limit:g}) or more"
-        yield value >= limit, f"rollout.segments.tolerance.{name}", value, wanted
-    names = [segment.name for segment in policy.groups]
-    wanted = "names that differ"
-    yield len(set(names)) == len(names), "rollout.segments.groups", names, wanted
-    inputs = {i.name for i in model.inputs}
-    for number, segment in enumerate(policy.groups):
-        key = f"rollout.segments.groups.{number}"
-        one = (segment.input is None) != (segment.field is None)
-        yield one, key, segment.name, "input or field, one of the two"
-        known = segment.input is None or segment.input in inputs
-        yield known, f"{key}.input", segment.input, "the name of an input"
-        field = model.request.get(segment.field or "")
-        known = segment.field is None or field is not None
-        yield known, f"{key}.field", segment.field, "the name of a request field"
-        spelled = field is None or not field.pseudonymous
-        wanted = "a field that is not pseudonymous: its values are not what was sent"
-        yield spelled, f"{key}.field", segment.field, wanted
-        bounds = (segment.at_least, segment.below)
-        some = bool(segment.values) != (bounds != (None, None))
-        yield some, key, segment.name, "at_least, below or both; or else values"
-        at_least, below = (-math.inf if bounds[0] is None else bounds[0],
-                           math.inf if bounds[1] is None else bounds[1])  # fmt: skip
-        yield at_least < below, f"{key}.below", segment.below, "more than at_least"
-        if field is not None or segment.input in inputs:
-            yield from _segment_values(f"{key}.values", segment, field)
-
-
-def _segment_values(
-    key: str, segment: RolloutSegment, field: RequestField | None
-) -> Iterator[Rule]:
-    """Rules of a segment's values: without a possible value, a rollout would wait for a segment
-    that never occurs."""
-    is_text, values = field is not None and field.type == "string", segment.values
-    fits = bool(values) if is_text else not any(isinstance(value, str) for value in values)
-    wanted = "texts of a field of type string, which has no bounds" if is_text else "numbers"
-    yield fits and (not is_text or all(isinstance(v, str) for v in values)), key, values, wanted
-    if field is not None and field.values is not None:
-        yield set(values) <= set(field.values), key, values, f"of {', '.join(field.values)}"
 
 
 def _freezes(policy: RolloutPolicy) -> Iterator[Rule]:

@@ -193,6 +193,10 @@ def fine(rows: HeldOut) -> GateResult:
     return GOOD
 
 
+def segment_large(rows: HeldOut) -> GateResult:
+    return GOOD
+
+
 @pytest.mark.parametrize(
     ("names", "told"),
     [
@@ -201,6 +205,7 @@ def fine(rows: HeldOut) -> GateResult:
         ({"GATES": fine}, "GATES is a value of type function; wanted: a tuple"),
         ({"GATES": ("fine",)}, "hold a value of type str; wanted: functions"),
         ({"GATES": (quality,)}, "quality is a name of the platform's own"),
+        ({"GATES": (segment_large,)}, "segment_large is a name of the platform's own"),
         ({"GATES": (two,)}, "two can't be called with one argument"),
         ({"GATES": (fine, fine)}, "fine is named twice"),
         ({"GATES": (lambda rows: GOOD,)}, "<lambda> is not a result's name"),

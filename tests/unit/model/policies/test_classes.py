@@ -36,6 +36,8 @@ def test_the_template_declares_classes_and_no_binary_model_is_one() -> None:
         ("decision.hides_outcome", "decision:\n  hides_outcome: [small]"),
         ("training.hidden_outcomes", "training:\n  hidden_outcomes: leave_out"),
         ("training.small_model", "training:\n  small_model: {inputs: 2, bins: 5}"),
+        ("gates.segments", "gates:\n  segments: {average_precision_drop: 0.1, groups: "
+         "[{name: large, input: amount, at_least: 9}]}"),
         ("gates.minimum_average_precision", "gates:\n  minimum_average_precision: 0.1"),
         ("label.review", "label:\n  review: {days: 3}"),
     ],

@@ -132,7 +132,7 @@ def _held_out(
         candidate=_arm(Runnable(candidate.bundle, candidate.model), days),
         champion=None if champion is None else _beside(champion, days, candidate.bundle.scale),
         is_first=champion is None,
-        columns=_columns(own.columns, definition, candidate.bundle, days),
+        columns=held_out_columns(own.columns, definition, candidate.bundle, days),
         decision=definition.decision,
         seed=seed,
     )
@@ -160,9 +160,11 @@ def _arm(runnable: Runnable, days: LabelledRows) -> Arm:
     return Arm(_frozen(scores), _frozen(names[bundle.decide_many(scores)]))
 
 
-def _columns(
+def held_out_columns(
     names: Sequence[str], definition: ModelDefinition, bundle: Bundle, days: LabelledRows
 ) -> Mapping[str, NDArray[Any]]:
+    """Values of inputs and protected fields on the rows; of a category or a group its words, empty
+    where it is not known."""
     matrix = days.matrix.by(bundle.vocabularies)
     found: dict[str, NDArray[Any]] = {}
     for name in names:

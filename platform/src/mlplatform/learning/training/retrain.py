@@ -23,6 +23,7 @@ from mlplatform.learning.training.evaluate import JudgingInputs, Runnable, gate_
 from mlplatform.learning.training.folder import ModelFolder
 from mlplatform.learning.training.labelled_evaluation import judged_classes, judged_numbers
 from mlplatform.learning.training.own_gates import own_findings
+from mlplatform.learning.training.segment_gates import segment_gates
 from mlplatform.learning.training_sets import dataset
 from mlplatform.learning.training_sets.dataset import Dataset
 from mlplatform.learning.training_sets.port import TrainingJoin
@@ -169,6 +170,8 @@ def validate(
     if definition.training.folds > 1 and candidate.bundle.origin == TRAINED_HERE:
         in_time = judge_folds(folds, definition.gates, has_champion=champion is not None)
         report = replace(report, gates=(*report.gates, in_time), folds=tuple(folds))
+    in_segments = segment_gates(definition, candidate, dataset, champion=champion, seed=seed)
+    report = replace(report, gates=(*report.gates, *in_segments))
     same = champion is not None and _has_same_rows(candidate, champion)
     report = replace(report, search=candidate.search, same_rows=same)
     own = own_findings(folder, candidate, dataset, champion=champion, seed=seed)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from mlplatform.runtime.figures import percent
 from mlplatform.runtime.times import day_text
 from mlplatform.runtime.units import DAY_MS
 
 Verdict = Literal["passed", "failed", "inconclusive"]
+OF_A_SEGMENT: Final = "segment_"
+"""Begins the names of gates on segments, before the segment's name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from typing import Any, Final, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.validation.gate_result import GateResult, Verdict
+from mlplatform.learning.validation.gate_result import OF_A_SEGMENT, GateResult, Verdict
 from mlplatform.learning.validation.measures import Measure
 from mlplatform.learning.validation.report import MEASURES, TITLES
 from mlplatform.learning.validation.statistics import Interval
@@ -162,7 +162,7 @@ def _check_function(function: Any) -> None:
     name = function.__name__
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name} is not a result's name; wanted: {_NAME.pattern}")
-    if name in {*TITLES, *MEASURES}:
+    if name in {*TITLES, *MEASURES} or name.startswith(OF_A_SEGMENT):
         raise ValueError(f"{name} is a name of the platform's own; wanted: another one")
     try:
         inspect.signature(function).bind(None)

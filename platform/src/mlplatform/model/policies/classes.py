@@ -176,6 +176,7 @@ NOT_OF_CLASSES: Final[Mapping[str, str]] = {
     "gates.alert_share_minimum": _NO_ALERTS,
     "gates.alert_share_maximum": _NO_ALERTS,
     "gates.alert_band_factor": _NO_ALERTS,
+    "gates.segments": "segments compare average precision",
     "gates.fairness": "it compares outcomes in their order, and classes have none",
     "protected": "groups are compared by outcomes in their order, and classes have none",
     "rollout.stop.alerts": _NO_ALERTS,

@@ -155,6 +155,7 @@ NOT_OF_NUMBERS: Final[Mapping[str, str]] = {
     "gates.alert_share_minimum": _NO_ALERTS,
     "gates.alert_share_maximum": _NO_ALERTS,
     "gates.alert_band_factor": _NO_ALERTS,
+    "gates.segments": "segments compare average precision",
     "gates.fairness": "it compares shares of outcomes, by labels of 0 and 1",
     "protected": "groups are compared by shares of outcomes and labels of 0 and 1",
     "rollout.stop.alerts": _NO_ALERTS,

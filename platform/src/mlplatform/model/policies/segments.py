@@ -17,6 +17,7 @@ MOST_GROUPS = 50
 """Most groups of a protected attribute, because all comparisons share one error."""
 
 Flags = npt.NDArray[np.bool_]
+SegmentName = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_]{0,62}\Z")]
 
 
 class SegmentLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -48,7 +49,7 @@ class RolloutSegment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             That is for segments too small to show anything.
     """
 
-    name: Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_]{0,62}\Z")]
+    name: SegmentName
     input: str | None = None
     field: str | None = None
     at_least: float | None = None
@@ -70,6 +71,43 @@ class SegmentPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     stop: SegmentLimits
     tolerance: SegmentLimits
     groups: Annotated[tuple[RolloutSegment, ...], Meta(min_length=1, max_length=MOST_SEGMENTS)]
+
+
+class ValidatedSegment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Held-out requests whose value of an input, or of a request field, lies in [at_least, below),
+    or is one of `values`. A missing value lies in no segment.
+
+    Args:
+        input, field: name of an input, or of a request field that an input reads as it is or that
+            is protected; exactly one of the two is given.
+        required: whether the segment must show that it loses no more than is tolerated. If not, a
+            proven loss still refuses the candidate, and what is not shown is only reported.
+    """
+
+    name: SegmentName
+    input: str | None = None
+    field: str | None = None
+    at_least: float | None = None
+    below: float | None = None
+    values: Annotated[tuple[bool | float | str, ...], Meta(max_length=1000)] = ()
+    required: bool = True
+
+    def holds(self, values: Sequence[Any] | npt.NDArray[Any]) -> Flags:
+        """Whether each value lies in the segment; None and NaN do not."""
+        source = SegmentSource(self.name, "", None, None, self.at_least, self.below, self.values)
+        return source.holds(values)
+
+
+class SegmentGates(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Segments of the held-out requests in which a candidate is compared with the champion.
+
+    Args:
+        average_precision_drop: largest tolerated loss against the champion in each segment. It is
+            wider than for all requests, because a segment holds few positives.
+    """
+
+    average_precision_drop: Annotated[float, Meta(ge=0, le=1)]
+    groups: Annotated[tuple[ValidatedSegment, ...], Meta(min_length=1, max_length=MOST_SEGMENTS)]
 
 
 class FairnessPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

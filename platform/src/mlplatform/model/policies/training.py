@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from mlplatform.model.policies.decision_scale import Decision
 from mlplatform.model.policies.search import SearchPolicy
-from mlplatform.model.policies.segments import FairnessPolicy
+from mlplatform.model.policies.segments import FairnessPolicy, SegmentGates
 from mlplatform.model.policies.values import Count, FieldName, Positive, Section, Share
 from mlplatform.runtime.units import DAY_S
 
@@ -79,6 +79,7 @@ class GatePolicy(Section, frozen=True):
             the candidate is refused (`refuse`).
         fairness: how much the outcomes of protected groups may differ; None: differences are only
             reported.
+        segments: segments in which the candidate is compared with the champion by themselves.
     """
 
     average_precision_drop: Share
@@ -96,6 +97,7 @@ class GatePolicy(Section, frozen=True):
     single_input_average_precision: Share = 0.9
     skew: Literal["tell", "refuse"] = "tell"
     fairness: FairnessPolicy | None = None
+    segments: SegmentGates | None = None
 
 
 class GpuPolicy(Section, frozen=True):
