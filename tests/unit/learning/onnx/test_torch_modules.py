@@ -74,6 +74,20 @@ def made(*, whole: bool, seed: int = 3) -> FittedModule:
     return fitted(module, rows(1, 10), blocks=blocks if whole else (), parameters={"width": 8})
 
 
+def test_logits_of_classes_are_probabilities_in_onnx_as_here() -> None:
+    torch = needed("torch")
+    with reproducible(3):
+        module = torch.nn.Sequential(torch.nn.Linear(NUMBERS, 8), torch.nn.ReLU())
+        module.append(torch.nn.Linear(8, 5))
+    x = np.random.default_rng(4).normal(size=(2_000, NUMBERS)).astype(np.float32)
+    found = fitted(module, x, classes=5)
+    expected = found.scores(x)
+    assert expected.sum(axis=1) == pytest.approx(1)
+    assert found.scores(x[:0]).shape == (0, 5)
+    file = OnnxFile(found.onnx(), inputs=NUMBERS, classes=5)
+    assert np.abs(file.scores(x) - expected).max() <= FLOAT32_ROUNDING
+
+
 SIGNATURE = Signature(
     inputs=(
         InputTensor(name="tokens", dtype="int64", shape=("n", LENGTH), of=tuple(NOTE)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from mlplatform.runtime.errors import ConfigUnusable
 
 BATCH_ROWS: Final = 8192
 EXAMPLE_ROWS: Final = 2
+CUBLAS: Final = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+"""Without it PyTorch refuses products of matrices on a GPU as not deterministic (its note on
+reproducibility)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,30 +50,38 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class FittedModule:
-    """A fitted module of two classes, whose score is the second one's probability, 0-1.
+    """A fitted module of two classes, whose score is the second one's probability, 0-1; or of
+    several, whose scores are all their probabilities.
 
     Args:
-        module: returns the log-odds of the second class, [n] or [n, 1].
+        module: returns the log-odds of the second class, [n] or [n, 1]; or logits [n, classes].
         blocks: the module's input tensors, in the order of its arguments.
         parameters: hyper-parameters, which MLflow shows with the run.
+        classes: number of classes whose probabilities are scores; 0: two classes, of which the
+            second one's probability is the score.
     """
 
     module: Any
     blocks: tuple[Block, ...]
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    classes: int = 0
 
     def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        """One raw score a row, by PyTorch itself, on one thread."""
+        """One raw score a row [n], or probabilities [n, classes], by PyTorch itself, on one
+        thread."""
         torch = importlib.import_module("torch")
         found = []
         with _one_thread(torch), torch.inference_mode():
             for start in range(0, len(x), BATCH_ROWS):
                 tensors = self._tensors(torch, x[start : start + BATCH_ROWS])
-                found.append(torch.sigmoid(self.module(*tensors).reshape(-1)).numpy())
-        return np.concatenate(found).astype(np.float64) if found else np.empty(0)
+                found.append(_scores(torch, self.module(*tensors), self.classes).numpy())
+        if not found:
+            return np.empty((0, self.classes) if self.classes else 0)
+        return np.concatenate(found).astype(np.float64)
 
     def onnx(self) -> bytes:
-        """The module with its blocks as inputs, [n, columns], and output "scores" float32 [n].
+        """The module with its blocks as inputs, [n, columns], and output "scores" float32 [n], or
+        [n, classes].
 
         Raises:
             ConfigInvalid: PyTorch can't write an operation of the module as ONNX; the message names
@@ -85,7 +97,7 @@ class FittedModule:
                 # PyTorch calls this exporter legacy; the new one needs another package (onnxscript)
                 warnings.simplefilter("ignore", DeprecationWarning)
                 torch.onnx.export(
-                    _scorer(torch, self.module),
+                    _scorer(torch, self.module, self.classes),
                     tensors,
                     file,
                     input_names=names,
@@ -109,26 +121,31 @@ def fitted(
     *,
     blocks: Sequence[Block] = (),
     parameters: Mapping[str, Any] | None = None,
+    classes: int = 0,
 ) -> FittedModule:
     """A module that is fitted, whose ONNX form scores float32 rows as it does.
 
     Args:
         module: takes rows float32 [n, inputs], NaN where a value is missing, or one tensor for
-            each block; gives the log-odds of the second class.
+            each block; gives the log-odds of the second class, or logits [n, classes]. It may be
+            on a GPU, and is scored and written on the processor.
         x: the rows, float32 [n, inputs], to which it was fitted.
         blocks: the input tensors of a model with a `signature` in model.yaml; empty if the module
             takes whole rows.
+        classes: number of classes, if the module gives logits of each; 0 for two classes.
     """
-    module.eval()
+    module.cpu().eval()
     taken = tuple(blocks) or (Block(INPUT_NAME, 0, x.shape[1]),)
-    return FittedModule(module, taken, dict(parameters or {}))
+    return FittedModule(module, taken, dict(parameters or {}), classes)
 
 
 @contextmanager
 def reproducible(seed: int) -> Iterator[None]:
     """Makes PyTorch draw from this seed, work on one thread, and refuse operations that are not
-    deterministic, within the block. The same rows and seed then give the same module."""
+    deterministic, within the block. The same rows and seed then give the same module on the same
+    hardware."""
     torch = importlib.import_module("torch")
+    os.environ.setdefault(*CUBLAS)
     was = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     try:
@@ -151,13 +168,18 @@ def _one_thread(torch: Any) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _scorer(torch: Any, module: Any) -> Any:
+def _scores(torch: Any, logits: Any, classes: int) -> Any:
+    """The probabilities of log-odds, or of logits."""
+    return torch.softmax(logits, dim=1) if classes else torch.sigmoid(logits.reshape(-1))
+
+
+def _scorer(torch: Any, module: Any, classes: int) -> Any:
     class Scorer(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.module = module
 
         def forward(self, *tensors: Any) -> Any:
-            return torch.sigmoid(self.module(*tensors).reshape(-1))
+            return _scores(torch, self.module(*tensors), classes)
 
     return Scorer().eval()
