@@ -68,7 +68,7 @@ def test_a_model_on_the_cpu_asks_for_no_gpu() -> None:
     assert "synchronization" not in item
 
 
-@pytest.mark.parametrize("accelerator", ["cuda", "tensorrt"])
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda", "tensorrt"])
 def test_a_model_on_a_gpu_takes_one_from_the_pool(accelerator: Any) -> None:
     definition = msgspec.structs.replace(FRAUD, accelerator=accelerator)
     item = item_of(template(definition, "score"))

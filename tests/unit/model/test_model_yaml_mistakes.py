@@ -16,7 +16,7 @@ MISTAKES = [
     ("name: fraud\n", "name: Fraud\n", "name is 'Fraud'; wanted: a text of the form [a-z]"),
     ("latency_slo_ms: 10", "latency_slo_ms: 10 ms", "is '10 ms'; wanted: a number, not a text"),
     ("deadline_ms: 50", "deadline_ms: 5", "wanted: more than 0 and at most deadline_ms"),
-    ("accelerator: cpu", "accelerator: gpu", "is 'gpu'; wanted: one of cpu, cuda, tensorrt"),
+    ("accelerator: cpu", "accelerator: tpu", "is 'tpu'; wanted: one of cpu, gpu, cuda, tensorrt"),
     ("assignment_unit: customer_id", "assignment_unit: customer",
      "is 'customer'; wanted: a request field (customer_id, terminal_id, amount) or 'request'"),
     ("minimum_rows: 5000", "minimum_rows: many", "is 'many'; wanted: a whole number, not a text"),

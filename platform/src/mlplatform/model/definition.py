@@ -301,7 +301,7 @@ class ModelDefinition(Section, frozen=True):
     owner: Text
     purpose: Text
     tier: Literal[1, 2, 3]
-    accelerator: Literal["cpu", "cuda", "tensorrt"]
+    accelerator: Literal["cpu", "gpu", "cuda", "tensorrt"]
     assignment_unit: str
     latency_slo_ms: float
     deadline_ms: Annotated[float, Meta(ge=MIN_DEADLINE_MS, le=MAX_DEADLINE_MS)]

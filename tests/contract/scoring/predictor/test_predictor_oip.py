@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from mlplatform.model.oip import Reply, infer_request, scores
+from mlplatform.runtime.processes.gpus import has_gpu
 from support.onnx_bundles import INPUTS, SLOW
 from support.predictor_process import ACCELERATOR, DEADLINE_S, TOKEN, Process, wait
 
@@ -188,6 +189,20 @@ def test_an_accelerator_that_the_runtime_lacks_is_named_with_what_there_is(tmp_p
         error = process.client.get(f"{process.path}/ready").json()["error"]
         assert "CPUExecutionProvider" in error
         assert process.infer(ROWS).status_code == 503
+    finally:
+        process.close()
+
+
+def test_a_predictor_that_may_have_a_gpu_scores_on_the_processor_where_there_is_none(
+    tmp_path: Path,
+) -> None:
+    if has_gpu():
+        pytest.skip("this machine has a GPU")
+    process = Process(tmp_path, "--accelerator=gpu")
+    try:
+        wait(process.ready)
+        assert process.client.get(process.path).json()["properties"]["accelerator"] == "cpu"
+        assert process.infer(ROWS).status_code == 200
     finally:
         process.close()
 

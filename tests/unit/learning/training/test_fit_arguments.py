@@ -87,7 +87,13 @@ def test_progress_is_logged_and_kept_within_bounds(caplog: pytest.LogCaptureFixt
 
 @pytest.mark.parametrize(
     ("accelerator", "files", "device"),
-    [("cuda", ["nvidia0"], "cuda"), ("cuda", ["null"], "cpu"), ("cpu", ["nvidia0"], "cpu")],
+    [
+        ("cuda", ["nvidia0"], "cuda"),
+        ("gpu", ["nvidia0"], "cuda"),
+        ("gpu", ["null"], "cpu"),
+        ("cuda", ["null"], "cpu"),
+        ("cpu", ["nvidia0"], "cpu"),
+    ],
 )
 def test_a_fit_is_on_a_gpu_where_one_is_wanted_and_there(
     tmp_path: Path, accelerator: str, files: list[str], device: str

@@ -94,7 +94,9 @@ def test_a_time_to_load_that_nobody_waits_for_is_refused(allowed: object) -> Non
         read(wrong)
 
 
-@pytest.mark.parametrize(("accelerator", "gpus"), [("cpu", None), ("cuda", "1"), ("tensorrt", "1")])
+@pytest.mark.parametrize(
+    ("accelerator", "gpus"), [("cpu", None), ("gpu", "1"), ("cuda", "1"), ("tensorrt", "1")]
+)
 def test_a_gpu_is_asked_for_where_the_model_needs_one(accelerator: str, gpus: str | None) -> None:
     definition = msgspec.structs.replace(FRAUD, accelerator=accelerator)
 

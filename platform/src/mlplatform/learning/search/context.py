@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlplatform.model.policies.search import Choice
+from mlplatform.runtime.processes.gpus import DEVICES, has_gpu
 
 Device = Literal["cpu", "cuda"]
 Judge = Callable[[int, NDArray[np.float64]], None]
@@ -85,8 +86,7 @@ def last_fit(
     return FitContext(parameters, rows, seed=seed, device=device, budget_s=budget_s)
 
 
-def fit_device(accelerator: str, devices: Path = Path("/dev")) -> Device:
+def fit_device(accelerator: str, devices: Path = DEVICES) -> Device:
     """The device of a fit: `cuda` if model.yaml names an accelerator and this machine has a GPU of
     NVIDIA, else `cpu`."""
-    has_gpu = any(devices.glob("nvidia[0-9]*"))
-    return "cuda" if accelerator != "cpu" and has_gpu else "cpu"
+    return "cuda" if accelerator != "cpu" and has_gpu(devices) else "cpu"

@@ -18,7 +18,7 @@ from mlplatform.model.bundle import INPUT_NAME, MODEL_FILE, OUTPUT_NAME, Bundle,
 from mlplatform.model.tensors.signature import Tensors
 from mlplatform.model.weights.data_files import data_names
 from mlplatform.runtime.errors import InputInvalid
-from mlplatform.scoring.predictor.providers import Accelerator, session
+from mlplatform.scoring.predictor.providers import Accelerator, hardware, session
 
 BUNDLE: Final = "bundle"
 """Folder of the shared inputs that holds the bundle."""
@@ -79,7 +79,7 @@ def score(shared: Path, shard: Path, output: Path, accelerator: Accelerator) -> 
 def _session(path: Path, accelerator: Accelerator, has_data: bool) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # jobs are split by items
-    return session(path, options, accelerator, has_data)
+    return session(path, options, hardware(accelerator), has_data)
 
 
 def _check_columns(schema: pa.Schema, bundle: Bundle, source: str) -> None:

@@ -28,7 +28,7 @@ from mlplatform.scoring.arms.reasons import (
     without_each,
 )
 from mlplatform.scoring.predictor.model import scorer
-from mlplatform.scoring.predictor.providers import Accelerator
+from mlplatform.scoring.predictor.providers import Accelerator, hardware
 from mlplatform.scoring.request.prediction import DEFAULT_REASON, STALE_REASON, without_model
 
 CALL_ROWS: Final = 8_192
@@ -112,7 +112,7 @@ class RowDecisions:
         self._bundle, self._scale = bundle, bundle.scale
         data, classes = data_of(folder, bundle.files), bundle.classes
         path = folder / MODEL_FILE
-        self._score = scorer(path, accelerator, bundle.tensors, data, classes=classes)
+        self._score = scorer(path, hardware(accelerator), bundle.tensors, data, classes=classes)
         self._tree_shap = tree_shap(bundle, folder)
         self._ordinary, self._vectors = ordinary_row(bundle), vector_places(bundle)
         self._reasons = reason_inputs(bundle)

@@ -269,7 +269,7 @@ def _memory_bytes(limit: object) -> int | None:
 
 
 _ARG: Final = re.compile(
-    r"--accelerator=(cpu|cuda|tensorrt)|--(queue-limit|batch-rows|batch-delay-us)=[0-9]{1,9}"
+    r"--accelerator=(cpu|gpu|cuda|tensorrt)|--(queue-limit|batch-rows|batch-delay-us)=[0-9]{1,9}"
 )
 
 

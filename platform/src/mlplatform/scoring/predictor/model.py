@@ -21,7 +21,7 @@ from mlplatform.runtime.errors import Corrupt, Refused
 from mlplatform.runtime.processes.memory import memory_bytes
 from mlplatform.scoring.predictor import providers
 from mlplatform.scoring.predictor.protocol import DATATYPE, INPUT, OUTPUT, Floats
-from mlplatform.scoring.predictor.providers import Accelerator
+from mlplatform.scoring.predictor.providers import Accelerator, Hardware, hardware
 
 WARM_UP_ROWS: Final = (1, 2, 8, 32, 128, 512)
 WARM_UP_REPEATS: Final = 5
@@ -86,7 +86,7 @@ class Model:
     served: PredictorBundle
     score: Score
     timings: tuple[Timing, ...]
-    accelerator: Accelerator = "cpu"
+    accelerator: Hardware = "cpu"
 
     @property
     def width(self) -> int:
@@ -156,14 +156,15 @@ def load(
             f"service {name} is not for the bundle in {folder}: {served.model} {served.digest[:8]}"
         )
     tensors, data, classes = served.tensors, served.data, served.classes
-    score = scorer(served.onnx_path, accelerator, tensors, data, classes=classes)
+    runs_on = hardware(accelerator)
+    score = scorer(served.onnx_path, runs_on, tensors, data, classes=classes)
     timings = warm_up(score, len(served.input_names))
     self_test(score, served)
-    return Model(served, score, timings, accelerator)
+    return Model(served, score, timings, runs_on)
 
 
 def session(
-    onnx_path: Path, accelerator: Accelerator = "cpu", data: Sequence[DataFile] = ()
+    onnx_path: Path, accelerator: Hardware = "cpu", data: Sequence[DataFile] = ()
 ) -> onnxruntime.InferenceSession:
     """An ONNX file loaded to run on one thread.
 
@@ -194,7 +195,7 @@ def session(
 
 def scorer(
     onnx_path: Path,
-    accelerator: Accelerator = "cpu",
+    accelerator: Hardware = "cpu",
     tensors: Tensors | None = None,
     data: Sequence[DataFile] = (),
     *,

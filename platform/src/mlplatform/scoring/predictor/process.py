@@ -46,9 +46,9 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--accelerator",
-        choices=("cpu", "cuda", "tensorrt"),
+        choices=("cpu", "gpu", "cuda", "tensorrt"),
         default="cpu",
-        help="The hardware that the model runs on.",
+        help="The hardware that the model runs on; gpu: the processor where there is no GPU.",
     )
     parser.add_argument(
         "--batch-rows", type=_count, default=1024, help="The most rows in one call of the model."

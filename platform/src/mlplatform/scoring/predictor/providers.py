@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -9,10 +10,13 @@ import onnxruntime
 
 from mlplatform.model.bundle import AS_ONNX, AS_THEY_ARE, NO_OTHER_FILE
 from mlplatform.runtime.errors import Refused
+from mlplatform.runtime.processes.gpus import DEVICES, has_gpu
 
-Accelerator = Literal["cpu", "cuda", "tensorrt"]
+Hardware = Literal["cpu", "cuda", "tensorrt"]
+Accelerator = Literal["gpu"] | Hardware
+"""The hardware that model.yaml asks for; `gpu` is a GPU where there is one, else the processor."""
 
-_PROVIDERS: Final[dict[Accelerator, tuple[str, ...]]] = {
+_PROVIDERS: Final[dict[Hardware, tuple[str, ...]]] = {
     "cpu": ("CPUExecutionProvider",),
     "cuda": ("CUDAExecutionProvider",),
     # TensorRT passes operators without a kernel of its own to CUDA, on the same device.
@@ -20,7 +24,21 @@ _PROVIDERS: Final[dict[Accelerator, tuple[str, ...]]] = {
 }
 
 
-def accelerator_problem(accelerator: Accelerator) -> str | None:
+log = logging.getLogger(__name__)
+
+
+def hardware(accelerator: Accelerator, devices: Path = DEVICES) -> Hardware:
+    """The hardware that a model runs on here, which the log says where it is not what was asked."""
+    if accelerator != "gpu":
+        return accelerator
+    lacking = "" if has_gpu(devices) else "this machine has no GPU of NVIDIA"
+    if not (problem := lacking or accelerator_problem("cuda")):
+        return "cuda"
+    log.warning("accelerator gpu: the model runs on the processor, because %s", problem)
+    return "cpu"
+
+
+def accelerator_problem(accelerator: Hardware) -> str | None:
     """Why this runtime can't use the accelerator; None if it can."""
     available = onnxruntime.get_available_providers()
     lacking = [name for name in _PROVIDERS[accelerator] if name not in available]
@@ -32,7 +50,7 @@ def accelerator_problem(accelerator: Accelerator) -> str | None:
 def session(
     onnx_path: Path,
     options: onnxruntime.SessionOptions,
-    accelerator: Accelerator,
+    accelerator: Hardware,
     has_data: bool = False,
 ) -> onnxruntime.InferenceSession:
     """A session that runs the whole model on the accelerator, and no part of it elsewhere.
