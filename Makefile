@@ -10,7 +10,7 @@ export PYTHONPATH :=
 .PHONY: test-docs test-tutorial test-images test test-servers server-images test-observability test-page test-cluster test-other-cluster test-mlserver test-train test-spark test-torch test-terraform load-test test-load
 .PHONY: demo-cluster cluster-build cluster-up cluster-down cluster-state
 .PHONY: drill-kill drill-restore drill-async drill-idempotency drill-scoring drill-client drill-disk drill-large drill-soak drill-attack
-.PHONY: bench-scoring bench-claims bench-capacity bench-rollouts bench-passes bench-outcomes bench-scale bench-planner bench-drift bench-images bench-labels bench-hidden bench-quality bench-page bench-features bench-training-joins bench-windows bench-handbook bench-batch bench-retention
+.PHONY: bench-scoring bench-claims bench-capacity bench-rollouts bench-passes bench-outcomes bench-scale bench-planner bench-drift bench-images bench-labels bench-hidden bench-quality bench-categories bench-page bench-features bench-training-joins bench-windows bench-handbook bench-batch bench-retention
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -33,7 +33,7 @@ help: ## list the targets
 setup: .venv/.flows ## make .venv from the hashed locks
 
 .venv/.train-%: requirements/train-%.txt .venv/.flows
-	@echo "set-up: installing requirements/train-$*.txt"
+	@echo "set-up: installing $<$(if $(filter torch,$*), (PyTorch: 5.6 GB on Linux))"
 	@$(PIP) --require-hashes -r $<
 	@touch $@
 
@@ -77,7 +77,7 @@ status: setup ## processes, memory, models, routes, rollouts
 	@$(BIN)/mlplatform status
 
 # A team's model brings the library that it is fitted with; base set-ups have none of them.
-demo: setup ## the whole loop, from transactions to a promoted challenger and back (TRANSACTIONS=folder for your own; MODEL=credit-default or merchant-category for a team's model)
+demo: setup ## the whole loop, from transactions to a promoted challenger and back (TRANSACTIONS=folder for your own; MODEL=credit-default or merchant-category for a team's model, the latter by PyTorch: 5.6 GB)
 	@$(if $(MODEL),for lock in $$($(BIN)/python -m demo.locks $(MODEL)); do $(MAKE) --silent $$lock || exit 1; done)
 	@$(BIN)/python -m demo $(if $(MODEL),--model $(MODEL)) $(if $(TRANSACTIONS),--transactions $(TRANSACTIONS)) $(DEMO_FLAGS)
 
@@ -122,9 +122,10 @@ test-spark: .venv/.train-spark .venv/.dev ## training sets by Spark beside DuckD
 	@MLPLATFORM_TEST_TRAIN=required $(BIN)/python -m pytest tests/contract/learning/training_sets/test_spark_join.py \
 	  tests/contract/learning/training_sets/test_spark_workers.py tests/unit/learning/training/test_train_packages.py -k spark $(TEST_FLAGS)
 
-test-torch: .venv/.train-torch .venv/.dev ## a model of PyTorch, from its template to a score
+test-torch: .venv/.train-torch .venv/.dev ## models of PyTorch: its template to a score, merchant-category to a batch
 	@MLPLATFORM_TEST_TRAIN=required $(BIN)/python -m pytest tests/contract/learning/training/test_boosted_models.py \
-	  tests/unit/learning/onnx/test_torch_modules.py tests/unit/learning/training/test_train_packages.py -k torch $(TEST_FLAGS)
+	  tests/contract/learning/training/test_merchant_category.py \
+	  tests/unit/learning/onnx/test_torch_modules.py tests/unit/learning/training/test_train_packages.py -k "torch or merchant" $(TEST_FLAGS)
 
 build/browser/.done: requirements/browser.txt .venv/.dev
 	@rm -rf build/browser && mkdir -p build/browser
@@ -306,6 +307,9 @@ bench-quality: .venv/.dev ## risk by known labels, a worse model and a leaked in
 
 bench-credit: .venv/.train-xgboost .venv/.dev ## credit-default on UCI's clients, and thresholds by cost beside thresholds by shares; build/bench/credit.json (BENCH_FLAGS="PATH/TO/uci_credit_default.parquet")
 	@$(RUN) tests.bench.credit $(BENCH_FLAGS)
+
+bench-categories: .venv/.train-torch .venv/.dev ## merchant-category beside linear models and trees over whole descriptors; build/bench/categories.json (BENCH_FLAGS="--runs 5")
+	@$(RUN) tests.bench.categories $(BENCH_FLAGS)
 
 bench-features: .venv/.dev ## what tables of features and training sets cost by their size; build/bench/features.json (BENCH_FLAGS="--payments 10000000")
 	@$(RUN) tests.bench.features $(BENCH_FLAGS)

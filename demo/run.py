@@ -118,7 +118,9 @@ async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
 def _stopped(diary: Diary, why: str) -> int:
     diary.save()
     CONSOLE.print(why, soft_wrap=True)
-    CONSOLE.print("nothing that was answered is lost; go on with: make demo DEMO_FLAGS=--resume")
+    model = "" if diary.state.model == MODEL else f"MODEL={diary.state.model} "
+    command = f"make demo {model}DEMO_FLAGS=--resume"
+    CONSOLE.print(f"nothing that was answered is lost; go on with: {command}", soft_wrap=True)
     return CONTINUE_EXIT
 
 

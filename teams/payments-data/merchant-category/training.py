@@ -1,21 +1,63 @@
-"""How the category of a payment is learned."""
+"""How the category of a payment is learned: a small PyTorch network, told beside a linear model."""
 
 from __future__ import annotations
 
+import math
+from typing import Any, Final, NamedTuple
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from mlplatform.learning.onnx.sklearn import FittedClassifier, fitted
+from mlplatform.learning.onnx.torch import Block, FittedModule, fitted, reproducible
+from mlplatform.learning.search.context import FitContext
+from mlplatform.model.folders import load_definition
+from mlplatform.model.tensors.categories import FIRST
+from mlplatform.model.tensors.tokens import Tokens
 
-SETTINGS = {
-    "max_iter": 40,
-    "learning_rate": 0.15,
-    "max_leaf_nodes": 31,
-    "min_samples_leaf": 10,
-    "l2_regularization": 5.0,
-    "early_stopping": False,
-}
-"""Leaves are many, as the merchants of a category lie apart among the places of all."""
+from .linear import LinearModel
+from .network import DROPPED, HIDDEN, UNHEARD, WIDTH, Network
+
+MODEL: Final = "merchant-category"
+EPOCHS: Final = 12
+BATCH_ROWS: Final = 128
+HIGHEST_RATE: Final = 0.01
+DECAY: Final = 0.3
+COMPARED: Final = 0.2
+"""Share of the rows, the last ones, on which a fit to the others is compared with a linear one."""
+Z90: Final = 1.645
+"""Half the width of a 90 % interval, in standard errors."""
+
+
+class Inputs(NamedTuple):
+    """The tensors of model.yaml's signature in a row, and the places of each text's tokens."""
+
+    blocks: tuple[Block, ...]
+    places: tuple[int, ...]
+
+    @property
+    def texts(self) -> tuple[slice, ...]:
+        return tuple(slice(b.start, b.stop) for b in self.blocks[: len(self.places)])
+
+
+def inputs() -> Inputs:
+    """The inputs by model.yaml, whose signature has them in the order of a row."""
+    definition = load_definition(MODEL)
+    vocabularies = {
+        spec.name: spec.tokens.vocabulary
+        for spec in definition.inputs
+        if isinstance(spec.tokens, Tokens)
+    }
+    blocks: list[Block] = []
+    for tensor in definition.signature.inputs if definition.signature else ():
+        start = blocks[-1].stop if blocks else 0
+        dtype: Any = tensor.dtype
+        blocks.append(Block(tensor.name, start, start + len(tensor.of), dtype))
+    firsts = [spec.name for spec in definition.inputs]
+    texts = [block for block in blocks if firsts[block.start] in vocabularies]
+    places = tuple(vocabularies[firsts[block.start]] + FIRST for block in texts)
+    return Inputs(tuple(blocks), places)
 
 
 def fit(
@@ -25,12 +67,102 @@ def fit(
     seed: int,
     weight: NDArray[np.float64] | None = None,
     classes: tuple[str, ...],
-) -> FittedClassifier:
-    """Boosted trees over merchant, amount and hour, which take missing values (NaN) as they are.
+    context: FitContext,
+) -> FittedModule:
+    """The same rows and seed give the same model; rows are in order of event time.
 
     `y` holds places among `classes`, from 0.
     """
-    from sklearn.ensemble import HistGradientBoostingClassifier
+    context.log(f"PyTorch {torch.__version__} on {_hardware(context)}")
+    found = _comparison(x, y, weight, len(classes), context)
+    network = _fitted(x, y, weight, len(classes), context)
+    sizes = {"epochs": EPOCHS, "width": WIDTH, "hidden": HIDDEN}
+    shares = {"dropped": DROPPED, "unheard": UNHEARD, "decay": DECAY, "rate": HIGHEST_RATE}
+    return fitted(
+        network,
+        x,
+        blocks=inputs().blocks,
+        parameters={**sizes, **shares, **found},
+        classes=len(classes),
+    )
 
-    classifier = HistGradientBoostingClassifier(random_state=seed, **SETTINGS)
-    return fitted(classifier, x, y, weight, classes=len(classes))
+
+def _device(context: FitContext) -> str:
+    """The GPU of the context, where this PyTorch can use it too."""
+    return "cuda" if context.device == "cuda" and torch.cuda.is_available() else "cpu"
+
+
+def _hardware(context: FitContext) -> str:
+    if context.device == "cpu":
+        return "the processor, because this machine has no GPU of NVIDIA"
+    return "the GPU" if _device(context) == "cuda" else "the processor: it can't use the GPU here"
+
+
+def _comparison(
+    x: NDArray[np.float32],
+    y: NDArray[np.int8],
+    weight: NDArray[np.float64] | None,
+    classes: int,
+    context: FitContext,
+) -> dict[str, float]:
+    """Accuracy on the last rows of a network and of a linear model fitted to those before them."""
+    before, after = (
+        slice(0, round(len(y) * (1 - COMPARED))),
+        slice(round(len(y) * (1 - COMPARED)), None),
+    )
+    counts = None if weight is None else weight[before]
+    layout = inputs()
+    network = fitted(
+        _fitted(x[before], y[before], counts, classes, context),
+        x,
+        blocks=layout.blocks,
+        classes=classes,
+    )
+    linear = LinearModel(layout.texts, layout.places).fit(x[before], y[before])
+    own = network.scores(x[after]).argmax(axis=1) == y[after]
+    others = linear.classes(x[after]) == y[after]
+    gap = own.astype(float) - others
+    half = Z90 * gap.std() / math.sqrt(len(gap))
+    context.log(
+        f"accuracy on the last {len(gap)} rows, by fits to those before: network {own.mean():.4f}, "
+        f"linear {others.mean():.4f}, difference {gap.mean():+.4f} "
+        f"({gap.mean() - half:+.4f} to {gap.mean() + half:+.4f}, 90 % interval by row)"
+    )
+    return {
+        "compared_rows": len(gap),
+        "compared_accuracy": round(float(own.mean()), 4),
+        "compared_linear_accuracy": round(float(others.mean()), 4),
+    }
+
+
+def _fitted(
+    x: NDArray[np.float32],
+    y: NDArray[np.int8],
+    weight: NDArray[np.float64] | None,
+    classes: int,
+    context: FitContext,
+) -> Network:
+    layout, device = inputs(), _device(context)
+    tensors = [torch.from_numpy(block.of(x)).to(device) for block in layout.blocks]
+    labels = torch.from_numpy(y.astype(np.int64)).to(device)
+    counts = torch.ones(len(y)) if weight is None else torch.from_numpy(weight).float()
+    counts = counts.to(device)
+    with reproducible(context.seed):
+        network = Network(layout.places, x[:, layout.blocks[-1].start], classes)
+        network.to(device)
+        optimizer = torch.optim.AdamW(network.parameters(), weight_decay=DECAY)
+        steps = EPOCHS * math.ceil(len(y) / BATCH_ROWS)
+        rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, HIGHEST_RATE, total_steps=steps)
+        for epoch in range(EPOCHS):
+            losses = 0.0
+            for chosen in torch.randperm(len(y)).to(device).split(BATCH_ROWS):
+                optimizer.zero_grad()
+                logits = network(*(tensor[chosen] for tensor in tensors))
+                loss = nn.functional.cross_entropy(logits, labels[chosen], reduction="none")
+                loss = (loss * counts[chosen]).sum() / counts[chosen].sum()
+                loss.backward()
+                optimizer.step()
+                rate.step()
+                losses += float(loss.detach())
+            context.log(f"epoch {epoch + 1}: loss {losses / (steps / EPOCHS):.4f}")
+    return network

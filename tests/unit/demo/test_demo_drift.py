@@ -7,13 +7,13 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 
 from demo import drift, team
 from demo.source import event_ms
 from demo.state import DemoState
 from mlplatform.learning.registry.versions import Version, VersionFacts
+from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition
 from mlplatform.rollouts.drift.incidents import Change, Incident, IncidentFinding
 from mlplatform.runtime.units import DAY_MS
@@ -48,8 +48,10 @@ def test_requests_of_the_changed_pattern_follow_those_that_were_played(tmp_path:
     times = event_ms(played).to_numpy()
     assert (np.diff(times) >= 0).all()
     after = played.slice(row)
-    online = pc.match_substring(after["descriptor"], "-online").to_numpy()
-    assert online[: drift.JUDGED_REQUESTS].any()
+    generator = load_module(MODEL, "generator")
+    site = load_module(MODEL, "descriptors").online_shop(generator.ONLINE[0], 0)
+    assert site in after["descriptor"].to_pylist()[: drift.JUDGED_REQUESTS]
+    assert site not in before["descriptor"].to_pylist()
     ids = played["request_id"].to_pylist()
     assert len(set(ids)) == len(ids)
     again = drift.live_requests(before, state(row), tmp_path)

@@ -85,11 +85,31 @@ NUMBERS = ("limit_balance", "bill_1", "label", *(f"status_{month}" for month in 
 
 
 def test_part_of_some_categories_goes_to_shops_that_nobody_knew(merchants: str) -> None:
+    generator, descriptors = (load_module(merchants, n) for n in ("generator", "descriptors"))
     steady, changed = (after(made(merchants, change)) for change in (None, CHANGE_MS))
-    assert not [name for name in pc.unique(steady["descriptor"]).to_pylist() if "online" in name]
-    online = pc.ends_with(changed["descriptor"], "-online").to_numpy()
-    assert online.mean() == pytest.approx(0.35 * 0.56, abs=0.02)
-    labels = changed["label"].to_pylist()
-    names = changed["descriptor"].to_pylist()
+    sites = {
+        descriptors.online_shop(category, number): category
+        for category in generator.ONLINE
+        for number in range(generator.ONLINE_SHOPS)
+    }
+    assert not set(steady["descriptor"].to_pylist()) & set(sites)
+    names, labels = changed["descriptor"].to_pylist(), changed["label"].to_pylist()
+    online = np.array([name in sites for name in names])
+    assert online.mean() == pytest.approx(generator.ONLINE_SHARE * 0.56, abs=0.02)
     for row in np.flatnonzero(online):
-        assert labels[row] in (None, names[row].removesuffix("-online"))
+        assert labels[row] in (None, sites[names[row]])
+
+
+def test_texts_of_merchants_are_the_same_in_every_table_and_many_are_new(merchants: str) -> None:
+    generator = load_module(merchants, "generator")
+    population = generator.Population(payments_per_day=2_000)
+    first, later = (
+        set(
+            generator.generate(seed=seed, start_ms=start_ms, days=10, population=population)[
+                "descriptor"
+            ].to_pylist()
+        )
+        for seed, start_ms in ((1, START_MS), (2, START_MS + 10 * DAY_MS))
+    )
+    assert len(first & later) / len(later) == pytest.approx(0.5, abs=0.2)
+    assert max(map(len, later)) <= load_definition(merchants).request["descriptor"].max_length

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -48,7 +47,7 @@ def days(generator: Any, seed: int, later_h: float = 0.0) -> Iterator[Window]:
 
 
 def verdicts(folder: tuple[ModelDefinition, Any], later_h: float) -> list[WindowVerdict]:
-    """Of whole days, without the merchant: its places need a vocabulary."""
+    """Of whole days."""
     definition, generator = folder
     known = list(days(generator, seed=1))
     joined = np.column_stack([np.concatenate([w.inputs[n] for w in known]) for n in INPUTS]).astype(
@@ -57,9 +56,8 @@ def verdicts(folder: tuple[ModelDefinition, Any], later_h: float) -> list[Window
     units = np.concatenate([w.units for w in known])
     scores = np.concatenate([w.scores for w in known])
     then = profile(joined, INPUTS, scores, np.zeros(len(units), bool), units)
-    watched = tuple(name for name in definition.drift.inputs if name != "merchant")
-    policy = msgspec.structs.replace(definition.drift, inputs=watched)
-    return [window_verdict(then, w, policy, None) for w in days(generator, 2, later_h)]
+    assert definition.drift.inputs == INPUTS
+    return [window_verdict(then, w, definition.drift, None) for w in days(generator, 2, later_h)]
 
 
 def test_days_like_those_before_do_not_drift(folder: tuple[ModelDefinition, Any]) -> None:
@@ -70,7 +68,7 @@ def test_days_like_those_before_do_not_drift(folder: tuple[ModelDefinition, Any]
 def test_payments_that_come_three_hours_later_drift_by_the_hour(
     folder: tuple[ModelDefinition, Any],
 ) -> None:
-    """Its accuracy falls from 92 to 90 % then, and merchant, amount and score stand still."""
+    """What amount and score say does not move then."""
     found = verdicts(folder, 3.0)
     assert {v.health for v in found} == {Health.UNHEALTHY}
     assert {r.partition(" moved")[0] for v in found for r in v.reasons} == {"hour"}

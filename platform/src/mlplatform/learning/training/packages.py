@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from mlplatform.model.folders import FILE, PACKAGE_PREFIX, TRAINING_FILE
+from mlplatform.model.folders import FILE, PACKAGE_PREFIX
 from mlplatform.runtime.errors import ConfigInvalid
 
 LOCKS: Final = {
@@ -31,16 +31,14 @@ _LIBRARY: Final = re.compile(r"([\w.+-]+): cannot open shared object file")
 
 
 def libraries(folder: Path) -> list[str]:
-    """The packages with a lock of their own that a model's training.py imports, sorted."""
-    file = folder / TRAINING_FILE
-    if not file.is_file():
-        return []
+    """The packages with a lock of their own that a model's Python imports, sorted."""
     found = set[str]()
-    for node in ast.walk(ast.parse(file.read_bytes())):
-        if isinstance(node, ast.Import):
-            found.update(alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            found.add((node.module or "").split(".")[0])
+    for file in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.Import):
+                found.update(alias.name.split(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add((node.module or "").split(".")[0])
     return sorted(found & LOCKS.keys())
 
 
