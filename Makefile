@@ -308,7 +308,7 @@ bench-quality: .venv/.dev ## risk by known labels, a worse model and a leaked in
 bench-credit: .venv/.train-xgboost .venv/.dev ## credit-default on UCI's clients, and thresholds by cost beside thresholds by shares; build/bench/credit.json (BENCH_FLAGS="PATH/TO/uci_credit_default.parquet")
 	@$(RUN) tests.bench.credit $(BENCH_FLAGS)
 
-bench-categories: .venv/.train-torch .venv/.dev ## merchant-category beside linear models and trees over whole descriptors; build/bench/categories.json (BENCH_FLAGS="--runs 5")
+bench-categories: .venv/.train-torch .venv/.dev ## merchant-category beside linear models and trees over whole descriptors; build/bench/categories.json (BENCH_FLAGS="--runs 10")
 	@$(RUN) tests.bench.categories $(BENCH_FLAGS)
 
 bench-features: .venv/.dev ## what tables of features and training sets cost by their size; build/bench/features.json (BENCH_FLAGS="--payments 10000000")

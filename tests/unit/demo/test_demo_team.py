@@ -75,6 +75,18 @@ def test_a_home_of_another_models_demo_is_refused(tmp_path: Path) -> None:
         asyncio.run(run(settings, options))
 
 
+def test_a_model_whose_library_is_missing_is_refused_before_a_home_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    team.name_folder(MODEL)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    settings = load({**os.environ, "MLPLATFORM_HOME": str(tmp_path / "home")})
+    options = Options(None, 1, keep=False, resume=False, model=MODEL)
+    with pytest.raises(ConfigInvalid, match=r"import is 'torch'; .* `make train-torch`"):
+        asyncio.run(run(settings, options))
+    assert not (tmp_path / "home").exists()
+
+
 def test_payments_of_the_handbook_are_none_of_its(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match="--transactions"):
         command.demo(model=MODEL, transactions=tmp_path)

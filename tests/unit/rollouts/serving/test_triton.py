@@ -85,6 +85,7 @@ def test_batches_and_the_queue_are_those_of_the_model() -> None:
     ("accelerator", "kind"),
     [
         ("cpu", pb.ModelInstanceGroup.KIND_CPU),
+        ("gpu", pb.ModelInstanceGroup.KIND_GPU),
         ("cuda", pb.ModelInstanceGroup.KIND_GPU),
         ("tensorrt", pb.ModelInstanceGroup.KIND_GPU),
     ],
