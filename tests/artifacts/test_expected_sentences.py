@@ -38,6 +38,7 @@ ACCEPTED: Final = {
     "to destroy": "Terraform",
     "payloads erased": "the name of a line of `log erase`",
     "ask bureau": "an owner's name after the verb",
+    "of is after known": "as_of and known_at, names of columns, about the verb",
 }
 """Words of others, and those between which a value stands."""
 

@@ -26,7 +26,7 @@ MISTAKES = [
      "inputs.0.of is 'amout'; wanted: one of amount, terminal_id; the nearest is amount"),
     ("field, of: amount}", "ratio, of: customer_id, to: amount}",
      "inputs.0.of is 'customer_id'; wanted: one of amount, terminal_id"),
-    ("field, of: amount}", "field, off: amount}", "the key off is no text in YAML: write it in qu"),
+    ("field, of: amount}", "field, off: amount}", "the key off is not a text in YAML: write it in"),
     ("alerts: [review, decline]", "alerts: [approve, decline]",
      "decision.alerts is ('approve', 'decline'); wanted: the last of approve, review, decline"),
     ("review: 0.010, decline", "review: 1.5, decline", "is 1.5; wanted: more than 0 and less tha"),

@@ -30,7 +30,7 @@ class _PlainLoader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode):
                 raise _wrong("a key is a list or a mapping, not a text", key.start_mark)
             if key.tag not in _KEYS:
-                problem = f"the key {key.value[:100]} is no text in YAML: write it in quotes"
+                problem = f"the key {key.value[:100]} is not a text in YAML: write it in quotes"
                 raise _wrong(problem, key.start_mark)
             if key.value in seen:
                 raise _wrong(f"the key {key.value[:100]} stands there twice", key.start_mark)

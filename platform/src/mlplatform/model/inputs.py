@@ -151,15 +151,14 @@ class InputPlan:
         return _step(spec, self._features, self._defaults)
 
     def _checked(self, spec: InputSpec) -> ModelInput:
-        key = f"inputs: {spec.name}"
-        for part, value, wanted in reference_faults(spec, self._of_fields, self._features):
-            raise ConfigInvalid(f"{key}: {part}", value, wanted)
+        for part, found, why in reference_faults(spec, self._of_fields, self._features):
+            raise ConfigInvalid(f"inputs: {spec.name}: {part}", found, why)
         match spec.kind:
             case "view" | "window":
                 return ModelInput(spec.name, "view", "view", spec.of)
             case "category" | "text" if spec.declared not in self._words:
                 wanted = "the words of this input, from the bundle or learned"
-                raise ConfigInvalid(f"{key}: vocabulary", None, wanted)
+                raise ConfigInvalid(f"inputs: {spec.name}: vocabulary", None, wanted)
             case "vector":
                 length, read = self._vectors[spec.of or ""], length_of(spec.name)
                 if length != read:

@@ -79,7 +79,7 @@ def render_files() -> dict[str, str]:
     for path, block in found.items():
         same.setdefault(repr((block.opening, block.each, block.rows)), []).append(path)
     sections = (line for paths in same.values() for line in _section(paths, found, definition))
-    return {FILE: "\n".join((_HEAD.format(model=model), *sections, *_refused()))}
+    return {FILE: "\n".join((_HEAD.format(model=model), *sections, *_refusals()))}
 
 
 def blocks() -> dict[Path, Block]:
@@ -191,7 +191,7 @@ def _section(
     yield ""
 
 
-def _refused() -> Iterator[str]:
+def _refusals() -> Iterator[str]:
     yield f"## {REFUSED_KEYS}\n"
     yield "Such a key is refused with this reason.\n"
     yield "| key | task | why |\n|---|---|---|"

@@ -137,7 +137,7 @@ class RolloutPolicy(Section, frozen=True):
     """The rollout of a challenger: how it advances, and what stops it.
 
     Args:
-        approval: whether a person has to approve a challenger after shadow.
+        approval: whether a challenger needs a person's approval after shadow.
         false_alarm_share: chance that a whole rollout stops a challenger that is as good as the
             champion.
         missed_harm_share: chance that a step passes a challenger whose harm is at its tolerance.
@@ -148,7 +148,7 @@ class RolloutPolicy(Section, frozen=True):
         stop: the harm that stops a challenger at any step, once it is proven.
         shadow: the step in which a challenger scores copies of the requests.
         canary: the steps in which a challenger answers a growing share of the customers.
-        approval_deadline_h: hours of event time after which a rollout that nobody has approved
+        approval_deadline_h: hours of event time for which a rollout waits for its approval; then it
             rolls back.
         deploy_wall_deadline_s: seconds of wall time within which a new version's service must be
             ready.
