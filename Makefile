@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
 .PHONY: docs wheels images sbom help setup up down status demo check generate verify lock observability-tools clean fuzz train-xgboost train-lightgbm train-catboost train-torch train-search train-spark feast delta terraform-apply terraform-state
-.PHONY: test-docs test-tutorial test-images test test-servers server-images test-observability test-page test-cluster test-other-cluster test-mlserver test-train test-spark test-torch test-terraform load-test test-load
+.PHONY: test-docs test-tutorial test-guide test-images test test-servers server-images test-observability test-page test-cluster test-other-cluster test-mlserver test-train test-spark test-torch test-terraform load-test test-load
 .PHONY: demo-cluster cluster-build cluster-up cluster-down cluster-state
 .PHONY: drill-kill drill-restore drill-async drill-idempotency drill-scoring drill-client drill-disk drill-large drill-soak drill-attack
 .PHONY: bench-scoring bench-claims bench-capacity bench-rollouts bench-passes bench-outcomes bench-scale bench-planner bench-drift bench-images bench-labels bench-hidden bench-quality bench-categories bench-page bench-features bench-training-joins bench-windows bench-handbook bench-batch bench-retention
@@ -155,6 +155,9 @@ test-docs: docs .venv/.dev ## that site: every link and anchor leads somewhere, 
 
 test-tutorial: .venv/.dev ## docs/tutorial.md as its reader types it, block by block, in less than half an hour
 	@MLPLATFORM_TEST_TUTORIAL=required $(BIN)/python -m pytest -n 0 tests/e2e/test_tutorial.py $(TEST_FLAGS)
+
+test-guide: .venv/.dev ## docs/adding-a-model.md's way from nothing to an answer, as typed (TEMPLATE=xgboost,lightgbm,catboost with their libraries)
+	@MLPLATFORM_TEST_TRAIN=required MLPLATFORM_TEST_GUIDE=$(or $(TEMPLATE),sklearn) $(BIN)/python -m pytest -n 0 -rP tests/e2e/test_guide.py $(TEST_FLAGS)
 
 # What the Dockerfiles copy in, so that building an image asks no package index. For this machine's kind of processor, and for
 # every patch release of its Python: a base image may have an earlier one, which needs what a later one brings with it.
