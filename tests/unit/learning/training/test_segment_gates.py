@@ -124,7 +124,7 @@ def test_a_segment_of_few_positives_is_not_shown_and_no_pass_where_it_is_require
         assert found["segment_large"].verdict == "inconclusive"
         assert found["segment_large"].reason.startswith("not shown: ")
         assert found["segment_told"].verdict == "passed"
-        assert found["segment_told"].reason.startswith("not shown, which is told alone")
+        assert found["segment_told"].reason.startswith("not shown, and only reported")
 
 
 def test_a_wide_interval_is_not_shown(bundle: Bundle) -> None:

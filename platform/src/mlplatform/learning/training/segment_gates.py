@@ -97,7 +97,7 @@ def _not_shown(found: SegmentFinding, name: str, limit: float, why: str) -> Gate
         value, ends = difference.value, (difference.low, difference.high)
     if found.segment.required:
         return GateResult(name, "inconclusive", value, limit, f"not shown: {why}", ends)
-    reason = f"not shown, which is told alone (required: false): {why}"
+    reason = f"not shown, and only reported (required: false): {why}"
     return GateResult(name, "passed", value, limit, reason, ends)
 
 
