@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from mlplatform import commands
 from mlplatform.operations import wiring
-from mlplatform.operations.supervisor.status import PlatformStatus
+from mlplatform.operations.supervisor.status import PlatformStatus, ProcessStatus
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import Busy, ConfigInvalid, Refused
@@ -73,6 +73,17 @@ def test_only_what_is_ready_is_healthy(
     monkeypatch.setattr("mlplatform.commands.platform.processes", lambda home: found)
     told = json.loads(CliRunner().invoke(commands.app, ["status", "--json"]).stdout)
     assert (told["state"], told["healthy"]) == (state, healthy)
+
+
+def test_the_title_names_what_is_not_ready(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefect = ProcessStatus("prefect", 1, "not ready", "no answer", 0, 80.0, 5.0, 5200)
+    found = PlatformStatus("ready", (prefect,))
+    monkeypatch.setattr("mlplatform.commands.platform.processes", lambda home: found)
+    result = CliRunner().invoke(commands.app, ["status"])
+    assert "ready, but prefect is not, 80 MB" in result.output
+    assert result.exit_code == 1
+    told = json.loads(CliRunner().invoke(commands.app, ["status", "--json"]).stdout)
+    assert (told["state"], told["healthy"]) == ("ready", False)
 
 
 def test_a_home_that_is_not_made_may_be_another_than_meant(home: Path) -> None:

@@ -150,7 +150,7 @@ def status(json: AsJson = False) -> None:
             "memory_mb": round(current.memory_mb),
             "models": by_model,
         }
-        is_healthy = current.state == "ready" and not current.complaints
+        is_healthy = current.headline == "ready"
         facts |= {"healthy": is_healthy, "complaints": list(current.complaints)}
         more = {"refused": dict(refused), "addresses": _addresses(settings)}
         print_json({**facts, **more})
@@ -166,7 +166,7 @@ def status(json: AsJson = False) -> None:
             print_line(f"`mlplatform up` starts the platform of {settings.home.root}")
         else:
             print_line(str(settings.home.absence()))
-    if current.state != "ready":
+    if current.state != "ready" or current.unready:
         raise typer.Exit(UNAVAILABLE if not current.running else FAILED)
 
 
@@ -215,7 +215,7 @@ def _print_status(current: PlatformStatus) -> None:
             p.pid,
             p.state,
             p.port,
-            f"{p.memory_mb:.0f}",
+            f"{p.memory_mb or 0:.0f}",
             f"{p.uptime_s:.0f}",
             p.restarts,
             p.why,
@@ -223,11 +223,8 @@ def _print_status(current: PlatformStatus) -> None:
         for p in current.processes
     ]
     columns = ("process", "pid", "state", "port", "MB", "up s", "restarts", "why")
-    health = ", not healthy" if current.complaints else ""
     if rows:
-        print_table(
-            columns, rows, f"{current.state}{health}, {current.memory_mb:.0f} MB", prose="why"
-        )
+        print_table(columns, rows, f"{current.headline}, {current.memory_mb:.0f} MB", prose="why")
     else:
         print_line(current.state)
     if current.disk:

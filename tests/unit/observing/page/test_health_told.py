@@ -65,9 +65,43 @@ def test_the_platform_is_ready_and_not_healthy() -> None:
     assert unwell.complaints == (f"gateway-1: {STALE}",)
 
 
+@pytest.mark.parametrize(
+    ("state", "processes", "headline"),
+    [
+        ("ready", {"prefect": "ready"}, "ready"),
+        ("ready", {"gateway-0": "ready", "prefect": "not ready"}, "ready, but prefect is not"),
+        ("ready", {"mlflow": "gone", "page": "not ready"}, "ready, but mlflow and page are not"),
+        ("ready", {"page": "restarting"}, "ready, but page is not"),
+        ("ready", dict.fromkeys("abcde", "gone"), "ready, but a, b, c and 2 more are not"),
+        ("starting", {"page": "starting"}, "starting"),
+    ],
+)
+def test_the_headline_names_what_is_not_ready(
+    state: str, processes: dict[str, str], headline: str
+) -> None:
+    each = tuple(process(name, of, "") for name, of in processes.items())
+    assert PlatformStatus(state, each).headline == headline
+
+
+def test_a_process_that_does_not_answer_the_page_is_not_shown_as_ready() -> None:
+    """The supervisor's probes notice it later: the view would say both."""
+    status = PlatformStatus("ready", (process("prefect", "ready", ""),))
+    assert status.unanswered("prefect", "") == status
+    silent = status.unanswered("prefect", "no answer to this page in 2 s")
+    assert silent.headline == "ready, but prefect is not"
+    assert overview(silent).count("no answer to this page in 2 s") == 2  # above, and in the table
+
+
 def test_the_page_says_so_first() -> None:
-    status = PlatformStatus("ready", (process("gateway-0", "ready", STALE),))
-    page = render(
+    page = overview(PlatformStatus("ready", (process("gateway-0", "ready", STALE),)))
+    assert "The platform is ready, not healthy" in page
+    assert page.index(STALE) < page.index("Models")
+    page = overview(PlatformStatus("ready", (process("prefect", "not ready", "no answer"),)))
+    assert "<h1>The platform is ready, but prefect is not</h1>" in page
+
+
+def overview(status: PlatformStatus) -> str:
+    return render(
         "overview.html",
         waiting=[],
         reviews=[],
@@ -80,5 +114,3 @@ def test_the_page_says_so_first() -> None:
         tones={},
         links={},
     )
-    assert "The platform is ready, not healthy" in page
-    assert page.index(STALE) < page.index("Models")

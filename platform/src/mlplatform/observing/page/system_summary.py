@@ -16,7 +16,6 @@ from mlplatform.runtime.figures import percent
 BAD: Final = "bad"
 URGENT: Final = "page"
 MOST_NAMED: Final = 3
-NOT_RUNNING: Final = ("gone", "not ready")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,7 @@ def _of_queues(found: Sequence[QueueRow] | str) -> Iterator[str]:
 
 def _of_schedules(found: ScheduleTable | str | None) -> Iterator[str]:
     if isinstance(found, str):
-        yield "It is not known whether the schedules run: Prefect does not answer."
+        yield "It is not known whether the schedules run: Prefect gave no answer."
     elif found is not None:
         rows = found.active
         failed = [f"{r.flow} {r.model}" for r in rows if r.last and r.last.tone == BAD]
@@ -108,7 +107,7 @@ def _of_schedules(found: ScheduleTable | str | None) -> Iterator[str]:
 
 def _of_processes(found: PlatformStatus | None) -> Iterator[str]:
     if found is not None:
-        ended = [one.name for one in found.processes if one.state in NOT_RUNNING]
+        ended = [one.name for one in found.unready]
         if ended:
             yield f"Not running, or not ready: {_named(ended)}."
 

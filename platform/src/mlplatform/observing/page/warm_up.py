@@ -44,6 +44,7 @@ def _reads(sources: Sources) -> list[Callable[[], object]]:
     """Reads that open each store once, and load the models' definitions."""
     system = SystemState(sources)
     return [
+        sources.processes,
         system.log,
         system.queues,
         sources.rollouts_under_way,

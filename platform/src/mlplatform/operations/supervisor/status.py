@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from typing import Final
 
 import psutil
 
@@ -17,6 +21,15 @@ from mlplatform.runtime.processes.records import (
 )
 from mlplatform.runtime.storage.disk import disk_space
 
+ENDED: Final = ("gone", "not ready")
+"""States of a process that needs a look, whatever the platform's state is."""
+MOST_NAMED: Final = 3
+KEPT_S: Final = 15.0
+"""Seconds for which the memory of a process is kept: to measure it, the system goes through all of
+its pages."""
+MEASURED_WITHIN_S: Final = 0.2
+"""Seconds that a view waits for memory that was never measured."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessStatus:
@@ -27,7 +40,7 @@ class ProcessStatus:
             names a process that no longer runs.
         ended: what ended its last process unexpectedly, at `ended_ms`; empty if nothing did.
         memory_mb: memory in MB of the process and its descendants; where the system tells it, a
-            page that processes share counts once (PSS).
+            page that processes share counts once (PSS). None if it is not measured yet.
     """
 
     name: str
@@ -35,7 +48,7 @@ class ProcessStatus:
     state: str
     reason: str
     restarts: int
-    memory_mb: float
+    memory_mb: float | None
     uptime_s: float
     port: int | None
     ended: str = ""
@@ -69,6 +82,43 @@ class PlatformStatus:
         return self.state != "stopped"
 
     @property
+    def unready(self) -> tuple[ProcessStatus, ...]:
+        """The processes that have ended or are not ready; of a platform that is ready also those
+        that start again."""
+        return tuple(
+            one
+            for one in self.processes
+            if one.state in ENDED or (self.state == "ready" and one.state != "ready")
+        )
+
+    @property
+    def headline(self) -> str:
+        """The state in a few words, with the names of what is not ready."""
+        names, word = [one.name for one in self.unready], self.state
+        if self.state == "ready" and names:
+            more = len(names) - MOST_NAMED
+            shown = [*names[:MOST_NAMED], *([f"{more} more"] if more > 0 else [])]
+            listed = " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+            word = f"ready, but {listed} {'is' if len(names) == 1 else 'are'} not"
+        return f"{word}, not healthy" if self.complaints else word
+
+    def unanswered(self, name: str, why: str) -> PlatformStatus:
+        """This status where a process that the supervisor found ready has not answered the reader.
+
+        Args:
+            why: what was asked and did not come; empty if the process answered.
+        """
+        if not why:
+            return self
+        silent = [
+            replace(one, state="not ready", reason=why)
+            if (one.name, one.state) == (name, "ready")
+            else one
+            for one in self.processes
+        ]
+        return replace(self, processes=tuple(silent))
+
+    @property
     def complaints(self) -> tuple[str, ...]:
         """Problems that ready processes report nevertheless, for example stale features."""
         ready = (p for p in self.processes if p.state == "ready")
@@ -76,26 +126,82 @@ class PlatformStatus:
 
     @property
     def memory_mb(self) -> float:
-        return sum(process.memory_mb for process in self.processes)
+        """Memory in MB of all processes that are measured."""
+        return sum(process.memory_mb or 0.0 for process in self.processes)
 
 
-def status(home: Home) -> PlatformStatus:
-    """The status of the platform of a home folder; starts and changes nothing."""
-    supervisor = read_supervisor(home)
+Group = tuple[ProcessId, ...]
+"""A process, by which its memory is known, and its descendants."""
+
+
+def measure(groups: Sequence[Group]) -> Mapping[ProcessId, float]:
+    """The memory of each group of processes in MB; a large process takes 10 ms and more."""
+    return {group[0]: _memory_mb(group) for group in groups if group}
+
+
+class KeptMemory:
+    """Measured memory that views show without measuring it again. Safe for threads.
+
+    Args:
+        measured: measures groups; called on a thread of its own.
+        clock: a monotonic clock in seconds.
+    """
+
+    def __init__(
+        self,
+        measured: Callable[[Sequence[Group]], Mapping[ProcessId, float]] = measure,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._measured, self._clock = measured, clock
+        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, "memory")
+        self._known: Mapping[ProcessId, float] = {}
+        self._known_s = -KEPT_S
+        self._measuring: Future[None] | None = None
+
+    def __call__(self, groups: Sequence[Group]) -> Mapping[ProcessId, float]:
+        """The memory of those groups that were measured, `KEPT_S` ago or since the last view."""
+        with self._lock:
+            is_new = not self._known
+            is_due = is_new or self._clock() - self._known_s >= KEPT_S
+            idle = self._measuring is None or self._measuring.done()
+            if is_due and idle:
+                self._measuring = self._thread.submit(self._measure, tuple(groups))
+            measuring = self._measuring
+        if is_new and measuring is not None:
+            wait([measuring], MEASURED_WITHIN_S)
+        return self._known
+
+    def _measure(self, groups: Sequence[Group]) -> None:
+        self._known, self._known_s = self._measured(groups), self._clock()
+
+
+def status(
+    home: Home, memory: Callable[[Sequence[Group]], Mapping[ProcessId, float]] = measure
+) -> PlatformStatus:
+    """The status of the platform of a home folder; starts and changes nothing.
+
+    Args:
+        memory: returns the memory in MB of each group of processes, as far as it is known.
+    """
+    supervisor, records = read_supervisor(home), read_processes(home)
     if supervisor is None or not supervisor.process.alive():
-        left = [r for r in read_processes(home) if r.process is not None and r.process.alive()]
-        return PlatformStatus("stopped", tuple(map(_status, left)), _disk(home))
+        left = [r for r in records if r.process is not None and r.process.alive()]
+        known = memory([_group(one) for one in left])
+        return PlatformStatus("stopped", tuple(_status(r, known) for r in left), _disk(home))
+    whole = (supervisor.process,)
+    known = memory([whole, *map(_group, records)])
     own = ProcessStatus(
         "supervisor",
         supervisor.process.pid,
         supervisor.state,
         "",
         0,
-        _memory_mb([supervisor.process]),
+        known.get(supervisor.process),
         time.time() - supervisor.process.started_s,
         None,
     )
-    children = map(_status, read_processes(home))
+    children = (_status(record, known) for record in records)
     return PlatformStatus(supervisor.state, (own, *children), _disk(home))
 
 
@@ -106,7 +212,11 @@ def _disk(home: Home) -> str:
         return ""
 
 
-def _status(record: ProcessRecord) -> ProcessStatus:
+def _group(record: ProcessRecord) -> Group:
+    return () if record.process is None else (record.process, *record.descendants)
+
+
+def _status(record: ProcessRecord, memory: Mapping[ProcessId, float]) -> ProcessStatus:
     process = record.process
     alive = process is not None and process.alive()
     state = "gone" if process is not None and not alive else record.state
@@ -116,7 +226,7 @@ def _status(record: ProcessRecord) -> ProcessStatus:
         state=state,
         reason=record.reason,
         restarts=record.restarts,
-        memory_mb=_memory_mb([process, *record.descendants]) if process is not None else 0.0,
+        memory_mb=0.0 if process is None else memory.get(process),
         uptime_s=time.time() - process.started_s if process is not None and alive else 0.0,
         port=record.port,
         ended=record.ended,
@@ -124,7 +234,7 @@ def _status(record: ProcessRecord) -> ProcessStatus:
     )
 
 
-def _memory_mb(processes: list[ProcessId]) -> float:
+def _memory_mb(processes: Group) -> float:
     total = 0
     for process in processes:
         with contextlib.suppress(psutil.Error):

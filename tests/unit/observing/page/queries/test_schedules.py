@@ -249,3 +249,21 @@ def test_what_runs_say_is_text() -> None:
     text = page(table(prefect))
     assert "<script>" not in text
     assert "&lt;script&gt;" in text
+
+
+def test_a_view_that_shows_no_schedules_learns_of_the_silence_without_waiting() -> None:
+    prefect, clock = world(), Clock()
+    prefect.waits = threading.Event()
+    read = known(prefect, clock)
+    try:
+        assert read.silence() == ""
+        clock.now_s += schedules.FIRST_S
+        assert read.silence() == "no answer to this page in 2 s"
+    finally:
+        prefect.waits.set()
+    read.read()
+    assert read.silence() == ""
+    prefect.fails = Unavailable("nobody listens")
+    clock.now_s += schedules.KEPT_S + 1
+    read.read()
+    assert read.silence() == "no answer to this page: nobody listens"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.observing.page.queries import search
 from mlplatform.observing.page.queries.search import Query, SearchCursor
+from mlplatform.operations.traffic.buckets import no_counts
+from mlplatform.operations.traffic.projection import TrafficBucket, TrafficReport
 from mlplatform.runtime.errors import InputInvalid
-from mlplatform.runtime.units import DAY_MS
+from mlplatform.runtime.units import DAY_MS, HOUR_MS
 from rollout_world import table
 
 
@@ -133,7 +135,7 @@ def test_a_slow_log_is_looked_through_over_more_pages(asked: Query) -> None:
     now_s = [0.0]
 
     def read(query: RecordQuery) -> pa.Table:
-        now_s[0] += 0.1
+        now_s[0] += 0.3
         return found.read(query)
 
     page = search.search(read, asked, 30 * DAY_MS, 5, budget_s=0.15, clock=lambda: now_s[0])
@@ -143,7 +145,7 @@ def test_a_slow_log_is_looked_through_over_more_pages(asked: Query) -> None:
     assert everything(found, asked, 5) == [("a", 31)]
 
 
-def test_a_log_whose_reads_take_long_whatever_they_find_is_looked_through_by_days() -> None:
+def test_a_log_whose_reads_take_long_whatever_they_find_is_soon_looked_through() -> None:
     found = log({"seq": 1, "event_ms": 30 * DAY_MS})
     now_s = [0.0]
 
@@ -153,8 +155,7 @@ def test_a_log_whose_reads_take_long_whatever_they_find_is_looked_through_by_day
 
     asked = Query(outcome="review")
     page = search.search(read, asked, 30 * DAY_MS, 5, budget_s=0.2, clock=lambda: now_s[0])
-    assert page.reached_ms is not None
-    assert page.reached_ms < 29 * DAY_MS
+    assert page.older is None
     assert now_s[0] < 0.3
 
 
@@ -172,7 +173,60 @@ def test_a_log_whose_reads_take_longer_by_their_length_ends_soon_after_its_time(
     asked = Query(outcome="review")
     page = search.search(read, asked, 30 * DAY_MS, 5, budget_s=0.2, clock=lambda: now_s[0])
     assert page.older is not None
-    assert now_s[0] < 0.4
+    assert now_s[0] < 0.2 * search.LATEST
+
+
+def test_a_slow_log_of_sparse_traffic_is_not_looked_through_a_minute_a_page() -> None:
+    per_hour = [
+        {"seq": n, "event_ms": n * HOUR_MS // 70, "decision": "approve" if n % 450 else "decline"}
+        for n in range(1, 70 * 24 * 10)
+    ]
+    found, now_s = log(*per_hour), [0.0]
+
+    def read(query: RecordQuery) -> pa.Table:
+        now_s[0] += 0.15
+        return found.read(query)
+
+    pages, asked, newest_ms = [], Query(outcome="decline"), 10 * DAY_MS
+    for _ in range(3):
+        begun_s = now_s[0]
+        page = search.search(read, asked, newest_ms, 50, clock=lambda: now_s[0])
+        assert now_s[0] - begun_s < 1.2, "a page is bounded in time"
+        pages.append(page)
+        if page.older is None:
+            break
+        asked = Query(outcome="decline", before=page.older)
+    assert pages[0].read >= search.LEAST_READ
+    assert len(pages[0].rows) > 3
+    assert sum(len(page.rows) for page in pages) == (len(per_hour) // 450)
+
+
+def test_the_next_page_begins_with_the_length_that_the_last_one_came_to() -> None:
+    rows = [{"seq": n, "event_ms": DAY_MS * n, "decision": "approve"} for n in range(1, 31)]
+    found, now_s, lengths = log(*rows), [0.0], []
+
+    def read(query: RecordQuery) -> pa.Table:
+        now_s[0] += 1.0
+        assert query.from_ms is not None
+        lengths.append((query.to_ms or 30 * DAY_MS + 1) - query.from_ms)
+        return found.read(query)
+
+    asked = Query(outcome="decline")
+    for _ in range(3):
+        page = search.search(read, asked, 30 * DAY_MS, 5, budget_s=0.25, clock=lambda: now_s[0])
+        assert page.older is not None
+        link = asked.link(page.older)
+        asked = search.query(dict(parse_qsl(urlsplit(link).query)))
+    assert lengths == [n * search.FIRST_WIDTH_MS for n in (1, 2, 4)]
+
+
+def test_a_search_begins_with_a_stretch_of_about_a_thousand_records_by_the_traffic() -> None:
+    counts = replace(no_counts(), requests=70)
+    buckets = tuple(TrafficBucket(n * HOUR_MS, "champion", 1, counts) for n in range(48))
+    report = TrafficReport(HOUR_MS, 48 * HOUR_MS, {}, buckets, {})
+    assert search.stretch_ms([report, None], 48 * HOUR_MS) / HOUR_MS == pytest.approx(1000 / 70)
+    assert search.stretch_ms([report, report], 48 * HOUR_MS) / HOUR_MS == pytest.approx(500 / 70)
+    assert search.stretch_ms([None], 48 * HOUR_MS) == search.FIRST_WIDTH_MS
 
 
 def test_each_page_of_a_slow_and_crowded_log_reaches_further_back(

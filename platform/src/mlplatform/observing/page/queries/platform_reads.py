@@ -12,10 +12,15 @@ from typing import TypeVar
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Watermark
 from mlplatform.decisions.records.tables import DATABASE
+from mlplatform.model.folders import model_names
+from mlplatform.observing.page.queries.search import Query, stretch_ms
+from mlplatform.operations.actions import traffic
+from mlplatform.operations.traffic.projection import TrafficReport
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.events.stream import Lag
 from mlplatform.rollouts.journal.sql import SqlRollouts
 from mlplatform.runtime.errors import Unavailable
+from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring import wiring as scoring_wiring
 
 T = TypeVar("T")
@@ -51,6 +56,24 @@ class PlatformReads:
             return self.platform.clock.event_ms()
         log = self._log()
         return (None if log is None else log.latest_event_ms()) or 0
+
+    def traffic(self, model: str, back_ms: int) -> TrafficReport | None:
+        """The counts of a model's newest traffic, by passes; None before there are any.
+
+        Raises:
+            Unavailable: it can't be read now.
+        """
+        return traffic.read(self.platform, model, back_ms)
+
+    def first_stretch_ms(self, query: Query, newest_ms: int) -> int:
+        """The length of the stretch of event time that a search begins with, by the traffic of the
+        day before its end."""
+        end_ms = min(query.to_ms or newest_ms + 1, newest_ms + 1)
+        found = []
+        for name in model_names() if query.model is None else [query.model]:
+            with contextlib.suppress(Unavailable):
+                found.append(self.traffic(name, newest_ms - end_ms + DAY_MS))
+        return stretch_ms(found, end_ms)
 
     def log_heads(self) -> list[Watermark]:
         """How far each writer of the log is, apart from spills; empty before there is a log.

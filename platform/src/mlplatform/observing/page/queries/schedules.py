@@ -150,7 +150,7 @@ class Schedules:
         self._asking: Future[ScheduleTable] | None = None
         self._known: ScheduleTable | None = None
         self._failed: PlatformError | None = None
-        self._known_s = self._failed_s = -KEPT_S
+        self._known_s = self._failed_s = self._asked_s = -KEPT_S
 
     def read(self) -> ScheduleTable:
         """The newest answer that is known in time.
@@ -160,10 +160,7 @@ class Schedules:
             PlatformError: Prefect's server or its gate refused to answer.
         """
         with self._lock:
-            self._take()
-            newest_s = max(self._known_s, self._failed_s)
-            if self._asking is None and self._clock() - newest_s >= KEPT_S:
-                self._asking = self._thread.submit(self._ask)
+            self._begin()
             asking, is_known = self._asking, self._is_fresh()
         if asking is not None:
             wait([asking], AGAIN_S if is_known else FIRST_S)
@@ -174,6 +171,25 @@ class Schedules:
             if self._failed is not None:
                 raise self._failed
         raise Unavailable(f"Prefect has not answered in {FIRST_S:g} s: load this page again")
+
+    def silence(self) -> str:
+        """Why there is no answer to the newest question; empty if there is one, or if Prefect still
+        has time for it. Waits for nothing, so a view that shows no schedules may ask."""
+        with self._lock:
+            self._begin()
+            waits = self._asking is not None and self._clock() - self._asked_s >= FIRST_S
+            if waits and not self._is_fresh():
+                return f"no answer to this page in {FIRST_S:g} s"
+            if isinstance(self._failed, Unavailable):
+                return f"no answer to this page: {self._failed}"
+        return ""
+
+    def _begin(self) -> None:
+        """Ask again if the last result is old enough."""
+        self._take()
+        newest_s = max(self._known_s, self._failed_s)
+        if self._asking is None and self._clock() - newest_s >= KEPT_S:
+            self._asking, self._asked_s = self._thread.submit(self._ask), self._clock()
 
     def prepare(self) -> None:
         """Make a client once, and close it: what it imports and loads is then there."""

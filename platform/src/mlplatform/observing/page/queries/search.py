@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
@@ -16,9 +16,10 @@ import pyarrow.compute as pc
 
 from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.record import ANSWERED
+from mlplatform.operations.traffic.projection import TrafficReport
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.times import minute_text
-from mlplatform.runtime.units import HOUR_MS, MINUTE_MS
+from mlplatform.runtime.units import DAY_MS, HOUR_MS, MINUTE_MS
 
 SHOWN: Final = (
     *("writer", "seq", "kind", "decision_id", "model", "event_ms", "recorded_ms", "generation"),
@@ -31,12 +32,20 @@ READ: Final = (*SHOWN, "unit")
 about."""
 
 FIRST_WIDTH_MS: Final = MINUTE_MS
+"""Length of the first stretch where no traffic is counted."""
+FIRST_RECORDS: Final = 1_000
+"""Records that the first stretch is to hold, by the model's traffic."""
 LEAST_WIDTH_MS: Final = 1_000
+MOST_WIDTH_MS: Final = 400 * DAY_MS
 WIDER: Final = 8
 MOST_OF_WINDOW: Final = 20_000
 """Most records of each writer in one stretch; a stretch with more is split into shorter ones."""
 MOST_READ: Final = 200_000
 MOST_WINDOWS: Final = 40
+LEAST_READ: Final = 2_000
+"""Records that a page reads although its time is over, within `LATEST` times that time: on a slow
+machine a page would otherwise look at a handful."""
+LATEST: Final = 5
 BUDGET_S: Final = 0.2
 """Seconds for a page; after them, the rest of the search is left to the next page."""
 FIRST_WIDTH_OF_UNIT_MS: Final = 6 * HOUR_MS
@@ -53,11 +62,16 @@ _LARGEST: Final = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class SearchCursor:
-    """The end of a page of results: after this record, or before a time if the name is empty."""
+    """The end of a page of results: after this record, or before a time if the name is empty.
+
+    Args:
+        width_ms: length of the stretch that the next page begins with; 0 if it is not known.
+    """
 
     event_ms: int
     writer: str = ""
     seq: int = 0
+    width_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +157,55 @@ def typed(query: Query) -> dict[str, str]:
     return {**texts, **times, "decision_id": "", "customer": ""}
 
 
+def stretch_ms(traffic: Iterable[TrafficReport | None], end_ms: int) -> int:
+    """The length of a stretch of about `FIRST_RECORDS` records, by the counts of a day before."""
+    counted = [
+        bucket.counts.requests
+        for report in traffic
+        if report is not None
+        for bucket in report.buckets
+        if end_ms - DAY_MS <= bucket.start_ms < end_ms
+    ]
+    if not (records := sum(counted)):
+        return FIRST_WIDTH_MS
+    return min(max(DAY_MS * FIRST_RECORDS // records, LEAST_WIDTH_MS), MOST_WIDTH_MS)
+
+
+@dataclass(slots=True)
+class _PageTime:
+    """The time that a page has taken, and what is left of it."""
+
+    clock: Callable[[], float]
+    budget_s: float
+    begun_s: float
+    quickest_s: float
+    took_s: float = 0.0
+
+    def read(self, since_s: float) -> None:
+        self.took_s = self.clock() - since_s
+        self.quickest_s = min(self.quickest_s, self.took_s)
+
+    def left_s(self, rows_read: int) -> float:
+        whole_s = self.budget_s * (1 if rows_read >= LEAST_READ else LATEST)
+        return whole_s - (self.clock() - self.begun_s)
+
+    def is_over(self, rows_read: int) -> bool:
+        """Whether no further stretch of this length is begun."""
+        if self.clock() - self.begun_s <= self.budget_s:
+            return False
+        return self.left_s(rows_read) < self.took_s
+
+    def wider(self, rows_read: int) -> int:
+        """By what the next stretch is longer than this one, which held few records. A part of each
+        read, at most the time of the quickest one, does not grow with the stretch."""
+        longer_s = 2 * self.took_s + WIDER * (self.took_s - self.quickest_s)
+        if longer_s < self.left_s(rows_read):
+            return WIDER
+        # The next page begins with it: where each read is slow, pages must not crawl.
+        ends = self.is_over(rows_read) and self.took_s <= LATEST * self.budget_s
+        return 2 if ends else 1
+
+
 def search(
     read: Callable[[RecordQuery], pa.Table],
     query: Query,
@@ -150,6 +213,7 @@ def search(
     rows: int,
     columns: Sequence[str] = SHOWN,
     *,
+    first_ms: int = FIRST_WIDTH_MS,
     budget_s: float = BUDGET_S,
     clock: Callable[[], float] = time.monotonic,
 ) -> SearchResult:
@@ -157,13 +221,16 @@ def search(
 
     A stretch that holds too many records is cut into shorter ones, and one with few makes the next
     one longer, so that the work depends on the found records and not on the log's length. A stretch
-    is not made longer if the remaining time is too short for it.
+    is not made longer if the remaining time is too short for it. The next page goes on with the
+    length that this one came to.
 
     Args:
         newest_ms: event time of the log's newest record, as far as is known.
         rows: largest number of rows of a page.
-        budget_s: seconds after which no further stretch is begun, once one is read. So each page
-            reaches further back than the one before it.
+        first_ms: length of the first stretch, by the model's traffic.
+        budget_s: seconds after which no further stretch is begun once `LEAST_READ` records are
+            read; `LATEST` times as long, no further one is begun whatever was read. One stretch
+            is always read, so each page reaches further back than the one before it.
         columns: columns of the returned rows, from `READ`; the page shows no pseudonyms.
     """
     floor = max(query.from_ms or 0, 0)
@@ -171,8 +238,8 @@ def search(
     if query.before is not None:
         end = min(query.before.event_ms + bool(query.before.writer), end or _LARGEST)
     found: list[Mapping[str, Any]] = []
-    rows_read, width = 0, FIRST_WIDTH_MS if query.unit is None else FIRST_WIDTH_OF_UNIT_MS
-    begun_s, quickest_s, is_further = clock(), budget_s, False
+    rows_read, width, is_further = 0, _first_width(query, first_ms), False
+    page = _PageTime(clock, budget_s, clock(), budget_s)
     for _ in range(MOST_WINDOWS):
         window_s = clock()
         start = max(floor, (newest_ms + 1 if end is None else end) - width)
@@ -183,27 +250,26 @@ def search(
         else:
             found += _matching(table, query, rows + 1 - len(found), columns)
             end, is_further = start, True
-            now_s = clock()
-            took_s = now_s - window_s
-            quickest_s = min(quickest_s, took_s)
-            has_time = _longer_s(took_s, quickest_s) < budget_s - (now_s - begun_s)
-            width *= WIDER if len(table) < MOST_OF_WINDOW // WIDER and has_time else 1
+            page.read(window_s)
             if len(found) > rows:
                 last = found[rows - 1]
-                place = SearchCursor(last["event_ms"], last["writer"], last["seq"])
+                place = SearchCursor(last["event_ms"], last["writer"], last["seq"], width)
                 return SearchResult(tuple(found[:rows]), place, start, rows_read)
             if start <= floor:
                 return SearchResult(tuple(found), None, None, rows_read)
-        if is_further and (rows_read >= MOST_READ or clock() - begun_s > budget_s):
+            if len(table) < MOST_OF_WINDOW // WIDER:
+                width = min(width * page.wider(rows_read), MOST_WIDTH_MS)
+        if is_further and (rows_read >= MOST_READ or page.is_over(rows_read)):
             break
     reached = newest_ms + 1 if end is None else end
-    return SearchResult(tuple(found), SearchCursor(reached), reached, rows_read)
+    return SearchResult(tuple(found), SearchCursor(reached, width_ms=width), reached, rows_read)
 
 
-def _longer_s(took_s: float, quickest_s: float) -> float:
-    """Seconds that a longer stretch may take. A part of each read, at most the time of the quickest
-    one, does not grow with the stretch."""
-    return 2 * took_s + WIDER * (took_s - quickest_s)
+def _first_width(query: Query, first_ms: int) -> int:
+    carried = 0 if query.before is None else query.before.width_ms
+    if carried:
+        return min(max(carried, LEAST_WIDTH_MS), MOST_WIDTH_MS)
+    return first_ms if query.unit is None else FIRST_WIDTH_OF_UNIT_MS
 
 
 def _window(
@@ -267,7 +333,8 @@ def minute(ms: int | None) -> str:
 
 
 def _place_text(place: SearchCursor) -> str:
-    return f"{place.event_ms}:{place.writer}:{place.seq}" if place.writer else str(place.event_ms)
+    parts = (place.event_ms, place.writer, place.seq if place.writer else "", place.width_ms or "")
+    return ":".join(map(str, parts)).rstrip(":")
 
 
 def _refuse(name: str, text: str, wanted: str) -> NoReturn:
@@ -321,10 +388,11 @@ def _time(name: str, text: str) -> int:
 
 
 def _place(name: str, text: str) -> SearchCursor:
-    at, writer, seq = [*text.split(":"), "", ""][:3]
-    if text.count(":") not in (0, 2) or (writer and not _WRITER.fullmatch(writer)):
+    at, writer, seq, width = [*text.split(":"), "", "", ""][:4]
+    if text.count(":") not in (0, 2, 3) or (writer and not _WRITER.fullmatch(writer)):
         _refuse(name, text, "a link of this page")
-    return SearchCursor(_time(name, at), writer, _count(name, seq) if writer else 0)
+    number = _count(name, seq) if writer else 0
+    return SearchCursor(_time(name, at), writer, number, _count(name, width) if width else 0)
 
 
 _FIELDS: Final[Mapping[str, Callable[[str, str], Any]]] = {

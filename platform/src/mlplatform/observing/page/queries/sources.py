@@ -49,10 +49,9 @@ from mlplatform.operations.actions import traffic
 from mlplatform.operations.actions.interim_analyses import StepHistory, step_histories
 from mlplatform.operations.card.card import Card
 from mlplatform.operations.card.records import read_card
-from mlplatform.operations.supervisor.status import PlatformStatus, status
+from mlplatform.operations.supervisor.status import KeptMemory, PlatformStatus, status
 from mlplatform.operations.traffic import input_windows
 from mlplatform.operations.traffic.input_windows import InputHistory
-from mlplatform.operations.traffic.projection import TrafficReport
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift.incidents import Incident
 from mlplatform.rollouts.journal.controls import Killed, fold_controls
@@ -119,6 +118,7 @@ class Sources(PlatformReads):
         self._versions: dict[tuple[str, int], Version] = {}
         self._burn_rates = burn_rates
         self._schedules = schedules
+        self._memory = KeptMemory()
 
     def without_restriction(self) -> Sources:
         """The data of every model, for code that checks the reader's rights itself."""
@@ -127,10 +127,13 @@ class Sources(PlatformReads):
         return every
 
     def processes(self) -> PlatformStatus | None:
-        """The processes of this machine's supervisor; None if the page runs elsewhere, as in a
-        pod."""
+        """The processes of this machine's supervisor, Prefect also by what it answers to this page;
+        None if the page runs elsewhere, as in a pod."""
         settings = self.platform.settings
-        return None if settings.servers.page else status(settings.home)
+        if settings.servers.page:
+            return None
+        silence = "" if self._schedules is None else self._schedules.silence()
+        return status(settings.home, self._memory).unanswered("prefect", silence)
 
     def refusal_counts(self) -> Mapping[str, int]:
         """Surface → number of its refusals in the last day."""
@@ -188,14 +191,6 @@ class Sources(PlatformReads):
         if routes.killed:
             by = self._of_journal(lambda j: fold_controls(j.controls(name)).killed, by)
         return ModelRow(load_definition(name), routes, by)
-
-    def traffic(self, model: str, back_ms: int) -> TrafficReport | None:
-        """The counts of a model's newest traffic, by passes; None before there are any.
-
-        Raises:
-            Unavailable: it can't be read now.
-        """
-        return traffic.read(self.platform, model, back_ms)
 
     def input_history(self, model: str) -> InputHistory:
         """The windows that drift checks of a model have kept; empty before the first.
@@ -371,7 +366,10 @@ class Sources(PlatformReads):
         reached = (mark.event_ms for mark in log.watermarks())
         newest_ms = max((ms for ms in reached if ms is not None), default=0)
         with turn(self._searching, "other searches go on"):
-            found = search(log.read, query, newest_ms, rows, columns, budget_s=budget_s)
+            first_ms = self.first_stretch_ms(query, newest_ms)
+            found = search(
+                log.read, query, newest_ms, rows, columns, first_ms=first_ms, budget_s=budget_s
+            )
         return replace(found, rows=tuple(row for row in found.rows if self._may_see(row["model"])))
 
     def pseudonym(self, customer: str) -> int:
