@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import threading
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlencode, urljoin, urlsplit
@@ -280,8 +281,8 @@ class Page:
         )
         self.refusals = Refusals(settings.home.audit)
         self.identities = Identities(lambda: self.store, lambda: int(self.clock.now * 1000))
-        sign_ins, kept = SignIns(settings.home.audit), Sessions(self.clock)
-        access = PageAccess(self.identities, kept, self.refusals, "session", sign_ins)
+        sign_ins, self.kept = SignIns(settings.home.audit), Sessions(self.clock)
+        access = PageAccess(self.identities, self.kept, self.refusals, "session", sign_ins)
         self.application = application(
             Sources(Platform(settings)),
             token="the token",
@@ -319,11 +320,55 @@ async def test_a_form_of_a_session_that_has_ended_does_nothing_and_is_kept(page:
         assert (await browser.get("/rollouts")).status_code == 200
         page.clock.now += sessions.IDLE_S
         answer = await browser.post("/models/fraud/act/kill", data={"reason": "too late"})
-        assert answer.headers["location"] == "/sign-in?next=/&ended=1"
-        shown = await browser.get(answer.headers["location"])
-        assert "Your session has ended. Nothing of your last request was done." in shown.text
+        assert answer.status_code == 401
+        assert "Your session has ended. Nothing of your last request was done." in answer.text
     why = f"its session ended: {sessions.IDLE_S / 60:.0f} minutes without a request"
     assert ("POST /models/fraud/act/kill", why) in page.refused("bo")
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "wanted"),
+    [
+        ("/models/fraud/act/kill", {"reason": "it <b>alerts</b>"}, "/models/fraud/act/kill"),
+        (
+            "/models/fraud/review",
+            {"note": "it <b>alerts</b>", "about": "d 1&x", "outcome": "fraud"},
+            "/models/fraud/review?look=d+1%26x",
+        ),
+    ],
+)
+async def test_what_was_typed_when_a_session_ended_is_in_its_form_again(
+    page: Page, path: str, sent: dict[str, str], wanted: str
+) -> None:
+    """Signed out in another tab, so there is no cookie either; nothing acts by itself."""
+    async with page.browser() as browser:
+        answer = await browser.post(path, data=sent)
+        assert answer.status_code == 401
+        assert "Your session has ended" in answer.text
+        assert "<pre>it &lt;b&gt;alerts&lt;/b&gt;</pre>" in answer.text
+        assert f'name="next" value="{escape(wanted)}"' in answer.text
+        again = {"name": "bo", "next": wanted, "typed": sent.get("reason", sent.get("note", ""))}
+        wrong = await browser.post("/sign-in", data={**again, "key": "no key"})
+        assert "<pre>it &lt;b&gt;alerts&lt;/b&gt;</pre>" in wrong.text
+        signed_in = await browser.post("/sign-in", data={**again, "key": page.key})
+        assert signed_in.headers["location"] == wanted
+        own = page.kept.find(browser.cookies["session"], "10.0.0.1")
+        assert session_of(own).take_draft(path) == "it <b>alerts</b>"
+        assert session_of(own).take_draft(path) == ""
+
+
+async def test_another_sites_form_brings_no_text_and_leads_nowhere(page: Page) -> None:
+    async with page.browser() as browser:
+        sent = {"reason": "not mine"}
+        headers = {"Origin": "http://evil.example"}
+        other = await browser.post("/models/fraud/act/kill", data=sent, headers=headers)
+        assert "not mine" not in other.text
+        crossed = {"Sec-Fetch-Site": "cross-site"}
+        other = await browser.post("/models/fraud/act/kill", data=sent, headers=crossed)
+        assert "not mine" not in other.text
+        led_away = await browser.post("//evil.example/act", data=sent)
+        assert "evil.example" not in led_away.text
+        assert 'name="next" value="/"' in (await browser.post("/session-ended", data=sent)).text
 
 
 async def test_a_stolen_cookie_opens_nothing_elsewhere(page: Page) -> None:
@@ -332,7 +377,7 @@ async def test_a_stolen_cookie_opens_nothing_elsewhere(page: Page) -> None:
         thief.cookies.update(browser.cookies)
         assert (await thief.get("/")).status_code == 303
         answer = await thief.post("/models/fraud/act/kill", data={"reason": "stolen"})
-        assert answer.headers["location"].startswith("/sign-in")
+        assert answer.status_code == 401
         assert (await browser.get("/")).status_code == 200
     (told,) = page.refused("bo")
     assert told == ("POST /models/fraud/act/kill", "its session began at 10.0.0.1, not 10.0.0.2")

@@ -172,7 +172,8 @@ class Actions:
 
     def _ask(self, request: Request) -> Response:
         def respond(reader: Reader, subject: Subject, act: Act) -> Response:
-            return self._form(reader, subject, act, problem="", reason="", status=200)
+            typed = reader.session.take_draft(request.url.path)
+            return self._form(reader, subject, act, problem="", reason=typed, status=200)
 
         return self._response_to(request, respond)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from http import cookies
 from typing import Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -15,6 +15,8 @@ from mlplatform.runtime.units import KIB
 MOST_BYTES: Final = 16 * KIB
 """Most bytes of a form: a reason of 500 characters has up to 6,000 bytes as browsers send it."""
 MOST_FIELDS: Final = 16
+MOST_TYPED: Final = 500
+MOST_ID: Final = 128
 KIND: Final = "application/x-www-form-urlencoded"
 
 
@@ -103,6 +105,20 @@ def set_cookie(
     if secure:
         morsel["secure"] = True
     return morsel.OutputString()
+
+
+def again(path: str, fields: Mapping[str, str]) -> tuple[str, str]:
+    """The path that shows a sent form again, and the text that a person had typed into it."""
+    first, *rest = path.strip("/").split("/")
+    is_act = first in ("rollouts", "models") and rest[1:2] == ["act"]
+    if is_act:
+        return own_path(quote(path)), fields.get("reason", "")[:MOST_TYPED]
+    if first == "models" and rest[1:] == ["review"]:
+        asked = urlencode({"look": fields["about"][:MOST_ID]}) if fields.get("about") else ""
+        return own_path(quote(path) + (f"?{asked}" if asked else "")), fields.get("note", "")[
+            :MOST_TYPED
+        ]
+    return ("/decisions" if first == "decisions" else "/"), ""
 
 
 def own_path(text: str) -> str:

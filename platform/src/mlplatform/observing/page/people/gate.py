@@ -29,10 +29,13 @@ from mlplatform.scoring.admission.store import Keys
 
 SURFACE: Final = "page"
 SIGN_IN: Final = "/sign-in"
-OPEN: Final = (SIGN_IN, AT_PROVIDER, RETURN, "/style.css", "/health")
+ENDED: Final = "/session-ended"
+OPEN: Final = (SIGN_IN, ENDED, AT_PROVIDER, RETURN, "/style.css", "/health")
 """Paths that anybody may read; they hold nothing of this installation except which identity
 provider it trusts."""
 PEER: Final = "mlplatform.peer"
+ASKED: Final = "mlplatform.asked"
+"""Key of a request's scope: the path of the form that came after its session had ended."""
 SAFE_METHODS: Final = ("GET", "HEAD")
 
 log = logging.getLogger(__name__)
@@ -189,7 +192,10 @@ class SessionGate:
         if why := self._refusal_to_record(scope, found, peer):
             who = found.name if isinstance(found, NoSession) and found.name else UNKNOWN
             self._access.refuse(who, f"{scope['method']} {scope['path']}", why)
-        if _is_a_browsers(scope):
+        if _is_a_browsers(scope) and scope["method"] == "POST":
+            ended = {**scope, "path": ENDED, "raw_path": ENDED.encode(), ASKED: scope["path"]}
+            await self._application(ended, receive, send)
+        elif _is_a_browsers(scope):
             await _to_sign_in(scope, send, has_ended=found is not None)
         else:
             await self._by_token(scope, receive, send)

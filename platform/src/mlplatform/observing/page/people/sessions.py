@@ -51,6 +51,21 @@ class Offer:
     until_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a person had typed when their earlier session ended.
+
+    Args:
+        path: the form that it belongs to.
+    """
+
+    path: str
+    text: str
+
+
+NO_DRAFT: Final = Draft("", "")
+
+
 @dataclass(slots=True, eq=False)
 class Session:
     """A person who has signed in.
@@ -63,6 +78,7 @@ class Session:
         peer: network address of the browser; requests from other addresses are refused.
         form_token: the token that every form of this session holds.
         notice: text that the next page shows once.
+        draft: what the next form of its path holds, once.
     """
 
     name: str
@@ -74,6 +90,14 @@ class Session:
     offers: dict[str, Offer] = field(default_factory=dict)
     notice: str = ""
     person: Person | None = None
+    draft: Draft = NO_DRAFT
+
+    def take_draft(self, path: str) -> str:
+        """The text that the form of this path is to hold; empty if there is none."""
+        if self.draft.path != path:
+            return ""
+        text, self.draft = self.draft.text, NO_DRAFT
+        return text
 
     def is_form_of_its_own(self, token: str) -> bool:
         """Whether a form holds this session's token; in constant time."""
@@ -104,7 +128,14 @@ class Sessions:
         self._lock = threading.Lock()
         self._by_digest: dict[bytes, Session] = {}
 
-    def begin(self, name: str, key: bytes, peer: str, person: Person | None = None) -> str:
+    def begin(
+        self,
+        name: str,
+        key: bytes,
+        peer: str,
+        person: Person | None = None,
+        draft: Draft = NO_DRAFT,
+    ) -> str:
         """Begin a session. Returns its cookie: 256 random bits, of which the page stores a
         digest."""
         cookie, now_s = secrets.token_urlsafe(32), self._now_s()
@@ -113,7 +144,9 @@ class Sessions:
                 if _end_reason(found, now_s):
                     del self._by_digest[digest]
             token = secrets.token_urlsafe(32)
-            made = Session(name, key, peer, now_s, now_s, token, person=person)
+            made = Session(name, key, peer, now_s, now_s, token, person=person, draft=draft)
+            if draft.text:
+                made.notice = "Nothing was done yet: what you had typed is in the form again."
             own = [d for d, s in self._by_digest.items() if _owner_key(s) == _owner_key(made)]
             if len(own) >= MOST_OF_ONE:
                 del self._by_digest[own[0]]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import math
 import time
 from collections.abc import Callable
 from typing import Final, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -15,11 +16,11 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from mlplatform.observing.page.people import forms
-from mlplatform.observing.page.people.gate import PEER, SIGN_IN, PageAccess
+from mlplatform.observing.page.people.gate import ASKED, ENDED, PEER, SIGN_IN, PageAccess
 from mlplatform.observing.page.people.identity import Person
 from mlplatform.observing.page.people.provider import Provider
 from mlplatform.observing.page.people.reader import ANONYMOUS_READER, READER
-from mlplatform.observing.page.people.sessions import LASTS_S, WrongSignIns
+from mlplatform.observing.page.people.sessions import LASTS_S, NO_DRAFT, Draft, WrongSignIns
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, PlatformError
 from mlplatform.runtime.telemetry.refusals import UNKNOWN
 from mlplatform.runtime.telemetry.sign_ins import SignInEvent
@@ -55,6 +56,7 @@ class SignIn:
             Route(SIGN_IN, self.form, methods=["GET"]),
             Route(SIGN_IN, self.sign_in, methods=["POST"]),
             Route(SIGN_OUT, self.sign_out, methods=["POST"]),
+            Route(ENDED, self.ended, methods=["POST"]),
         ]
 
     async def form(self, request: Request) -> Response:
@@ -62,6 +64,19 @@ class SignIn:
         ended = "Your session has ended. Nothing of your last request was done."
         notice = ended if "ended" in request.query_params else ""
         return self._form(wanted, notice, 200, is_out="out" in request.query_params)
+
+    async def ended(self, request: Request) -> Response:
+        """The sign-in form in place of an act whose session has ended. It holds what was typed,
+        and leads back to the act's form; nothing is done."""
+        path = request.scope.get(ASKED, "/")
+        if path == SIGN_OUT:
+            return RedirectResponse(SIGN_IN, 303)
+        wanted, text = forms.again(path, {})
+        if forms.says_its_origin(request.scope["headers"]):
+            with contextlib.suppress(InputInvalid):
+                wanted, text = forms.again(path, await forms.read(request))
+        problem = "Your session has ended. Nothing of your last request was done."
+        return self._form(wanted, problem, 401, typed=text)
 
     async def sign_in(self, request: Request) -> Response:
         peer = request.scope[PEER]
@@ -77,25 +92,35 @@ class SignIn:
         except InputInvalid as error:
             return self._refused("/", "", str(error), 400)
         name, secret = fields.get("name", ""), fields.get("key", "").strip()
-        wanted = forms.own_path(fields.get("next", "/"))
+        wanted, typed = forms.own_path(fields.get("next", "/")), fields.get("typed", "")
+        typed = typed[: forms.MOST_TYPED]
         try:
             found = await run_in_threadpool(self._authenticate, name, secret.encode())
             problem = "" if found else await run_in_threadpool(self._problem, name, secret.encode())
         except PlatformError as error:
-            return self._form(wanted, f"Keys cannot be looked up now: {error}", 503)
+            problem = f"Keys cannot be looked up now: {error}"
+            return self._form(wanted, problem, 503, typed=typed)
         if found is None:
             self.wrong.count(peer)
-            return self._refused(wanted, name, "nobody has this name and key", 401, problem)
-        return self.begin(RedirectResponse(wanted, 303), *found, peer)
+            why = "nobody has this name and key"
+            return self._refused(wanted, name, why, 401, problem, typed)
+        draft = Draft(urlsplit(wanted).path, typed)
+        return self.begin(RedirectResponse(wanted, 303), *found, peer, draft=draft)
 
     def begin(
-        self, response: Response, name: str, key: bytes, peer: str, person: Person | None = None
+        self,
+        response: Response,
+        name: str,
+        key: bytes,
+        peer: str,
+        person: Person | None = None,
+        draft: Draft = NO_DRAFT,
     ) -> Response:
         """The response with the cookie of a new session; the browser's earlier session ends."""
         before = READER.get()
         if before is not None:
             self._access.sessions.end(before.session)
-        cookie = self._access.sessions.begin(name, key, peer, person)
+        cookie = self._access.sessions.begin(name, key, peer, person, draft)
         self._keep("in", name, _proof(key, person), peer)
         return self._with_cookie(response, cookie)
 
@@ -138,17 +163,19 @@ class SignIn:
         return "Nobody has this name and this key. `mlplatform keys list` shows the names."
 
     def _refused(
-        self, wanted: str, name: str, why: str, status: int, problem: str = ""
+        self, wanted: str, name: str, why: str, status: int, problem: str = "", typed: str = ""
     ) -> Response:
         as_whom = f" as {name}" if _can_be_a_name(name) else ""
         self._access.refuse(UNKNOWN, f"sign in{as_whom}", why)
-        return self._form(wanted, problem or f"You are not signed in: {why}.", status)
+        return self._form(wanted, problem or f"You are not signed in: {why}.", status, typed=typed)
 
     def refused_form(self, wanted: str, problem: str, status: int) -> Response:
         """The sign-in form again, with the reason why nobody is signed in."""
         return self._form(wanted, problem, status)
 
-    def _form(self, wanted: str, problem: str, status: int, *, is_out: bool = False) -> Response:
+    def _form(
+        self, wanted: str, problem: str, status: int, *, typed: str = "", is_out: bool = False
+    ) -> Response:
         provider = self._provider
         return self.show(
             "people/sign_in.html",
@@ -156,6 +183,7 @@ class SignIn:
             here="sign-in",
             wanted=wanted,
             problem=problem,
+            typed=typed,
             host="" if provider is None else provider.settings.host,
             begin="" if provider is None else f"{provider.begins_at}?next={quote(wanted)}",
             is_out=is_out and provider is not None,

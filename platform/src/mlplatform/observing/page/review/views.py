@@ -112,7 +112,9 @@ class Reviews:
         try:
             definition = self._sources.model(name).definition
             wanted = query.get("look", "")[: queue_rows.MOST_ID]
-            return self._queue(definition, wanted, query.get("after", ""))
+            reader = READER.get()
+            typed = "" if reader is None else reader.session.take_draft(request.url.path)
+            return self._queue(definition, wanted, query.get("after", ""), note=typed)
         except NotFound as missing:
             return self._problem(404, str(missing), "/")
         except InputInvalid as wrong:
