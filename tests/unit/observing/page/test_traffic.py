@@ -157,6 +157,19 @@ def test_every_line_lies_in_its_picture_and_gaps_stay_gaps(period: str) -> None:
             assert 0 <= y <= HEIGHT
 
 
+def test_ages_that_no_pass_has_sampled_lately_say_when_they_were_sampled() -> None:
+    old_ms = NEWEST_MS - 20 * HOUR_MS
+    found = read([], **{AGES: [(old_ms, {"customer_stats": 9 * HOUR_MS})]})
+    note = metrics(found)["ages"].note
+    assert note.startswith("as of ")
+    assert note.endswith("UTC, no newer decision was sampled: customer_stats 9 h")
+    assert metrics(read([]))["ages"].note == "no pass has seen a decision that read a feature"
+
+
+def test_the_rate_names_its_window() -> None:
+    assert metrics(day())["rate"].note.startswith("over ")
+
+
 def test_what_nobody_measured_is_said() -> None:
     empty = metrics(read([]))
     assert empty["recall"].text == "not known yet"
@@ -199,7 +212,7 @@ def test_a_busy_model_that_nobody_asks_any_more_is_a_warning() -> None:
     now_ms = NEWEST_MS + 14 * 60_000
     told = newest(until(day(), now_ms - 30_000), now_ms)
     assert told.age == "14 min"
-    assert told.warning.startswith("No request came for 13.5 min, and about 8,")
+    assert told.warning.startswith("No request was counted for 14 min, and about 8,")
     assert "traffic has stopped, or is not logged" in told.warning
     assert "14 min old" in page(traffic.traffic_detail(fraud(), day(), "day", now_ms))
 

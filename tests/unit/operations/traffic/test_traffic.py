@@ -173,6 +173,19 @@ def test_samples_are_one_an_hour_and_a_month_at_most(tmp_path: Path) -> None:
     assert len(kept) == 31 * 2 + 1
 
 
+def test_the_newest_sample_is_read_although_it_is_older_than_the_range(tmp_path: Path) -> None:
+    path, log = tmp_path / "t.db", SmallLog()
+    log.append("a", event_ms=NEWEST_MS)
+    filled(path, log, 10)
+    for hours, of in ((-200, "ages"), (-100, "ages"), (-300, "check"), (-1, "check")):
+        projection.sample(path, of, NEWEST_MS + hours * HOUR_MS, {"v": hours})
+    found = projection.read(path, DAY_MS)
+    assert found is not None
+    assert {of: [body["v"] for _, body in kept] for of, kept in found.samples.items()} == {
+        "ages": [-100], "check": [-1]
+    }  # fmt: skip
+
+
 def test_before_anything_was_counted_there_is_nothing(tmp_path: Path) -> None:
     assert projection.read(tmp_path / "t.db", DAY_MS) is None
     assert not (tmp_path / "t.db").exists()
@@ -210,4 +223,10 @@ def test_a_pass_counts_the_log_and_samples_the_ages_of_features(tmp_path: Path) 
     assert found is not None
     assert sum(b.counts.requests for b in found.buckets) == 4
     assert traffic.feature_ages(platform.log, "fraud") == {"customer_stats": 2}
+
+    label = msgspec.structs.replace(record, kind="label", payload={})
+    many = [msgspec.structs.replace(world.entry(1), record=label) for _ in range(100)]
+    world.log.append("gateway-0", many)
+    told = "labels that came since hide no decision"
+    assert traffic.feature_ages(platform.log, "fraud") == {"customer_stats": 2}, told
     world.close()

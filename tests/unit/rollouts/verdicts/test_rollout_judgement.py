@@ -206,6 +206,11 @@ def test_a_step_without_an_alert_has_shown_nothing_about_alerts() -> None:
     assert "no alert is expected." in verdict.reason
 
 
+def test_a_step_without_a_request_has_no_verdict_on_alerts_for_that_reason() -> None:
+    reason = shadow([]).evidence["gates"]["alerts"]["reason"]
+    assert reason == "No verdict is possible yet: the challenger has answered no request."
+
+
 def test_a_champions_alerts_are_left_to_drift() -> None:
     rows = shadow_rows(400, 2, generation=1, version=2, alert_share=0.9)
     assert judged(rows, "shadow", CHAMPION, COMPLETE).verdict == "HEALTHY"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from mlplatform.decisions.records.record import VARIANT
@@ -15,7 +15,7 @@ from mlplatform.observing.page.queries.error_budget import answers_to_judge
 from mlplatform.operations.actions.traffic import AGES, CHECK, ages_of, check_of
 from mlplatform.operations.traffic.buckets import SHADOW, Counts, no_counts, quantile_ms
 from mlplatform.operations.traffic.projection import TrafficReport
-from mlplatform.runtime.times import duration_text
+from mlplatform.runtime.times import duration_text, minute_text
 from mlplatform.runtime.units import DAY_MS, HOUR_MS, HOUR_S, MINUTE_MS
 
 PERIODS: Final[Mapping[str, tuple[int, int]]] = {
@@ -33,6 +33,8 @@ EXPECTED: Final = 20.0
 20 comes by chance in two of a billion cases."""
 LATE_MS: Final = 5 * MINUTE_MS
 """Age of the counts from which the page says that they are late; a pass counts every minute."""
+OLD_SAMPLE_MS: Final = 2 * HOUR_MS
+"""Age of a sample, before the newest request, from which the page says when it was taken."""
 CHAMPION, CHALLENGER, VARIANTS = "champion", "challenger", "variants"
 
 
@@ -153,16 +155,16 @@ def newest_record(found: TrafficReport, now_ms: int) -> NewestRecord:
     if own:
         length_ms = max(found.newest_ms - own[0].start_ms, MINUTE_MS)
         expected = sum(b.counts.requests for b in own) / length_ms * quiet_ms
+    age = duration_text(max(0, now_ms - found.newest_ms) / 1000)
     warning = ""
     if now_ms - max(counted_ms, found.newest_ms) > LATE_MS:
         late = duration_text((now_ms - max(counted_ms, found.newest_ms)) / 1000)
         warning = f"Nothing was counted for {late}: passes are late, and newer traffic is not shown"
     elif quiet_ms > QUIET_MS and expected >= EXPECTED:
         warning = (
-            f"No request came for {duration_text(quiet_ms / 1000)}, and about {expected:,.0f} were"
-            " to be expected: traffic has stopped, or is not logged"
+            f"No request was counted for {age}, and about {expected:,.0f} were to be expected:"
+            " traffic has stopped, or is not logged"
         )
-    age = duration_text(max(0, now_ms - found.newest_ms) / 1000)
     return NewestRecord(found.newest_ms, age, warning)
 
 
@@ -226,7 +228,7 @@ def _traffic(
     rates = [(p.start_ms, p.answered.requests / p.seconds) for p in points]
     degraded = [(p.start_ms, _share(p.answered.degraded, p.answered.requests)) for p in points]
     return [
-        _metric("rate", "requests/s", [("all", rates)], _rate, span_ms),
+        _rates(points, rates, span_ms),
         _latency("p50", 0.5, points, span_ms, None),
         _latency("p99", 0.99, points, span_ms, goal_ms),
         *(
@@ -236,6 +238,12 @@ def _traffic(
         ),
         _metric("degraded", "degraded answers", [("all", degraded)], percents, span_ms),
     ]
+
+
+def _rates(points: Sequence[_Point], rates: Points, span_ms: tuple[int, int]) -> Metric:
+    made = _metric("rate", "requests/s", [("all", rates)], _rate, span_ms)
+    note = f"over {duration_text(points[-1].seconds)}" if points else ""
+    return replace(made, note=note)
 
 
 def _latency(
@@ -330,15 +338,17 @@ def _drift(found: TrafficReport, span_ms: tuple[int, int]) -> Metric:
 
 
 def _ages(found: TrafficReport, span_ms: tuple[int, int]) -> Metric:
-    """The age of the oldest view's features when they were used."""
+    """The age of the oldest view's features when they were used, and when that was if it is not
+    the newest hour."""
     samples = [(at, ages_of(body)) for at, body in found.samples.get(AGES, ())]
     line = [(at, max(ages.values()) / HOUR_MS) for at, ages in samples if ages]
     if not line:
-        return Metric(
-            "ages", "age of features", "not known", "no decision read a feature", "", None
-        )
-    newest = samples[-1][1]
+        note = "no pass has seen a decision that read a feature"
+        return Metric("ages", "age of features", "not known", note, "", None)
+    at, newest = next((at, ages) for at, ages in reversed(samples) if ages)
     note = ", ".join(f"{view} {_hours(age / HOUR_MS)}" for view, age in sorted(newest.items()))
+    if found.newest_ms - at >= OLD_SAMPLE_MS:
+        note = f"as of {minute_text(at)} UTC, no newer decision was sampled: {note}"
     drawn = spark([("oldest view", _within(line, span_ms))], _hours, span_ms)
     return Metric("ages", "age of features", _hours(line[-1][1]), note, "", drawn)
 

@@ -84,7 +84,8 @@ class TrafficReport:
         length_ms: length of each bucket in milliseconds.
         newest_ms: event time of the newest record that was counted.
         position: per writer, the number of the last record that was counted.
-        samples: kind → pairs of a time and the sample taken then, oldest first.
+        samples: kind → pairs of a time and the sample taken then, oldest first: those of the
+            range, or the newest one before it.
         counted_ms: event time until which everything in the log was counted; None if that is not
             known.
     """
@@ -177,7 +178,10 @@ def read(path: Path, back_ms: int) -> TrafficReport | None:
             (level.length_ms, from_ms - level.length_ms),
         ).fetchall()
         samples: dict[str, list[tuple[int, Any]]] = {}
-        kept = "SELECT of, start_ms, body FROM samples WHERE start_ms >= ? ORDER BY start_ms"
+        kept = (
+            "SELECT of, start_ms, body FROM samples WHERE start_ms >= min(?, (SELECT max(start_ms)"
+            " FROM samples AS every WHERE every.of = samples.of)) ORDER BY start_ms"
+        )
         for of, start_ms, body in db.execute(kept, (from_ms,)):
             samples.setdefault(of, []).append((start_ms, msgspec.json.decode(body)))
         position = _position(db)

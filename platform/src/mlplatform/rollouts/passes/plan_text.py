@@ -10,12 +10,13 @@ from typing import Any, Final
 import msgspec
 
 from mlplatform.rollouts.journal.basis_evidence import PlanEvidence
+from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.journal.transitions import PlannedStep, RolloutPlan
 from mlplatform.rollouts.verdicts.planner import HARM, LONGEST, Confirmation, StagePlan
 from mlplatform.rollouts.verdicts.ramp import Plan, steps_text
 from mlplatform.runtime.text import markdown
-from mlplatform.runtime.times import duration_text
-from mlplatform.runtime.units import HOUR_S
+from mlplatform.runtime.times import duration_text, utc_minute_text
+from mlplatform.runtime.units import HOUR_MS, HOUR_S
 
 _KEYS: Final = {"positives": "frauds", "hidden": "declined"}
 """Names of the fields in a plan's JSON."""
@@ -197,6 +198,50 @@ def length(hours: float | None, deadline_h: float | None = None) -> str:
     if deadline_h is None:
         return "longer than the plan looks ahead"
     return f"more than {duration_text(LONGEST * deadline_h * HOUR_S)}"
+
+
+def running_step(state: RolloutState) -> PlannedStep | None:
+    """The plan's step that the rollout is in; None where no traffic decides, or without a plan."""
+    if state.plan is None or state.phase not in ("shadow", "canary"):
+        return None
+    percent = state.percent if state.phase == "canary" else None
+    return next((step for step in state.plan.steps if step.percent == percent), None)
+
+
+def expected(state: RolloutState) -> tuple[str, ...]:
+    """Sentences on when the running step is decided, and how long the whole ramp takes, in event
+    time; empty for a rollout that does not ramp or has no plan."""
+    plan, step = state.plan, running_step(state)
+    if plan is None or not state.ramping:
+        return ()
+    if plan.missing:
+        return (f"There is no plan: {plan.missing}.",)
+    if not plan.steps:
+        return ()
+    found = [] if step is None else [_step_expected(state, step)]
+    hours = [s.hours for s in plan.steps]
+    whole = sum(h for h in hours if h is not None)
+    more = "more than " if None in hours else ""
+    found.append(
+        f"Shadow and canary together were planned to take {more}{duration_text(whole * HOUR_S)},"
+        f" without the wait for an approval: {whole_ramp(plan)}."
+    )
+    return tuple(found)
+
+
+def _step_expected(state: RolloutState, step: PlannedStep) -> str:
+    begun_ms = state.since_event_ms + sum(pause.event_ms for pause in state.pauses)
+    deadline = utc_minute_text(round(begun_ms + step.deadline_h * HOUR_MS))
+    takes = length(step.hours, step.deadline_h)
+    since = f"The step {_place(step)} began on {utc_minute_text(state.since_event_ms)}"
+    paused = ", later by as long as the pause lasts" if state.paused is not None else ""
+    if step.hours is None or step.hours > step.deadline_h:
+        return f"{since} and was planned to take {takes}. Its deadline is {deadline}{paused}."
+    decided = utc_minute_text(round(begun_ms + step.hours * HOUR_MS))
+    return (
+        f"{since} and was planned to take {takes}: its decision is expected about {decided}, and"
+        f" its deadline is {deadline}{paused}."
+    )
 
 
 def whole_ramp(plan: RolloutPlan) -> str:

@@ -155,6 +155,9 @@ def alert_gate(
     )
     raised, answers = view.challenger_hits, view.challenger_trials
     theirs, others = view.champion_hits, view.champion_trials
+    if not deviations and not answers:
+        nothing = "No verdict is possible yet: the challenger has answered no request."
+        return Gate(name, bound.verdict(math.nan, math.nan), nothing, {"trials": answers})
     if not deviations:
         reason = (
             "No verdict is possible yet: no alert is expected. "

@@ -16,9 +16,12 @@ from mlplatform.observing.page.queries import rollouts
 from mlplatform.observing.page.rendering import render, templates
 from mlplatform.operations.actions import interim_analyses
 from mlplatform.operations.actions.interim_analyses import InterimAnalysis
-from mlplatform.rollouts.journal.transitions import Transition
+from mlplatform.rollouts.journal.state import fold
+from mlplatform.rollouts.journal.transitions import Paused, Resumed, Transition
+from mlplatform.rollouts.passes import plan_text
 from mlplatform.rollouts.passes.summary import MARKS, TITLES, to_markdown
 from mlplatform.rollouts.verdicts.verdict import Gate
+from mlplatform.runtime.units import DAY_MS
 from support.judged_rollout import JudgedRollout
 
 NUMBERS = st.none() | st.floats(-1e9, 1e9) | st.sampled_from([float("nan"), float("inf")])
@@ -197,6 +200,56 @@ def test_a_ramp_shows_what_was_and_what_is_to_come() -> None:
     assert ended is not None
     assert (ended.end, ended.planned, ended.phases[-1].share) == ("rolled_back", (), 0.0)
     assert ended.phases[-2].exposed == 20, "customers of the canary, counted by its evidence"
+
+
+def test_the_running_step_has_its_planned_length_and_the_date_of_its_decision() -> None:
+    _, facts = world()
+    shown = ramp.ramp(facts[:2])
+    assert shown is not None
+    assert shown.phases[-1].takes == "0 s so far, 2.1 days planned"
+    step, whole = plan_text.expected(fold(facts[:2]))
+    assert step == (
+        "The step in shadow began on 2025-10-09 08:53 UTC and was planned to take 2.1 days: its"
+        " decision is expected about 2025-10-11 10:53 UTC, and its deadline is"
+        " 2025-10-16 08:53 UTC."
+    )
+    assert whole.startswith(
+        "Shadow and canary together were planned to take 4.6 days, without the wait for an"
+        " approval: 2.1 days in shadow, 20 h at 5 % of the customers, "
+    )
+    page = render(
+        "rollout.html", here="", shown=rollouts.rollout(facts[:2]), waiting=[], buttons=()
+    )
+    assert step in page
+    assert whole in page
+    assert plan_text.expected(fold(JudgedRollout(1, 400).stopped())) == ()
+
+
+def test_a_pause_moves_the_date_of_the_decision() -> None:
+    _, facts = world()
+    same = {"rollout_id": "fraud-v2-1", "model": "fraud", "actor": "bo", "reason": "a check"}
+    paused = [
+        *facts[:2],
+        Paused(**same, event_ms=facts[1].event_ms + 5, wall_ms=facts[1].wall_ms + 5),
+        Resumed(**same, event_ms=facts[1].event_ms + 5 + DAY_MS, wall_ms=facts[1].wall_ms + DAY_MS),
+    ]
+    assert "expected about 2025-10-12 10:53 UTC" in plan_text.expected(fold(paused))[0]
+    assert "later by as long as the pause lasts" in plan_text.expected(fold(paused[:3]))[0]
+
+
+def test_an_answer_is_told_beside_the_reason_of_the_phase() -> None:
+    """The approver's reason does not stand for that of the question."""
+    _, facts = world()
+    shown = rollouts.rollout(facts[:4])
+    assert shown.why == "shown in shadow"
+    said = (
+        "ben has approved it: the interval is narrow enough. The next pass carries the answer out."
+    )
+    assert shown.answered == said
+    page = render("rollout.html", here="", shown=shown, waiting=[], buttons=())
+    assert "awaiting approval</b>: shown in shadow</p>" in page
+    assert said in page
+    assert rollouts.rollout(facts[:5]).answered == ""
 
 
 def test_a_ramp_of_no_time_at_all_is_drawn() -> None:

@@ -4,14 +4,14 @@ come."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from mlplatform.observing.page.pictures import scales
 from mlplatform.observing.page.pictures.scales import Tick
 from mlplatform.rollouts.journal.state import RAMPING, RolloutState, apply
 from mlplatform.rollouts.journal.transitions import Transition
-from mlplatform.rollouts.passes.plan_text import length
+from mlplatform.rollouts.passes.plan_text import length, running_step
 from mlplatform.runtime.times import duration_text
 from mlplatform.runtime.units import SECOND_MS
 
@@ -31,7 +31,7 @@ class RampPhase:
         share: percent of the customers, 0 to 100.
         exposed: number of customers whom the challenger had answered by its end; None if it was not
             counted.
-        takes: duration, as text.
+        takes: duration, as text; of the present one so far, and as planned.
     """
 
     name: str
@@ -143,10 +143,16 @@ def _phases(
             exposed.append(None)
     last = max(facts[-1].event_ms, until_ms or 0) if facts else 0
     ends = [*(ms for _, _, ms in begun[1:]), last]
-    return [
+    found = [
         RampPhase(name, share, ms, duration_text(max(end - ms, 0) / SECOND_MS), units)
         for (name, share, ms), end, units in zip(begun, ends, exposed, strict=True)
-    ], state
+    ]
+    if state is not None and state.phase in RAMPING:
+        takes, step = f"{found[-1].takes} so far", running_step(state)
+        if step is not None:
+            takes += f", {length(step.hours, step.deadline_h)} planned"
+        found[-1] = replace(found[-1], takes=takes)
+    return found, state
 
 
 def _units(fact: Transition) -> int | None:

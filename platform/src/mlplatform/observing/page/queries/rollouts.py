@@ -15,7 +15,8 @@ from mlplatform.observing.page.queries.plots import Plot, PlottedInterval, plot
 from mlplatform.operations.actions.interim_analyses import StepHistory
 from mlplatform.rollouts.journal.evidence import Evidence
 from mlplatform.rollouts.journal.state import RolloutState, apply
-from mlplatform.rollouts.journal.transitions import Transition
+from mlplatform.rollouts.journal.transitions import Answered, Resumed, Transition
+from mlplatform.rollouts.passes import plan_text
 from mlplatform.rollouts.passes.summary import ARM_COUNTS, MARKS, mark, title
 
 TONES = {
@@ -89,12 +90,18 @@ class RolloutDetail:
     """One rollout with everything that happened to it, oldest first.
 
     Args:
+        why: why it is in its phase; an answer, or a resumption, is no reason for that.
+        answered: an answer that no pass has carried out yet, as a sentence; empty if there is none.
+        expected: sentences on when it is decided, by its plan.
         ramp: the challenger's share of the customers over time.
         steps: the steps with a picture of each gate, newest first.
     """
 
     state: RolloutState
     tone: str
+    why: str
+    answered: str
+    expected: tuple[str, ...]
     phases: tuple[PhaseRow, ...]
     validation: tuple[GateRow, ...]
     ramp: Ramp | None
@@ -122,10 +129,31 @@ def rollout(facts: Sequence[Transition], histories: Sequence[StepHistory] = ()) 
     return RolloutDetail(
         state,
         TONES.get(state.phase, ""),
+        why(state, facts),
+        answered(state),
+        plan_text.expected(state),
         tuple(lines),
         validation_gates(state.validation),
         ramp(facts, newest_ms),
         steps(facts, histories),
+    )
+
+
+def why(state: RolloutState, facts: Sequence[Transition]) -> str:
+    """Why a rollout is in its phase, or paused in it."""
+    if state.paused is not None:
+        return state.paused.reason
+    return next(f.reason for f in reversed(facts) if not isinstance(f, Answered | Resumed))
+
+
+def answered(state: RolloutState) -> str:
+    """An approver's answer that waits for the next pass, as a sentence; empty if none waits."""
+    if state.answer is None or not state.awaits_answer:
+        return ""
+    said = {"approve": "approved", "reject": "rejected"}[state.answer.answer]
+    return (
+        f"{state.answer.approver} has {said} it: {state.answer.reason}. The next pass carries the"
+        " answer out."
     )
 
 
