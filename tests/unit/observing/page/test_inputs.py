@@ -9,6 +9,7 @@ from mlplatform.observing.page.rendering import render
 from mlplatform.operations.traffic import input_windows
 from mlplatform.operations.traffic.input_windows import InputHistory
 from mlplatform.rollouts.drift.incidents import Change, Incident, IncidentFinding, State
+from rollout_world import fraud
 from support.kept_windows import HOSTILE, MOVED, STILL, WORD, history
 
 
@@ -21,7 +22,7 @@ def incident(number: int, state: State, note: str = "too few labels") -> Inciden
 def page(shown: inputs.InputsDetail | None, *found: Incident) -> str:
     rows = inputs.incident_rows(found, 0, trains=True)
     return render(
-        "inputs.html", here="", model="fraud", shown=shown, incidents=rows,
+        "inputs.html", here="", model="fraud", shown=shown, incidents=rows, unwatched=["hour"],
         most_inputs=inputs.MOST_INPUTS, most_incidents=inputs.MOST_INCIDENTS,
     )  # fmt: skip
 
@@ -41,6 +42,15 @@ def test_what_moved_furthest_comes_first_beside_its_profile() -> None:
     assert first.missing is not None
     assert (first.missing.text, first.missing.note) == ("10 %", "profile: 0 %")
     assert len(first.rows) == 5
+
+
+def test_inputs_that_no_check_watches_are_named() -> None:
+    definition = fraud()
+    left_out = inputs.unwatched(definition)
+    assert left_out
+    assert not {*left_out} & {*definition.drift.inputs}
+    told = "1 input of fraud is not watched, as <code>drift.inputs</code> of model.yaml leaves it"
+    assert told in page(inputs.inputs_detail(history(5)))
 
 
 def test_what_never_misses_a_value_has_no_picture_of_it_and_a_category_no_quantiles() -> None:

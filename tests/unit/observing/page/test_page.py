@@ -29,6 +29,7 @@ from mlplatform.observing.page.rendering import coded, counted, render
 from mlplatform.rollouts.drift.incidents import Change, Incident, IncidentFinding, State
 from mlplatform.rollouts.drift.retrain import MAX_CLAIMS
 from mlplatform.rollouts.journal.controls import Killed
+from mlplatform.rollouts.journal.state import fold
 from mlplatform.rollouts.journal.transitions import (
     Opened,
     ProvenIdentity,
@@ -341,7 +342,15 @@ def test_an_incident_shows_the_feature_that_moved_furthest_first() -> None:
     assert shown.windows[0].alerts is not None
     assert "allowed 0.00 % to 3.00 %" in shown.windows[0].alerts.description
     assert incidents.incident(replace(shown.incident), 0).reasons == ("moved",)
-    assert shown.cause == "Moved furthest: amount, by 1.00 standard deviations (0.15 allowed)"
+    far = "by 1.00 standard deviations (0.15 allowed)"
+    assert shown.cause == f"Inputs that moved furthest: amount, {far}"
+    window["shifts"] = {**shifts, "score": shifts["amount"] | {"distance": 1.15}}
+    shown = incidents.incident(Incident("i", finding, "open", 0, None, 0, None, (change,)), 0)
+    assert [f.name for f in shown.features] == ["score", "amount", "calm"]
+    assert shown.cause == (
+        f"Inputs that moved furthest: amount, {far}. The score moved with them: score, by 1.15"
+        " standard deviations (0.15 allowed)"
+    )
 
 
 def test_an_incident_of_a_model_without_alerts_shows_none_and_names_what_it_gives() -> None:
@@ -354,7 +363,7 @@ def test_an_incident_of_a_model_without_alerts_shows_none_and_names_what_it_give
     found = Incident("i", finding, "open", 0, None, 0, None, (change,))
     shown = incidents.incident(found, 0, score_word="number")
     assert [f.name for f in shown.features] == ["number"]
-    assert shown.cause.startswith("Moved furthest: number, by")
+    assert shown.cause.startswith("Moved: number, by")
     page = render("incident.html", here="", shown=shown)
     assert "Share of alerts" not in page
     assert '<th scope="row">number</th>' in page
@@ -417,6 +426,49 @@ def test_an_incident_says_where_no_retrain_goes_on_any_more(
     found = incidents.incident(claimed, now_ms)
     assert found.advice.startswith(advice)
     assert ("mlplatform retrain fraud" in found.command) == has_command
+
+
+@pytest.mark.parametrize(
+    ("phase", "advice", "command"),
+    [
+        ("shadow", "The rollout fraud-v2-1 of version 2 decides", "mlplatform rollouts show fraud"),
+        ("rolled_back", "The rollout fraud-v2-1 of version 2 was taken back: too many",
+         "mlplatform retrain fraud"),
+        ("promoted", "The rollout fraud-v2-1 of version 2 has promoted it", "mlplatform rollouts"),
+        (None, "Version 2 has no rollout yet: the next drift check opens one", ""),
+    ],
+)  # fmt: skip
+def test_an_incident_that_is_answered_leads_to_the_rollout(
+    phase: Any, advice: str, command: str
+) -> None:
+    state = fold(journal("too many failures")[:2])
+    rollout = [replace(state, phase=phase, reason="too many failures")] if phase else []
+    answered = incident_of("drift", "answered", {}, 2)
+    found = incidents.incident(answered, UNTIL_MS, rollouts=rollout)
+    assert found.advice.startswith(advice)
+    assert found.command.startswith(command)
+    assert bool(found.command) == bool(command)
+    page = render("incident.html", here="", shown=found)
+    assert ('<a href="/rollouts/fraud-v2-1">fraud-v2-1</a>' in page) == bool(phase)
+
+
+def test_a_second_claim_says_what_became_of_the_retrain_before() -> None:
+    note = "drift-watch has started a retrain for it"
+    claims = [Change(n, n, "claimed", n, "drift-watch", note) for n in (1, 2)]
+    found = replace(incident_of("drift", "claimed", {}, None), changes=tuple(claims))
+    first, second = (note for _, note in incidents.incident(found, 0).notes)
+    assert first == note
+    assert second.startswith(f"{note}; the retrain before it ended without an answer")
+    page = render("incident.html", here="", shown=incidents.incident(found, 0))
+    assert html.escape(second) in page
+
+
+def test_many_reasons_are_a_short_line_with_the_rest_folded_away() -> None:
+    long = [f"input_{n} moved: its PSI is 0.400 (limit 0.2), its distance 1.0" for n in range(20)]
+    short = incidents.summary(long)
+    assert short.startswith("input_0 moved; input_1 moved; ")
+    assert len(short) <= incidents.MOST_SUMMARY
+    assert incidents.summary(["nothing moved"]) == "nothing moved"
 
 
 def test_an_incident_of_a_ready_file_names_no_retrain() -> None:

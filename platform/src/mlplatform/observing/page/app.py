@@ -261,7 +261,13 @@ class Pages:
         found = self._sources.incident(request.path_params["name"])
         now_ms, model = self._sources.platform.clock.wall_ms(), found.found.model
         word = score_word(self._sources, model)
-        shown = incidents.incident(found, now_ms, trains=trains(model), score_word=word)
+        own = or_why(lambda: self._sources.rollouts(model, most=PAGE_ROWS))
+        shown = incidents.incident(
+            *(found, now_ms),
+            trains=trains(model),
+            score_word=word,
+            rollouts=None if isinstance(own, str) else own,
+        )
         return render("incident.html", here="incidents", shown=shown)
 
 

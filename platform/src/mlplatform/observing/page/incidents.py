@@ -10,10 +10,13 @@ from typing import Any, Final
 from mlplatform.model.rhythm import SCORE
 from mlplatform.observing.page.pictures.gates import TONES
 from mlplatform.observing.page.queries.plots import Plot, PlottedInterval, plot
-from mlplatform.rollouts.drift.incidents import FAULT, PERFORMANCE, Incident
+from mlplatform.rollouts.drift.incidents import FAULT, PERFORMANCE, Change, Incident
 from mlplatform.rollouts.drift.retrain import MAX_CLAIMS
+from mlplatform.rollouts.journal.state import RolloutState
 
 MOST_CAUSES: Final = 3
+MOST_SUMMARY: Final = 80
+"""Characters of a window's reasons that a row shows; the rest is folded away."""
 HEALTH = {"HEALTHY": "as the profile", "UNHEALTHY": "drifted", "INCONCLUSIVE": "inconclusive"}
 
 
@@ -62,6 +65,10 @@ class WindowRow:
     reasons: tuple[str, ...]
     alerts: Plot | None
 
+    @property
+    def summary(self) -> str:
+        return summary(self.reasons)
+
 
 @dataclass(frozen=True, slots=True)
 class IncidentDetail:
@@ -71,6 +78,9 @@ class IncidentDetail:
         cause: a sentence about what moved, dropped or broke; empty if the evidence names nothing.
         advice: what happens next, and what a person can do.
         command: the command that does it; empty if there is none.
+        rollout_id: rollout of the version that answers the incident; empty if none is known.
+        notes: the journal's changes, each with its note. A claim after another one says what became
+            of the retrain before.
         features: the features in the last window.
         metrics: metrics of matured labels; empty if no label has matured.
     """
@@ -83,6 +93,8 @@ class IncidentDetail:
     windows: tuple[WindowRow, ...]
     features: tuple[FeatureRow, ...]
     metrics: tuple[MetricRow, ...] = ()
+    rollout_id: str = ""
+    notes: tuple[tuple[Change, str], ...] = ()
 
     @property
     def has_alerts(self) -> bool:
@@ -91,7 +103,12 @@ class IncidentDetail:
 
 
 def incident(
-    found: Incident, now_ms: int, *, trains: bool = True, score_word: str = SCORE
+    found: Incident,
+    now_ms: int,
+    *,
+    trains: bool = True,
+    score_word: str = SCORE,
+    rollouts: Sequence[RolloutState] | None = None,
 ) -> IncidentDetail:
     """An incident as its evidence and its journal tell it.
 
@@ -99,25 +116,64 @@ def incident(
         now_ms: wall time, by which claims expire.
         trains: whether the model's folder trains it; otherwise the folder holds a ready ONNX file.
         score_word: the name of what the model gives: score, probability or number.
+        rollouts: the model's rollouts, newest first; None if nobody has read them.
     """
+    answers = [r for r in rollouts or () if r.challenger.version == found.answer]
+    answer = answers[0] if answers else None
     evidence = found.found.evidence
     windows = list(evidence.get("windows", ()))
     named = windows[-1].get("shifts", {}) if windows else {}
     shifts = {score_word if name == SCORE else name: shift for name, shift in named.items()}
     features = [_feature(name, shift) for name, shift in shifts.items()]
-    features.sort(key=lambda f: (not f.drifted, -(f.distance or 0.0), f.name))
+    features.sort(key=lambda f: (not f.drifted, -_reached(shifts[f.name]), f.name))
     metrics = evidence.get("performance", {}).get("metrics", {})
     reasons = tuple(map(str, evidence.get("reasons", ())))
     return IncidentDetail(
         incident=found,
         cause=_cause(found.found.kind, reasons, shifts, features, metrics, score_word),
-        advice=_advice(found, now_ms, trains=trains),
-        command=_command(found, now_ms, trains=trains),
+        advice=(
+            _advice(found, now_ms, trains=trains)
+            if rollouts is None or not _is_answered(found)
+            else _advice_on_answer(found, answer)
+        ),
+        command=_command(found, now_ms, answer, trains=trains),
         reasons=reasons,
         windows=tuple(map(_window, windows)),
         features=tuple(features),
         metrics=tuple(_metric(name, metric) for name, metric in metrics.items()),
+        rollout_id="" if answer is None else answer.rollout_id,
+        notes=_notes(found.changes),
     )
+
+
+def summary(reasons: Sequence[str]) -> str:
+    """What reasons are about, short enough for a row: the part of each before its figures."""
+    heads = "; ".join(reason.partition(": ")[0] for reason in reasons)
+    whole = "; ".join(reasons)
+    text = whole if len(whole) <= MOST_SUMMARY else heads
+    return text if len(text) <= MOST_SUMMARY else f"{text[: MOST_SUMMARY - 1]}…"
+
+
+def _notes(changes: Sequence[Change]) -> tuple[tuple[Change, str], ...]:
+    found, claimed = [], False
+    for change in changes:
+        note = change.note
+        if change.state == "claimed":
+            if claimed:
+                note += (
+                    "; the retrain before it ended without an answer, by an error or with its"
+                    " process: its run in Prefect says why"
+                )
+            claimed = True
+        found.append((change, note))
+    return tuple(found)
+
+
+def _reached(shift: Mapping[str, Any]) -> float:
+    """The share of its limits that a value reached."""
+    pairs = ((shift.get(of), shift.get(f"{of}_limit")) for of in ("distance", "psi"))
+    known = [(_number(value), _number(limit)) for value, limit in pairs]
+    return max((v / m for v, m in known if v is not None and m), default=0.0)
 
 
 def _cause(
@@ -134,9 +190,13 @@ def _cause(
     if kind == FAULT:
         return "; ".join(reasons)
     moved = [f.name for f in features if f.drifted]
-    inputs = [name for name in moved if name != score_word] or moved  # it follows its inputs
+    inputs = [name for name in moved if name != score_word]
+    if not inputs:
+        return "; ".join(f"Moved: {_far(name, shifts[name])}" for name in moved)
     far = "; ".join(_far(name, shifts[name]) for name in inputs[:MOST_CAUSES])
-    return f"Moved furthest: {far}" if far else ""
+    if score_word in moved:  # it follows its inputs, so it is no cause
+        far = f"{far}. The {score_word} moved with them: {_far(score_word, shifts[score_word])}"
+    return f"Inputs that moved furthest: {far}"
 
 
 def _far(name: str, shift: Mapping[str, Any]) -> str:
@@ -213,9 +273,32 @@ def _advice(incident: Incident, now_ms: int, *, trains: bool) -> str:
     )
 
 
-def _command(incident: Incident, now_ms: int, *, trains: bool) -> str:
+def _is_answered(incident: Incident) -> bool:
+    return incident.state == "answered" and incident.answer is not None
+
+
+def _advice_on_answer(incident: Incident, rollout: RolloutState | None) -> str:
+    """Advice on an incident that a version answers, by the version's rollout."""
+    if rollout is None:
+        return (
+            f"Version {incident.answer} has no rollout yet: the next drift check opens one, or says"
+            " why not."
+        )
+    of = f"The rollout {rollout.rollout_id} of version {incident.answer}"
+    if rollout.phase == "rolled_back":
+        return f"{of} was taken back: {rollout.reason}. Find out why, then retrain by hand."
+    if rollout.ramping:
+        return f"{of} decides whether it mends this. Nothing else starts meanwhile."
+    return f"{of} has promoted it: the next drift check closes this incident."
+
+
+def _command(incident: Incident, now_ms: int, answer: RolloutState | None, *, trains: bool) -> str:
+    if _is_answered(incident) and answer is not None and answer.phase != "rolled_back":
+        return f"mlplatform rollouts show {answer.rollout_id}"
+    is_taken_back = _is_answered(incident) and answer is not None
     waits = incident.state == "open" or (incident.state == "answered" and incident.answer is None)
-    if incident.found.kind == FAULT or not (waits or _is_given_up(incident, now_ms)):
+    waits = waits or is_taken_back or _is_given_up(incident, now_ms)
+    if incident.found.kind == FAULT or not waits:
         return ""
     if not trains:
         return f"mlplatform validate {incident.found.model} --actor YOU"

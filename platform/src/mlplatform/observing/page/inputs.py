@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.rhythm import SCORE
 from mlplatform.observing.page import incidents
 from mlplatform.observing.page.pictures.gates import TONES
@@ -56,6 +57,10 @@ class WindowRow:
     health: str
     tone: str
     reasons: tuple[str, ...]
+
+    @property
+    def summary(self) -> str:
+        return incidents.summary(self.reasons)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,12 @@ def inputs_detail(history: InputHistory, score_word: str = SCORE) -> InputsDetai
         hidden=max(len(names) - MOST_INPUTS, 0),
         windows=tuple(map(_window, reversed(windows))),
     )
+
+
+def unwatched(definition: ModelDefinition) -> list[str]:
+    """The inputs whose movement no drift check judges, as model.yaml has them."""
+    watched = set(definition.drift.inputs)
+    return [spec.name for spec in definition.inputs if spec.name not in watched]
 
 
 def incident_rows(

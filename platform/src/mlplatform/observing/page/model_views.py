@@ -47,6 +47,7 @@ class ModelViews:
             here="overview",
             model=name,
             shown=inputs.inputs_detail(history, word),
+            unwatched=inputs.unwatched(self._sources.model(name).definition),
             incidents=or_why(lambda: self._incidents(name, word)),
             most_inputs=inputs.MOST_INPUTS,
             most_incidents=inputs.MOST_INCIDENTS,
