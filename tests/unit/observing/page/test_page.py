@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from mlplatform.learning.registry.versions import Version, VersionFacts
 from mlplatform.model.folders import model_folder
 from mlplatform.model.policies.decision_scale import EARLIER, DecisionScale, Quantity
 from mlplatform.model.routes import Arm, Variant, VariantTest, no_routes
 from mlplatform.observing.page import causes, incidents
+from mlplatform.observing.page.decision_views import check_customer
 from mlplatform.observing.page.queries import decisions, rollouts
 from mlplatform.observing.page.queries import reason_words as words
 from mlplatform.observing.page.queries.plots import WIDTH, PlottedInterval, plot
@@ -37,6 +39,7 @@ from mlplatform.rollouts.journal.transitions import (
     ShadowStarted,
     Transition,
 )
+from mlplatform.runtime.errors import InputInvalid
 from mlplatform.scoring.request.explain import Explanation, InputCause, Outcome, RuleCause
 from rollout_world import fraud, gate_report
 
@@ -461,6 +464,40 @@ def test_a_second_claim_says_what_became_of_the_retrain_before() -> None:
     assert second.startswith(f"{note}; the retrain before it ended without an answer")
     page = render("incident.html", here="", shown=incidents.incident(found, 0))
     assert html.escape(second) in page
+
+
+def test_the_plot_of_calibration_has_the_unit_of_its_sentence() -> None:
+    gate = {
+        "name": "calibration", "verdict": "passed", "observed": 0.00408, "limit": 0.01,
+        "interval": (0.00204, 0.00552), "reason": "0.41 percentage points apart on average",
+    }  # fmt: skip
+    (row,) = rollouts.validation_gates({"gates": [gate]})
+    assert row.plot is not None
+    told = "0.41 points; interval 0.20 points to 0.55 points; limit 1.00 points"
+    assert row.plot.description == told
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "is_refused"),
+    [("abc", None, True), ("-5", None, True), ("abc", "fraud", True), ("12", None, False),
+     ("9" * 25, None, True), ("abc", "another", False)],
+)  # fmt: skip
+def test_a_customer_that_no_model_can_have_is_refused(
+    text: str, model: str | None, is_refused: bool
+) -> None:
+    if is_refused:
+        with pytest.raises(InputInvalid, match=f"Customer id is '{text}'; wanted: a whole number"):
+            check_customer(text, [fraud()], model)
+    else:
+        check_customer(text, [fraud()], model)
+    words = replace_key(fraud(), "string")
+    check_customer(text, [fraud(), words], None)
+
+
+def replace_key(definition: Any, kind: Any) -> Any:
+    key = definition.assignment_unit
+    typed = structs.replace(definition.request[key], type=kind)
+    return structs.replace(definition, name="words", request={**definition.request, key: typed})
 
 
 def test_many_reasons_are_a_short_line_with_the_rest_folded_away() -> None:

@@ -137,6 +137,8 @@ def test_a_goal_is_not_judged_by_a_few_answers(answers: int, *, is_judged: bool)
     assert (found.tone == "bad") is is_judged
     assert ("missed" in found.note) is is_judged
     assert (f"{answers} answers are too few to judge (100 wanted)" in found.note) is not is_judged
+    one = read([TrafficBucket(NEWEST_MS, "champion", 1, counts(1))])
+    assert "1 answer is too few to judge" in metrics(one)["p99"].note
 
 
 @pytest.mark.parametrize("period", traffic.PERIODS)

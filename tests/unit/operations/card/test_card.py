@@ -471,7 +471,7 @@ def test_a_card_claims_no_more_of_a_model_s_making_than_is_on_record(known: Vers
 def test_limits_of_a_confirmed_champion(known: VersionRecords) -> None:
     limits = "\n".join(card(known).limits)
     for said in (
-        "The outcome of a request can't become known after decline",
+        "The outcome of a request can't become known after decline, except where a person's review",
         "how many were stopped wrongly can't be known",
         "12 requests that were stopped while it was champion have no known outcome",
         "7 requests that both versions scored were stopped, and have no known outcome",

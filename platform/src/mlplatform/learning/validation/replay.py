@@ -77,8 +77,8 @@ def predicted_band(alerts: NDArray[np.bool_], recent: Recent, *, factor: float) 
     if band is None:
         raise InputInvalid(recent.source, None, "a replay needs two days and two customers")
     how = (
-        f"replay of {band.rows} requests of {band.units} customers on {band.days} days "
-        f"({recent.source}): {band.low:.4f} to {band.high:.4f} for a coming day, "
+        f"replay of {band.rows:,} requests of {band.units:,} customers on {band.days:,} days "
+        f"({recent.source}): {percent(band.low)} to {percent(band.high)} for a coming day, "
         f"widened by a factor of {factor:g}"
     )
     return AlertBand(

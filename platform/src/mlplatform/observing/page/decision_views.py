@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import quote
@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from mlplatform.model.definition import ModelDefinition, RequestField
 from mlplatform.model.policies.decision_scale import DecisionScale
 from mlplatform.observing.page import exports
 from mlplatform.observing.page.causes import explanation_details
@@ -32,6 +33,8 @@ from mlplatform.runtime.units import MINUTE_MS
 PAGE_ROWS: Final = 50
 TYPED: Final = ("decision_id", "customer", *search.FIELD_NAMES)
 """Fields of the search form."""
+MOST_DIGITS: Final = 19
+"""Most digits of a number of 64 bits."""
 MOST_TYPED: Final = 128
 """Most characters of a field that are shown again."""
 
@@ -75,6 +78,34 @@ class BesideRows:
         """The rows as a page shows them."""
         rows = tuple(_beside(row, event_ms, scale) for row in (*found.after, *found.before))
         return cls(title, duration_text(found.within_ms / 1000), rows, every)
+
+
+def check_customer(text: str, models: Iterable[ModelDefinition], asked: str | None) -> None:
+    """Raises if no model that is searched can have such a customer.
+
+    Args:
+        asked: the model that is searched; None: all of them.
+
+    Raises:
+        InputInvalid: each of these models has whole numbers for customers, and the text is none,
+            or lies outside of their bounds.
+    """
+    keys = {m.name: m.request[m.assignment_unit] for m in models if asked in (None, m.name)}
+    if not keys or any(_may_be(text, key) for key in keys.values()):
+        return
+    known = ", ".join(keys)
+    wanted = f"a whole number within the bounds that model.yaml of {known} has for it"
+    raise InputInvalid("search", None, f"Customer id is {text[:MOST_TYPED]!a}; wanted: {wanted}")
+
+
+def _may_be(text: str, key: RequestField) -> bool:
+    if key.type != "int64":
+        return True
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdecimal() and len(digits) <= MOST_DIGITS):
+        return False
+    is_low = key.minimum is not None and int(text) < key.minimum
+    return not is_low and (key.maximum is None or int(text) <= key.maximum)
 
 
 def _beside(row: Mapping[str, Any], event_ms: int, scale: DecisionScale | None) -> BesideRow:
@@ -186,8 +217,13 @@ class DecisionViews:
         customer = fields.pop("customer", "").strip()
         query = search.query(fields)
         if customer:
+            check_customer(customer, self._models(), query.model)
             query = replace(query, unit=self._sources.pseudonym(customer))
         return f"{query.link()}#found"
+
+    def _models(self) -> list[ModelDefinition]:
+        found = or_why(self._sources.models)
+        return [] if isinstance(found, str) else [model.definition for model in found]
 
     def _refused_link(self, request: Request, why: str) -> Response:
         return self._refused(dict(request.query_params), why)
@@ -206,8 +242,7 @@ class DecisionViews:
         *,
         problem: str,
     ) -> str:
-        models = or_why(self._sources.models)
-        known = [] if isinstance(models, str) else [model.definition for model in models]
+        known = self._models()
         there = {row["model"] for row in found.rows} if found is not None else set()
         scales = {name: self._sources.scale(name) for name in there}
         return render(

@@ -6,6 +6,7 @@ import argparse
 import logging
 from functools import partial
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 from mlplatform.observing.page import warm_up
@@ -29,6 +30,10 @@ from mlplatform.runtime.http.uvicorn_limits import ListenerConnections, serve
 from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.runtime.telemetry.sign_ins import SignIns
 from mlplatform.scoring import wiring as scoring_wiring
+
+
+API_PAGE: Final = "/openapi.html"
+"""Page of the gateway's newest API (`scoring.api.reference`)."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -130,4 +135,8 @@ def _links(settings: Settings) -> dict[str, str]:
     """Other pages of the installation, at addresses that a browser reading this one can reach."""
     if settings.servers.page:  # a browser can't resolve a cluster's names
         return {}
-    return {"Prefect": settings.prefect_url, "MLflow": settings.mlflow_url}
+    return {
+        "Prefect": settings.prefect_url,
+        "MLflow": settings.mlflow_url,
+        "The gateway's API": f"{settings.gateway_url}{API_PAGE}",
+    }

@@ -260,7 +260,8 @@ def _latency(
         return made
     timed = _newest(_by_arm(points, lambda counts: float(counts.latency.sum()) or None)[0][1]) or 0
     if (least := answers_to_judge(1 - quantile)) > timed:
-        few = f"{timed:,.0f} answers are too few to judge ({least:,} wanted)"
+        some = "1 answer is" if timed == 1 else f"{timed:,.0f} answers are"
+        few = f"{some} too few to judge ({least:,} wanted)"
         note = f"goal {_milliseconds(goal_ms)}: {few}"
         note = f"{note}; {made.note}" if made.note else note
         return Metric(key, made.name, made.text, note, "", made.spark)

@@ -155,7 +155,7 @@ def _deciding(recorded: VersionRecords) -> CardDecision:
     scale = policy.scale if bundle is None else bundle.scale
     begins = {} if bundle is None else bundle.thresholds
     shares = _planned_shares(recorded)
-    limit = policy.limit
+    limit, reviewed = policy.limit, recorded.definition.label.review.reviewed(policy)
     stops = {} if limit is None else {**limit.shares, ALL_ALERTS: limit.alert_share}
     return CardDecision(
         outcomes=tuple(
@@ -165,6 +165,7 @@ def _deciding(recorded: VersionRecords) -> CardDecision:
                 hides_label=name in policy.hides_outcome,
                 from_score=begins.get(name),
                 share=shares.get(name),
+                is_reviewed=name in reviewed,
             )
             for name in scale.names
         ),

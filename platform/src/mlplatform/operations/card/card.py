@@ -64,7 +64,8 @@ class Outcome(_Part, frozen=True):
         from_score: calibrated score at which it begins; None for the first outcome, or if not
             recorded.
         share: share of requests that model.yaml plans for it; None if it plans by scores or costs.
-        hides_label: whether no label can come after it.
+        hides_label: whether no label comes after it by itself.
+        is_reviewed: whether people are asked for its label.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Outcome(_Part, frozen=True):
     hides_label: bool
     from_score: float | None
     share: float | None
+    is_reviewed: bool = False
 
 
 class CardDecision(_Part, frozen=True):

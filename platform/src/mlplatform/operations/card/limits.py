@@ -106,16 +106,18 @@ def _of_outcomes(card: Card) -> Iterator[str]:
     if not labels.hides:
         return
     hiding = " or ".join(labels.hides)
+    asked = any(o.is_reviewed for o in card.deciding.outcomes if o.name in labels.hides)
+    review = ", except where a person's review labels it" if asked else ""
     if labels.exploration_share is None:
         yield (
-            f"The outcome of a request can't become known after {hiding}. model.yaml lets none of"
-            " these requests through to learn of them, so how many were stopped wrongly can't be"
+            f"The outcome of a request can't become known after {hiding}{review}. model.yaml lets none"
+            " of these requests through to learn of them, so how many were stopped wrongly can't be"
             " known."
         )
     else:
         yield (
-            f"The outcome of a request can't become known after {hiding}. What is known of such"
-            " requests follows from the share that is let through."
+            f"The outcome of a request can't become known after {hiding}{review}. What is known of"
+            " such requests follows from the share that is let through."
         )
     if labels.treated is None:
         yield "What was done with hidden outcomes in its training set is not recorded."

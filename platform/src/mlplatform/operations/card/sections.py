@@ -13,6 +13,7 @@ from mlplatform.operations.card.card import (
     Identity,
     Input,
     NamedEstimate,
+    Outcome,
     Rollout,
     Stretch,
 )
@@ -105,7 +106,7 @@ def _outcomes(card: Card) -> Table:
             least if place == 0 else number(outcome.from_score),
             NOT_RECORDED if outcome.share is None else percent(outcome.share),
             "yes" if outcome.is_alert else "no",
-            "never" if outcome.hides_label else "can come",
+            _label_of(outcome),
         )
         for place, outcome in enumerate(card.deciding.outcomes)
     )
@@ -113,6 +114,12 @@ def _outcomes(card: Card) -> Table:
     head = ("outcome", f"from {word}", "planned share", "alert", "label")
     lowest = word if card.deciding.number is not None else f"calibrated {word}"
     return Table(f"Outcomes, from the lowest {lowest} to the highest", head, rows)
+
+
+def _label_of(outcome: Outcome) -> str:
+    if not outcome.hides_label:
+        return "can come"
+    return "by a person's review alone" if outcome.is_reviewed else "never"
 
 
 def _people(card: Card) -> Fields:

@@ -218,6 +218,11 @@ def test_what_can_be_done_follows_from_the_journal() -> None:
     assert acts.of_model(dataclasses.replace(SERVED, killed=True), is_stopped=False) == ("lift",)
 
 
+def test_a_phase_is_told_as_people_say_it() -> None:
+    told = [acts.phase_words(phase) for phase in ("shadow", "canary", "rolled_back", "promoted")]
+    assert told == ["in shadow", "in canary", "rolled back", "promoted"]
+
+
 def test_every_act_has_words() -> None:
     assert set(acts.WORDS) == {*acts.OF_ROLLOUT, *acts.OF_MODEL}
 

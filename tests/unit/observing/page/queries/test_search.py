@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -294,5 +295,11 @@ def test_a_form_and_its_link_ask_for_the_same() -> None:
      {"from_ms": "2026-13-01T00:00"}, {"from_ms": "1969-12-31T23:59"}, {"to_ms": "9" * 18}],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused_by_its_field(given: dict[str, str]) -> None:
-    with pytest.raises(InputInvalid, match=next(iter(given))):
+    name = next(iter(given))
+    with pytest.raises(InputInvalid, match=re.escape(search.LABELS.get(name, name))):
         search.query(given)
+
+
+def test_a_field_is_named_as_the_form_names_it() -> None:
+    with pytest.raises(InputInvalid, match=r"From \(UTC\) is 'yesterday'; wanted: a time in UTC"):
+        search.query({"from_ms": "yesterday"})

@@ -329,7 +329,7 @@ class Actions:
             state = controls.control_rollout(
                 *(platform, subject.name, act), actor=actor, reason=reason, identity=identity
             )
-            phase = state.phase.replace("_", " ")
+            phase = acts.phase_words(state.phase)
             paused = ", paused" if state.paused is not None else ""
             return f"Done: {subject.name} is {phase}{paused}.", None
         generation = controls.control_model(
@@ -360,7 +360,7 @@ class Actions:
         facts = self._sources.rollout(name)
         state = fold(facts)
         routes = self._sources.model(state.model).routes
-        says = f"rollout {name} is {state.phase.replace('_', ' ')}"
+        says = f"rollout {name} is {acts.phase_words(state.phase)}"
         if state.answer is not None:
             says += f", and {state.answer.approver} has given the answer {state.answer.answer}"
         return Subject(

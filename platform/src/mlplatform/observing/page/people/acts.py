@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from mlplatform.model.routes import Routes
-from mlplatform.rollouts.journal.state import RolloutState, check_approver
+from mlplatform.rollouts.journal.state import Phase, RolloutState, check_approver
 from mlplatform.rollouts.journal.transitions import ProvenIdentity
 from mlplatform.runtime.errors import Refused
 from mlplatform.scoring.admission.clients import Client, Operation
@@ -118,6 +118,11 @@ def of_model(routes: Routes, *, is_stopped: bool) -> tuple[OfModel, ...]:
     if is_stopped:
         found.append("clear")
     return tuple(found)
+
+
+def phase_words(phase: Phase) -> str:
+    """A phase after "is": "in shadow", "rolled back"."""
+    return f"in {phase}" if phase in ("shadow", "canary") else phase.replace("_", " ")
 
 
 def answer_refusal(state: RolloutState, name: str, identity: ProvenIdentity | None = None) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 WIDTH, HEIGHT, MARGIN = 320.0, 34.0, 8.0
+PERCENT = "%"
 FREE_SHARE = 0.08
 """Share of the values' range that is left free on either side."""
 
@@ -50,12 +52,15 @@ class Plot:
     height: float = HEIGHT
 
 
-def plot(shown: PlottedInterval, *, share: bool, from_zero: bool = False) -> Plot | None:
+def plot(
+    shown: PlottedInterval, *, share: bool, from_zero: bool = False, unit: str = PERCENT
+) -> Plot | None:
     """The plot of an interval; None if there is nothing to draw, or no limit to compare with.
 
     Args:
         share: whether the values are shares (0-1), which are written in percent.
         from_zero: whether the axis begins at zero, as for shares.
+        unit: unit of shares, as the sentence beside the plot has it.
     """
     value, low, high = (_finite(v) for v in (shown.value, shown.low, shown.high))
     least, most = (_finite(v) for v in shown.allowed)
@@ -70,6 +75,9 @@ def plot(shown: PlottedInterval, *, share: bool, from_zero: bool = False) -> Plo
     room = max((max(numbers) - min(numbers)) * FREE_SHARE, size * 1e-6) or 1.0
     first, last = min(numbers) - (0.0 if from_zero else room), max(numbers) + room
 
+    def written(v: float) -> str:
+        return f"{100 * v:.2f} {unit}" if share else f"{v:.3g}"
+
     def x(v: float) -> float:
         place = (min(max(v, first), last) - first) / (last - first)
         return round(MARGIN + place * (WIDTH - 2 * MARGIN), 1)
@@ -82,32 +90,35 @@ def plot(shown: PlottedInterval, *, share: bool, from_zero: bool = False) -> Plo
         well=(from_x, round(to_x - from_x, 1)) if (least, most) != (None, None) else None,
         edges=tuple(x(v) for v in edges),
         description="; ".join(
-            [*_measured(value, low, high, share), _limit_text(least, most, edges, share)]
+            [*_measured(value, low, high, written), _limit_text(least, most, edges, written)]
         ),
-        left=_number(first, share=share),
-        right=_number(last, share=share),
+        left=written(first),
+        right=written(last),
     )
 
 
-def _measured(value: float | None, low: float | None, high: float | None, share: bool) -> list[str]:
-    parts = [] if value is None else [_number(value, share=share)]
+def _measured(
+    value: float | None, low: float | None, high: float | None, written: Callable[[float], str]
+) -> list[str]:
+    parts = [] if value is None else [written(value)]
     if low is not None and high is not None:
-        parts.append(f"interval {_number(low, share=share)} to {_number(high, share=share)}")
+        parts.append(f"interval {written(low)} to {written(high)}")
     return parts
 
 
-def _limit_text(least: float | None, most: float | None, edges: list[float], share: bool) -> str:
+def _limit_text(
+    least: float | None,
+    most: float | None,
+    edges: list[float],
+    written: Callable[[float], str],
+) -> str:
     if least is not None and most is not None:
-        return f"allowed {_number(least, share=share)} to {_number(most, share=share)}"
+        return f"allowed {written(least)} to {written(most)}"
     if most is not None:
-        return f"at most {_number(most, share=share)} allowed"
+        return f"at most {written(most)} allowed"
     if least is not None:
-        return f"at least {_number(least, share=share)} wanted"
-    return f"limit {_number(edges[0], share=share)}"
-
-
-def _number(value: float, *, share: bool) -> str:
-    return f"{100 * value:.2f} %" if share else f"{value:.3g}"
+        return f"at least {written(least)} wanted"
+    return f"limit {written(edges[0])}"
 
 
 def _finite(value: float | None) -> float | None:

@@ -29,6 +29,8 @@ TONES = {
     "rolled_back": "bad",
 }
 """Verdict or phase → its tone; others are neither good nor bad. Words say the same."""
+CALIBRATION, POINTS = "calibration", "points"
+"""The gate whose shares differ by percentage points, and the unit of its plot."""
 _BY_PEOPLE = frozenset({"Answered", "Paused", "Resumed"})
 """Facts by people that begin no phase."""
 _ORDER = {"UNHEALTHY": 0, "failed": 0, "INCONCLUSIVE": 1, "inconclusive": 1}
@@ -225,7 +227,9 @@ def _validation_gate(gate: Mapping[str, Any]) -> GateRow:
     drawn = None
     if low is not None and limit is not None and observed is not None:
         # A report holds a limit, but not which side of it is good.
-        drawn = plot(PlottedInterval(observed, low, high, limit=limit), share=False)
+        is_calibration = gate["name"] == CALIBRATION
+        shown = PlottedInterval(observed, low, high, limit=limit)
+        drawn = plot(shown, share=is_calibration, unit=POINTS)
     verdict = gate["verdict"]
     return GateRow(
         VALIDATION_TITLES.get(gate["name"], gate["name"]),

@@ -53,6 +53,15 @@ FIRST_WIDTH_OF_UNIT_MS: Final = 6 * HOUR_MS
 customer's records without reading others."""
 MOST_TEXT: Final = 64
 
+LABELS: Final[Mapping[str, str]] = {
+    "model": "Model",
+    "from_ms": "From (UTC)",
+    "to_ms": "Before (UTC)",
+    "outcome": "Decided",
+    "degraded": "Degraded",
+    "version": "Version",
+}
+"""Field → its label in the form."""
 _TIME: Final = "%Y-%m-%dT%H:%M"
 _LAST_MS: Final = 253_402_300_799_000
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -338,7 +347,7 @@ def _place_text(place: SearchCursor) -> str:
 
 
 def _refuse(name: str, text: str, wanted: str) -> NoReturn:
-    problem = f"{name} is {text[:MOST_TEXT]!a}; wanted: {wanted}"
+    problem = f"{LABELS.get(name, name)} is {text[:MOST_TEXT]!a}; wanted: {wanted}"
     raise InputInvalid("search", None, problem)
 
 
