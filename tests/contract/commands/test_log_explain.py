@@ -502,7 +502,9 @@ def test_a_bundle_of_trees_is_explained_by_contributions_to_its_margin(shop: Sho
         "review",
     )
     margin = math.log(raw / (1 - raw))
-    assert bundle.attribution.base + cause["contribution"] == pytest.approx(margin, abs=1e-4)
+    assert explanation["base"] == bundle.attribution.base
+    assert explanation["base"] + cause["contribution"] == pytest.approx(margin, abs=1e-4)
+    assert explanation["rest"] == pytest.approx(0.0, abs=1e-6), "the amount alone is in the tree"
 
 
 def tree_bundle(bundles: Path) -> Bundle:

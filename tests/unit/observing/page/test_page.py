@@ -270,7 +270,7 @@ def test_what_drove_a_decision_is_drawn_by_its_size() -> None:
     found = Explanation(
         kind="decision", decision_id="d1", model="fraud", event_ms=1, answered_by="champion",
         version=1, bundle="b", degraded_reason=None, logged=Outcome("decline", 0.9),
-        again=Outcome("decline", 0.9), method="tree_shap",
+        again=Outcome("decline", 0.9), method="tree_shap", base=-4.0, rest=-0.2,
         causes=(
             InputCause("AMOUNT", HOSTILE, "amount", 380.0, 12.0, 2.0, 0.1, "approve"),
             InputCause("COUNT", "many payments", "count", None, 1.0, 0.5, 0.7, "review"),
@@ -287,6 +287,13 @@ def test_what_drove_a_decision_is_drawn_by_its_size() -> None:
     page = render("decision.html", here="", name="d1", shown=shown, reasons={}, why=[why], **ALONE)
     assert "the same, computed again" in page
     assert "<script" not in page
+    told = (
+        "The mean margin is -4.000; these inputs add +2.700, and all others -0.200: the margin is"
+        " -1.500."
+    )
+    assert told in page
+    (without,) = causes.explanation_details([structs.replace(found, base=None)])
+    assert without.sum == ""
 
 
 def test_a_decision_shows_a_vector_by_its_length_and_norm() -> None:

@@ -46,6 +46,8 @@ class ExplanationDetail:
         word: the name of what the model gives: score, probability or number.
         same: whether deciding again gave the recorded result; None if nothing was decided.
         description: the picture in words.
+        sum: the base, the bars, the rest and the margin in a sentence; empty if they don't add up
+            by this method.
     """
 
     of: str
@@ -57,6 +59,7 @@ class ExplanationDetail:
     note: str
     bars: tuple[CauseBar, ...]
     description: str
+    sum: str = ""
 
 
 def explanation_details(
@@ -97,6 +100,17 @@ def _detail_of(number: int, found: Explanation, word: str) -> ExplanationDetail:
         bars=bars,
         description="; ".join(f"{bar.name} {bar.contribution}" for bar in bars)
         or "nothing raised it",
+        sum=_sum(found),
+    )
+
+
+def _sum(found: Explanation) -> str:
+    if found.base is None or found.rest is None:
+        return ""
+    shown = sum(getattr(cause, "contribution", 0.0) for cause in found.causes)
+    return (
+        f"The mean margin is {found.base:+.3f}; these inputs add {shown:+.3f}, and all others"
+        f" {found.rest:+.3f}: the margin is {found.base + shown + found.rest:+.3f}."
     )
 
 

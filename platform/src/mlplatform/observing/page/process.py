@@ -31,7 +31,6 @@ from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.runtime.telemetry.sign_ins import SignIns
 from mlplatform.scoring import wiring as scoring_wiring
 
-
 API_PAGE: Final = "/openapi.html"
 """Page of the gateway's newest API (`scoring.api.reference`)."""
 

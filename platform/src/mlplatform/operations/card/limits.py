@@ -110,9 +110,9 @@ def _of_outcomes(card: Card) -> Iterator[str]:
     review = ", except where a person's review labels it" if asked else ""
     if labels.exploration_share is None:
         yield (
-            f"The outcome of a request can't become known after {hiding}{review}. model.yaml lets none"
-            " of these requests through to learn of them, so how many were stopped wrongly can't be"
-            " known."
+            f"The outcome of a request can't become known after {hiding}{review}. model.yaml lets"
+            " none of these requests through to learn of them, so how many were stopped wrongly"
+            " can't be known."
         )
     else:
         yield (

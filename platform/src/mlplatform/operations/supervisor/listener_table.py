@@ -119,7 +119,10 @@ LISTENERS: Final = (
     Listener(
         *("the platform's own page", "page", *_by_setting("PAGE_PORT")),
         "a session of a person, by key or identity provider; to look, `run/page.token` too",
-        *("`/health`, `/sign-in`, `/sign-in/*`, `/style.css`", _uvicorn(uvicorn_limits.LIMITS)),
+        *(
+            "`/health`, `/sign-in`, `/sign-in/*`, `/session-ended`, `/style.css`",
+            _uvicorn(uvicorn_limits.LIMITS),
+        ),
     ),
     Listener(
         *("predictors, HTTP", "predictor", "", "`run/predictors/<service>.json`"),

@@ -43,9 +43,9 @@ class DiskSpace:
             return ""
         state = "is full" if self.is_full else "is nearly full"
         return (
-            f"the disk of {folder} {state}: {self.free_bytes / 1e6:.1f} of"
-            f" {self.size_bytes / 1e6:.0f} MB are free, {LOW_SHARE:.0%} should be; make room there,"
-            " and everything goes on by itself"
+            f"the disk of {folder} {state}: {self.free_bytes / 1e6:,.0f} of"
+            f" {self.size_bytes / 1e6:,.0f} MB are free, {LOW_SHARE:.0%} should be; make room"
+            " there, and everything goes on by itself"
         )
 
 

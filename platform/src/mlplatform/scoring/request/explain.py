@@ -105,7 +105,9 @@ class RuleCause(msgspec.Struct, frozen=True, tag="rule", tag_field="by"):
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """One record of a decision, beside what is computed from it again.
 
-    `again` is None where nothing was decided: a shadow copy that failed.
+    `again` is None where nothing was decided: a shadow copy that failed. By TreeSHAP, `base` is the
+    mean margin, and `rest` what the inputs that are no causes add; both with the causes make the
+    margin.
     """
 
     kind: str
@@ -122,6 +124,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     causes: tuple[InputCause | RuleCause, ...] = ()
     note: str | None = None
     differences: tuple[str, ...] = ()
+    base: float | None = None
+    rest: float | None = None
 
 
 class _Payload(msgspec.Struct, frozen=True):
@@ -144,6 +148,8 @@ class _ReExplanation:
     causes: tuple[InputCause | RuleCause, ...] = ()
     note: str | None = None
     method: str | None = None
+    base: float | None = None
+    rest: float | None = None
 
 
 def load_decider(bundles: Path, model: str, digest: str) -> Decider:
@@ -218,6 +224,8 @@ def _explanation(
         again=again.outcome,
         method=again.method,
         causes=again.causes,
+        base=again.base,
+        rest=again.rest,
         note="; ".join(filter(None, (again.note or _failures(own), _drawn(own)))) or None,
         differences=_differences(
             _before_draw(own, logged),
@@ -298,7 +306,8 @@ def _by_model(decider: Decider, row: Row) -> _ReExplanation:
     score = bundle.calibrate(raw)
     decision = bundle.decide(score)
     try:
-        found = drivers(bundle, _contributions(decider, row, raw, raw_without))
+        contributions = _contributions(decider, row, raw, raw_without)
+        found = drivers(bundle, contributions)
     except NotExplained as failure:
         outcome, note = Outcome(decision, score, raw), f"no reasons: {failure.reason}"
         return _ReExplanation(outcome, note=note, method=bundle.attribution.method)
@@ -306,7 +315,11 @@ def _by_model(decider: Decider, row: Row) -> _ReExplanation:
     is_alert = decision in bundle.cut_offs.alerts
     codes = tuple(driver.reason.code for driver in found) if is_alert else ()
     outcome = Outcome(decision, score, raw, codes)
-    return _ReExplanation(outcome, causes, method=bundle.attribution.method)
+    base = rest = None
+    if decider.tree_shap is not None:
+        base = bundle.attribution.base
+        rest = math.fsum([*contributions, *(-cause.contribution for cause in causes)])
+    return _ReExplanation(outcome, causes, None, bundle.attribution.method, base, rest)
 
 
 def _by_class(decider: Decider, row: Row) -> _ReExplanation:
