@@ -17,10 +17,10 @@ LIST = "Back to the list of decisions"
 FORM = "What you typed is still in the form."
 OVERVIEW = "Back to the overview"
 LOOKED_AT = [
-    ("/decisions?outcome=Maybe", 400, ("outcome is 'Maybe'; wanted: the name of a", FORM)),
-    ("/decisions?from_ms=28.11.2026", 400, ("from_ms is '28.11.2026'", "like 2026-11-28T09:30")),
-    ("/decisions?degraded=1", 400, ("degraded is '1'; wanted: yes or no", FORM)),
-    ("/decisions?version=x1", 400, ("version is 'x1'; wanted: the number of a version", FORM)),
+    ("/decisions?outcome=Maybe", 400, ("Decided is 'Maybe'; wanted: the name of a", FORM)),
+    ("/decisions?from_ms=28.11.2026", 400, ("From (UTC) is '28.11.2026'", "like 2026-11-28T09:30")),
+    ("/decisions?degraded=1", 400, ("Degraded is '1'; wanted: yes or no", FORM)),
+    ("/decisions?version=x1", 400, ("Version is 'x1'; wanted: the number of a version", FORM)),
     ("/decisions?to_ms=5&from_ms=5", 400, ("Before is 1970-01-01 00:00 UTC", "after From", FORM)),
     ("/decisions?until=5", 400, ("no field 'until'; wanted: one of model, unit, from_ms", FORM)),
     ("/decisions/d99", 404, ("no decision d99", "searches by customer and time", LIST)),
