@@ -22,12 +22,12 @@ from demo.source import MODEL, Source, prepare
 from demo.state import DemoState, Diary, DiaryEntry, load_state
 from demo.story import LoopNotClosed, Story
 from demo.traffic import Player, Recording
-from mlplatform.commands.terminal.gateway import api_key
 from mlplatform.operations.actions import features
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.canonical import canonical_json
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Refused, Unavailable
+from mlplatform.runtime.processes.credentials import api_key
 from mlplatform.runtime.times import minute_text
 from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring import wiring as scoring_wiring

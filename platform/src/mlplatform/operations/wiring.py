@@ -46,8 +46,9 @@ from mlplatform.runtime.configuration import settings as settings_module
 from mlplatform.runtime.configuration.declarations import PREFIX
 from mlplatform.runtime.configuration.kinds import Profile
 from mlplatform.runtime.configuration.settings import Home, Settings
-from mlplatform.runtime.errors import MissingHere, Unavailable
+from mlplatform.runtime.errors import MissingHere
 from mlplatform.runtime.processes import last_settings
+from mlplatform.runtime.processes.credentials import mlflow_token, prefect_login
 from mlplatform.runtime.telemetry import logs
 from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.scoring import wiring as scoring_wiring
@@ -324,7 +325,7 @@ class Platform:
     def registry(self) -> MlflowRegistry:
         settings = self.settings
         page_url = "" if settings.is_elsewhere and not settings.servers.page else settings.page_url
-        return MlflowRegistry(settings.mlflow_url, self.mlflow_token(), page_url)
+        return MlflowRegistry(settings.mlflow_url, mlflow_token(settings), page_url)
 
     def bundle(self, model: str, arm: Arm) -> Path:
         """The local folder of an arm's checked bundle; it is fetched from the registry if it is
@@ -364,17 +365,6 @@ class Platform:
     def traceparent(self) -> str:
         """The traceparent of the running flow or task; empty if there is none."""
         return running_traceparent()
-
-    def mlflow_token(self) -> str:
-        """MLflow's token of this start.
-
-        Raises:
-            Unavailable: the platform is not running.
-        """
-        try:
-            return self.settings.mlflow_token_file.read_text().strip()
-        except FileNotFoundError:
-            raise Unavailable("the platform has not started MLflow: `mlplatform up`") from None
 
     def _need_journal(self) -> None:
         is_there = scoring_wiring.has_rollouts(self.settings)
@@ -433,17 +423,9 @@ def prefect_api(settings: Settings, timeout_s: float = ANSWER_S, tries: int = TR
         settings.prefect_url,
         timeout_s,
         tries=tries,
-        auth=lambda: credentials or _operator(settings.home),
+        auth=lambda: credentials or prefect_login(settings),
         traceparent=running_traceparent,
     )
-
-
-def _operator(home: Home) -> str:
-    """Name and token with which the owner of the home folder passes Prefect's gate."""
-    try:
-        return f"operator:{home.prefect_token.read_text().strip()}"
-    except FileNotFoundError:
-        raise Unavailable("the platform has not started Prefect: `mlplatform up`") from None
 
 
 def serving_plane(settings: Settings, *, by_address: bool = False) -> ServingPlane:

@@ -6,8 +6,6 @@ import dataclasses
 import json
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from mlplatform import commands
 from mlplatform.operations import wiring
 from mlplatform.operations.supervisor import machine_facts
 from mlplatform.operations.supervisor.machine import (
-    Holder,
     HomeFacts,
     MachineFacts,
     Port,
@@ -26,7 +23,9 @@ from mlplatform.operations.supervisor.machine import (
     start_elsewhere,
 )
 from mlplatform.runtime.configuration.settings import Home, load
+from mlplatform.runtime.processes.port_holders import Holder
 from mlplatform.runtime.storage.disk import DiskSpace
+from support.other_platform import platform_of
 
 HOME = Path("/home/ana/var")
 FINE = MachineFacts(
@@ -138,23 +137,19 @@ def test_a_held_port_is_found_with_its_holder_and_a_free_one(tmp_path: Path) -> 
 
 
 def test_a_port_of_another_homes_platform_is_told_by_that_home(tmp_path: Path) -> None:
-    program = (
-        "import socket, sys; s = socket.create_server(('127.0.0.1', 0));"
-        "print(s.getsockname()[1], flush=True); sys.stdin.read()"
-    )
-    other = subprocess.Popen(
-        [sys.executable, "-c", program, "mlplatform"],
-        env={**os.environ, "MLPLATFORM_HOME": str(tmp_path / "other")},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    try:
-        assert other.stdout is not None
-        port = int(other.stdout.readline())
-        holder = machine_facts._holder(port, Home(tmp_path / "home"))
-        assert (holder.pid, holder.home) == (other.pid, tmp_path / "other")
-    finally:
-        other.communicate()
+    with platform_of(tmp_path / "other") as (pid, port):
+        settings = load({"MLPLATFORM_HOME": str(tmp_path), "MLPLATFORM_PAGE_PORT": str(port)})
+        facts = machine_facts.read(settings.home, settings)
+    (page,) = (p for p in facts.ports if p.variable == "MLPLATFORM_PAGE_PORT")
+    assert page.holder is not None
+    assert (page.holder.pid, page.holder.home) == (pid, tmp_path / "other")
+
+
+def test_a_platform_that_runs_in_another_home_is_named_where_none_runs() -> None:
+    facts = dataclasses.replace(FINE, running="stopped", ports=held(77, "python", Path("/b")))
+    (found,) = (finding for finding in check(facts) if finding.what == "platform")
+    assert found.seen == f"none runs in {HOME}; a platform runs in /b: export MLPLATFORM_HOME=/b"
+    assert found.do == "that, or beside it: MLPLATFORM_GATEWAY_PORT=9080 mlplatform up"
 
 
 def test_what_differs_from_the_lock_is_found(tmp_path: Path) -> None:

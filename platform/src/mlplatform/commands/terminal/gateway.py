@@ -8,24 +8,14 @@ from typing import Final
 
 import mlplatform_client as client_library
 from mlplatform.runtime.configuration.settings import Settings
-from mlplatform.runtime.errors import InputInvalid, NotFound, PlatformError, Refused, Unavailable
+from mlplatform.runtime.errors import InputInvalid, PlatformError, Refused, Unavailable
+from mlplatform.runtime.processes.credentials import api_key
 from mlplatform_client import CallFailed, Client
 
 ASKED: Final = client_library.Settings(
     deadline_s=10.0, retries=client_library.Retries(attempts=1, attempt_s=10.0)
 )
 """Client settings without retries: a person sees what went wrong and repeats the command."""
-
-
-def api_key(settings: Settings) -> str:
-    """The first API key of this installation.
-
-    Raises:
-        NotFound: the gateway has never started here.
-    """
-    if not settings.home.api_key.exists():
-        raise NotFound(f"{settings.home.api_key} is not there yet: `mlplatform up` makes it")
-    return settings.home.api_key.read_text().strip()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Hints at the command that helps when a part of the platform does not answer."""
+"""Hints at the command that helps when a part of the platform does not answer, or is not there."""
 
 from __future__ import annotations
 
@@ -7,34 +7,55 @@ from collections.abc import Mapping
 
 from mlplatform.commands.terminal.output import ERR, print_error
 from mlplatform.runtime.configuration.declarations import PREFIX
-from mlplatform.runtime.configuration.settings import home_of
-from mlplatform.runtime.errors import PlatformError, Unavailable
-from mlplatform.runtime.processes.records import read_supervisor
+from mlplatform.runtime.configuration.settings import home_of, load
+from mlplatform.runtime.errors import ConfigInvalid, MissingHere, PlatformError, Unavailable
+from mlplatform.runtime.processes import last_settings
+from mlplatform.runtime.processes.port_holders import running_elsewhere, way_to
+from mlplatform.runtime.processes.records import is_running
 from mlplatform.runtime.text import shown
 
 
 def print_with_hint(error: PlatformError) -> None:
-    """Print an error, and after one of a connection the command that helps."""
+    """Print an error, and what helps after one of a connection or of a wrong home."""
     print_error(error)
-    if isinstance(error, Unavailable):
-        ERR.print(f"  {shown(hint(os.environ))}", soft_wrap=True, markup=False)
+    if said := hint(error, os.environ):
+        ERR.print(f"  {shown(said)}", soft_wrap=True, markup=False)
 
 
-def hint(environment: Mapping[str, str]) -> str:
-    """A hint that fits whether the platform runs on this machine, and whether it runs now."""
+def hint(error: PlatformError, environment: Mapping[str, str]) -> str:
+    """What helps after an error: whether the platform runs on this machine, now, and in which home;
+    empty if nothing of that helps."""
+    if isinstance(error, MissingHere):
+        return _other(environment)
+    return _unanswered(environment) if isinstance(error, Unavailable) else ""
+
+
+def _unanswered(environment: Mapping[str, str]) -> str:
     if url := environment.get(f"{PREFIX}GATEWAY_URL"):
         return elsewhere(url)
     home = home_of(environment)
-    record = read_supervisor(home)
-    if record is not None and record.process.alive():
+    if is_running(home):
         return (
             f"the platform in {home.root} runs: `mlplatform status` shows which part is not ready,"
             " `mlplatform doctor` what is wrong"
         )
+    if other := _other(environment):
+        beside = "`mlplatform doctor` ends in the command that starts it on free ports"
+        return f"{other}; for that of {home.root}, {beside}"
     return (
         f"nothing runs in {home.root}: `mlplatform up` starts it; for a platform elsewhere name"
         " its home, MLPLATFORM_HOME=FOLDER"
     )
+
+
+def _other(environment: Mapping[str, str]) -> str:
+    """Where a platform runs, if it is not this home's; empty if none runs on this home's ports."""
+    try:
+        settings = load(last_settings.for_command(environment))
+    except ConfigInvalid:
+        return ""
+    other = running_elsewhere(settings)
+    return "" if other is None else way_to(other)
 
 
 def elsewhere(url: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from mlplatform.operations.cluster.finding import CheckFinding, State
+from mlplatform.runtime.processes.port_holders import Holder, other_home, way_to
 from mlplatform.runtime.storage.disk import LOW_SHARE, DiskSpace
 
 LEAST_PYTHON: Final = (3, 11)
@@ -24,21 +25,6 @@ NAME_THEM: Final = (
     "to serve it, add to MLPLATFORM_MODELS the folder that holds the model's folder (of an example:"
     " `examples`)"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """The process that listens on a port.
-
-    Args:
-        pid: the process id; None if the system does not report it.
-        name: name of the program; empty if it is not known.
-        home: home folder of the platform to which it belongs; None if it belongs to no platform.
-    """
-
-    pid: int | None
-    name: str
-    home: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +238,11 @@ def _port(port: Port, home: Path) -> CheckFinding:
 def _running(facts: MachineFacts) -> Iterator[CheckFinding]:
     what = "platform"
     if facts.running == "stopped":
-        yield CheckFinding("optional", what, f"none runs in {facts.home.root}", "mlplatform up")
+        seen, do = f"none runs in {facts.home.root}", "mlplatform up"
+        held = [port.holder for port in facts.ports if port.holder is not None]
+        if other := other_home(held, facts.home.root):
+            seen, do = f"{seen}; {way_to(other)}", f"that, or beside it: {start_elsewhere(facts)}"
+        yield CheckFinding("optional", what, seen, do)
         return
     silent = [f"{name}: {why}" for name, why in sorted(facts.silent.items())]
     if silent:

@@ -17,15 +17,15 @@ import psutil
 
 from mlplatform.model.folders import check_folders, model_names
 from mlplatform.operations.backup.schemas import check_home
-from mlplatform.operations.supervisor.machine import Holder, HomeFacts, MachineFacts, Port
+from mlplatform.operations.supervisor.machine import HomeFacts, MachineFacts, Port
 from mlplatform.operations.supervisor.platform import children
 from mlplatform.operations.supervisor.probe import NoAnswer, ask
 from mlplatform.operations.supervisor.spec import HttpCheck
 from mlplatform.operations.supervisor.status import status
-from mlplatform.runtime.configuration.declarations import DEFAULTS, PORTS, PREFIX
+from mlplatform.runtime.configuration.declarations import PORTS
 from mlplatform.runtime.configuration.settings import Home, Settings
 from mlplatform.runtime.errors import ConfigInvalid, Refused, Unavailable
-from mlplatform.runtime.processes.records import read_processes
+from mlplatform.runtime.processes.port_holders import Holder, holders
 from mlplatform.runtime.storage.disk import disk_space
 from mlplatform.runtime.storage.private_folder import OTHERS
 from mlplatform.runtime.telemetry.kernel_clock import kernel_clock
@@ -134,12 +134,15 @@ def _open(root: Path) -> Iterator[Path]:
 
 def _ports(settings: Settings | None, home: Home) -> Iterator[Port]:
     environment = {} if settings is None else settings.environment()
-    for port in PORTS:
-        number = int(environment.get(port.variable, port.default))
-        if number == 0:
-            continue
-        holder = None if _is_free(number) else _holder(number, home)
-        yield Port(port.variable, number, holder, 0 if holder is None else _free_above(number))
+    numbers = {p.variable: int(environment.get(p.variable, p.default)) for p in PORTS}
+    taken = {number for number in numbers.values() if number and not _is_free(number)}
+    held = holders(taken, home) if taken else {}
+    for variable, number in numbers.items():
+        if number in taken:
+            holder = held.get(number, Holder(None, "", None))
+            yield Port(variable, number, holder, _free_above(number))
+        elif number:
+            yield Port(variable, number, None, 0)
 
 
 def _is_free(port: int) -> bool:
@@ -161,30 +164,6 @@ def _free_above(port: int) -> int:
     with socket.create_server((ADDRESS, 0)) as server:
         number: int = server.getsockname()[1]
         return number
-
-
-def _holder(port: int, home: Home) -> Holder:
-    """The process that listens on a port; the supervisor holds the sockets of its children."""
-    pids: set[int | None] = set()
-    with contextlib.suppress(psutil.Error):  # macOS shows them only to root
-        for found in psutil.net_connections("tcp"):
-            if found.status == psutil.CONN_LISTEN and found.laddr and found.laddr.port == port:
-                pids.add(found.pid)
-    ours = {p.pid for record in read_processes(home) for p in (record.process,) if p is not None}
-    for pid in sorted(pid for pid in pids if pid is not None):
-        with contextlib.suppress(psutil.Error, OSError):
-            process = psutil.Process(pid)
-            named = home.root if pid in ours else _home_of(process)
-            return Holder(pid, process.name(), named)
-    return Holder(None, "", None)
-
-
-def _home_of(process: psutil.Process) -> Path | None:
-    """The home of the platform that a process belongs to; None if it belongs to none."""
-    if not any("mlplatform" in word for word in process.cmdline()):
-        return None
-    named = process.environ().get(f"{PREFIX}HOME", DEFAULTS["HOME"])
-    return Path(process.cwd(), named)
 
 
 def _differing(lock: Path) -> Mapping[str, tuple[str, str | None]] | None:

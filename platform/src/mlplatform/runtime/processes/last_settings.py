@@ -13,7 +13,7 @@ import msgspec
 from mlplatform.runtime.configuration.declarations import CONSTANTS, PORTS, PREFIX, SETTINGS
 from mlplatform.runtime.configuration.settings import Home, Settings, home_of, load
 from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
-from mlplatform.runtime.processes.records import read_supervisor
+from mlplatform.runtime.processes.records import is_running
 from mlplatform.runtime.storage.files import write_atomically
 from mlplatform.runtime.units import KIB
 
@@ -58,7 +58,7 @@ def for_command(environment: Mapping[str, str]) -> dict[str, str]:
     """
     home = home_of(environment)
     known = _remembered(home)
-    if not _is_running(home):
+    if not is_running(home):
         return {**_lasting(known), **environment}
     for name, value in _lasting(known).items():
         if environment.get(name, value) != value:
@@ -72,11 +72,6 @@ def for_command(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _lasting(known: Mapping[str, str]) -> dict[str, str]:
     return {name: known[name] for name in LASTING if name in known}
-
-
-def _is_running(home: Home) -> bool:
-    record = read_supervisor(home)
-    return record is not None and record.process.alive()
 
 
 def _remembered(home: Home) -> dict[str, str]:

@@ -124,6 +124,12 @@ def read_supervisor(home: Home) -> SupervisorRecord | None:
     return _read(home.run / SUPERVISOR_FILE, SupervisorRecord)
 
 
+def is_running(home: Home) -> bool:
+    """Whether a supervisor of this home runs."""
+    record = read_supervisor(home)
+    return record is not None and record.process.alive()
+
+
 def write_processes(
     home: Home, records: Sequence[ProcessRecord], write: Write = write_atomically
 ) -> None:
