@@ -17,6 +17,7 @@ from mlplatform.rollouts.journal.sqlite import SqliteRollouts
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import Busy, ConfigInvalid, Refused
 from support.earlier_state import become_newer
+from support.other_platform import platform_of
 
 
 @pytest.fixture
@@ -60,6 +61,18 @@ def test_a_home_of_a_newer_release_is_refused_before_anything_starts(
     assert sorted(path.name for path in home.iterdir()) == before
     listed = CliRunner().invoke(commands.app, ["rollouts", "list"])
     assert way in str(listed.exception)
+
+
+def test_where_nothing_runs_the_home_of_the_platform_on_its_ports_is_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `quickstart`, whose home the shell does not name."""
+    other = home.parent / "other"
+    with platform_of(other) as (_, port):
+        monkeypatch.setenv("MLPLATFORM_GATEWAY_PORT", str(port))
+        result = CliRunner().invoke(commands.app, ["status"])
+    assert result.exit_code == 3
+    assert f"a platform runs in {other}: export MLPLATFORM_HOME={other}" in result.output
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ from mlplatform.runtime.configuration.settings import Settings, home_of
 from mlplatform.runtime.errors import Busy, Unavailable
 from mlplatform.runtime.http.json_fetch import fetch
 from mlplatform.runtime.processes.last_settings import remember
+from mlplatform.runtime.processes.port_holders import running_elsewhere, way_to
 from mlplatform.runtime.processes.records import read_supervisor
 from mlplatform.runtime.telemetry import logs
 from mlplatform.runtime.telemetry.refusals import of_the_last_day
@@ -80,7 +81,8 @@ def up(
     check_home(settings.home.root)
     specs = children(settings)
     if not settings.home.is_made:
-        check_ports(specs)  # the supervisor checks again, after it ended what an earlier one left
+        # The supervisor checks again, after it ended what an earlier one left.
+        check_ports(settings.home, specs)
     with settings.home.created():
         settings.home.close_to_others()
         check_tables(wiring.Platform(settings))
@@ -166,6 +168,8 @@ def status(json: AsJson = False) -> None:
             print_line(f"`mlplatform up` starts the platform of {settings.home.root}")
         else:
             print_line(str(settings.home.absence()))
+        if other := running_elsewhere(settings):
+            print_line(way_to(other))
     if current.state != "ready" or current.unready:
         raise typer.Exit(UNAVAILABLE if not current.running else FAILED)
 

@@ -13,6 +13,7 @@ from mlplatform.operations.supervisor.spec import HttpCheck
 from mlplatform.operations.supervisor.start import check_ports
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import Busy
+from support.other_platform import platform_of
 from support.ports import free_ports
 
 FIXED = ("GATEWAY", "PREFECT", "MLFLOW", "PAGE")
@@ -40,24 +41,39 @@ def test_all_ports_that_are_taken_are_named_at_once(tmp_path: Path) -> None:
     """Who moved one at a time would start four times."""
     ports = dict(zip(FIXED, free_ports(len(FIXED)), strict=True))
     given = {f"MLPLATFORM_{name}_PORT": str(port) for name, port in ports.items()}
-    specs = children(load({"MLPLATFORM_HOME": str(tmp_path / "home"), **given}))
-    check_ports(specs)
+    settings = load({"MLPLATFORM_HOME": str(tmp_path / "home"), **given})
+    home, specs = settings.home, children(settings)
+    check_ports(home, specs)
     with (
         socket.create_server(("127.0.0.1", ports["GATEWAY"])),
         pytest.raises(
             Busy, match=rf"^port {ports['GATEWAY']} of gateway-0 can't be used \(Address"
         ),
     ):
-        check_ports(specs)
+        check_ports(home, specs)
     with (
         socket.create_server(("127.0.0.1", ports["GATEWAY"])),
         socket.create_server(("127.0.0.1", ports["PAGE"])),
         pytest.raises(Busy) as caught,
     ):
-        check_ports(specs)
+        check_ports(home, specs)
     assert f"{ports['GATEWAY']} (MLPLATFORM_GATEWAY_PORT)" in str(caught.value)
     assert f"{ports['PAGE']} (MLPLATFORM_PAGE_PORT)" in str(caught.value)
     assert str(ports["MLFLOW"]) not in str(caught.value)
+
+
+def test_a_platform_that_holds_the_ports_is_named_with_its_home(tmp_path: Path) -> None:
+    """After `quickstart`, the next command may be meant for the platform that it left running."""
+    with platform_of(tmp_path / "other") as (_, port):
+        ports = {f"MLPLATFORM_{name}_PORT": str(free) for name, free in zip(FIXED, free_ports(4), strict=True)}
+        given = ports | {"MLPLATFORM_PREFECT_PORT": str(port)}
+        settings = load({"MLPLATFORM_HOME": str(tmp_path / "home"), **given})
+        with pytest.raises(Busy) as caught:
+            check_ports(settings.home, children(settings))
+    other = tmp_path / "other"
+    assert str(caught.value).endswith(
+        f"; a platform runs in {other}: export MLPLATFORM_HOME={other}"
+    )
 
 
 def test_nobody_else_listens_for_grpc_while_no_gateway_does(tmp_path: Path) -> None:

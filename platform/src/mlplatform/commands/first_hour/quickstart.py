@@ -119,7 +119,7 @@ def _check_ports(settings: Settings, model: str) -> None:
         Busy: a port is taken; the error ends in the command that takes free ones.
     """
     try:
-        check_ports(children(settings))
+        check_ports(settings.home, children(settings))
     except Busy as error:
         facts = machine_facts.read(settings.home, settings)
         command = machine.start_elsewhere(facts, f"mlplatform quickstart {model}")

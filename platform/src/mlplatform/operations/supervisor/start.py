@@ -13,7 +13,8 @@ from typing import Final
 from mlplatform.operations.supervisor.listeners import port_in_use, ports_in_use
 from mlplatform.operations.supervisor.spec import ChildSpec, HttpCheck
 from mlplatform.runtime.configuration.settings import Home
-from mlplatform.runtime.errors import PlatformError
+from mlplatform.runtime.errors import Busy, PlatformError
+from mlplatform.runtime.processes.port_holders import holders, other_home, way_to
 from mlplatform.runtime.processes.records import sweep
 from mlplatform.runtime.storage.disk import says_full
 from mlplatform.runtime.storage.files import sweep_drafts, write_atomically
@@ -37,7 +38,7 @@ def prepare(home: Home, specs: Sequence[ChildSpec]) -> None:
         log.warning("killed what an earlier supervisor left: %s", ", ".join(left))
     for folder in (home.run, home.serving, home.secrets, home.measured):
         sweep_drafts(folder)
-    check_ports(specs)
+    check_ports(home, specs)
     for path in (
         home.predictor_token,
         home.mlflow_token,
@@ -49,11 +50,12 @@ def prepare(home: Home, specs: Sequence[ChildSpec]) -> None:
         new_token(path)
 
 
-def check_ports(specs: Sequence[ChildSpec]) -> None:
+def check_ports(home: Home, specs: Sequence[ChildSpec]) -> None:
     """Raises unless every fixed port is free.
 
     Raises:
-        Busy: ports are taken; the message names each, and the setting that changes it.
+        Busy: ports are taken; the message names each, and the setting that changes it, and the
+            other home whose platform holds them.
     """
     taken = []
     for port, (spec, setting) in _fixed_ports(specs).items():
@@ -61,11 +63,14 @@ def check_ports(specs: Sequence[ChildSpec]) -> None:
             socket.create_server(("127.0.0.1", port)).close()
         except OSError as error:
             taken.append((spec, port, error, setting))
+    if not taken:
+        return
+    spec, port, why, setting = taken[0]
+    error = port_in_use(spec, port, why, setting=setting)
     if len(taken) > 1:
-        raise ports_in_use([(port, setting) for _, port, _, setting in taken])
-    if taken:
-        spec, port, why, setting = taken[0]
-        raise port_in_use(spec, port, why, setting=setting) from None  # the message says everything
+        error = ports_in_use([(port, setting) for _, port, _, setting in taken])
+    other = other_home(holders([port for _, port, _, _ in taken], home).values(), home.root)
+    raise error if other is None else Busy(f"{error}; {way_to(other)}")
 
 
 def _fixed_ports(specs: Sequence[ChildSpec]) -> dict[int, tuple[ChildSpec, str | None]]:
