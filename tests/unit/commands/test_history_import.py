@@ -319,7 +319,32 @@ def test_a_csv_of_other_names_is_shown_and_then_taken_in(csv: Path) -> None:
     assert "wanted: requests from 2026-01-03" in json.loads(again.stdout)["refusals"][0]
 
 
-def test_a_history_that_ends_long_ago_is_followed_by_the_day_to_train_as_of(csv: Path) -> None:
+def test_an_import_says_what_a_fit_would_lack_and_leads_into_no_refusal(csv: Path) -> None:
+    """A sample of a day closes the home to the days before it, so the dry run says it too."""
+    told = json.loads(run(str(csv), "MAP", "--dry-run", "--json").stdout)["lacks"]
+    lacking = "3 requests; wanted: 5000 (training.minimum_rows); 1 positives; wanted: 50"
+    assert told.startswith(lacking)
+    assert "requests begin 2026-01-01; wanted: the 21 days (training.window_days)" in told
+    shown = run(str(csv), "MAP", "--dry-run").output
+    assert f"a fit to this history would be refused: {told}. An import takes later rows" in shown
+    assert not (csv.parent / "home").exists()
+    done = run(str(csv), "MAP").output
+    assert f"a fit to this history would be refused: {told}" in done
+    assert "mlplatform retrain" not in done
+    again = json.loads(run(str(csv), "MAP", "--dry-run", "--json").stdout)
+    assert again["refusals"][0].endswith(
+        "a history with earlier ones takes another home (MLPLATFORM_HOME=FOLDER mlplatform history"
+        " import fraud …)"
+    )
+
+
+def test_a_history_that_ends_long_ago_is_followed_by_the_day_to_train_as_of(
+    csv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definition = load_definition("fraud")
+    training = msgspec.structs.replace(definition.training, minimum_rows=3, minimum_positives=1)
+    small = msgspec.structs.replace(definition, training=training)
+    monkeypatch.setattr(wiring.Platform, "definition", lambda _self, _model: small)
     done = run(str(csv), "MAP")
     assert done.exit_code == 0, done.exception
     assert "mlplatform retrain fraud --as-of 2026-01-06 --actor NAME" in done.output

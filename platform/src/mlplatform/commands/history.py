@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +25,7 @@ from mlplatform.learning.features.history_files import columns_of, examine_histo
 from mlplatform.learning.features.input_files import refuse_tables
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition, model_folder
-from mlplatform.model.folds import history_days, training_day_ms
+from mlplatform.model.folds import history_days
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features as job
 from mlplatform.runtime.errors import InputInvalid, PlatformError, Refused
@@ -39,6 +38,8 @@ SHOWN_ALIKE = 3
 """Most refusals of one kind that are shown, each with another value."""
 MORE_DAYS = 14
 NEXT = "next: mlplatform retrain {model}{as_of} --actor NAME --reason WHY --rollout"
+LACKS = "a fit to this history would be refused"
+AT_ONCE = "An import takes later rows afterwards, but no earlier ones: bring all days at once"
 ENDED_EARLY = (
     "the labels of the last day with requests matured by {day}: train as of that day, because later"
     " days have nothing to judge a version by"
@@ -95,19 +96,21 @@ def import_history(
         found = examine(path, now_ms=now_ms, columns=column_names(map_))
     if dry_run:
         refusals = found.refusals or _unaddable(platform, model, found.table, path.name)
-        _show(found, refusals, _assumed(wanted, found), json)
+        lacks = "" if refusals else _lacks(platform, model, found.table)
+        _show(found, refusals, _assumed(wanted, found), lacks, json)
         raise typer.Exit(USAGE if refusals else 0)
     if found.refusals:
         raise _first(found)
     with progress("taking in"), wiring.first_platform() as platform:
         rows = job.import_history(platform, model, found.table, path.name)
+    fit = job.first_fit(platform, model, found.table, platform.clock.event_ms(), is_in=True)
     facts = {"model": model, "rows": rows, **_span(found.table)}
     if json:
-        print_json(facts)
+        print_json({**facts, "lacks": fit.problem})
         return
     print_fields(facts)
     _show_left_out(found, _assumed(wanted, found))
-    _show_next(model, found.table, platform.clock.event_ms())
+    _show_next(model, fit)
 
 
 @app.command()
@@ -149,7 +152,8 @@ def generate(
         print_json(facts)
         return
     print_fields(facts)
-    _show_next(model, table, platform.clock.event_ms())
+    now_ms = platform.clock.event_ms()
+    _show_next(model, job.first_fit(platform, model, table, now_ms, is_in=True))
 
 
 @app.command()
@@ -217,6 +221,12 @@ def _unaddable(
     return [] if table.num_rows else [InputInvalid(source, None, "there is no row in it")]
 
 
+def _lacks(platform: wiring.Platform, model: str, table: Any) -> str:
+    """What a fit to the history would lack once this table were in it; empty if nothing."""
+    now_ms = platform.clock.event_ms()
+    return job.first_fit(platform, model, table, now_ms, is_in=False).problem
+
+
 def _first(found: FileCheck) -> InputInvalid:
     first, count = found.refusals[0], sum(found.refused.values())
     if count == 1:
@@ -241,6 +251,7 @@ def _show(
     found: FileCheck,
     refusals: Sequence[PlatformError],
     assumed: Mapping[str, str],
+    lacks: str,
     as_json: bool,
 ) -> None:
     names = found.table.column_names
@@ -254,6 +265,7 @@ def _show(
             "first": first,
             "refusals": [str(r) for r in refusals],
             "refused": sum(found.refused.values()) or len(refusals),
+            "lacks": lacks,
         }
         print_json(facts)
         return
@@ -274,6 +286,8 @@ def _show(
         else "an import would take all of it in; nothing was taken in now"
     )
     print_line(verdict)
+    if lacks:
+        print_line(f"{LACKS}: {lacks}. {AT_ONCE}")
     if found.refusals:
         print_line(CONVERT)
 
@@ -302,13 +316,14 @@ def _cell(value: object) -> object:
     return value.isoformat() if hasattr(value, "isoformat") else value
 
 
-def _show_next(model: str, table: Any, now_ms: int) -> None:
-    last = table.column("event_time")[-1].as_py().replace(tzinfo=UTC)
-    as_of_ms = training_day_ms(load_definition(model), int(last.timestamp() * 1000), now_ms)
-    if as_of_ms is None:
+def _show_next(model: str, fit: job.FirstFit) -> None:
+    if fit.problem:
+        ERR.print(f"{LACKS}: {fit.problem}", soft_wrap=True, markup=False)
+        return
+    if fit.as_of_ms is None:
         ERR.print(NEXT.format(model=model, as_of=""), soft_wrap=True)
         return
-    day = day_text(as_of_ms)
+    day = day_text(fit.as_of_ms)
     ERR.print(ENDED_EARLY.format(day=day), soft_wrap=True)
     ERR.print(NEXT.format(model=model, as_of=f" --as-of {day}"), soft_wrap=True)
 

@@ -8,7 +8,7 @@ import numpy as np
 from tests.support.training_rows import DEFINITION, NAMES, TO_MS, payments
 
 from mlplatform.learning.training_sets.dataset import Dataset
-from mlplatform.learning.training_sets.shortage import FirstDays, shortage
+from mlplatform.learning.training_sets.shortage import FirstDays, Holdings, holdings, shortage
 from mlplatform.runtime.times import day_text
 from mlplatform.runtime.units import DAY_MS
 
@@ -23,14 +23,18 @@ def without_values(data: Dataset, name: str) -> Dataset:
     return replace(data, rows=replace(data.rows, matrix=replace(data.rows.matrix, x=x)))
 
 
+def told_of(data: Dataset, first: FirstDays) -> str:
+    return shortage(DEFINITION, holdings(DEFINITION, data), first, data.as_of_ms)
+
+
 def test_a_training_set_that_holds_enough_lacks_nothing() -> None:
-    assert shortage(DEFINITION, ENOUGH, WHOLE) == ""
+    assert told_of(ENOUGH, WHOLE) == ""
 
 
 def test_few_rows_of_a_whole_window_are_counted() -> None:
     few = payments(1, per_day=20)
     positives = int(few.rows.y.sum())
-    assert shortage(DEFINITION, few, WHOLE) == (
+    assert told_of(few, WHOLE) == (
         "420 requests; wanted: 5000 (training.minimum_rows); "
         f"{positives} positives; wanted: 50 (training.minimum_positives); "
         f"wanted: the 21 days (training.window_days) from {day_text(FROM_MS)} on, whose labels"
@@ -41,16 +45,24 @@ def test_few_rows_of_a_whole_window_are_counted() -> None:
 
 def test_a_history_that_begins_late_is_told_with_the_day_to_train_as_of() -> None:
     begins_ms = FROM_MS + 10 * DAY_MS + 1
-    told = shortage(DEFINITION, payments(1, per_day=20), FirstDays(begins_ms, {}))
+    told = told_of(payments(1, per_day=20), FirstDays(begins_ms, {}))
     assert f"requests begin {day_text(begins_ms)}; wanted: the 21 days" in told
     could_ms = FROM_MS + (11 + 21 + DEFINITION.label.maturity_days) * DAY_MS
-    assert f"; train as of {day_text(could_ms)} or later (--as-of), or import" in told
+    assert f"; train as of {day_text(could_ms)} or later (--as-of), with the requests until then" in told
+    assert told.endswith("or import the longer history into another home (MLPLATFORM_HOME=FOLDER)")
 
 
 def test_an_input_without_a_value_is_named_with_the_snapshots_that_begin_late() -> None:
     empty = without_values(ENOUGH, "customer_count_1d")
     begins_ms = TO_MS + DAY_MS
     first = FirstDays(WHOLE.request_ms, {"customer_stats": begins_ms})
-    told = shortage(DEFINITION, empty, first)
+    told = told_of(empty, first)
     assert told.startswith("no value of customer_count_1d on the held-out days; ")
     assert f"; snapshots of customer_stats begin {day_text(begins_ms)}; wanted: " in told
+
+
+def test_counts_alone_say_what_a_fit_would_say() -> None:
+    """An import counts before anything is joined, by the same rule."""
+    few = payments(1, per_day=20)
+    counted = Holdings(len(few.rows), int(few.rows.y.sum()))
+    assert shortage(DEFINITION, counted, WHOLE, few.as_of_ms) == told_of(few, WHOLE)

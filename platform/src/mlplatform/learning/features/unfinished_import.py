@@ -44,9 +44,13 @@ def closed_history(model: str) -> Refused:
     """The refusal of another history, once the model has answered requests."""
     return Refused(
         f"{model} has answered requests, so its history is closed: the decision log records what"
-        " follows. Another history takes another home"
-        f" (MLPLATFORM_HOME=FOLDER mlplatform history import {model} …)"
+        f" follows. Another history {another_home(model)}"
     )
+
+
+def another_home(model: str) -> str:
+    """The way out for a history that does not go into this home, as the end of a sentence."""
+    return f"takes another home (MLPLATFORM_HOME=FOLDER mlplatform history import {model} …)"
 
 
 def remove(folder: Path) -> None:

@@ -27,9 +27,12 @@ from mlplatform.learning.features.feast_folder import folder as files
 from mlplatform.learning.features.feast_folder.registry import registry
 from mlplatform.learning.features.feast_values import project_name
 from mlplatform.learning.features.pushes.gaps import StreamGap
+from mlplatform.learning.training_sets.dataset import window
+from mlplatform.learning.training_sets.shortage import FirstDays, Holdings, shortage
+from mlplatform.learning.training_sets.time_order import epoch_ms
 from mlplatform.model.bundle import load_bundle
 from mlplatform.model.features.views import FeatureView, KeyType, external, request_views
-from mlplatform.model.folds import history_days
+from mlplatform.model.folds import history_days, training_day_ms
 from mlplatform.model.windows.declaration import by_entity
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.serving.names import ServiceName
@@ -163,6 +166,48 @@ def check_addable(platform: Platform, model: str, table: pa.Table, source: str) 
     rows.check_history(table, platform.definition(model), source)
     if not _is_rest(platform, model, table, source):
         _check_may_be_added(platform, model, table, source)
+
+
+@dataclass(frozen=True, slots=True)
+class FirstFit:
+    """The fit that a history leads to.
+
+    Args:
+        as_of_ms: the moment to train as of; None if the present does as well.
+        problem: what a training set as of then would lack; empty if it lacks nothing.
+    """
+
+    as_of_ms: int | None
+    problem: str
+
+
+def first_fit(
+    platform: Platform, model: str, table: pa.Table, now_ms: int, *, is_in: bool
+) -> FirstFit:
+    """The fit that a history leads to, by the check that a retrain makes before it; joins nothing.
+
+    Args:
+        table: the last rows of the history.
+        is_in: whether the offline table holds these rows already.
+    """
+    definition, offline = platform.definition(model), platform.offline(model)
+    event_ms = epoch_ms(table, "event_time")
+    asked_ms = training_day_ms(definition, int(event_ms[-1]), now_ms)
+    as_of_ms = now_ms if asked_ms is None else asked_ms
+    bounds = window(definition, as_of_ms)
+    known = offline.label_counts(bounds.from_ms, bounds.to_ms, as_of_ms)
+    ((first_ms,),) = offline.requests().aggregate("epoch_ms(min(event_time))").fetchall()
+    requests, positives = known.requests, known.positives
+    if not (is_in or _is_rest(platform, model, table, model)):
+        added = (event_ms >= bounds.from_ms) & (event_ms < bounds.to_ms)
+        first_ms = int(event_ms[0]) if first_ms is None else first_ms
+        requests += int(added.sum())
+        if definition.task == "binary":
+            is_known = epoch_ms(table, "label_time") <= as_of_ms
+            is_positive = table.column("label").to_numpy() == 1
+            positives += int((added & is_known & is_positive).sum())
+    held = Holdings(requests, positives)
+    return FirstFit(asked_ms, shortage(definition, held, FirstDays(first_ms, {}), as_of_ms))
 
 
 def feast_folder(platform: Platform, model: str, into: Path | None = None) -> Path:

@@ -35,7 +35,7 @@ from mlplatform.learning.training.folds import (
     untrainable_fold_reason,
 )
 from mlplatform.learning.training_sets.dataset import Dataset
-from mlplatform.learning.training_sets.shortage import FirstDays, shortage
+from mlplatform.learning.training_sets.shortage import FirstDays, holdings, shortage
 from mlplatform.learning.validation.fold_gate import FoldFinding
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.replay import Recent
@@ -116,9 +116,9 @@ def check_holds_enough(platform: Platform, model: str, prepared: TrainingInputs)
         view.name: min(snapshot_days(offline, view), default=None)
         for view in request_views(folder.views)
     }
-    problem = shortage(folder.definition, prepared.dataset, FirstDays(first_ms, views))
-    if problem:
-        as_of = day_text(prepared.dataset.as_of_ms)
+    as_of_ms, held = prepared.dataset.as_of_ms, holdings(folder.definition, prepared.dataset)
+    if problem := shortage(folder.definition, held, FirstDays(first_ms, views), as_of_ms):
+        as_of = day_text(as_of_ms)
         raise GateFailed(f"the training set of {model} as of {as_of} holds too little: {problem}")
 
 
