@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from mlplatform import commands
+from mlplatform.runtime.configuration.declarations import PORTS
 
 ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = [
@@ -32,6 +33,9 @@ OF_TEAMS: Final = frozenset(("credit-default", "limits"))
 """Models that a document lets its reader make; here the one that there is stands for them."""
 VALUES: Final = {"$as_of": "2026-11-28"}
 """What a shell's variables hold that stand for one value."""
+LOCAL: Final = re.compile(r"(?:127\.0\.0\.1|localhost):(\d+)")
+OPEN: Final = {port.default for port in PORTS} - {"0"}
+"""Ports that a start opens where no setting names another."""
 OF_A_DECISION: Final = "decisions/"
 """Decisions are as they were written, and may name what was changed by a later one."""
 
@@ -123,6 +127,31 @@ def test_a_command_in_a_sentence_is_one_that_there_is() -> None:
 )
 def test_a_wrong_command_is_found(line: str, whole: bool) -> None:
     assert fault(line, whole=whole)
+
+
+def unopened(text: str) -> list[str]:
+    """Ports of this machine that commands of a document ask, though no start opens them: neither by
+    itself, nor by a command above."""
+    found, above = [], ""
+    for block in blocks(text):
+        for asked in LOCAL.finditer(block):
+            named = re.search(rf"[= :]{asked[1]}\b", above)
+            if asked[1] not in OPEN and named is None:
+                found.append(asked[1])
+        above += block
+    return found
+
+
+def test_no_command_asks_a_port_that_nothing_has_opened() -> None:
+    """gRPC is off until a setting names its port."""
+    pages = {p.name: unopened(p.read_text()) for p in PAGES if is_current(p)}
+    assert {name: ports for name, ports in pages.items() if ports} == {}
+
+
+def test_a_port_that_nothing_has_opened_is_found() -> None:
+    asks, opens = "```\ncurl 127.0.0.1:8081\n```\n", "```\nX_PORT=8081 mlplatform up\n```\n"
+    assert unopened(asks) == ["8081"]
+    assert unopened(opens + asks) == []
 
 
 def test_commands_are_found_where_they_stand() -> None:
