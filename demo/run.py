@@ -17,6 +17,7 @@ from rich.console import Console
 
 from demo import drift, report, team
 from demo.chapters import Scene, Tasks, beside, play, wait_for_event_time, wait_for_task
+from demo.late_runs import resume_command
 from demo.process import PlatformProcess
 from demo.source import MODEL, Source, prepare
 from demo.state import DemoState, Diary, DiaryEntry, load_state
@@ -118,8 +119,7 @@ async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
 def _stopped(diary: Diary, why: str) -> int:
     diary.save()
     CONSOLE.print(why, soft_wrap=True)
-    model = "" if diary.state.model == MODEL else f"MODEL={diary.state.model} "
-    command = f"make demo {model}DEMO_FLAGS=--resume"
+    command = resume_command(diary.state.model)
     CONSOLE.print(f"nothing that was answered is lost; go on with: {command}", soft_wrap=True)
     return CONTINUE_EXIT
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from demo.late_runs import late_here
 from demo.process import PlatformProcess
 from demo.state import Diary
 from demo.timeline import phase_lines
@@ -115,22 +116,23 @@ class Story:
         return any(state.ramping for state in self._platform.rollouts.active(self.model))
 
     async def run_flow(self, flow: str, parameters: Mapping[str, Any]) -> FlowRun:
-        """A run of a flow that completed; one that was lost with its process is started again.
+        """A run of a flow that completed; one that was lost is started again.
 
         Raises:
             LoopNotClosed: it failed, or none completed in time.
         """
-        deadline = time.monotonic() + RUN_LIMIT_S
+        deadline, reasons = time.monotonic() + RUN_LIMIT_S, list[str]()
         while time.monotonic() < deadline:
             run = await self._follow(flow, parameters)
-            if run is not None and run.state == "COMPLETED":
+            if not isinstance(run, str) and run.state == "COMPLETED":
                 return run
-            if run is not None and run.state == "FAILED":
+            if not isinstance(run, str) and run.state == "FAILED":
                 raise LoopNotClosed(f"{run.name} failed: {run.message}")
-        raise LoopNotClosed(f"no run of {flow} completed within {RUN_LIMIT_S:.0f} s")
+            reasons.append(run if isinstance(run, str) else f"{run.name} is {run.state.lower()}")
+        raise LoopNotClosed(late_here(flow, reasons, limit_s=RUN_LIMIT_S, model=self.model))
 
-    async def _follow(self, flow: str, parameters: Mapping[str, Any]) -> FlowRun | None:
-        """The run at its end; None where Prefect went away under it."""
+    async def _follow(self, flow: str, parameters: Mapping[str, Any]) -> FlowRun | str:
+        """The run at its end; where Prefect went away under it, what was seen of that."""
         prefect, restarts = self._platform.prefect, self._process.restarts("prefect")
         try:
             run = await asyncio.to_thread(prefect.start, flow, parameters)
@@ -139,12 +141,12 @@ class Story:
                 run = await asyncio.to_thread(prefect.run, run.id)
                 lost = self._process.restarts("prefect") != restarts
                 if lost and run.state == "RUNNING":
-                    return None
-        except Unavailable:
+                    return f"Prefect was started again under {run.name}"
+        except Unavailable as error:
             if not self._process.alive():
                 raise
             await asyncio.sleep(1.0)
-            return None
+            return str(error)
         return run
 
     # Chapters
