@@ -279,6 +279,16 @@ a3;2026-01-02T09:00:00Z;7;3;30;0;Oslo
 MAP = "request_id=id event_time=when customer_id=card terminal_id=shop amount=sum label=bad"
 
 
+def test_a_snapshot_within_a_day_is_refused_with_the_midnight_before(
+    platform: wiring.Platform,
+) -> None:
+    noon_ms = START_MS + DAY_MS // 2
+    with pytest.raises(
+        InputInvalid, match=r"T12:00:00.* is not a midnight in UTC; wanted: one, as"
+    ):
+        materialize(platform, "fraud", noon_ms)
+
+
 @pytest.fixture
 def csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("MLPLATFORM_HOME", str(tmp_path / "home"))

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mlplatform.commands.terminal.arguments import ActorOrLogin, Model, Reason, moment
+from mlplatform.commands.terminal.arguments import ActorOrLogin, Model, Reason, midnight, moment
 from mlplatform.commands.terminal.exit_codes import FAILED, exit_code_of_class
 from mlplatform.commands.terminal.output import (
     AsJson,
@@ -90,7 +90,7 @@ def materialize(
     model: Model,
     at: Annotated[
         datetime | None,
-        typer.Option(parser=moment, help="A midnight (UTC); default: the last one."),
+        typer.Option(parser=midnight, help="A midnight (UTC); default: the last one."),
     ] = None,
     json: AsJson = False,
 ) -> None:

@@ -217,7 +217,9 @@ def _find_folders() -> tuple[dict[str, Path], list[ConfigInvalid]]:
             alike = {dns_name(name): other for name, other in found.items()}
             other = alike.get(dns_name(folder.name))
             if re.search(NAME_PATTERN, folder.name) is None:
-                wanted = "a model folder whose name is a letter and at most 27 of a-z, 0-9, - and _"
+                wanted = (
+                    "a model folder whose name is a letter a-z and at most 27 of a-z, 0-9, - and _"
+                )
                 problems.append(ConfigInvalid(VARIABLE, str(folder), wanted))
             elif other is not None:
                 wanted = f"one model of that name; there are {other} and {folder}"

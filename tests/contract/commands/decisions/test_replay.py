@@ -185,7 +185,10 @@ def test_a_threshold_alone_is_another_bundle(platform: wiring.Platform) -> None:
     assert dropped is not None
     assert dropped.requests == whatif.EXPLAINED < found.what_if.reference_alerts.count
     assert dropped.first == {AMOUNT_CODE: dropped.requests}
-    with closing(champion.model), pytest.raises(ConfigInvalid, match=r"review 0\.95, decline 0\.9"):
+    with (
+        closing(champion.model),
+        pytest.raises(ConfigInvalid, match=r"is 'review=0\.95'.*review 0\.95, "),
+    ):
         whatif.with_thresholds(champion, {"review": 0.95})
 
 

@@ -274,5 +274,6 @@ def test_a_refused_candidate_is_recorded(home, tmp_path, monkeypatch):
     (refusal,) = Refusals(home.audit).since(0)
     assert (refusal.door, refusal.who) == ("candidate", "Mallory")
     assert refusal.asked == "validate loop.onnx for fraud"
+    assert "loop.onnx is refused: " in refusal.why
     assert "Loop" in refusal.why
     assert list(home.bundles.iterdir()) == []

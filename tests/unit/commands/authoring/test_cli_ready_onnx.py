@@ -270,7 +270,7 @@ def graph(name: str, kind: int, shape: list[int | None], op: str = "Identity") -
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"no model", "not ONNX"),
+        (b"no model", "not ONNX: its bytes are not read as a model; wanted: a file that"),
         (graph("x", TensorProto.FLOAT, [None, 2], "NonZero"), "operator 'NonZero'"),
         (graph("x", TensorProto.FLOAT, [1, 2]), "always 1 rows; wanted: n rows at once"),
         (graph("x", TensorProto.INT32, [None, 2]), "as tensor(int32) [n, 2]; wanted: float32,"),

@@ -221,6 +221,19 @@ def test_a_missing_column_is_named_with_a_proposal(tmp_path: Path) -> None:
         examine_history(path, definition=FRAUD, now_ms=None, columns={})
 
 
+def test_the_only_column_of_a_type_is_proposed_whatever_its_name(tmp_path: Path) -> None:
+    path = written(tmp_path, customer_id="cardholder")
+    with pytest.raises(InputInvalid, match=r"no column for customer_id.*=cardholder$"):
+        examine_history(path, definition=FRAUD, now_ms=None, columns={})
+
+
+def test_labels_of_another_file_are_a_way_out_where_there_is_no_label(tmp_path: Path) -> None:
+    path = tmp_path / "own.parquet"
+    pq.write_table(pq.read_table(written(tmp_path)).drop(["label", "label_time"]), path)
+    with pytest.raises(InputInvalid, match=r"=\?; labels in another file are joined first"):
+        examine_history(path, definition=FRAUD, now_ms=None, columns={})
+
+
 def test_a_column_that_is_taken_from_its_own_field_is_named_with_both(tmp_path: Path) -> None:
     why = "column terminal_id is mapped to amount, so terminal_id has none; wanted: another column"
     with pytest.raises(InputInvalid, match=why):

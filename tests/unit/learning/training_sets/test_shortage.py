@@ -48,7 +48,10 @@ def test_a_history_that_begins_late_is_told_with_the_day_to_train_as_of() -> Non
     told = told_of(payments(1, per_day=20), FirstDays(begins_ms, {}))
     assert f"requests begin {day_text(begins_ms)}; wanted: the 21 days" in told
     could_ms = FROM_MS + (11 + 21 + DEFINITION.label.maturity_days) * DAY_MS
-    assert f"; train as of {day_text(could_ms)} or later (--as-of), with the requests until then" in told
+    assert (
+        f"; train as of {day_text(could_ms)} or later (--as-of), with the requests until then"
+        in told
+    )
     assert told.endswith("or import the longer history into another home (MLPLATFORM_HOME=FOLDER)")
 
 

@@ -65,7 +65,10 @@ def test_all_ports_that_are_taken_are_named_at_once(tmp_path: Path) -> None:
 def test_a_platform_that_holds_the_ports_is_named_with_its_home(tmp_path: Path) -> None:
     """After `quickstart`, the next command may be meant for the platform that it left running."""
     with platform_of(tmp_path / "other") as (_, port):
-        ports = {f"MLPLATFORM_{name}_PORT": str(free) for name, free in zip(FIXED, free_ports(4), strict=True)}
+        ports = {
+            f"MLPLATFORM_{name}_PORT": str(free)
+            for name, free in zip(FIXED, free_ports(4), strict=True)
+        }
         given = ports | {"MLPLATFORM_PREFECT_PORT": str(port)}
         settings = load({"MLPLATFORM_HOME": str(tmp_path / "home"), **given})
         with pytest.raises(Busy) as caught:

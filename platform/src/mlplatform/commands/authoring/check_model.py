@@ -106,6 +106,10 @@ def problems(folder: Path) -> Iterator[str]:
 
 
 def _of_files(folder: Path) -> Iterator[str]:
+    if not folder.is_dir():
+        there = "this is a file" if folder.exists() else "there is no such folder"
+        yield f"{folder}: {there}; wanted: a model's folder, as `mlplatform new-model` writes one"
+        return
     try:
         private_folder.check_content(folder, "FOLDER")
         text = (folder / FILE).read_text()

@@ -74,7 +74,7 @@ def new_model(
     Example: mlplatform new-model credit-default --into models
     """
     if re.search(NAME_PATTERN, name) is None:
-        raise ConfigInvalid("NAME", name, "a letter and at most 27 of a-z, 0-9, - and _")
+        raise ConfigInvalid("NAME", name, "a letter a-z and at most 27 of a-z, 0-9, - and _")
     if template not in get_args(Template):
         raise ConfigInvalid("--template", template, "one of " + ", ".join(get_args(Template)))
     if (file is not None) is not (template == "onnx"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import Annotated
 
@@ -65,6 +65,19 @@ def moment(text: str) -> datetime:
         wanted = "2026-03-01 or 2026-03-01T09:30:00 (UTC), or one with an offset"
         raise typer.BadParameter(f"{text!r} is not a time; wanted: {wanted}") from error
     return found if found.tzinfo is None else found.astimezone(UTC).replace(tzinfo=None)
+
+
+def midnight(text: str) -> datetime:
+    """The midnight (UTC) in an option.
+
+    Raises:
+        BadParameter: it is no time, or one within a day.
+    """
+    found = moment(text)
+    if found.time() != time.min:
+        wanted = "a day, as 2026-03-01, or its midnight with an offset"
+        raise typer.BadParameter(f"{text!r} is not a midnight in UTC; wanted: {wanted}")
+    return found
 
 
 def column_names(pairs: list[str] | None) -> dict[str, str]:

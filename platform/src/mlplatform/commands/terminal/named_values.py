@@ -1,8 +1,9 @@
-"""The root group of commands: an error of an option or argument names the value that was typed,
-and help texts fit a terminal."""
+"""The root group of commands: an error of an option or argument names the value that was typed, or
+what is wanted of one that is missing, and help texts fit a terminal."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ WANTED: Final[Mapping[str, str]] = {
 """Type of pydantic's error → what is wanted, for errors whose text says how it is parsed."""
 _DAYS: Final = "the formats '%Y-%m-%d'"
 _BEGINS: Final = "Input should be "
+_OF: Final = re.compile(r"Value error, '.*' is not one of (.*?)\.?", re.DOTALL)
+"""How the text about a value of a fixed list ends."""
 
 
 class CommandGroup(TyperGroup):
@@ -34,6 +37,8 @@ class CommandGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
+            if not error.message and error.param is not None:  # it is missing
+                error.message = f"Wanted: {getattr(error.param, 'help', '') or 'a value'}"
             if isinstance(error.__cause__, ValidationError):
                 error.message = named_value(error.__cause__)
             raise
@@ -45,5 +50,7 @@ def named_value(error: ValidationError) -> str:
     value, message = first["input"], first["msg"]
     if _DAYS in message:
         return f"{value!r} is not a day; wanted: one such as 2026-03-01"
+    if listed := _OF.fullmatch(message):
+        return f"{value!r}; wanted: one of {listed[1]}"
     wanted = WANTED.get(first["type"]) or message.removeprefix(_BEGINS)
     return f"{value!r}; wanted: {wanted}"

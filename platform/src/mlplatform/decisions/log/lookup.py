@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.erasures import acts_on
@@ -15,6 +15,8 @@ from mlplatform.decisions.records.retention import AbsentPayload, expired_ranges
 from mlplatform.runtime.errors import Corrupt, NotFound
 from mlplatform.runtime.times import day_text
 
+ID_DIGITS: Final = (42, 32)
+"""Digits of an id, and of one from before ids named their client."""
 _logger = logging.getLogger(__name__)
 
 
@@ -128,4 +130,6 @@ def all_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, Any]
 def not_logged(decision_id: str) -> NotFound:
     """The error for an id that the log does not have, with how to find a decision."""
     way = "an id stands in the answer as decision_id; the page searches by customer and time"
+    if len(decision_id) not in ID_DIGITS:
+        way = f"an id has {ID_DIGITS[0]} digits, and this one {len(decision_id)}; {way}"
     return NotFound(f"the decision log has no decision {decision_id}; {way}")

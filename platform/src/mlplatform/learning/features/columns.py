@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,6 +22,9 @@ _OF_PANDAS: Final = {"double": "float64", "int64": "Int64", "bool": "boolean"}
 NO_VALUE: Final = "null"
 """Arrow's type of a column without a value; it is as good as none where none is needed."""
 LEAST_LIKENESS: Final = 0.5
+UNKNOWN: Final = "?"
+"""The column of a proposal that nothing in the file is like."""
+LABEL: Final = "label"
 MOST_NAMED: Final = 20
 MOST_ALIKE: Final = 100
 """Most refusals of one kind that are kept, so that refusals of other kinds are kept too."""
@@ -120,6 +123,10 @@ def match_columns(
             known = [w.name for w in wanted]
             options = f"{' or '.join(known)} before the ={_nearest(name, known)}"
             raise ConfigInvalid("--map", f"{name}={column}", options)
+        if column == UNKNOWN:
+            wanted = f"the name of a column in its place, or --map {name}= if there is none"
+            there = f"it has {_column_list(found)}"
+            raise InputInvalid(source, None, f"--map {name}=?; wanted: {wanted}; {there}")
         if column and column not in found:
             there = f"it has {_column_list(found)}{_nearest(column, list(found))}"
             raise InputInvalid(source, None, f"column {column} is not in it; {there}")
@@ -197,12 +204,25 @@ def propose_columns(
     for unlikeness, name, column in pairs:
         if -unlikeness >= LEAST_LIKENESS and name not in names and column not in names.values():
             names[name] = column
-    times = [c for c, kind in found.items() if kind.startswith("timestamp") and c not in taken]
-    for one in missing:
-        left = [column for column in times if column not in names.values()]
-        if one.is_time and one.name not in names and len(left) == 1:
-            names[one.name] = left[0]
+    names |= _only_ones_left(
+        [one for one in missing if one.name not in names],
+        {c: zoneless(k) for c, k in found.items() if c not in {*taken, *names.values()}},
+    )
     return names
+
+
+def _only_ones_left(
+    missing: Sequence[ExpectedColumn], left: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """Yield each missing time, and each needed column, that one column of the file alone can be, if
+    it can be no other needed one."""
+    needed = [one for one in missing if one.is_needed]
+    for one in missing:
+        fitting = [column for column, kind in left.items() if kind in one.kinds]
+        if len(fitting) == 1 and (one.is_time or one.is_needed):
+            kind = left[fitting[0]]
+            if not any(kind in other.kinds for other in needed if other is not one):
+                yield one.name, fitting[0]
 
 
 def _missing_text(
@@ -217,10 +237,14 @@ def _missing_text(
     every = propose_columns([*missing, *lacking], found, list(names.values()))
     guess = every if needed.keys() <= every.keys() else needed
     optional = [w for w in lacking if w.name in guess]
-    options = " ".join(f"--map {w.name}={guess.get(w.name, '?')}" for w in [*missing, *optional])
+    options = " ".join(
+        f"--map {w.name}={guess.get(w.name, UNKNOWN)}" for w in [*missing, *optional]
+    )
     lacks = ", ".join(w.name for w in missing)
     assumed = "".join(f"{w.name} is optional ({w.without}); " for w in optional if w.without)
     remedy = "a proposal" if guess else "say which it is"
+    if not guess and any(w.name == LABEL for w in missing):
+        options += "; labels in another file are joined first (docs/history.md)"
     there = f"it has {_column_list(found)}"
     return f"there is no column for {lacks}; {there}; {assumed}{remedy}: {options}"
 

@@ -37,7 +37,7 @@ from mlplatform.model.windows.declaration import by_entity
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.runtime.errors import Corrupt, InputInvalid, NotFound
-from mlplatform.runtime.times import day_text
+from mlplatform.runtime.times import day_text, iso_second_text
 from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring import wiring as scoring_wiring
 from mlplatform.scoring.worker.feature_stream import topic_of
@@ -335,9 +335,9 @@ def materialize(platform: Platform, model: str, at_ms: int | None = None) -> dic
             passed.
 
     Raises:
-        InputInvalid: the midnight is in the future or, for recorded traffic, after the last
-            recorded day. Its rows would pass as fresh until then, and no earlier snapshot could
-            follow.
+        InputInvalid: the time is no midnight in UTC, or is in the future or, for recorded traffic,
+            after the last recorded day. Its rows would pass as fresh until then, and no earlier
+            snapshot could follow.
     """
     now_ms = platform.clock.event_ms()
     midnight_ms = now_ms // DAY_MS * DAY_MS if at_ms is None else at_ms
@@ -345,6 +345,9 @@ def materialize(platform: Platform, model: str, at_ms: int | None = None) -> dic
     # not over would lack requests, and is never made again.
     is_over = platform.settings.clock == "replay"
     last_ms = (-(-now_ms // DAY_MS) if is_over else now_ms // DAY_MS) * DAY_MS
+    if midnight_ms % DAY_MS:
+        problem = f"{iso_second_text(midnight_ms)} is not a midnight in UTC; wanted: one, as"
+        raise InputInvalid("at", None, f"{problem} {day_text(midnight_ms)}")
     if midnight_ms > last_ms:
         wanted = f"{day_text(midnight_ms)} is to come; wanted: {day_text(last_ms)} or before"
         raise InputInvalid("at", None, wanted)

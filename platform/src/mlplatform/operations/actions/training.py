@@ -19,7 +19,7 @@ import msgspec
 
 from mlplatform.learning.features.snapshots import snapshot_days
 from mlplatform.learning.onnx.model_files import ModelFiles, model_files
-from mlplatform.learning.onnx.onnx_limits import MOST_BYTES
+from mlplatform.learning.onnx.onnx_limits import MOST_BYTES, ModelRefused
 from mlplatform.learning.registry.run_record import RunRecord
 from mlplatform.learning.registry.versions import Rejection, Version
 from mlplatform.learning.skew.verdict import SkewReport
@@ -188,7 +188,11 @@ def bring(
         _remove_forgotten(bundles)
         with tempfile.TemporaryDirectory(prefix=COPIES, dir=bundles) as copies:
             files = brought_files(path, platform.settings.home, Path(copies))
-            return _candidate(platform, model, files, origin, prepared)
+            try:
+                return _candidate(platform, model, files, origin, prepared)
+            except ModelRefused as error:
+                name = plain_files.printable_name(path)
+                raise ModelRefused(f"{name} is refused: {error.problem}") from error
 
 
 def _remove_forgotten(bundles: Path) -> None:

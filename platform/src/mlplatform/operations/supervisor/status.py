@@ -206,10 +206,9 @@ def status(
 
 
 def _disk(home: Home) -> str:
-    try:
-        return disk_space(home.root).warning(home.root)
-    except FileNotFoundError:  # no platform was ever here
+    if not home.root.is_dir():  # no platform was ever here
         return ""
+    return disk_space(home.root).warning(home.root)
 
 
 def _group(record: ProcessRecord) -> Group:

@@ -183,9 +183,9 @@ def with_thresholds(side: Side, begins: Mapping[str, float]) -> Side:
     number = bundle.scale.number
     if not _may_begin(bundle.scale, after, begins):
         in_unit = "" if number is None else f"numbers in {number.unit}, each above the one before"
-        raise ConfigInvalid(
-            "--from", named, in_unit or "scores of 0 to 1, none below the one before it"
-        )
+        wanted = in_unit or "scores of 0 to 1, none below the one before it"
+        asked = ", ".join(f"{name}={score:g}" for name, score in begins.items())
+        raise ConfigInvalid("--from", asked, f"{wanted}; with it the outcomes begin at {named}")
     title = ", ".join([side.title, *(f"{name} from {after[name]:g}" for name in others)])
     # no folder: its reasons would be those of the bundle on disk
     changed = msgspec.structs.replace(bundle, thresholds=after)
