@@ -168,7 +168,7 @@ def status(json: AsJson = False) -> None:
             print_line(f"`mlplatform up` starts the platform of {settings.home.root}")
         else:
             print_line(str(settings.home.absence()))
-        if other := running_elsewhere(settings):
+        if not settings.home.root.is_file() and (other := running_elsewhere(settings)):
             print_line(way_to(other))
     if current.state != "ready" or current.unready:
         raise typer.Exit(UNAVAILABLE if not current.running else FAILED)

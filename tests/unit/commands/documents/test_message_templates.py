@@ -72,3 +72,29 @@ def test_a_message_has_names_and_examples_where_values_stand(
     code: str, expected: list[tuple[str, str]]
 ) -> None:
     assert messages(code) == expected
+
+
+def test_a_value_that_is_replaced_before_its_use_is_in_no_message() -> None:
+    """One name may stand for two things, one after the other."""
+    code = """
+        def check(at, rows):
+            known = "a label"
+            if at:
+                raise Gone(f"it has {known}")
+            known = "decisions"
+            for row in rows:
+                if row:
+                    known = "applications"
+                raise Gone(f"people see only {known}")
+    """
+    assert messages(code) == [
+        ("Gone", "it has a label"),
+        ("Gone", "people see only applications"),
+        ("Gone", "people see only decisions"),
+    ]
+
+
+def test_a_message_before_which_its_caller_puts_a_file_has_that_subject() -> None:
+    code = "class Read(Gone):\n  def __init__(self, source, problem):\n"
+    code += '    super().__init__(f"{source}: {problem}")\nraise Read("", "it has no rows")\n'
+    assert ("Read", "‹file›: it has no rows") in messages(code)

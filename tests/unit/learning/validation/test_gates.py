@@ -22,7 +22,7 @@ from mlplatform.learning.validation.gates import (
     judge,
     judge_calibration,
 )
-from mlplatform.learning.validation.report import to_dict, to_markdown
+from mlplatform.learning.validation.report import gate_rows, to_dict, to_markdown
 from mlplatform.learning.validation.statistics import Interval
 from mlplatform.model.bundle import AlertBand
 from mlplatform.model.definition import InputSpec
@@ -256,7 +256,7 @@ def test_an_error_above_its_interval_says_why():
     told = judge_calibration(running, GATES)
     assert told.verdict == "passed"
     assert "lie 3.59 percentage points apart" in told.reason
-    assert "without the part that chance adds to this average, 0.00 to 2.80" in told.reason
+    assert "less what chance adds on average, 0.00 to 2.80 (" in told.reason
 
 
 def first_version(low):
@@ -324,3 +324,10 @@ def test_markdown_shows_first_what_stopped_the_candidate():
     assert "did not pass" in lines[0]
     first = next(line for line in lines if line.startswith("- "))
     assert first.startswith("- ✘ failed: **latency**. one request on one thread takes 11 ms")
+
+
+@pytest.mark.parametrize(("number", "shown"), [(84491.0, "84,491"), (0.00204, "0.00204")])
+def test_a_number_in_a_table_has_no_power_of_ten(number: float, shown: str) -> None:
+    gate = {"name": "rows", "verdict": "passed", "observed": number, "limit": None, "reason": "x"}
+    ((_, _, observed, limit, _),) = gate_rows({"gates": [gate]})  # type: ignore[typeddict-item]
+    assert (observed, limit) == (shown, "")

@@ -64,7 +64,7 @@ def test_where_nothing_is_lacking_nothing_is_to_do() -> None:
         (
             {"disk": DiskSpace(10**9, 10**11)},
             "lacking",
-            "1.0 GB are free; wanted: 2 GB, and 5% of the disk",
+            "1.0 GB are free; wanted: 2 GB, and 5.0 GB (5% of the disk)",
             "MLPLATFORM_HOME=FOLDER mlplatform up",
         ),
         ({"synchronised": False}, "optional", "nothing keeps it on time", "timedatectl set-ntp"),

@@ -15,6 +15,7 @@ from mlplatform.runtime.errors import MissingHere, Unavailable
 from mlplatform.runtime.processes.credentials import api_key, mlflow_token, prefect_login
 from mlplatform.runtime.processes.port_holders import Holder, holders, other_home
 from support.other_platform import platform_of
+from support.ports import free_ports
 
 CREDENTIALS = [
     pytest.param(api_key, "GATEWAY", "the gateway", id="the API key"),
@@ -42,10 +43,10 @@ def test_another_homes_platform_on_the_port_gets_nothing(
         with pytest.raises(Unavailable, match=f"^{what} of .*/home does not run") as caught:
             credential(settings)
         assert f"the platform of {other} answers on port {port}" in str(caught.value)
-        environment = {
-            "MLPLATFORM_HOME": str(tmp_path / "home"),
-            f"MLPLATFORM_{name}_PORT": str(port),
-        }
+        free = zip(("GATEWAY", "PREFECT", "MLFLOW", "PAGE"), map(str, free_ports(4)), strict=True)
+        environment = {f"MLPLATFORM_{one}_PORT": number for one, number in free}
+        environment |= {f"MLPLATFORM_{name}_PORT": str(port)}
+        environment |= {"MLPLATFORM_HOME": str(tmp_path / "home")}
         way = f"a platform runs in {other}: export MLPLATFORM_HOME={other}"
         assert hint(caught.value, environment).startswith(way)
         assert hint(MissingHere("platform", tmp_path / "home"), environment) == way

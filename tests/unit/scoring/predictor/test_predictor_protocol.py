@@ -152,7 +152,9 @@ def test_the_caller_chooses_how_scores_come_back(
         pytest.param(body(shape=[3, 3]), "needs 9", id="too few values"),
         pytest.param(body(data=[[1, 2, 3], [4, 5]]), "different lengths", id="ragged"),
         pytest.param(body(data=[1, [2, 3]]), "different lengths", id="mixed nesting"),
-        pytest.param(body(data=[[1, 2], [3, 4], [5, 6]]), "nested as", id="nested otherwise"),
+        pytest.param(
+            body(data=[[1, 2], [3, 4], [5, 6]]), "has data of shape", id="nested otherwise"
+        ),
         pytest.param(body(data=["a"] * 6), "data", id="text"),
         pytest.param(body(data=[1e300] * 6), "too large", id="beyond FP32"),
         pytest.param(body(data=None), "no data", id="no data"),

@@ -126,7 +126,9 @@ class Catalogue:
             else:
                 continue
             yield from (
-                Message(module.path, kind, name, text) for text in texts if has_words(text, 1)
+                Message(module.path, kind, name, _with_subject(text))
+                for text in texts
+                if has_words(text, 1)
             )
 
     def _texts(self, module: Module) -> Iterator[Message]:
@@ -269,7 +271,7 @@ class Catalogue:
             return (placeholder(node),)
         deeper = replace(scope, depth=scope.depth + 1)
         if scope.function is not None:
-            local = scope.module.assigned(scope.function).get(node.id, ())
+            local = scope.module.values_of(scope.function, node)
             if local:
                 return tuple(text for value in local for text in self.texts(value, deeper))
             if node.id in parameters(scope.function):
@@ -378,6 +380,11 @@ def _branches(node: ast.IfExp, scope: Scope) -> tuple[ast.expr, ...]:
                 return node.body, node.orelse
             return (node.body if is_none == isinstance(asked, ast.Is) else node.orelse,)
     return node.body, node.orelse
+
+
+def _with_subject(text: str) -> str:
+    """A message of a file whose name the caller puts before it."""
+    return f"‹file›{text}" if text.startswith(": ") else text
 
 
 def _quoted(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -33,6 +33,13 @@ class Module:
     @cached_property
     def constants(self) -> dict[str, ast.expr]:
         return {name: value for name, value in assignments(self.tree.body)}
+
+    def values_of(self, function: Function, used: ast.Name) -> list[ast.expr]:
+        """The values that a name may have where a function uses it: not those that every way to
+        this place replaces."""
+        values = self.assigned(function).get(used.id, [])
+        first = _last_certain(function.body, used)
+        return [v for v in values if first <= v.lineno <= used.lineno] if first else values
 
     def assigned(self, function: Function) -> dict[str, list[ast.expr]]:
         """Name → all values that a function assigns to it."""
@@ -74,6 +81,29 @@ def assignments(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, ast.expr]]:
                 yield name, value
             case ast.NamedExpr(target=ast.Name(id=name), value=value):
                 yield name, value
+
+
+def _last_certain(block: Sequence[ast.stmt], used: ast.Name) -> int:
+    """The line of the last assignment to a name that is on every way to its use; 0 if none is."""
+    found = 0
+    for statement in block:
+        if statement.lineno > used.lineno:
+            break
+        if (statement.end_lineno or 0) < used.lineno:
+            match statement:
+                case ast.Assign(targets=[ast.Name(id=name)]) if name == used.id:
+                    found = statement.lineno
+            continue
+        for part in ("body", "orelse", "finalbody"):
+            inner = getattr(statement, part, None)
+            if isinstance(inner, list) and any(_holds(one, used) for one in inner):
+                return max(found, _last_certain(inner, used))
+        return found
+    return found
+
+
+def _holds(statement: ast.stmt, used: ast.Name) -> bool:
+    return statement.lineno <= used.lineno <= (statement.end_lineno or statement.lineno)
 
 
 def parameters(function: Function) -> list[str]:

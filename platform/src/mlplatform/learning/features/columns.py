@@ -124,9 +124,9 @@ def match_columns(
             options = f"{' or '.join(known)} before the ={_nearest(name, known)}"
             raise ConfigInvalid("--map", f"{name}={column}", options)
         if column == UNKNOWN:
-            wanted = f"the name of a column in its place, or --map {name}= if there is none"
+            ways = f"the name of a column in its place, or --map {name}= if there is none"
             there = f"it has {_column_list(found)}"
-            raise InputInvalid(source, None, f"--map {name}=?; wanted: {wanted}; {there}")
+            raise InputInvalid(source, None, f"--map {name}=?; wanted: {ways}; {there}")
         if column and column not in found:
             there = f"it has {_column_list(found)}{_nearest(column, list(found))}"
             raise InputInvalid(source, None, f"column {column} is not in it; {there}")

@@ -167,7 +167,7 @@ def _link(fields: Mapping[str, Any]) -> Link:
 
 def _ensemble(fields: Mapping[str, Any], leaf: str, link: Link) -> Ensemble:
     if "nodes_values" not in fields:
-        raise NotAnEnsemble("its thresholds are not float32")
+        raise NotAnEnsemble("the thresholds of its trees are not float32")
     modes = [m.decode() for m in fields.get("nodes_modes", ())]
     if not set(modes) <= set(_MODES) or len(fields.get("base_values", ())) > 1:
         raise NotAnEnsemble("a kind of node, or base values, that are not read")

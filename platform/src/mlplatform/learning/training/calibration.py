@@ -45,7 +45,8 @@ def fit_calibration(
     if not (0 < int(y.sum()) < len(y)):
         raise InputInvalid("calibration slice", None, f"{int(y.sum())} positives in {len(y)} rows")
     if not are_probabilities(raw):
-        problem = f"the model gives raw scores outside 0 to 1: {raw.min():g} to {raw.max():g}"
+        found = f"they go from {raw.min():g} to {raw.max():g}"
+        problem = f"the model gives raw scores outside 0 to 1: {found}"
         raise InputInvalid("calibration slice", None, problem)
     raw = held_many(raw)
     counts = np.ones(len(y)) if weight is None else weight

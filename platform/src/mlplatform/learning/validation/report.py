@@ -180,11 +180,16 @@ def gate_rows(report: ValidationReport) -> list[tuple[str, ...]]:
         (
             TITLES.get(g["name"], g["name"]),
             g["verdict"],
-            *("" if value is None else f"{value:.4g}" for value in (g["observed"], g["limit"])),
+            *("" if value is None else _figure(value) for value in (g["observed"], g["limit"])),
             g["reason"],
         )
         for g in _stopping_first(report)
     ]
+
+
+def _figure(value: float) -> str:
+    """A number of four digits or, from 1,000 on, a whole one, never with a power of ten."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _stopping_first(report: ValidationReport) -> list[GateEntry]:

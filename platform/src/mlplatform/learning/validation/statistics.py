@@ -162,9 +162,8 @@ def error_bound(error: Interval, limit: float) -> str:
     """The interval of a calibration error beside its limit, in words. The interval may lie below
     the error, because it leaves out the part that chance adds."""
     return (
-        f"{100 * CALIBRATION_LEVEL:g} % interval, without the part that chance adds to this "
-        f"average, {100 * error.low:.2f} to {100 * error.high:.2f}, which must begin at "
-        f"{100 * limit:.2f} or less"
+        f"less what chance adds on average, {100 * error.low:.2f} to {100 * error.high:.2f} "
+        f"({100 * CALIBRATION_LEVEL:g} % interval); its lower end may be {100 * limit:.2f} at most"
     )
 
 

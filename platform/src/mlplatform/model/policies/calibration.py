@@ -27,7 +27,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             ValueError: the raw score is NaN or infinite.
         """
         if not math.isfinite(raw):
-            raise ValueError(f"raw score is {raw}")
+            raise ValueError(f"the raw score is {raw}; wanted: a finite number")
         x, y = self.x, self.y
         i = bisect_right(x, raw)
         if i == 0:

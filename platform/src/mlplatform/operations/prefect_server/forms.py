@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date, datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field, StringConstraints
 
 from mlplatform.operations.actions.person_fields import ACTOR, REASON
+
+_SECTION: Final = re.compile(r"^(Args|Raises|Returns|Source):", re.MULTILINE)
+
+
+def description(docstring: str) -> str:
+    """What a flow's docstring says to the person before its form: all but its sections, of which
+    the form shows arguments beside their fields."""
+    return _SECTION.split(docstring, maxsplit=1)[0].strip()
+
 
 Actor = Annotated[
     str,

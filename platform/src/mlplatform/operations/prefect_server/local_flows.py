@@ -22,6 +22,7 @@ from mlplatform.model.folders import model_names
 from mlplatform.operations import wiring
 from mlplatform.operations.prefect_client import events, names
 from mlplatform.operations.prefect_server import choices, prefect_server
+from mlplatform.operations.prefect_server.forms import description
 from mlplatform.operations.prefect_server.prefect_server import DeploymentGroup
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.scoring import wiring as scoring_wiring
@@ -101,7 +102,7 @@ def deployment(
         names.deployment(name, model),
         parameters={"model": freeze(model)},  # the form shows it and takes no other one
         schedules=_schedules(name, settings),
-        description=flow.description,
+        description=description(flow.description or ""),
         tags=[TAG, model],
         **placed,
     )  # type: ignore[return-value]

@@ -140,11 +140,12 @@ def _machine(facts: MachineFacts) -> Iterator[CheckFinding]:
         f"{facts.memory_gb:.1f} GB are available; wanted: {LEAST_MEMORY_GB:g} GB",
         "end other programs; `mlplatform status` shows what the platform takes",
     )
-    free = facts.disk.free_bytes / 1e9
+    free, share = facts.disk.free_bytes / 1e9, facts.disk.wanted_bytes / 1e9
+    of_disk = f", and {share:.1f} GB ({LEAST_SHARE} of the disk)" if share else ""
     yield _finding(
         free >= LEAST_FREE_GB and not facts.disk.is_low,
         "disk of the home",
-        f"{free:.1f} GB are free; wanted: {LEAST_FREE_GB:g} GB, and {LEAST_SHARE} of the disk",
+        f"{free:.1f} GB are free; wanted: {LEAST_FREE_GB:g} GB{of_disk}",
         "make room there, or name a folder on another disk: MLPLATFORM_HOME=FOLDER mlplatform up",
     )
 

@@ -66,11 +66,11 @@ def check_ports(home: Home, specs: Sequence[ChildSpec]) -> None:
     if not taken:
         return
     spec, port, why, setting = taken[0]
-    error = port_in_use(spec, port, why, setting=setting)
+    refusal = port_in_use(spec, port, why, setting=setting)
     if len(taken) > 1:
-        error = ports_in_use([(port, setting) for _, port, _, setting in taken])
+        refusal = ports_in_use([(port, setting) for _, port, _, setting in taken])
     other = other_home(holders([port for _, port, _, _ in taken], home).values(), home.root)
-    raise error if other is None else Busy(f"{error}; {way_to(other)}")
+    raise refusal if other is None else Busy(f"{refusal}; {way_to(other)}")
 
 
 def _fixed_ports(specs: Sequence[ChildSpec]) -> dict[int, tuple[ChildSpec, str | None]]:

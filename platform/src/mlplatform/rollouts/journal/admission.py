@@ -42,8 +42,11 @@ def check_opening(fact: Opened, earlier: Iterable[RolloutState], present: Routes
         check_free_of_test(fact.model, present)
     check_not_champion(fact.challenger, present)
     if fact.bootstrap != (present.champion is None):
-        has = "no champion" if present.champion is None else "a champion"
-        raise Refused(f"{fact.model} has {has}: {fact.rollout_id} was opened for the other case")
+        if present.champion is None:
+            planned = f"{fact.rollout_id} was planned against a champion; {fact.model} has none"
+        else:
+            planned = f"{fact.rollout_id} was planned as the first; {fact.model} has a champion"
+        raise Refused(f"{planned} now: plan and open it anew")
 
 
 def check_not_champion(arm: Arm, present: Routes) -> None:

@@ -354,7 +354,11 @@ class Connection(asyncio.Protocol):
             request.wanted = None if parser.get_http_version() == "1.0" else self._want
         coding = headers.get(b"transfer-encoding")
         if coding is not None and coding.lower() != b"chunked":
-            raise Refusal(400, "malformed-http", "the only transfer coding taken is chunked")
+            raise Refusal(
+                400,
+                "malformed-http",
+                "the transfer coding is another than chunked; wanted: chunked, or none",
+            )
         self._incoming = request
         self._bodiless_bytes = -1
         if parser.should_upgrade():

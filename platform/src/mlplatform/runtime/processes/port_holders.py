@@ -39,16 +39,18 @@ class Holder:
 
 
 def holders(ports: Collection[int], home: Home) -> dict[int, Holder]:
-    """Port → the process that listens on it, for those ports of which the system reports one; the
-    supervisor holds the sockets of its children."""
+    """Port → the process that listens on it, in the given order, for those of which the system
+    reports one; the supervisor holds the sockets of its children."""
     pids: dict[int, set[int]] = {}
     with contextlib.suppress(psutil.Error):  # macOS shows them only to root
         for found in psutil.net_connections("tcp"):
-            is_asked = found.status == psutil.CONN_LISTEN and found.laddr
-            if is_asked and found.laddr.port in ports and found.pid is not None:
-                pids.setdefault(found.laddr.port, set()).add(found.pid)
+            if found.status != psutil.CONN_LISTEN or not found.laddr or found.pid is None:
+                continue
+            if (port := found.laddr.port) in ports:
+                pids.setdefault(port, set()).add(found.pid)
     ours = {p.pid for record in read_processes(home) for p in (record.process,) if p is not None}
-    return {port: held for port, of in pids.items() for held in _first(of, ours, home.root)}
+    asked = ((port, pids[port]) for port in ports if port in pids)
+    return {port: held for port, of in asked for held in _first(of, ours, home.root)}
 
 
 def other_home(held: Collection[Holder], root: Path) -> Path | None:
@@ -62,8 +64,8 @@ def running_elsewhere(settings: Settings) -> Path | None:
     if settings.is_elsewhere or is_running(settings.home):
         return None
     environment = settings.environment()
-    ports = {int(environment.get(port.variable, port.default)) for port in PORTS}
-    return other_home(holders(ports - {0}, settings.home).values(), settings.home.root)
+    ports = [int(environment.get(port.variable, port.default)) for port in PORTS]
+    return other_home(holders(ports, settings.home).values(), settings.home.root)
 
 
 def require_own(home: Home, port: int, what: str) -> None:

@@ -91,7 +91,7 @@ def _array(raw: bytes | bytearray, header: _Array) -> NDArray[Any]:
     try:
         return np.frombuffer(raw, np.dtype(header.kind)).reshape(header.shape)
     except ValueError as error:
-        raise BrokenFrame("an array's shape is none") from error
+        raise BrokenFrame("the shape of an array does not fit its bytes") from error
 
 
 def _kind(array: NDArray[Any]) -> Kind:

@@ -30,8 +30,13 @@ class DiskSpace:
     size_bytes: int
 
     @property
+    def wanted_bytes(self) -> float:
+        """Free bytes below which the disk is low; 0 where its size is not known."""
+        return LOW_SHARE * self.size_bytes
+
+    @property
     def is_low(self) -> bool:
-        return self.size_bytes > 0 and self.free_bytes < LOW_SHARE * self.size_bytes
+        return self.free_bytes < self.wanted_bytes
 
     @property
     def is_full(self) -> bool:
@@ -42,10 +47,11 @@ class DiskSpace:
         if not self.is_low:
             return ""
         state = "is full" if self.is_full else "is nearly full"
+        goes_on = "; what stopped goes on by itself" if self.is_full else ""
         return (
-            f"the disk of {folder} {state}: {self.free_bytes / 1e6:,.0f} of"
-            f" {self.size_bytes / 1e6:,.0f} MB are free, {LOW_SHARE:.0%} should be; make room"
-            " there, and everything goes on by itself"
+            f"the disk of {folder} {state}: {self.free_bytes / 1e9:.1f} of"
+            f" {self.size_bytes / 1e9:.1f} GB are free; wanted: {self.wanted_bytes / 1e9:.1f} GB"
+            f" ({LOW_SHARE:.0%}); make room there{goes_on}"
         )
 
 

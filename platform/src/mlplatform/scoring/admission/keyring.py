@@ -84,10 +84,10 @@ class Keyring:
                 self.poll()
             except PlatformError as error:
                 self._failed()
-                log.warning("keys were not followed: %s", error)
+                log.warning("changes of keys were not read, and are asked for again: %s", error)
             except Exception:
                 self._failed()
-                log.exception("keys were not followed")
+                log.exception("changes of keys were not read, and are asked for again")
 
 
 def create_key(

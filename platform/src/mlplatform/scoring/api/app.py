@@ -90,7 +90,7 @@ class Gateway:
             known = request.path if endpoint else UNKNOWN
             extra = {"trace_id": trace_id, SENT: request.message.arrived}
             log.exception("%s %s failed", request.method, known, extra=extra)
-            fault = Problem(500, "internal", "this is the gateway's fault; its log says more")
+            fault = Problem(500, "internal", "the gateway failed at this request; its log says why")
             problem_name = fault.name
             reply = _problem_reply(fault, fault.body)
         finally:

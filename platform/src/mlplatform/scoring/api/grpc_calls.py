@@ -224,7 +224,9 @@ def _guarded(
                 "%s failed", operation, extra={"trace_id": trace_id, SENT: _body_of(request)}
             )
             status, problem_name = 500, "internal"
-            refusal = Problem(500, "internal", "this is the gateway's fault; its log says more")
+            refusal = Problem(
+                500, "internal", "the gateway failed at this request; its log says why"
+            )
         finally:
             if made.admitted is not None:
                 gate.leave(made.admitted)

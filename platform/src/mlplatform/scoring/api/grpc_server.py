@@ -70,7 +70,8 @@ class GrpcListener:
         try:
             server.add_insecure_port(self._address)
         except RuntimeError as error:
-            raise Busy(f"port {self._port} is taken (MLPLATFORM_GATEWAY_GRPC_PORT)") from error
+            other = "set MLPLATFORM_GATEWAY_GRPC_PORT to another"
+            raise Busy(f"port {self._port} is taken; {other}") from error
         await server.start()
         self._server = server
         self._connections.start(self._port)

@@ -63,7 +63,7 @@ def shared_listener(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), backlog=BACKLOG)
     except OSError as error:
-        raise Busy(f"port {port} is taken (MLPLATFORM_GATEWAY_PORT)") from error
+        raise Busy(f"port {port} is taken; set MLPLATFORM_GATEWAY_PORT to another") from error
 
 
 def own_listener(address_file: Path) -> socket.socket:

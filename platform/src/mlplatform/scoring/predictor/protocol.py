@@ -316,7 +316,8 @@ def _from_json(tensor: _InputTensor, tail: memoryview) -> Floats:
         raise RequestRefused(400, f"{INPUT!r} has rows of different lengths") from error
     if wide.ndim == 2 and list(wide.shape) != tensor.shape:
         raise RequestRefused(
-            400, f"{INPUT!r} is nested as {list(wide.shape)}, but its shape says {tensor.shape}"
+            400,
+            f"{INPUT!r} has data of shape {list(wide.shape)}; wanted: {tensor.shape}, its shape",
         )
     with np.errstate(over="ignore"):
         values = wide.astype(np.float32)

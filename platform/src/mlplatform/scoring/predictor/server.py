@@ -179,7 +179,7 @@ class _PredictorLifecycle:
         try:
             model = await asyncio.to_thread(load, folder, name, self._arguments.accelerator)
         except (PlatformError, OSError, *RuntimeFailure) as error:
-            log.exception("%s can never be ready", name)
+            log.exception("%s can't be loaded, so it stays not ready until it is replaced", name)
             self._predictor.fail(str(error))
             if self._arguments.termination_log is not None:
                 self._arguments.termination_log.write_text(f"{error}\n")
