@@ -255,7 +255,8 @@ class ModelDefinition(Section, frozen=True):
         purpose: what the model is for.
         tier: how much depends on the model, 1 the most; objectives and alerts are those of the tier
             (`observability/slo.yaml`).
-        accelerator: what the model computes on: the processor, or a GPU by CUDA or TensorRT.
+        accelerator: what the model computes on: the processor, a GPU by CUDA or TensorRT, or with
+            `gpu` one by CUDA where there is one, else the processor.
         assignment_unit: the request field by whose value requests keep to one version; `request`:
             each request by itself.
         latency_slo_ms: milliseconds within which answers should be given; at most `deadline_ms`.

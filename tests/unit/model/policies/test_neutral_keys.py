@@ -55,6 +55,7 @@ def test_gates_hold_what_refuses_no_candidate(
         "average_precision_loss": 0.01,
         "fairness": None,
         "minimum_average_precision": 0.0,
+        "segments": None,
         "single_input_average_precision": 0.9,
         "skew": "tell",
         "small_model_lift": 1.0,

@@ -33,20 +33,18 @@ class SegmentLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     disagreement: Annotated[float, Meta(gt=0)]
 
 
-class RolloutSegment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Requests whose value of an input, or of a request field, lies in [at_least, below), or is
     one of `values`. A missing value lies in no segment.
 
     Args:
         name: name of the segment, which no other segment has.
         input: name of an input; either this or `field` is given.
-        field: name of a request field; either this or `input` is given.
+        field: name of a request field; either this or `input` is given. An input reads it as it
+            is, or it is protected.
         at_least: least value in the segment; None: no least one.
         below: value below which the segment ends; None: no end.
         values: the values in the segment, in place of bounds; texts for a field of type string.
-        required: whether shadow must show the segment's tolerances before a challenger goes on. If
-            not, proven harm still stops the challenger, and what is not shown is only reported.
-            That is for segments too small to show anything.
     """
 
     name: SegmentName
@@ -55,6 +53,17 @@ class RolloutSegment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     at_least: float | None = None
     below: float | None = None
     values: Annotated[tuple[bool | float | str, ...], Meta(max_length=1000)] = ()
+
+
+class RolloutSegment(Segment, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A segment that a rollout judges by itself.
+
+    Args:
+        required: whether shadow must show the segment's tolerances before a challenger goes on. If
+            not, proven harm still stops the challenger, and what is not shown is only reported.
+            That is for segments too small to show anything.
+    """
+
     required: bool = True
 
 
@@ -73,23 +82,14 @@ class SegmentPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     groups: Annotated[tuple[RolloutSegment, ...], Meta(min_length=1, max_length=MOST_SEGMENTS)]
 
 
-class ValidatedSegment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Held-out requests whose value of an input, or of a request field, lies in [at_least, below),
-    or is one of `values`. A missing value lies in no segment.
+class ValidatedSegment(Segment, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A segment of the held-out requests.
 
     Args:
-        input, field: name of an input, or of a request field that an input reads as it is or that
-            is protected; exactly one of the two is given.
         required: whether the segment must show that it loses no more than is tolerated. If not, a
             proven loss still refuses the candidate, and what is not shown is only reported.
     """
 
-    name: SegmentName
-    input: str | None = None
-    field: str | None = None
-    at_least: float | None = None
-    below: float | None = None
-    values: Annotated[tuple[bool | float | str, ...], Meta(max_length=1000)] = ()
     required: bool = True
 
     def holds(self, values: Sequence[Any] | npt.NDArray[Any]) -> Flags:
@@ -104,6 +104,7 @@ class SegmentGates(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     Args:
         average_precision_drop: largest tolerated loss against the champion in each segment. It is
             wider than for all requests, because a segment holds few positives.
+        groups: the segments; a request may be in several.
     """
 
     average_precision_drop: Annotated[float, Meta(ge=0, le=1)]
