@@ -51,33 +51,35 @@ SETTINGS: Final = {
     "early_stopping": False,
 }
 Probabilities = NDArray[np.float64]
-Fitted = Callable[[NDArray[np.float32]], Probabilities]
+ClassScores = Callable[[NDArray[np.float32]], Probabilities]
 
 
-def network(x: NDArray[np.float32], y: NDArray[np.int8]) -> Fitted:
+def network(x: NDArray[np.float32], y: NDArray[np.int8]) -> ClassScores:
     """The folder's own fit."""
     training, classes = load_module(MODEL, "training"), load_definition(MODEL).classes
     context = last_fit({}, x.shape[1], seed=retrain.SEED)
-    made: Fitted = training.fit(x, y, seed=retrain.SEED, classes=classes, context=context).scores
+    made: ClassScores = training.fit(
+        x, y, seed=retrain.SEED, classes=classes, context=context
+    ).scores
     return made
 
 
-def linear(x: NDArray[np.float32], y: NDArray[np.int8], texts: int) -> Fitted:
+def linear(x: NDArray[np.float32], y: NDArray[np.int8], texts: int) -> ClassScores:
     """The folder's linear model over the first of its texts, amount and hour."""
     inputs = load_module(MODEL, "training").inputs()
     model = load_module(MODEL, "linear").LinearModel(inputs.texts[:texts], inputs.places[:texts])
-    made: Fitted = model.fit(x, y).scores
+    made: ClassScores = model.fit(x, y).scores
     return made
 
 
-def whole(x: NDArray[np.float32], y: NDArray[np.int8]) -> Fitted:
+def whole(x: NDArray[np.float32], y: NDArray[np.int8]) -> ClassScores:
     """The folder's linear model over a whole descriptor as one word, amount and hour."""
     model = load_module(MODEL, "linear").LinearModel([slice(0, 1)], [KNOWN + FIRST])
-    made: Fitted = model.fit(x, y).scores
+    made: ClassScores = model.fit(x, y).scores
     return made
 
 
-def trees(x: NDArray[np.float32], y: NDArray[np.int8]) -> Fitted:
+def trees(x: NDArray[np.float32], y: NDArray[np.int8]) -> ClassScores:
     """Boosted trees over the place of a whole descriptor, amount and hour."""
 
     def rows(of: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -109,7 +111,7 @@ def run(seed: int) -> dict[str, Any]:
     names = [spec.name for spec in declared.inputs]
     with_whole = [WHOLE.name, "amount", "hour"]
 
-    def told(fit: Callable[..., Fitted], columns: list[str], *more: int) -> dict[str, Any]:
+    def told(fit: Callable[..., ClassScores], columns: list[str], *more: int) -> dict[str, Any]:
         began = time.process_time()
         model = fit(fitting.matrix.columns(columns), fitting.y, *more)
         seconds = time.process_time() - began

@@ -20,9 +20,6 @@ from mlplatform.runtime.errors import ConfigUnusable
 
 BATCH_ROWS: Final = 8192
 EXAMPLE_ROWS: Final = 2
-CUBLAS: Final = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-"""Without it PyTorch refuses products of matrices on a GPU as not deterministic (its note on
-reproducibility)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +142,8 @@ def reproducible(seed: int) -> Iterator[None]:
     deterministic, within the block. The same rows and seed then give the same module on the same
     hardware."""
     torch = importlib.import_module("torch")
-    os.environ.setdefault(*CUBLAS)
+    # without it PyTorch refuses products of matrices on a GPU (its note on reproducibility)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     was = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     try:

@@ -205,6 +205,13 @@ OTHERS: Final = (
         set_by=("job-item", "flow-run", "commands", *_UP),
     ),
     OtherVariable(
+        ("CUBLAS_WORKSPACE_CONFIG",),
+        "NVIDIA's cuBLAS",
+        "the same sums each time in fits of PyTorch on a GPU; set unless it is there",
+        read_by=("job-item", "flow-run", "commands"),
+        set_by=("job-item", "flow-run", "commands"),
+    ),
+    OtherVariable(
         ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
         "the system's linker",
         "all that confined work takes over from an environment",
