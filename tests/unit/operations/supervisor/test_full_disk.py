@@ -338,8 +338,8 @@ def test_which_errors_say_that_there_is_no_room(error: BaseException | None, is_
     ("free", "size", "said"),
     [
         pytest.param(50_000_000, 1_000_000_000, "", id="exactly five in a hundred"),
-        pytest.param(49_999_999, 1_000_000_000, "is nearly full: 50.0 of 1000 MB", id="less"),
-        pytest.param(0, 1_000_000_000, "is full: 0.0 of 1000 MB", id="none"),
+        pytest.param(49_999_999, 1_000_000_000, "is nearly full: 50 of 1,000 MB", id="less"),
+        pytest.param(0, 1_000_000_000, "is full: 0 of 1,000 MB", id="none"),
         pytest.param(0, 0, "", id="a system that does not say"),
     ],
 )
@@ -376,7 +376,7 @@ def test_the_page_tells_of_a_full_disk_and_of_what_was_killed() -> None:
         tones={},
         links={},
     )
-    assert "The disk of /home &lt;of&gt; the platform is full: 0.0 of 400 MB" in shown
+    assert "The disk of /home &lt;of&gt; the platform is full: 0 of 400 MB" in shown
     assert "its last process was killed (signal 9): out of memory" in shown
 
 

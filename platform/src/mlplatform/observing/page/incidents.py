@@ -147,7 +147,7 @@ def incident(
 
 
 def summary(reasons: Sequence[str]) -> str:
-    """What reasons are about, short enough for a row: the part of each before its figures."""
+    """The subject of each reason, before its figures, short enough for a row."""
     heads = "; ".join(reason.partition(": ")[0] for reason in reasons)
     whole = "; ".join(reasons)
     text = whole if len(whole) <= MOST_SUMMARY else heads

@@ -103,7 +103,8 @@ class PlatformStatus:
         return f"{word}, not healthy" if self.complaints else word
 
     def unanswered(self, name: str, why: str) -> PlatformStatus:
-        """This status where a process that the supervisor found ready has not answered the reader.
+        """The status with a process as not ready that the supervisor found ready, but that has not
+        answered the reader.
 
         Args:
             why: what was asked and did not come; empty if the process answered.

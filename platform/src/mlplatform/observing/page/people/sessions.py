@@ -53,7 +53,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What a person had typed when their earlier session ended.
+    """A text that a person had typed when their earlier session ended.
 
     Args:
         path: the form that it belongs to.

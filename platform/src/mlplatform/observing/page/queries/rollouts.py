@@ -152,9 +152,9 @@ def answered(state: RolloutState) -> str:
     """An approver's answer that waits for the next pass, as a sentence; empty if none waits."""
     if state.answer is None or not state.awaits_answer:
         return ""
-    said = {"approve": "approved", "reject": "rejected"}[state.answer.answer]
+    answer = {"approve": "approved", "reject": "rejected"}[state.answer.answer]
     return (
-        f"{state.answer.approver} has {said} it: {state.answer.reason}. The next pass carries the"
+        f"{state.answer.approver} has {answer} it: {state.answer.reason}. The next pass carries the"
         " answer out."
     )
 

@@ -205,8 +205,8 @@ class _PageTime:
         return self.left_s(rows_read) < self.took_s
 
     def wider(self, rows_read: int) -> int:
-        """By what the next stretch is longer than this one, which held few records. A part of each
-        read, at most the time of the quickest one, does not grow with the stretch."""
+        """The factor by which the next stretch is longer than this one, which held few records. A
+        part of each read, at most the time of the quickest one, does not grow with it."""
         longer_s = 2 * self.took_s + WIDER * (self.took_s - self.quickest_s)
         if longer_s < self.left_s(rows_read):
             return WIDER
