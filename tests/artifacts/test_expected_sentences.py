@@ -29,7 +29,6 @@ ACCEPTED: Final = {
     "server dry run": "kubectl",
     "more serverside": "kubectl",
     "Refs is": "the condition ResolvedRefs of the Gateway API",
-    "Moved furthest": "the page's template, by macros",
     "only grows": "a trigger's name in SQL",
     "is shadow": "a phase after the verb",
     "invalid username": "Redis",
