@@ -25,6 +25,7 @@ ALLOWED: Final = (
     ("commands/first_hour/quickstart.py", r"_?approves?|APPROVER|approver", "the same"),
     ("commands/first_hour/quickstart.py", "payments_per_day", "of the model's own generator"),
     ("observing/page/people/*", r"\w*[Aa]pprove[rd]?", "the same act, on the page"),
+    ("observing/page/queries/rollouts.py", "approve[rd]?", "the same act, in a rollout's headline"),
     ("observing/page/templates/people/*", "approved?", "the same"),
     ("operations/actions/rollouts.py", r"\w*[Aa]pprover?", "the same"),
     ("operations/card/*", "approver", "the person, on a model card"),

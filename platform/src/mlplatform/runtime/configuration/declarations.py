@@ -91,7 +91,7 @@ GROUPS: Final = (
                 "the models that come with the platform, `installed` for those of installed "
                 "packages (`docs/adding-a-model.md`)",
                 shown="`examples`"),
-        Setting("GATEWAY_PORT", kinds.PORT, "8080", ("gateway", _UP, "worker", "commands"),
+        Setting("GATEWAY_PORT", kinds.PORT, "8080", ("gateway", _UP, "worker", "page", "commands"),
                 "scoring API; the first API key is in `secrets/api.key` of the home folder"),
         Setting("GATEWAY_GRPC_PORT", number(0, 65_535, "a port"), "0", ("gateway", _UP, "commands"),
                 "scoring and the Open Inference Protocol over gRPC", shown="off"),

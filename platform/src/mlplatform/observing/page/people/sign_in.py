@@ -56,7 +56,7 @@ class SignIn:
             Route(SIGN_IN, self.form, methods=["GET"]),
             Route(SIGN_IN, self.sign_in, methods=["POST"]),
             Route(SIGN_OUT, self.sign_out, methods=["POST"]),
-            Route(ENDED, self.ended, methods=["POST"]),
+            Route(ENDED, self.offer_again, methods=["POST"]),
         ]
 
     async def form(self, request: Request) -> Response:
@@ -65,7 +65,7 @@ class SignIn:
         notice = ended if "ended" in request.query_params else ""
         return self._form(wanted, notice, 200, is_out="out" in request.query_params)
 
-    async def ended(self, request: Request) -> Response:
+    async def offer_again(self, request: Request) -> Response:
         """The sign-in form in place of an act whose session has ended. It holds what was typed,
         and leads back to the act's form; nothing is done."""
         path = request.scope.get(ASKED, "/")
