@@ -222,8 +222,8 @@ def test_a_folder_of_other_files_is_left_as_it_is(
     own.chmod(0o755)
     (folder / "bad.csv").write_text(BAD)
     monkeypatch.setenv("MLPLATFORM_HOME", str(own))
-    monkeypatch.setattr("mlplatform.commands.first_hour.quickstart.check_ports", lambda specs: None)
-    monkeypatch.setattr("mlplatform.commands.platform.check_ports", lambda specs: None)
+    monkeypatch.setattr("mlplatform.commands.first_hour.quickstart.check_ports", lambda *_: None)
+    monkeypatch.setattr("mlplatform.commands.platform.check_ports", lambda *_: None)
     code, _ = ended(name, arguments)
     assert code != 0
     assert stat.S_IMODE(own.stat().st_mode) == 0o755

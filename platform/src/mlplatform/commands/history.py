@@ -38,7 +38,7 @@ SHOWN_ALIKE = 3
 """Most refusals of one kind that are shown, each with another value."""
 MORE_DAYS = 14
 NEXT = "next: mlplatform retrain {model}{as_of} --actor NAME --reason WHY --rollout"
-LACKS = "a fit to this history would be refused"
+FIT_REFUSED = "a fit to this history would be refused"
 AT_ONCE = "An import takes later rows afterwards, but no earlier ones: bring all days at once"
 ENDED_EARLY = (
     "the labels of the last day with requests matured by {day}: train as of that day, because later"
@@ -222,7 +222,7 @@ def _unaddable(
 
 
 def _lacks(platform: wiring.Platform, model: str, table: Any) -> str:
-    """What a fit to the history would lack once this table were in it; empty if nothing."""
+    """The lack of a fit to the history once this table were in it; empty if nothing lacks."""
     now_ms = platform.clock.event_ms()
     return job.first_fit(platform, model, table, now_ms, is_in=False).problem
 
@@ -287,7 +287,7 @@ def _show(
     )
     print_line(verdict)
     if lacks:
-        print_line(f"{LACKS}: {lacks}. {AT_ONCE}")
+        print_line(f"{FIT_REFUSED}: {lacks}. {AT_ONCE}")
     if found.refusals:
         print_line(CONVERT)
 
@@ -318,7 +318,7 @@ def _cell(value: object) -> object:
 
 def _show_next(model: str, fit: job.FirstFit) -> None:
     if fit.problem:
-        ERR.print(f"{LACKS}: {fit.problem}", soft_wrap=True, markup=False)
+        ERR.print(f"{FIT_REFUSED}: {fit.problem}", soft_wrap=True, markup=False)
         return
     if fit.as_of_ms is None:
         ERR.print(NEXT.format(model=model, as_of=""), soft_wrap=True)

@@ -16,14 +16,14 @@ from mlplatform.runtime.text import shown
 
 
 def print_with_hint(error: PlatformError) -> None:
-    """Print an error, and what helps after one of a connection or of a wrong home."""
+    """Print an error, and the help after one of a connection or of a wrong home."""
     print_error(error)
-    if said := hint(error, os.environ):
-        ERR.print(f"  {shown(said)}", soft_wrap=True, markup=False)
+    if way := hint(error, os.environ):
+        ERR.print(f"  {shown(way)}", soft_wrap=True, markup=False)
 
 
 def hint(error: PlatformError, environment: Mapping[str, str]) -> str:
-    """What helps after an error: whether the platform runs on this machine, now, and in which home;
+    """The help after an error: whether the platform runs on this machine, now, and in which home;
     empty if nothing of that helps."""
     if isinstance(error, MissingHere):
         return _other(environment)
@@ -49,7 +49,8 @@ def _unanswered(environment: Mapping[str, str]) -> str:
 
 
 def _other(environment: Mapping[str, str]) -> str:
-    """Where a platform runs, if it is not this home's; empty if none runs on this home's ports."""
+    """The way to a platform that runs on this home's ports and is another home's; empty if none
+    does."""
     try:
         settings = load(last_settings.for_command(environment))
     except ConfigInvalid:

@@ -75,7 +75,7 @@ _STORED_IN: Final = {
     1: "float_data", 11: "double_data", 7: "int64_data", 12: "uint64_data", 13: "uint64_data",
 }  # fmt: skip
 _PLACE_KEYS: Final = frozenset(("location", "offset", "length", "checksum"))
-_ONNX: Final = "wanted: a file that `onnx.save`, or a library's exporter to ONNX, has written"
+_ONNX: Final = "wanted: a file that a library's exporter to ONNX has written"
 _WAY_OUT: Final = "export the model without it, or score with it where it was made"
 
 

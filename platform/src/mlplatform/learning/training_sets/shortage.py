@@ -27,7 +27,7 @@ class FirstDays(NamedTuple):
 
 
 class Holdings(NamedTuple):
-    """What a training set holds.
+    """Counts of a training set.
 
     Args:
         requests: their number.
@@ -41,7 +41,7 @@ class Holdings(NamedTuple):
 
 
 def holdings(definition: ModelDefinition, dataset: Dataset) -> Holdings:
-    """What a training set with joined inputs holds."""
+    """The counts of a training set with joined inputs."""
     matrix = dataset.holdout.matrix
     watched = [name for name in definition.drift.inputs if name in matrix.names]
     missing = np.isnan(matrix.columns(watched))

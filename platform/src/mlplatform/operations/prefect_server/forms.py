@@ -14,7 +14,7 @@ _SECTION: Final = re.compile(r"^(Args|Raises|Returns|Source):", re.MULTILINE)
 
 
 def description(docstring: str) -> str:
-    """What a flow's docstring says to the person before its form: all but its sections, of which
+    """The part of a flow's docstring for the person before its form: all but its sections, of which
     the form shows arguments beside their fields."""
     return _SECTION.split(docstring, maxsplit=1)[0].strip()
 

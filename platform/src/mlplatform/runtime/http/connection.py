@@ -354,11 +354,7 @@ class Connection(asyncio.Protocol):
             request.wanted = None if parser.get_http_version() == "1.0" else self._want
         coding = headers.get(b"transfer-encoding")
         if coding is not None and coding.lower() != b"chunked":
-            raise Refusal(
-                400,
-                "malformed-http",
-                "the transfer coding is another than chunked; wanted: chunked, or none",
-            )
+            raise Refusal(400, "malformed-http", "Transfer-Encoding may only be chunked")
         self._incoming = request
         self._bodiless_bytes = -1
         if parser.should_upgrade():

@@ -88,7 +88,7 @@ def require_own(home: Home, port: int, what: str) -> None:
 
 
 def way_to(other: Path) -> str:
-    """What a person does whose platform runs in another home than the named one."""
+    """The way of a person whose platform runs in another home than the named one."""
     return f"a platform runs in {other}: export {PREFIX}HOME={shlex.quote(str(other))}"
 
 
