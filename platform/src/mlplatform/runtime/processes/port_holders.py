@@ -1,4 +1,4 @@
-"""Which process, and the platform of which home, holds a port of this machine.
+"""Holders of ports of this machine: the process, and the platform of which home it belongs to.
 
 Another home's platform that answers on a port must get no key or token of this home.
 """
