@@ -18,8 +18,8 @@ from testcontainers.core.container import DockerContainer
 from tests.servers.process import (
     HERE,
     Place,
-    Running,
     ServerMissing,
+    ServerProcess,
     User,
     said,
     wait_until_it_listens,
@@ -111,7 +111,7 @@ class Image:
 
     def process(
         self, command: Sequence[str | Path], folder: Path, port: int, user: User = None
-    ) -> Running:
+    ) -> ServerProcess:
         return ContainerProcess(self.name, tuple(map(str, command)), folder, port, user)
 
 

@@ -33,7 +33,7 @@ User = str | int | None
 """Name or number of the user whose process it is; None: ours."""
 
 
-class Running(Protocol):
+class ServerProcess(Protocol):
     """A command that is started, signalled and killed; see `Process`."""
 
     def start(self) -> None: ...
@@ -72,7 +72,7 @@ class Place(Protocol):
 
     def process(
         self, command: Sequence[str | Path], folder: Path, port: int, user: User = None
-    ) -> Running: ...
+    ) -> ServerProcess: ...
 
 
 class _Here:
@@ -111,7 +111,7 @@ class _Here:
 
     def process(
         self, command: Sequence[str | Path], folder: Path, port: int, user: User = None
-    ) -> Running:
+    ) -> ServerProcess:
         return Process(tuple(map(str, command)), folder, port, user)
 
 
