@@ -32,6 +32,7 @@ LOADS: Final = {
     "operations/wiring.py": "a command's own, and those of a platform that is to start",
     "operations/prefect_server/flow_processes.py": "a fork of the process `flows` has no entry",
     "runtime/processes/last_settings.py": "checks what a start stored, and keeps nothing of it",
+    "commands/terminal/hints.py": "a hint after an error, also where no command has loaded its own",
 }
 """Modules that load settings."""
 
