@@ -180,7 +180,7 @@ def test_a_folder_that_is_not_there_is_told(root: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("name", ["Credit", "9lives", "card fraud", "x" * 29])
 def test_a_name_that_no_model_can_have_is_told(root: Path, name: str) -> None:
     copied(root, name)
-    refused(root / name, "a letter and at most 27")
+    refused(root / name, "a letter a-z and at most 27")
 
 
 def test_what_is_wrong_with_one_folder_takes_no_other_away(

@@ -356,7 +356,7 @@ def test_after_a_rollback_the_version_answers_nobody(
 
 
 def test_an_opening_says_truly_whether_there_is_a_champion(rollouts: SqlRollouts) -> None:
-    with pytest.raises(Refused, match="fraud has no champion"):
+    with pytest.raises(Refused, match="planned against a champion; fraud has none now"):
         rollouts.commit(opened(1, bootstrap=False), None)
     promote_first(rollouts)
     with pytest.raises(Refused, match="fraud has a champion"):

@@ -178,7 +178,7 @@ def test_a_predicted_band_is_the_day_s_interval_widened_by_the_factor():
     assert band == AlertBand(
         low=plain.low / 2, high=plain.high * 2, share=plain.share, how=band.how
     )
-    assert f"{len(unit)} requests" in band.how
+    assert f"{len(unit):,} requests" in band.how
 
 
 def test_flips_count_decisions_that_differ():

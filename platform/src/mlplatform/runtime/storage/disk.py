@@ -48,11 +48,11 @@ class DiskSpace:
             return ""
         state = "is full" if self.is_full else "is nearly full"
         goes_on = "; what stopped goes on by itself" if self.is_full else ""
-        unit, of = (1e9, "GB") if self.size_bytes >= 1e10 else (1e6, "MB")
-        wanted = f"{self.wanted_bytes / unit:.1f} {of} ({LOW_SHARE:.0%})"
+        unit, of, digits = (1e9, "GB", 1) if self.size_bytes >= 1e10 else (1e6, "MB", 0)
+        wanted = f"{self.wanted_bytes / unit:,.{digits}f} {of} ({LOW_SHARE:.0%})"
         return (
-            f"the disk of {folder} {state}: {self.free_bytes / unit:.1f} of"
-            f" {self.size_bytes / unit:.0f} {of} are free; wanted: {wanted}; make room"
+            f"the disk of {folder} {state}: {self.free_bytes / unit:,.{digits}f} of"
+            f" {self.size_bytes / unit:,.0f} {of} are free; wanted: {wanted}; make room"
             f" there{goes_on}"
         )
 
