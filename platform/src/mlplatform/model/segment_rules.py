@@ -6,10 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 
 from mlplatform.model.definition import WIDE, ModelDefinition, RequestField, word_inputs
-from mlplatform.model.policies.segments import RolloutSegment, ValidatedSegment
+from mlplatform.model.policies.segments import Segment
 from mlplatform.model.policies.values import Rule
-
-Segment = RolloutSegment | ValidatedSegment
 
 
 def segment_rules(model: ModelDefinition) -> Iterator[Rule]:
@@ -30,9 +28,7 @@ def readable(model: ModelDefinition) -> dict[str, str]:
     return {i.of: i.name for i in model.inputs if i.kind in ("field", "category") and i.of}
 
 
-def _held_out(
-    whole: str, groups: Sequence[ValidatedSegment], model: ModelDefinition
-) -> Iterator[Rule]:
+def _held_out(whole: str, groups: Sequence[Segment], model: ModelDefinition) -> Iterator[Rule]:
     """Rules of what held-out rows hold: inputs and protected fields, and no others."""
     kept = {*readable(model), *model.protected}
     inputs = {i.name for i in model.inputs if i.kind not in WIDE} - {*word_inputs(model.inputs)}

@@ -22,10 +22,9 @@ from mlplatform.operations.supervisor.platform import children
 from mlplatform.operations.supervisor.probe import NoAnswer, ask
 from mlplatform.operations.supervisor.spec import HttpCheck
 from mlplatform.operations.supervisor.status import status
-from mlplatform.runtime.configuration.declarations import PORTS
 from mlplatform.runtime.configuration.settings import Home, Settings
 from mlplatform.runtime.errors import ConfigInvalid, Refused, Unavailable
-from mlplatform.runtime.processes.port_holders import Holder, holders
+from mlplatform.runtime.processes.port_holders import Holder, holders, port_numbers
 from mlplatform.runtime.storage.disk import disk_space
 from mlplatform.runtime.storage.private_folder import OTHERS
 from mlplatform.runtime.telemetry.kernel_clock import kernel_clock
@@ -133,12 +132,11 @@ def _open(root: Path) -> Iterator[Path]:
 
 
 def _ports(settings: Settings | None, home: Home) -> Iterator[Port]:
-    environment = {} if settings is None else settings.environment()
-    numbers = {p.variable: int(environment.get(p.variable, p.default)) for p in PORTS}
-    taken = {number for number in numbers.values() if number and not _is_free(number)}
-    held = holders(taken, home) if taken else {}
+    numbers = port_numbers({} if settings is None else settings.environment())
+    in_use = {number for number in numbers.values() if number and not _is_free(number)}
+    held = holders(in_use, home) if in_use else {}
     for variable, number in numbers.items():
-        if number in taken:
+        if number in in_use:
             holder = held.get(number, Holder(None, "", None))
             yield Port(variable, number, holder, _free_above(number))
         elif number:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -38,6 +38,11 @@ class Holder:
     home: Path | None
 
 
+def port_numbers(environment: Mapping[str, str]) -> dict[str, int]:
+    """Variable of each of the platform's ports → its number; 0 means any free one."""
+    return {p.variable: int(environment.get(p.variable, p.default)) for p in PORTS}
+
+
 def holders(ports: Collection[int], home: Home) -> dict[int, Holder]:
     """Port → the process that listens on it, in the given order, for those of which the system
     reports one; the supervisor holds the sockets of its children."""
@@ -63,8 +68,7 @@ def running_elsewhere(settings: Settings) -> Path | None:
     there is none, and where the settings name servers of a platform elsewhere."""
     if settings.is_elsewhere or is_running(settings.home):
         return None
-    environment = settings.environment()
-    ports = [int(environment.get(port.variable, port.default)) for port in PORTS]
+    ports = port_numbers(settings.environment()).values()
     return other_home(holders(ports, settings.home).values(), settings.home.root)
 
 

@@ -137,8 +137,8 @@ class SharedKeys:
             match answer.result:
                 case ClaimedKey(token, earlier):
                     self.count("taken_over" if token > 1 else "claimed")
-                    own = known is not None
-                    return KeyHold(self, request, token, earlier, asked_s, is_kept_here=own)
+                    is_kept = known is not None
+                    return KeyHold(self, request, token, earlier, asked_s, is_kept_here=is_kept)
                 case SettledKey(stored, superseded):
                     self.count("repeated")
                     if known is not None and known.decision_id != stored.decision_id:
