@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -46,6 +47,7 @@ def entry(number: int, note: str = "") -> Entry:
         recorded_ms=2_000 + number,
         generation=number // 3,
         rollout_id="r1" if number > 30 else None,
+        unit=number if number < 30 else number % 7,
         payload={"amount": number, "note": note},
     )
     return Entry(record)
@@ -309,26 +311,48 @@ def test_no_id_that_is_there_is_missed(ids: list[str], many: bool) -> None:
         assert shape in found[piece]
 
 
-def test_one_id_costs_the_ids_of_a_file_and_one_row_group(
-    folder: Path, log: SqliteDecisionLog, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("by", ["decision_id", "unit"])
+def test_one_key_costs_the_keys_of_a_file_and_one_row_group(
+    folder: Path, log: SqliteDecisionLog, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     """All other columns of all other records of the file stay as they are on disk."""
     monkeypatch.setattr(segments, "_GROUP_ROWS", 4)
     in_segments(log, folder, 10)
     log.seal()
-    decoded: list[tuple[int, list[str]]] = []
-    read_row_group = pq.ParquetFile.read_row_group
+    wanted = log.read(RecordQuery(columns=("seq", "decision_id", "unit"))).to_pylist()[9]
+    keys: list[list[str]] = []
+    groups: list[int] = []
+    iter_batches, read_row_group = pq.ParquetFile.iter_batches, pq.ParquetFile.read_row_group
 
-    def counted(file: Any, group: int, columns: list[str], **how: Any) -> pa.Table:
-        decoded.append((group, columns))
+    def of_keys(file: Any, rows: int, columns: list[str], **how: Any) -> Any:
+        keys.append(columns)
+        return iter_batches(file, rows, columns=columns, **how)
+
+    def of_group(file: Any, group: int, columns: list[str], **how: Any) -> pa.Table:
+        groups.append(group)
         return read_row_group(file, group, columns, **how)
 
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
-    wanted = f"{10:032x}0123456789"
-    (row,) = log.read(RecordQuery(decision_id=wanted, columns=tuple(COLUMNS))).to_pylist()
-    assert (row["decision_id"], row["seq"]) == (wanted, 10)
-    assert [group for group, columns in decoded if columns == ["decision_id"]] == [0, 1, 2, 3, 4]
-    assert [group for group, columns in decoded if columns != ["decision_id"]] == [2]
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", of_keys)
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", of_group)
+    query = RecordQuery(columns=tuple(COLUMNS), **{by: wanted[by]})
+    (row,) = log.read(query).to_pylist()
+    assert (row[by], row["seq"]) == (wanted[by], 10)
+    assert keys == [[by]]
+    assert groups == [2]
+
+
+def test_records_of_one_customer_are_the_first_ones_in_order_up_to_the_limit(
+    folder: Path, log: SqliteDecisionLog
+) -> None:
+    in_segments(log, folder, 30, rows=10)
+    assert len(files(folder)) == 30, "more than are read ahead"
+    every = log.read(EVERYTHING)
+    for unit in range(7):
+        of_unit = every.filter(pc.field("unit") == unit)
+        assert len(of_unit) > 30
+        for limit in (None, 0, 1, 3, 20, len(of_unit), 1_000):
+            found = log.read(replace(EVERYTHING, unit=unit, limit=limit))
+            assert found.equals(of_unit.slice(0, limit))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlplatform.decisions.log import catalogue, sealed_files
-from mlplatform.decisions.log.by_ids import by_ids, has_ids
+from mlplatform.decisions.log.by_keys import by_keys, has_keys
 from mlplatform.decisions.log.sealed_files import SealedFile
 from mlplatform.decisions.log.segments import stored_schema
 from mlplatform.decisions.records import tables
@@ -79,10 +79,9 @@ def _from_files(
     import pyarrow as pa
     import pyarrow.dataset as ds
 
-    if has_ids(query):
-        matching = _expression(writer, query)
-        parts = [part for file in files for part in by_ids(file, query, matching)]
-        return pa.concat_tables([schema.empty_table(), *parts]).slice(0, query.limit)
+    if has_keys(query):
+        parts = by_keys(files, query, _expression(writer, query))
+        return pa.concat_tables([schema.empty_table(), *parts])
     dataset = ds.dataset([str(f) for f in files], schema=stored_schema(), format="parquet")
     columns, matching = list(query.columns), _expression(writer, query)
     if query.limit is None:

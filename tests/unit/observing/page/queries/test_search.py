@@ -230,6 +230,29 @@ def test_a_search_begins_with_a_stretch_of_about_a_thousand_records_by_the_traff
     assert search.stretch_ms([None], 48 * HOUR_MS) == search.FIRST_WIDTH_MS
 
 
+def test_a_search_of_one_customer_begins_with_a_stretch_of_about_a_million_records() -> None:
+    counts = replace(no_counts(), requests=70_000)
+    buckets = tuple(TrafficBucket(n * HOUR_MS, "champion", 1, counts) for n in range(48))
+    report = TrafficReport(HOUR_MS, 48 * HOUR_MS, {}, buckets, {})
+    width_ms = search.stretch_ms([report], 48 * HOUR_MS, of_unit=True)
+    assert width_ms / HOUR_MS == pytest.approx(1000 / 70)
+    assert search.stretch_ms([None], 48 * HOUR_MS, of_unit=True) == search.FIRST_WIDTH_OF_UNIT_MS
+
+
+def test_a_stretch_is_no_longer_than_a_page_is_expected_to_take() -> None:
+    found = log(*({"seq": n, "event_ms": n * HOUR_MS} for n in range(1, 1_000)))
+    widths_ms = []
+
+    def read(query: RecordQuery) -> pa.Table:
+        assert query.from_ms is not None
+        widths_ms.append((query.to_ms or 999 * HOUR_MS + 1) - query.from_ms)
+        return found.read(query)
+
+    page = search.search(read, Query(), 999 * HOUR_MS, 50, first_ms=10 * HOUR_MS, clock=lambda: 0.0)
+    assert len(page.rows) == 50
+    assert [round(width / HOUR_MS) for width in widths_ms] == [10, 45]
+
+
 def test_each_page_of_a_slow_and_crowded_log_reaches_further_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

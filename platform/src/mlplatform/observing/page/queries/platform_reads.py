@@ -73,7 +73,7 @@ class PlatformReads:
         for name in model_names() if query.model is None else [query.model]:
             with contextlib.suppress(Unavailable):
                 found.append(self.traffic(name, newest_ms - end_ms + DAY_MS))
-        return stretch_ms(found, end_ms)
+        return stretch_ms(found, end_ms, of_unit=query.unit is not None)
 
     def log_heads(self) -> list[Watermark]:
         """How far each writer of the log is, apart from spills; empty before there is a log.

@@ -49,8 +49,12 @@ LATEST: Final = 5
 BUDGET_S: Final = 0.2
 """Seconds for a page; after them, the rest of the search is left to the next page."""
 FIRST_WIDTH_OF_UNIT_MS: Final = 6 * HOUR_MS
-"""Length of the first stretch when searching a customer, longer because the log finds one
-customer's records without reading others."""
+"""As `FIRST_WIDTH_MS`, when searching a customer: longer, because the log reads only keys of the
+records of others."""
+FIRST_RECORDS_OF_UNIT: Final = 1_000_000
+"""As `FIRST_RECORDS`, when searching a customer."""
+MORE: Final = 1.1
+"""Length of a stretch in which the last one's matches promise a whole page, over the least one."""
 MOST_TEXT: Final = 64
 
 LABELS: Final[Mapping[str, str]] = {
@@ -166,8 +170,11 @@ def typed(query: Query) -> dict[str, str]:
     return {**texts, **times, "decision_id": "", "customer": ""}
 
 
-def stretch_ms(traffic: Iterable[TrafficReport | None], end_ms: int) -> int:
-    """The length of a stretch of about `FIRST_RECORDS` records, by the counts of a day before."""
+def stretch_ms(
+    traffic: Iterable[TrafficReport | None], end_ms: int, *, of_unit: bool = False
+) -> int:
+    """The length of a stretch of about `FIRST_RECORDS` records, by the counts of a day before; of
+    `FIRST_RECORDS_OF_UNIT` for a search of one customer."""
     counted = [
         bucket.counts.requests
         for report in traffic
@@ -176,8 +183,9 @@ def stretch_ms(traffic: Iterable[TrafficReport | None], end_ms: int) -> int:
         if end_ms - DAY_MS <= bucket.start_ms < end_ms
     ]
     if not (records := sum(counted)):
-        return FIRST_WIDTH_MS
-    return min(max(DAY_MS * FIRST_RECORDS // records, LEAST_WIDTH_MS), MOST_WIDTH_MS)
+        return FIRST_WIDTH_OF_UNIT_MS if of_unit else FIRST_WIDTH_MS
+    wanted = FIRST_RECORDS_OF_UNIT if of_unit else FIRST_RECORDS
+    return min(max(DAY_MS * wanted // records, LEAST_WIDTH_MS), MOST_WIDTH_MS)
 
 
 @dataclass(slots=True)
@@ -204,7 +212,7 @@ class _PageTime:
             return False
         return self.left_s(rows_read) < self.took_s
 
-    def wider(self, rows_read: int) -> int:
+    def wider(self, rows_read: int) -> float:
         """The factor by which the next stretch is longer than this one, which held few records. A
         part of each read, at most the time of the quickest one, does not grow with it."""
         longer_s = 2 * self.took_s + WIDER * (self.took_s - self.quickest_s)
@@ -257,7 +265,8 @@ def search(
         if crowded:
             width = max(width // WIDER, LEAST_WIDTH_MS)
         else:
-            found += _matching(table, query, rows + 1 - len(found), columns)
+            matching = _matching(table, query, rows + 1 - len(found), columns)
+            found += matching
             end, is_further = start, True
             page.read(window_s)
             if len(found) > rows:
@@ -267,7 +276,10 @@ def search(
             if start <= floor:
                 return SearchResult(tuple(found), None, None, rows_read)
             if len(table) < MOST_OF_WINDOW // WIDER:
-                width = min(width * page.wider(rows_read), MOST_WIDTH_MS)
+                wider = page.wider(rows_read)
+                if matching:
+                    wider = min(wider, MORE * (rows + 1 - len(found)) / len(matching))
+                width = min(int(width * max(wider, 1)), MOST_WIDTH_MS)
         if is_further and (rows_read >= MOST_READ or page.is_over(rows_read)):
             break
     reached = newest_ms + 1 if end is None else end
@@ -276,9 +288,7 @@ def search(
 
 def _first_width(query: Query, first_ms: int) -> int:
     carried = 0 if query.before is None else query.before.width_ms
-    if carried:
-        return min(max(carried, LEAST_WIDTH_MS), MOST_WIDTH_MS)
-    return first_ms if query.unit is None else FIRST_WIDTH_OF_UNIT_MS
+    return min(max(carried, LEAST_WIDTH_MS), MOST_WIDTH_MS) if carried else first_ms
 
 
 def _window(
