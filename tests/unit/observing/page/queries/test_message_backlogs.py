@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
 
 from mlplatform.observing.page.queries import message_backlogs
-from mlplatform.observing.page.queries.message_backlogs import parse_text, parse_vector
+from mlplatform.observing.page.queries.message_backlogs import (
+    MessageBacklogs,
+    parse_text,
+    parse_vector,
+)
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.http.listener import listen
@@ -58,6 +63,23 @@ def test_a_worker_that_has_died_does_not_hold_the_page_up(home: Home) -> None:
     address.write_text('{"port": 1, "pid": 1}')
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1/metrics does not answer"):
         message_backlogs.of_worker(home, "fraud")
+
+
+def test_workers_are_asked_at_the_same_time(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that hang would otherwise hold the page up one after the other."""
+    every = threading.Barrier(3, timeout=20.0)
+
+    def of_worker(_home: Home, model: str) -> MessageBacklogs:
+        every.wait()  # raises BrokenBarrierError where one is asked after the other
+        if model == "b":
+            raise Unavailable("worker-b does not run")
+        return {(model, ""): 5}
+
+    monkeypatch.setattr(message_backlogs, "of_worker", of_worker)
+    assert message_backlogs.of_workers(home, ["a", "b", "c"]) == {
+        "a": {("a", ""): 5}, "b": "worker-b does not run", "c": {("c", ""): 5},
+    }  # fmt: skip
+    assert message_backlogs.of_workers(home, []) == {}
 
 
 def test_a_token_that_is_no_header_is_not_sent(home: Home) -> None:

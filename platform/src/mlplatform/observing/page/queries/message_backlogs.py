@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 from urllib.parse import urlencode
 
@@ -21,6 +22,8 @@ from mlplatform.runtime.units import MIB
 
 TIMEOUT_S: Final = 0.5
 MOST_BYTES: Final = MIB
+AT_ONCE: Final = 8
+"""Workers that are asked at the same time."""
 NAMES: Final = (signals.WORKER_LAG.name, signals.STREAM_LAG.name)
 QUERY: Final = f'{{__name__=~"{"|".join(NAMES)}"}}'
 
@@ -67,6 +70,21 @@ def of_worker(home: Home, model: str) -> MessageBacklogs:
     headers = {"accept": _TEXT, "authorization": f"Bearer {secret}"}
     url = f"http://127.0.0.1:{port}/metrics"
     return parse_text(fetch(url, headers, timeout_s=TIMEOUT_S, most_bytes=MOST_BYTES))
+
+
+def of_workers(home: Home, models: Sequence[str]) -> dict[str, MessageBacklogs | str]:
+    """For each model the messages that wait for its worker process of this machine, or a sentence
+    on why they are not known. Workers are asked at the same time: if several do not answer, that
+    takes as long as one."""
+
+    def asked(model: str) -> MessageBacklogs | str:
+        try:
+            return of_worker(home, model)
+        except Unavailable as error:
+            return str(error)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return dict(zip(models, pool.map(asked, models), strict=True))
 
 
 def of_prometheus(url: str) -> MessageBacklogs:

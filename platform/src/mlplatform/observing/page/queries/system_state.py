@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, TypeVar
 
 from mlplatform.decisions.records.port import Watermark
@@ -125,10 +124,11 @@ class SystemState:
             return  # recorded traffic has no workers
         url = settings.servers.prometheus if settings.servers.page else ""
         elsewhere = or_why(lambda: message_backlogs.of_prometheus(url)) if url else NO_PROMETHEUS
-        for model in filter(has_worker, models):
-            found = elsewhere
-            if not settings.servers.page:
-                found = or_why(partial(message_backlogs.of_worker, settings.home, model))
+        served = [model for model in models if has_worker(model)]
+        backlogs: Mapping[str, MessageBacklogs | str] = dict.fromkeys(served, elsewhere)
+        if not settings.servers.page:
+            backlogs = message_backlogs.of_workers(settings.home, served)
+        for model, found in backlogs.items():
             takes_async = self._platform.definition(model).takes_async
             most = shipped_objectives().limits.worker_lag
             views = streamed_views(model)
