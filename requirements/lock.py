@@ -2,7 +2,7 @@
 
 What tests start as servers has a lock of its own: nothing of it is imported. The lock of a library
 that models are fitted with, and those of Feast and Delta tables, hold what comes beside flows, and
-nothing that flows has.
+nothing that flows has. The lock of predictors on GPUs is serve's with another ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -24,17 +24,20 @@ TRAIN = (
     "train-spark",
 )
 BESIDE_FLOWS = (*TRAIN, "feast", "delta")
+UNDER_DEV = ("flows", "serve", "serve-gpu", "docs", *BESIDE_FLOWS)
 ROLES = (
-    *("dev", "flows", "serve", "servers", "cluster", "terraform", "browser", "docs"),
+    *("dev", "flows", "serve", "serve-gpu", "servers", "cluster", "terraform", "browser", "docs"),
     *BESIDE_FLOWS,
 )
 
 
 def main() -> None:
     for role in ROLES:
-        constraint = ["-c", "dev.txt"] if role in ("flows", "serve", "docs", *BESIDE_FLOWS) else []
+        constraint = ["-c", "dev.txt"] if role in UNDER_DEV else []
         alone = ["--no-deps"] if role == "browser" else []  # one file of it is used
         left_out = of_flows() if role in BESIDE_FLOWS else []
+        if role == "serve-gpu":  # onnxruntime-gpu is the same package with CUDA
+            left_out = ["--no-emit-package", "onnxruntime"]
         command = [*COMPILE, *constraint, *alone, *left_out, f"{role}.in", "-o", f"{role}.txt"]
         subprocess.run(command, cwd=FOLDER, check=True)
         text = (FOLDER / f"{role}.txt").read_text()

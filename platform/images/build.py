@@ -29,7 +29,11 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "requirements"))
 locked = import_module("sbom").locked
 
-ROLES = {"predictor": "serve", "gateway": "serve", "flows": "flows"}
+LOCKS = {"predictor": "serve", "gateway": "serve", "flows": "flows", "predictor-gpu": "serve-gpu"}
+USUAL = ("predictor", "gateway", "flows")
+"""What is built if no image is named; predictor-gpu takes 3 GB."""
+DOCKERFILES = {"predictor-gpu": "predictor"}
+"""Of images whose Dockerfile has another name; the lock makes them differ."""
 MIB = 1024 * 1024
 SUITE = "bookworm"
 BASE = f"mlplatform/base:{SUITE}"
@@ -57,13 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     docker("version", said="no Docker daemon answers: start one, or set DOCKER_HOST")
     base, build_base = bases(options)
     report = {}
-    for name in options.only or ROLES:
+    for name in options.only or USUAL:
         began_s = time.monotonic()
         print(f"{name}: building", flush=True)
         tag = f"mlplatform/{name}:{version}"
         build(name, tag, base, build_base)
         report[name] = {"image": tag, **figures(tag), "build_s": round(time.monotonic() - began_s)}
-        differences = compared(tag, (ROOT / f"requirements/{ROLES[name]}.txt").read_text())
+        differences = compared(tag, (ROOT / f"requirements/{LOCKS[name]}.txt").read_text())
         if differences:
             raise Refused(f"{tag} does not hold what its lock says: {'; '.join(differences)}")
         print(f"{name}: {json.dumps(report[name])}", flush=True)
@@ -75,7 +79,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="make images", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--only", choices=ROLES, action="append", help="these images alone")
+    parser.add_argument("--only", choices=LOCKS, action="append", help="these images alone")
     parser.add_argument("--base", help="an image with python3 3.11; default: made of Debian's")
     parser.add_argument("--build-base", help="one with venv and pip besides; default: --base")
     parser.add_argument("--fresh", action="store_true", help="make Debian's bases anew")
@@ -121,7 +125,9 @@ def debian(name: str, packages: Sequence[str]) -> None:
 def build(name: str, tag: str, base: str, build_base: str) -> None:
     """Build one Dockerfile without network."""
     given = ("--build-arg", f"BASE_IMAGE={base}", "--build-arg", f"BUILD_IMAGE={build_base}")
-    file = f"platform/images/{name}.Dockerfile"
+    if name in DOCKERFILES:
+        given += ("--build-arg", f"LOCK={LOCKS[name]}")
+    file = f"platform/images/{DOCKERFILES.get(name, name)}.Dockerfile"
     command = ("build", "--network", "none", *given, "--tag", tag, "--file", file, ".")
     # The older builder: BuildKit asks a registry for a base that is here alone.
     docker(*command, said=f"{file} was not built", env={"DOCKER_BUILDKIT": "0"})

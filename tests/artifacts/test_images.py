@@ -22,7 +22,7 @@ from support.dockerfiles import stages, violations
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "platform/images"
 ROLES = {
-    "predictor": "serve.txt",
+    "predictor": "${LOCK}.txt",  # requirements/serve.txt, or serve-gpu.txt
     "gateway": "serve.txt",
     "flows": "flows.txt",
     "train": "${LOCK}.txt",  # one of requirements/train-*.txt, on the image of flows
@@ -51,7 +51,7 @@ def test_a_dockerfile_holds_to_the_rules(name: str) -> None:
         ("ARG BASE_IMAGE\n", "ARG BASE_IMAGE=python:3.11\n", "gives BASE_IMAGE a default"),
         ("FROM ${BASE_IMAGE}\n", "FROM debian:12\n", "takes another base than an argument"),
         ("FROM ${BASE_IMAGE}\n", "FROM quay.io/x/y\n", "names a host: quay.io"),
-        ("requirements/serve.txt", "requirements/flows.txt", "not its role's lock alone"),
+        ("requirements/${LOCK}.txt", "requirements/flows.txt", "not its role's lock alone"),
         ('"--require-hashes", ', "", "installs without --require-hashes"),
         ('"--no-index", ', "", "installs without --no-index"),
         ("USER 65532:65532\n", "USER root\n", "runs as root, not as a number"),
@@ -74,7 +74,7 @@ def test_a_broken_rule_is_named(old: str, new: str, said: str) -> None:
     sound = text("predictor")
     assert old in sound
 
-    assert said in "; ".join(violations(sound.replace(old, new), "serve.txt"))
+    assert said in "; ".join(violations(sound.replace(old, new), ROLES["predictor"]))
 
 
 @pytest.mark.parametrize("name", ROLES)
@@ -230,7 +230,7 @@ def test_manifests_name_the_images_of_this_release() -> None:
     ).stdout.split("\n")[:-1]
 
     # The last is the flow runner's, built on a base with PostgreSQL's programs (docs/backup.md).
-    known = {*ROLES, "backup"}
+    known = {*ROLES, "predictor-gpu", "backup"}
     assert set(found) <= {f"image: mlplatform/{name}:{VERSION}" for name in known}
     assert found
 

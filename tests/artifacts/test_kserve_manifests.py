@@ -14,6 +14,7 @@ from mlplatform.model.policies.model_server import ModelServer
 from mlplatform.rollouts.serving.ignored_fields import refuse_ignored
 from mlplatform.rollouts.serving.manifest import (
     MODEL_FORMAT,
+    PREDICTORS,
     RUNTIME,
     example,
     read,
@@ -185,7 +186,7 @@ def test_an_example_asks_its_runtime_for_what_it_has(name: str) -> None:
 
 
 def test_every_other_runtime_has_an_example() -> None:
-    assert examples().keys() == runtimes().keys() - {RUNTIME}
+    assert examples().keys() == runtimes().keys() - {*PREDICTORS}
 
 
 def test_triton_serves_what_is_laid_out_for_it() -> None:

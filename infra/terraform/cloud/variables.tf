@@ -156,14 +156,15 @@ variable "kafka" {
 variable "images" {
   description = "Images of gateway, flow runner and predictor by digest, where the nodes can pull them."
   type = object({
-    gateway   = string
-    flows     = string
-    predictor = string
+    gateway       = string
+    flows         = string
+    predictor     = string
+    predictor_gpu = optional(string) # left out: no model computes on a GPU
   })
   nullable = false
 
   validation {
-    condition     = alltrue([for i in values(var.images) : can(regex("@sha256:[0-9a-f]{64}$", i))])
+    condition     = alltrue([for i in compact(values(var.images)) : can(regex("@sha256:[0-9a-f]{64}$", i))])
     error_message = "By digest: registry/name@sha256:…"
   }
 }

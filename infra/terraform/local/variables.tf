@@ -19,9 +19,10 @@ variable "context" {
 variable "images" {
   description = "Images of gateway, flow runner and predictor, as the cluster finds them (kind: after `kind load docker-image`)."
   type = object({
-    gateway   = string
-    flows     = string
-    predictor = string
+    gateway       = string
+    flows         = string
+    predictor     = string
+    predictor_gpu = optional(string) # left out: no model computes on a GPU
   })
   default = {
     gateway   = "mlplatform/gateway:0.3.0"

@@ -202,10 +202,16 @@ resource "kubectl_manifest" "credentials" {
 }
 
 module "runtime" {
-  source           = "../manifests"
-  folders          = []
-  files            = ["${local.kserve}/runtimes/mlplatform-onnx.yaml"]
-  replacements     = { (local.predictor) = var.images.predictor }
+  source  = "../manifests"
+  folders = []
+  files = concat(
+    ["${local.kserve}/runtimes/mlplatform-onnx.yaml"],
+    var.images.predictor_gpu == null ? [] : ["${local.kserve}/runtimes/mlplatform-onnx-gpu.yaml"],
+  )
+  replacements = merge(
+    { (local.predictor) = var.images.predictor },
+    { for image in compact([var.images.predictor_gpu]) : replace(local.predictor, "predictor:", "predictor-gpu:") => image },
+  )
   wait_for_rollout = var.wait_for_rollout
 }
 

@@ -12,14 +12,15 @@ variable "repository" {
 variable "images" {
   description = "Where the images of gateway, flow runner and predictor are: `registry/name@sha256:…`, or a tag that never moves."
   type = object({
-    gateway   = string
-    flows     = string
-    predictor = string
+    gateway       = string
+    flows         = string
+    predictor     = string
+    predictor_gpu = optional(string) # left out: no model computes on a GPU
   })
   nullable = false
 
   validation {
-    condition     = alltrue([for i in values(var.images) : can(regex("(@sha256:[0-9a-f]{64}|:[0-9A-Za-z][0-9A-Za-z._-]*)$", i)) && !endswith(i, ":latest")])
+    condition     = alltrue([for i in compact(values(var.images)) : can(regex("(@sha256:[0-9a-f]{64}|:[0-9A-Za-z][0-9A-Za-z._-]*)$", i)) && !endswith(i, ":latest")])
     error_message = "Each image needs a digest, or a tag other than latest."
   }
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Final
 
 import typer
@@ -10,13 +12,18 @@ import typer
 from mlplatform.commands.terminal.exit_codes import FAILED
 from mlplatform.commands.terminal.output import AsJson, print_json, print_table
 from mlplatform.model.folders import load_definition, model_names
+from mlplatform.model.policies.serving import OWN_RUNTIMES
 from mlplatform.operations import wiring
 from mlplatform.operations.cluster.check import check as judge
 from mlplatform.operations.cluster.finding import ClusterRequirements, Gpu
+from mlplatform.rollouts.serving.manifest import GPU_RUNTIME, RUNTIME, predictor_runtime
 from mlplatform.rollouts.serving.placement import DEVELOPMENT, PRODUCTION, gpu_of, priority_class
 
 POLICY: Final = "mlplatform-immutable-services"
-IMAGE: Final = "mlplatform/predictor:0.3.0"
+IMAGES: Final[Mapping[str, str]] = MappingProxyType(
+    {RUNTIME: "mlplatform/predictor:0.3.0", GPU_RUNTIME: "mlplatform/predictor-gpu:0.3.0"}
+)
+"""Serving runtime of the platform → the image that its manifest names."""
 BUNDLES: Final = "pvc://bundles"
 
 app = typer.Typer(help="A Kubernetes cluster that the platform is to run on.")
@@ -70,6 +77,8 @@ def _requirements(models: str, platform: str, kserve: str) -> ClusterRequirement
     bundles = settings.kserve.bundles if settings.kserve else BUNDLES
     definitions = [load_definition(name) for name in model_names()]
     asked = [(model.name, gpu_of(model)) for model in definitions]
+    own = [model for model in definitions if model.serving.runtime == OWN_RUNTIMES[0]]
+    needed = {RUNTIME, *map(predictor_runtime, own)}
     return ClusterRequirements(
         models=models,
         platform=platform,
@@ -78,7 +87,7 @@ def _requirements(models: str, platform: str, kserve: str) -> ClusterRequirement
         priorities=(PRODUCTION, DEVELOPMENT),
         team_priorities=tuple(sorted({priority_class(m) for m in definitions if m.team})),
         policy=POLICY,
-        image=IMAGE,
+        images={name: image for name, image in IMAGES.items() if name in needed},
         bundles=bundles.removeprefix("pvc://").partition("/")[0],
         gpus=tuple(Gpu(name, gpu.resource, gpu.product) for name, gpu in asked if gpu),
     )

@@ -30,6 +30,7 @@ def files() -> dict[Path, str]:
     """Every generated file with its content."""
     relative = {
         **manifest.render_examples(),
+        **manifest.render_gpu_runtime(ROOT),
         **autoscaling.render_examples(),
         **openapi.render_files(),
         **render.render_files(ROOT),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mlplatform.commands.cluster import IMAGE, POLICY
+from mlplatform.commands.cluster import IMAGES, POLICY
 from mlplatform.operations.cluster.check import check
 from mlplatform.operations.cluster.facts import version_of
 from mlplatform.operations.cluster.finding import (
@@ -24,7 +24,10 @@ from mlplatform.operations.cluster.finding import (
 )
 from mlplatform.operations.cluster.installation import LET_IN, SECRETS
 from mlplatform.operations.cluster.rights import RIGHTS
+from mlplatform.rollouts.serving.manifest import GPU_RUNTIME, RUNTIME
 
+IMAGE = IMAGES[RUNTIME]
+OURS, OURS_ON_GPUS = (f"serving runtime {name}" for name in (RUNTIME, GPU_RUNTIME))
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 SHARED = VolumeClaim("Bound", frozenset({"ReadWriteMany"}), "files")
 CLOSED = UnreadableObject("this user may not get it")
@@ -39,7 +42,7 @@ WHOLE = ClusterFacts(
     },
     controller=Controller(1, "v0.20.0"),
     default_mode="Standard",
-    runtime_image=IMAGE,
+    runtimes=IMAGES,
     namespaces={"models": RESTRICTED, "platform": RESTRICTED},
     labelled={label: frozenset({"somewhere"}) for label in LET_IN},
     priorities=frozenset({"high", "low", "high-cards"}),
@@ -61,7 +64,7 @@ WANTED = ClusterRequirements(
     priorities=("high", "low"),
     team_priorities=("high-cards",),
     policy=POLICY,
-    image=IMAGE,
+    images=IMAGES,
     bundles="bundles",
     gpus=(Gpu("vision", "nvidia.com/gpu", "NVIDIA-L4"),),
 )
@@ -108,9 +111,20 @@ def test_a_whole_cluster_lacks_nothing_and_everything_looked_at_is_told() -> Non
         ({"controller": Controller(1, "0.21.0-rc0")}, "ok", "KServe's version", ""),
         ({"controller": CLOSED}, "unknown", "KServe's version", "--kubeconfig"),
         ({"default_mode": "Knative"}, "optional", "KServe's default mode", "Standard"),
-        ({"runtime_image": None}, "lacking", "serving runtime", "kserve/runtimes"),
-        ({"runtime_image": "own/predictor:0.0.9"}, "lacking", "serving runtime", IMAGE),
-        ({"runtime_image": f"bank.example/{IMAGE}"}, "ok", "serving runtime", ""),
+        ({"runtimes": {}}, "lacking", OURS, "kserve/runtimes"),
+        (
+            {"runtimes": {RUNTIME: "own/predictor:0.0.9"}},
+            "lacking",
+            OURS,
+            IMAGE,
+        ),
+        ({"runtimes": {RUNTIME: f"bank.example/{IMAGE}"}}, "ok", OURS, ""),
+        (
+            {"runtimes": {RUNTIME: IMAGE}},
+            "lacking",
+            OURS_ON_GPUS,
+            "kserve/runtimes",
+        ),
         ({"namespaces": {"models": None}}, "lacking", "namespace models", "platform/manifests"),
         ({"namespaces": {"platform": {}}}, "lacking", "namespace platform", "platform/manifests"),
         ({"priorities": CLOSED}, "unknown", "PriorityClass low", "--kubeconfig"),
@@ -217,7 +231,8 @@ def test_labels_are_those_that_policies_let_in() -> None:
 def test_names_are_those_of_the_manifests() -> None:
     root = Path(__file__).parents[4]
     policies = yaml.safe_load_all((root / "platform/manifests/base/immutable.yaml").read_text())
-    runtime = yaml.safe_load((root / "kserve/runtimes/mlplatform-onnx.yaml").read_text())
-
     assert POLICY in {p["metadata"]["name"] for p in policies}
-    assert runtime["spec"]["containers"][0]["image"] == IMAGE
+    for name, image in IMAGES.items():
+        runtime = yaml.safe_load((root / f"kserve/runtimes/{name}.yaml").read_text())
+        assert runtime["metadata"]["name"] == name
+        assert runtime["spec"]["containers"][0]["image"] == image

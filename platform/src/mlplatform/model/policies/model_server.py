@@ -18,7 +18,7 @@ from mlplatform.model.policies.serving import (
 from mlplatform.model.policies.values import Rule
 from mlplatform.model.tensors.signature import Signature
 
-RESERVED: Final = ("mlplatform-onnx", "mlplatform-triton")
+RESERVED: Final = ("mlplatform-onnx", "mlplatform-onnx-gpu", "mlplatform-triton")
 """Runtimes for which the platform prepares bundles: `mlplatform` and `triton` in model.yaml."""
 
 

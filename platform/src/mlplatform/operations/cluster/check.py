@@ -63,7 +63,7 @@ def check(facts: ClusterFacts, wanted: ClusterRequirements) -> list[CheckFinding
         *(_present("PriorityClass", name, facts.priorities) for name in wanted.priorities),
         *_teams(facts, wanted),
         _present("admission policy", wanted.policy, facts.policies),
-        _runtime(facts, wanted.image),
+        *(_runtime(facts, name, image) for name, image in wanted.images.items()),
         _storage(facts),
         *installation.claims(facts, wanted),
         *installation.secrets(facts, wanted),
@@ -173,15 +173,16 @@ def _teams(facts: ClusterFacts, wanted: ClusterRequirements) -> Iterator[CheckFi
             yield CheckFinding("optional", what, f"none in {wanted.models}", TEAMS)
 
 
-def _runtime(facts: ClusterFacts, image: str) -> CheckFinding:
-    what, do = "serving runtime", "kubectl apply --server-side -f kserve/runtimes"
-    if isinstance(facts.runtime_image, UnreadableObject):
-        return unreadable_finding(what, facts.runtime_image)
-    if facts.runtime_image is None:
+def _runtime(facts: ClusterFacts, name: str, image: str) -> CheckFinding:
+    what, do = f"serving runtime {name}", "kubectl apply --server-side -f kserve/runtimes"
+    found = facts.runtimes.get(name)
+    if isinstance(found, UnreadableObject):
+        return unreadable_finding(what, found)
+    if found is None:
         return CheckFinding("lacking", what, "not there", do)
-    if facts.runtime_image.rsplit("/", 1)[-1] != image.rsplit("/", 1)[-1]:
-        return CheckFinding("lacking", what, facts.runtime_image, f"{do} (it names {image})")
-    return CheckFinding("ok", what, facts.runtime_image)
+    if found.rsplit("/", 1)[-1] != image.rsplit("/", 1)[-1]:
+        return CheckFinding("lacking", what, found, f"{do} (it names {image})")
+    return CheckFinding("ok", what, found)
 
 
 def _storage(facts: ClusterFacts) -> CheckFinding:

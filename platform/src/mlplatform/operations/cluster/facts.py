@@ -28,7 +28,7 @@ from mlplatform.rollouts.kubernetes.api import (
 )
 from mlplatform.rollouts.kubernetes.quantities import quantity
 from mlplatform.rollouts.kubernetes.supply import quotas
-from mlplatform.rollouts.serving.manifest import RUNTIME
+from mlplatform.rollouts.serving.manifest import PREDICTORS
 from mlplatform.rollouts.serving.placement import PRODUCT_LABEL
 from mlplatform.runtime.errors import NotFound, Refused
 
@@ -49,7 +49,7 @@ def read(api: KubernetesApi, wanted: ClusterRequirements) -> ClusterFacts:
         kinds=_kinds(api),
         controller=_controller(api, wanted.kserve),
         default_mode=_default_mode(api, wanted.kserve),
-        runtime_image=_runtime_image(api),
+        runtimes={name: _runtime_image(api, name) for name in PREDICTORS},
         namespaces={n: _labels(api, n) for n in (wanted.models, wanted.platform)},
         labelled=every_namespace
         if isinstance(every_namespace, UnreadableObject)
@@ -140,8 +140,8 @@ def _default_mode(api: KubernetesApi, namespace: str) -> str | UnreadableObject 
     return str(mode)
 
 
-def _runtime_image(api: KubernetesApi) -> str | UnreadableObject | None:
-    path = f"/apis/serving.kserve.io/v1alpha1/clusterservingruntimes/{RUNTIME}"
+def _runtime_image(api: KubernetesApi, name: str) -> str | UnreadableObject | None:
+    path = f"/apis/serving.kserve.io/v1alpha1/clusterservingruntimes/{name}"
     found = _find(api, path, "clusterservingruntimes")
     if found is None or isinstance(found, UnreadableObject):
         return found

@@ -77,7 +77,7 @@ class ClusterFacts:
         kinds: `<plural>.<group>` → versions that the cluster serves.
         controller: None if there is no such deployment; the controller may still run elsewhere.
         default_mode: KServe's default deployment mode; None if KServe has no configuration.
-        runtime_image: image of the platform's serving runtime; None if the runtime is not applied.
+        runtimes: serving runtime of the platform → its image; None if it is not applied.
         namespaces: name of the models' and of the platform's namespace → labels; None if it does
             not exist.
         labelled: label that gives a namespace access → namespaces that have it.
@@ -98,7 +98,7 @@ class ClusterFacts:
     kinds: Mapping[str, frozenset[str]]
     controller: Controller | UnreadableObject | None
     default_mode: str | UnreadableObject | None
-    runtime_image: str | UnreadableObject | None
+    runtimes: Mapping[str, str | UnreadableObject | None]
     namespaces: Mapping[str, Mapping[str, str] | UnreadableObject | None]
     labelled: Mapping[str, frozenset[str]] | UnreadableObject
     priorities: frozenset[str] | UnreadableObject
@@ -139,7 +139,7 @@ class ClusterRequirements:
         priorities: PriorityClasses that the manifests name.
         team_priorities: PriorityClasses of teams that a model.yaml names.
         policy: name of the admission policy in platform/manifests.
-        image: image of the serving runtime.
+        images: serving runtime → its image; of the runtimes that models need.
         bundles: name of the claim for bundles.
         gpus: GPUs of all models that ask for one.
     """
@@ -151,7 +151,7 @@ class ClusterRequirements:
     priorities: tuple[str, ...]
     team_priorities: tuple[str, ...]
     policy: str
-    image: str
+    images: Mapping[str, str]
     bundles: str
     gpus: tuple[Gpu, ...] = ()
 

@@ -30,7 +30,7 @@ from mlplatform.rollouts.serving.autoscaling import declared_scaling
 from mlplatform.rollouts.serving.companions import autoscaler, disruption_budget
 from mlplatform.rollouts.serving.diagnosis import diagnose, ready_pods
 from mlplatform.rollouts.serving.ignored_fields import refuse_ignored
-from mlplatform.rollouts.serving.manifest import BUNDLE_LABEL, DIGEST_ANNOTATION, RUNTIME, read
+from mlplatform.rollouts.serving.manifest import BUNDLE_LABEL, DIGEST_ANNOTATION, PREDICTORS, read
 from mlplatform.rollouts.serving.names import ServiceName, cluster_url
 from mlplatform.rollouts.serving.plane import Manifest, ServiceStatus
 from mlplatform.runtime.canonical import canonical_json
@@ -279,7 +279,7 @@ def _digest(service: Object) -> object:
 
 
 def _is_own(service: Manifest) -> bool:
-    return bool(service["spec"]["predictor"].get("model", {}).get("runtime") == RUNTIME)
+    return bool(service["spec"]["predictor"].get("model", {}).get("runtime") in PREDICTORS)
 
 
 def _leaving(service: Object) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import logging
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -72,6 +75,7 @@ def session(
     options.add_session_config_entry(*(AS_THEY_ARE if has_data else NO_OTHER_FILE))
     options.add_session_config_entry(*AS_ONNX)
     if accelerator != "cpu":
+        _load_libraries()
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     made: Any = onnxruntime.InferenceSession(str(onnx_path), options, providers=list(wanted))
     made.disable_fallback()
@@ -81,3 +85,14 @@ def session(
             f"{', '.join(made.get_providers())}"
         )
     return made
+
+
+@functools.cache
+def _load_libraries() -> None:
+    """Load CUDA's libraries from the packages of `requirements/serve-gpu.txt`, where no loader
+    looks for them; ONNX Runtime prints what it misses."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        onnxruntime.preload_dlls()
+    for line in filter(None, printed.getvalue().splitlines()):
+        log.warning("CUDA: %s", line)
