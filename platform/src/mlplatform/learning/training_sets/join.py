@@ -20,6 +20,7 @@ import pyarrow as pa
 from mlplatform.learning.features.external import point_in_time_join
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
+from mlplatform.learning.features.spilling import spilling_database
 from mlplatform.learning.features.windows.training import with_windows
 from mlplatform.learning.training_sets import memory_join
 from mlplatform.learning.training_sets.memory_join import HeldRows, KeptRows
@@ -73,18 +74,14 @@ def view_join(
             if (held := kept.get(view, events)) is not None:
                 values = held.joined(events)
             else:
-                db = until.enter_context(_database(events.select(keys))) if db is None else db
+                if db is None:
+                    keyed = events.select(keys)
+                    db = until.enter_context(spilling_database(THREADS))
+                    db.register("events", keyed)
                 values = _values(db, offline, view, events, kept)
             for name in values.column_names:
                 events = events.append_column(values.field(name), values.column(name))
     return events
-
-
-def _database(events: pa.Table) -> duckdb.DuckDBPyConnection:
-    db = duckdb.connect(":memory:", config={"threads": THREADS})
-    db.execute("SET enable_progress_bar=false")
-    db.register("events", events)
-    return db
 
 
 def _values(

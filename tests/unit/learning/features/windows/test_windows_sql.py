@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import struct
+import time
 from typing import Any
 
 import duckdb
@@ -14,6 +15,7 @@ import pytest
 from mlplatform.learning.features.windows.sql import windows_sql
 from mlplatform.model.windows.declaration import Filter, Window
 from mlplatform.model.windows.tiles import SeriesReader, fold, new_columns, series_of
+from mlplatform.runtime.units import DAY_MS
 
 KEYS = {"customer": "customer_id", "terminal": "terminal_id"}
 VALUED = ("sum", "mean", "std", "min", "max")
@@ -127,3 +129,28 @@ def test_windows_are_given_for_the_payments_that_are_asked_for_alone() -> None:
         found = db.sql(windows_sql(SHARED, "payments", "_row >= 40")).fetchall()
 
     assert sorted(row for row, *_ in found) == list(range(40, 60))
+
+
+def test_a_busy_entity_costs_about_as_much_as_many_that_are_not() -> None:
+    """Whose gateways answer beside each other, so that each request misses the last few."""
+
+    def cpu_s(terminals: int, count: int = 20_000) -> float:
+        chance = random.Random(1)
+        at = sorted(chance.randrange(DAY_MS) for _ in range(count))
+        missed = [chance.randrange(4) for _ in range(count)]
+        rows = [
+            {
+                "_row": n, "_event_ms": at[n], "_rank": n, "_seen": max(n - 1 - missed[n], -1),
+                "customer_id": 1, "terminal_id": str(n % terminals), "amount": 60.0, "place": "",
+            }
+            for n in range(count)
+        ]  # fmt: skip
+        windows = tuple(w for w in WINDOWS if w.entity == "terminal")
+        with duckdb.connect(config={"threads": 1}) as db:
+            db.register("requests", pa.Table.from_pylist(rows, schema=SCHEMA))
+            sql = windows_sql(series_of(windows, KEYS), "requests", "true")
+            begun_s = time.process_time()
+            assert len(db.execute(sql).fetchall()) == count
+            return time.process_time() - begun_s
+
+    assert cpu_s(1) < 8 * min(cpu_s(400) for _ in range(2))

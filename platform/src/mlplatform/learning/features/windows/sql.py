@@ -12,7 +12,11 @@ out of order.
 For nearly all requests, exactly the requests before them in time are known. Their windows are
 differences of two sums: over all requests before the request, less all before the window's first
 tile. Three more window functions find the others, among the entities whose requests became known in
-another order. Each of these is counted again by a join (`_late`).
+another order. Each of these is counted again by a join (`_late`): of a tile of which it knew all
+requests by the tile's sums, of another one request by request. So the work grows with the tiles of
+a window and the requests of a tile, and not with all requests of a busy entity.
+
+A window function with FILTER visits each row of its frame, one of a CASE does not.
 """
 
 from __future__ import annotations
@@ -100,9 +104,8 @@ def _series_sql(series: Series, windows: Sequence[Window], requests: str, wanted
     late = ", ".join(_late(windows, frame) for frame in frames)
     reach = series.retained - 1 - late_tiles(series.tile_ms)
     values = ", ".join(f'{_value(w, series)} AS "{w.name}"' for w in windows)
-    flat = ", ".join(
-        f"{n}_{a}_{b}" for a, b in frames for n in PARTS if n in _needed(windows, (a, b))
-    )
+    cells = [f"{n}_{a}_{b}" for a, b in frames for n in PARTS if n in _needed(windows, (a, b))]
+    flat = ", ".join(f"coalesce({c}, 0)" if c.startswith(COUNTS) else c for c in cells)
     in_time = ", ".join(_in_time(windows, frame) for frame in frames)
     return (
         f"WITH p AS MATERIALIZED (SELECT *, tile * {PLACES} + rank AS place"
@@ -117,14 +120,10 @@ def _series_sql(series: Series, windows: Sequence[Window], requests: str, wanted
         " (SELECT DISTINCT key FROM c WHERE is_crossed) crossed"
         " ON p.key IS NOT DISTINCT FROM crossed.key),"
         f" late AS MATERIALIZED ({_late_rows(series, reach)}),"
-        # the newest known tile decides which tiles were still kept
-        " newest AS (SELECT a.row_, max(e.tile) AS newest FROM late a JOIN e ON e.key = a.key"
-        " AND e.counted AND e.rank <= a.seen GROUP BY a.row_),"
-        f" l AS (SELECT a.row_, any_value(a.event_ms) AS event_ms, {late}"
-        " FROM late a LEFT JOIN newest USING (row_)"
-        " LEFT JOIN e ON e.key = a.key AND e.counted AND e.rank <= a.seen AND e.tile <= a.tile"
-        f" AND e.tile >= a.tile - {reach} AND e.tile > newest.newest - {series.retained}"
-        " GROUP BY a.row_),"
+        f"{_known_sql(series, parts, reach)},"
+        f" sums AS (SELECT row_, {late} FROM known GROUP BY row_),"
+        " l AS (SELECT late.row_, late.event_ms, sums.* EXCLUDE (row_)"
+        " FROM late LEFT JOIN sums USING (row_)),"
         f" f AS (SELECT row_, event_ms, is_wanted, past{_ends(frames, windows)} FROM c"
         f"{_frames(frames, windows)}),"
         f" u AS (SELECT row_, event_ms, {in_time} FROM f WHERE is_wanted"
@@ -134,16 +133,47 @@ def _series_sql(series: Series, windows: Sequence[Window], requests: str, wanted
     )
 
 
+def _known_sql(series: Series, parts: Sequence[str], reach: int) -> str:
+    """What each late row knew, within the tiles that were kept: whole tiles, and single requests of
+    tiles of which it knew some."""
+    width = reach + 1  # tiles of a reach lie in two neighbouring stretches of this width
+    whole = {"places": "NULL"} | {n: a for n, a in _aggregates().items() if n != "places"}
+    tiles = "".join(f", {whole[name]} AS {name}" for name in parts)
+    one = "".join(f", {_ONE[name]} AS {name}" for name in parts)
+    # a union of sets of places is no sum
+    is_whole = "false" if "places" in parts else "pair.last_rank <= pair.seen"
+    return (
+        # the newest known tile decides which tiles were still kept
+        " known_tiles AS (SELECT key, rank, max(tile) OVER (PARTITION BY key ORDER BY rank)"
+        " AS newest FROM e WHERE counted AND key IS NOT NULL),"
+        " newest AS (SELECT late.row_, known_tiles.newest FROM late ASOF JOIN known_tiles"
+        " ON late.key = known_tiles.key AND late.seen >= known_tiles.rank),"
+        f" t AS MATERIALIZED (SELECT key, tile, tile // {width} AS stretch,"
+        f" max(rank) AS last_rank{tiles} FROM e"
+        " WHERE counted AND key IS NOT NULL GROUP BY key, tile),"
+        " pair AS (SELECT a.row_, a.tile AS own_tile, a.seen, t.* FROM"
+        f" (SELECT *, unnest([tile // {width} - 1, tile // {width}]) AS stretch FROM late) a"
+        " JOIN newest USING (row_) JOIN t ON t.key = a.key AND t.stretch = a.stretch"
+        f" AND t.tile BETWEEN a.tile - {reach} AND a.tile"
+        f" AND t.tile > newest.newest - {series.retained}),"
+        f" known AS (SELECT row_, own_tile, tile, {', '.join(parts)} FROM pair WHERE {is_whole}"
+        f" UNION ALL SELECT part.row_, own_tile, part.tile{one}"
+        f" FROM (SELECT row_, own_tile, key, tile, seen FROM pair WHERE NOT ({is_whole})) part"
+        " JOIN e ON e.key = part.key AND e.tile = part.tile AND e.counted AND e.rank <= part.seen)"
+    )
+
+
 def _late_rows(series: Series, reach: int) -> str:
     """Wanted rows for which other requests were known than exactly those before them."""
     return (
         "SELECT * FROM (SELECT row_, event_ms, key, tile, seen, is_wanted,"
         # earlier in time than this request, but not known when it was answered
-        " coalesce(max(rank) FILTER (counted) OVER past, -1) > seen"
-        " OR coalesce(max(rank) FILTER (counted) OVER now, -1) > seen"
+        " coalesce(max(CASE WHEN counted THEN rank END) OVER past, -1) > seen"
+        " OR coalesce(max(CASE WHEN counted THEN rank END) OVER now, -1) > seen"
         # known when this request was answered, and so much later in time that tiles were dropped
         # for it
-        " OR coalesce(min(rank) FILTER (counted) OVER ahead, seen + 1) <= seen AS is_late"
+        " OR coalesce(min(CASE WHEN counted THEN rank END) OVER ahead, seen + 1) <= seen"
+        " AS is_late"
         " FROM e WINDOW"
         f" past AS (PARTITION BY key ORDER BY tile RANGE BETWEEN {reach} PRECEDING"
         " AND 1 PRECEDING),"
@@ -192,19 +222,36 @@ def _condition(where: Filter | None) -> str:
 PLACES: Final = 2**31
 """Number of ranks in one tile. Tile and rank make one number, which orders an entity's requests."""
 _PARTS: Final = {
-    "n": "count(*)",
-    "last": "max({of}event_ms)",
-    "total": "sum({of}x)",
-    "squares": "sum(CAST({of}x AS HUGEINT) * {of}x)",
-    "low": "min({of}x)",
-    "high": "max({of}x)",
-    "matched": "count_if({of}matched)",
-    "latest": "max({{t: {of}event_ms, x: {of}x}})",
-    "earliest": "min({{t: {of}event_ms, x: {of}x}})",
-    "places": "count(DISTINCT {of}bit)",
+    "n": "count({})",
+    "last": "max({})",
+    "total": "sum({})",
+    "squares": "sum({})",
+    "low": "min({})",
+    "high": "max({})",
+    "matched": "sum({})",
+    "latest": "max({})",
+    "earliest": "min({})",
+    "places": "count(DISTINCT {})",
 }
 """Parts that are added up over a window; values are computed from them."""
 PARTS: Final = tuple(_PARTS)
+_ONE: Final = {
+    "n": "1",
+    "last": "event_ms",
+    "total": "x",
+    "squares": "CAST(x AS HUGEINT) * x",
+    "low": "x",
+    "high": "x",
+    "matched": "CAST(matched AS BIGINT)",
+    "latest": "{t: event_ms, x: x}",
+    "earliest": "{t: event_ms, x: x}",
+    "places": "bit",
+}
+"""Part → what one request adds to it, from its own columns."""
+_OF_PARTS: Final = _PARTS | {"n": "sum({})"}
+"""Part → its aggregate over parts of several tiles or requests."""
+COUNTS: Final = ("n_", "matched_", "places_")
+"""Beginnings of names of sums that are 0 where there is no request."""
 NEEDED: Final[dict[Aggregate, tuple[str, ...]]] = {
     "count": ("n",),
     "rate": ("n",),
@@ -221,8 +268,13 @@ NEEDED: Final[dict[Aggregate, tuple[str, ...]]] = {
 }
 
 
-def _aggregates(of: str = "") -> dict[str, str]:
-    return {name: text.format(of=of) for name, text in _PARTS.items()}
+def _aggregates(condition: str = "") -> dict[str, str]:
+    """Part → its aggregate over requests, of those that meet a condition."""
+    ones = _ONE.items()
+    if not condition:
+        return {name: _PARTS[name].format(one) for name, one in ones}
+    cases = {name: f"CASE WHEN {condition} THEN {one} END" for name, one in ones}
+    return {name: _PARTS[name].format(case) for name, case in cases.items()}
 
 
 def _needed(windows: Sequence[Window], frame: tuple[int, int]) -> set[str]:
@@ -247,8 +299,8 @@ def _carried(parts: Sequence[str]) -> str:
 
 def _running(parts: Sequence[str]) -> str:
     """Sums over all requests of the key before this one."""
-    aggregates = _aggregates()
-    cells = [f"{n}: {aggregates[n]} FILTER (counted) OVER before" for n in SUMS if n in parts]
+    aggregates = _aggregates("counted")
+    cells = [f"{n}: {aggregates[n]} OVER before" for n in SUMS if n in parts]
     return ", ".join(cells)
 
 
@@ -257,7 +309,7 @@ def _ends(frames: Sequence[tuple[int, int]], windows: Sequence[Window]) -> str:
     found = "".join(f", first_value(past) OVER from_{k} AS past_{k}" for k in _offsets(frames))
     for tiles, delay in frames:
         for name in sorted(_needed(windows, (tiles, delay)) & BY_FRAME):
-            cell = f"{_aggregates()[name]} FILTER (counted) OVER w_{tiles}_{delay}"
+            cell = f"{_aggregates('counted')[name]} OVER w_{tiles}_{delay}"
             found += f", {cell} AS {name}_{tiles}_{delay}"
     return found
 
@@ -302,13 +354,15 @@ def _in_time(windows: Sequence[Window], frame: tuple[int, int]) -> str:
 
 
 def _late(windows: Sequence[Window], frame: tuple[int, int]) -> str:
+    """The parts of one frame, of what a late row knew."""
     tiles, delay = frame
-    inside = f"e.tile BETWEEN a.tile - {tiles + delay} AND a.tile - {delay}"
-    needed, cells = _needed(windows, frame), []
-    for name, aggregate in _aggregates("e.").items():
-        if name in needed:
-            cells.append(f"{aggregate} FILTER ({inside}) AS {name}_{tiles}_{delay}")
-    return ", ".join(cells)
+    inside = f"tile BETWEEN own_tile - {tiles + delay} AND own_tile - {delay}"
+    needed = _needed(windows, frame)
+    return ", ".join(
+        f"{_OF_PARTS[name].format(name)} FILTER ({inside}) AS {name}_{tiles}_{delay}"
+        for name in PARTS
+        if name in needed
+    )
 
 
 def _value(window: Window, series: Series) -> str:
