@@ -136,7 +136,7 @@ def bare(folder: Path, x: NDArray[np.float32], threads: int) -> dict[str, float]
         starts = range(0, len(x), CALL_ROWS)
         raw = np.concatenate(list(each(lambda at: score(x[at : at + CALL_ROWS]), starts)))
         scored_s, scored_cpu_s = time.perf_counter(), time.process_time()
-        places = bundle.decide_many(bundle.calibrate_many(raw))
+        places = bundle.decide_many(bundle.calibrate_many(raw), x)
         alerts = np.flatnonzero(bundle.scale.alerting(places))
         explaining_s, explaining_cpu_s = time.perf_counter(), time.process_time()
         parts = range(0, len(alerts), EXPLAINED_ROWS)

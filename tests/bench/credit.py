@@ -38,8 +38,8 @@ from mlplatform.learning.validation.fairness import GroupRows, fairness_of, judg
 from mlplatform.learning.validation.measures import binary_measures
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition
+from mlplatform.model.policies.cut_offs import CutOffs
 from mlplatform.model.policies.decision_scale import (
-    CutOffs,
     DecisionScale,
     LabelCosts,
     ThresholdPolicy,
@@ -131,16 +131,18 @@ def judged_by_the_folder(path: Path) -> dict[str, Any]:
     rows, (settings, tried) = of.rows, chosen_settings(of)
     fit_with = load_module(FOLDER, "training").fit_with
     scores, adverse = np.empty(len(rows)), np.empty(len(rows), bool)
-    x, y, scale = rows.matrix.x, rows.y, definition.decision.scale
+    by, x, y = definition.decision, rows.matrix.x, rows.y
+    scale = by.scale
     for number, judged in enumerate(of.parts):
         place = (number + 1) % PARTS
         chosen, fitted = of.parts[place], of.others(number, place)
         model = fit_with(settings[number], x[fitted], y[fitted], seed=retrain.SEED)
         calibration = fit_calibration(model.scores(x[chosen]), y[chosen])
         held = calibration.probabilities(model.scores(x[chosen]))
-        begins = fit_thresholds(definition.decision, held, KnownScores(held, y[chosen]))
+        begins = fit_thresholds(by.thresholds, by.outcomes, held, KnownScores(held, y[chosen]))
         scores[judged] = calibration.probabilities(model.scores(x[judged]))
-        adverse[judged] = CutOffs(scale, begins).places(scores[judged]) == len(scale.names) - 1
+        places = CutOffs(scale, begins).places(scores[judged], x[judged])
+        adverse[judged] = places == len(scale.names) - 1
     unit = rows.matrix.unit
     fairness = fairness_of(
         GroupRows(scores, y, adverse, np.ones(len(rows), bool), unit),
@@ -203,8 +205,8 @@ def run(x: NDArray[np.float32], y: NDArray[np.int8], seed: int) -> dict[str, Any
         decision = msgspec.structs.replace(
             load_definition("fraud").decision, outcomes=SCALE.names, thresholds=thresholds
         )
-        begins = fit_thresholds(decision, held, KnownScores(held, y[chosen]))
-        places = CutOffs(SCALE, begins).places(scores)
+        begins = fit_thresholds(thresholds, decision.outcomes, held, KnownScores(held, y[chosen]))
+        places = CutOffs(SCALE, begins).places(scores, x[judged])
         found["policies"][name] = {
             "thresholds": list(begins.values()),
             "shares": [float((places == place).mean()) for place in range(3)],

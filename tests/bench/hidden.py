@@ -31,7 +31,7 @@ from mlplatform.learning.training.folder import load_folder, load_training
 from mlplatform.learning.training_sets.dataset import Dataset, dataset, input_plan
 from mlplatform.learning.validation.statistics import average_precision
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.policies.decision_scale import CutOffs
+from mlplatform.model.policies.cut_offs import CutOffs
 from mlplatform.runtime.units import DAY_MS
 from models.fraud.sources import read_transactions, sample_customers
 
@@ -156,9 +156,10 @@ class Bank:
         kept = np.ones(len(raw), bool) if days.weight is None else days.weight > 0
         calibration = fit_calibration(raw[kept], days.training_rows.y, days.training_rows.weight)
         calibrated = calibration.probabilities(raw)
+        by = self.definition.decision
         known = KnownScores(calibrated[kept], days.training_rows.y, days.training_rows.weight)
-        thresholds = fit_thresholds(self.definition.decision, calibrated, known)
-        cut_offs = CutOffs(self.definition.decision.scale, thresholds)
+        thresholds = fit_thresholds(by.thresholds, by.outcomes, calibrated, known)
+        cut_offs = CutOffs(by.scale, thresholds)
         scores, truth, declined = [], [], 0
         for at_ms in range(from_ms, from_ms + 7 * DAY_MS, DAY_MS):
             if at_ms not in self.days:
@@ -185,10 +186,11 @@ class Bank:
         table = self.joined(at_ms, at_ms + DAY_MS)
         plan = input_plan(self.definition, self.folder.views)
         assert list(plan.names) == names
-        score = calibration.probabilities(model.scores(plan.matrix(table)))
+        x = plan.matrix(table)
+        score = calibration.probabilities(model.scores(x))
         ids = np.array(table["request_id"].to_pylist())
         y = np.array([self.truth[i] for i in ids])
-        declined = cut_offs.places(score) == 2
+        declined = cut_offs.places(score, x) == 2
         if self.world.hides:
             self._decide(ids[declined], chance)
         return score, y, int(declined.sum())

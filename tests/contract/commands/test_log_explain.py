@@ -154,7 +154,8 @@ class Shop:
     def copy(self, name: str, amount: float, raw: float | None, reason: str | None) -> None:
         case = self._case(name, amount, "champion", {})
         copied = ShadowCopy(name, case.facts, self.live.routes, self.challenger, case.unit, 1)
-        self.append(shadow_record(copied, raw, reason, 900, 2))
+        row = case.facts.row(self.challenger)
+        self.append(shadow_record(copied, row, raw, reason, latency_us=900, recorded_ms=2))
 
     def append(self, entry: Record) -> None:
         self.log.append("gateway-0", [Entry(entry)])

@@ -126,7 +126,7 @@ def test_a_bundle_from_before_there_were_classes_keeps_its_bytes(tmp_path):
     bundle = load_bundle(tmp_path, expected)
     assert (bundle.content, bundle.digest) == (EARLIER_BUNDLE.read_bytes(), expected)
     assert (bundle.classes, bundle.golden.scores) == (0, (0.0, 1.0))
-    assert [bundle.decide(score) for score in (0.0, 0.1, 0.5)] == ["grant", "refer", "refuse"]
+    assert [bundle.decide(score, ()) for score in (0.0, 0.1, 0.5)] == ["grant", "refer", "refuse"]
 
 
 def test_a_bundle_carries_its_own_outcomes(tmp_path):
@@ -138,7 +138,7 @@ def test_a_bundle_carries_its_own_outcomes(tmp_path):
     )
     bundle = changed(**own, small_model=small)
     read = load_bundle(tmp_path / write_bundle(bundle, MODEL, tmp_path / bundle.digest))
-    assert [read.decide(score) for score in (0.0, 0.1, 0.5)] == ["grant", "refer", "refuse"]
+    assert [read.decide(score, ()) for score in (0.0, 0.1, 0.5)] == ["grant", "refer", "refuse"]
     for wrong in (
         {"scale": BUNDLE.scale},
         {"thresholds": {"refuse": 0.1, "refer": 0.5}},
@@ -286,9 +286,9 @@ def test_what_is_no_score_is_not_calibrated():
 
 def test_thresholds_are_the_first_score_of_their_decision():
     scores = [0.0, 0.0999, 0.1, 0.4999, 0.5, 1.0]
-    decisions = [BUNDLE.decide(s) for s in scores]
+    decisions = [BUNDLE.decide(s, ()) for s in scores]
     assert decisions == ["approve", "approve", "review", "review", "decline", "decline"]
-    assert BUNDLE.decide_many(np.array(scores)).tolist() == [0, 0, 1, 1, 2, 2]
+    assert BUNDLE.decide_many(np.array(scores), np.zeros((6, 2))).tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_calibrating_one_score_costs_next_to_nothing():

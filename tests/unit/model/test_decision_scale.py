@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from mlplatform.model.findings import DocumentInvalid
 from mlplatform.model.folders import model_folder, parse
-from mlplatform.model.policies.decision_scale import EARLIER, CutOffs, DecisionPolicy, DecisionScale
+from mlplatform.model.policies.cut_offs import CutOffs
+from mlplatform.model.policies.decision_scale import EARLIER, DecisionPolicy, DecisionScale
 from mlplatform.model.rules import evaluate, parse_rules
 
 FRAUD: dict[str, Any] = yaml.safe_load((model_folder("fraud") / "model.yaml").read_text())
@@ -48,8 +49,11 @@ def test_a_score_gets_the_last_outcome_that_begins_at_or_below_it(
     scale = DecisionScale(names, names[-1:])
     cut_offs = CutOffs(scale, dict(zip(names[1:], begins, strict=True)))
     places = [sum(score >= begin for begin in begins) for score in [*scores, *begins]]
-    assert [cut_offs.outcome(score) for score in [*scores, *begins]] == [names[p] for p in places]
-    assert cut_offs.places(np.array([*scores, *begins])).tolist() == places
+    assert [cut_offs.outcome(score, ()) for score in [*scores, *begins]] == [
+        names[p] for p in places
+    ]
+    x = np.zeros((len(places), 0), np.float32)
+    assert cut_offs.places(np.array([*scores, *begins]), x).tolist() == places
 
 
 def test_more_may_be_refused_than_referred() -> None:

@@ -20,12 +20,19 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from mlplatform.model.definition import InputSpec, are_whole, word_inputs, word_problems
+from mlplatform.model.definition import WIDE, InputSpec, are_whole, word_inputs, word_problems
 from mlplatform.model.policies.calibration import Calibration, ScoreMap, score_map
 from mlplatform.model.policies.classes import ClassChoice
-from mlplatform.model.policies.decision_checks import decision_problems, rises
-from mlplatform.model.policies.decision_scale import EARLIER, CutOffs, Decision, DecisionScale
+from mlplatform.model.policies.cut_offs import (
+    CutOffs,
+    RowSegments,
+    SegmentThresholds,
+    segment_problems,
+)
+from mlplatform.model.policies.decision_checks import decision_problems
+from mlplatform.model.policies.decision_scale import EARLIER, Decision, DecisionScale
 from mlplatform.model.policies.model_server import ModelServer
+from mlplatform.model.policies.small_model import SmallModel, small_model_problems
 from mlplatform.model.profile import Profile
 from mlplatform.model.rhythm import SCORE, Rhythm
 from mlplatform.model.rules import Rule, check_text
@@ -92,35 +99,6 @@ class View(_Part, frozen=True, omit_defaults=True):
     name: str
     ttl_ms: int
     defaults: dict[str, float] = {}
-
-
-class Characteristic(_Part, frozen=True):
-    """One input of a scorecard: points by the interval that the value is in.
-
-    `points[i]` is for values of at least `cuts[i - 1]` and less than `cuts[i]`, so there is one
-    more of them than cuts; `missing` is for no value.
-    """
-
-    input: str
-    cuts: tuple[float, ...]
-    points: tuple[float, ...]
-    missing: float
-
-
-class SmallModel(_Part, frozen=True):
-    """A scorecard that the gateway itself evaluates when no predictor answers.
-
-    The sum of `base` and all points is the log odds of the label; its probability is the raw
-    score, with a calibration of its own, and thresholds of its own on the bundle's scale. With
-    fewer than `minimum_present` of its inputs it abstains: the rest would be guessing.
-    """
-
-    schema: Literal["scorecard/1"]
-    minimum_present: int
-    base: float
-    characteristics: tuple[Characteristic, ...]
-    calibration: Calibration
-    thresholds: dict[str, float]
 
 
 class AlertBand(_Part, frozen=True):
@@ -219,6 +197,8 @@ class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
     server: ModelServer | None = None
     """The server that answers for it, with an artefact of its own; None if the platform runs the
     graph."""
+    segment_thresholds: tuple[SegmentThresholds, ...] = ()
+    """Segments with thresholds in place of `thresholds`; the first in which a row lies counts."""
 
     @functools.cached_property
     def content(self) -> bytes:
@@ -270,9 +250,15 @@ class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
         return score_map(self.scale, self.calibration)
 
     @functools.cached_property
+    def segments(self) -> RowSegments:
+        """The function from rows to the segments that have thresholds of their own."""
+        return RowSegments(self.segment_thresholds, self.input_names, self.vocabularies)
+
+    @functools.cached_property
     def cut_offs(self) -> CutOffs:
-        """The function from calibrated scores or numbers to decisions."""
-        return CutOffs(self.scale, self.thresholds)
+        """The function from calibrated scores or numbers, and their rows, to decisions."""
+        own = [segment.thresholds for segment in self.segment_thresholds]
+        return CutOffs(self.scale, self.thresholds, self.segments, own)
 
     @functools.cached_property
     def choice(self) -> ClassChoice:
@@ -284,25 +270,34 @@ class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
         """The decider about rows: of scores [n], or of probabilities [n, classes]."""
         return self.choice if self.scale.by_class else self.cut_offs
 
-    def decide(self, score: float) -> Decision:
-        """The decision for a calibrated score."""
-        return self.cut_offs.outcome(score)
+    def decide(self, score: float, row: Sequence[float]) -> Decision:
+        """The decision for a calibrated score and the row of inputs that got it."""
+        return self.cut_offs.outcome(score, row)
 
-    def decide_many(self, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Decisions as their places among `scale.names`, in int8."""
-        return self.decider.places(scores)
+    def decide_many(
+        self, scores: np.ndarray[Any, Any], x: np.ndarray[Any, Any]
+    ) -> np.ndarray[Any, Any]:
+        """Decisions as their places among `scale.names`, in int8.
+
+        Args:
+            x: the rows of the scores, [n, inputs].
+        """
+        return self.decider.places(scores, x)
 
 
 def problems(bundle: Bundle) -> list[str]:
     """The contradictions within a bundle; empty for one that can decide."""
     names = set(bundle.input_names)
-    width = len(bundle.inputs)
+    width, single = len(bundle.inputs), [i.name for i in bundle.inputs if i.kind not in WIDE]
     golden, band, small = bundle.golden, bundle.alert_band, bundle.small_model
     rule_inputs = {c.input for rule in bundle.rules for c in rule.when}
     decided = {rule.decision for rule in bundle.rules}
     without_profile = {*(bundle.rhythms or ())} - {*bundle.profile.inputs, SCORE}
     found = {
         **decision_problems(bundle.scale, bundle.calibration, bundle.thresholds),
+        **segment_problems(
+            bundle.segment_thresholds, bundle.scale, bundle.calibration, single, bundle.vocabularies
+        ),
         "small_model is of another task than two outcomes": not (
             small is None or bundle.scale.task == "binary"
         ),
@@ -338,32 +333,9 @@ def problems(bundle: Bundle) -> list[str]:
         or any(map(name_problem, data_names(bundle.files))),
     }
     if small is not None:
-        found |= _small_model_problems(small, names, bundle.scale)
+        segments = [segment.name for segment in bundle.segment_thresholds]
+        found |= small_model_problems(small, names, bundle.scale, segments)
     return [problem for problem, present in found.items() if present]
-
-
-def _small_model_problems(
-    small: SmallModel, names: set[str], scale: DecisionScale
-) -> dict[str, bool]:
-    inputs = [c.input for c in small.characteristics]
-    numbers = [
-        small.base,
-        *(v for c in small.characteristics for v in (*c.cuts, *c.points, c.missing)),
-    ]
-    return {
-        **decision_problems(scale, small.calibration, small.thresholds, "small_model."),
-        "small_model has no characteristic": not inputs,
-        "small_model uses inputs that the model does not have": not set(inputs) <= names,
-        "small_model: minimum_present is not 1 to the number of its inputs": not (
-            1 <= small.minimum_present <= len(inputs)
-        ),
-        "small_model uses an input twice": len(set(inputs)) != len(inputs),
-        "small_model has numbers that are not finite": not all(map(math.isfinite, numbers)),
-        "small_model: cuts do not rise, or are not one less than points": not all(
-            rises(c.cuts, strictly=True) and len(c.points) == len(c.cuts) + 1
-            for c in small.characteristics
-        ),
-    }
 
 
 def write_bundle(

@@ -250,7 +250,8 @@ def _limit(model: ModelDefinition) -> Iterator[Rule]:
         key = f"decision.limit.shares.{name}"
         wanted = f"a limit of an alert ({', '.join(decision.alerts)})"
         yield name in decision.alerts, key, share, wanted
-        planned = (decision.thresholds.shares or {}).get(name, 0.0)
+        policy = decision.thresholds  # with segments, nobody plans an outcome's share of all
+        planned = 0.0 if policy.segments else (policy.shares or {}).get(name, 0.0)
         yield share > planned, key, share, f"more than planned, {planned:g}"
         yield share <= value, key, share, "at most alert_share"
 

@@ -6,8 +6,10 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from mlplatform.model.bundle import Bundle, Characteristic, SmallModel
-from mlplatform.model.policies.decision_scale import CutOffs, Decision, DecisionScale
+from mlplatform.model.bundle import Bundle
+from mlplatform.model.policies.cut_offs import CutOffs
+from mlplatform.model.policies.decision_scale import Decision
+from mlplatform.model.policies.small_model import Characteristic, SmallModel
 
 
 class SmallScorer:
@@ -23,26 +25,29 @@ class SmallScorer:
         model: SmallModel,
         names: Sequence[str],
         reference: Sequence[float],
-        scale: DecisionScale,
+        cut_offs: CutOffs,
     ) -> None:
         """
         Args:
             names: names of the inputs, in the order of a row.
             reference: the ordinary value of each input, NaN where a missing value is ordinary.
+            cut_offs: the function from its scores, and their rows, to decisions.
         """
         self.model = model
-        self._cut_offs = CutOffs(scale, model.thresholds)
+        self._cut_offs = cut_offs
         self._places = tuple((names.index(c.input), c) for c in model.characteristics)
         self._ordinary = tuple(_points(c, reference[place]) for place, c in self._places)
 
     @classmethod
     def of(cls, bundle: Bundle) -> SmallScorer | None:
         """The scorer of a bundle; None for a bundle without a small model."""
-        if bundle.small_model is None:
+        if (small := bundle.small_model) is None:
             return None
         values = (bundle.reference[name] for name in bundle.input_names)
         reference = [math.nan if value is None else value for value in values]
-        return cls(bundle.small_model, bundle.input_names, reference, bundle.scale)
+        own = [small.segment_thresholds[segment.name] for segment in bundle.segment_thresholds]
+        cut_offs = CutOffs(bundle.scale, small.thresholds, bundle.segments, own)
+        return cls(small, bundle.input_names, reference, cut_offs)
 
     def knows(self, row: Sequence[float]) -> bool:
         """Whether enough of the row is present to give a score."""
@@ -56,10 +61,10 @@ class SmallScorer:
             odds += _points(characteristic, row[place])
         return probability(odds)
 
-    def decide(self, raw: float) -> tuple[float, Decision]:
-        """The calibrated score and the decision."""
+    def decide(self, raw: float, row: Sequence[float]) -> tuple[float, Decision]:
+        """The calibrated score and the decision, for a raw score and the row that got it."""
         score = self.model.calibration.probability(raw)
-        return score, self._cut_offs.outcome(score)
+        return score, self._cut_offs.outcome(score, row)
 
     def strongest(self, row: Sequence[float], most: int) -> list[str]:
         """The inputs that got more points than an ordinary value gets, most points first."""

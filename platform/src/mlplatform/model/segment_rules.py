@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 
 from mlplatform.model.definition import WIDE, ModelDefinition, RequestField, word_inputs
+from mlplatform.model.inputs import declared_words
+from mlplatform.model.policies.cut_offs import RowSegment
 from mlplatform.model.policies.segments import Segment
 from mlplatform.model.policies.values import Rule
 
@@ -21,6 +23,25 @@ def segment_rules(model: ModelDefinition) -> Iterator[Rule]:
     if (gates := model.gates.segments) is not None:
         yield from _groups("gates.segments.groups", gates.groups, model)
         yield from _held_out("gates.segments.groups", gates.groups, model)
+    whole, segments = "decision.thresholds.segments", model.decision.thresholds.segments
+    yield from _groups(whole, segments, model)
+    yield from _held_out(whole, segments, model, decide=True)
+    yield from _words(whole, segments, model)
+
+
+def threshold_segments(model: ModelDefinition) -> tuple[RowSegment, ...]:
+    """The segments that have thresholds of their own, by the inputs of a row."""
+    inputs = readable(model)
+    return tuple(
+        RowSegment(
+            name=segment.name,
+            input=segment.input or inputs[segment.field or ""],
+            at_least=segment.at_least,
+            below=segment.below,
+            values=tuple(v if isinstance(v, str) else float(v) for v in segment.values),
+        )
+        for segment in model.decision.thresholds.segments
+    )
 
 
 def readable(model: ModelDefinition) -> dict[str, str]:
@@ -28,17 +49,38 @@ def readable(model: ModelDefinition) -> dict[str, str]:
     return {i.of: i.name for i in model.inputs if i.kind in ("field", "category") and i.of}
 
 
-def _held_out(whole: str, groups: Sequence[Segment], model: ModelDefinition) -> Iterator[Rule]:
-    """Rules of what held-out rows hold: inputs and protected fields, and no others."""
-    kept = {*readable(model), *model.protected}
+def _held_out(
+    whole: str, groups: Sequence[Segment], model: ModelDefinition, *, decide: bool = False
+) -> Iterator[Rule]:
+    """Rules of what held-out rows hold: inputs and protected fields, and no others.
+
+    Args:
+        decide: whether decisions depend on these segments, and so on no protected field.
+    """
+    kept, also = {*readable(model)}, ""
+    if not decide:
+        kept, also = kept | {*model.protected}, ", or a protected one"
     inputs = {i.name for i in model.inputs if i.kind not in WIDE} - {*word_inputs(model.inputs)}
     for number, segment in enumerate(groups):
-        wanted = f"a field that an input reads as it is, or a protected one: {_listed(kept)}"
+        wanted = f"a field that an input reads as it is{also}: {_listed(kept)}"
         is_kept = segment.field is None or segment.field in kept
         yield is_kept, f"{whole}.{number}.field", segment.field, wanted
         wanted = "an input that is one number; a text by its `field`"
         is_one = segment.input is None or segment.input in inputs
         yield is_one, f"{whole}.{number}.input", segment.input, wanted
+
+
+def _words(whole: str, groups: Sequence[Segment], model: ModelDefinition) -> Iterator[Rule]:
+    """Rules of texts by which thresholds are chosen: a learned vocabulary may lack them."""
+    inputs, words = readable(model), declared_words(model)
+    for number, segment in enumerate(groups):
+        name, field = inputs.get(segment.field or ""), model.request.get(segment.field or "")
+        if name is None or field is None or field.type != "string":
+            continue
+        known = words.get(name, ())
+        lacking = [value for value in segment.values if value not in known]
+        wanted = f"words that vocabularies.{name} or request.{segment.field}.values declare"
+        yield not lacking, f"{whole}.{number}.values", lacking, wanted
 
 
 def _listed(names: set[str]) -> str:

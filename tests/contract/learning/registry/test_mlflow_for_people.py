@@ -89,7 +89,9 @@ def test_the_champion_of_mlflow_scores_as_a_predictor_and_a_gateway_do(made, tmp
     assert list(found.columns) == ["raw_score", "score", "decision"]
     assert found["raw_score"].to_numpy().tobytes() == raw.tobytes()
     assert found["score"].to_numpy().tobytes() == np.array(scores).tobytes()
-    assert found["decision"].tolist() == [bundle.decide(s) for s in scores]
+    assert found["decision"].tolist() == [
+        bundle.decide(*pair) for pair in zip(scores, rows.tolist(), strict=True)
+    ]
     assert set(found["decision"]) == {"approve", "review", "decline"}
 
 

@@ -95,7 +95,7 @@ class World:
         plan = InputPlan(definition, (), bundle.inputs, vocabularies=words)
         x = np.ascontiguousarray(plan.matrix(requests), np.float32)
         scores = bundle.calibrate_many(self.champion.model.scores(x))
-        names = [bundle.scale.names[place] for place in bundle.decide_many(scores)]
+        names = [bundle.scale.names[place] for place in bundle.decide_many(scores, x)]
         highest = scores if scores.ndim == 1 else scores.max(axis=1)
         return list(zip(highest.tolist(), names, strict=True))
 

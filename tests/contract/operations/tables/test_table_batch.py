@@ -71,7 +71,7 @@ def online(platform: wiring.Platform, given: pa.Table) -> list[tuple[Any, ...]]:
         inputs = decider.plan.row(row, event_ms, {name: row[name] for name in MEAN})
         raw = float(decider.score(np.array([inputs], np.float32))[0])
         score = bundle.calibrate(raw)
-        decision, codes = bundle.decide(score), []
+        decision, codes = bundle.decide(score, inputs), []
         if decision in bundle.scale.alerts:
             others = decider.score(np.array(without_each(inputs, ordinary_row(bundle)), np.float32))
             shares = [raw - other for other in others.astype(np.float64).tolist()]

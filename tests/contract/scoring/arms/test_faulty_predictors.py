@@ -14,11 +14,12 @@ import msgspec
 import pytest
 
 from mlplatform.learning.features.online import OnlineRow
-from mlplatform.model.bundle import Characteristic, SmallModel, load_bundle, write_bundle
+from mlplatform.model.bundle import load_bundle, write_bundle
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.oip import Codec
 from mlplatform.model.policies.serving import CachePolicy
+from mlplatform.model.policies.small_model import Characteristic, SmallModel
 from mlplatform.model.routes import Arm, Phase, Routes
 from mlplatform.scoring.arms.fallback import predict_until
 from mlplatform.scoring.arms.live import Live, LiveModel

@@ -7,7 +7,8 @@ import pytest
 from mlplatform.learning.training.calibration import KnownScores, fit_calibration, fit_thresholds
 from mlplatform.learning.validation.statistics import calibration_error_interval
 from mlplatform.model.folders import load_definition
-from mlplatform.model.policies.decision_scale import EARLIER, CutOffs, ThresholdPolicy
+from mlplatform.model.policies.cut_offs import CutOffs
+from mlplatform.model.policies.decision_scale import EARLIER, ThresholdPolicy
 from mlplatform.runtime.errors import InputInvalid
 
 FRAUD = load_definition("fraud").decision
@@ -86,8 +87,8 @@ def test_what_cannot_be_calibrated_is_refused(raw, y, named):
 def decided(scores, **shares):
     policy = msgspec.structs.replace(FRAUD, thresholds=ThresholdPolicy(shares=shares))
     known = KnownScores(scores[:0], np.zeros(0, np.int8))
-    thresholds = fit_thresholds(policy, scores, known)
-    return CutOffs(EARLIER, thresholds).places(scores)
+    thresholds = fit_thresholds(policy.thresholds, policy.outcomes, scores, known)
+    return CutOffs(EARLIER, thresholds).places(scores, scores[:, None])
 
 
 def test_thresholds_keep_their_shares():

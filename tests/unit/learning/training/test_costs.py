@@ -15,8 +15,8 @@ from tests.support.costs import mean_cost
 from mlplatform.learning.training.calibration import KnownScores, fit_thresholds
 from mlplatform.learning.training.costs import cheapest_thresholds
 from mlplatform.model.folders import load_definition
+from mlplatform.model.policies.cut_offs import CutOffs
 from mlplatform.model.policies.decision_scale import (
-    CutOffs,
     DecisionScale,
     LabelCosts,
     ThresholdPolicy,
@@ -45,7 +45,7 @@ def cost(
     scores, y, weight = (np.array(column) for column in zip(*rows, strict=True))
     names = tuple(map(str, range(len(costs))))
     cut_offs = CutOffs(DecisionScale(names, names[-1:]), dict(zip(names[1:], begins, strict=True)))
-    return mean_cost(cut_offs.places(scores), y, costs, weight)
+    return mean_cost(cut_offs.places(scores, scores[:, None]), y, costs, weight)
 
 
 @settings(deadline=None)
@@ -88,8 +88,8 @@ def test_a_policy_gives_its_thresholds_by_shares_scores_or_costs() -> None:
 
     def given_shares(thresholds: ThresholdPolicy) -> list[float]:
         by = msgspec.structs.replace(policy, thresholds=thresholds)
-        begins = fit_thresholds(by, scores, KnownScores(scores, y))
-        places = CutOffs(by.scale, begins).places(scores)
+        begins = fit_thresholds(by.thresholds, by.outcomes, scores, KnownScores(scores, y))
+        places = CutOffs(by.scale, begins).places(scores, scores[:, None])
         return [float((places == place).mean()) for place in range(3)]
 
     shares = {"refuse": 0.2, "refer": 0.05}

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from mlplatform.learning.training.small_model import fit_scorecard, small_model
 from mlplatform.learning.validation.statistics import average_precision
-from mlplatform.model.bundle import Bundle, Characteristic, SmallModel, load_bundle, problems
+from mlplatform.model.bundle import Bundle, load_bundle, problems
 from mlplatform.model.folders import load_definition
 from mlplatform.model.policies.calibration import Calibration
+from mlplatform.model.policies.cut_offs import CutOffs
 from mlplatform.model.policies.decision_scale import EARLIER
+from mlplatform.model.policies.small_model import Characteristic, SmallModel
 from mlplatform.model.scorecard import SmallScorer
 from support.scoring_world import write_amount_bundle
 
@@ -36,6 +38,7 @@ MODEL = SmallModel(
     calibration=Calibration(x=(0.0, 1.0), y=(0.0, 1.0)),
     thresholds={"review": 0.5, "decline": 0.9},
 )
+CUT_OFFS = CutOffs(EARLIER, MODEL.thresholds)
 
 
 def payments(seed: int, count: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
@@ -61,7 +64,7 @@ def payments(seed: int, count: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
     ],
 )
 def test_points_add_up(risk: float, amount: float, log_odds: float) -> None:
-    scorer = SmallScorer(MODEL, NAMES, (0.0, 0.0, 0.0), EARLIER)
+    scorer = SmallScorer(MODEL, NAMES, (0.0, 0.0, 0.0), CUT_OFFS)
     assert scorer.raw((amount, 0.0, risk)) == pytest.approx(1 / (1 + math.exp(-log_odds)))
 
 
@@ -74,7 +77,7 @@ def test_it_abstains_where_it_knows_too_little() -> None:
 
 
 def test_the_inputs_with_the_most_points_above_an_ordinary_row_are_the_reasons() -> None:
-    scorer = SmallScorer(MODEL, NAMES, (1.0, 0.0, 0.2), EARLIER)
+    scorer = SmallScorer(MODEL, NAMES, (1.0, 0.0, 0.2), CUT_OFFS)
     assert scorer.strongest((NAN, 0.0, 0.9), 3) == ["risk", "amount"]
     assert scorer.strongest((1.0, 0.0, 0.2), 3) == []
 
@@ -101,15 +104,16 @@ def test_the_gateway_scores_as_training_did() -> None:
     card = fit_scorecard(x, y, NAMES, POLICY)
     raw = card.scores(x, NAMES)
     model = small_model(card, raw, y, DEFINITION.decision)
-    scorer = SmallScorer(model, NAMES, (0.0,) * 3, EARLIER)
+    scorer = SmallScorer(model, NAMES, (0.0,) * 3, CutOffs(EARLIER, model.thresholds))
     assert [scorer.raw(row) for row in x[:500].tolist()] == pytest.approx(raw[:500])
-    alerts = np.mean([scorer.decide(value)[1] != "approve" for value in raw.tolist()])
+    names = [scorer.decide(v, row)[1] for v, row in zip(raw.tolist(), x.tolist(), strict=True)]
+    alerts = np.mean([name != "approve" for name in names])
     assert alerts <= DEFINITION.decision.alert_share
 
 
 @given(st.lists(st.floats(), min_size=3, max_size=3))
 def test_every_row_has_a_probability(row: list[float]) -> None:
-    scorer = SmallScorer(MODEL, NAMES, (0.0,) * 3, EARLIER)
+    scorer = SmallScorer(MODEL, NAMES, (0.0,) * 3, CUT_OFFS)
     assert 0 <= scorer.raw(row) <= 1
 
 

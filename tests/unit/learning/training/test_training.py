@@ -103,7 +103,7 @@ def test_the_onnx_file_scores_as_the_fitted_model_does_also_with_holes(trained):
 def test_thresholds_keep_their_shares_on_the_calibration_days(trained):
     x = DATA.calibrating.matrix.x
     bundle = trained.bundle
-    decisions = bundle.decide_many(bundle.calibrate_many(trained.model.scores(x)))
+    decisions = bundle.decide_many(bundle.calibrate_many(trained.model.scores(x)), x)
     shares = DEFINITION.decision.thresholds.shares
     assert (decisions == 2).mean() == pytest.approx(shares["decline"], abs=1 / len(x))
     assert (decisions == 1).mean() == pytest.approx(shares["review"], abs=2 / len(x))
@@ -111,7 +111,7 @@ def test_thresholds_keep_their_shares_on_the_calibration_days(trained):
 
 def test_golden_rows_cover_every_decision_and_a_row_of_nothing(trained):
     bundle = trained.bundle
-    decisions = {bundle.decide(bundle.calibrate(s)) for s in bundle.golden.scores}
+    decisions = {bundle.decide(bundle.calibrate(s), ()) for s in bundle.golden.scores}
     assert decisions == {"approve", "review", "decline"}
     assert bundle.golden.rows[0] == (None,) * len(NAMES)
     assert len(bundle.golden.rows) == GOLDEN_ROWS

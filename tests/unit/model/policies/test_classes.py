@@ -81,8 +81,8 @@ def test_the_most_probable_class_is_chosen_and_of_equals_the_first() -> None:
     choice = ClassChoice(SCALE)
     rows = np.array([[0.2, 0.3, 0.5], [0.4, 0.4, 0.2], [0.0, 1.0, 0.0]])
     assert [choice.outcome(row) for row in rows.tolist()] == ["large", "small", "usual"]
-    assert choice.places(rows).tolist() == [2, 0, 1]
-    assert choice.alerting(rows).tolist() == [True, False, False]
+    assert choice.places(rows, rows).tolist() == [2, 0, 1]
+    assert choice.alerting(rows, rows).tolist() == [True, False, False]
     assert choice.certainty(rows).tolist() == [0.5, 0.4, 1.0]
     top = choice.top(rows[1].tolist(), 2)
     assert top == (ClassProbability("small", 0.4), ClassProbability("usual", 0.4))
@@ -90,7 +90,7 @@ def test_the_most_probable_class_is_chosen_and_of_equals_the_first() -> None:
 
 def test_no_rows_are_no_decisions() -> None:
     nothing = np.empty((0, 3))
-    assert ClassChoice(SCALE).places(nothing).shape == (0,)
+    assert ClassChoice(SCALE).places(nothing, nothing).shape == (0,)
     assert ClassChoice(SCALE).certainty(nothing).shape == (0,)
 
 
@@ -100,7 +100,7 @@ def test_a_probability_that_float32_rounds_above_1_counts_as_1() -> None:
     assert choice.certainty(np.array([row])).tolist() == [1.0]
     tied = (1.0, 1.0000001, 0.0)
     assert choice.outcome(tied) == choice.top(tied, 1)[0].class_ == CLASSES[0]
-    assert choice.places(np.array([tied])).tolist() == [choice.place(tied)] == [0]
+    assert choice.places(np.array([tied]), np.zeros((1, 0))).tolist() == [choice.place(tied)] == [0]
 
 
 def test_keys_that_classes_do_not_have_are_not_offered() -> None:

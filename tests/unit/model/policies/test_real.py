@@ -11,8 +11,9 @@ from tests.support.class_model import real_definition, template
 from mlplatform.model.findings import DocumentInvalid
 from mlplatform.model.folders import load_definition, parse
 from mlplatform.model.policies.calibration import UNCHANGED, Calibration, score_map
+from mlplatform.model.policies.cut_offs import CutOffs
 from mlplatform.model.policies.decision_checks import decision_problems
-from mlplatform.model.policies.decision_scale import CutOffs, DecisionScale, Quantity
+from mlplatform.model.policies.decision_scale import DecisionScale, Quantity
 from mlplatform.model.policies.real import NOT_OF_NUMBERS
 
 EUR = Quantity("EUR", 20.0, 0.0, 100_000.0)
@@ -108,9 +109,9 @@ def test_numbers_are_held_to_the_range_and_decided_by_thresholds() -> None:
     raw = np.array([-5.0, 499.9, 500.0, 1e9])
     assert many(raw).tolist() == [0.0, 499.9, 500.0, 100_000.0] == [one(v) for v in raw.tolist()]
     cut = CutOffs(scale, {"high": 500.0})
-    assert cut.places(many(raw)).tolist() == [0, 0, 1, 1]
-    assert CutOffs(ALONE, {}).outcome(1e9) == "none"
-    assert not CutOffs(ALONE, {}).alerting(raw).any()
+    assert cut.places(many(raw), raw[:, None]).tolist() == [0, 0, 1, 1]
+    assert CutOffs(ALONE, {}).outcome(1e9, ()) == "none"
+    assert not CutOffs(ALONE, {}).alerting(raw, raw[:, None]).any()
     with pytest.raises(ValueError, match="nan"):
         one(math.nan)
     assert np.isnan(many(np.array([math.inf, math.nan]))).all()

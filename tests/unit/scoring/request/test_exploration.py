@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from mlplatform.learning.features.online import OnlineRow
 from mlplatform.learning.features.policy import NO_GAPS
 from mlplatform.model.folders import load_definition
-from mlplatform.model.policies.decision_scale import EARLIER, CutOffs, Decision
+from mlplatform.model.policies.cut_offs import CutOffs
+from mlplatform.model.policies.decision_scale import EARLIER, Decision
 from mlplatform.model.policies.training import ExplorationPolicy
 from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring.arms.exploration import REMEMBERED, Exploration, is_chosen

@@ -66,7 +66,9 @@ def routes(generation: int) -> Routes:
 
 
 def copy(challenger: SlowChallenger, generation: int) -> ShadowCopy:
-    bundle = SimpleNamespace(calibrate=lambda raw: raw, decide=lambda score: "approve", classes=0)
+    bundle = SimpleNamespace(
+        calibrate=lambda raw: raw, decide=lambda score, row: "approve", classes=0
+    )
     plan = SimpleNamespace(row=lambda *parts: (1.0,))
     target = SimpleNamespace(arm=ARM, bundle=bundle, shadow=challenger, plan=plan)
     facts = RequestFacts({}, 1, OnlineRow({}, {}))

@@ -64,11 +64,15 @@ class BundleModel:
         Raises:
             InputInvalid: a column is missing, or holds a value that is not a number.
         """
-        raw = self._model.scores(self._rows(frame))
+        x = self._rows(frame)
+        raw = self._model.scores(x)
         if self.bundle.classes:
-            return pd.DataFrame(self._of_classes(raw), index=frame.index)
+            return pd.DataFrame(self._of_classes(raw, x), index=frame.index)
         scores = [self._score(value) for value in raw.tolist()]
-        decisions = [None if s is None else self.bundle.decide(s) for s in scores]
+        decide, rows = self.bundle.decide, x.tolist()
+        decisions = [
+            None if s is None else decide(s, row) for s, row in zip(scores, rows, strict=True)
+        ]
         found = {
             RAW_SCORE: raw,
             SCORE: np.array([np.nan if s is None else s for s in scores], np.float64),
@@ -76,11 +80,11 @@ class BundleModel:
         }
         return pd.DataFrame(found, index=frame.index)
 
-    def _of_classes(self, raw: NDArray[np.float64]) -> dict[str, Any]:
+    def _of_classes(self, raw: NDArray[np.float64], x: NDArray[np.float32]) -> dict[str, Any]:
         """The decided class, and its probability as both scores."""
         sure = self.bundle.choice.certainty(raw)
         names = np.array(self.bundle.scale.names, dtype=object)
-        decided = np.where(np.isfinite(sure), names[self.bundle.decide_many(raw)], None)
+        decided = np.where(np.isfinite(sure), names[self.bundle.decide_many(raw, x)], None)
         return {RAW_SCORE: sure, SCORE: sure, DECISION: decided}
 
     def get_raw_model(self) -> Bundle:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,7 +18,12 @@ from mlplatform.learning.registry.versions import TRAINED_HERE
 from mlplatform.learning.search.context import FitContext, fit_device, last_fit
 from mlplatform.learning.search.folds import search_folds
 from mlplatform.learning.search.study import Study
-from mlplatform.learning.training.calibration import KnownScores, fit_calibration, fit_thresholds
+from mlplatform.learning.training.calibration import (
+    HeldOutSegments,
+    SegmentPlaces,
+    held_out_segments,
+    learned_decision,
+)
 from mlplatform.learning.training.folder import (
     FittedModel,
     ModelFolder,
@@ -43,15 +48,13 @@ from mlplatform.model.bundle import (
     MODEL_FILE,
     Bundle,
     Golden,
-    SmallModel,
     write_bundle,
 )
 from mlplatform.model.definition import WIDE, ModelDefinition
-from mlplatform.model.policies.calibration import UNCHANGED, Calibration, score_map
-from mlplatform.model.policies.classes import ClassChoice
-from mlplatform.model.policies.decision_scale import CutOffs
+from mlplatform.model.policies.calibration import score_map
 from mlplatform.model.policies.model_server import model_server
 from mlplatform.model.policies.search import OWN
+from mlplatform.model.policies.small_model import SmallModel
 from mlplatform.model.profile import Profile, column, profile
 from mlplatform.model.rhythm import SCORE, Rhythm, rhythm
 from mlplatform.model.tensors.categories import Vocabularies
@@ -143,6 +146,7 @@ def train(
         if problem := untrainable_reason(definition, days, use):
             raise InputInvalid(source, None, problem)
     parts = folder_parts(folder, dataset.vocabularies)
+    _segments(definition, parts, dataset.calibrating)
     training = load_training(definition.name)
     search = run_search(folder, training, dataset, parts.names, seed=seed, studies=studies)
     chosen = None if search is None else search.best.parameters
@@ -328,10 +332,12 @@ def build_candidate(
     x = holdout.matrix.columns(parts.names)
     raw = model.scores(x)
     first = slice(0, holdout.before(dataset.window.gates_from_ms))
-    days = holdout.rows(first)
-    taught = np.ones(len(days), bool) if days.weight is None else days.weight > 0
-    days = days.training_rows
-    learned = _learned(definition, raw[first], taught, days)
+    every = holdout.rows(first)
+    taught, days = _taught(every), every.training_rows
+    segments = _segments(definition, parts, every)
+    learned = learned_decision(
+        definition.decision, raw[first], taught, (days.y, days.weight), segments
+    )
     calibration, decider = learned.calibration, learned.decider
     calibrated = score_map(definition.decision.scale, calibration).many
     scores = calibrated(raw)
@@ -339,9 +345,10 @@ def build_candidate(
     background = fitted.matrix.columns(parts.names)
     replayed = (recent or Recent(dataset.holdout.matrix, "held-out days")).share(made.customers)
     band_factor = definition.gates.alert_band_factor
-    recent_scores = calibrated(model.scores(replayed.matrix.columns(parts.names)))
+    recent_x = replayed.matrix.columns(parts.names)
+    recent_alerts = decider.alerting(calibrated(model.scores(recent_x)), recent_x)
     explainer = _explainer(made, background, parity_rows(x, seed))
-    alerts, sure = decider.alerting(scores), decider.certainty(scores)
+    alerts, sure = decider.alerting(scores, x), decider.certainty(scores)
     profile = _profile(definition, holdout.matrix, sure, alerts, parts.vocabularies)
     rhythms = _input_rhythms(profile, dataset.rows.matrix)
     if isinstance(model, OnnxFile):  # a file that was brought may take too long for that many rows
@@ -351,27 +358,30 @@ def build_candidate(
         model=definition.name,
         inputs=parts.inputs,
         calibration=calibration,
-        thresholds=learned.thresholds,
+        thresholds=learned.thresholds.whole,
         reasons=dict(parts.reasons),
         rules=parts.rules,
         reference=_reference(background, parts),
         golden=_golden(model, golden_rows(x, decider.certainty(raw))),
         views=parts.views,
         profile=profile,
-        alert_band=predicted_band(decider.alerting(recent_scores), replayed, factor=band_factor),
+        alert_band=predicted_band(recent_alerts, replayed, factor=band_factor),
         data=dataset.data_window(),
         seed=seed,
         origin=made.origin,
         folder=parts.folder,
         files=_files(made, explainer),
         attribution=explainer.attribution,
-        small_model=_small_model(definition, parts, fitted, days, every=x[first]),
+        small_model=_small_model(
+            definition, parts, fitted, days, every=x[first], places=segments.places
+        ),
         rhythms=rhythms or None,
         scale=definition.decision.scale,
         vocabularies={name: tuple(words) for name, words in parts.vocabularies.items()},
         signature=parts.signature,
         windows=parts.windows,
         server=model_server(definition.serving, definition.gates.onnx_difference),
+        segment_thresholds=segments.thresholds(learned.thresholds, days.y),
     )
     folder = bundles / bundle.digest
     write_bundle(bundle, made.content, folder, explainer.content, made.data)
@@ -379,39 +389,15 @@ def build_candidate(
     return Candidate(folder, bundle, model, *facts)
 
 
-class _LearnedDecision(NamedTuple):
-    """The calibration and thresholds that turn raw scores into decisions."""
-
-    calibration: Calibration
-    thresholds: dict[str, float]
-    decider: CutOffs | ClassChoice
+def _segments(definition: ModelDefinition, parts: Parts, days: LabelledRows) -> HeldOutSegments:
+    x = days.matrix.columns(parts.names)
+    y, taught = days.training_rows.y, _taught(days)
+    return held_out_segments(definition, parts.names, parts.vocabularies, x, taught, y)
 
 
-def _learned(
-    definition: ModelDefinition,
-    raw: NDArray[np.float64],
-    taught: NDArray[np.bool_],
-    days: LabelledRows,
-) -> _LearnedDecision:
-    """A calibration of the first half of the held-out days; probabilities of classes and numbers
-    stay as they are.
-
-    Args:
-        raw: raw scores of all requests of these days.
-        taught: for each of them, whether it teaches.
-        days: the rows of those that teach.
-    """
-    scale = definition.decision.scale
-    if scale.task == "classes":
-        return _LearnedDecision(UNCHANGED, {}, ClassChoice(scale))
-    if scale.task == "real":
-        begins = dict(definition.decision.thresholds.scores or {})
-        return _LearnedDecision(UNCHANGED, begins, CutOffs(scale, begins))
-    calibration = fit_calibration(raw[taught], days.y, days.weight)
-    scores = calibration.probabilities(raw)
-    known = KnownScores(scores[taught], days.y, days.weight)
-    thresholds = fit_thresholds(definition.decision, scores, known)
-    return _LearnedDecision(calibration, thresholds, CutOffs(scale, thresholds))
+def _taught(days: LabelledRows) -> NDArray[np.bool_]:
+    """Whether each row teaches."""
+    return np.ones(len(days), bool) if days.weight is None else days.weight > 0
 
 
 def _small_model(
@@ -421,6 +407,7 @@ def _small_model(
     days: LabelledRows,
     *,
     every: NDArray[np.float32],
+    places: SegmentPlaces,
 ) -> SmallModel | None:
     """The scorecard; None for classes and numbers. Places of tokens and single numbers of vectors
     say nothing in bins, so it reads them only where there is nothing else."""
@@ -431,7 +418,8 @@ def _small_model(
     learned_from = fitting.matrix.columns(binned)
     card = fit_scorecard(learned_from, fitting.y, binned, definition.training.small_model)
     scores = card.scores(days.matrix.columns(names), names)
-    return small_model(card, scores, days.y, definition.decision, every=card.scores(every, names))
+    own = card.scores(every, names)
+    return small_model(card, scores, days.y, definition.decision, every=own, places=places)
 
 
 def _files(made: ModelParts, explainer: Explainer) -> dict[str, str]:

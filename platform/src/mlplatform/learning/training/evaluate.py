@@ -230,7 +230,7 @@ def _fairness(
         GroupRows(
             scores=scores,
             y=days.y,
-            adverse=np.isin(bundle.decide_many(scores), places),
+            adverse=np.isin(bundle.decide_many(scores, days.matrix.of(bundle)), places),
             known=~hidden,
             unit=days.matrix.unit,
         ),
@@ -276,7 +276,7 @@ def _calibration(challenger: Runnable, judging: LabelledRows, seed: int) -> tupl
         return Interval(math.nan, math.nan, math.nan), 0
     scores = bundle.calibrate_many(challenger.raw(judging))
     if bundle.scale.task == "classes":
-        y = (bundle.decide_many(scores) == y).astype(np.int8)
+        y = (bundle.decide_many(scores, judging.matrix.of(bundle)) == y).astype(np.int8)
         scores = bundle.decider.certainty(scores)
     unit = judging.matrix.unit
     return calibration_error_interval(scores, y, unit, seed=seed), int(y.sum())

@@ -31,7 +31,8 @@ from mlplatform.model.bundle import Bundle
 from mlplatform.model.definition import WIDE, ModelDefinition
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import GATES_FILE, folder_digest, model_folder
-from mlplatform.model.policies.decision_scale import CutOffs, DecisionScale
+from mlplatform.model.policies.cut_offs import CutOffs
+from mlplatform.model.policies.decision_scale import DecisionScale
 from mlplatform.model.tensors.categories import FIRST
 from mlplatform.runtime.errors import InputInvalid
 
@@ -157,7 +158,8 @@ def _arm(runnable: Runnable, days: LabelledRows) -> Arm:
     bundle = runnable.bundle
     scores = bundle.calibrate_many(runnable.raw(days))
     names = np.array(bundle.scale.names, object)
-    return Arm(_frozen(scores), _frozen(names[bundle.decide_many(scores)]))
+    decided = bundle.decide_many(scores, days.matrix.of(bundle))
+    return Arm(_frozen(scores), _frozen(names[decided]))
 
 
 def held_out_columns(
@@ -194,7 +196,8 @@ def _made_up(own: OwnGates, definition: ModelDefinition, seed: int, *, is_first:
         if number is not None:
             scores = number.clamped_many(y + random.normal(0, number.tolerance, count))
             begins = definition.decision.thresholds.scores or {}
-            places = CutOffs(definition.decision.scale, begins).places(scores)
+            rows = np.empty((count, 0), np.float32)
+            places = CutOffs(definition.decision.scale, begins).places(scores, rows)
             return Arm(_frozen(scores), _frozen(outcomes[places]))
         if classes:
             drawn = random.random((count, len(classes))) + np.eye(len(classes))[y]

@@ -40,13 +40,15 @@ IMPORTANCES: Final = "importances.json"
 
 @dataclass(frozen=True, slots=True)
 class _Arm:
-    """Raw scores of the held-out days, calibrated scores of the gates' days, and their labels."""
+    """Raw scores of the held-out days, calibrated scores of the gates' days, their labels and which
+    of them get an alert."""
 
     bundle: Bundle
     raw: NDArray[np.float64]
     y: NDArray[np.int8]
     scores: NDArray[np.float64]
     y_judged: NDArray[np.int8]
+    alerts: NDArray[np.bool_]
 
 
 def run_record(
@@ -125,7 +127,8 @@ def _confusion(
     classes: Sequence[str], candidate: Candidate, days: LabelledRows, scores: NDArray[np.float64]
 ) -> bytes:
     """A table of how often each class was decided as each."""
-    count, decided = len(classes), candidate.bundle.decide_many(scores)
+    x = days.matrix.of(candidate.bundle)
+    count, decided = len(classes), candidate.bundle.decide_many(scores, x)
     cells = np.bincount(count * days.y.astype(np.int64) + decided, minlength=count * count)
     rows = [
         [name, *map(int, row)]
@@ -162,15 +165,16 @@ def _measures(group: str, measures: Sequence[Measure]) -> dict[str, float]:
 
 def _arm(runnable: Runnable, days: LabelledRows, first: int) -> _Arm:
     raw = runnable.raw(days)
-    scores = runnable.bundle.calibrate_many(raw[first:])
-    return _Arm(runnable.bundle, raw, days.y, scores, days.y[first:])
+    bundle = runnable.bundle
+    scores = bundle.calibrate_many(raw[first:])
+    alerts = bundle.cut_offs.alerting(scores, days.matrix.of(bundle)[first:])
+    return _Arm(bundle, raw, days.y, scores, days.y[first:], alerts)
 
 
 def _figures(arm: _Arm) -> dict[str, float]:
     if not np.isfinite(arm.raw).all():
         return {}
-    y, scores = arm.y_judged, arm.scores
-    alerts = arm.bundle.cut_offs.alerting(scores)
+    y, scores, alerts = arm.y_judged, arm.scores, arm.alerts
     average_precision, auc, _ = Ranking(arm.raw, arm.y).measures()
     found = {"average_precision": average_precision, "roc_auc": auc}
     if not len(y):

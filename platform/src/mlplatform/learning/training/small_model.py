@@ -13,9 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.training.calibration import KnownScores, fit_calibration, fit_thresholds
-from mlplatform.model.bundle import Characteristic, SmallModel
+from mlplatform.learning.training.calibration import (
+    NO_PLACES,
+    KnownScores,
+    SegmentPlaces,
+    fit_calibration,
+    fit_segments,
+)
 from mlplatform.model.policies.decision_scale import DecisionPolicy
+from mlplatform.model.policies.small_model import Characteristic, SmallModel
 from mlplatform.model.policies.training import SmallModelPolicy
 
 Floats = NDArray[np.float64]
@@ -86,27 +92,33 @@ def small_model(
     decision: DecisionPolicy,
     *,
     every: Floats | None = None,
+    places: SegmentPlaces = NO_PLACES,
 ) -> SmallModel:
-    """The scorecard with a calibration and thresholds of its own.
+    """The scorecard with a calibration and thresholds of its own, in each segment as well.
 
     Args:
         raw: its raw scores, with labels, on days to which it was not fitted.
         every: its raw scores of all requests of those days, from which thresholds by shares are
             taken; None if every request has a known outcome.
+        places: the segments in which all requests and those with labels lie.
     """
     calibration = fit_calibration(raw, y)
     known = calibration.probabilities(raw)
+    found = fit_segments(
+        decision,
+        known if every is None else calibration.probabilities(every),
+        KnownScores(known, y),
+        places,
+    )
+    names = [segment.name for segment in decision.thresholds.segments]
     return SmallModel(
         schema="scorecard/1",
         minimum_present=(len(card.characteristics) + 1) // 2,
         base=card.base,
         characteristics=card.characteristics,
         calibration=calibration,
-        thresholds=fit_thresholds(
-            decision,
-            known if every is None else calibration.probabilities(every),
-            KnownScores(known, y),
-        ),
+        thresholds=found.whole,
+        segment_thresholds=dict(zip(names, found.segments, strict=True)),
     )
 
 

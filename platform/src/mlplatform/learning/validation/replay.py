@@ -42,8 +42,9 @@ class Recent:
 
 def replay(bundle: Bundle, model: ScoringSession, rows: Matrix) -> ReplayResult:
     """The answers of the bundle on the rows."""
-    scores = bundle.calibrate_many(model.scores(rows.of(bundle)))
-    return ReplayResult(bundle.scale, scores, bundle.decide_many(scores).astype(np.int8))
+    x = rows.of(bundle)
+    scores = bundle.calibrate_many(model.scores(x))
+    return ReplayResult(bundle.scale, scores, bundle.decide_many(scores, x).astype(np.int8))
 
 
 def replay_volume(limit: VolumeLimit, result: ReplayResult, rows: Matrix) -> VolumeReplay:

@@ -60,16 +60,24 @@ class ClassChoice:
         order = sorted(range(len(kept)), key=lambda place: -kept[place])
         return tuple(ClassProbability(names[i], kept[i]) for i in order[:count])
 
-    def places(self, probabilities: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Places, from 0 in int8, of the decided classes of rows [n, classes]."""
+    def places(
+        self, probabilities: np.ndarray[Any, Any], x: np.ndarray[Any, Any]
+    ) -> np.ndarray[Any, Any]:
+        """Places, from 0 in int8, of the decided classes of rows [n, classes].
+
+        Args:
+            x: the rows, by which no class is decided: a class has no thresholds.
+        """
         if not len(probabilities):
             return np.zeros(0, np.int8)
         places: np.ndarray[Any, Any] = held_many(probabilities).argmax(axis=1).astype(np.int8)
         return places
 
-    def alerting(self, probabilities: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def alerting(
+        self, probabilities: np.ndarray[Any, Any], x: np.ndarray[Any, Any]
+    ) -> np.ndarray[Any, Any]:
         """Whether each row gets an alert."""
-        return self._scale.alerting(self.places(probabilities))
+        return self._scale.alerting(self.places(probabilities, x))
 
     def certainty(self, probabilities: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """The score of each row that records keep: the probability of the decided class."""

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from mlplatform.model.policies.segments import MOST_SEGMENTS, Segment
 from mlplatform.model.policies.values import Positive, Text
 from mlplatform.runtime.units import DAY_S
 
@@ -155,50 +156,6 @@ class DecisionScale(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
         return found
 
 
-class CutOffs:
-    """The function from scores to outcomes: each begins at its own score and ends where the next
-    begins.
-
-    Attributes:
-        outcome: gives the outcome for one score. It stands in the path of every request: a function
-            with the table at hand takes two thirds of the time of a method that bisects it, as most
-            scores are below the first of few thresholds.
-        alerts: the outcomes that are alerts.
-    """
-
-    __slots__ = ("_begins", "_scale", "alerts", "outcome")
-
-    def __init__(self, scale: DecisionScale, thresholds: Mapping[str, float]) -> None:
-        first, begins = scale.names[0], scale.begins(thresholds)
-        others = tuple(zip(begins, scale.names[1:], strict=True))
-
-        def outcome(score: float) -> Decision:
-            found = first
-            for begin, name in others:
-                if score < begin:
-                    return found
-                found = name
-            return found
-
-        self.outcome, self.alerts = outcome, frozenset(scale.alerts)
-        self._scale, self._begins = scale, begins
-
-    def places(self, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Outcomes as their places among the names, from 0, in int8."""
-        places = np.zeros(np.shape(scores), np.int8)
-        for begin in self._begins:
-            places += scores >= begin
-        return places
-
-    def alerting(self, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Whether each score gets an alert."""
-        return self._scale.alerting(self.places(scores))
-
-    def certainty(self, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """The score of each row that records keep: the score itself."""
-        return scores
-
-
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Unknown and missing keys are errors."""
 
@@ -235,6 +192,21 @@ class LabelCosts(_Strict, frozen=True):
     positive: float
 
 
+class ThresholdSegment(Segment, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A segment of the requests with thresholds of its own, by one of the three ways.
+
+    Args:
+        shares: outcome → share of the segment's requests that get it.
+        scores: outcome → calibrated score at which it begins; the scores must not fall.
+        costs: outcome, the first one included → cost of a request of the segment by its label, in
+            `currency`.
+    """
+
+    shares: dict[Decision, float] | None = None
+    scores: dict[Decision, _Score] | None = None
+    costs: dict[Decision, LabelCosts] | None = None
+
+
 class ThresholdPolicy(_Strict, frozen=True):
     """The score from which each outcome but the first is given, by one of three ways.
 
@@ -244,13 +216,16 @@ class ThresholdPolicy(_Strict, frozen=True):
         scores: outcome → calibrated score at which it begins; the scores must not fall.
         costs: outcome, the first one included → cost of a request by its label. Thresholds are
             chosen so that the held-out requests cost least.
-        currency: currency of the costs, as an ISO 4217 code.
+        currency: currency of all costs, as an ISO 4217 code.
+        segments: segments of the requests with thresholds of their own. Of several in which a
+            request lies, the first counts; a request in none of them has the thresholds above.
     """
 
     shares: dict[Decision, float] | None = None
     scores: dict[Decision, _Score] | None = None
     costs: dict[Decision, LabelCosts] | None = None
     currency: Annotated[str, Meta(pattern=r"\A[A-Z]{3}\Z")] | None = None
+    segments: Annotated[tuple[ThresholdSegment, ...], Meta(max_length=MOST_SEGMENTS)] = ()
 
 
 class DecisionPolicy(_Strict, frozen=True):
@@ -265,7 +240,7 @@ class DecisionPolicy(_Strict, frozen=True):
         safe: the outcome if nothing can decide.
         thresholds: from which score on each outcome but the first is given.
         capacity: share of requests for which people have time as alerts; None: the shares of
-            `thresholds`.
+            `thresholds`, where these have no segments.
         limit: the share of alerts at which gateways stop asking a bundle; None: there is no limit.
     """
 

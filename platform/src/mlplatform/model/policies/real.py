@@ -135,6 +135,7 @@ NOT_OF_NUMBERS: Final[Mapping[str, str]] = {
     "decision.thresholds.shares": _BY_NUMBER,
     "decision.thresholds.costs": _BY_NUMBER,
     "decision.thresholds.currency": _BY_NUMBER,
+    "decision.thresholds.segments": "only thresholds of two outcomes have segments",
     "decision.capacity": _NO_ALERTS,
     "decision.limit": _NO_ALERTS,
     "decision.hides_outcome": _UNKNOWN,

@@ -6,14 +6,35 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 
-from mlplatform.model.policies.decision_scale import DecisionPolicy, LabelCosts
+from mlplatform.model.policies.decision_scale import (
+    DecisionPolicy,
+    LabelCosts,
+    ThresholdPolicy,
+    ThresholdSegment,
+)
 from mlplatform.model.policies.real import RealDecision
 from mlplatform.model.policies.values import Rule
 
 
 def threshold_rules(decision: DecisionPolicy) -> Iterator[Rule]:
     policy, key = decision.thresholds, "decision.thresholds"
-    first, *others = decision.outcomes
+    ways: list[ThresholdPolicy | ThresholdSegment] = [policy, *policy.segments]
+    yield from _way(policy, key, decision.outcomes)
+    for number, segment in enumerate(policy.segments):
+        yield from _way(segment, f"{key}.segments.{number}", decision.outcomes)
+    wanted = "a currency, and only where costs are given"
+    has_costs = any(way.costs is not None for way in ways)
+    yield (policy.currency is not None) == has_costs, f"{key}.currency", policy.currency, wanted
+    needed = policy.shares is None or bool(policy.segments)
+    wanted = "a share of requests (0-1)" if needed else "nothing: the shares of alerts say it"
+    yield needed == (decision.capacity is not None), "decision.capacity", decision.capacity, wanted
+
+
+def _way(
+    policy: ThresholdPolicy | ThresholdSegment, key: str, outcomes: tuple[str, ...]
+) -> Iterator[Rule]:
+    """Rules of the one way by which thresholds are given: shares, scores or costs."""
+    first, *others = outcomes
     rules = {"shares": policy.shares, "scores": policy.scores, "costs": policy.costs}
     named = [name for name, values in rules.items() if values is not None]
     yield len(named) == 1, key, named, "one of shares, scores, costs"
@@ -27,13 +48,7 @@ def threshold_rules(decision: DecisionPolicy) -> Iterator[Rule]:
     yield total <= 1 + 1e-9, f"{key}.shares", f"{total:g} in all", "at most 1 in all"
     begins = [(policy.scores or {}).get(name, 0.0) for name in others]
     yield begins == sorted(begins), f"{key}.scores", begins, "scores that do not fall"
-    yield from _costs(policy.costs or {}, decision.outcomes)
-    wanted = "a currency, and only where costs are given"
-    has_currency = policy.currency is not None
-    yield has_currency == (policy.costs is not None), f"{key}.currency", policy.currency, wanted
-    needed = policy.shares is None
-    wanted = "a share of requests (0-1)" if needed else "nothing: the shares of alerts say it"
-    yield needed == (decision.capacity is not None), "decision.capacity", decision.capacity, wanted
+    yield from _costs(policy.costs or {}, f"{key}.costs", outcomes)
 
 
 def number_rules(decision: RealDecision) -> Iterator[Rule]:
@@ -56,7 +71,7 @@ def number_rules(decision: RealDecision) -> Iterator[Rule]:
         yield least < begin <= most, f"{key}.{name}", begin, wanted
 
 
-def _costs(costs: Mapping[str, LabelCosts], names: tuple[str, ...]) -> Iterator[Rule]:
+def _costs(costs: Mapping[str, LabelCosts], whole: str, names: tuple[str, ...]) -> Iterator[Rule]:
     """Rules of costs: each outcome is the cheapest within some range of probabilities, in their
     order."""
     if set(costs) != set(names):
@@ -66,7 +81,7 @@ def _costs(costs: Mapping[str, LabelCosts], names: tuple[str, ...]) -> Iterator[
         one, other = costs[weaker], costs[name]
         more, saved = other.negative - one.negative, one.positive - other.positive
         begins = more / (more + saved) if more > 0 and saved > 0 else math.nan
-        key = f"decision.thresholds.costs.{name}"
+        key = f"{whole}.{name}"
         wanted = f"more than {weaker} where the label is negative, and less where it is positive"
         yield more > 0 and saved > 0, key, [other.negative, other.positive], wanted
         if not math.isnan(begins):

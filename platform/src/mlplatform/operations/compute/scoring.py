@@ -104,7 +104,7 @@ def _scored(
         x[:, position] = batch.column(name).to_numpy(zero_copy_only=False)
     raw = _raw(model, x, bundle.tensors)
     raw = raw.astype(np.float64)
-    places = bundle.decide_many(bundle.calibrate_many(raw))
+    places = bundle.decide_many(bundle.calibrate_many(raw), x)
     scores = bundle.decider.certainty(bundle.calibrate_many(raw))
     least, most = (0, 1) if bundle.scale.number is None else (-np.inf, np.inf)
     wrong = np.flatnonzero(~((scores >= least) & (scores <= most)))  # NaN is in no range

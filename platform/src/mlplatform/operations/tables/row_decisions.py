@@ -145,7 +145,8 @@ class RowDecisions:
         with ThreadPoolExecutor(THREADS, "scores") as threads:
             list(threads.map(score, range(0, len(asked), CALL_ROWS)))
         scores = self._bundle.calibrate_many(raw)
-        decisions[asked] = self._bundle.decide_many(scores[asked])
+        x = inputs.x if together else inputs.x[asked]
+        decisions[asked] = self._bundle.decide_many(scores[asked], x)
         probabilities = raw
         if self._bundle.classes:  # the probability of the decided class is stored
             raw = scores = self._bundle.decider.certainty(raw)

@@ -86,7 +86,8 @@ class BundleRun:
         self._took_s += time.perf_counter() - began_s
         self._rows += len(self._last)
         scores = self.bundle.calibrate_many(raw)
-        return ReplayResult(self.bundle.scale, scores, self.bundle.decide_many(scores))
+        places = self.bundle.decide_many(scores, self._last)
+        return ReplayResult(self.bundle.scale, scores, places)
 
     def bands(self) -> dict[str, Integers]:
         """Where the requests that were decided last lie, by watched input: the band of a number, -1

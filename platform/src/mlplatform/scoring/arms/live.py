@@ -16,7 +16,7 @@ from mlplatform.model.features.views import FeatureView
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.oip import Codec
 from mlplatform.model.policies.classes import ClassChoice
-from mlplatform.model.policies.decision_scale import CutOffs
+from mlplatform.model.policies.cut_offs import CutOffs
 from mlplatform.model.policies.serving import ChainPolicy
 from mlplatform.model.policies.volume import DecisionVolume, VolumeStop
 from mlplatform.model.routes import BUCKETS, Arm, Routes, no_routes

@@ -55,6 +55,8 @@ NOT_EXPLORED: Mapping[str, str] = {
     "twice_in_a_row": "the customer's last such request was let through",
 }
 Row = Sequence[float]
+Other = tuple[Row, float]
+"""A row with one input at its usual value, and its raw score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,16 +304,17 @@ def _by_model(decider: Decider, row: Row) -> _ReExplanation:
     if bundle.classes:
         return _by_class(decider, row)
     (raw,) = _scores(decider, [row])
-    raw_without = _scores(decider, _without_each(bundle, row))
+    others = _without_each(bundle, row)
+    without = tuple(zip(others, _scores(decider, others), strict=True))
     score = bundle.calibrate(raw)
-    decision = bundle.decide(score)
+    decision = bundle.decide(score, row)
     try:
-        contributions = _contributions(decider, row, raw, raw_without)
+        contributions = _contributions(decider, row, raw, without)
         found = drivers(bundle, contributions)
     except NotExplained as failure:
         outcome, note = Outcome(decision, score, raw), f"no reasons: {failure.reason}"
         return _ReExplanation(outcome, note=note, method=bundle.attribution.method)
-    causes = _input_causes(decider, found, row, raw, raw_without)
+    causes = _input_causes(decider, found, row, raw, without)
     is_alert = decision in bundle.cut_offs.alerts
     codes = tuple(driver.reason.code for driver in found) if is_alert else ()
     outcome = Outcome(decision, score, raw, codes)
@@ -361,12 +364,10 @@ def _class_cause(
     )
 
 
-def _contributions(
-    decider: Decider, row: Row, raw: float, raw_without: Sequence[float]
-) -> list[float]:
+def _contributions(decider: Decider, row: Row, raw: float, without: Sequence[Other]) -> list[float]:
     if decider.tree_shap is not None:
         return decider.tree_shap(row, raw)
-    return [raw - other for other in raw_without]
+    return [raw - raw_then for _, raw_then in without]
 
 
 def _input_causes(
@@ -374,12 +375,12 @@ def _input_causes(
     found: Sequence[Driver],
     row: Row,
     raw: float,
-    raw_without: Sequence[float],
+    without: Sequence[Other],
 ) -> tuple[InputCause, ...]:
     bundle = decider.bundle
-    contributions = _contributions(decider, row, raw, raw_without)
+    contributions = _contributions(decider, row, raw, without)
     shown = readable_inputs(bundle, row)
-    known = dict(zip(shown, zip(contributions, raw_without, strict=True), strict=True))
+    known = dict(zip(shown, zip(contributions, without, strict=True), strict=True))
     return tuple(
         _input_cause(bundle, shown[name], *known[name])
         for driver in found
@@ -388,8 +389,9 @@ def _input_causes(
 
 
 def _input_cause(
-    bundle: Bundle, shown: ReadableInput, contribution: float, raw_then: float
+    bundle: Bundle, shown: ReadableInput, contribution: float, other: Other
 ) -> InputCause:
+    row_then, raw_then = other
     score_then = bundle.calibrate(raw_then)
     return InputCause(
         code=shown.reason.code,
@@ -399,7 +401,7 @@ def _input_cause(
         ordinary=shown.ordinary,
         contribution=contribution,
         score_then=score_then,
-        decision_then=bundle.decide(score_then),
+        decision_then=bundle.decide(score_then, row_then),
     )
 
 
@@ -408,7 +410,7 @@ def _by_small_model(bundle: Bundle, row: Row) -> _ReExplanation:
     if small is None:
         raise Corrupt(f"bundle {bundle.digest} has no small model")
     raw = small.raw(row)
-    score, decision = small.decide(raw)
+    score, decision = small.decide(raw, row)
     codes: tuple[str, ...] = ()
     if decision in bundle.cut_offs.alerts:
         codes = tuple(bundle.reasons[name].code for name in small.strongest(row, MOST))

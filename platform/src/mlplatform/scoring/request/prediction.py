@@ -193,7 +193,7 @@ async def decide(prediction: Prediction, until_s: float) -> Verdict:
     if isinstance(cut_offs, ClassChoice) or isinstance(raw, tuple):
         return await _decide_class(prediction, target.bundle.choice, until_s)
     score = target.bundle.calibrate(raw)
-    decision = cut_offs.outcome(score)
+    decision = cut_offs.outcome(score, prediction.row)
     reasons: tuple[ReasonInfo, ...] = ()
     omitted: str | None = None
     if decision in cut_offs.alerts:
@@ -295,7 +295,7 @@ def rule_decision(
 
 def _by_small_model(bundle: Bundle, small: SmallScorer, row: Sequence[float]) -> Verdict:
     raw = small.raw(row)
-    score, decision = small.decide(raw)
+    score, decision = small.decide(raw, row)
     reasons: tuple[ReasonInfo, ...] = ()
     if decision in bundle.scale.alerts:
         named = (bundle.reasons[name] for name in small.strongest(row, MOST))

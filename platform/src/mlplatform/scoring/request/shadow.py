@@ -7,7 +7,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mlplatform.decisions.records.port import Entry
@@ -150,8 +150,11 @@ class ShadowCopies:
             raw, reason = [None] * len(batch), failure.reason
         latency_us = (time.perf_counter_ns() - started_ns) // 1000
         recorded_ms = self._clock.wall_ms()
-        pairs = zip(batch, raw, strict=True)
-        records = [shadow_record(c, r, reason, latency_us, recorded_ms) for c, r in pairs]
+        pairs = zip(batch, rows, raw, strict=True)
+        records = [
+            shadow_record(*pair, reason, latency_us=latency_us, recorded_ms=recorded_ms)
+            for pair in pairs
+        ]
         appended = (self._recorder.append(Entry(record)) for record in records)
         outcomes = await asyncio.gather(*appended, return_exceptions=True)
         problems = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
@@ -161,11 +164,18 @@ class ShadowCopies:
 
 
 def shadow_record(
-    copy: ShadowCopy, raw: Raw | None, reason: str | None, latency_us: int, recorded_ms: int
+    copy: ShadowCopy,
+    row: Sequence[float],
+    raw: Raw | None,
+    reason: str | None,
+    *,
+    latency_us: int,
+    recorded_ms: int,
 ) -> Record:
     """The record of a copy: the challenger's decision, or why there is none.
 
     Args:
+        row: the challenger's inputs.
         latency_us: microseconds of the call that carried this copy, and perhaps others.
     """
     bundle = copy.target.bundle
@@ -176,7 +186,7 @@ def shadow_record(
         raw = score
     else:
         score = None if raw is None else bundle.calibrate(raw)
-        decision = None if score is None else bundle.decide(score)
+        decision = None if score is None else bundle.decide(score, row)
     return Record(
         kind="shadow",
         decision_id=copy.decision_id,
