@@ -51,7 +51,7 @@ def replay(
         version: the version to try.
         against: the version that it is compared with; default: the champion.
         begins: outcomes that begin at another score (0-1), or number, with the tried version, as in
-            {"review": 0.12}; default: as in its bundle.
+            {"review": 0.12}, or in a segment {"large.review": 0.12}; default: as in its bundle.
         days: how many days of event time to go back.
     """
     found = decide(model, version, against, begins or {}, days)

@@ -24,6 +24,7 @@ from mlplatform.model.definition import WIDE, InputSpec, are_whole, word_inputs,
 from mlplatform.model.policies.calibration import Calibration, ScoreMap, score_map
 from mlplatform.model.policies.classes import ClassChoice
 from mlplatform.model.policies.cut_offs import (
+    NOWHERE,
     CutOffs,
     RowSegments,
     SegmentThresholds,
@@ -253,6 +254,11 @@ class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
     def segments(self) -> RowSegments:
         """The function from rows to the segments that have thresholds of their own."""
         return RowSegments(self.segment_thresholds, self.input_names, self.vocabularies)
+
+    def segment(self, row: Sequence[float]) -> str | None:
+        """The segment whose thresholds decide a row; None for the bundle's own thresholds."""
+        place = self.segments.place(row)
+        return None if place == NOWHERE else self.segment_thresholds[place].name
 
     @functools.cached_property
     def cut_offs(self) -> CutOffs:

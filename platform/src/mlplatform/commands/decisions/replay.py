@@ -36,7 +36,8 @@ from mlplatform.runtime.times import second_text
 _FOLDER = typer.Option(exists=True, file_okay=False, help="A bundle's folder, from anywhere.")
 _FROM = typer.Option(
     "--from",
-    help="OUTCOME=SCORE: the score (0-1), or number, at which the outcome begins; may be repeated.",
+    help="OUTCOME=SCORE: the score (0-1), or number, at which the outcome begins; may be repeated."
+    " SEGMENT.OUTCOME=SCORE: in a segment with thresholds of its own.",
 )
 
 

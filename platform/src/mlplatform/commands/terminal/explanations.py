@@ -59,6 +59,7 @@ def _head(explanation: Explanation) -> dict[str, object]:
         "logged": _words(explanation.logged),
         "again": _words(explanation.again),
         "equal": None if explanation.again is None else not explanation.differences,
+        "thresholds of": explanation.segment and f"segment {explanation.segment}",
         "reasons by": _method(explanation.method),
         "note": explanation.note,
     }

@@ -126,16 +126,20 @@ def _held_out(
     champion: Runnable | None,
     seed: int,
 ) -> HeldOut:
+    bundle = candidate.bundle
+    names = np.array([*(s.name for s in bundle.segment_thresholds), ""], object)  # -1: in none
+    segments = _frozen(names[bundle.segments.places(days.matrix.of(bundle))])
     return HeldOut(
         y=_frozen(days.y),
         unit=_frozen(days.matrix.unit),
         event_ms=_frozen(days.matrix.event_ms),
-        candidate=_arm(Runnable(candidate.bundle, candidate.model), days),
-        champion=None if champion is None else _beside(champion, days, candidate.bundle.scale),
+        candidate=_arm(Runnable(bundle, candidate.model), days),
+        champion=None if champion is None else _beside(champion, days, bundle.scale),
         is_first=champion is None,
-        columns=held_out_columns(own.columns, definition, candidate.bundle, days),
+        columns=held_out_columns(own.columns, definition, bundle, days),
         decision=definition.decision,
         seed=seed,
+        segments=segments if bundle.segment_thresholds else None,
     )
 
 
@@ -207,6 +211,7 @@ def _made_up(own: OwnGates, definition: ModelDefinition, seed: int, *, is_first:
         places = np.minimum((scores * len(outcomes)).astype(np.int64), len(outcomes) - 1)
         return Arm(_frozen(scores), _frozen(outcomes[places]))
 
+    segments = [segment.name for segment in definition.decision.thresholds.segments]
     columns: dict[str, NDArray[Any]] = {}
     texts = {i.name: ["made up", ""] for i in definition.inputs if i.kind == "category"}
     texts |= {name: [*(definition.request[name].values or ()), ""] for name in definition.protected}
@@ -226,6 +231,7 @@ def _made_up(own: OwnGates, definition: ModelDefinition, seed: int, *, is_first:
         columns=_frozen_columns(columns),
         decision=definition.decision,
         seed=seed,
+        segments=random.choice(np.array([*segments, ""], object), count) if segments else None,
     )
 
 

@@ -202,6 +202,11 @@ def _parameters(
         "inputs": len(bundle.inputs),
         **{f"fit.{name}": value for name, value in candidate.parameters.items()},
         **{f"threshold.{name}": value for name, value in bundle.thresholds.items()},
+        **{
+            f"threshold.{segment.name}.{name}": value
+            for segment in bundle.segment_thresholds
+            for name, value in segment.thresholds.items()
+        },
         **{f"data.{name}": value for name, value in extent.items()},
         **dict(_leaves(msgspec.to_builtins(declared))),
     }

@@ -72,6 +72,8 @@ class HeldOut:
         columns: name in `COLUMNS` → values: inputs as float32 [n], NaN where a value is missing;
             categories and protected fields as texts [n], empty where a value is missing or unknown.
         decision: the `decision` section of model.yaml.
+        segments: name of the segment of `decision.thresholds` whose thresholds decide each row [n],
+            empty for the model's own; None if there are none.
     """
 
     y: NDArray[Any]
@@ -83,9 +85,11 @@ class HeldOut:
     columns: Mapping[str, NDArray[Any]]
     decision: DecisionPolicy
     seed: int
+    segments: NDArray[np.object_] | None = None
 
     def costs(self, decisions: NDArray[np.object_] | str) -> NDArray[np.float64]:
-        """The cost of each request by its label, float64 [n], in the currency of model.yaml.
+        """The cost of each request by its label, float64 [n], in the currency of model.yaml; in a
+        segment with costs of its own, by those.
 
         Args:
             decisions: the decision of each row [n], or one decision for all rows.
@@ -93,14 +97,17 @@ class HeldOut:
         Raises:
             ValueError: model.yaml has no costs, or none for one of the decisions.
         """
-        costs = self.decision.thresholds.costs or {}
+        policy, found = self.decision.thresholds, np.zeros(len(self.y))
+        costs = policy.costs or {}
         outcomes = np.broadcast_to(np.asarray(decisions, object), np.shape(self.y))
         if lacking := sorted({str(name) for name in set(outcomes.tolist()) - set(costs)}):
             raise ValueError(f"decision.thresholds.costs of model.yaml lacks {', '.join(lacking)}")
-        found = np.zeros(len(self.y))
-        for name, cost in costs.items():
-            of_one = np.where(self.y == 1, cost.positive, cost.negative)
-            found = np.where(outcomes == name, of_one, found)
+        of_segments = [(s.name, s.costs) for s in policy.segments if s.costs is not None]
+        for segment, own in ((None, costs), *of_segments):
+            inside = np.ones(len(self.y), bool) if segment is None else self.segments == segment
+            for name, cost in own.items():
+                of_one = np.where(self.y == 1, cost.positive, cost.negative)
+                found = np.where(inside & (outcomes == name), of_one, found)
         return found
 
 

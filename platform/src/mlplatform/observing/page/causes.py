@@ -96,12 +96,16 @@ def _detail_of(number: int, found: Explanation, word: str) -> ExplanationDetail:
         method=METHODS.get(found.method or "", "").format(word=word),
         same=None if found.again is None else not found.differences,
         differences=found.differences,
-        note=found.note or "",
+        note="; ".join(filter(None, (found.note, _by_segment(found)))),
         bars=bars,
         description="; ".join(f"{bar.name} {bar.contribution}" for bar in bars)
         or "nothing raised it",
         sum=_sum(found),
     )
+
+
+def _by_segment(found: Explanation) -> str:
+    return f"decided by the thresholds of segment {found.segment}" if found.segment else ""
 
 
 def _sum(found: Explanation) -> str:

@@ -12,6 +12,7 @@ from mlplatform.learning.registry.versions import Version
 from mlplatform.model.bundle import Bundle
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.views import FeatureView
+from mlplatform.model.policies.cut_offs import SegmentThresholds
 from mlplatform.model.policies.decision_scale import Quantity
 from mlplatform.model.routes import Routes
 from mlplatform.operations.actions.interim_analyses import InterimAnalysis
@@ -30,6 +31,7 @@ from mlplatform.operations.card.card import (
     NamedEstimate,
     Outcome,
     Stretch,
+    ThresholdsOfSegment,
     Validation,
     ValidationGate,
 )
@@ -177,6 +179,20 @@ def _deciding(recorded: VersionRecords) -> CardDecision:
         limits=stops,
         task=scale.task,
         number=None if scale.number is None else _in_words(scale.number),
+        segments=() if bundle is None else tuple(map(_segment, bundle.segment_thresholds)),
+    )
+
+
+def _segment(segment: SegmentThresholds) -> ThresholdsOfSegment:
+    within = (("at least", segment.at_least), ("below", segment.below))
+    bounds = " and ".join(f"{word} {value:g}" for word, value in within if value is not None)
+    values = (value if isinstance(value, str) else f"{value:g}" for value in segment.values)
+    return ThresholdsOfSegment(
+        name=segment.name,
+        requests=f"{segment.input} {bounds or ', '.join(values)}",
+        from_scores=segment.thresholds,
+        rows=segment.rows,
+        positives=segment.positives,
     )
 
 

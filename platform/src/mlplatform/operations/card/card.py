@@ -76,6 +76,23 @@ class Outcome(_Part, frozen=True):
     is_reviewed: bool = False
 
 
+class ThresholdsOfSegment(_Part, frozen=True):
+    """A segment with thresholds of its own.
+
+    Args:
+        requests: the requests in it, in words.
+        from_scores: outcome → calibrated score at which it begins.
+        rows, positives: number of held-out requests in it from which the thresholds were found, and
+            of those known to be positive.
+    """
+
+    name: str
+    requests: str
+    from_scores: dict[str, float]
+    rows: int
+    positives: int
+
+
 class CardDecision(_Part, frozen=True):
     """The version's decision: outcomes from the lowest score or number to the highest, or classes
     in the order of their probabilities.
@@ -89,6 +106,8 @@ class CardDecision(_Part, frozen=True):
             predicted.
         limits: outcome → share of customers at which a gateway no longer asks the bundle; "alerts"
             is for all alerts together.
+        segments: segments with thresholds of their own, of which the first that a request lies in
+            counts.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -100,6 +119,7 @@ class CardDecision(_Part, frozen=True):
     limits: dict[str, float]
     task: Task = "binary"
     number: str | None = None
+    segments: tuple[ThresholdsOfSegment, ...] = ()
 
     @property
     def score_word(self) -> str:

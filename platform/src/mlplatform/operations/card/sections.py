@@ -57,7 +57,7 @@ class Section:
 def sections(card: Card) -> tuple[Section, ...]:
     """The sections of the card; a section without records says so."""
     return (
-        Section("What it decides, and for what", _purpose(card), tables=(_outcomes(card),)),
+        Section("What it decides, and for what", _purpose(card), tables=_thresholds(card)),
         Section("Limits: what was not shown, or is not known", lines=card.limits),
         Section("Who answers for it", _people(card), *_approvals(card)),
         Section("Data", _data(card)),
@@ -94,6 +94,26 @@ def _purpose(card: Card) -> Fields:
     )
 
 
+def _thresholds(card: Card) -> tuple[Table, ...]:
+    found, deciding = _outcomes(card), card.deciding
+    if not deciding.segments:
+        return (found,)
+    others = [outcome.name for outcome in deciding.outcomes[1:]]
+    rows = tuple(
+        (
+            segment.name,
+            segment.requests,
+            *(number(segment.from_scores.get(name)) for name in others),
+            f"{segment.rows:,}",
+            f"{segment.positives:,}",
+        )
+        for segment in deciding.segments
+    )
+    head = ("segment", "requests with", *(f"{name} from" for name in others))
+    caption = "Segments with thresholds of their own; the first in which a request lies counts"
+    return found, Table(caption, (*head, "held-out requests", "positives"), rows)
+
+
 def _outcomes(card: Card) -> Table:
     if card.deciding.task == "classes":
         classes = tuple((o.name, "yes" if o.is_alert else "no") for o in card.deciding.outcomes)
@@ -113,7 +133,8 @@ def _outcomes(card: Card) -> Table:
     word = card.deciding.score_word
     head = ("outcome", f"from {word}", "planned share", "alert", "label")
     lowest = word if card.deciding.number is not None else f"calibrated {word}"
-    return Table(f"Outcomes, from the lowest {lowest} to the highest", head, rows)
+    of = " of requests in no segment" if card.deciding.segments else ""
+    return Table(f"Outcomes{of}, from the lowest {lowest} to the highest", head, rows)
 
 
 def _label_of(outcome: Outcome) -> str:

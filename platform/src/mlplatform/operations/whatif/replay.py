@@ -162,10 +162,12 @@ def with_thresholds(side: Side, begins: Mapping[str, float]) -> Side:
     """A model with the same bundle that decides from other scores, or numbers, on.
 
     Args:
-        begins: outcome → new calibrated score (0-1), or number, at which it begins.
+        begins: outcome → new calibrated score (0-1), or number, at which it begins; for a segment
+            with thresholds of its own, `SEGMENT.OUTCOME`.
 
     Raises:
-        ConfigInvalid: the bundle has no such outcome, or an outcome would begin below a weaker one.
+        ConfigInvalid: the bundle has no such outcome or segment, or an outcome would begin below a
+            weaker one.
     """
     bundle = side.bundle
     others = () if bundle.scale.by_class else bundle.scale.names[1:]
@@ -174,22 +176,50 @@ def with_thresholds(side: Side, begins: Mapping[str, float]) -> Side:
         alone = "this bundle gives its number and no outcome"
         why = by_class if bundle.scale.by_class else alone
         raise ConfigInvalid("--from", next(iter(begins)), f"nothing: {why}")
-    if unknown := sorted(set(begins) - set(others)):
-        raise ConfigInvalid("--from", unknown[0], f"one of {', '.join(others)}")
-    after = bundle.thresholds | dict(begins)
-    if after == bundle.thresholds:
+    own = {segment.name: segment.thresholds for segment in bundle.segment_thresholds}
+    named: dict[str, dict[str, float]] = {}
+    for key, score in begins.items():
+        segment, _, name = key.rpartition(".")
+        if name not in others or segment not in {"", *own}:
+            wanted = f"one of {', '.join(others)}"
+            within = f"; in a segment ({', '.join(own)}) SEGMENT.OUTCOME" if own else ""
+            raise ConfigInvalid("--from", key, wanted + within)
+        named.setdefault(segment, {})[name] = score
+    before = {"": bundle.thresholds, **own}
+    after = {segment: before[segment] | changes for segment, changes in named.items()}
+    after = {segment: found for segment, found in after.items() if found != before[segment]}
+    if not after:
         return side
-    named = ", ".join(f"{name} {after[name]:g}" for name in others)
-    number = bundle.scale.number
-    if not _may_begin(bundle.scale, after, begins):
-        in_unit = "" if number is None else f"numbers in {number.unit}, each above the one before"
-        wanted = in_unit or "scores of 0 to 1, none below the one before it"
-        asked = ", ".join(f"{name}={score:g}" for name, score in begins.items())
-        raise ConfigInvalid("--from", asked, f"{wanted}; with it the outcomes begin at {named}")
-    title = ", ".join([side.title, *(f"{name} from {after[name]:g}" for name in others)])
+    for segment, found in after.items():
+        _check_begins(bundle.scale, found, named[segment])
+    outside = f" outside of {', '.join(own)}" if own else ""
+    changed = (
+        ", ".join(f"{name} from {found[name]:g}" for name in others)
+        + (f" in {segment}" if segment else outside)
+        for segment, found in after.items()
+    )
+    segments = tuple(
+        msgspec.structs.replace(segment, thresholds=after.get(segment.name, segment.thresholds))
+        for segment in bundle.segment_thresholds
+    )
     # no folder: its reasons would be those of the bundle on disk
-    changed = msgspec.structs.replace(bundle, thresholds=after)
-    return Side(title, side.version, changed, side.model, None)
+    other = msgspec.structs.replace(
+        bundle, thresholds=after.get("", bundle.thresholds), segment_thresholds=segments
+    )
+    return Side(", ".join([side.title, *changed]), side.version, other, side.model, None)
+
+
+def _check_begins(
+    scale: DecisionScale, after: Mapping[str, float], begins: Mapping[str, float]
+) -> None:
+    """Raises unless outcomes may begin there. Args as for `_may_begin`."""
+    if _may_begin(scale, after, begins):
+        return
+    number, named = scale.number, ", ".join(f"{name} {after[name]:g}" for name in scale.names[1:])
+    in_unit = "" if number is None else f"numbers in {number.unit}, each above the one before"
+    wanted = in_unit or "scores of 0 to 1, none below the one before it"
+    asked = ", ".join(f"{name}={score:g}" for name, score in begins.items())
+    raise ConfigInvalid("--from", asked, f"{wanted}; with it the outcomes begin at {named}")
 
 
 def _may_begin(

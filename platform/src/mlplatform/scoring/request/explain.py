@@ -109,7 +109,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
     `again` is None where nothing was decided: a shadow copy that failed. By TreeSHAP, `base` is the
     mean margin, and `rest` what the inputs that are no causes add; both with the causes make the
-    margin.
+    margin. `segment` is the segment whose thresholds decided, None where the bundle's own did.
     """
 
     kind: str
@@ -128,6 +128,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     differences: tuple[str, ...] = ()
     base: float | None = None
     rest: float | None = None
+    segment: str | None = None
 
 
 class _Payload(msgspec.Struct, frozen=True):
@@ -152,6 +153,7 @@ class _ReExplanation:
     method: str | None = None
     base: float | None = None
     rest: float | None = None
+    segment: str | None = None
 
 
 def load_decider(bundles: Path, model: str, digest: str) -> Decider:
@@ -228,6 +230,7 @@ def _explanation(
         causes=again.causes,
         base=again.base,
         rest=again.rest,
+        segment=again.segment,
         note="; ".join(filter(None, (again.note or _failures(own), _drawn(own)))) or None,
         differences=_differences(
             _before_draw(own, logged),
@@ -313,7 +316,8 @@ def _by_model(decider: Decider, row: Row) -> _ReExplanation:
         found = drivers(bundle, contributions)
     except NotExplained as failure:
         outcome, note = Outcome(decision, score, raw), f"no reasons: {failure.reason}"
-        return _ReExplanation(outcome, note=note, method=bundle.attribution.method)
+        method, segment = bundle.attribution.method, bundle.segment(row)
+        return _ReExplanation(outcome, note=note, method=method, segment=segment)
     causes = _input_causes(decider, found, row, raw, without)
     is_alert = decision in bundle.cut_offs.alerts
     codes = tuple(driver.reason.code for driver in found) if is_alert else ()
@@ -322,7 +326,8 @@ def _by_model(decider: Decider, row: Row) -> _ReExplanation:
     if decider.tree_shap is not None:
         base = bundle.attribution.base
         rest = math.fsum([*contributions, *(-cause.contribution for cause in causes)])
-    return _ReExplanation(outcome, causes, None, bundle.attribution.method, base, rest)
+    method = bundle.attribution.method
+    return _ReExplanation(outcome, causes, None, method, base, rest, bundle.segment(row))
 
 
 def _by_class(decider: Decider, row: Row) -> _ReExplanation:
@@ -414,7 +419,8 @@ def _by_small_model(bundle: Bundle, row: Row) -> _ReExplanation:
     codes: tuple[str, ...] = ()
     if decision in bundle.cut_offs.alerts:
         codes = tuple(bundle.reasons[name].code for name in small.strongest(row, MOST))
-    return _ReExplanation(Outcome(decision, score, raw, codes), note="decided by the small model")
+    outcome, note = Outcome(decision, score, raw, codes), "decided by the small model"
+    return _ReExplanation(outcome, note=note, segment=bundle.segment(row))
 
 
 def _by_rules(bundle: Bundle, row: Row, safe: Decision) -> _ReExplanation:
