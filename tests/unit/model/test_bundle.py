@@ -29,6 +29,7 @@ from mlplatform.model.bundle import (
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.policies.calibration import Calibration
+from mlplatform.model.policies.cut_offs import SegmentThresholds
 from mlplatform.model.policies.decision_scale import DecisionScale
 from mlplatform.model.profile import Column, Profile
 from mlplatform.model.rhythm import Rhythm
@@ -326,3 +327,49 @@ def test_reasons_that_do_not_fit_the_inputs_are_refused(text, named):
 def test_a_bundle_of_numbers_alone_says_nothing_of_words():
     """Older bundles keep the digests that routes and records name them by."""
     assert BUNDLE.digest == ("dec4dbf432701edde294847490bede6cc7cf33c2bce41e1eaca2aecdcf19cfdc")
+
+
+LARGE = SegmentThresholds(
+    name="large",
+    input="amount",
+    at_least=500.0,
+    thresholds={"review": 0.05, "decline": 0.1},
+    rows=1234,
+    positives=56,
+)
+
+
+def test_thresholds_of_segments_are_under_the_digest_and_an_earlier_bundle_has_none(tmp_path):
+    segmented = changed(segment_thresholds=(LARGE,))
+    assert b"segment" not in BUNDLE.content
+    assert segmented.digest != BUNDLE.digest
+    write_bundle(segmented, MODEL, tmp_path / "bundle")
+    read = load_bundle(tmp_path / "bundle", segmented.digest)
+    assert read.segment_thresholds == (LARGE,)
+    rows = [(500.0, 0.0), (499.9, 0.0), (math.nan, 0.0)]
+    assert [read.decide(0.07, row) for row in rows] == ["review", "approve", "approve"]
+    assert read.decide_many(np.full(3, 0.07), np.array(rows)).tolist() == [1, 0, 0]
+    assert [read.segment(row) for row in rows] == ["large", None, None]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"input": "height"}, "segment_thresholds.large is of no input that is a number"),
+        ({"at_least": None}, "large is not of bounds or of values"),
+        ({"values": (1.0,)}, "large is not of bounds or of values"),
+        ({"at_least": None, "values": ("web",)}, "large has a value that its input can't have"),
+        ({"thresholds": {"review": 0.5}}, "large.thresholds are not one of 0 or more"),
+        ({"thresholds": {"review": 0.5, "decline": 0.1}}, "large.thresholds are not one of"),
+    ],
+)
+def test_a_segment_that_can_not_be_decided_by_is_no_bundle(tmp_path, wrong, told):
+    segment = msgspec.structs.replace(LARGE, **wrong)
+    with pytest.raises(BundleCorrupt, match=told):
+        write_bundle(changed(segment_thresholds=(segment,)), MODEL, tmp_path / "bundle")
+
+
+def test_segments_have_names_that_differ_and_are_not_too_many(tmp_path):
+    for count, told in ((2, "a name twice"), (17, "more than 16")):
+        with pytest.raises(BundleCorrupt, match=told):
+            write_bundle(changed(segment_thresholds=(LARGE,) * count), MODEL, tmp_path / "bundle")

@@ -46,6 +46,13 @@ from mlplatform.runtime.units import DAY_MS
 pytestmark = pytest.mark.slow
 
 NAME = "limits"
+AT_THE_SHOP = {
+    "name": "at_the_shop",
+    "field": "channel",
+    "values": ["shop"],
+    "scores": {"refer": 1.0, "refuse": 1.0},
+}
+"""A segment that the gateway grants whatever the server's score is: it alone knows thresholds."""
 
 
 class Server:
@@ -109,6 +116,8 @@ def taken_in(root: Path, server: Server) -> Bundle:
     for tensor in document["signature"]["inputs"]:
         if tensor["dtype"] == "float32":
             tensor["missing"] = -1
+    document["decision"]["thresholds"]["segments"] = [AT_THE_SHOP]
+    document["decision"]["capacity"] = 0.05
     (folder / "model.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     until_ms = time.time_ns() // 1_000_000 // DAY_MS * DAY_MS
     pq.write_table(requests(until_ms, days=26, per_day=300), root / "history.parquet")
@@ -167,6 +176,10 @@ def follow(world: ScoringWorld, server: Server, bundle: Bundle) -> None:
     rows = [{k: v for k, v in record.items() if v is not None} for record in records]
     assert {one.differences for one in explain_again(rows, world.home.bundles)} == {()}
     assert answered(world, safe, by="champion")["decision"] == "grant"
+    at_the_shop = {**risky, "channel": "shop", "amount": 25_000.0}
+    by_web = {**at_the_shop, "channel": "web"}
+    both = [answered(world, asked, by="champion") for asked in (at_the_shop, by_web)]
+    assert [one["decision"] for one in both] == ["grant", "refuse"]
 
     server.kill()
     assert answered(world, risky, by="small_model")["decision"]

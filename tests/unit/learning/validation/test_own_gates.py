@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from tests.support.training_rows import payments
@@ -29,7 +30,12 @@ from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.learning.validation.statistics import Interval
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition
-from mlplatform.model.policies.decision_scale import DecisionPolicy, LabelCosts, ThresholdPolicy
+from mlplatform.model.policies.decision_scale import (
+    DecisionPolicy,
+    LabelCosts,
+    ThresholdPolicy,
+    ThresholdSegment,
+)
 
 NAN = float("nan")
 FRAUD = load_definition("fraud").decision
@@ -223,6 +229,20 @@ def test_costs_are_those_of_model_yaml_by_label() -> None:
     assert ROWS.costs("review").tolist() == [0, 2, 0, 2]
     with pytest.raises(ValueError, match=r"lacks refuse"):
         ROWS.costs("refuse")
+
+
+def test_costs_in_a_segment_with_costs_of_its_own_are_those() -> None:
+    own = {**COSTS, "decline": LabelCosts(negative=100, positive=-7)}
+    by_shares = ThresholdSegment(name="far", input="amount", below=5.0, shares={})
+    segments = (ThresholdSegment(name="large", input="amount", below=1.0, costs=own), by_shares)
+    thresholds = msgspec.structs.replace(DECISION.thresholds, segments=segments)
+    rows = replace(
+        ROWS,
+        decision=msgspec.structs.replace(DECISION, thresholds=thresholds),
+        segments=np.array(["large", "large", "far", ""], object),
+    )
+    assert rows.costs("decline").tolist() == [100, -7, 1, 0]
+    assert rows.costs("review").tolist() == [0, 2, 0, 2]
 
 
 def test_a_mean_has_the_interval_of_its_units_and_the_difference_that_of_pairs() -> None:

@@ -11,8 +11,10 @@ import msgspec
 import pytest
 
 from mlplatform.learning.registry.versions import Version
+from mlplatform.model.bundle import Bundle
 from mlplatform.model.definition import InputSpec, ModelDefinition
 from mlplatform.model.folders import load_definition
+from mlplatform.model.policies.cut_offs import SegmentThresholds
 from mlplatform.model.policies.training import ExplorationPolicy
 from mlplatform.model.routes import no_routes
 from mlplatform.model.windows.declaration import Aggregate, Filter, Window
@@ -145,6 +147,41 @@ def test_outcomes_have_their_thresholds_and_planned_shares(known: VersionRecords
         ("review", 0.5, 0.01),
         ("decline", 0.9, 0.003),
     ]
+
+
+SEGMENT = SegmentThresholds(
+    name="large",
+    input="amount",
+    at_least=500.0,
+    below=900.5,
+    thresholds={"review": 0.25, "decline": 0.75},
+    rows=1234,
+    positives=56,
+)
+
+
+def test_segments_with_thresholds_of_their_own_are_shown(known: VersionRecords) -> None:
+    listed = SegmentThresholds(
+        name="some", input="hour", values=(1.0, 23.0), thresholds=SEGMENT.thresholds
+    )
+    made = card(dataclasses.replace(known, bundle=segmented(known, SEGMENT, listed)))
+    table = told(made, "What it decides, and for what").tables[1]
+    assert table.head == (
+        *("segment", "requests with", "review from", "decline from"),
+        *("held-out requests", "positives"),
+    )
+    assert table.rows == (
+        ("large", "amount at least 500 and below 900.5", "0.25", "0.75", "1,234", "56"),
+        ("some", "hour 1, 23", "0.25", "0.75", "0", "0"),
+    )
+    whole = told(made, "What it decides, and for what").tables[0]
+    assert "of requests in no segment" in whole.caption
+    assert len(told(card(known), "What it decides, and for what").tables) == 1
+
+
+def segmented(known: VersionRecords, *segments: SegmentThresholds) -> Bundle:
+    assert known.bundle is not None
+    return msgspec.structs.replace(known.bundle, segment_thresholds=segments)
 
 
 def test_numbers_are_shown_with_their_unit_and_moved_ones_are_counted(

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from mlplatform.model.policies.cut_offs import SegmentThresholds
 from mlplatform.model.routes import no_routes
 from mlplatform.operations.card import comparison
 from mlplatform.operations.card.assembly import VersionRecords, card
@@ -66,6 +67,26 @@ def test_thresholds_gates_and_inputs_are_compared_by_their_names(known: VersionR
     inputs = next(s for s in found.sections if s.title == "Inputs")
     assert inputs.figures
     assert not inputs.differing, "they have the same inputs"
+
+
+def test_thresholds_of_a_segment_are_compared_by_its_name(known: VersionRecords) -> None:
+    own = SegmentThresholds(
+        name="large", input="amount", at_least=5.0, thresholds={"review": 0.25, "decline": 0.5}
+    )
+    assert known.bundle is not None
+    bundles = [
+        msgspec.structs.replace(
+            known.bundle,
+            segment_thresholds=(msgspec.structs.replace(own, thresholds=thresholds),),
+        )
+        for thresholds in (own.thresholds, {"review": 0.3, "decline": 0.5})
+    ]
+    first, second = (card(dataclasses.replace(known, bundle=bundle)) for bundle in bundles)
+    identity = msgspec.structs.replace(second.identity, version=9)
+    found = compare(first, msgspec.structs.replace(second, identity=identity))
+    changed = [(f.name, f.first, f.second) for f in found.sections[0].changed]
+    assert ("large: review from", "0.25", "0.3") in changed
+    assert not any("decline from" in name for name, _, _ in changed)
 
 
 def test_what_only_one_version_has_says_so(known: VersionRecords) -> None:
