@@ -87,7 +87,7 @@ class KnownScores(NamedTuple):
     weight: Floats | None = None
 
     def rows(self, chosen: NDArray[np.bool_]) -> KnownScores:
-        """Some of the requests."""
+        """The scores and labels of some of the requests."""
         weight = None if self.weight is None else self.weight[chosen]
         return KnownScores(self.scores[chosen], self.y[chosen], weight)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,12 +46,15 @@ from mlplatform.learning.validation.search_report import SearchReport
 from mlplatform.model.bundle import (
     EXPLAINER_FILE,
     MODEL_FILE,
+    AlertBand,
     Bundle,
     Golden,
     write_bundle,
 )
 from mlplatform.model.definition import WIDE, ModelDefinition
 from mlplatform.model.policies.calibration import score_map
+from mlplatform.model.policies.classes import ClassChoice
+from mlplatform.model.policies.cut_offs import CutOffs
 from mlplatform.model.policies.model_server import model_server
 from mlplatform.model.policies.search import OWN
 from mlplatform.model.policies.small_model import SmallModel
@@ -325,28 +328,24 @@ def build_candidate(
     Raises:
         InputInvalid: too little data to calibrate, or to predict a band from.
     """
-    parts = made.parts
+    parts, factor = made.parts, definition.gates.alert_band_factor
     dataset, model = dataset.by(parts.vocabularies), made.model
     recent = None if recent is None else recent.by(parts.vocabularies)
     holdout = dataset.holdout.share(made.customers)
     x = holdout.matrix.columns(parts.names)
-    raw = model.scores(x)
     first = slice(0, holdout.before(dataset.window.gates_from_ms))
     every = holdout.rows(first)
     taught, days = _taught(every), every.training_rows
     segments = _segments(definition, parts, every)
-    learned = learned_decision(
-        definition.decision, raw[first], taught, (days.y, days.weight), segments
-    )
-    calibration, decider = learned.calibration, learned.decider
-    calibrated = score_map(definition.decision.scale, calibration).many
+    raw = model.scores(x)
+    labels = days.y, days.weight
+    learned = learned_decision(definition.decision, raw[first], taught, labels, segments)
+    decider = learned.decider
+    calibrated = score_map(definition.decision.scale, learned.calibration).many
     scores = calibrated(raw)
     fitted = dataset.fitting.training_rows
     background = fitted.matrix.columns(parts.names)
     replayed = (recent or Recent(dataset.holdout.matrix, "held-out days")).share(made.customers)
-    band_factor = definition.gates.alert_band_factor
-    recent_x = replayed.matrix.columns(parts.names)
-    recent_alerts = decider.alerting(calibrated(model.scores(recent_x)), recent_x)
     explainer = _explainer(made, background, parity_rows(x, seed))
     alerts, sure = decider.alerting(scores, x), decider.certainty(scores)
     profile = _profile(definition, holdout.matrix, sure, alerts, parts.vocabularies)
@@ -357,7 +356,7 @@ def build_candidate(
     bundle = Bundle(
         model=definition.name,
         inputs=parts.inputs,
-        calibration=calibration,
+        calibration=learned.calibration,
         thresholds=learned.thresholds.whole,
         reasons=dict(parts.reasons),
         rules=parts.rules,
@@ -365,16 +364,14 @@ def build_candidate(
         golden=_golden(model, golden_rows(x, decider.certainty(raw))),
         views=parts.views,
         profile=profile,
-        alert_band=predicted_band(recent_alerts, replayed, factor=band_factor),
+        alert_band=_band(made, decider, calibrated, replayed, factor),
         data=dataset.data_window(),
         seed=seed,
         origin=made.origin,
         folder=parts.folder,
         files=_files(made, explainer),
         attribution=explainer.attribution,
-        small_model=_small_model(
-            definition, parts, fitted, days, every=x[first], places=segments.places
-        ),
+        small_model=_small_model(definition, parts, fitted, days, (x[first], segments.places)),
         rhythms=rhythms or None,
         scale=definition.decision.scale,
         vocabularies={name: tuple(words) for name, words in parts.vocabularies.items()},
@@ -387,6 +384,18 @@ def build_candidate(
     write_bundle(bundle, made.content, folder, explainer.content, made.data)
     facts = (made.parity, made.customers, made.parameters, made.search, made.progress)
     return Candidate(folder, bundle, model, *facts)
+
+
+def _band(
+    made: ModelParts,
+    decider: CutOffs | ClassChoice,
+    calibrated: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    recent: Recent,
+    factor: float,
+) -> AlertBand:
+    x = recent.matrix.columns(made.parts.names)
+    alerts = decider.alerting(calibrated(made.model.scores(x)), x)
+    return predicted_band(alerts, recent, factor=factor)
 
 
 def _segments(definition: ModelDefinition, parts: Parts, days: LabelledRows) -> HeldOutSegments:
@@ -405,9 +414,7 @@ def _small_model(
     parts: Parts,
     fitting: LabelledRows,
     days: LabelledRows,
-    *,
-    every: NDArray[np.float32],
-    places: SegmentPlaces,
+    every: tuple[NDArray[np.float32], SegmentPlaces],
 ) -> SmallModel | None:
     """The scorecard; None for classes and numbers. Places of tokens and single numbers of vectors
     say nothing in bins, so it reads them only where there is nothing else."""
@@ -418,7 +425,8 @@ def _small_model(
     learned_from = fitting.matrix.columns(binned)
     card = fit_scorecard(learned_from, fitting.y, binned, definition.training.small_model)
     scores = card.scores(days.matrix.columns(names), names)
-    own = card.scores(every, names)
+    x, places = every
+    own = card.scores(x, names)
     return small_model(card, scores, days.y, definition.decision, every=own, places=places)
 
 

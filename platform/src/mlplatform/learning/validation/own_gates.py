@@ -72,8 +72,8 @@ class HeldOut:
         columns: name in `COLUMNS` → values: inputs as float32 [n], NaN where a value is missing;
             categories and protected fields as texts [n], empty where a value is missing or unknown.
         decision: the `decision` section of model.yaml.
-        segments: name of the segment of `decision.thresholds` whose thresholds decide each row [n],
-            empty for the model's own; None if there are none.
+        segments: name of the segment whose own thresholds decide each row [n], empty for the
+            model's; None if model.yaml has no such segments.
     """
 
     y: NDArray[Any]

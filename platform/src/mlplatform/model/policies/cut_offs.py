@@ -118,7 +118,7 @@ class RowSegments:
         return NOWHERE
 
     def places(self, x: NDArray[Any]) -> NDArray[np.int8]:
-        """The same for rows [n, inputs], in int8."""
+        """The places of the first segments in which rows [n, inputs] lie, in int8."""
         found = np.full(len(x), NOWHERE, np.int8)
         for place, (position, edges) in reversed([*enumerate(self.bound)]):
             inside = np.searchsorted(edges, x[:, position].astype(np.float64), side="right") & 1

@@ -196,6 +196,9 @@ class ThresholdSegment(Segment, frozen=True, forbid_unknown_fields=True, kw_only
     """A segment of the requests with thresholds of its own, by one of the three ways.
 
     Args:
+        input: name of an input that is one number; either this or `field` is given.
+        field: name of a request field that an input reads as it is; either this or `input` is
+            given. Texts are words that `vocabularies`, or `values` of the field, declare.
         shares: outcome → share of the segment's requests that get it.
         scores: outcome → calibrated score at which it begins; the scores must not fall.
         costs: outcome, the first one included → cost of a request of the segment by its label, in
