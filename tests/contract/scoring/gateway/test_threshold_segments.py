@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mlplatform.commands.terminal.explanations import print_explanations
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.pseudonym import key_of, pseudonym
 from mlplatform.decisions.records.record import Record
@@ -191,6 +192,15 @@ def test_a_shadow_copy_and_both_explanations_say_the_same(answered: Answered) ->
             assert one.again is not None
             assert (one.logged.decision, one.segment) == DECIDED[asked]
             assert (one.again.decision, one.differences) == (one.logged.decision, ())
+
+
+def test_a_person_reads_whose_thresholds_decided(
+    answered: Answered, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_explanations(answered.explained(answered.answers[960.0, UNKNOWN]["decision_id"]))
+    assert capsys.readouterr().out.count("segment large") == 2
+    print_explanations(answered.explained(answered.answers[400.0, UNKNOWN]["decision_id"]))
+    assert "thresholds of" not in capsys.readouterr().out
 
 
 def test_an_explanation_says_what_the_request_would_be_in_another_segment(

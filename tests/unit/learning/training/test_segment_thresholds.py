@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tests.support.costs import mean_cost
 from tests.support.training_rows import DEFINITION, NAMES, payments
 
+from mlplatform.learning.training import run_figures
 from mlplatform.learning.training.calibration import (
     KnownScores,
     LearnedThresholds,
@@ -173,6 +174,8 @@ def test_a_trained_bundle_carries_its_segments_and_keeps_their_shares(tmp_path: 
     of = bundle.segment_thresholds
     assert [segment.rows for segment in of] == [(places == place).sum() for place in (0, 1)]
     assert [s.positives for s in of] == [days.y[places == place].sum() for place in (0, 1)]
+    parameters = run_figures._parameters(DEFINITION, made, data)
+    assert parameters["threshold.large.review"] == of[0].thresholds["review"]
     small = bundle.small_model
     assert small is not None
     assert set(small.segment_thresholds) == {"large", "risky"}

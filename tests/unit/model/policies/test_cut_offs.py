@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import math
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import mlplatform
 from mlplatform.model.policies.cut_offs import (
     NOWHERE,
     CutOffs,
@@ -126,3 +129,22 @@ def test_a_segment_with_thresholds_says_only_what_it_has() -> None:
         SegmentThresholds(name="s", input="amount", below=5.0, thresholds={"review": 0.5})
     )
     assert found == {"name": "s", "input": "amount", "below": 5.0, "thresholds": {"review": 0.5}}
+
+
+SOURCE = Path(mlplatform.__file__).parent
+MADE_IN = {
+    "learning/training/calibration.py": "of what was learned, before there is a bundle",
+    "learning/training/own_gates.py": "of made-up rows, for a model of numbers",
+    "model/bundle.py": "of a bundle, with its segments",
+    "model/scorecard.py": "of its small model, with its segments",
+}
+
+
+def test_nothing_else_makes_decisions_of_thresholds_and_so_forgets_segments() -> None:
+    made = {
+        path.relative_to(SOURCE).as_posix()
+        for path in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "CutOffs"
+    }
+    assert made == {*MADE_IN}

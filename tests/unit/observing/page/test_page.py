@@ -240,6 +240,18 @@ def test_what_bars_are_is_said_in_the_word_of_the_kind(method: str) -> None:
     assert "score" in of_scores.method
 
 
+def test_an_explanation_tells_whose_thresholds_decided() -> None:
+    found = Explanation(
+        kind="decision", decision_id="d1", model="m", event_ms=1, answered_by="small_model",
+        version=1, bundle="b", degraded_reason=None, logged=None, again=None, note="why",
+        segment="large",
+    )  # fmt: skip
+    (why,) = causes.explanation_details([found])
+    assert why.note == "why; decided by the thresholds of segment large"
+    (plain,) = causes.explanation_details([structs.replace(found, segment=None)])
+    assert plain.note == "why"
+
+
 def test_a_decision_shows_the_copys_answer_what_came_later_and_how_old_its_features_were() -> None:
     hour_ms = 3_600_000
     times = {"customer_stats": 2 * hour_ms, "terminal_stats": 4 * hour_ms, "other": None}
