@@ -220,8 +220,8 @@ class ThresholdPolicy(_Strict, frozen=True):
         costs: outcome, the first one included → cost of a request by its label. Thresholds are
             chosen so that the held-out requests cost least.
         currency: currency of all costs, as an ISO 4217 code.
-        segments: segments of the requests with thresholds of their own. Of several in which a
-            request lies, the first counts; a request in none of them has the thresholds above.
+        segments: segments of the requests with thresholds of their own. The first in which a
+            request lies counts; a request in none of them has the thresholds above.
     """
 
     shares: dict[Decision, float] | None = None
