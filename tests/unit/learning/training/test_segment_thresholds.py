@@ -13,17 +13,20 @@ from numpy.typing import NDArray
 from tests.support.costs import mean_cost
 from tests.support.training_rows import DEFINITION, NAMES, payments
 
-from mlplatform.learning.training import run_figures
+from mlplatform.learning.training import own_gates, run_figures
 from mlplatform.learning.training.calibration import (
     KnownScores,
     LearnedThresholds,
     SegmentPlaces,
     fit_segments,
     fit_thresholds,
+    held_out_segments,
 )
 from mlplatform.learning.training.candidate import train
 from mlplatform.learning.training.folder import ModelFolder, load_folder
+from mlplatform.learning.validation.own_gates import OwnGates
 from mlplatform.model.bundle import load_bundle
+from mlplatform.model.definition import InputSpec, RequestField
 from mlplatform.model.policies.cut_offs import NOWHERE
 from mlplatform.model.policies.decision_scale import (
     DecisionPolicy,
@@ -31,7 +34,7 @@ from mlplatform.model.policies.decision_scale import (
     ThresholdPolicy,
     ThresholdSegment,
 )
-from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
 
 ROWS = 40_000
 OUTCOMES = ("approve", "review", "decline")
@@ -213,3 +216,45 @@ def test_a_segment_by_scores_needs_no_request(tmp_path: Path) -> None:
     found = train(folder_of(SHARES, segment), payments(1), bundles=tmp_path, seed=7).bundle
     (own,) = found.segment_thresholds
     assert (own.thresholds, own.rows) == (given, 0)
+
+
+def test_a_teams_own_gates_are_told_whose_thresholds_decided_and_cost_by_them(
+    tmp_path: Path,
+) -> None:
+    data, folder = payments(1), folder_of({"costs": CHEAP}, RISKY, LARGE)
+    made = train(folder, data, bundles=tmp_path, seed=7)
+    days = data.judging
+    rows = own_gates._held_out(OwnGates(), folder.definition, made, days, None, 7)
+    risky = days.matrix.columns(["terminal_risk_7d"])[:, 0] >= 0.01
+    large = (days.matrix.columns(["amount"])[:, 0] >= 60) & ~risky
+    wanted = np.select([risky, large], ["risky", "large"], "")
+    assert rows.segments is not None
+    assert rows.segments.tolist() == wanted.tolist()
+    approved = np.where(risky, DEAR["approve"].positive, CHEAP["approve"].positive)
+    assert rows.costs("approve").tolist() == np.where(days.y == 1, approved, 0).tolist()
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("height", "channel"), "there is no input amount"),
+        (("amount", "channel"), "the vocabulary of channel lacks 'web'"),
+    ],
+)
+def test_the_model_of_a_bundle_without_the_segments_input_or_word_is_refused(
+    names: tuple[str, ...], told: str
+) -> None:
+    """Of an older bundle, say, whose model is replaced by one from elsewhere."""
+    field = RequestField(type="string", values=("web", "shop"))
+    web = ThresholdSegment(name="web", field="channel", values=("web",), **SHARES)
+    definition = folder_of(SHARES, LARGE, web).definition
+    definition = msgspec.structs.replace(
+        definition,
+        request={**definition.request, "channel": field},
+        inputs=(*definition.inputs, InputSpec(name="channel", kind="category", of="channel")),
+    )
+    x, taught = np.zeros((1, 2), np.float32), np.ones(1, bool)
+    with pytest.raises(ConfigInvalid, match=rf"decision.thresholds.segments: {told}; wanted: "):
+        held_out_segments(
+            definition, names, {"channel": ("shop",)}, x, taught, np.zeros(1, np.int8)
+        )
