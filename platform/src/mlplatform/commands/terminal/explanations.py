@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from rich.markup import escape
 
 from mlplatform.commands.terminal.output import OUT, print_fields, print_table
-from mlplatform.decisions.records.record import Record
 from mlplatform.runtime.text import shown
 from mlplatform.runtime.times import second_text
 
@@ -32,10 +30,7 @@ def explain_again(rows: Sequence[Mapping[str, Any]], bundles: Path) -> list[Expl
     """
     from mlplatform.scoring.request import explain  # imports ONNX Runtime
 
-    records = [msgspec.convert({**row, "payload": row["payload"] or {}}, Record) for row in rows]
-    return explain.explain_records(
-        records, lambda model, digest: explain.load_decider(bundles, model, digest)
-    )
+    return explain.explain_rows(rows, lambda *of: explain.load_decider(bundles, *of))
 
 
 def print_explanations(explanations: Sequence[Explanation]) -> None:

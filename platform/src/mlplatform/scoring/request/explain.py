@@ -32,7 +32,6 @@ from mlplatform.scoring.arms.reasons import (
     Contributions,
     Driver,
     NotExplained,
-    ReadableInput,
     drivers,
     ordinary_row,
     readable_inputs,
@@ -67,6 +66,10 @@ class Decider:
     plan: InputPlan
     score: Score
     tree_shap: Contributions | None
+
+
+DeciderOf = Callable[[str, str], Decider]
+"""Function from a model and the digest of a bundle to its decider."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -109,7 +112,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
     `again` is None where nothing was decided: a shadow copy that failed. By TreeSHAP, `base` is the
     mean margin, and `rest` what the inputs that are no causes add; both with the causes make the
-    margin. `segment` is the segment whose thresholds decided, None where the bundle's own did.
+    margin. `contributions` are those of all inputs, in their order. `segment` is the segment whose
+    thresholds decided, None where the bundle's own did.
     """
 
     kind: str
@@ -129,6 +133,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     base: float | None = None
     rest: float | None = None
     segment: str | None = None
+    contributions: tuple[InputCause, ...] = ()
 
 
 class _Payload(msgspec.Struct, frozen=True):
@@ -154,6 +159,7 @@ class _ReExplanation:
     base: float | None = None
     rest: float | None = None
     segment: str | None = None
+    contributions: tuple[InputCause, ...] = ()
 
 
 def load_decider(bundles: Path, model: str, digest: str) -> Decider:
@@ -184,13 +190,17 @@ def load_decider(bundles: Path, model: str, digest: str) -> Decider:
     )
 
 
-def explain_records(
-    records: Sequence[Record], decider_of: Callable[[str, str], Decider]
-) -> list[Explanation]:
-    """The decision among the records of one decision id, then its shadow if there is one.
+def explain_rows(rows: Sequence[Mapping[str, Any]], decider_of: DeciderOf) -> list[Explanation]:
+    """The explanations of a decision's records, as the log returns them with parsed payloads.
 
-    Args:
-        decider_of: returns the decider for a model and the digest of a bundle.
+    Raises as `explain_records`.
+    """
+    records = [msgspec.convert({**row, "payload": row["payload"] or {}}, Record) for row in rows]
+    return explain_records(records, decider_of)
+
+
+def explain_records(records: Sequence[Record], decider_of: DeciderOf) -> list[Explanation]:
+    """The decision among the records of one decision id, then its shadow if there is one.
 
     Raises:
         NotFound: there is no decision among the records, or its payload was removed.
@@ -207,9 +217,7 @@ def explain_records(
     ]
 
 
-def _explanation(
-    record: Record, payload: _Payload, decider_of: Callable[[str, str], Decider]
-) -> Explanation:
+def _explanation(record: Record, payload: _Payload, decider_of: DeciderOf) -> Explanation:
     own = _payload(record)
     again = _again(record, payload, decider_of)
     logged = None
@@ -231,6 +239,7 @@ def _explanation(
         base=again.base,
         rest=again.rest,
         segment=again.segment,
+        contributions=again.contributions,
         note="; ".join(filter(None, (again.note or _failures(own), _drawn(own)))) or None,
         differences=_differences(
             _before_draw(own, logged),
@@ -242,7 +251,7 @@ def _explanation(
     )
 
 
-def _lost_reasons(record: Record, own: _Payload, decider_of: Callable[[str, str], Decider]) -> bool:
+def _lost_reasons(record: Record, own: _Payload, decider_of: DeciderOf) -> bool:
     """Whether the exploration slice replaced a decision with reasons by one without."""
     if own.explored_instead_of is None or record.bundle is None:
         return False
@@ -273,9 +282,7 @@ def _drawn(own: _Payload) -> str | None:
     return f"could have been let through by the exploration slice (chance {own.propensity:g})"
 
 
-def _again(
-    record: Record, payload: _Payload, decider_of: Callable[[str, str], Decider]
-) -> _ReExplanation:
+def _again(record: Record, payload: _Payload, decider_of: DeciderOf) -> _ReExplanation:
     if record.decision is None:
         return _ReExplanation(None, note=f"nothing was decided: {record.degraded_reason}")
     if record.answered_by == "default":
@@ -308,17 +315,22 @@ def _by_model(decider: Decider, row: Row) -> _ReExplanation:
         return _by_class(decider, row)
     (raw,) = _scores(decider, [row])
     others = _without_each(bundle, row)
-    without = tuple(zip(others, _scores(decider, others), strict=True))
+    raw_without = _scores(decider, others)
     score = bundle.calibrate(raw)
-    decision = bundle.decide(score, row)
+    decision, segment = bundle.decide(score, row), bundle.segment(row)
     try:
-        contributions = _contributions(decider, row, raw, without)
+        contributions = _contributions(decider, row, raw, raw_without)
         found = drivers(bundle, contributions)
     except NotExplained as failure:
         outcome, note = Outcome(decision, score, raw), f"no reasons: {failure.reason}"
-        method, segment = bundle.attribution.method, bundle.segment(row)
-        return _ReExplanation(outcome, note=note, method=method, segment=segment)
-    causes = _input_causes(decider, found, row, raw, without)
+        return _ReExplanation(
+            outcome, note=note, method=bundle.attribution.method, segment=segment
+        )
+    scores_then = [bundle.calibrate(other) for other in raw_without]
+    pairs = zip(others, scores_then, strict=True)
+    then = [(score_then, bundle.decide(score_then, row_then)) for row_then, score_then in pairs]
+    every = _input_causes(bundle, row, contributions, then)
+    causes = _raising(found, every)
     is_alert = decision in bundle.cut_offs.alerts
     codes = tuple(driver.reason.code for driver in found) if is_alert else ()
     outcome = Outcome(decision, score, raw, codes)
@@ -326,8 +338,8 @@ def _by_model(decider: Decider, row: Row) -> _ReExplanation:
     if decider.tree_shap is not None:
         base = bundle.attribution.base
         rest = math.fsum([*contributions, *(-cause.contribution for cause in causes)])
-    method = bundle.attribution.method
-    return _ReExplanation(outcome, causes, None, method, base, rest, bundle.segment(row))
+    method, every_cause = bundle.attribution.method, tuple(every.values())
+    return _ReExplanation(outcome, causes, None, method, base, rest, segment, every_cause)
 
 
 def _by_class(decider: Decider, row: Row) -> _ReExplanation:
@@ -341,73 +353,59 @@ def _by_class(decider: Decider, row: Row) -> _ReExplanation:
     place = bundle.choice.place(found[0].tolist())
     raw, others = float(found[0, place]), found[1:, place].tolist()
     decision = bundle.scale.names[place]
-    drove = drivers(bundle, [raw - other for other in others])
-    shown = readable_inputs(bundle, row)
-    then = dict(zip(shown, zip(others, found[1:], strict=True), strict=True))
-    causes = tuple(
-        _class_cause(bundle, shown[name], raw, *then[name])
-        for driver in drove
-        for name in driver.inputs
-    )
+    contributions = [raw - other for other in others]
+    drove = drivers(bundle, contributions)
+    outcomes = [bundle.choice.outcome(one.tolist()) for one in found[1:]]
+    every = _input_causes(bundle, row, contributions, [*zip(others, outcomes, strict=True)])
     is_alert = decision in bundle.choice.alerts
     codes = tuple(driver.reason.code for driver in drove) if is_alert else ()
-    return _ReExplanation(Outcome(decision, raw, raw, codes), causes, method=method)
-
-
-def _class_cause(
-    bundle: Bundle, shown: ReadableInput, raw: float, then: float, probabilities: Any
-) -> InputCause:
-    return InputCause(
-        code=shown.reason.code,
-        text=shown.reason.analyst,
-        input=shown.name,
-        value=shown.value,
-        ordinary=shown.ordinary,
-        contribution=raw - then,
-        score_then=then,
-        decision_then=bundle.choice.outcome(probabilities.tolist()),
+    return _ReExplanation(
+        Outcome(decision, raw, raw, codes),
+        _raising(drove, every),
+        method=method,
+        contributions=tuple(every.values()),
     )
 
 
-def _contributions(decider: Decider, row: Row, raw: float, without: Sequence[Other]) -> list[float]:
+def _contributions(
+    decider: Decider, row: Row, raw: float, raw_without: Sequence[float]
+) -> list[float]:
     if decider.tree_shap is not None:
         return decider.tree_shap(row, raw)
-    return [raw - raw_then for _, raw_then in without]
+    return [raw - other for other in raw_without]
 
 
 def _input_causes(
-    decider: Decider,
-    found: Sequence[Driver],
+    bundle: Bundle,
     row: Row,
-    raw: float,
-    without: Sequence[Other],
-) -> tuple[InputCause, ...]:
-    bundle = decider.bundle
-    contributions = _contributions(decider, row, raw, without)
+    contributions: Sequence[float],
+    then: Sequence[tuple[float, Decision]],
+) -> dict[str, InputCause]:
+    """Input, or the first number of a vector → its part in the score.
+
+    Args:
+        then: score and decision with each input at its usual value.
+    """
     shown = readable_inputs(bundle, row)
-    known = dict(zip(shown, zip(contributions, without, strict=True), strict=True))
-    return tuple(
-        _input_cause(bundle, shown[name], *known[name])
-        for driver in found
-        for name in driver.inputs
-    )
+    return {
+        name: InputCause(
+            code=one.reason.code,
+            text=one.reason.analyst,
+            input=one.name,
+            value=one.value,
+            ordinary=one.ordinary,
+            contribution=contribution,
+            score_then=score_then,
+            decision_then=decision_then,
+        )
+        for (name, one), contribution, (score_then, decision_then) in zip(
+            shown.items(), contributions, then, strict=True
+        )
+    }
 
 
-def _input_cause(
-    bundle: Bundle, shown: ReadableInput, contribution: float, other: Other
-) -> InputCause:
-    row_then, raw_then = other
-    score_then = bundle.calibrate(raw_then)
-    return InputCause(
-        code=shown.reason.code,
-        text=shown.reason.analyst,
-        input=shown.name,
-        value=shown.value,
-        ordinary=shown.ordinary,
-        contribution=contribution,
-        score_then=score_then,
-        decision_then=bundle.decide(score_then, row_then),
-    )
+def _raising(found: Sequence[Driver], every: Mapping[str, InputCause]) -> tuple[InputCause, ...]:
+    return tuple(every[name] for driver in found for name in driver.inputs)
 
 
 def _by_small_model(bundle: Bundle, row: Row) -> _ReExplanation:

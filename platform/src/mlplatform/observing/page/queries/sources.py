@@ -9,11 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import msgspec
-
 from mlplatform.decisions.log.lookup import all_records, logged_records, not_logged
 from mlplatform.decisions.records.pseudonym import pseudonym
-from mlplatform.decisions.records.record import Record
 from mlplatform.learning.registry.versions import Version
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import (
@@ -402,11 +399,8 @@ class Sources(PlatformReads):
             raise not_logged(decision_id)
         rows, bundles = logged_records(log, decision_id), self.platform.settings.home.bundles
         self._check_record_visible(rows, decision_id)
-        records = [msgspec.convert({**r, "payload": r["payload"] or {}}, Record) for r in rows]
         with turn(self._explaining, "another decision is being explained"):
-            return explain.explain_records(
-                records, lambda model, digest: explain.load_decider(bundles, model, digest)
-            )
+            return explain.explain_rows(rows, lambda *of: explain.load_decider(bundles, *of))
 
     def decision(self, decision_id: str) -> list[RecordDetail]:
         """Every record of a decision.
