@@ -17,7 +17,7 @@ CALLS: Final = calls((DOCS / "calls.http").read_text())
 DOCUMENTS: Final[list[dict[str, Any]]] = [
     json.loads(path.read_text()) for path in sorted((DOCS / "openapi").glob("*.json"))
 ]
-DECISION: Final = "{{later.response.body.decision_id}}"
+DECISION: Final = re.compile(r"\{\{\w+\.response\.body\.decision_id\}\}")
 OF_WORKERS: Final = "score:accepted"
 """What nobody can send who has no accepted request of a gateway's topic."""
 
@@ -29,7 +29,7 @@ of test_pushes_to_gateways.py take them."""
 
 def path_of(call: Call) -> str:
     """As documents have it: parameters stand in the place of a decision and of a version."""
-    path = call.path().replace(DECISION, "{decision_id}")
+    path = DECISION.sub("{decision_id}", call.path())
     return re.sub(r"(?<=/versions/)\d+", "{version}", path)
 
 

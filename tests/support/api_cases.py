@@ -34,15 +34,25 @@ def schema(path: str) -> Any:
     return schemathesis.openapi.from_dict(json.loads(DOCUMENTS[path]))
 
 
-def prepare(case: Any, decision_id: str) -> bool:
-    """Make a case one that can succeed where its document alone can't; False: it shows nothing."""
+EXPLANATION = "/explanation"
+"""End of the path of a call that only a decision answers which has been made."""
+
+
+def prepare(case: Any, decision_id: str, decided: str) -> bool:
+    """Make a case one that can succeed where its document alone can't; False: it shows nothing.
+
+    Args:
+        decision_id: of a request left for later.
+        decided: of a decision that was made.
+    """
     if UNKNOWN_HEADER in case.headers:
         return False  # HTTP lets anybody along the way add headers: they are no reason to refuse
     make_possible(case.body, decision_id)
     if case.method == "POST" and is_within_bounds(case.headers.get(TIMEOUT)):
         case.headers[TIMEOUT] = str(MAX_DEADLINE_MS)
     if "decision_id" in (case.path_parameters or {}):
-        case.path_parameters["decision_id"] = decision_id
+        explains = case.operation.path.endswith(EXPLANATION)
+        case.path_parameters["decision_id"] = decided if explains else decision_id
     if "version" in (case.path_parameters or {}):
         case.path_parameters["version"] = SERVED
     return True

@@ -65,12 +65,22 @@ class Entry:
 
 _PREFECT: Final = "mlplatform.operations.prefect_server"
 BACKGROUND_NICE: Final = 10
+LEAST_NICE: Final = 19
+"""Only what requests and all else leave of the cores: a client waits for it, and no score does."""
 FLOWS_NICE: Final = 6
 """Prefect uses an eighth of a core when nothing runs. At 10 it does not answer where requests use
 two cores; at 6 it gets more than twice as much of them, and answers were as fast (p99 12 and 15 ms
 beside drift checks, 12 and 17 at 10, 27 and 45 at 3)."""
 ENTRIES: Final = {
     "gateway": Entry("mlplatform.scoring.gateway.process", "gateway", "{name}"),
+    "explainer": Entry(
+        "mlplatform.scoring.gateway.explainer",
+        "gateway",
+        "explainer",
+        niceness=LEAST_NICE,
+        has_settings=False,
+        stops="signal",
+    ),
     "predictor": Entry(
         "mlplatform.scoring.predictor.process", "predictor", "{model_name}", has_settings=False
     ),

@@ -31,11 +31,12 @@ def create(
     scope: Annotated[
         list[str],
         typer.Option(
-            help="score, read, labels, void, push (values of external views), any-client (labels "
-            "and voids of every client's decisions), any-version (scores by a version that the "
-            "request names), explain, metrics (model *) or * (all of these). Of people: view (sign "
-            "in to look), review (say how decisions turned out), operate (stop and start what "
-            "runs), run (start flows, and operate), approve (rollouts)."
+            help="score, read, labels, void, push (values of external views), any-client (labels, "
+            "voids and explanations of every client's decisions), any-version (scores by a "
+            "version that the request names), explain (why decisions came out so), metrics (model "
+            "*) or * (all of these). Of people: view (sign in to look), review (say how decisions "
+            "turned out), operate (stop and start what runs), run (start flows, and operate), "
+            "approve (rollouts)."
         ),
     ],
     priority: Annotated[str, typer.Option(help=f"One of {', '.join(PRIORITIES)}.")] = "standard",

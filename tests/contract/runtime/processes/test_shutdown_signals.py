@@ -215,6 +215,7 @@ def test_one_that_cannot_end_is_ended_and_says_where_it_was() -> None:
 
 def test_what_dies_of_a_signal_has_not_done_its_work() -> None:
     assert {name for name, entry in ENTRIES.items() if entry.stops == "signal"} == {
+        "explainer",
         "job-item",
         "flow-run",
         "flow-deployments",

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from mlplatform.scoring.api.reference.examples import as_sent
-from support.api_cases import DOCUMENTS, prepare, schema, sent
+from support.api_cases import DOCUMENTS, EXPLANATION, prepare, schema, sent
 from support.http_file import calls, filled
-from support.scoring_world import SERVED, ScoringWorld, payment, serving
+from support.scoring_world import MODEL, SERVED, ScoringWorld, payment, serving, wait_for
 
 pytestmark = pytest.mark.slow
 EXAMPLES = 25
@@ -41,6 +41,16 @@ def decision_id(world: ScoringWorld) -> str:
     return given
 
 
+@pytest.fixture(scope="module")
+def decided(world: ScoringWorld) -> str:
+    """Of a decision that can be explained, as it was once."""
+    with world.client() as client:
+        made: str = client.post("/score", json=payment(950.0)).json()["decision_id"]
+    url = f"{world.url}/api/v2/models/{MODEL}/decisions/{made}{EXPLANATION}"
+    wait_for(lambda: httpx.get(url, headers=world.headers, timeout=10).status_code == 200)
+    return made
+
+
 bounded = settings(
     max_examples=EXAMPLES,
     derandomize=True,
@@ -53,22 +63,26 @@ succeeded: set[tuple[str, str]] = set()
 
 @schema("/openapi/v1.json").parametrize()
 @bounded
-def test_v1_does_what_its_document_says(case: Any, world: ScoringWorld, decision_id: str) -> None:
-    check(case, world, decision_id)
+def test_v1_does_what_its_document_says(
+    case: Any, world: ScoringWorld, decision_id: str, decided: str
+) -> None:
+    check(case, world, decision_id, decided)
 
 
 @schema("/openapi/v2.json").parametrize()
 @bounded
-def test_v2_does_what_its_document_says(case: Any, world: ScoringWorld, decision_id: str) -> None:
-    check(case, world, decision_id)
+def test_v2_does_what_its_document_says(
+    case: Any, world: ScoringWorld, decision_id: str, decided: str
+) -> None:
+    check(case, world, decision_id, decided)
 
 
 @schema("/openapi/inference.json").parametrize()
 @bounded
 def test_inference_does_what_its_document_says(
-    case: Any, world: ScoringWorld, decision_id: str
+    case: Any, world: ScoringWorld, decision_id: str, decided: str
 ) -> None:
-    check(case, world, decision_id)
+    check(case, world, decision_id, decided)
 
 
 def test_every_operation_was_called_with_success() -> None:
@@ -104,6 +118,7 @@ def test_every_example_is_answered(path: str, world: ScoringWorld, decision_id: 
             assert [r for r in results if r.get("problem") is not None] == []
 
 
+@pytest.mark.usefixtures("decided")  # so that explanations are computed at once
 def test_every_call_of_the_file_is_answered(world: ScoringWorld) -> None:
     """From above to below, as an editor sends them."""
     now_s = str(int(time.time()))
@@ -151,8 +166,8 @@ def examples(path: str) -> list[tuple[str, Any]]:
     return found
 
 
-def check(case: Any, world: ScoringWorld, decision_id: str) -> None:
-    if not prepare(case, decision_id):
+def check(case: Any, world: ScoringWorld, decision_id: str, decided: str) -> None:
+    if not prepare(case, decision_id, decided):
         return
     response = sent(case, world.url, world.headers)
     if response.status_code < 300:

@@ -20,13 +20,26 @@ ID_DIGITS: Final = (42, 32)
 _logger = logging.getLogger(__name__)
 
 
-def logged_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, Any]]:
+def logged_records(
+    log: SqliteDecisionLog,
+    decision_id: str,
+    *,
+    from_ms: int | None = None,
+    to_ms: int | None = None,
+) -> list[dict[str, Any]]:
     """The records of a decision in the log, with every column and the payload parsed.
+
+    Args:
+        from_ms, to_ms: event times between which records are wanted, `to_ms` exclusive: fewer
+            files are opened. None: no bound.
 
     Raises:
         NotFound: the log holds no record of the decision.
     """
-    table = log.read(RecordQuery(decision_id=decision_id, columns=tuple(COLUMNS)))
+    query = RecordQuery(
+        decision_id=decision_id, from_ms=from_ms, to_ms=to_ms, columns=tuple(COLUMNS)
+    )
+    table = log.read(query)
     if table.num_rows == 0:
         raise not_logged(decision_id)
     records: list[dict[str, Any]] = table.to_pylist()
@@ -105,9 +118,18 @@ def recorded_clients(
     return found
 
 
-def all_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, Any]]:
+def all_records(
+    log: SqliteDecisionLog,
+    decision_id: str,
+    *,
+    from_ms: int | None = None,
+    to_ms: int | None = None,
+) -> list[dict[str, Any]]:
     """The records of a decision in the log and in spills; spilled records have no number, and are
     marked.
+
+    Args:
+        from_ms, to_ms: as for `logged_records`; spills are read whole.
 
     Raises:
         NotFound: there is no record of the decision.
@@ -115,7 +137,7 @@ def all_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, Any]
     # spills first: a record that is moved into the log after this is found twice and shown once
     spilled = log.spilled_records(decision_id)
     try:
-        records = logged_records(log, decision_id)
+        records = logged_records(log, decision_id, from_ms=from_ms, to_ms=to_ms)
     except NotFound:
         if not spilled:
             raise

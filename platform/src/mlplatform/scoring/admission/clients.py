@@ -48,7 +48,7 @@ class Scope:
     every model.
 
     `metrics` belongs to the whole installation: it needs the model `*`. `any-client` opens nothing
-    by itself: `labels` and `void` then hold for decisions that other clients asked for, too.
+    by itself: `labels`, `void` and `explain` then hold for decisions of other clients, too.
     `review` does the same for the labels of a person who has it. `any-version` opens nothing
     either: `score` then holds for the version that a request names.
     """

@@ -18,6 +18,7 @@ from mlplatform.scoring.admission.gate import AdmissionGate
 from mlplatform.scoring.api import async_api, features_api, inference_api, probes, scoring_api
 from mlplatform.scoring.api.http import SHOWN, Endpoint, Request, problem_of
 from mlplatform.scoring.api.probes import Health
+from mlplatform.scoring.explanations.explanations import Explanations
 from mlplatform.scoring.labels.labels import Labels
 from mlplatform.scoring.labels.voids import Voids
 from mlplatform.scoring.pushes.pushes import FeaturePushes
@@ -49,6 +50,7 @@ class Gateway:
         models: Mapping[str, Scoring],
         labels: Labels,
         voids: Voids,
+        explanations: Explanations,
         deferral: AsyncAcceptor,
         pushes: FeaturePushes,
         metrics: Metrics,
@@ -65,6 +67,7 @@ class Gateway:
         self._endpoints: dict[str, Endpoint] = {
             **probes.endpoints(health, metrics, models, documents),
             **scoring_api.endpoints(models, labels, voids, gate),
+            **scoring_api.explanation_endpoints(explanations, models, gate),
             **async_api.endpoints(models, deferral),
             **inference_api.endpoints(models, health, gate),
             **features_api.endpoints(pushes, gate),

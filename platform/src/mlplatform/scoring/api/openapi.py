@@ -31,6 +31,7 @@ from mlplatform.scoring.api.openapi_parts import (
     ref,
     replayed_header,
     request_list,
+    success,
     timeout_header,
     trace_header,
     version_header,
@@ -39,6 +40,7 @@ from mlplatform.scoring.api.reference import examples
 from mlplatform.scoring.api.shapes import TYPES
 from mlplatform.scoring.api.versions import LATEST, VERSIONS, ApiVersion
 from mlplatform.scoring.arms.states import ModelState
+from mlplatform.scoring.explanations.answer import ExplanationAnswer
 from mlplatform.scoring.labels.kinds import ITEMS, AnyLabel
 from mlplatform.scoring.request.answers import BatchResult, LabelsAnswer, ModelsAnswer, VoidAnswer
 from mlplatform.scoring.request.payloads import (
@@ -109,12 +111,16 @@ def render(
     if any(d.takes_async for d in definitions):
         types += openapi_async.TYPES_USED
     types += features_api.types_used(pushed)
+    types += [ExplanationAnswer] if version is LATEST else []
     types += [ProblemDetails, *(t for p in payloads.values() for t in (p.request, p.item))]
     _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     schemas["BatchResult"]["properties"]["answer"] = ref(answer.__name__)
     decisions = sorted({name for d in definitions for name in d.decision.outcomes})
     schemas[answer.__name__]["properties"]["decision"] = {"enum": decisions}
     paths = _api_paths(version, definitions, payloads) | features_api.paths(pushed)
+    if version is LATEST:
+        schemas[ExplanationAnswer.__name__]["properties"]["decision"] = {"enum": decisions}
+        paths |= {path: one for d in definitions for path, one in _explanation(version, d).items()}
     announced = [name.decode().title() for name, _ in version.headers]
     announce(paths, announced)
     info = {
@@ -192,6 +198,30 @@ def _model_paths(version: ApiVersion, definition: ModelDefinition, payloads: Pay
             statuses=POST_STATUSES,
         ),
     }
+
+
+def _explanation(version: ApiVersion, definition: ModelDefinition) -> Json:
+    name = definition.name
+    identity = {
+        "name": "decision_id",
+        "in": "path",
+        "required": True,
+        "description": "As the answer has it.",
+        "schema": {"type": "string"},
+    }
+    operation = {
+        "operationId": f"explain_{name}",
+        "summary": "Why a decision came out as it did, computed again from its record and its "
+        "bundle: what each input added to the score, or which rules decided. It takes a key with "
+        "scope explain. A decision of another client is an unknown one, unless the key's scope "
+        "says any-client. What cannot be explained is 422, with a problem that says why.",
+        "parameters": [identity, priority_header(), trace_header()],
+        "responses": {
+            "200": success(ref(ExplanationAnswer.__name__)),
+            **problems((*READ_STATUSES, 404, 409)),
+        },
+    }
+    return {f"{version.models}/{name}/decisions/{{decision_id}}/explanation": {"get": operation}}
 
 
 def _common_paths(version: ApiVersion) -> Json:

@@ -26,9 +26,9 @@ SECURITY: Final[Json] = {
         "type": "http",
         "scheme": "bearer",
         "description": "An API key. Its scopes name models and operations: score, read, labels, "
-        "void, push, any-client, any-version, explain, metrics. Labels and voids are for decisions "
-        "that the key's own client asked for, unless a scope says any-client. Requests name no "
-        "version, unless a scope says any-version.",
+        "void, push, any-client, any-version, explain, metrics. Labels, voids and explanations are "
+        "for decisions that the key's own client asked for, unless a scope says any-client. "
+        "Requests name no version, unless a scope says any-version.",
     },
     "oidcToken": {
         "type": "http",
@@ -47,15 +47,18 @@ _REASONS: Final = {
     "is not served.",
     405: "Another method is wanted.",
     408: "The body did not arrive in time, or the connection ended before it did.",
-    409: "A request with this Idempotency-Key is being answered.",
+    409: "A request with this Idempotency-Key is being answered, or the decision that is to be "
+    "explained is still to come.",
     413: f"The body is larger than {MAX_BODY_BYTES} bytes.",
     415: "The body is of another media type, or encoded.",
     422: "A field or header is missing, unknown or out of range, the event time is too far from "
-    "the clock, or the Idempotency-Key was used with another body or operation.",
+    "the clock, the Idempotency-Key was used with another body or operation, or nothing explains "
+    "the decision.",
     429: "Too many requests of this client or for this model; Retry-After says when to come back. "
     "A batch counts an item as a request.",
     503: "No version is promoted yet, too much is being answered, the version that the request "
-    "names gave no score, or the decision could not be recorded: none is given.",
+    "names gave no score, or the decision could not be recorded: none is given. Or an explanation "
+    "was not ready in time.",
 }
 _HEADERS: Final[dict[int, str]] = {
     401: "WWW-Authenticate",

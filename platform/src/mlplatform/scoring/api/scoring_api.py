@@ -17,7 +17,8 @@ from mlplatform.scoring.admission.gate import AdmissionGate
 from mlplatform.scoring.api.http import JSON_TYPE, SHOWN, Answerer, Endpoint, Request, reading
 from mlplatform.scoring.api.shapes import SHAPES, Shape
 from mlplatform.scoring.api.terms import terms
-from mlplatform.scoring.api.versions import VERSIONS, ApiVersion
+from mlplatform.scoring.api.versions import LATEST, VERSIONS, ApiVersion
+from mlplatform.scoring.explanations.explanations import Explanations
 from mlplatform.scoring.labels.labels import Labels
 from mlplatform.scoring.labels.voids import Voids
 from mlplatform.scoring.request.answers import (
@@ -63,6 +64,32 @@ def endpoints(
         for path, endpoint in own.items():
             found[path] = dataclasses.replace(endpoint, headers=version.lines)
     return found
+
+
+def explanation_endpoints(
+    explanations: Explanations, models: Mapping[str, Scoring], gate: AdmissionGate
+) -> dict[str, Endpoint]:
+    """Path → its endpoint, for the decisions of every model, in the latest version alone."""
+
+    def endpoint(model: str) -> Endpoint:
+        async def explain(request: Request) -> Reply:
+            admitted, decision_id = request.admitted, request.path.split("/")[-2]
+            assert admitted is not None
+            found = await explanations.explain(
+                model, admitted.client, decision_id, leave=lambda: gate.leave(admitted)
+            )
+            return Reply(found, [JSON])
+
+        return Endpoint(
+            "explanation",
+            ("GET", "HEAD"),
+            explain,
+            headers=LATEST.lines,
+            model=model,
+            scope="explain",
+        )
+
+    return {f"{LATEST.models}/{name}/decisions/*/explanation": endpoint(name) for name in models}
 
 
 def model_of(path: str) -> str | None:

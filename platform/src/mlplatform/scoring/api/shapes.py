@@ -16,17 +16,17 @@ from mlplatform.learning.features.policy import FeatureGaps
 from mlplatform.model.policies.classes import ClassProbability
 from mlplatform.scoring.api.versions import VersionName
 from mlplatform.scoring.arms.routing import AssignedArm
-from mlplatform.scoring.request.answers import AnsweredBy, ReasonInfo, ScoreBody, encode
+from mlplatform.scoring.request.answers import (
+    AnsweredBy,
+    Degradation,
+    ModelInfo,
+    ReasonInfo,
+    ScoreBody,
+    encode,
+)
 
 Shape = Callable[[bytes], bytes]
 """The stored answer → the body of one version."""
-
-
-class ModelInfo(msgspec.Struct, frozen=True):
-    """The version that decided."""
-
-    version: int
-    bundle: str
 
 
 class RouteInfo(msgspec.Struct, frozen=True):
@@ -35,12 +35,6 @@ class RouteInfo(msgspec.Struct, frozen=True):
 
     arm: AssignedArm
     generation: int
-
-
-class Degradation(msgspec.Struct, frozen=True):
-    """The reason that another than the assigned arm decided, or that it decided with less."""
-
-    reason: str
 
 
 class AnswerV2(msgspec.Struct, frozen=True, kw_only=True):

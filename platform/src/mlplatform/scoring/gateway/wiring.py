@@ -37,6 +37,8 @@ from mlplatform.scoring.arms.freshness import Freshness
 from mlplatform.scoring.arms.live import LiveModel
 from mlplatform.scoring.arms.processes import Processes
 from mlplatform.scoring.arms.watermark import LatestEventTime
+from mlplatform.scoring.explanations.explanations import Explanations
+from mlplatform.scoring.explanations.process import ExplainerProcess
 from mlplatform.scoring.gateway.admission import AdmissionServices, admission_services
 from mlplatform.scoring.gateway.pushes import bodies, targets_by_view
 from mlplatform.scoring.key_claims.shared_keys import SharedKeys
@@ -121,8 +123,9 @@ def wire_gateway(
     ended = EndedConnections("gateway-grpc", Refusals(settings.home.audit))
     calls = GrpcListener(host, port, admitting.gate, models, health, shared.metrics, traces, ended)
     fresh = [scoring.freshness for scoring in models.values()]
-    pushes = _pushes(settings, definitions, shared)
-    steps = _life(settings, shared, shadow, follower, admitting, spans, fresh, pushes)
+    pushes, explanations = _pushes(settings, definitions, shared), _explanations(settings, shared)
+    beside = (fresh, pushes, explanations)
+    steps = _life(settings, shared, shadow, follower, admitting, spans, *beside)
     start, stop = _with_calls(*steps, calls) if settings.gateway_grpc_port else steps
     app = Gateway(
         admitting.gate,
@@ -136,6 +139,7 @@ def wire_gateway(
             definitions,
         ),
         Voids(shared.recorder, shared.times, shared.clock, shared.ownership),
+        explanations,
         AsyncAcceptor(
             *(models, shared.answers, shared.recorder, shared.clock, shared.key),
             shared=shared.shared_keys,
@@ -228,6 +232,11 @@ def _pushes(
     targets = scoring_wiring.push_targets(settings, definitions, shared.key)
     entry = scoring_wiring.push_entry(settings, targets, shared.clock.event_ms)
     return FeaturePushes(targets_by_view(targets), entry)
+
+
+def _explanations(settings: Settings, shared: _GatewayContext) -> Explanations:
+    process = ExplainerProcess(settings.home.root, settings.home.bundles)
+    return Explanations(process, shared.ownership, settings.clock)
 
 
 def _spans(settings: Settings, name: str, metrics: Metrics) -> SpanExport[AnsweredRequest]:
@@ -356,6 +365,7 @@ def _life(
     spans: SpanExport[AnsweredRequest],
     fresh: Sequence[Freshness],
     pushes: FeaturePushes,
+    explanations: Explanations,
 ) -> tuple[Step, Step]:
     """The steps when the server starts, and when it has finished its last request."""
 
@@ -379,6 +389,7 @@ def _life(
         await shared.watermark.stop()
         await follower.stop()
         await pushes.stop()
+        await explanations.stop()
         await shadow.stop(within_s=SHADOW_DRAIN_S)
         if shared.shared_keys is not None:
             await shared.shared_keys.stop()

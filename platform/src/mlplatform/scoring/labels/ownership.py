@@ -1,4 +1,4 @@
-"""The owner of a decision: the client who may report its outcome, or take it back."""
+"""The owner of a decision: the client who may report its outcome, take it back, or ask why."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from mlplatform.decisions.log.lookup import recorded_clients
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
@@ -72,11 +73,16 @@ class Ownership:
             i for i, whose in found.items() if whose == "own" or recorded.get(i) == client.name
         )
 
-    async def refuse(self, surface: str, model: str, client: Client, decision_id: str) -> Problem:
+    async def refuse(
+        self, surface: str, model: str, client: Client, decision_id: str, status: int = 422
+    ) -> Problem:
         """The answer to a client for an id that is not its own; the kept refusal says more.
 
         It is the same for a decision that exists and for one that does not, after the same work, so
         that a caller learns nothing of another client's decisions.
+
+        Args:
+            status: 422 for an id in a body, 404 for one in a path.
         """
         exists = is_known(model, decision_id, self._key)
         why = f"another client's, and the key has no {model}:any-client" if exists else "unknown"
@@ -84,7 +90,7 @@ class Ownership:
         refusal = Refusal(self._clock.wall_ms(), surface, client.name, asked, why)
         await asyncio.to_thread(self._keep, refusal)
         detail = f"no decision {decision_id!r} was given to {client.name} for model {model!r}"
-        return Problem(422, "unknown-decision", detail, field="decision_id")
+        return Problem(status, "unknown-decision", detail, field="decision_id")
 
     async def _owners_on_record(self, model: str, decision_ids: Sequence[str]) -> Mapping[str, str]:
         async with self._reading:  # one thread is enough: old ids become rare
@@ -95,16 +101,28 @@ class Ownership:
                 raise log_unavailable() from error
 
 
-def client_lookup(decisions: SqliteDecisionLog, mode: ClockMode) -> ClientLookup:
-    """A function that looks decisions up in the log of this home; in live mode only near the times
-    of their ids."""
+class EventSpan(NamedTuple):
+    """Event times of some decisions, `to_ms` exclusive; None where they are not known."""
+
+    from_ms: int | None = None
+    to_ms: int | None = None
+
+
+def event_span(mode: ClockMode, decision_ids: Sequence[str]) -> EventSpan:
+    """Event times that enclose these decisions; in live mode they are near the times of the known
+    ids."""
+    if mode == "replay":  # event times differ from the times of ids
+        return EventSpan()
     apart_ms = SYSTEM_TOLERANCE_MS + MINUTE_MS
+    made = [made_ms(i) for i in decision_ids]
+    return EventSpan(min(made) - apart_ms, max(made) + apart_ms)
+
+
+def client_lookup(decisions: SqliteDecisionLog, mode: ClockMode) -> ClientLookup:
+    """A function that looks decisions up in the log of this home."""
 
     def found(model: str, decision_ids: Sequence[str]) -> Mapping[str, str]:
-        if mode == "replay":  # event times differ from the times of ids
-            return recorded_clients(decisions, model, decision_ids)
-        made = [made_ms(i) for i in decision_ids]
-        span = {"from_ms": min(made) - apart_ms, "to_ms": max(made) + apart_ms}
-        return recorded_clients(decisions, model, decision_ids, **span)
+        from_ms, to_ms = event_span(mode, decision_ids)
+        return recorded_clients(decisions, model, decision_ids, from_ms=from_ms, to_ms=to_ms)
 
     return found

@@ -24,6 +24,19 @@ class ReasonInfo(msgspec.Struct, frozen=True):
     text: str
 
 
+class ModelInfo(msgspec.Struct, frozen=True):
+    """The version that decided."""
+
+    version: int
+    bundle: str
+
+
+class Degradation(msgspec.Struct, frozen=True):
+    """The reason that another than the assigned arm decided, or that it decided with less."""
+
+    reason: str
+
+
 class ScoreBody(msgspec.Struct, frozen=True, kw_only=True):
     """One decision.
 

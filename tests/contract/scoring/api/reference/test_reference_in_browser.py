@@ -57,8 +57,11 @@ def test_examples_are_sent_from_the_page(world: ScoringWorld, browser: Chromium)
     assert sent(browser, "readyz").startswith("200")
     browser.fill("#key", world.headers["Authorization"].removeprefix("Bearer "))
     assert "Send score:async first" in sent(browser, "get_decision")
+    assert "Send score first" in sent(browser, "explain_fraud")
     for operation in READY:
         assert sent(browser, operation).startswith("200"), operation
+    assert sent(browser, "score_fraud").startswith("200")
+    wait(lambda: sent(browser, "explain_fraud").startswith("200"), "an explanation")
     assert sent(browser, "score_fraud_async").startswith("202")
     assert sent(browser, "get_decision").startswith("202"), "no worker runs here"
     assert browser.run("location.href + document.cookie + localStorage.length") == (

@@ -1,0 +1,1 @@
+"""Explanations of decisions for the clients that asked for them, computed beside scoring."""
