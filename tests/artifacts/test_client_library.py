@@ -14,8 +14,19 @@ from hatchling.builders.wheel import WheelBuilder
 
 from mlplatform.model.definition import MAX_DEADLINE_MS, MIN_DEADLINE_MS
 from mlplatform.scoring.admission.priorities import PRIORITIES
+from mlplatform.scoring.explanations.explanations import LIMIT_S
 from mlplatform.scoring.request.payloads import MAX_ITEMS
-from mlplatform_client import Answer, Label, LabelReceipt, VoidReceipt, __version__, calls
+from mlplatform_client import (
+    Answer,
+    Contribution,
+    DecidingRule,
+    Explanation,
+    Label,
+    LabelReceipt,
+    VoidReceipt,
+    __version__,
+    calls,
+)
 from mlplatform_client.replies import Problem
 
 ROOT: Final = Path(__file__).parents[2]
@@ -50,6 +61,9 @@ def test_it_has_the_number_of_the_release() -> None:
     ("kind", "schema", "own"),
     [
         (Answer, "AnswerV2", {"replayed"}),
+        (Contribution, "Contribution", set()),
+        (DecidingRule, "RuleValues", set()),
+        (Explanation, "ExplanationAnswer", set()),
         (Label, "LabelItem", set()),
         (LabelReceipt, "LabelsAnswer", set()),
         (VoidReceipt, "VoidAnswer", set()),
@@ -86,5 +100,6 @@ def _value(schema: dict[str, Any]) -> object:
 def test_its_limits_are_those_of_the_api() -> None:
     assert calls.MAX_ITEMS == MAX_ITEMS
     assert (calls.MIN_WITHIN_MS, calls.MAX_WITHIN_MS) == (MIN_DEADLINE_MS, MAX_DEADLINE_MS)
+    assert calls.EXPLAIN_S > LIMIT_S, "a gateway says itself that it is late"
     assert set(calls.PRIORITIES) == set(PRIORITIES)
     assert properties(Problem) <= set(SCHEMAS["ProblemDetails"]["properties"])

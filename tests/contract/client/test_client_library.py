@@ -36,6 +36,7 @@ from mlplatform_client import (
     Label,
     NotAllowed,
     NotAuthenticated,
+    NotExplained,
     NotFound,
     Retries,
     Settings,
@@ -44,7 +45,7 @@ from mlplatform_client import (
 )
 from support.faulty_way import LARGE_BYTES, Fault, FaultyWay
 from support.library_calls import asked, asked_again, kinds, payments, wrong
-from support.scoring_world import MODEL, payment, wait_for
+from support.scoring_world import MODEL, START_S, payment, wait_for
 
 pytestmark = pytest.mark.slow
 ROOT: Final = Path(__file__).parents[3]
@@ -132,6 +133,38 @@ def test_each_call_of_the_api_is_answered(client: Any, world: OneGateway) -> Non
     assert [(r.stored, r.repeated) for r in receipts] == [(2, 0), (0, 2)]
     voids = [client.void(MODEL, answer.decision_id, "a test") for _ in range(2)]
     assert [v.repeated for v in voids] == [False, True]
+
+
+def test_a_decision_is_explained_by_its_inputs_or_by_its_rules(
+    client: Any, world: OneGateway
+) -> None:
+    answer = client.score(MODEL, payment(950.0), terms=UNHURRIED)
+    found = client.explain(MODEL, answer.decision_id, deadline_s=START_S)
+    assert found.decision == answer.decision == "decline"
+    assert (found.score, found.model, found.reasons) == (answer.score, answer.model, answer.reasons)
+    strongest = max(found.contributions, key=lambda one: one.contribution)
+    assert (strongest.input, strongest.value, strongest.ordinary) == ("amount", 950.0, 0.0)
+    assert client.explain(MODEL, answer.decision_id) == found
+    pending = client.score_later(MODEL, payment(640.0))
+    assert client.explain(MODEL, pending.decision_id, deadline_s=START_S).decision == "review"
+
+    with DRILLS["predictors_frozen"].fault(world):
+        wait_for(lambda: client.score(MODEL, payment(800.0)).answered_by == "rules")
+        by_rules = client.score(MODEL, payment(800.0))
+        by_nobody = client.score(MODEL, payment(30.0))
+    told = client.explain(MODEL, by_rules.decision_id)
+    assert (told.answered_by, told.method, told.contributions) == ("rules", None, ())
+    assert told.rules[0].values["amount"] == 800.0
+    assert by_nobody.answered_by == "default"
+    with pytest.raises(NotExplained, match="safe default") as unexplained:
+        client.explain(MODEL, by_nobody.decision_id)
+    assert (unexplained.value.status, unexplained.value.problem) == (422, "decided-without-model")
+    with pytest.raises(NotFound, match="unknown-decision"):
+        client.explain(MODEL, "f" * 42)
+    other = type(client)(world.url, reader(world, f"why-{type(client).__name__}"))
+    with pytest.raises(NotAllowed, match="--scope explain"):
+        other.explain(MODEL, by_rules.decision_id)
+    other.close()
 
 
 def test_each_refusal_comes_as_its_type(client: Any, world: OneGateway) -> None:

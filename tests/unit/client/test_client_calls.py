@@ -20,10 +20,12 @@ from mlplatform_client import (
     AnswerNotUnderstood,
     CallFailed,
     Conflict,
+    Explanation,
     InputRefused,
     Label,
     NotAllowed,
     NotAuthenticated,
+    NotExplained,
     NotFound,
     Overloaded,
     Terms,
@@ -49,6 +51,23 @@ ANSWER: dict[str, Any] = {
     "route": {"arm": "champion", "generation": 9},
     "degraded": None,
     "feature_gaps": {"missing": ["customer_30d"]},
+}
+EXPLANATION: dict[str, Any] = {
+    "decision_id": ID,
+    "decision": "review",
+    "score": 0.62,
+    "answered_by": "champion",
+    "model": {"version": 3, "bundle": "2ae0"},
+    "degraded": None,
+    "method": "tree_shap",
+    "baseline": -4.1,
+    "contributions": [
+        {"input": "amount", "value": 620.0, "ordinary": 31.5, "contribution": 3.2},
+        {"input": "channel", "value": "web", "ordinary": None, "contribution": -0.1},
+    ],
+    "rules": [],
+    "reasons": [{"code": "AMOUNT", "text": "The amount is high"}],
+    "note": None,
 }
 
 
@@ -120,6 +139,8 @@ def test_times_and_decimals_are_written_as_the_api_takes_them() -> None:
         (lambda: calls.score("fraud", PAYMENT, KEY, Terms(version=0)), "version", "from 1"),
         (lambda: calls.score("fraud", PAYMENT, KEY, Terms(version="7\r\nx: y")), "version", "64"),
         (lambda: calls.decision("../../models"), "decision_id", "an id as an answer has it"),
+        (lambda: calls.explanation("fraud", "../x"), "decision_id", "an id as an answer has it"),
+        (lambda: calls.explanation("a/b", ID), "model", "the name of a model"),
         (lambda: calls.score_batch("fraud", [], []), "requests", "requests is 0 items;"),
         (lambda: calls.score_batch("fraud", [PAYMENT] * 2, [KEY]), "keys", "keys is 1 keys;"),
         (lambda: calls.score_batch("fraud", [PAYMENT] * 2, [KEY] * 2), "keys", "a list with one"),
@@ -153,6 +174,30 @@ def test_an_answer_is_read_with_what_it_says() -> None:
     assert (answer.model and answer.model.version, answer.route.generation) == (3, 9)
     assert answer.feature_gaps is not None
     assert answer.feature_gaps.missing == ("customer_30d",)
+
+
+def test_an_explanation_is_asked_for_and_read() -> None:
+    call = calls.explanation("fraud", ID)
+    assert (call.method, call.body, call.is_repeatable) == ("GET", None, True)
+    assert call.path == f"/api/v2/models/fraud/decisions/{ID}/explanation"
+    read = call.read(reply(EXPLANATION | {"added_later": 1}))
+    assert isinstance(read, Result)
+    found: Explanation = read.value
+    assert [(one.input, one.value) for one in found.contributions] == [
+        ("amount", 620.0),
+        ("channel", "web"),
+    ]
+    assert (found.baseline, found.model.version, found.reasons[0].code) == (-4.1, 3, "AMOUNT")
+    with pytest.raises(AttributeError):
+        found.score = 0.0  # type: ignore[misc]
+
+
+def test_rules_that_decided_are_read_with_what_they_read() -> None:
+    rule = {"code": "RULE_HIGH", "text": "A high amount", "values": {"amount": 800.0, "age": None}}
+    by_rules = {"method": None, "baseline": None, "score": None, "contributions": []}
+    read = calls.explanation("fraud", ID).read(reply(EXPLANATION | by_rules | {"rules": [rule]}))
+    assert isinstance(read, Result)
+    assert read.value.rules[0].values == {"amount": 800.0, "age": None}
 
 
 def test_what_a_later_release_adds_does_no_harm() -> None:
@@ -192,6 +237,7 @@ def test_no_bytes_make_another_error(body: bytes) -> None:
         calls.labels("fraud", [LABEL]),
         calls.void("fraud", ID, "a test"),
         calls.push("bureau", [{"customer_id": 7}], KEY),
+        calls.explanation("fraud", ID),
         calls.waiting(ID),
     ):
         with pytest.raises(AnswerNotUnderstood):
@@ -205,6 +251,7 @@ def test_an_answer_about_something_else_is_not_understood() -> None:
         (calls.waiting(ID), other, 200),
         (calls.decision(ID), {"decision_id": "f" * 42, "status": "pending"}, 202),
         (calls.void("fraud", ID, "x"), {"decision_id": "f" * 42, "repeated": False}, 200),
+        (calls.explanation("fraud", ID), EXPLANATION | {"decision_id": "f" * 42}, 200),
         (calls.labels("fraud", [LABEL]), {"stored": 0, "repeated": 0}, 200),
         (calls.push("a", [{}], KEY), {"view": "a", "rows": 2, "available_time": 1}, 200),
         (calls.score_batch("fraud", [PAYMENT], [KEY]), {"results": []}, 200),
@@ -227,9 +274,17 @@ def test_an_answer_about_something_else_is_not_understood() -> None:
         (413, "too-large", InputRefused, False, False),
         (422, "invalid-field", InputRefused, False, False),
         (422, "unknown-decision", NotFound, False, False),
+        (404, "record-not-here", NotFound, False, False),
+        (409, "decision-pending", Unavailable, True, False),
+        (422, "bundle-gone", NotExplained, False, False),
+        (422, "decided-without-model", NotExplained, False, False),
         (422, "idempotency-key-reused", Conflict, False, False),
+        (422, "not-reproduced", NotExplained, False, False),
+        (422, "payload-erased", NotExplained, False, False),
+        (422, "raw-scores", NotExplained, False, False),
         (429, "client-rate", Overloaded, True, True),
         (500, "internal", Unavailable, False, False),
+        (503, "explanation-late", Unavailable, True, False),
         (503, "log-unavailable", Unavailable, True, False),
         (503, "overloaded", Overloaded, True, True),
         (503, "no-champion", Unavailable, True, False),

@@ -1,5 +1,5 @@
-"""Asks the scoring API of mlplatform (v2): decisions, batches, later decisions, labels, voids
-and values of features.
+"""Asks the scoring API of mlplatform (v2): decisions, batches, later decisions, explanations,
+labels, voids and values of features.
 
 `Client` is for programs with threads, `AsyncClient` for asyncio. Both carry out the same calls
 (`calls`), read the same answers (`answers`) and follow the same steps (`steps`), which are pure.
@@ -9,7 +9,10 @@ from mlplatform_client.answers import (
     Answer,
     BatchResult,
     ClassProbability,
+    Contribution,
+    DecidingRule,
     Degradation,
+    Explanation,
     FeatureGaps,
     LabelReceipt,
     ModelVersion,
@@ -30,6 +33,7 @@ from mlplatform_client.errors import (
     InputRefused,
     NotAllowed,
     NotAuthenticated,
+    NotExplained,
     NotFound,
     Overloaded,
     Unavailable,
@@ -47,8 +51,11 @@ __all__ = [
     "ClassProbability",
     "Client",
     "Conflict",
+    "Contribution",
     "DeadlineExceeded",
+    "DecidingRule",
     "Degradation",
+    "Explanation",
     "FeatureGaps",
     "InputRefused",
     "Label",
@@ -56,6 +63,7 @@ __all__ = [
     "ModelVersion",
     "NotAllowed",
     "NotAuthenticated",
+    "NotExplained",
     "NotFound",
     "Overloaded",
     "PendingDecision",

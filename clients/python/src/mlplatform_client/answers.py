@@ -1,10 +1,12 @@
-"""What the gateway answers: decisions, receipts of labels and voids.
+"""What the gateway answers: decisions, their explanations, receipts of labels and voids.
 
 Fields that a later release of the API adds are left out of these types and do no harm. Words that
 it may add (who answers, which arm) are plain texts for the same reason.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import msgspec
 
@@ -83,6 +85,58 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     feature_gaps: FeatureGaps | None
     replayed: bool = False
     top: tuple[ClassProbability, ...] = ()
+
+
+class Contribution(msgspec.Struct, frozen=True):
+    """One input's part in a score.
+
+    Args:
+        value: of the input as the model read it: a number, the word of a category, the length and
+            norm of a vector; None where it was missing.
+        ordinary: its usual value.
+    """
+
+    input: str
+    value: float | str | None
+    ordinary: float | str | None
+    contribution: float
+
+
+class DecidingRule(msgspec.Struct, frozen=True):
+    """A rule that decided, with the inputs that it read; None where one was missing."""
+
+    code: str
+    text: str
+    values: Mapping[str, float | None]
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a decision came out as it did, computed again from its record and its bundle.
+
+    Args:
+        decision, score, answered_by, model, degraded, reasons: of the decision, as its answer had
+            them.
+        method: `tree_shap`: `baseline` and all contributions add up to the margin, which becomes
+            the score. `reference_values`: a contribution is the fall of the raw score with the
+            input at its ordinary value. None where rules decided.
+        baseline: the mean margin; None but for `tree_shap`.
+        contributions: of every input of the model, in their order; empty where rules decided.
+        rules: those that decided; empty where a model did.
+        note: what happened besides, such as an arm that failed before.
+    """
+
+    decision_id: str
+    decision: str
+    score: float | None
+    answered_by: str
+    model: ModelVersion
+    degraded: Degradation | None
+    method: str | None
+    baseline: float | None
+    contributions: tuple[Contribution, ...]
+    rules: tuple[DecidingRule, ...]
+    reasons: tuple[Reason, ...]
+    note: str | None
 
 
 class PendingDecision(msgspec.Struct, frozen=True):

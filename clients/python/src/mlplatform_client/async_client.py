@@ -15,6 +15,7 @@ from mlplatform_client.access import positive_s
 from mlplatform_client.answers import (
     Answer,
     BatchResult,
+    Explanation,
     LabelReceipt,
     PendingDecision,
     PushReceipt,
@@ -190,6 +191,17 @@ class AsyncClient:
             CallFailed: NotFound for a decision of another client.
         """
         return await self.carry_out(calls.void(model, decision_id, reason), deadline_s)
+
+    async def explain(
+        self, model: str, decision_id: str, *, deadline_s: float | None = None
+    ) -> Explanation:
+        """Why a decision came out as it did, by its inputs. The key needs scope `explain`.
+
+        Raises:
+            CallFailed: NotFound for a decision of another client; NotExplained where nothing
+                explains it.
+        """
+        return await self.carry_out(calls.explanation(model, decision_id), deadline_s)
 
     async def carry_out(self, call: Call[T], deadline_s: float | None = None) -> T:
         """Send a call's request as often as is right.

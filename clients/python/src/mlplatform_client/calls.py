@@ -15,6 +15,7 @@ import msgspec
 from mlplatform_client.answers import (
     Answer,
     BatchResult,
+    Explanation,
     LabelReceipt,
     PendingDecision,
     PushReceipt,
@@ -37,6 +38,8 @@ MAX_ITEMS: Final = 1000
 MIN_WITHIN_MS, MAX_WITHIN_MS = 5, 10_000
 LATER_S: Final = 0.5
 """After its deadline an answer still waits for its record, and then is on its way."""
+EXPLAIN_S: Final = 6.0
+"""A gateway answers within 5 s, with an explanation or that it is late."""
 PRIORITIES: Final = ("critical", "standard", "background")
 
 Priority = Literal["critical", "standard", "background"]
@@ -280,6 +283,30 @@ def void(model: str, decision_id: str, reason: str) -> Call[VoidReceipt]:
         read=read,
         headers=(_JSON,),
         body=_encoded(name, {"decision_id": decision_id, "reason": reason}),
+    )
+
+
+def explanation(model: str, decision_id: str) -> Call[Explanation]:
+    """Why a decision came out as it did.
+
+    Raises:
+        InputRefused: it can be no id.
+    """
+    name = f"explain {_model(model)}"
+    _id(name, decision_id)
+
+    def read(reply: Reply) -> Result[Explanation]:
+        found = decoded(name, None, reply, Explanation)
+        if found.decision_id != decision_id:
+            raise not_understood(name, None, reply, "it is about another decision")
+        return Result(found)
+
+    return Call(
+        name=name,
+        method="GET",
+        path=f"/api/v2/models/{model}/decisions/{decision_id}/explanation",
+        read=read,
+        takes_s=EXPLAIN_S,
     )
 
 

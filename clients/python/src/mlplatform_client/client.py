@@ -14,6 +14,7 @@ from mlplatform_client.access import positive_s
 from mlplatform_client.answers import (
     Answer,
     BatchResult,
+    Explanation,
     LabelReceipt,
     PendingDecision,
     PushReceipt,
@@ -188,6 +189,17 @@ class Client:
             CallFailed: NotFound for a decision of another client.
         """
         return self.carry_out(calls.void(model, decision_id, reason), deadline_s)
+
+    def explain(
+        self, model: str, decision_id: str, *, deadline_s: float | None = None
+    ) -> Explanation:
+        """Why a decision came out as it did, by its inputs. The key needs scope `explain`.
+
+        Raises:
+            CallFailed: NotFound for a decision of another client; NotExplained where nothing
+                explains it.
+        """
+        return self.carry_out(calls.explanation(model, decision_id), deadline_s)
 
     def carry_out(self, call: Call[T], deadline_s: float | None = None) -> T:
         """Send a call's request as often as is right.

@@ -2,7 +2,8 @@
 
 CallFailed
 ├── InputRefused         what was asked is wrong; the same again is refused again
-│   └── NotFound         there is no such model or decision, or it is kept no longer
+│   ├── NotFound         there is no such model or decision, or it is kept no longer
+│   └── NotExplained     nothing explains the decision; `problem` and the message say why
 ├── NotAuthenticated     the key is missing, wrong, expired or revoked
 ├── NotAllowed           the scopes of the key do not cover this
 ├── Conflict             the idempotency key belongs to another request, or to one under way
@@ -98,6 +99,11 @@ class InputRefused(CallFailed):
 
 class NotFound(InputRefused):
     """There is no such model or decision for this key, or it is kept no longer."""
+
+
+class NotExplained(InputRefused):
+    """Nothing explains the decision. `problem` says why: `payload-erased`, `bundle-gone`,
+    `decided-without-model`, `raw-scores` or `not-reproduced`."""
 
 
 class NotAuthenticated(CallFailed):

@@ -17,6 +17,7 @@ from mlplatform_client.errors import (
     InputRefused,
     NotAllowed,
     NotAuthenticated,
+    NotExplained,
     NotFound,
     Overloaded,
     Unavailable,
@@ -48,13 +49,20 @@ _BY_STATUS: Final[Mapping[int, type[CallFailed]]] = {
     431: InputRefused,
 }
 _BY_NAME: Final[Mapping[str, type[CallFailed]]] = {
+    "bundle-gone": NotExplained,
+    "decided-without-model": NotExplained,
+    "decision-pending": Unavailable,
     "idempotency-key-reused": Conflict,
+    "not-reproduced": NotExplained,
     "overloaded": Overloaded,
+    "payload-erased": NotExplained,
+    "raw-scores": NotExplained,
     "too-many-connections": Overloaded,
     "unknown-decision": NotFound,
 }
 _WAYS_OUT: Final[Mapping[type[CallFailed], str]] = {
     InputRefused: "Correct the request: the same one is refused again.",
+    NotExplained: "The same request is refused again, until what is named here has changed.",
     NotFound: "Check the name or id, and that this key asked for it.",
     NotAuthenticated: "Give a valid API key; `mlplatform keys create` makes one.",
     NotAllowed: "Ask with a key whose scopes cover it (`mlplatform keys create --scope`).",
