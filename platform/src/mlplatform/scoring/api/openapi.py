@@ -51,6 +51,15 @@ from mlplatform.scoring.request.payloads import (
 )
 
 FOLDER: Final = "docs"
+_UNEXPLAINED: Final = {
+    "404": "The client was given no such decision, or its record is in another gateway's log.",
+    "409": "The decision is still to come.",
+    "422": "Nothing explains the decision, or a header is wrong. The problem says why: the record "
+    "was erased, the version is no longer here, no model and no rule decided, rows of inputs were "
+    "scored, or the decision does not come out again as it is on record.",
+    "503": "Too many explanations are under way, or this one was not ready in time.",
+}
+"""Status of an explanation → what it means there."""
 NO_PUSHES: Final[features_api.Bodies] = {}
 
 _SCORE_STATUSES: Final = (*POST_STATUSES, 404, 409)
@@ -209,6 +218,9 @@ def _explanation(version: ApiVersion, definition: ModelDefinition) -> Json:
         "description": "As the answer has it.",
         "schema": {"type": "string"},
     }
+    found = problems((*READ_STATUSES, 404, 409))
+    for status, text in _UNEXPLAINED.items():
+        found[status]["description"] = text
     operation = {
         "operationId": f"explain_{name}",
         "summary": "Why a decision came out as it did, computed again from its record and its "
@@ -216,10 +228,7 @@ def _explanation(version: ApiVersion, definition: ModelDefinition) -> Json:
         "scope explain. A decision of another client is an unknown one, unless the key's scope "
         "says any-client. What cannot be explained is 422, with a problem that says why.",
         "parameters": [identity, priority_header(), trace_header()],
-        "responses": {
-            "200": success(ref(ExplanationAnswer.__name__)),
-            **problems((*READ_STATUSES, 404, 409)),
-        },
+        "responses": {"200": success(ref(ExplanationAnswer.__name__)), **found},
     }
     return {f"{version.models}/{name}/decisions/{{decision_id}}/explanation": {"get": operation}}
 

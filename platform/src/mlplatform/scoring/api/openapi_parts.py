@@ -47,18 +47,15 @@ _REASONS: Final = {
     "is not served.",
     405: "Another method is wanted.",
     408: "The body did not arrive in time, or the connection ended before it did.",
-    409: "A request with this Idempotency-Key is being answered, or the decision that is to be "
-    "explained is still to come.",
+    409: "A request with this Idempotency-Key is being answered.",
     413: f"The body is larger than {MAX_BODY_BYTES} bytes.",
     415: "The body is of another media type, or encoded.",
     422: "A field or header is missing, unknown or out of range, the event time is too far from "
-    "the clock, the Idempotency-Key was used with another body or operation, or nothing explains "
-    "the decision.",
+    "the clock, or the Idempotency-Key was used with another body or operation.",
     429: "Too many requests of this client or for this model; Retry-After says when to come back. "
     "A batch counts an item as a request.",
     503: "No version is promoted yet, too much is being answered, the version that the request "
-    "names gave no score, or the decision could not be recorded: none is given. Or an explanation "
-    "was not ready in time.",
+    "names gave no score, or the decision could not be recorded: none is given.",
 }
 _HEADERS: Final[dict[int, str]] = {
     401: "WWW-Authenticate",

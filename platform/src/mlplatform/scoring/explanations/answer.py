@@ -8,7 +8,6 @@ import msgspec
 
 from mlplatform.scoring.request.answers import AnsweredBy, Degradation, ModelInfo, ReasonInfo
 
-
 NOTHING: Final = msgspec.Raw(b"null")
 
 

@@ -101,7 +101,7 @@ class _RunningExplainer:
         self._channel.sendall(line)
 
     def line(self, within_s: float) -> bytes:
-        """Its next line. Nothing follows a line until the next request.
+        """The next line of the process, which writes no other before the next request.
 
         Raises:
             OSError, EOFError: there is none in time, it has ended, or it sends too much.
