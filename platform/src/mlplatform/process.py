@@ -73,6 +73,9 @@ two cores; at 6 it gets more than twice as much of them, and answers were as fas
 beside drift checks, 12 and 17 at 10, 27 and 45 at 3)."""
 ENTRIES: Final = {
     "gateway": Entry("mlplatform.scoring.gateway.process", "gateway", "{name}"),
+    "predictor": Entry(
+        "mlplatform.scoring.predictor.process", "predictor", "{model_name}", has_settings=False
+    ),
     "explainer": Entry(
         "mlplatform.scoring.gateway.explainer",
         "gateway",
@@ -80,9 +83,6 @@ ENTRIES: Final = {
         niceness=LEAST_NICE,
         has_settings=False,
         stops="signal",
-    ),
-    "predictor": Entry(
-        "mlplatform.scoring.predictor.process", "predictor", "{model_name}", has_settings=False
     ),
     "worker": Entry(
         "mlplatform.scoring.worker.process",

@@ -129,7 +129,12 @@ def has_log(settings: Settings) -> bool:
 
 def log_of(home: Home) -> SqliteDecisionLog:
     """The home's log for code that reads it; code that writes opens `decision_log`."""
-    return SqliteDecisionLog(home.decisions)
+    return log_in(home.decisions)
+
+
+def log_in(folder: Path) -> SqliteDecisionLog:
+    """The log in a folder, for code that reads it and gets no settings."""
+    return SqliteDecisionLog(folder)
 
 
 def decision_log(

@@ -15,8 +15,8 @@ from mlplatform.runtime.configuration.kinds import address, number, text
 
 PREFIX: Final = "MLPLATFORM_"
 EVERY: Final = ("every process",)
-INSTALLED: Final = ("every process but predictor and jobs",)
-"""Those that get settings: the options of the two say all but log level, profile and
+INSTALLED: Final = ("every process but predictor, jobs and explainer",)
+"""Those that get settings: the options of the three say all but log level, profile and
 folders of models."""
 _UP: Final = "supervisor"
 _WORK: Final = ("flow-run", "commands")

@@ -39,12 +39,12 @@ class ExplainerProcess:
     """The process that explains, as its gateway sees it; for one thread.
 
     Args:
-        home: the home folder, which has the decision log.
+        decisions: the folder of the decision log.
         bundles: the folder of bundles.
     """
 
-    def __init__(self, home: Path, bundles: Path) -> None:
-        self._options = (f"--home={home}", f"--bundles={bundles}")
+    def __init__(self, decisions: Path, bundles: Path) -> None:
+        self._options = (f"--decisions={decisions}", f"--bundles={bundles}")
         self._running: _RunningExplainer | None = None
 
     def explain(self, request: ExplanationRequest) -> ExplanationReply:

@@ -17,7 +17,6 @@ from typing import Final
 
 import msgspec
 
-from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import PlatformError
 from mlplatform.scoring import wiring as scoring_wiring
 from mlplatform.scoring.explanations.answer import (
@@ -42,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line, which a gateway writes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--home", type=Path, required=True, help="The home folder, with the decision log."
+        "--decisions", type=Path, required=True, help="The folder of the decision log."
     )
     parser.add_argument("--bundles", type=Path, required=True, help="The folder of bundles.")
     return parser
@@ -55,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     with (
         socket.socket(fileno=os.dup(sys.stdin.fileno())) as channel,
         channel.makefile("rb") as lines,
-        closing(scoring_wiring.log_of(Home(options.home))) as decisions,
+        closing(scoring_wiring.log_in(options.decisions)) as decisions,
     ):
         explainer = DecisionExplainer(decisions, options.bundles)
         channel.sendall(READY + b"\n")

@@ -235,7 +235,7 @@ def _pushes(
 
 
 def _explanations(settings: Settings, shared: _GatewayContext) -> Explanations:
-    process = ExplainerProcess(settings.home.root, settings.home.bundles)
+    process = ExplainerProcess(settings.home.decisions, settings.home.bundles)
     return Explanations(process, shared.ownership, settings.clock)
 
 
