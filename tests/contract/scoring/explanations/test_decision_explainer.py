@@ -21,7 +21,10 @@ from tests.contract.commands.test_log_explain import (
     tree_bundle,
 )
 
+from mlplatform.decisions.log.lookup import logged_records
+from mlplatform.decisions.records.port import Entry, SpillReceipt
 from mlplatform.decisions.records.record import Record
+from mlplatform.decisions.spill.writer import SpillingLog, SpillPolicy
 from mlplatform.model.bundle import MODEL_FILE
 from mlplatform.model.inputs import InputPlan
 from mlplatform.observing.page.queries.sources import Sources
@@ -224,6 +227,20 @@ def test_what_does_not_come_out_again_is_not_explained(shop: Shop, fields: dict[
     found = unexplained(shop, "d2")
     assert (found.name, found.status) == ("not-reproduced", 422)
     assert "in the log" in found.detail
+
+
+def test_a_decision_that_waits_beside_the_log_is_explained_as_it_is_later(shop: Shop) -> None:
+    logged = msgspec.structs.replace(shop.decide("d1", 600.0), decision_id="d2")
+    spilling = SpillingLog(
+        shop.log, "gateway-9", SpillPolicy(1 << 20, frozenset(), durable=False), lambda count: None
+    )
+    assert isinstance(spilling.relieve([Entry(logged)])[0], SpillReceipt)
+    waiting = answered(shop, "d2")
+    assert waiting["decision"] == "review"
+    while spilling.catch_up():
+        pass
+    assert logged_records(shop.log, "d2")
+    assert answered(shop, "d2") == waiting
 
 
 def test_what_is_no_decision_says_what_it_is(shop: Shop) -> None:

@@ -342,6 +342,19 @@ def test_an_explanation_that_hangs_is_given_up_and_holds_up_no_score(
     assert not hung.is_running()
 
 
+def test_the_process_that_explains_ends_with_its_gateway_however_that_ends(
+    world: ScoringWorld, clients: dict[str, httpx.Client]
+) -> None:
+    decision_id = scored(clients[SHOP])
+    before = explanation(clients[SHOP], decision_id)
+    for end in (world.kill_gateway, world.stop_gateway):
+        explainer = explainer_of(world)
+        end()
+        wait_for(lambda one=explainer: not one.is_running())
+        world.start_gateway()
+        assert explanation(clients[SHOP], decision_id) == before
+
+
 @contextlib.contextmanager
 def asking(ask: Callable[[], httpx.Response]) -> Iterator[list[httpx.Response]]:
     """The answer to a call that is under way within the block."""
