@@ -65,8 +65,6 @@ class Entry:
 
 _PREFECT: Final = "mlplatform.operations.prefect_server"
 BACKGROUND_NICE: Final = 10
-LEAST_NICE: Final = 19
-"""Only what requests and all else leave of the cores: a client waits for it, and no score does."""
 FLOWS_NICE: Final = 6
 """Prefect uses an eighth of a core when nothing runs. At 10 it does not answer where requests use
 two cores; at 6 it gets more than twice as much of them, and answers were as fast (p99 12 and 15 ms
@@ -80,7 +78,7 @@ ENTRIES: Final = {
         "mlplatform.scoring.gateway.explainer",
         "gateway",
         "explainer",
-        niceness=LEAST_NICE,
+        niceness=BACKGROUND_NICE,
         has_settings=False,
         stops="signal",
     ),

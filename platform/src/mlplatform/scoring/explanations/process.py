@@ -1,7 +1,7 @@
 """The process that explains for one gateway: started when it is needed, ended when it is late.
 
 An explanation loads a model and runs it, which takes memory and the interpreter lock. A process of
-the lowest priority takes neither from the gateway, and can be ended.
+a lower priority takes neither from the gateway, and can be ended.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ READY: Final = b"ready"
 """The first line of the process, once its libraries are loaded."""
 START_S: Final = 60.0
 """Longest start in seconds, on a machine whose cores requests use."""
-WORK_S: Final = 10.0
-"""Seconds after which an explanation is given up with its process. A large model takes longest the
-first time, when its files are checked."""
+WORK_S: Final = 30.0
+"""Seconds after which an explanation is given up with its process: long, because a process that is
+started anew has to check and load the bundle again, on cores that requests use."""
 MOST_BYTES: Final = 4 * MIB
 _CHUNK: Final = 65_536
 

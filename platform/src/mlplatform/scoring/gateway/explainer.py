@@ -1,6 +1,6 @@
-"""`python -m mlplatform.process explainer`: explains logged decisions for the gateway above it.
+"""`python -m mlplatform.process explainer`: explains decisions for the gateway that starts it.
 
-A gateway starts it when a client asks why, and ends it. A request is a line on standard input,
+A gateway does so when a client asks why, and ends it again. A request is a line on standard input,
 which is a socket, and its reply a line back.
 """
 
@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.runtime.errors import PlatformError
 from mlplatform.scoring import wiring as scoring_wiring
 from mlplatform.scoring.explanations.answer import (
@@ -56,6 +57,7 @@ def run(options: argparse.Namespace) -> None:
         channel.makefile("rb") as lines,
         closing(scoring_wiring.log_in(options.decisions)) as decisions,
     ):
+        decisions.read(RecordQuery(decision_id=""))  # loads what reads segments, before it is ready
         explainer = DecisionExplainer(decisions, options.bundles)
         channel.sendall(READY + b"\n")
         for line in lines:
