@@ -17,6 +17,7 @@ PREFECT = ("prefect",)
 APPROVAL = ("approval", "prefect")
 LABELS = ("labels", "gateway")
 VOIDS = ("voids", "void", "gateway")
+EXPLANATIONS = ("explanations", "gateway")
 CANDIDATES = ("candidate", "candidates")
 PAGE = ("page",)
 

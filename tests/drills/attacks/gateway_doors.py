@@ -5,16 +5,26 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
-from tests.drills.attacks.attack import LABELS, VOIDS, Attack, AttackResult, Target, all_of
+from tests.drills.attacks.attack import (
+    EXPLANATIONS,
+    LABELS,
+    VOIDS,
+    Attack,
+    AttackResult,
+    Target,
+    all_of,
+)
 from tests.drills.attacks.wire import Answer, ask, raw
 
 ADMISSION: Final = "mlplatform_gateway_admission_total"
 CONNECTIONS: Final = "mlplatform_gateway_connections_refused_total"
 MODEL: Final = "/api/v1/models/fraud"
+EXPLAINED: Final = "/api/v2/models/fraud/decisions"
 PATHS: Final = ("/api/v1/models", MODEL, f"{MODEL}/score", f"{MODEL}/score:batch",
                 f"{MODEL}/score:async", f"{MODEL}/score:accepted", f"{MODEL}/labels",
                 f"{MODEL}/voids", "/api/v2/models/fraud/score", "/v2/models/fraud/infer",
-                "/v2/models/fraud", "/metrics", "/api/v1/decisions/{decision}")  # fmt: skip
+                "/v2/models/fraud", "/metrics", "/api/v1/decisions/{decision}",
+                f"{EXPLAINED}/{{decision}}/explanation")  # fmt: skip
 TRICKS: Final = ("/healthz/../metrics", "//metrics", "/metrics/", "/METRICS", "/%6detrics",
                  "/healthz/%2e%2e/metrics", "/healthz;/../metrics", "/metrics%00", "/metrics;.css",
                  "http://127.0.0.1/metrics", "/healthz?/../metrics", "/healthz#/metrics",
@@ -35,7 +45,7 @@ def attacks() -> tuple[Attack, ...]:
         Attack(
             "gateway, with a scope of another kind",
             "high",
-            "score, labels, void and metrics with a key that may read",
+            "score, labels, void, explain and metrics with a key that may read",
             "403 to each, counted",
             scopes,
             metric=f'{ADMISSION}|outcome="forbidden"',
@@ -70,6 +80,7 @@ def attacks() -> tuple[Attack, ...]:
             "GET /decisions/{id} and its explanation with rival's key",
             "404",
             foreign_poll,
+            EXPLANATIONS,
         ),
         Attack(
             "gateway, a request that was never accepted",
@@ -137,6 +148,7 @@ def scopes(target: Target) -> AttackResult:
         ("POST", f"{MODEL}/score", payment()),
         ("POST", f"{MODEL}/labels", label),
         ("POST", f"{MODEL}/voids", {"decision_id": target.decision, "reason": "because"}),
+        ("GET", f"{EXPLAINED}/{target.decision}/explanation", None),
         ("GET", "/metrics", None),
         ("POST", "/v2/models/fraud/infer", {"inputs": []}),
     ):
@@ -178,6 +190,7 @@ def foreign_poll(target: Target) -> AttackResult:
     results = []
     for path in (f"/api/v1/decisions/{target.decision}",
                  f"/api/v2/decisions/{target.decision}",
+                 f"{EXPLAINED}/{target.decision}/explanation",
                  f"{MODEL}/decisions/{target.decision}/explanation",
                  f"/api/v1/decisions/{target.decision}/explanation"):  # fmt: skip
         answer = _as(target, "rival", "GET", path, None)
