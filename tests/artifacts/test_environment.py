@@ -34,6 +34,7 @@ WHOLE: Final = {
     "process.py": "loads settings",
     "runtime/processes/folder_python.py": "a folder's Python gets all but the settings",
     "runtime/sandbox/probe_work.py": "reports what confined work has of it",
+    "scoring/explanations/process.py": "the explainer inherits it",
 }
 """Modules that use an environment as a whole, with the reason."""
 CONSTANT: Final = re.compile(r"_?[A-Z][A-Z0-9]+(_+[A-Z0-9]+)+|PG[A-Z]+")

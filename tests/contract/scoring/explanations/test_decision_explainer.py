@@ -32,7 +32,7 @@ from mlplatform.operations import wiring
 from mlplatform.scoring.explanations.answer import (
     ExplanationAnswer,
     ExplanationRequest,
-    Unexplained,
+    NoExplanation,
 )
 from mlplatform.scoring.explanations.decision_explainer import DecisionExplainer
 from mlplatform.scoring.predictor.model import scorer
@@ -49,7 +49,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     wiring.settings.cache_clear()
 
 
-def asked(shop: Shop, decision_id: str, model: str = MODEL) -> ExplanationAnswer | Unexplained:
+def asked(shop: Shop, decision_id: str, model: str = MODEL) -> ExplanationAnswer | NoExplanation:
     return DecisionExplainer(shop.log, shop.bundles).explain(ExplanationRequest(model, decision_id))
 
 
@@ -61,9 +61,9 @@ def answered(shop: Shop, decision_id: str) -> dict[str, Any]:
     return answer
 
 
-def unexplained(shop: Shop, decision_id: str) -> Unexplained:
+def unexplained(shop: Shop, decision_id: str) -> NoExplanation:
     found = asked(shop, decision_id)
-    assert isinstance(found, Unexplained), found
+    assert isinstance(found, NoExplanation), found
     return found
 
 
@@ -203,7 +203,7 @@ def test_a_bundle_that_is_gone_is_brought_back_by_a_command_that_is_named(shop: 
     away = shop.bundles.parent / "away"
     shutil.move(shop.bundles / shop.champion.bundle.digest, away)
     found = explainer.explain(request)
-    assert isinstance(found, Unexplained)
+    assert isinstance(found, NoExplanation)
     assert found.name == "bundle-gone"
     assert "`mlplatform models card fraud 1`" in found.detail
     shutil.move(away, shop.bundles / shop.champion.bundle.digest)
@@ -258,5 +258,5 @@ def test_what_is_no_decision_says_what_it_is(shop: Shop) -> None:
     assert unexplained(shop, "nobody").name == "record-not-here"
     shop.decide("d1", 600.0)
     other = asked(shop, "d1", "credit")
-    assert isinstance(other, Unexplained)
+    assert isinstance(other, NoExplanation)
     assert other.name == "record-not-here"

@@ -19,7 +19,7 @@ from mlplatform.scoring.explanations import explanations as module
 from mlplatform.scoring.explanations.answer import (
     ExplanationReply,
     ExplanationRequest,
-    Unexplained,
+    NoExplanation,
 )
 from mlplatform.scoring.explanations.explanations import MOST_WAITING, Explanations
 from mlplatform.scoring.labels.ownership import Ownership
@@ -46,7 +46,7 @@ class HeldExplainer:
         self.goes_on = threading.Event()
         self.goes_on.set()
         self.failure: Exception | None = None
-        self.problem: Unexplained | None = None
+        self.problem: NoExplanation | None = None
         self.closed = 0
 
     def explain(self, request: ExplanationRequest) -> ExplanationReply:
@@ -174,14 +174,14 @@ async def test_what_waits_too_long_is_told_to_come_back_and_is_never_computed(
 @pytest.mark.parametrize(
     ("unexplained", "expected"),
     [
-        (Unexplained("payload-erased", "it is gone"), (422, "payload-erased", None)),
-        (Unexplained("record-not-here", "elsewhere", 404), (404, "record-not-here", None)),
-        (Unexplained("decision-pending", "later", 409, 1), (409, "decision-pending", 1)),
+        (NoExplanation("payload-erased", "it is gone"), (422, "payload-erased", None)),
+        (NoExplanation("record-not-here", "elsewhere", 404), (404, "record-not-here", None)),
+        (NoExplanation("decision-pending", "later", 409, 1), (409, "decision-pending", 1)),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
 async def test_what_cannot_be_explained_is_a_problem(
-    world: World, unexplained: Unexplained, expected: Any
+    world: World, unexplained: NoExplanation, expected: Any
 ) -> None:
     world.explainer.problem = unexplained
     problem = await world.problem(SHOP, world.id_of(SHOP))

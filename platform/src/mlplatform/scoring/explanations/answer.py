@@ -69,7 +69,7 @@ class ExplanationAnswer(msgspec.Struct, frozen=True, kw_only=True):
     note: str | None
 
 
-class Unexplained(msgspec.Struct, frozen=True):
+class NoExplanation(msgspec.Struct, frozen=True):
     """The reason that there is no explanation: a problem's name, with its details."""
 
     name: str
@@ -82,4 +82,4 @@ class ExplanationReply(msgspec.Struct, frozen=True):
     """An `ExplanationAnswer` as JSON, or the problem in its place."""
 
     answer: msgspec.Raw = NOTHING
-    problem: Unexplained | None = None
+    problem: NoExplanation | None = None

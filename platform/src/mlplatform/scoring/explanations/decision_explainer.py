@@ -20,8 +20,8 @@ from mlplatform.scoring.explanations.answer import (
     Contribution,
     ExplanationAnswer,
     ExplanationRequest,
+    NoExplanation,
     RuleValues,
-    Unexplained,
 )
 from mlplatform.scoring.request.answers import AnsweredBy, Degradation, ModelInfo, ReasonInfo
 from mlplatform.scoring.request.explain import (
@@ -55,14 +55,14 @@ class DecisionExplainer:
         self._bundles = bundles
         self._decider = functools.lru_cache(KEPT_DECIDERS)(self._loaded)
 
-    def explain(self, request: ExplanationRequest) -> ExplanationAnswer | Unexplained:
+    def explain(self, request: ExplanationRequest) -> ExplanationAnswer | NoExplanation:
         """The explanation of a decision, or the reason that there is none.
 
         Raises:
             PlatformError: the log can't be read now.
         """
         row = self._decision(request)
-        if isinstance(row, Unexplained):
+        if isinstance(row, NoExplanation):
             return row
         why = self._obstacle(row)
         if why is not None:
@@ -75,7 +75,7 @@ class DecisionExplainer:
             damaged = "its bundle or its model's folder is damaged, or does not fit its record"
             return _not_reproduced(request.decision_id, damaged)
 
-    def _decision(self, request: ExplanationRequest) -> Row | Unexplained:
+    def _decision(self, request: ExplanationRequest) -> Row | NoExplanation:
         """The record of a decision, with its payload parsed."""
         decision_id, by_kind = request.decision_id, dict[str, Row]()
         for read in (logged_records, all_records):  # spills are read only if the log lacks it
@@ -86,17 +86,17 @@ class DecisionExplainer:
                 return row
         if "inference" in by_kind:
             what = "its rows of inputs came from its caller, and no request"
-            return Unexplained("raw-scores", f"decision {decision_id} is not explained: {what}")
+            return NoExplanation("raw-scores", f"decision {decision_id} is not explained: {what}")
         if "accepted" in by_kind:
             detail = f"decision {decision_id} is still to come; ask again once it is there"
-            return Unexplained("decision-pending", detail, 409, PENDING_S)
+            return NoExplanation("decision-pending", detail, 409, PENDING_S)
         detail = (
             f"this gateway's log has no record of decision {decision_id}: it is in the log of"
             " another gateway, or the answer was given without a record"
         )
-        return Unexplained("record-not-here", detail, 404)
+        return NoExplanation("record-not-here", detail, 404)
 
-    def _obstacle(self, row: Row) -> Unexplained | None:
+    def _obstacle(self, row: Row) -> NoExplanation | None:
         """Why nothing explains a decision; None if it can be decided again."""
         decision_id, by, bundle = row["decision_id"], row["answered_by"], row["bundle"]
         if not row["payload"]:
@@ -104,14 +104,14 @@ class DecisionExplainer:
                 f"the record of decision {decision_id} was erased, or is older than its model keeps"
                 " payloads; nothing else explains it"
             )
-            return Unexplained("payload-erased", detail)
+            return NoExplanation("payload-erased", detail)
         if by not in (*MODELS, "rules"):
             what = "the small model" if by == "small_model" else "the safe default"
             detail = (
                 f"decision {decision_id} was made by {what} ({row['degraded_reason']}), and not by"
                 " a model or rules; the answer's reasons are all that explains it"
             )
-            return Unexplained("decided-without-model", detail)
+            return NoExplanation("decided-without-model", detail)
         if not (self._bundles / str(bundle)).is_dir():
             model, version = row["model"], row["version"]
             detail = (
@@ -119,10 +119,10 @@ class DecisionExplainer:
                 f" machine; `mlplatform models card {model} {version}` brings it back from the"
                 " registry"
             )
-            return Unexplained("bundle-gone", detail)
+            return NoExplanation("bundle-gone", detail)
         return None
 
-    def _answer(self, row: Row, found: Explanation) -> ExplanationAnswer | Unexplained:
+    def _answer(self, row: Row, found: Explanation) -> ExplanationAnswer | NoExplanation:
         logged = found.logged
         if found.differences:
             return _not_reproduced(found.decision_id, "; ".join(found.differences))
@@ -154,9 +154,9 @@ class DecisionExplainer:
         return load_decider(self._bundles, model, digest)
 
 
-def _not_reproduced(decision_id: str, why: str) -> Unexplained:
+def _not_reproduced(decision_id: str, why: str) -> NoExplanation:
     detail = (
         f"decision {decision_id} does not come out again as it is on record, so nothing explains"
         f" it: {why}; the model's owner finds more by `mlplatform log explain {decision_id}`"
     )
-    return Unexplained("not-reproduced", detail)
+    return NoExplanation("not-reproduced", detail)

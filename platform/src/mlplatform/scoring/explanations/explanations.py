@@ -14,7 +14,11 @@ from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 from mlplatform.scoring.admission.clients import Client
-from mlplatform.scoring.explanations.answer import ExplanationReply, ExplanationRequest, Unexplained
+from mlplatform.scoring.explanations.answer import (
+    ExplanationReply,
+    ExplanationRequest,
+    NoExplanation,
+)
 from mlplatform.scoring.labels.ownership import Ownership, event_span
 
 MOST_WAITING: Final = 8
@@ -115,5 +119,5 @@ class Explanations:
         self._idle = loop.call_later(IDLE_S, self._thread.submit, self._explainer.close)
 
 
-def _problem(why: Unexplained) -> Problem:
+def _problem(why: NoExplanation) -> Problem:
     return Problem(why.status, why.name, why.detail, retry_after_s=why.retry_after_s)

@@ -23,7 +23,7 @@ from mlplatform.scoring import wiring as scoring_wiring
 from mlplatform.scoring.explanations.answer import (
     ExplanationReply,
     ExplanationRequest,
-    Unexplained,
+    NoExplanation,
 )
 from mlplatform.scoring.explanations.decision_explainer import DecisionExplainer
 from mlplatform.scoring.explanations.process import READY
@@ -71,11 +71,11 @@ def reply(explainer: DecisionExplainer, request: ExplanationRequest) -> Explanat
     except PlatformError as error:
         log.error("decision %s is not explained: %s", request.decision_id, error)
         detail = "the decision log or the bundle cannot be read now; ask again"
-        found = Unexplained("explanation-unavailable", detail, 503, RETRY_S)
+        found = NoExplanation("explanation-unavailable", detail, 503, RETRY_S)
     except Exception:
         log.exception("decision %s is not explained", request.decision_id)
         detail = "the gateway failed at this explanation; its log says why"
-        found = Unexplained("internal", detail, 500)
-    if isinstance(found, Unexplained):
+        found = NoExplanation("internal", detail, 500)
+    if isinstance(found, NoExplanation):
         return ExplanationReply(problem=found)
     return ExplanationReply(answer=msgspec.Raw(_encode(found)))

@@ -17,8 +17,8 @@ function sent(text) {
 async function send(call, text) {
   const { method, path, asks } = call.dataset;
   if (asks === "yes" && !key.value.trim()) return "This call needs a key: fill in the field at the top of the page.";
-  const first = path.endsWith("/explanation") ? "score" : "score:async";
-  if (path.includes("{decision_id}") && !given) return `Send ${first} first: its decision_id is asked for here.`;
+  if (path.endsWith("/explanation") && !given) return "Send score first: its decision_id is asked for here.";
+  if (path.includes("{decision_id}") && !given) return "Send score:async first: its decision_id is asked for here.";
   if (path.includes("{version}") && !served) return "Send the model's metadata first: a version of its list is asked here.";
   const headers = {};
   if (asks === "yes") headers.Authorization = "Bearer " + key.value.trim();
