@@ -38,8 +38,8 @@ SCORES: Final = 30
 """In each part that is compared."""
 MOST_SLOWER: Final = 2.0
 """How many times as long as alone a score may take beside a flood of explanations, at the median.
-On two busy cores it was 1.05 to 1.5 times, and 2.3 to 2.7 where a thread of the gateway computed
-them."""
+On two busy cores it was 1.05 to 1.3 times, and 1.6 to 2.7 where a thread of the gateway computed
+them: the rest is for a machine that others use at the same time."""
 
 
 @pytest.fixture(scope="module")
