@@ -26,6 +26,7 @@ from mlplatform.runtime.http.messages import Request
 from mlplatform.runtime.processes.parent_death import ParentDeathPipe
 from mlplatform.scoring.admission.gate import AdmissionGate
 from mlplatform.scoring.api.app import Gateway
+from mlplatform.scoring.explanations.explanations import Explanations
 from mlplatform.scoring.labels.labels import Labels
 from mlplatform.scoring.labels.voids import Voids
 from mlplatform.scoring.pushes.pushes import FeaturePushes
@@ -66,6 +67,7 @@ async def test_health_fails_once_nothing_commits(monkeypatch: pytest.MonkeyPatch
         {},
         cast(Labels, None),
         cast(Voids, None),
+        cast(Explanations, None),
         cast(AsyncAcceptor, None),
         cast(FeaturePushes, None),
         Metrics(),
