@@ -328,7 +328,8 @@ def test_the_process_that_explains_has_a_lower_priority_and_is_replaced_when_it_
     before = explanation(clients[SHOP], decision_id)
     assert world._gateway is not None
     first = explainer_of(world)
-    assert first.nice() == psutil.Process(world._gateway.pid).nice() + BACKGROUND_NICE
+    own = psutil.Process(world._gateway.pid).nice()
+    assert first.nice() == min(own + BACKGROUND_NICE, 19)  # the kernel has no lower priority
     first.kill()
     wait_for(lambda: first.status() == psutil.STATUS_ZOMBIE)
     assert explanation(clients[SHOP], decision_id) == before

@@ -54,8 +54,6 @@ NOT_EXPLORED: Mapping[str, str] = {
     "twice_in_a_row": "the customer's last such request was let through",
 }
 Row = Sequence[float]
-Other = tuple[Row, float]
-"""A row with one input at its usual value, and its raw score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,9 +321,7 @@ def _by_model(decider: Decider, row: Row) -> _ReExplanation:
         found = drivers(bundle, contributions)
     except NotExplained as failure:
         outcome, note = Outcome(decision, score, raw), f"no reasons: {failure.reason}"
-        return _ReExplanation(
-            outcome, note=note, method=bundle.attribution.method, segment=segment
-        )
+        return _ReExplanation(outcome, note=note, method=bundle.attribution.method, segment=segment)
     scores_then = [bundle.calibrate(other) for other in raw_without]
     pairs = zip(others, scores_then, strict=True)
     then = [(score_then, bundle.decide(score_then, row_then)) for row_then, score_then in pairs]
