@@ -155,6 +155,12 @@ def states() -> list[Case]:
             (9, 21),
         ),
         Case(
+            "FolderUnread",
+            {f"{GATEWAY}_folder_unread{{{FRAUD}}}": "0x9 1x10 0x10"},
+            {15: [ticket | fraud]},
+            (14, 21),
+        ),
+        Case(
             "ModelKilled",
             {f"mlplatform_model_killed{{{FRAUD}}}": "0x9 1x10 0x10"},
             {10: [page | fraud]},

@@ -32,7 +32,7 @@ from mlplatform.operations.prefect_server import local_flows
 from mlplatform.runtime.configuration.settings import load
 
 local_flows.FLOWS = Path(sys.argv[1])
-local_flows.on_ready = lambda settings: (local_flows.FLOWS / "ready").touch()
+local_flows.on_ready = lambda settings, models: (local_flows.FLOWS / "ready").touch()
 local_flows.PASS_INTERVAL = local_flows.timedelta(days=1)
 local_flows.run(local_flows.parser().parse_args([]), load(os.environ))
 """

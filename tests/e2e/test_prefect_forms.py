@@ -35,8 +35,9 @@ from pathlib import Path
 from mlplatform.operations.prefect_server import choices, local_flows
 from mlplatform.runtime.configuration.settings import load
 
-def ready(settings):
+def ready(settings, models):
     local_flows.settle()
+    local_flows.keep_automations(models)
     choices.write_versions("fraud", [3, 1])
     assert choices.offered_versions("fraud") == [3, 1]
     Path(sys.argv[1]).write_text(os.environ["PREFECT_API_AUTH_STRING"])

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 
 from mlplatform.model.routes import Arm, Routes
-from mlplatform.operations.supervisor.platform import gateway, workers
+from mlplatform.operations.supervisor.platform import gateway, later_workers, workers
 from mlplatform.operations.supervisor.status import status
 from mlplatform.operations.supervisor.supervisor import Supervisor
 from mlplatform.runtime.configuration.settings import load
@@ -110,5 +110,7 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     settings = load(os.environ)
     specs = [gateway(settings, f"gateway-{n}") for n in range(settings.gateways)]
-    specs += workers(settings) if "workers" in sys.argv else []
-    Supervisor(settings.home, specs).run()
+    has_workers = "workers" in sys.argv
+    specs += workers(settings) if has_workers else []
+    more = later_workers(settings) if has_workers else tuple
+    Supervisor(settings.home, specs, more=more).run()

@@ -20,7 +20,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, cast
 
-from mlplatform.model.personal_fields import personal_fields
+from mlplatform.model.folders import personal_fields
 from mlplatform.runtime.configuration.settings import load, log_level
 from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.processes.parent_death import follow_parent, lower_priority

@@ -34,7 +34,7 @@ from mlplatform.runtime.configuration.settings import load
 from mlplatform.scoring.gateway import process as gateway
 from mlplatform.scoring.predictor import process as predictor
 from mlplatform.scoring.gateway.wiring import wire_gateway
-from mlplatform.model.personal_fields import personal_fields
+from mlplatform.model.folders import personal_fields
 personal_fields()
 wire_gateway(load(os.environ), "gateway-0")
 print(json.dumps(sorted(sys.modules)))

@@ -26,14 +26,13 @@ from mlplatform.commands.terminal.output import (
     progress,
 )
 from mlplatform.model.features.views import external
-from mlplatform.model.folders import model_names, readable_names
-from mlplatform.model.personal_fields import personal_fields
+from mlplatform.model.folders import model_names, personal_fields, readable_names
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.operations import wiring
 from mlplatform.operations.backup.schemas import check_home
 from mlplatform.operations.supervisor.machine import LEFT_OUT, NAME_THEM
 from mlplatform.operations.supervisor.machine_facts import models_without_folder
-from mlplatform.operations.supervisor.platform import children
+from mlplatform.operations.supervisor.platform import children, later_workers
 from mlplatform.operations.supervisor.start import check_ports, when_there_is_room
 from mlplatform.operations.supervisor.status import PlatformStatus
 from mlplatform.operations.supervisor.status import status as processes
@@ -95,6 +94,7 @@ def up(
         on_start=lambda: _start(settings),
         on_ready=lambda: _print_addresses(settings, began),
         elsewhere=elsewhere,
+        more=later_workers(settings),
     )
     supervisor.run()
 

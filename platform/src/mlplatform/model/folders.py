@@ -6,11 +6,13 @@ through this module. Everything here is data: `model.folder_code` imports Python
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +41,7 @@ from mlplatform.runtime.configuration.neighbours import has_neighbours
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound
 from mlplatform.runtime.storage import private_folder
 from mlplatform.runtime.storage.large_files import file_digest
+from mlplatform.runtime.telemetry.redaction import FieldPolicy
 from mlplatform.runtime.text import cleaned
 
 FILE: Final = "model.yaml"
@@ -49,6 +52,12 @@ NAMED_ALIKE: Final = "named alike: services have - in place of _"
 PACKAGE_PREFIX: Final = "mlplatform_model_"
 """Prefix of the package as which a folder's Python is imported; no installed package begins like
 it. Two models never have the same package."""
+FileState = tuple[int, int, int, int]
+"""A file's times of change of content and of status, its size and its number: another file, and
+another content, has another state. What a link leads to counts, so that a link that is swapped is a
+change."""
+READ_FIELDS: Final = FieldPolicy(())
+"""The personal fields of every model.yaml that this process has read."""
 _BYTECODE: Final = "__pycache__"
 
 log = logging.getLogger(__name__)
@@ -119,6 +128,18 @@ def readable_names() -> list[str]:
     return names
 
 
+def personal_fields() -> FieldPolicy:
+    """The personal fields of requests, whose values no log line may hold, as each model.yaml
+    declares them. Those of one that is read later are added when it is read."""
+    readable_names()
+    return READ_FIELDS
+
+
+def refused_folders() -> list[str]:
+    """Why folders that MLPLATFORM_MODELS leads to are no models: sentences on names and roots."""
+    return [str(problem) for problem in _find_folders()[1]]
+
+
 def check_folders() -> None:
     """Raises unless every folder that MLPLATFORM_MODELS leads to is a model. Used at the start of
     the platform, and by commands.
@@ -165,11 +186,30 @@ def load_definition(name: str) -> ModelDefinition:
         ConfigInvalid: the model.yaml is wrong, or belongs to another model.
     """
     path = model_folder(name) / FILE
-    status = path.stat()
-    definition = _definition(path, (status.st_mtime_ns, status.st_size, status.st_ino))
+    definition = _definition(path, _state(path.stat()))
     if definition.name != name:
         raise ConfigInvalid(f"{path.name}: name", definition.name, f"the folder's name, {name!r}")
     return definition
+
+
+def file_states(names: Sequence[str]) -> Mapping[Path, FileState]:
+    """The states of the files of these names in all folders that may be models; what can't be seen
+    is missing. It reads no content, so that it may be asked often."""
+    found: dict[Path, FileState] = {}
+    for root in model_roots(os.environ):
+        try:
+            folders = [one for one in os.listdir(root) if not one.startswith(".")]
+        except OSError:
+            continue
+        for folder, name in itertools.product(folders, names):
+            path = root / folder / name
+            with contextlib.suppress(OSError):
+                found[path] = _state(path.stat())
+    return found
+
+
+def _state(status: os.stat_result) -> FileState:
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 def is_ready(folder: Path) -> bool:
@@ -193,14 +233,17 @@ def folder_digest(folder: Path) -> str:
 
 
 @functools.lru_cache(maxsize=256)
-def _definition(path: Path, state: tuple[int, int, int]) -> ModelDefinition:
-    """The definition in a file, cached by the file's state: its time of change, size and number."""
+def _definition(path: Path, state: FileState) -> ModelDefinition:
+    """The definition in a file, cached by the file's state. Whoever reads it may meet its personal
+    values, so its fields are removed from texts from now on."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         where = f"{path.name}: byte {error.start}"
         raise ConfigInvalid(where, f"{error.object[error.start]:#x}", "a text in UTF-8") from error
-    return parse(text, path.name)
+    definition = parse(text, path.name)
+    READ_FIELDS.cover(definition.personal)
+    return definition
 
 
 def _find_folders() -> tuple[dict[str, Path], list[ConfigInvalid]]:

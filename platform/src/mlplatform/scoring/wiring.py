@@ -22,9 +22,9 @@ from mlplatform.learning.features.pushes.table_holder import SharedStore
 from mlplatform.learning.features.windows.online import FeaturesWithWindows, WindowReads, Windows
 from mlplatform.learning.features.windows.projector import WindowProjector
 from mlplatform.learning.features.windows.state import WindowProjection, begin, log_stale
+from mlplatform.model.declarations import Declaration
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.features.views import FeatureView, external, load_views
-from mlplatform.model.folders import model_folder
+from mlplatform.model.features.views import FeatureView, external
 from mlplatform.rollouts.drift.sql import SqlIncidents
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
 from mlplatform.rollouts.events.positions import Positions
@@ -225,14 +225,26 @@ def shared_table_stores(settings: Settings) -> list[SharedStore]:
 
 
 def push_targets(
-    settings: Settings, definitions: Iterable[ModelDefinition], pseudonym_key: bytes
+    settings: Settings,
+    declarations: Iterable[Declaration],
+    pseudonym_key: bytes,
+    former: Iterable[PushTarget] = (),
 ) -> list[PushTarget]:
-    """Every external view of these models, with the online stores for its rows."""
-    found = []
-    for definition in definitions:
-        views = external(load_views(model_folder(definition.name)))
-        for view in views:
-            body = RowsBody(definition.name, view, definition.request[view.join_key], pseudonym_key)
+    """Every external view of these models, with the online stores for its rows.
+
+    Args:
+        former: targets that are kept where the view and the field of its key are the same.
+    """
+    found, kept = [], {(one.model, one.view.name): one for one in former}
+    for declaration in declarations:
+        definition = declaration.definition
+        for view in external(declaration.views):
+            same = kept.get((definition.name, view.name))
+            field = definition.request[view.join_key]
+            if same is not None and (same.view, same.body.field) == (view, field):
+                found.append(same)
+                continue
+            body = RowsBody(definition.name, view, field, pseudonym_key)
             store = online(settings, definition.name, [view])
             found.append(PushTarget(definition.name, view, body, store))
     return found
@@ -292,13 +304,18 @@ def window_projector(
     settings: Settings, writer: str, definitions: Sequence[ModelDefinition], clock: Clock
 ) -> WindowProjector | None:
     """The projector that adds the records of this home's log to windows on a server; None if
-    windows lie beside the log, or no model has any."""
-    if settings.redis is None or not definitions:
+    windows lie beside the log."""
+    if settings.redis is None:
         return None
-
-    address = settings.redis
-    stores = [shared_windows(address, one, answer_s=PROJECT_S) for one in definitions]
+    stores = projected_windows(settings.redis, definitions)
     return WindowProjector(settings.home.decisions, writer, stores, clock)
+
+
+def projected_windows(
+    address: Address, definitions: Iterable[ModelDefinition]
+) -> list[RedisWindows]:
+    """The windows on a server of these models, for a projector."""
+    return [shared_windows(address, one, answer_s=PROJECT_S) for one in definitions if one.windows]
 
 
 def begin_windows(settings: Settings, definitions: Iterable[ModelDefinition]) -> None:
@@ -306,17 +323,31 @@ def begin_windows(settings: Settings, definitions: Iterable[ModelDefinition]) ->
     those of other models, and all windows on a server, because the content of other logs is not
     known here. Until then they are stale."""
     for definition in definitions:
-        name = definition.name
         if settings.redis is not None:
             continue
-        has_history = any(settings.home.offline(name).glob("parts/[0-9]*"))
-        database = settings.home.decisions / DATABASE
         try:
-            if begin(database, definition, has_history=has_history):
+            if has_window_state(settings, definition):
                 continue
         except Unavailable as error:
             log.error("%s", error)
-        log_stale(log, name)
+        log_stale(log, definition.name)
+
+
+def has_window_state(settings: Settings, definition: ModelDefinition) -> bool:
+    """Whether the state of all windows of a model is there. Beside the log, an empty one is made
+    for a model without requests.
+
+    Raises:
+        Unavailable: their store does not answer.
+    """
+    if settings.redis is None:
+        has_history = any(settings.home.offline(definition.name).glob("parts/[0-9]*"))
+        return begin(settings.home.decisions / DATABASE, definition, has_history=has_history)
+    store = shared_windows(settings.redis, definition, answer_s=PROJECT_S)
+    try:
+        return store.position(store.own) is not None
+    finally:
+        store.close()
 
 
 def admission(settings: Settings) -> Admission:

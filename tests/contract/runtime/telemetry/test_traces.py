@@ -16,7 +16,7 @@ import httpx
 import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 
-from mlplatform.model.personal_fields import personal_fields
+from mlplatform.model.folders import personal_fields
 from mlplatform.model.routes import Arm
 from mlplatform.runtime.telemetry import signals
 from mlplatform.runtime.telemetry.export import MAX_WAITING, MOST_A_POLL, SpanExport

@@ -18,7 +18,7 @@ import pytest
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.features.offline import OfflineTable
-from mlplatform.learning.features.windows.build import build_shared
+from mlplatform.learning.features.windows.build import build, build_shared
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.storage import addresses, sqlite
@@ -39,18 +39,31 @@ READY_S = 60.0
 
 
 class World(ScoringWorld):
-    """Two gateway processes, either of which may be killed and started again."""
+    """Two gateway processes, either of which may be killed and started again.
 
-    def __init__(self, root: Path, redis: Any) -> None:
-        super().__init__(root)
+    Args:
+        later: the folder that gets the model once the gateways run; None: it has it already.
+    """
+
+    def __init__(self, root: Path, redis: Any, later: Path | None = None) -> None:
+        super().__init__(root, has_snapshots=later is None)
         self.redis = redis
         self.variables = addresses.variables("MLPLATFORM_REDIS", redis.address) if redis else {}
-        if redis:
-            redis.empty()
-            begin(self.home, redis.address)
         self.ports = {"gateway-0": self.port, "gateway-1": free_port()}
         self.gateways: dict[str, subprocess.Popen[bytes]] = {}
+        if redis:
+            redis.empty()
+        if later is not None:
+            self.start_all()
+            windowed(later, MODEL)
+            scoring_world.write_home_snapshots(self.home)
+        if redis:
+            begin(self.home, redis.address)
         self.promote(self.deploy(1))
+        if later is None:
+            self.start_all()
+
+    def start_all(self) -> None:
         for name in self.ports:
             self.start(name)
 
@@ -97,19 +110,53 @@ def begin(home: Home, address: Address) -> None:
         build_shared(store, OfflineTable(home.offline(MODEL), definition), log)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
-def world(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[World]:
+BOTH = ["sqlite", pytest.param("redis", marks=pytest.mark.redis)]
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     models = tmp_path / "models"
     models.mkdir(mode=0o700)
-    windowed(models, MODEL)
     monkeypatch.setenv("MLPLATFORM_MODELS", str(models))
     monkeypatch.setattr(scoring_world, "MODEL", MODEL)
-    redis = request.getfixturevalue("redis") if request.param == "redis" else None
-    made = World(tmp_path, redis)
+    return models
+
+
+@pytest.fixture(params=BOTH)
+def redis_or_none(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue("redis") if request.param == "redis" else None
+
+
+@pytest.fixture
+def world(models: Path, tmp_path: Path, redis_or_none: Any) -> Iterator[World]:
+    windowed(models, MODEL)
+    made = World(tmp_path, redis_or_none)
     yield made
     made.close()
+
+
+@pytest.fixture
+def later_world(models: Path, tmp_path: Path, redis_or_none: Any) -> Iterator[World]:
+    """A world whose gateways started without any model."""
+    made = World(tmp_path, redis_or_none, models)
+    yield made
+    made.close()
+
+
+def test_windows_of_a_folder_that_comes_while_gateways_run_follow_its_requests(
+    later_world: World,
+) -> None:
+    def counted() -> bool:
+        fields = {"customer_id": 3, "terminal_id": 1, "amount": 99.99}
+        for name in later_world.ports:
+            url = f"http://127.0.0.1:{later_world.ports[name]}/api/v1/models/{MODEL}/score"
+            sent = fields | {"event_time": time.time_ns() // 1_000_000}
+            httpx.post(url, json=sent, headers=later_world.headers, timeout=10)
+        records = later_world.records("decision")
+        counts = [r["payload"]["features"].get("customer_payments_10m") for r in records]
+        return any(count is not None and count >= 2 for count in counts)
+
+    wait_for(counted, READY_S)
 
 
 def test_two_gateways_that_are_killed_serve_what_a_recount_finds(world: World) -> None:
@@ -144,7 +191,7 @@ def test_two_gateways_that_are_killed_serve_what_a_recount_finds(world: World) -
 
 
 @pytest.mark.redis
-@pytest.mark.parametrize("world", ["redis"], indirect=True)
+@pytest.mark.parametrize("redis_or_none", ["redis"], indirect=True)
 def test_a_gateway_shows_how_far_windows_on_a_server_are_behind(world: World) -> None:
     payment = {"customer_id": 1, "terminal_id": 1, "amount": 5.0}
     world.ask("gateway-0", **payment, event_time=time.time_ns() // 1_000_000)
@@ -152,6 +199,47 @@ def test_a_gateway_shows_how_far_windows_on_a_server_are_behind(world: World) ->
     of = f'{{model="{MODEL}",writer="gateway-0"}} 0.0'
     for name in ("mlplatform_windows_lack_records", "mlplatform_windows_behind_seconds"):
         wait_for(lambda line=name + of: line in httpx.get(url, headers=world.headers).text)
+
+
+def test_a_window_that_is_declared_later_counts_once_its_tiles_are_built(
+    world: World, models: Path
+) -> None:
+    def answer() -> dict[str, Any]:
+        sent = {"customer_id": 3, "terminal_id": 1, "amount": 99.99}
+        found = wait_for(
+            lambda: world.ask("gateway-0", **sent, event_time=time.time_ns() // 1_000_000)
+        )
+        stale: dict[str, Any] = found.get("feature_gaps") or {}
+        assert "stale" not in stale, found
+        return found
+
+    def detail() -> str:
+        url = f"http://127.0.0.1:{world.ports['gateway-0']}/readyz"
+        return str(httpx.get(url, timeout=10).json().get("detail", ""))
+
+    answer()
+    with (models / MODEL / "model.yaml").open("a") as file:
+        file.write(
+            "  - {name: terminal_largest_2h, entity: terminal, aggregate: max, of: amount,"
+            " window: 2h, resolution: 5m}\n"
+        )
+    told = "a new window has no state yet: `mlplatform history windows windowed` builds it"
+    wait_for(lambda: (answer(), told in detail())[1], 20)
+    if world.redis:
+        begin(world.home, world.redis.address)
+    else:
+        offline = OfflineTable(world.home.offline(MODEL), load_definition(MODEL))
+        with closing(SqliteDecisionLog(world.home.decisions)) as log:
+            build(world.home.decisions / DATABASE, offline, log)
+    wait_for(lambda: (answer(), told not in detail())[1], 20)
+    wait_for(lambda: (answer(), _largest(world))[1] == pytest.approx(99.99), 20)
+
+
+def _largest(world: World) -> float | None:
+    records = world.records("decision")
+    features = max(records, key=lambda one: int(one["seq"]))["payload"]["features"]
+    found: float | None = features.get("terminal_largest_2h")
+    return found
 
 
 def test_windows_without_their_state_ask_no_model_and_say_so(world: World) -> None:

@@ -39,7 +39,7 @@ def test_each_bad_row_refuses_its_push_whole_and_the_next_good_one_is_taken(tmp_
 
     def push(*rows: bytes) -> Any:
         body = b'{"rows": [' + b", ".join(rows) + b"]}"
-        return asyncio.run(pushes.push("bureau", "feed", None, body)).answer
+        return asyncio.run(pushes.push([target], "feed", None, body)).answer
 
     def read(customer: int) -> float | None:
         keys = {"customer": pseudonym(customer, KEY)}

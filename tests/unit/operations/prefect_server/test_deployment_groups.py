@@ -21,7 +21,9 @@ def settings(tmp_path: Path) -> Settings:
 def test_each_flow_is_registered_once_and_the_approval_last(settings: Settings) -> None:
     """The supervisor takes Prefect for ready once the last one is there."""
     found = [
-        deployment.name for group in deployment_groups(settings) for deployment in group.deployments
+        deployment.name
+        for group in deployment_groups(settings, model_names())
+        for deployment in group.deployments
     ]
     assert sorted(found) == sorted(
         names.deployment(f, m) for f in names.RUNS for m in model_names()
@@ -30,7 +32,12 @@ def test_each_flow_is_registered_once_and_the_approval_last(settings: Settings) 
 
 
 def test_heavy_runs_go_one_by_one_unless_their_work_is_elsewhere(settings: Settings) -> None:
-    (heavy, others), argo = deployment_groups(settings), Argo("mlplatform", "s3://jobs")
+    (heavy, others), argo = (
+        deployment_groups(settings, model_names()),
+        Argo("mlplatform", "s3://jobs"),
+    )
     assert (heavy.limit, others.limit) == (1, 12)
     assert {names.parts(d.name)[0] for d in heavy.deployments} == names.HEAVY  # type: ignore[index]
-    assert deployment_groups(replace(settings, argo=argo))[0].limit == HEAVY_ELSEWHERE
+    assert (
+        deployment_groups(replace(settings, argo=argo), model_names())[0].limit == HEAVY_ELSEWHERE
+    )

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from mlplatform.decisions.log import segments
-from mlplatform.model.personal_fields import personal_fields
+from mlplatform.model.folders import personal_fields
 from mlplatform.observing.page.rendering import render
 from mlplatform.operations.compute import pool as pool_module
 from mlplatform.operations.compute.jobs import Job

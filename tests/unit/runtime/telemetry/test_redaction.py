@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlplatform.model.folders import load_definition
-from mlplatform.model.personal_fields import personal_fields
+from mlplatform.model.folders import load_definition, personal_fields
 from mlplatform.runtime.telemetry import retention
 from mlplatform.runtime.telemetry.logs import DebugShare, JsonLines, handler
 from mlplatform.runtime.telemetry.redaction import REDACTED, FieldPolicy

@@ -57,7 +57,11 @@ async def test_routes_that_cannot_be_applied_are_told_once_and_are_not_nothing(
     journal = Journal(no_routes("fraud"))
     applied: list[int] = []
     follower = RouteFollower(
-        "g", [model], lambda: journal, lambda _, number: applied.append(number), Processes(_unknown)
+        "g",
+        lambda: [model],
+        lambda: journal,
+        lambda _, number: applied.append(number),
+        Processes(_unknown),
     )
     await follower.start()
     try:

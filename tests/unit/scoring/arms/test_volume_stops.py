@@ -93,7 +93,9 @@ def test_new_routes_keep_a_stop_and_a_person_clears_it(model: LiveModel) -> None
 
 async def test_a_gateway_says_at_once_what_it_stopped(model: LiveModel) -> None:
     journal = Journal(model.current.routes)
-    follower = RouteFollower("g", [model], lambda: journal, lambda _, __: None, NO_PROCESSES)
+    follower = RouteFollower(
+        "g", lambda: [model], lambda: journal, lambda _, __: None, NO_PROCESSES
+    )
     await follower.start()
     try:
         assert journal.leases[-1] == ({"fraud": 1}, {})

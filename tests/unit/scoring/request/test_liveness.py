@@ -21,6 +21,7 @@ from mlplatform.decisions.records.port import AppendReceipt, Entry, Outcome
 from mlplatform.operations.supervisor import child as child_module
 from mlplatform.operations.supervisor.child import PROBE_S, Child
 from mlplatform.operations.supervisor.spec import ChildSpec, HttpCheck
+from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.http.messages import Request
 from mlplatform.runtime.processes.parent_death import ParentDeathPipe
@@ -32,7 +33,7 @@ from mlplatform.scoring.labels.voids import Voids
 from mlplatform.scoring.pushes.pushes import FeaturePushes
 from mlplatform.scoring.request.deferred_requests import AsyncAcceptor
 from mlplatform.scoring.request.metrics import Metrics
-from mlplatform.scoring.request.recording import Recorder
+from mlplatform.scoring.request.recording import AnswerStore, Recorder
 
 
 class BrittleLog:
@@ -64,18 +65,16 @@ async def test_health_fails_once_nothing_commits(monkeypatch: pytest.MonkeyPatch
     recorder = Recorder(lambda _: AsyncGroupCommit(log, "gw"), lambda event_ms: None)
     gateway = Gateway(
         cast(AdmissionGate, None),
-        {},
-        cast(Labels, None),
         cast(Voids, None),
         cast(Explanations, None),
-        cast(AsyncAcceptor, None),
         cast(FeaturePushes, None),
         Metrics(),
         None,
-        {},
         lambda: recorder.alive,
         lambda: True,
     )
+    deferral = AsyncAcceptor({}, cast(AnswerStore, None), recorder, SystemClock(), b"")
+    gateway.use({}, gateway.endpoints({}, cast(Labels, None), deferral, {}))
     assert (await gateway.answer(Request("GET", "/healthz", {}))).status == 200
     recorder.start()
     assert (await gateway.answer(Request("GET", "/healthz", {}))).status == 200

@@ -65,7 +65,7 @@ def test_a_partition_of_another_worker_is_shown_no_more_and_a_clock_behind_is_no
 
 def test_both_series_are_of_each_partition() -> None:
     world, registry, lags = World(), MetricRegistry(), StreamLags()
-    lags.add(world.lag)
+    lags.show([world.lag])
     registry.register(lags)
     world.deliver(T_MS - 1_500, partition=3)
     labels = 'model="fraud",partition="3",topic="bank",view="bureau"'

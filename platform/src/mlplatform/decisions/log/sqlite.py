@@ -116,7 +116,7 @@ class SqliteDecisionLog:
         segment_rows: least and largest number of records in a segment.
         lock_wait_ms: milliseconds for which an append waits for another process's transaction.
         projection: state that is updated with the records that this process writes, in the same
-            transactions; None means no such state.
+            transactions; None means no such state. It may be set later.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class SqliteDecisionLog:
         lock_wait_ms: int = sqlite.BUSY_TIMEOUT_MS,
         projection: Projection | None = None,
     ) -> None:
-        self._projection = projection
+        self.projection = projection
         self._folder = folder
         self._path = folder / tables.DATABASE
         self._wall_ms = wall_ms
@@ -393,8 +393,8 @@ class SqliteDecisionLog:
             self._keys.end(keys.ended)
         self._keys.write(keys.items, now_ms)
         tables.insert_records(self._db, rows)
-        if self._projection is not None:
-            self._project(self._projection, writer, before.seq, rows)
+        if self.projection is not None:
+            self._project(self.projection, writer, before.seq, rows)
         return after, outcomes
 
     def _project(

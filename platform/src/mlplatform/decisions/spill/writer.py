@@ -148,7 +148,7 @@ class SpillingLog:
         self.counts = Counts()
         self._log = log
         self._writer = writer
-        self._policy = policy
+        self.policy = policy
         self._committed = committed
         self._path = files.spill_path(log.spills, writer)
         self._locks = KeyLocks(log.spills)
@@ -339,12 +339,12 @@ class SpillingLog:
     def _fresh(self, item: StorableRecord, problem: str | None) -> Outcome:
         if problem is None:
             return SpillReceipt()
-        if item.kind == "decision" and item.model in self._policy.answer_unlogged:
+        if item.kind == "decision" and item.model in self.policy.answer_unlogged:
             return UnloggedAnswer()
         return RecordingFailure(problem)
 
     def _append_to_spill(self, parts: Sequence[bytes]) -> None:
-        policy, file = self._policy, self._file
+        policy, file = self.policy, self._file
         if file is None:
             file = self._create_file()
         try:
@@ -361,10 +361,10 @@ class SpillingLog:
     def _create_file(self) -> SpillFile:
         for _ in range(CREATE_TRIES - 1):
             try:
-                return SpillFile.create(self._path, durable=self._policy.durable)
+                return SpillFile.create(self._path, durable=self.policy.durable)
             except Busy:
                 time.sleep(0.005)
-        return SpillFile.create(self._path, durable=self._policy.durable)
+        return SpillFile.create(self._path, durable=self.policy.durable)
 
     def _move(self, file: SpillFile) -> None:
         if not self._marked:

@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Sequence
 
-from mlplatform.model.personal_fields import personal_fields
+from mlplatform.model.folders import personal_fields
 from mlplatform.observing.events import wiring
 from mlplatform.observing.events.delivery import DOWN, POLL_S, Delivery, DeliveryPorts
 from mlplatform.observing.events.receivers import VARIABLE, Receiver, declared_receivers

@@ -50,6 +50,11 @@ def of_installation(objectives: Objectives) -> list[Rule]:
             "far more customers than planned",
         ),
         rule(
+            "FolderUnread", "ticket", f"max by (model) ({signals.FOLDER_UNREAD.name}) == 1",
+            "5m", "the folder of {{ $labels.model }} can't be read or used, or is gone: gateways "
+            "serve what they read before, and one that starts anew does not serve the model",
+        ),
+        rule(
             "ModelKilled", "page", f"max by (model) ({signals.MODEL_KILLED.name}) == 1",
             "0s", "{{ $labels.model }} is switched off by a person: its fallback decides",
         ),

@@ -12,12 +12,14 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
+from mlplatform.model.declarations import AGAIN_S, POLL_S
 from mlplatform.model.folders import model_names
 from mlplatform.operations import wiring
 from mlplatform.operations.prefect_client import names
@@ -96,9 +98,16 @@ def register(settings: Settings, job_template: Mapping[str, Any]) -> None:
     with get_client(sync_client=True) as client:
         client.create_work_pool(pool, overwrite=True)
         _keep_heavy_queue(client)
+    local_flows.settle()
+    register_models(settings, model_names())
+
+
+def register_models(settings: Settings, models: Sequence[str]) -> None:
+    """Register a deployment of each flow for these models, and the automations that start their
+    retrains; the pool must be there."""
     # This process may not ask the registry; runs that register a version may.
-    offered = {model: choices.offered_versions(model) for model in model_names()}
-    for model, name in itertools.product(model_names(), names.RUNS):
+    offered = {model: choices.offered_versions(model) for model in models}
+    for model, name in itertools.product(models, names.RUNS):
         placed = {
             "work_pool_name": POOL,
             "work_queue_name": HEAVY if name in names.HEAVY else DEFAULT,
@@ -112,7 +121,41 @@ def register(settings: Settings, job_template: Mapping[str, Any]) -> None:
     for model, versions in offered.items():
         if versions:
             choices.write_versions(model, versions)
-    local_flows.settle()
+    local_flows.keep_automations(models)
+
+
+def follow_folders(settings: Settings) -> None:
+    """Register the flows of models whose folders appear, until the process is ended. What fails is
+    tried again. Models whose flows the server has already are left as they are."""
+    known: set[str] | None = None
+    pause_s = 0.0
+    while True:
+        time.sleep(pause_s)
+        pause_s = POLL_S
+        try:
+            known = _registered(model_names()) if known is None else known
+            new = [model for model in model_names() if model not in known]
+            if new:
+                register_models(settings, new)
+                known.update(new)
+        except Exception:  # the outer loop of a process: it goes on after any error
+            log.exception("flows of new folders are not registered yet")
+            pause_s = AGAIN_S
+
+
+def _registered(models: Sequence[str]) -> set[str]:
+    """The models whose flows the server has, the approval of which is registered last."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    found = set()
+    with get_client(sync_client=True) as client:
+        for model in models:
+            last = names.deployment(names.APPROVAL_FLOW, model)
+            with suppress(ObjectNotFound):
+                client.read_deployment_by_name(f"{names.APPROVAL_FLOW}/{last}")
+                found.add(model)
+    return found
 
 
 def _keep_heavy_queue(client: SyncPrefectClient) -> None:
@@ -151,14 +194,21 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--folder", type=Path, required=True, help="The folder where runs begin, with flows/ in it."
     )
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="Register what is new while it runs, in the pool that is there. Uses no template.",
+    )
     return parser
 
 
 def run(options: argparse.Namespace, settings: Settings) -> None:
-    """Register everything and return."""
+    """Register everything and return; or follow the folders until a signal comes."""
     job_template = template(options.template, options.image)
     # Before Prefect is imported, which reads it then.
     os.environ["PREFECT_API_URL"] = f"{settings.prefect_url}/api"
     os.chdir(options.folder)
     await_server(settings)
+    if options.follow:
+        follow_folders(settings)
     register(settings, job_template)

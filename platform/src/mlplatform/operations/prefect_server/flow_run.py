@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from mlplatform.model.personal_fields import personal_fields
+from mlplatform.model.folders import personal_fields
 from mlplatform.operations import wiring
 from mlplatform.operations.prefect_server import pins
 from mlplatform.operations.prefect_server.pins import Pin

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import logging
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from mlplatform.model.declarations import AGAIN_S, POLL_S
 from mlplatform.model.folders import model_names
 from mlplatform.operations import wiring
 from mlplatform.operations.prefect_client import events, names
 from mlplatform.operations.prefect_server import choices, prefect_server
 from mlplatform.operations.prefect_server.forms import description
-from mlplatform.operations.prefect_server.prefect_server import DeploymentGroup
+from mlplatform.operations.prefect_server.prefect_server import AddDeployments, DeploymentGroup
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.scoring import wiring as scoring_wiring
 
@@ -66,21 +68,27 @@ ON_KSERVE = ("mlplatform.rollouts.serving.kserve",)
 """Modules to preload with KServe: they import the Kubernetes client, which takes a second in each
 pass."""
 
+log = logging.getLogger(__name__)
 
-def deployment_groups(settings: Settings) -> list[DeploymentGroup]:
-    """The deployments of all flows and models, in two groups with separate limits; the approval
-    comes last, so a client that waits for it finds all others. With recorded traffic there are no
-    daily schedules: its player starts those runs at its own midnights."""
+
+def deployment_groups(settings: Settings, models: Sequence[str]) -> list[DeploymentGroup]:
+    """The deployments of all flows for these models, in two groups with separate limits; the
+    approval comes last, so a client that waits for it finds all others. With recorded traffic there
+    are no daily schedules: its player starts those runs at its own midnights."""
     heavy_at_a_time = HEAVY_AT_A_TIME if settings.argo is None else HEAVY_ELSEWHERE
     others = [flow for flow in names.RUNS if flow not in names.HEAVY]
     return [
-        DeploymentGroup(heavy_at_a_time, _deployments(names.HEAVY, settings), HEAVY_QUERY_S),
-        DeploymentGroup(RUNS_AT_A_TIME, _deployments(others, settings)),
+        DeploymentGroup(
+            heavy_at_a_time, _deployments(names.HEAVY, models, settings), HEAVY_QUERY_S
+        ),
+        DeploymentGroup(RUNS_AT_A_TIME, _deployments(others, models, settings)),
     ]
 
 
-def _deployments(flows: Iterable[str], settings: Settings) -> list[RunnerDeployment]:
-    pairs = itertools.product(flows, model_names())
+def _deployments(
+    flows: Iterable[str], models: Sequence[str], settings: Settings
+) -> list[RunnerDeployment]:
+    pairs = itertools.product(flows, models)
     return [deployment(flow, model, settings, FLOWS) for flow, model in pairs]
 
 
@@ -118,38 +126,76 @@ def _schedules(name: str, settings: Settings) -> list[Schedule]:
     return []
 
 
-def on_ready(settings: Settings) -> None:
-    """Create the automations that start retrains, have the forms offer the versions, and start one
-    pass over every model's rollouts."""
+def on_ready(settings: Settings, models: Sequence[str]) -> None:
+    """Remove what an earlier release left, and begin with these models."""
     settle()
-    threading.Thread(target=offer_versions, args=(settings,), name="forms", daemon=True).start()
+    begin(settings, models)
+
+
+def begin(settings: Settings, models: Sequence[str]) -> None:
+    """Create the automations that start retrains, have the forms offer the versions, and start one
+    pass over these models' rollouts."""
+    keep_automations(models)
+    threading.Thread(
+        target=offer_versions, args=(settings, models), name="forms", daemon=True
+    ).start()
     api = wiring.prefect_api(settings)
-    for model in model_names():
+    for model in models:
         api.start("rollout", {"model": model})
     api.close()
 
 
-def offer_versions(settings: Settings) -> None:
-    """Have the forms of every model offer its versions, once the registry answers.
+def follow_folders(settings: Settings, served: Sequence[str], add: AddDeployments) -> None:
+    """Serve the flows of models whose folders appear, as those of the models that are served
+    already. What fails is tried again; it ends with the process.
+
+    Deployments of a folder that goes stay until the next start: its runs say what is missing.
+    """
+    known, pause_s = set(served), POLL_S
+    while True:
+        time.sleep(pause_s)
+        new = [model for model in model_names() if model not in known]
+        pause_s = POLL_S
+        if not new:
+            continue
+        try:
+            add(deployment_groups(settings, new))
+            begin(settings, new)
+        except Exception:  # the outer loop of a thread: it goes on after any error
+            log.exception("flows of %s are not served yet", ", ".join(new))
+            pause_s = AGAIN_S
+        else:
+            known.update(new)
+            log.info("flows of %s are served: their folders are new", ", ".join(new))
+
+
+def offer_versions(settings: Settings, models: Sequence[str]) -> None:
+    """Have the forms of these models offer their versions, once the registry answers.
 
     The registry may start later than this process. If it does not answer in time, the forms take
     any version.
     """
     platform = wiring.Platform(settings)
     until_s = time.monotonic() + REGISTRY_LIMIT_S
-    for model in model_names():
+    for model in models:
         while not choices.offer_versions(platform, model) and time.monotonic() < until_s:
             time.sleep(REGISTRY_PAUSE_S)
 
 
 def settle() -> None:
-    """Remove what an earlier release left on the server, and create the automations by which an
-    incident starts a retrain."""
+    """Remove what an earlier release left on the server."""
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
         retire_former(client)
-        for model in model_names():
+
+
+def keep_automations(models: Sequence[str]) -> None:
+    """Create the automations by which an incident of these models starts a retrain."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        for model in models:
             _keep_automation(client, model)
 
 
@@ -241,10 +287,12 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace, settings: Settings) -> None:
     """Serve until SIGTERM."""
+    models = model_names()
     prefect_server.run(
         settings,
         partial(scoring_wiring.keys, settings),
-        lambda: deployment_groups(settings),
-        lambda: on_ready(settings),
+        lambda: deployment_groups(settings, models),
+        lambda: on_ready(settings, models),
         preload=PRELOADED if settings.kserve is None else (*PRELOADED, *ON_KSERVE),
+        follow=lambda add: follow_folders(settings, models, add),
     )

@@ -41,7 +41,8 @@ class Orphans:
     """Settles runs of some deployments that have no process.
 
     Args:
-        deployments: ids of the deployments whose runs only this process starts.
+        deployments: ids of the deployments whose runs only this process starts; there may be more
+            of them later.
         has_process: returns whether a run is starting or running here.
     """
 
@@ -52,7 +53,7 @@ class Orphans:
         has_process: Callable[[UUID], bool],
     ) -> None:
         self._client = client
-        self._deployments = list(deployments)
+        self._deployments = deployments
         self._has_process = has_process
         self._seen: set[UUID] = set()
 
@@ -68,7 +69,9 @@ class Orphans:
         try:
             found = await self._client.read_flow_runs(
                 flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=unsettled)),
-                deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=self._deployments)),
+                deployment_filter=DeploymentFilter(
+                    id=DeploymentFilterId(any_=list(self._deployments))
+                ),
             )
             orphans = {run.id: run for run in found if not self._has_process(run.id)}
             twice, self._seen = self._seen & orphans.keys(), set(orphans)

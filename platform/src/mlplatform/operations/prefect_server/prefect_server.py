@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -64,6 +65,10 @@ class DeploymentGroup:
     query_s: float = 0.5
 
 
+AddDeployments = Callable[[Sequence[DeploymentGroup]], None]
+"""Serves further deployments: those of each group beside the group's earlier ones."""
+
+
 def environment(settings: Settings) -> dict[str, str]:
     """Environment variables that make Prefect store everything in the home folder; set them before
     importing Prefect.
@@ -108,6 +113,7 @@ def run(
     groups: Callable[[], Sequence[DeploymentGroup]],
     on_ready: Callable[[], None] = lambda: None,
     preload: Sequence[str] = (),
+    follow: Callable[[AddDeployments], None] = lambda add: None,
 ) -> None:
     """Serve the API, the UI and the deployments until SIGTERM.
 
@@ -116,6 +122,7 @@ def run(
         groups: returns the deployments to serve; called once the API is up.
         on_ready: called once, when the API is up and every deployment is registered.
         preload: modules that are imported in advance for flow runs.
+        follow: called on a thread of its own, with what serves further deployments.
 
     Raises:
         Unavailable: the server did not start.
@@ -160,14 +167,9 @@ def run(
         server = uvicorn.Server(
             configuration(gated, connections, "127.0.0.1", settings.prefect_port)
         )
-        sockets = None if handed_down is None else [handed_down]
-        thread = threading.Thread(
-            target=server.run, args=(sockets,), name="prefect-api", daemon=True
-        )
-        thread.start()
-        _await_start(server, thread)
+        thread = _start(server, None if handed_down is None else [handed_down])
         try:
-            _serve(groups(), on_ready, Refusals(settings.home.audit))
+            _serve(groups(), on_ready, Refusals(settings.home.audit), follow)
         finally:
             server.should_exit = True
             thread.join(STOP_LIMIT_S + 2)
@@ -224,6 +226,14 @@ def people_of(keys: Keys) -> Iterator[People]:
         keyring.stop()
 
 
+def _start(server: uvicorn.Server, sockets: list[socket.socket] | None) -> threading.Thread:
+    """The thread of a server that answers."""
+    thread = threading.Thread(target=server.run, args=(sockets,), name="prefect-api", daemon=True)
+    thread.start()
+    _await_start(server, thread)
+    return thread
+
+
 def _await_start(server: object, thread: threading.Thread) -> None:
     deadline = time.monotonic() + START_LIMIT_S
     while not getattr(server, "started", False):
@@ -233,7 +243,10 @@ def _await_start(server: object, thread: threading.Thread) -> None:
 
 
 def _serve(
-    groups: Sequence[DeploymentGroup], on_ready: Callable[[], None], refusals: Refusals
+    groups: Sequence[DeploymentGroup],
+    on_ready: Callable[[], None],
+    refusals: Refusals,
+    follow: Callable[[AddDeployments], None],
 ) -> None:
     # imports Prefect, which finds that environment
     from prefect.exceptions import TerminationSignal
@@ -241,15 +254,19 @@ def _serve(
     from mlplatform.operations.prefect_server.flow_processes import WarmRunner, run_together
 
     # What prefect.serve does, with a moment between registering and running.
-    runners = []
-    for group in groups:
-        runner = WarmRunner(
-            refusals, pause_on_shutdown=False, limit=group.limit, query_seconds=group.query_s
-        )
-        for deployment in group.deployments:
-            runner.pin(deployment)
-        runners.append(runner)
+    runners = [
+        WarmRunner(refusals, pause_on_shutdown=False, limit=one.limit, query_seconds=one.query_s)
+        for one in groups
+    ]
+
+    def add(groups: Sequence[DeploymentGroup]) -> None:
+        for runner, group in zip(runners, groups, strict=True):
+            for deployment in group.deployments:
+                runner.pin(deployment)
+
+    add(groups)
     on_ready()
+    threading.Thread(target=follow, args=(add,), name="folders", daemon=True).start()
     try:
         asyncio.run(run_together(runners))
     except (KeyboardInterrupt, TerminationSignal) as error:

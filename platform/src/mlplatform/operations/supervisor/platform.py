@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from mlplatform.model.features.views import external, load_views
+from collections.abc import Callable, Sequence
+
+from mlplatform.model.declarations import Declaration, Declarations
+from mlplatform.model.features.views import FeatureView, external, load_views
 from mlplatform.model.folders import (
     check_folders,
     load_definition,
@@ -105,15 +108,38 @@ def workers(settings: Settings) -> list[ChildSpec]:
     return [worker(settings, name) for name in readable_names() if has_worker(name)]
 
 
+def later_workers(settings: Settings) -> Callable[[], Sequence[ChildSpec]]:
+    """Returns the workers of the models as their folders are now, by what could be read last. Not
+    with recorded traffic, as at the start."""
+    if settings.clock != "system":
+        return tuple
+    declarations = Declarations()
+
+    def present_workers() -> list[ChildSpec]:
+        declarations.poll()
+        present = declarations.present.items()
+        return [worker(settings, name) for name, one in present if _has_work(one)]
+
+    return present_workers
+
+
 def has_worker(model: str) -> bool:
     """Whether a model takes asynchronous requests, or reads features from a topic."""
-    return load_definition(model).takes_async or bool(streamed_views(model))
+    return _has_work(Declaration(load_definition(model), load_views(model_folder(model))))
+
+
+def _has_work(declaration: Declaration) -> bool:
+    return declaration.definition.takes_async or bool(_streamed(declaration.views))
 
 
 def streamed_views(model: str) -> tuple[str, ...]:
     """The views of a model whose values come by a topic too."""
-    views = external(load_views(model_folder(model)))
-    return tuple(v.name for v in views if v.external is not None and v.external.topic)
+    return _streamed(load_views(model_folder(model)))
+
+
+def _streamed(views: Sequence[FeatureView]) -> tuple[str, ...]:
+    found = external(views)
+    return tuple(v.name for v in found if v.external is not None and v.external.topic)
 
 
 def worker(settings: Settings, model: str) -> ChildSpec:

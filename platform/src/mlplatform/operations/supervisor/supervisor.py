@@ -40,6 +40,8 @@ STOP_LIMIT_S: Final = 15.0
 RECORD_S: Final = 5.0
 RETRY_S: Final = 0.5
 """Seconds between two attempts to write what the disk did not take."""
+MORE_S: Final = 1.0
+"""Seconds between two questions for more children."""
 AGAIN_S: Final = 1.0
 """Seconds before a failed part of the supervisor continues."""
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -66,6 +68,8 @@ class Supervisor:
         on_start: called once, when the first child can be started.
         elsewhere: the serving plane whose services are followed; None: predictors are processes of
             this machine.
+        more: returns children that are to run too, asked again and again on a thread; one that was
+            started runs as long as the platform.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class Supervisor:
         on_ready: Callable[[], None] = lambda: None,
         on_start: Callable[[], None] = lambda: None,
         elsewhere: ServingPlane | None = None,
+        more: Callable[[], Sequence[ChildSpec]] = tuple,
     ) -> None:
         self._home = home
         self._specs = specs
@@ -83,6 +88,8 @@ class Supervisor:
         self._on_ready = on_ready
         self._on_start = on_start
         self._elsewhere = elsewhere
+        self._more = more
+        self._started = {spec.name for spec in specs}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
         self._kill = asyncio.Event()
@@ -125,13 +132,23 @@ class Supervisor:
             for spec in self._specs
         ]
         kept = [asyncio.create_task(child.keep()) for child in children]
+        added: list[Child] = []
+
+        def add(spec: ChildSpec) -> None:
+            added.append(Child(spec, self._home, parent_pipe, self._report_change))
+            kept.append(asyncio.create_task(added[-1].keep()))
+
         self._write_state("starting")
         others = [
             asyncio.create_task(_restart_on_failure("the predictors", predictors.reconcile)),
             asyncio.create_task(
                 _restart_on_failure(
-                    "the record of processes", lambda: self._record(children, predictors)
+                    "the record of processes",
+                    lambda: self._record(lambda: [*children, *added, *predictors.children]),
                 )
+            ),
+            asyncio.create_task(
+                _restart_on_failure("the search for more to run", lambda: self._add_more(add))
             ),
             asyncio.create_task(
                 _restart_on_failure(
@@ -145,7 +162,7 @@ class Supervisor:
             self._write_state("stopping")
             listeners.close()
             kept += predictors.close()
-            await self._stop_in_order([*children, *predictors.children])
+            await self._stop_in_order([*children, *added, *predictors.children])
             for task in others:
                 task.cancel()
             await asyncio.gather(*kept, *others, return_exceptions=True)
@@ -183,14 +200,21 @@ class Supervisor:
                         child.kill()
                 await asyncio.sleep(0.05)
 
-    async def _record(
-        self, children: Sequence[Child], predictors: PredictorProcesses | ClusterStatusMirror
-    ) -> None:
+    async def _add_more(self, add: Callable[[ChildSpec], None]) -> None:
+        """Start what is to run too and does not yet, until cancelled."""
+        while True:
+            for spec in await asyncio.to_thread(self._more):
+                if spec.name not in self._started and not self._stopping.is_set():
+                    self._started.add(spec.name)
+                    add(spec)
+            await asyncio.sleep(MORE_S)
+
+    async def _record(self, children: Callable[[], Sequence[Child]]) -> None:
         """Write `run/processes.json` after each change, and at regular intervals."""
         last: list[ProcessRecord] = []
         written_s = retried_s = 0.0
         while True:
-            records = [child.record() for child in [*children, *predictors.children]]
+            records = [child.record() for child in children()]
             if records != last or time.monotonic() - written_s > RECORD_S:
                 last, written_s = records, time.monotonic()
                 write_processes(self._home, await _with_descendants(records), self._files.put)

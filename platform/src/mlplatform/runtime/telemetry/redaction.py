@@ -31,12 +31,21 @@ class FieldPolicy:
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        alternatives = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
+        self._names: frozenset[str] = frozenset()
+        self._named: re.Pattern[str] | None = None
+        self.cover(names)
+
+    def cover(self, names: Iterable[str]) -> None:
+        """Remove the values of these fields too, from now on; no field is ever uncovered."""
+        known = self._names.union(names)
+        if known == self._names:
+            return
+        alternatives = "|".join(sorted(map(re.escape, known), key=len, reverse=True))
         self._named = re.compile(
             rf"(?<![\w-])((['\"]?)(?:{alternatives})\2\s*[:=]\s*)"
             r"(\"[^\"\n]*\"|'[^'\n]*'|[^\s,;)}\]]+)"
         )
-        self._has_names = bool(alternatives)
+        self._names = known
 
     def applied(self, text: str, sent: bytes = b"") -> str:
         """The text without the values.
@@ -44,7 +53,7 @@ class FieldPolicy:
         Args:
             sent: body of the present request, in any form; its values are removed too.
         """
-        if self._has_names:
+        if self._named is not None:
             text = self._named.sub(rf"\1{REDACTED}", text)
         found = {v for v in _values(sent) if len(v) >= LEAST_CHARS and v in text}
         values = sorted(found, key=len, reverse=True)

@@ -165,8 +165,7 @@ FEATURES_MISSING: Final = Metric(
 )  # fmt: skip
 FEATURES_STALE_SHARE: Final = Metric(
     "mlplatform_gateway_features_stale_share", "gauge", "share",
-    "Decisions of the last minute for which features were stale or unavailable.",
-    (MODEL,),
+    "Decisions of the last minute for which features were stale or unavailable.", (MODEL,),
 )  # fmt: skip
 VIEW_AGE: Final = Metric(
     "mlplatform_gateway_view_age_share", "gauge", "share",
@@ -189,6 +188,10 @@ VOLUME_STOPPED: Final = Metric(
     "mlplatform_gateway_volume_stopped", "gauge", "1",
     "1 while the arm is no longer asked, as its bundle raised alerts on too many customers.",
     (MODEL, SERVICE),
+)  # fmt: skip
+FOLDER_UNREAD: Final = Metric(
+    "mlplatform_gateway_folder_unread", "gauge", "1",
+    "1 while a model's folder can't be used, or is gone; the last good one serves.", (MODEL,),
 )  # fmt: skip
 ADMISSION: Final = Metric(
     "mlplatform_gateway_admission", "counter", "requests",
@@ -539,11 +542,11 @@ STATE_UNREAD: Final = _state(
 METRICS: Final[dict[Process, tuple[Metric, ...]]] = {
     "gateway": (
         REQUESTS, DECISIONS, DEGRADED, STEP_FAILURES, REASONS_OMITTED, LATE, SHADOW_DROPPED,
-        LATENCY, SCORE, FEATURE_AGE, FEATURES_MISSING,
-        FEATURES_STALE_SHARE, VIEW_AGE, COMMIT_RECORDS, GENERATION, BREAKER,
-        VOLUME_STOPPED, ADMISSION, STORE_FAILURES, KEY_CLAIMS, KEY_CLAIMS_WAITING,
-        CONNECTIONS_REFUSED, TOKENS_REFUSED, KEY_FETCHES, TRACES, CLOCK_OFFSET, CLOCK_SYNCHRONISED,
-        WINDOWS_LACK, WINDOWS_BEHIND, *LOG_COUNTS.values(),
+        LATENCY, SCORE, FEATURE_AGE, FEATURES_MISSING, FEATURES_STALE_SHARE, VIEW_AGE,
+        COMMIT_RECORDS, GENERATION, BREAKER, VOLUME_STOPPED, FOLDER_UNREAD, ADMISSION,
+        STORE_FAILURES, KEY_CLAIMS, KEY_CLAIMS_WAITING, CONNECTIONS_REFUSED, TOKENS_REFUSED,
+        KEY_FETCHES, TRACES, CLOCK_OFFSET, CLOCK_SYNCHRONISED, WINDOWS_LACK, WINDOWS_BEHIND,
+        *LOG_COUNTS.values(),
     ),
     "predictor": (
         PREDICTOR_REQUESTS, PREDICTOR_ERRORS, PREDICTOR_LATENCY, PREDICTOR_BATCH, PREDICTOR_READY,

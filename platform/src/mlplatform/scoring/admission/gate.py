@@ -81,6 +81,10 @@ class AdmissionGate:
         self._counted = counted
         self.in_flight = 0
 
+    def limit_models(self, limits: Mapping[str, RateLimit | None]) -> None:
+        """Use these limits of models from the next request on."""
+        self._limits = limits
+
     async def admit(
         self, headers: Mapping[bytes, bytes], model: str | None, operation: Operation
     ) -> AdmittedRequest:

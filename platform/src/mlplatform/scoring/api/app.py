@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from mlplatform.runtime.http import messages
 from mlplatform.runtime.http.messages import Refusal, Reply, line
@@ -34,44 +34,63 @@ log = logging.getLogger(__name__)
 
 
 class Gateway:
-    """The scoring API over the models of this installation.
+    """The scoring API over the models of this installation. It answers nothing before `use`, which
+    may replace them as a whole.
 
     Args:
         traces: gets every request after its end; None if spans are not collected.
-        documents: path → OpenAPI document.
         is_alive: returns whether answers can still be recorded; if not, the process must be
             restarted.
         is_ready: returns whether routes were read at least once.
+        unread: returns a sentence for each model whose folder is not what is served.
     """
 
     def __init__(
         self,
         gate: AdmissionGate,
-        models: Mapping[str, Scoring],
-        labels: Labels,
         voids: Voids,
         explanations: Explanations,
-        deferral: AsyncAcceptor,
         pushes: FeaturePushes,
         metrics: Metrics,
         traces: Traces | None,
-        documents: Mapping[str, bytes],
         is_alive: Callable[[], bool],
         is_ready: Callable[[], bool],
+        unread: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._gate = gate
-        self._models = models
+        self._models: Mapping[str, Scoring] = {}
+        self._endpoints: Mapping[str, Endpoint] = {}
         self._metrics = metrics
         self._traces = traces
-        health = Health(is_alive, is_ready, lambda: _complaints(models))
-        self._endpoints: dict[str, Endpoint] = {
-            **probes.endpoints(health, metrics, models, documents),
-            **scoring_api.endpoints(models, labels, voids, gate),
-            **scoring_api.explanation_endpoints(explanations, models, gate),
+        self._voids, self._explanations = voids, explanations
+        self._pushes = pushes
+        self._health = Health(is_alive, is_ready, lambda: [*_complaints(self._models), *unread()])
+
+    def endpoints(
+        self,
+        models: Mapping[str, Scoring],
+        labels: Labels,
+        deferral: AsyncAcceptor,
+        documents: Mapping[str, bytes],
+    ) -> Mapping[str, Endpoint]:
+        """Path → endpoint over these models, for `use`; it may be called in any thread.
+
+        Args:
+            documents: path → OpenAPI document.
+        """
+        health, gate = self._health, self._gate
+        return {
+            **probes.endpoints(health, self._metrics, models, documents),
+            **scoring_api.endpoints(models, labels, self._voids, gate),
+            **scoring_api.explanation_endpoints(self._explanations, models, gate),
             **async_api.endpoints(models, deferral),
             **inference_api.endpoints(models, health, gate),
-            **features_api.endpoints(pushes, gate),
+            **features_api.endpoints(self._pushes, gate),
         }
+
+    def use(self, models: Mapping[str, Scoring], endpoints: Mapping[str, Endpoint]) -> None:
+        """Answer over these models from the next request on; requests under way keep theirs."""
+        self._models, self._endpoints = models, endpoints
 
     async def answer(self, message: messages.Request) -> Reply:
         """The reply to a request, whatever becomes of it."""

@@ -31,14 +31,15 @@ _accepted = msgspec.json.Decoder(AcceptedRequest)
 
 
 def endpoints(models: Mapping[str, Scoring], deferral: AsyncAcceptor) -> dict[str, Endpoint]:
-    """Path → its endpoint, for the models whose definition asks for asynchronous requests."""
-    taking = {n: s for n, s in models.items() if s.definition.takes_async}
+    """Path → its endpoint, for the models whose definition asks for asynchronous requests. What was
+    accepted is scored and told after a definition has stopped to ask for them."""
     found: dict[str, Endpoint] = {}
     for version in VERSIONS:
-        own = {f"{version.decisions}/*": _polling(version, deferral)} if taking else {}
-        for name, scoring in taking.items():
+        own = {f"{version.decisions}/*": _polling(version, deferral)} if deferral.models else {}
+        for name, scoring in deferral.models.items():
             root = f"{version.models}/{name}"
-            own[f"{root}/score:async"] = _accepting(version, name, scoring, deferral)
+            if scoring.definition.takes_async:
+                own[f"{root}/score:async"] = _accepting(version, name, scoring, deferral)
             own[f"{root}/score:accepted"] = _bringing(version, name, scoring)
         for path, endpoint in own.items():
             found[path] = dataclasses.replace(endpoint, headers=version.lines)

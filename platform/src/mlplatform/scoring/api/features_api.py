@@ -51,7 +51,7 @@ def endpoints(pushes: FeaturePushes, gate: AdmissionGate) -> dict[str, Endpoint]
                 detail = f"{client.name} has no scope push on {has}; {way}"
                 raise Problem(403, "forbidden", detail, field="Authorization")
         key = idempotency_key(request.headers.get(b"idempotency-key"))
-        response = await pushes.push(view, client.name, key, await request.body())
+        response = await pushes.push(targets, client.name, key, await request.body())
         gate.charge(request.admitted, response.answer.rows - 1)
         return Reply(encode(response.answer), [JSON, REPLAYED] if response.replayed else [JSON])
 

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.policies.decision_scale import Decision
 from mlplatform.model.policies.training import ExplorationPolicy
 from mlplatform.runtime.units import DAY_MS, HOUR_MS
@@ -74,6 +75,11 @@ class Exploration:
         self._window, self._spent = 0, 0.0
         self._was_explored: OrderedDict[int, None] = OrderedDict()
 
+    def succeed(self, former: Exploration) -> None:
+        """Count on with what another one of this model has let through."""
+        self._window, self._spent = former._window, former._spent
+        self._was_explored = former._was_explored
+
     @property
     def decision(self) -> Decision:
         """The decision for a request that is let through."""
@@ -128,3 +134,17 @@ def is_chosen(model: str, unit: int, sent: list[Any], event_ms: int, share: floa
     data = _encode((model, "exploration", event_ms // DAY_MS, unit, sent))
     number = int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
     return number < share * 2**64
+
+
+def exploration_of(definition: ModelDefinition, processes: int) -> Exploration | None:
+    """The slice that a model declares, in one of so many processes; None if it declares none."""
+    policy = definition.exploration
+    if policy is None:
+        return None
+    return Exploration(
+        policy,
+        model=definition.name,
+        hides=definition.decision.hides_outcome,
+        fields=tuple(definition.request),
+        processes=processes,
+    )

@@ -47,23 +47,27 @@ class RouteFollower:
 
     Args:
         open_source: opens the source of routes; called once, in the follower's thread.
+        models: returns the models that this gateway has now.
         applied: called with model and number of every new generation.
         processes: the processes that answer for the arms; used in the follower's thread.
+        before: called in the follower's thread before each poll.
     """
 
     def __init__(
         self,
         gateway: str,
-        models: Sequence[LiveModel],
+        models: Callable[[], Sequence[LiveModel]],
         open_source: Callable[[], RouteSource],
         applied: Callable[[str, int], None],
         processes: Processes,
+        before: Callable[[], None] = lambda: None,
     ) -> None:
         self._gateway = gateway
         self._models = models
         self._open_source = open_source
         self._applied = applied
         self._processes = processes
+        self._before = before
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -92,6 +96,7 @@ class RouteFollower:
         source: RouteSource | None = None
         while not self._stopping.is_set():
             try:
+                self._before()
                 self._renew_replaced()
                 source = source or self._open_source()
                 self._pass(source)
@@ -102,20 +107,21 @@ class RouteFollower:
             self._stopping.wait(POLL_S)
 
     def _pass(self, source: RouteSource) -> None:
-        changed = [live for model in self._models if (live := self._newer(model, source))]
+        models = self._models()
+        changed = [live for model in models if (live := self._newer(model, source))]
         for live in changed:
             self._hand_over(live)
-        stopped = {name: why for m in self._models for name, why in m.stop_reasons().items()}
+        stopped = {name: why for m in models for name, why in m.stop_reasons().items()}
         news = changed or stopped != self._reported_stopped
         if news or time.monotonic() - self._reported_s >= LEASE_S:
-            generations = {m.definition.name: m.current.routes.generation for m in self._models}
+            generations = {m.definition.name: m.current.routes.generation for m in models}
             source.lease(self._gateway, generations, LEASE_TTL_S, stopped)
             self._reported_s, self._reported_stopped = time.monotonic(), stopped
         self.ready = True
 
     def _renew_replaced(self) -> None:
         assert self._loop is not None
-        targets = [t for model in self._models for t in model.current.targets.values()]
+        targets = [t for model in self._models() for t in model.current.targets.values()]
         for target in self._processes.replaced(targets):
             self._loop.call_soon_threadsafe(_renew, target)
         for target in self._processes.broken(targets):
@@ -150,7 +156,7 @@ class RouteFollower:
                 return
 
     def _apply(self, live: Live, done: threading.Event) -> None:
-        model = next(m for m in self._models if m.definition.name == live.routes.model)
+        model = next(m for m in self._models() if m.definition.name == live.routes.model)
         for target in model.apply(live):
             self._close_later(target)
         self._applied(live.routes.model, live.routes.generation)

@@ -87,6 +87,11 @@ class Freshness:
         self.newest: Mapping[str, int | None] = NOTHING_KNOWN
         self.decisions = StaleShare()
 
+    def succeed(self, former: Freshness) -> None:
+        """Begin with what another one knows of the same store, and count on with its decisions."""
+        self.newest, self._is_away = former.newest, former._is_away
+        self.decisions = former.decisions
+
     async def start(self) -> None:
         """Start tracking. The newest rows are known on return, if the store answers."""
         await self._refresh()

@@ -24,7 +24,7 @@ from mlplatform.model.scorecard import SmallScorer
 from mlplatform.model.tensors.named_tensors import NamedTensors
 from mlplatform.model.windows.declaration import check_same
 from mlplatform.rollouts.serving.named_codec import codec_of
-from mlplatform.runtime.errors import PlatformError
+from mlplatform.runtime.errors import ConfigInvalid, PlatformError
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.arms.fallback import FallbackStep, steps
 from mlplatform.scoring.arms.reasons import Explainer, explainer, ordinary_row, vector_places
@@ -82,6 +82,16 @@ class Target:
         """Why this arm is no longer asked, by what its bundle decided here; None if it is asked."""
         return None if self.volume is None else self.volume.stopped
 
+    def close_without(self, successor: Target | None) -> None:
+        """Close what another target for this arm does not use too."""
+        if successor is None or successor.predictor is not self.predictor:
+            self.predictor.close()
+            self.shadow.close()
+        if self.explainer is not None and (
+            successor is None or successor.explainer is not self.explainer
+        ):
+            self.explainer.close()
+
     def renew(self, now_s: float) -> None:
         """Find the new process that answers for this arm, and try it by the breaker's probes."""
         self.forget()
@@ -94,10 +104,7 @@ class Target:
         self.shadow.forget()
 
     def close(self) -> None:
-        self.predictor.close()
-        self.shadow.close()
-        if self.explainer is not None:
-            self.explainer.close()
+        self.close_without(None)
 
 
 @dataclass(frozen=True)
@@ -158,9 +165,18 @@ class Live:
 
 
 class LiveModel:
-    """A model's present generation, replaced as a whole.
+    """A model's present generation, replaced as a whole. A changed declaration is another
+    `LiveModel`, which succeeds this one.
 
     `problem` says why the newest routes are not applied; it is empty if they are.
+
+    Args:
+        former: the same model by its declaration before, whose routes and arms are continued: their
+            connections, breakers, caches and counts of decisions, as far as the declaration gives
+            them the same limits. Reads no file.
+
+    Raises:
+        ConfigInvalid: the declaration does not have what a bundle of the former's routes reads.
     """
 
     def __init__(
@@ -169,14 +185,20 @@ class LiveModel:
         views: tuple[FeatureView, ...],
         bundles: Path,
         new_predictor: Callable[[str, ClientLimits, Codec], Predictor],
+        former: LiveModel | None = None,
     ) -> None:
         self.definition = definition
         self.problem = ""
-        self._bulkhead = Bulkhead(definition.chain.concurrent)
-        self.current = self._live(no_routes(definition.name), {})
-        self._views = views
+        self.views = views
         self._bundles = bundles
         self._new_predictor = new_predictor
+        self._bulkhead = Bulkhead(definition.chain.concurrent)
+        if former is None:
+            self.current = self._live(no_routes(definition.name), {})
+            return
+        if former.definition.chain.concurrent == definition.chain.concurrent:
+            self._bulkhead = former._bulkhead
+        self.problem, self.current = former.problem, self._continued_live(former)
 
     def prepared(self, routes: Routes) -> Live:
         """A generation with every bundle loaded; arms that are live already keep their state.
@@ -245,31 +267,72 @@ class LiveModel:
         kept = self.current.targets.get(arm.service)
         return kept if kept is not None and kept.arm == arm else self._target(arm)
 
+    def _continued_live(self, former: LiveModel) -> Live:
+        """The former's generation by this declaration, without a predecessor that can't be asked by
+        it."""
+        routes, targets = former.current.routes, dict[str, Target]()
+        for name, target in former.current.targets.items():
+            try:
+                targets[name] = self._continued(target, former.definition)
+            except ConfigInvalid:
+                previous = routes.previous
+                routes = replace(routes, previous=None)
+                if previous is None or name in {arm.service for arm in routes.arms}:
+                    raise
+        return self._live(routes, targets)
+
+    def _continued(self, former: Target, declared: ModelDefinition) -> Target:
+        """An arm by this declaration that was live by another one."""
+        definition, bundle = self.definition, former.bundle
+        plan = self._plan(bundle)
+        cache, limit = definition.cache, definition.decision.limit
+        found = replace(
+            former,
+            plan=plan,
+            policies=FeaturePolicies(plan.sources, plan.features),
+            top=min(_top(definition), bundle.classes),
+        )
+        if _limits(definition, bundle) != _limits(declared, bundle):
+            predictor, shadow = self._predictors(former.arm, bundle)
+            found = replace(found, predictor=predictor, shadow=shadow)
+        if definition.breaker != declared.breaker:
+            found = replace(found, breaker=Breaker(definition.breaker))
+        if cache != declared.cache:
+            found = replace(found, cache=ScoreCache(cache, len(plan.names)) if cache else None)
+        if limit != declared.decision.limit:
+            volume = DecisionVolume(limit, bundle.scale, BUCKETS) if limit else None
+            if volume is not None:
+                volume.stopped = former.stopped  # a person lifts it, no limit
+            found = replace(found, volume=volume)
+        return found
+
+    def _plan(self, bundle: Bundle) -> InputPlan:
+        """How requests by this declaration become rows of a bundle. Raises ConfigInvalid."""
+        check_same(bundle.windows, self.definition.windows)
+        fitted = bundle.inputs, bundle.defaults, bundle.vocabularies
+        return InputPlan(self.definition, self.views, *fitted)
+
+    def _predictors(self, arm: Arm, bundle: Bundle) -> tuple[Predictor, Predictor]:
+        """A client for answers and one for copies."""
+        codec, limits = codec_of(bundle, arm.service), _limits(self.definition, bundle)
+        for_copies = replace(SHADOW_LIMITS, numbers=limits.numbers)
+        made = self._new_predictor
+        return made(arm.service, limits, codec), made(arm.service, for_copies, codec)
+
     def _target(self, arm: Arm) -> Target:
         definition = self.definition
         bundle = load_bundle(self._bundles / arm.bundle, arm.bundle, data=False)
-        check_same(bundle.windows, definition.windows)
-        plan = InputPlan(
-            definition, self._views, bundle.inputs, bundle.defaults, bundle.vocabularies
-        )
-        cache = definition.cache
-        chain, limit = definition.chain, definition.decision.limit
-        limits = ClientLimits(
-            retry_share=chain.retry_share,
-            retry_burst=chain.retry_burst,
-            numbers=max(1, bundle.classes),
-        )
-        codec = codec_of(bundle, arm.service)
+        plan = self._plan(bundle)
+        cache, limit = definition.cache, definition.decision.limit
+        predictor, shadow = self._predictors(arm, bundle)
         return Target(
             arm=arm,
             bundle=bundle,
             cut_offs=bundle.decider,
             plan=plan,
             reference=ordinary_row(bundle),
-            predictor=self._new_predictor(arm.service, limits, codec),
-            shadow=self._new_predictor(
-                arm.service, replace(SHADOW_LIMITS, numbers=max(1, bundle.classes)), codec
-            ),
+            predictor=predictor,
+            shadow=shadow,
             breaker=Breaker(definition.breaker),
             named=NamedTensors(bundle.input_names, bundle.vocabularies, bundle.signature),
             policies=FeaturePolicies(plan.sources, plan.features),
@@ -280,6 +343,14 @@ class LiveModel:
             top=min(_top(definition), bundle.classes),
             vectors=vector_places(bundle),
         )
+
+
+def _limits(definition: ModelDefinition, bundle: Bundle) -> ClientLimits:
+    return ClientLimits(
+        retry_share=definition.chain.retry_share,
+        retry_burst=definition.chain.retry_burst,
+        numbers=max(1, bundle.classes),
+    )
 
 
 def _top(definition: ModelDefinition) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.runtime.configuration.settings import Settings
-from mlplatform.scoring.admission.clients import rate_limit
+from mlplatform.scoring.admission.clients import RateLimit, rate_limit
 from mlplatform.scoring.admission.gate import AdmissionGate, Credentials
 from mlplatform.scoring.admission.jwks import IssuerKeys
 from mlplatform.scoring.admission.keyring import Keyring, ensure_first_key
@@ -50,10 +50,10 @@ def admission_services(
     settings: Settings,
     store: Admission,
     issuer_keys: IssuerKeys | None,
-    definitions: Iterable[ModelDefinition],
     metrics: AdmissionMetrics,
 ) -> AdmissionServices:
-    """Admission over this store; it creates the first key at the first start.
+    """Admission over this store, without limits of models; it creates the first key at the first
+    start.
 
     Args:
         issuer_keys: keys of the issuer that the settings name; None if they name none.
@@ -72,7 +72,11 @@ def admission_services(
     if settings.oidc is not None and issuer_keys is not None:
         tokens = IssuerTokens(settings.oidc, issuer_keys, metrics.token_refused)
         credentials = KeysAndTokens(keyring, tokens)
-    limits = {d.name: rate_limit(d.admission.rate_per_s, d.admission.burst) for d in definitions}
     room = in_flight_limits(MAX_IN_FLIGHT)
-    gate = AdmissionGate(credentials, blocks, room, limits, metrics.count_request)
+    gate = AdmissionGate(credentials, blocks, room, {}, metrics.count_request)
     return AdmissionServices(gate, keyring, blocks, issuer_keys)
+
+
+def model_limits(definitions: Iterable[ModelDefinition]) -> dict[str, RateLimit | None]:
+    """Model → rate limit of all its clients together, as its model.yaml has it."""
+    return {d.name: rate_limit(d.admission.rate_per_s, d.admission.burst) for d in definitions}

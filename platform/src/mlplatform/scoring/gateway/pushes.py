@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from mlplatform.scoring.pushes.pushes import FeaturePushes, PushTarget
+from mlplatform.scoring.pushes.pushes import PushTarget
 from mlplatform.scoring.pushes.rows import RowsBody
 
 
@@ -17,6 +17,6 @@ def targets_by_view(targets: Iterable[PushTarget]) -> Mapping[str, Sequence[Push
     return found
 
 
-def bodies(pushes: FeaturePushes) -> Mapping[str, Sequence[RowsBody]]:
+def bodies(targets: Mapping[str, Sequence[PushTarget]]) -> Mapping[str, Sequence[RowsBody]]:
     """View → the form of its rows, for each model that has the view."""
-    return {view: [one.body for one in group] for view, group in pushes.targets.items()}
+    return {view: [one.body for one in group] for view, group in targets.items()}

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from mlplatform.decisions.log.commit import AsyncGroupCommit
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.pseudonym import key_of
 from mlplatform.decisions.spill.writer import SpillingLog, SpillPolicy
 from mlplatform.learning.features.windows.projector import ProjectorThread
+from mlplatform.learning.features.windows.state import WindowProjection
+from mlplatform.model.declarations import Declaration, Declarations
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.features.views import FeatureView, load_views
-from mlplatform.model.folders import load_definition, model_folder, readable_names
+from mlplatform.model.features.views import FeatureView
 from mlplatform.model.oip import Codec
 from mlplatform.rollouts.serving.local import StatusStore
 from mlplatform.rollouts.serving.names import cluster_url
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.http.ended_connections import EndedConnections
 from mlplatform.runtime.http.server import Life
 from mlplatform.runtime.telemetry.export import SpanExport
@@ -26,22 +29,28 @@ from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.runtime.telemetry.spans import ProcessIdentity
 from mlplatform.runtime.units import MIB
 from mlplatform.scoring import wiring as scoring_wiring
+from mlplatform.scoring.admission.gate import AdmissionGate
 from mlplatform.scoring.admission.jwks import IssuerKeys
 from mlplatform.scoring.api import openapi
 from mlplatform.scoring.api.app import Gateway
 from mlplatform.scoring.api.grpc_server import GrpcListener
 from mlplatform.scoring.api.probes import Health
-from mlplatform.scoring.arms.exploration import Exploration
+from mlplatform.scoring.arms.exploration import exploration_of
 from mlplatform.scoring.arms.follow import RouteFollower
-from mlplatform.scoring.arms.freshness import Freshness
 from mlplatform.scoring.arms.live import LiveModel
 from mlplatform.scoring.arms.processes import Processes
 from mlplatform.scoring.arms.watermark import LatestEventTime
 from mlplatform.scoring.explanations.explanations import Explanations
 from mlplatform.scoring.explanations.process import ExplainerProcess
-from mlplatform.scoring.gateway.admission import AdmissionServices, admission_services
+from mlplatform.scoring.gateway.admission import (
+    AdmissionServices,
+    admission_services,
+    model_limits,
+)
+from mlplatform.scoring.gateway.model_folders import ModelFolders, ServedModels
 from mlplatform.scoring.gateway.pushes import bodies, targets_by_view
 from mlplatform.scoring.key_claims.shared_keys import SharedKeys
+from mlplatform.scoring.labels.labels import Labels
 from mlplatform.scoring.labels.ownership import Ownership
 from mlplatform.scoring.labels.voids import Voids
 from mlplatform.scoring.predictor_client.predictor import ClientLimits, Predictor
@@ -92,6 +101,8 @@ class _GatewayContext:
     clock: Clock
     times: EventTimes
     metrics: Metrics
+    log: SqliteDecisionLog
+    spilling: SpillingLog
     recorder: Recorder
     ownership: Ownership
     windows: ProjectorThread | None
@@ -109,61 +120,63 @@ def wire_gateway(
             otherwise they are reached by the cluster's names.
     """
     settings.home.create()
-    shared = _shared(settings, name, supervised)
-    live = {model: _live_model(model, shared) for model in readable_names()}
-    shadow = _shadow(live, shared)
-    models = {model: _scoring(live[model], shared, shadow) for model in live}
-    follower = _follower(settings, live, shared)
-    definitions = [model.definition for model in live.values()]
-    admitting = _admission(settings, definitions, shared.metrics)
-    health = Health(lambda: shared.recorder.alive, lambda: follower.ready)
+    declarations = Declarations()
+    shared = _shared(settings, name, supervised, declarations)
+    models = ServedModels()
+    shadow = _shadow(models, shared)
+    admitting = _admission(settings, shared.metrics)
     spans = _spans(settings, name, shared.metrics)
-    traces = _traces(settings, definitions, spans, shared.metrics)
-    port = settings.gateway_grpc_port
-    ended = EndedConnections("gateway-grpc", Refusals(settings.home.audit))
-    calls = GrpcListener(host, port, admitting.gate, models, health, shared.metrics, traces, ended)
-    fresh = [scoring.freshness for scoring in models.values()]
-    pushes, explanations = _pushes(settings, definitions, shared), _explanations(settings, shared)
-    beside = (fresh, pushes, explanations)
-    steps = _life(settings, shared, shadow, follower, admitting, spans, *beside)
-    start, stop = _with_calls(*steps, calls) if settings.gateway_grpc_port else steps
+    traces = Traces(spans, {}, settings.trace_share, shared.metrics.show_trace)
+    pushes = FeaturePushes({}, scoring_wiring.push_entry(settings, (), shared.clock.event_ms))
+    explanations = _explanations(settings, shared)
     app = Gateway(
         admitting.gate,
-        models,
-        scoring_wiring.labels(
-            shared.recorder,
-            shared.answers,
-            shared.clock,
-            shared.times,
-            shared.ownership,
-            definitions,
-        ),
         Voids(shared.recorder, shared.times, shared.clock, shared.ownership),
         explanations,
-        AsyncAcceptor(
-            *(models, shared.answers, shared.recorder, shared.clock, shared.key),
-            shared=shared.shared_keys,
-        ),
         pushes,
         shared.metrics,
         traces,
-        openapi.documents(definitions, bodies(pushes)),
         lambda: shared.recorder.alive,
         lambda: follower.ready,
+        lambda: tuple(folders.complaints()),
     )
+    publication = _Publication(shared, app, admitting.gate, traces, pushes)
+    folders = ModelFolders(
+        declarations,
+        models,
+        lambda declaration, former: _scoring(declaration, former, shared, shadow),
+        publication.prepared,
+    )
+    shared.metrics.watch_folders(lambda: folders.problems)
+    follower = RouteFollower(
+        shared.name,
+        models.lives,
+        lambda: scoring_wiring.rollouts(settings, answer_s=scoring_wiring.GATEWAY_ANSWER_S),
+        lambda model, number: shared.metrics.generation.labels(model).set(number),
+        Processes(StatusStore(settings.home.serving).status),
+        folders.poll,
+    )
+    health = Health(lambda: shared.recorder.alive, lambda: follower.ready)
+    port = settings.gateway_grpc_port
+    ended = EndedConnections("gateway-grpc", Refusals(settings.home.audit))
+    calls = GrpcListener(host, port, admitting.gate, models, health, shared.metrics, traces, ended)
+    beside = (folders, pushes, explanations)
+    steps = _life(settings, shared, shadow, follower, admitting, spans, *beside)
+    start, stop = _with_calls(*steps, calls) if settings.gateway_grpc_port else steps
     # Without a recorder every request would be refused; a new process can record again.
     life = Life(start, calls.begin_drain, stop, is_useful=lambda: shared.recorder.alive)
     return WiredGateway(app, life)
 
 
-def _shared(settings: Settings, name: str, supervised: bool) -> _GatewayContext:
-    home, metrics = settings.home, Metrics(readable_names())
-    windowed = [d for d in map(load_definition, readable_names()) if d.windows]
+def _shared(
+    settings: Settings, name: str, supervised: bool, declarations: Declarations
+) -> _GatewayContext:
+    home, metrics = settings.home, Metrics()
+    windowed = _windowed(one.definition for one in declarations.present.values())
     log = scoring_wiring.decision_log(settings, windowed, lock_wait_ms=LOG_LOCK_WAIT_MS)
-    scoring_wiring.begin_windows(settings, windowed)
     watermark = LatestEventTime(log.latest_event_ms)
     clock = scoring_wiring.clock(settings, lambda: watermark.event_ms)
-    windows = _windows(settings, name, windowed, metrics, clock)
+    windows = _windows(settings, name, metrics, clock)
 
     def on_committed(count: int) -> None:
         metrics.commit_records.observe(count)
@@ -171,7 +184,7 @@ def _shared(settings: Settings, name: str, supervised: bool) -> _GatewayContext:
             windows.wake()
 
     log.find_all(())  # the first look-up reads all recent keys: not within a request
-    spilling = SpillingLog(log, name, spill_policy(settings), on_committed)
+    spilling = SpillingLog(log, name, spill_policy(settings, ()), on_committed)
     metrics.watch_log(spilling.counts)
     times = EventTimes(settings.clock, clock.event_ms)
     key = key_of(home)
@@ -185,6 +198,8 @@ def _shared(settings: Settings, name: str, supervised: bool) -> _GatewayContext:
         clock=clock,
         times=times,
         metrics=metrics,
+        log=log,
+        spilling=spilling,
         recorder=_recorder(name, spilling, times, watermark),
         ownership=scoring_wiring.ownership(settings, log, clock, key),
         windows=windows,
@@ -202,36 +217,22 @@ def _shared_keys(settings: Settings, metrics: Metrics, clock: Clock) -> SharedKe
 
 
 def _windows(
-    settings: Settings,
-    name: str,
-    windowed: Sequence[ModelDefinition],
-    metrics: Metrics,
-    clock: Clock,
+    settings: Settings, name: str, metrics: Metrics, clock: Clock
 ) -> ProjectorThread | None:
     """The thread that adds this process's records to windows that gateways share."""
-    projector = scoring_wiring.window_projector(settings, name, windowed, clock)
+    projector = scoring_wiring.window_projector(settings, name, (), clock)
     if projector is None:
         return None
     metrics.watch_windows(projector.lags, clock.wall_ms)
     return ProjectorThread(projector)
 
 
-def _admission(
-    settings: Settings, definitions: Sequence[ModelDefinition], metrics: Metrics
-) -> AdmissionServices:
+def _admission(settings: Settings, metrics: Metrics) -> AdmissionServices:
     store, measured = scoring_wiring.admission(settings), metrics.admission
     issuer_keys = None
     if settings.oidc is not None:
         issuer_keys = IssuerKeys(settings.oidc, measured.issuer_keys_fetched)
-    return admission_services(settings, store, issuer_keys, definitions, measured)
-
-
-def _pushes(
-    settings: Settings, definitions: Sequence[ModelDefinition], shared: _GatewayContext
-) -> FeaturePushes:
-    targets = scoring_wiring.push_targets(settings, definitions, shared.key)
-    entry = scoring_wiring.push_entry(settings, targets, shared.clock.event_ms)
-    return FeaturePushes(targets_by_view(targets), entry)
+    return admission_services(settings, store, issuer_keys, measured)
 
 
 def _explanations(settings: Settings, shared: _GatewayContext) -> Explanations:
@@ -246,19 +247,8 @@ def _spans(settings: Settings, name: str, metrics: Metrics) -> SpanExport[Answer
     return SpanExport(sender, build, lambda end, count: ends.labels(end).inc(count))
 
 
-def _traces(
-    settings: Settings,
-    definitions: Sequence[ModelDefinition],
-    spans: SpanExport[AnsweredRequest],
-    metrics: Metrics,
-) -> Traces:
-    slo_s = {d.name: d.latency_slo_ms / 1000 for d in definitions}
-    return Traces(spans, slo_s, settings.trace_share, metrics.show_trace)
-
-
-def spill_policy(settings: Settings) -> SpillPolicy:
+def spill_policy(settings: Settings, definitions: Iterable[ModelDefinition]) -> SpillPolicy:
     """The policy of this installation and its models for records that the log does not accept."""
-    definitions = (load_definition(model) for model in readable_names())
     return SpillPolicy(
         maximum_bytes=settings.spill_max_mib * MIB,
         answer_unlogged=frozenset(
@@ -282,17 +272,19 @@ def _recorder(
     return Recorder(open_commit, watermark.advance)
 
 
-def _shadow(live: Mapping[str, LiveModel], shared: _GatewayContext) -> ShadowCopies:
+def _shadow(models: ServedModels, shared: _GatewayContext) -> ShadowCopies:
     dropped = shared.metrics.shadow_dropped
     return ShadowCopies(
         shared.recorder,
         shared.clock,
         lambda model, why, count: dropped.labels(model, why).inc(count),
-        lambda model: live[model].current.routes.generation,
+        models.generation,
     )
 
 
-def _live_model(model: str, shared: _GatewayContext) -> LiveModel:
+def _live_model(
+    declaration: Declaration, former: LiveModel | None, shared: _GatewayContext
+) -> LiveModel:
     home, cluster = shared.settings.home, shared.settings.kserve
     endpoint: Callable[[str], str | None] = StatusStore(home.serving).endpoint
     if cluster is not None and not shared.supervised:
@@ -303,54 +295,141 @@ def _live_model(model: str, shared: _GatewayContext) -> LiveModel:
     def new_predictor(service: str, limits: ClientLimits, codec: Codec) -> Predictor:
         return Predictor(service, endpoint, token, limits, codec)
 
-    return LiveModel(load_definition(model), _views(model), home.bundles, new_predictor)
+    definition, views = declaration.definition, declaration.views
+    return LiveModel(definition, views, home.bundles, new_predictor, former)
 
 
-def _scoring(live: LiveModel, shared: _GatewayContext, shadow: ShadowCopies) -> Scoring:
-    model = live.definition.name
-    return Scoring(
+def _scoring(
+    declaration: Declaration,
+    former: Scoring | None,
+    shared: _GatewayContext,
+    shadow: ShadowCopies,
+) -> Scoring:
+    definition, views = declaration.definition, declaration.views
+    live = _live_model(declaration, None if former is None else former.live, shared)
+    _check_windows(shared.settings, former, definition)
+    if former is not None and _reads(former.definition, former.live.views) == _reads(
+        definition, views
+    ):
+        store = former.features.store
+    else:
+        store = scoring_wiring.online_for_requests(shared.settings, definition, views)
+    scoring = Scoring(
         live,
-        scoring_wiring.online_for_requests(shared.settings, live.definition, _views(model)),
+        store,
         shared.answers,
         shared.recorder,
         shadow,
         shared.times,
         shared.clock,
         shared.key,
-        ModelMetrics(shared.metrics, model, live.definition.decision.alerts),
-        _exploration(live.definition, shared.settings.gateways),
+        ModelMetrics(shared.metrics, definition.name, definition.decision.alerts),
+        exploration_of(definition, shared.settings.gateways),
         shared.shared_keys,
     )
+    if former is not None:
+        scoring.succeed(former)
+    return scoring
 
 
-def _exploration(definition: ModelDefinition, processes: int) -> Exploration | None:
-    policy = definition.exploration
-    if policy is None:
-        return None
-    return Exploration(
-        policy,
-        model=definition.name,
-        hides=definition.decision.hides_outcome,
-        fields=tuple(definition.request),
-        processes=processes,
-    )
+def _check_windows(settings: Settings, former: Scoring | None, definition: ModelDefinition) -> None:
+    """Raises unless arms that read windows have them by this declaration too.
+
+    Raises:
+        Unavailable: a window has no state yet; without it, all windows would be stale.
+    """
+    if former is None or former.definition.windows == definition.windows:
+        return
+    names = {window.name for window in former.definition.windows}
+    arms = former.live.current.targets.values()
+    has_readers = any(names.intersection(arm.plan.features) for arm in arms)
+    if has_readers and not scoring_wiring.has_window_state(settings, definition):
+        name = definition.name
+        raise Unavailable(
+            f"a new window has no state yet: `mlplatform history windows {name}` builds it"
+        )
 
 
-def _views(model: str) -> tuple[FeatureView, ...]:
-    return load_views(model_folder(model))
+def _reads(definition: ModelDefinition, views: Sequence[FeatureView]) -> object:
+    """The parts of a declaration that the online store of a model depends on."""
+    return views, definition.windows, definition.entities
 
 
-def _follower(
-    settings: Settings, live: Mapping[str, LiveModel], shared: _GatewayContext
-) -> RouteFollower:
-    generation = shared.metrics.generation
-    return RouteFollower(
-        shared.name,
-        list(live.values()),
-        lambda: scoring_wiring.rollouts(settings, answer_s=scoring_wiring.GATEWAY_ANSWER_S),
-        lambda model, number: generation.labels(model).set(number),
-        Processes(StatusStore(settings.home.serving).status),
-    )
+def _windowed(definitions: Iterable[ModelDefinition]) -> list[ModelDefinition]:
+    return [definition for definition in definitions if definition.windows]
+
+
+def _labels(shared: _GatewayContext, definitions: Iterable[ModelDefinition]) -> Labels:
+    parts = shared.recorder, shared.answers, shared.clock, shared.times, shared.ownership
+    return scoring_wiring.labels(*parts, definitions)
+
+
+def _acceptor(
+    shared: _GatewayContext, models: Mapping[str, Scoring], accepted: Collection[str]
+) -> AsyncAcceptor:
+    parts = models, shared.answers, shared.recorder, shared.clock, shared.key
+    return AsyncAcceptor(*parts, shared=shared.shared_keys, accepted=accepted)
+
+
+class _Publication:
+    """The parts of a gateway that depend on all of its models together."""
+
+    def __init__(
+        self,
+        shared: _GatewayContext,
+        app: Gateway,
+        gate: AdmissionGate,
+        traces: Traces,
+        pushes: FeaturePushes,
+    ) -> None:
+        self._shared = shared
+        self._app, self._gate, self._traces, self._pushes = app, gate, traces, pushes
+        self._accepted: set[str] = set()
+        self._windows: object = ()
+
+    def prepared(self, models: Mapping[str, Scoring]) -> Callable[[], None]:
+        """Returns the function that puts these models into place, on the event loop.
+
+        Raises:
+            Unavailable: a store does not answer.
+        """
+        shared, app = self._shared, self._app
+        definitions = [one.definition for one in models.values()]
+        declarations = [Declaration(one.definition, one.live.views) for one in models.values()]
+        self._accepted |= {one.name for one in definitions if one.takes_async}
+        former = [one for group in self._pushes.targets.values() for one in group]
+        targets = scoring_wiring.push_targets(shared.settings, declarations, shared.key, former)
+        by_view = targets_by_view(targets)
+        endpoints = app.endpoints(
+            models,
+            _labels(shared, definitions),
+            _acceptor(shared, models, frozenset(self._accepted)),
+            openapi.documents(definitions, bodies(by_view)),
+        )
+        self._project(_windowed(definitions))
+
+        def apply() -> None:
+            shared.metrics.know(models)
+            shared.spilling.policy = spill_policy(shared.settings, definitions)
+            self._gate.limit_models(model_limits(definitions))
+            self._traces.expect({d.name: d.latency_slo_ms / 1000 for d in definitions})
+            self._pushes.use(by_view)
+            app.use(models, endpoints)
+
+        return apply
+
+    def _project(self, windowed: Sequence[ModelDefinition]) -> None:
+        """Have the records of this process added to the windows of these models."""
+        shared, settings = self._shared, self._shared.settings
+        present = [(d.name, d.windows, d.entities) for d in windowed]
+        if present == self._windows:
+            return
+        if shared.windows is not None and settings.redis is not None:
+            shared.windows.use(scoring_wiring.projected_windows(settings.redis, windowed))
+        elif windowed:
+            scoring_wiring.begin_windows(settings, windowed)
+            shared.log.projection = shared.log.projection or WindowProjection()
+        self._windows = present
 
 
 Step = Callable[[], Awaitable[None]]
@@ -363,7 +442,7 @@ def _life(
     follower: RouteFollower,
     admitting: AdmissionServices,
     spans: SpanExport[AnsweredRequest],
-    fresh: Sequence[Freshness],
+    folders: ModelFolders,
     pushes: FeaturePushes,
     explanations: Explanations,
 ) -> tuple[Step, Step]:
@@ -380,12 +459,12 @@ def _life(
         await admitting.start()
         if settings.clock == "replay":
             shared.watermark.start()
-        await asyncio.gather(*(freshness.start() for freshness in fresh))
+        await folders.start()
         await follower.start()
         await pushes.start()
 
     async def stop() -> None:
-        await asyncio.gather(*(freshness.stop() for freshness in fresh))
+        await folders.stop()
         await shared.watermark.stop()
         await follower.stop()
         await pushes.stop()

@@ -33,6 +33,9 @@ MOST_WAITING: Final = 64
 again."""
 MOST_BEHIND: Final = 100
 """Most missing pushes that the online store gets before the next push."""
+RETIRED_S: Final = 15.0
+"""Seconds after which the stores of views that are no longer accepted are closed: a push that was
+on its way still uses them."""
 AGAIN_S: Final = 0.2
 """Seconds between two such deliveries, in which waiting pushes are handled."""
 
@@ -82,6 +85,10 @@ class PushEntry:
         self._journal: Pushes | None = None
         self.event_ms = event_ms
         self._is_behind = True
+
+    def use(self, targets: Sequence[PushTarget]) -> None:
+        """Serve these views from now on."""
+        self._targets, self._is_behind = targets, True
 
     @property
     def journal(self) -> Pushes:
@@ -169,12 +176,33 @@ class FeaturePushes:
         self._entry = entry
         self._thread = ThreadPoolExecutor(1, "pushes")
         self._waiting = 0
+        self._is_started = False
         self._following: asyncio.Task[None] | None = None
 
+    def use(self, targets: Mapping[str, Sequence[PushTarget]]) -> None:
+        """Accept pushes to these views from now on."""
+        former = [one for group in self.targets.values() for one in group]
+        present = [one for group in targets.values() for one in group]
+        self.targets = targets
+        self._entry.use(present)
+        if not self._is_started:
+            return
+        if targets and self._following is None:
+            self._following = asyncio.create_task(self._follow())
+        retired = [one.online for one in former if one not in present]
+        asyncio.get_running_loop().call_later(RETIRED_S, self._thread.submit, _close, retired)
+
     async def push(
-        self, view: str, client: str, idempotency: str | None, body: bytes
+        self,
+        targets: Sequence[PushTarget],
+        client: str,
+        idempotency: str | None,
+        body: bytes,
     ) -> PushResponse:
         """Store the rows of a body for every model that has the view, or for none.
+
+        Args:
+            targets: those of `targets` that the client may push to: one view of each model.
 
         Raises:
             Problem: 400 or 422 names what is wrong; 503: sent again with the same key, it is taken
@@ -187,7 +215,7 @@ class FeaturePushes:
         try:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(
-                self._thread, self._take, view, client, idempotency, body
+                self._thread, self._take, targets, client, idempotency, body
             )
         finally:
             self._waiting -= 1
@@ -195,6 +223,7 @@ class FeaturePushes:
     async def start(self) -> None:
         """Serve what an earlier process stored and did not serve: the oldest now; the rest, and
         what a store refuses, later between pushes."""
+        self._is_started = True
         if self.targets:
             await self._catch_up()
             self._following = asyncio.create_task(self._follow())
@@ -214,8 +243,10 @@ class FeaturePushes:
         await asyncio.to_thread(self._thread.shutdown)
         self._entry.close()
 
-    def _take(self, view: str, client: str, idempotency: str | None, body: bytes) -> PushResponse:
-        targets, now_ms = self.targets[view], self._entry.event_ms()
+    def _take(
+        self, targets: Sequence[PushTarget], client: str, idempotency: str | None, body: bytes
+    ) -> PushResponse:
+        view, now_ms = targets[0].view.name, self._entry.event_ms()
         pushes = [
             push_of(target, client, idempotency, target.body.rows(body, now_ms))
             for target in targets
@@ -245,6 +276,11 @@ class FeaturePushes:
             raise Problem(503, "unavailable", detail, retry_after_s=1) from error
         answer = PushAnswer(view, len(pushes[0].rows), available_ms)
         return PushResponse(answer, replayed=not any(one.is_new for one in added))
+
+
+def _close(stores: Sequence[OnlineWriter]) -> None:
+    for store in stores:
+        store.close()
 
 
 def push_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -41,7 +41,11 @@ _PURPOSE = b"score-async"
 
 
 class AsyncAcceptor:
-    """Accepts requests to be decided later; each is durable before its id is returned."""
+    """Accepts requests to be decided later; each is durable before its id is returned.
+
+    Args:
+        accepted: models that took such requests before, whose answers may still be asked for.
+    """
 
     def __init__(
         self,
@@ -51,9 +55,12 @@ class AsyncAcceptor:
         clock: Clock,
         pseudonym_key: bytes,
         shared: SharedKeys | None = None,
+        accepted: Collection[str] = (),
     ) -> None:
         self._shared = shared
-        self._models = {n: s for n, s in models.items() if s.definition.takes_async}
+        self.models: Mapping[str, Scoring] = {
+            n: s for n, s in models.items() if s.definition.takes_async or n in accepted
+        }
         self._answers = answers
         self._recorder = recorder
         self._clock = clock
@@ -125,7 +132,7 @@ class AsyncAcceptor:
             Problem: 404 if this client got no such id or the answer is no longer stored; 503 if the
                 log can't be read.
         """
-        for model, scoring in self._models.items():
+        for model, scoring in self.models.items():
             if not is_owned(model, client, decision_id, self._key):
                 continue
             key = (answer_owner(client), model, decision_id)

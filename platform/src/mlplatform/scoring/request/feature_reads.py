@@ -50,21 +50,21 @@ class FeaturesUnavailable(Unavailable):
 class FeatureReads:
     """Reads of one model's online features by the requests of this process."""
 
-    def __init__(self, model: str, features: OnlineFeatures) -> None:
+    def __init__(self, model: str, store: OnlineFeatures) -> None:
         self._model = model
-        self._features = features
+        self.store = store
         self._thread: ThreadPoolExecutor | None = None
         self._waiting = 0
         self._quick = self._slow = 0
         self._is_apart = False
-        self._is_remote = features.is_remote
+        self._is_remote = store.is_remote
 
     @property
     def is_apart(self) -> bool:
         """Whether a thread makes the reads, because some were slow lately or would be."""
         if self._is_remote:
             return True
-        if not self._is_apart and self._features.is_held_up():
+        if not self._is_apart and self.store.is_held_up():
             self._go_apart("somebody holds up readers of their store")
         return self._is_apart
 
@@ -76,7 +76,7 @@ class FeatureReads:
         """
         began_s = time.perf_counter()
         try:
-            return self._features.read(keys, event_ms)
+            return self.store.read(keys, event_ms)
         except (PlatformError, sqlite3.Error) as error:
             raise self._unavailable(error) from error
         finally:
@@ -119,9 +119,10 @@ class FeatureReads:
         return row
 
     def close(self) -> None:
-        """Start no more reads; a read that hangs ends with the process."""
+        """Start no more reads, and close the store; a read that hangs ends with the process."""
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
+        self.store.close()
 
     def _was_slow(self) -> None:
         self._slow += 1
@@ -135,7 +136,7 @@ class FeatureReads:
 
     def _timed(self, keys: Mapping[str, int | str], event_ms: int) -> tuple[OnlineRow, float]:
         began_s = time.perf_counter()
-        row = self._features.read(keys, event_ms)
+        row = self.store.read(keys, event_ms)
         return row, time.perf_counter() - began_s
 
     def _on_finished(self, reading: Reading) -> None:

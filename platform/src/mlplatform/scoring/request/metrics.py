@@ -72,6 +72,8 @@ class Metrics:
         self.volume_stopped = self._registry.gauge(signals.VOLUME_STOPPED)
         self.stale_share = self._registry.gauge(signals.FEATURES_STALE_SHARE)
         self.view_age = self._registry.gauge(signals.VIEW_AGE)
+        self.folder_unread = self._registry.gauge(signals.FOLDER_UNREAD)
+        self._unread: Callable[[], Collection[str]] = tuple
         self._bound: dict[tuple[str, int, str], Any] = {}
         self.scores = Histograms(signals.SCORE)
         self.feature_ages = Histograms(signals.FEATURE_AGE)
@@ -79,9 +81,17 @@ class Metrics:
         for histograms in (self.latency, self.scores, self.feature_ages):
             self._registry.register(histograms)
 
+    def know(self, models: Iterable[str]) -> None:
+        """Count requests for these models by their names too, from now on."""
+        self._models |= {model: model for model in models}
+
     def show_trace(self, model: str, latency_s: float, trace_id: str) -> None:
         """Note the trace of a latency that was counted."""
         self.latency.of(model).show(latency_s, trace_id, time.time())
+
+    def watch_folders(self, unread: Callable[[], Collection[str]]) -> None:
+        """Show the models whose folders are not what is served."""
+        self._unread = unread
 
     def watch_log(self, counts: Counts) -> None:
         """Show the counts of what became of records."""
@@ -131,6 +141,10 @@ class Metrics:
         for arm in arms:
             self.breaker.labels(arm.model, arm.service).set(BREAKER_VALUES[arm.breaker])
             self.volume_stopped.labels(arm.model, arm.service).set(float(arm.is_stopped))
+        unread = self._unread()
+        self.folder_unread.clear()
+        for model in {*self._models, *unread}:
+            self.folder_unread.labels(model).set(float(model in unread))
         self.view_age.clear()
         for model, freshness in fresh.items():
             self.stale_share.labels(model).set(freshness.decisions.share() or 0.0)

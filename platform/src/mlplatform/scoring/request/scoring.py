@@ -99,7 +99,7 @@ class ScoringInput(msgspec.Struct, frozen=True):
 
 
 class Scoring:
-    """Answers the score requests of one model."""
+    """Answers the score requests of one model by one declaration; a changed one has another."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class Scoring:
         self.definition: ModelDefinition = live.definition
         self.payloads = Payloads(live.definition)
         self.times = times
-        self._features = FeatureReads(live.definition.name, features)
+        self.features = FeatureReads(live.definition.name, features)
         self.freshness = Freshness(
             live.definition.name,
             features,
@@ -141,6 +141,16 @@ class Scoring:
         self._vectors = {n: f.length for n, f in live.definition.request.items() if f.length}
         self._is_pseudonymous = {n: f.pseudonymous for n, f in live.definition.request.items()}
         self._without_optional = dict.fromkeys(live.definition.optional)
+
+    def succeed(self, former: Scoring) -> None:
+        """Refuse keys that the former's requests hold, count on with what it let through, and read
+        features as it does if the store is the same. Call it before the first request."""
+        self._in_flight = former._in_flight
+        if self._exploration is not None and former._exploration is not None:
+            self._exploration.succeed(former._exploration)
+        if former.features.store is self.features.store:
+            self.features = former.features
+            self.freshness.succeed(former.freshness)
 
     def state(self) -> ModelState:
         """The model as this gateway applies it now."""
@@ -474,11 +484,11 @@ class Scoring:
         self, fields: Mapping[str, Any], event_ms: int, caller: Caller
     ) -> OnlineRow:
         keys = {entity: fields[name] for entity, name in self._entities}
-        if not self._features.is_apart:
-            return self._features.read(keys, event_ms)
+        if not self.features.is_apart:
+            return self.features.read(keys, event_ms)
         chain = self.definition.chain
         until_s = features_until(chain, caller.started_s, caller.deadline_s)
-        return await self._features.read_apart(keys, event_ms, until_s)
+        return await self.features.read_apart(keys, event_ms, until_s)
 
 
 def answer_owner(client: str) -> str:

@@ -54,7 +54,8 @@ class ShadowCopies:
     Args:
         dropped: called with the model, the reason ("full", "over", "stopped" or "unrecorded"), and
             the number of copies.
-        generation: returns the generation of routes that a model has now.
+        generation: returns the generation of routes that a model has now; None if it is not served
+            any more.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class ShadowCopies:
         recorder: Recorder,
         clock: Clock,
         dropped: Callable[[str, str, int], None],
-        generation: Callable[[str], int],
+        generation: Callable[[str], int | None],
     ) -> None:
         self._recorder = recorder
         self._clock = clock

@@ -101,6 +101,10 @@ class Traces:
         self._shown = shown
         self._chance = chance
 
+    def expect(self, slo_s: Mapping[str, float]) -> None:
+        """Use these limits from now on; requests of other models may still be under way."""
+        self._slo_s = {**self._slo_s, **slo_s}
+
     def end(
         self,
         operation: str,

@@ -18,14 +18,18 @@ class DroppedCounts:
     def __init__(self, registry: MetricRegistry) -> None:
         self._messages = registry.counter(signals.TOPIC_DROPPED)
         self._found = registry.gauge(signals.TOPIC_DROPPED_FOUND)
+        self._watched: set[tuple[str, str]] = set()
 
     def watch(self, model: str, topic: str, last_found_ms: int | None = None) -> None:
-        """Start the series of a topic.
+        """Start the series of a topic; one that has begun goes on.
 
         Args:
             last_found_ms: wall time at which the latest recorded loss was found; None if there is
                 none.
         """
+        if last_found_ms is None and (model, topic) in self._watched:
+            return
+        self._watched.add((model, topic))
         self._messages.labels(model, topic)
         self._found.labels(model, topic).set((last_found_ms or 0) / 1000)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +16,9 @@ import msgspec
 from mlplatform.decisions.records.pseudonym import key_of
 from mlplatform.decisions.topics.messages import Topics
 from mlplatform.decisions.topics.wiring import open_topics
-from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.features.views import external, load_views
+from mlplatform.model.declarations import POLL_S, Declaration, Declarations
+from mlplatform.model.definition import RequestField
+from mlplatform.model.features.views import FeatureView, external, load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.policies.serving import MAX_BATCH, AsyncPolicy, BatchSize
 from mlplatform.runtime.clock import SystemClock
@@ -36,9 +39,11 @@ from mlplatform.scoring.worker.feature_stream import (
 )
 from mlplatform.scoring.worker.gateway import GatewayScorer
 from mlplatform.scoring.worker.messages import Names
-from mlplatform.scoring.worker.metrics import DroppedCounts, Metrics
+from mlplatform.scoring.worker.metrics import Metrics
 from mlplatform.scoring.worker.spans import build
 from mlplatform.scoring.worker.stream_lag import StreamLag, StreamLags
+
+log = logging.getLogger(__name__)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -79,6 +84,114 @@ def limits_of(policy: AsyncPolicy | None, batch: int | None) -> DrainLimits:
     return DrainLimits(batch, limits.chunk, limits.connections) if batch else limits
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """The part of a declaration that a worker uses; another one needs other readers.
+
+    Args:
+        streamed: the views that have a topic, each with the request field of its key.
+    """
+
+    asynchronous: AsyncPolicy | None
+    streamed: tuple[tuple[FeatureView, RequestField], ...]
+
+    @classmethod
+    def of(cls, declaration: Declaration) -> _Work:
+        fields = declaration.definition.request
+        streamed = (v for v in external(declaration.views) if topic_of(v))
+        keyed = tuple((view, fields[view.join_key]) for view in streamed)
+        return cls(declaration.definition.asynchronous, keyed)
+
+
+class _Process:
+    """The parts of a worker that stay while its model's declaration changes."""
+
+    def __init__(
+        self, options: argparse.Namespace, settings: Settings, listener: MetricsListener
+    ) -> None:
+        self._options, self._settings, self._listener = options, settings, listener
+        self._names = Names(load_definition(options.model).name)
+        load_views(model_folder(options.model))
+        self._declarations = Declarations(options.model)
+        self._metrics = Metrics(self._names.model, listener.registry)
+        self._lags = StreamLags()
+        listener.registry.register(self._lags)
+        self._listens = False
+        key_file = options.key_file or settings.home.api_key
+        self._scorer = GatewayScorer(
+            settings.gateway_url,
+            self._names.model,
+            lambda: key_file.read_text().strip(),
+            self._metrics.count_retry,
+        )
+        sender = scoring_wiring.span_sender(settings, ProcessIdentity("worker", options.name))
+        self._spans = SpanExport(sender, build, self._metrics.count_traces)
+
+    def run(self, stopping: threading.Event) -> None:
+        """Work until `stopping` is set: by the declaration of the moment, and again by the next."""
+        self._spans.start()
+        try:
+            while not stopping.is_set():
+                declaration = self._declarations.present[self._names.model]
+                ending = threading.Event()
+                look = partial(self._until_changed, _Work.of(declaration), ending, stopping)
+                with _beside("folder", look, ending):
+                    self._work(declaration, ending)
+        finally:
+            self._spans.stop()
+
+    def _until_changed(
+        self, work: _Work, ending: threading.Event, stopping: threading.Event
+    ) -> None:
+        """Return when the work ends, or is to end: it is to stop, or is declared otherwise."""
+        while not ending.is_set() and not stopping.wait(POLL_S):
+            self._declarations.poll()
+            if _Work.of(self._declarations.present[self._names.model]) != work:
+                log.info("%s is read and scored as its folder says now", self._names.model)
+                return
+
+    def _work(self, declaration: Declaration, ending: threading.Event) -> None:
+        settings, names, metrics = self._settings, self._names, self._metrics
+        targets = _streamed(declaration, settings)
+        read = [spec for target in targets for spec in specs_of(topic_of(target.view) or "")]
+        topics = open_topics(settings, [*names.specs(), *read])
+        try:
+            # before the outbox publishes, so that its messages are kept for the group
+            subscription = topics.subscribe([names.requests], names.group, self._options.name)
+            if not self._listens:
+                self._listener.begin(Refusals(settings.home.audit))
+                self._listens = True
+            worker = Worker(
+                subscription,
+                self._scorer,
+                names,
+                metrics,
+                limits_of(declaration.definition.asynchronous, self._options.batch),
+                self._spans,
+                settings.trace_share,
+                SystemClock().wall_ms,
+            )
+            with ExitStack() as beside:
+                if self._options.outbox:
+                    publish = partial(outbox.publish, names.model, settings, ending)
+                    beside.enter_context(_beside("outbox", publish, ending))
+                lags = [StreamLag(t.model, t.view.name, SystemClock().wall_ms) for t in targets]
+                self._lags.show(lags)
+                for target, lag in zip(targets, lags, strict=True):
+                    stream = self._stream(target, topics, lag)
+                    beside.enter_context(_beside("features", partial(stream.run, ending), ending))
+                worker.run(ending)
+        finally:
+            topics.close()
+
+    def _stream(self, target: PushTarget, topics: Topics, lag: StreamLag) -> FeatureStream:
+        group = group_of(target.model, target.view.name)
+        topic = topic_of(target.view) or ""
+        subscription = topics.subscribe([topic], group, self._options.name)
+        entry = scoring_wiring.push_entry(self._settings, [target], SystemClock().event_ms)
+        return FeatureStream(subscription, target, entry, lag, self._metrics.dropped)
+
+
 def run(
     options: argparse.Namespace,
     settings: Settings,
@@ -87,73 +200,16 @@ def run(
 ) -> None:
     """Runs until `stopping` is set; the batch in work is committed first."""
     settings.home.create()  # in a pod it may start before the gateway
-    definition = load_definition(options.model)
-    names = Names(definition.name)
-    metrics = Metrics(names.model, listener.registry)
-    key_file = options.key_file or settings.home.api_key
-    scorer = GatewayScorer(
-        settings.gateway_url, names.model, lambda: key_file.read_text().strip(), metrics.count_retry
-    )
-    targets = _streamed(definition, settings)
-    read = [spec for target in targets for spec in specs_of(topic_of(target.view) or "")]
-    topics = open_topics(settings, [*names.specs(), *read])
-    # before the outbox publishes, so that its messages are kept for the group
-    subscription = topics.subscribe([names.requests], names.group, options.name)
-    lags = StreamLags()
-    listener.registry.register(lags)
-    listener.begin(Refusals(settings.home.audit))
-    limits = limits_of(definition.asynchronous, options.batch)
-    sender = scoring_wiring.span_sender(settings, ProcessIdentity("worker", options.name))
-    spans = SpanExport(sender, build, metrics.count_traces)
-    worker = Worker(
-        subscription,
-        scorer,
-        names,
-        metrics,
-        limits,
-        spans,
-        settings.trace_share,
-        SystemClock().wall_ms,
-    )
-    spans.start()
-    try:
-        with ExitStack() as beside:
-            if options.outbox:
-                publish = partial(outbox.publish, names.model, settings, stopping)
-                beside.enter_context(_beside("outbox", publish, stopping))
-            for target in targets:
-                lag = StreamLag(target.model, target.view.name, SystemClock().wall_ms)
-                lags.add(lag)
-                stream = _stream(target, settings, topics, options.name, lag, metrics.dropped)
-                beside.enter_context(_beside("features", partial(stream.run, stopping), stopping))
-            worker.run(stopping)
-    finally:
-        spans.stop()
-        topics.close()
+    _Process(options, settings, listener).run(stopping)
 
 
-def _streamed(definition: ModelDefinition, settings: Settings) -> list[PushTarget]:
+def _streamed(declaration: Declaration, settings: Settings) -> list[PushTarget]:
     """The model's views that have a topic."""
-    views = external(load_views(model_folder(definition.name)))
-    if not any(topic_of(view) for view in views):
+    if not any(topic_of(view) for view in external(declaration.views)):
         return []
     key = key_of(settings.home)
-    targets = scoring_wiring.push_targets(settings, [definition], key)
+    targets = scoring_wiring.push_targets(settings, [declaration], key)
     return [target for target in targets if topic_of(target.view)]
-
-
-def _stream(
-    target: PushTarget,
-    settings: Settings,
-    topics: Topics,
-    member: str,
-    lag: StreamLag,
-    dropped: DroppedCounts,
-) -> FeatureStream:
-    group = group_of(target.model, target.view.name)
-    subscription = topics.subscribe([topic_of(target.view) or ""], group, member)
-    entry = scoring_wiring.push_entry(settings, [target], SystemClock().event_ms)
-    return FeatureStream(subscription, target, entry, lag, dropped)
 
 
 @contextmanager

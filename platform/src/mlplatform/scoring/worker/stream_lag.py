@@ -111,15 +111,16 @@ class StreamLags(Collector):
     """`mlplatform_feature_stream_*` of the readers of one process."""
 
     def __init__(self) -> None:
-        self._readers: list[StreamLag] = []
+        self._readers: Sequence[StreamLag] = ()
 
-    def add(self, reader: StreamLag) -> None:
-        self._readers.append(reader)
+    def show(self, readers: Sequence[StreamLag]) -> None:
+        """Show these readers in place of those before."""
+        self._readers = readers
 
     def collect(self) -> Iterable[Family]:
         found = [
             ((*reader.labels, one.topic, str(one.partition)), one)
-            for reader in list(self._readers)
+            for reader in self._readers
             for one in reader.behind()
         ]
         yield gauge_family(signals.STREAM_LAG, [(of, one.messages) for of, one in found])

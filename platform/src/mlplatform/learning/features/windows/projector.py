@@ -91,6 +91,8 @@ class WindowProjector:
         self._folder = folder
         self._writer = writer
         self._stores = stores
+        self._retired: list[RedisWindows] = []
+        self._is_new = False
         self._clock = clock
         self._db: sqlite3.Connection | None = None
         self._states: dict[tuple[RedisWindows, State], Position] = {}
@@ -101,6 +103,16 @@ class WindowProjector:
         self._lags: Mapping[tuple[str, str], Lag] = {}
         self._refreshed_ms = 0
 
+    @property
+    def has_stores(self) -> bool:
+        """Whether any model has windows."""
+        return bool(self._stores)
+
+    def use(self, stores: Sequence[RedisWindows]) -> None:
+        """Follow these stores from the next refresh on; it may be called by another thread."""
+        self._retired += [store for store in self._stores if store not in stores]
+        self._stores, self._is_new = stores, True
+
     def step(self) -> bool:
         """Add some of the log's records that the states lack. Returns whether more may wait.
 
@@ -109,8 +121,11 @@ class WindowProjector:
         Raises:
             Unavailable, sqlite3.Error: the log or the server does not answer.
         """
+        if not (self._stores or self._retired):
+            return False
         now_s = time.monotonic()
-        if now_s >= self._next_refresh_s:
+        if self._is_new or now_s >= self._next_refresh_s:
+            self._is_new = False
             self._refresh(now_s)
             self._next_refresh_s = now_s + self._refresh_s
         writers, self._behind = {self._writer, *self._behind}, set()
@@ -133,11 +148,13 @@ class WindowProjector:
     def close(self) -> None:
         """Close the connection to the log, and the stores."""
         self._forget()
-        for store in self._stores:
+        for store in (*self._stores, *self._retired):
             store.close()
 
     def _refresh(self, now_s: float) -> None:
         """Find new states, and add the records of every writer of this log."""
+        while self._retired:
+            self._retired.pop().close()
         heads = dict(self._connection().execute(_HEADS).fetchall())
         found: dict[tuple[RedisWindows, State], Position] = {}
         for store in self._stores:
@@ -242,9 +259,15 @@ class ProjectorThread:
     def start(self) -> None:
         self._thread.start()
 
+    def use(self, stores: Sequence[RedisWindows]) -> None:
+        """Follow these stores from now on."""
+        self._projector.use(stores)
+        self._changed.set()
+
     def wake(self) -> None:
         """Note that records were committed."""
-        self._changed.set()
+        if self._projector.has_stores:
+            self._changed.set()
 
     def stop(self) -> None:
         """Add the rest for a limited time, and end."""
