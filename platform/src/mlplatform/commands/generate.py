@@ -30,7 +30,7 @@ def files() -> dict[Path, str]:
     """Every generated file with its content."""
     relative = {
         **manifest.render_examples(),
-        **manifest.render_gpu_runtime(ROOT),
+        **manifest.render_gpu_runtime((ROOT / manifest.RUNTIME_FILE).read_text()),
         **autoscaling.render_examples(),
         **openapi.render_files(),
         **render.render_files(ROOT),

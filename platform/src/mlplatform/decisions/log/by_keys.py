@@ -16,6 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.record import arrow_schema
 
@@ -66,7 +68,7 @@ def by_keys(
 def _in_order(
     read: Callable[[Path], pa.Table], paths: Sequence[Path], threads: int
 ) -> Iterator[pa.Table]:
-    """What is read of each file, in the order of the files."""
+    """The records that `read` gives of each file, in the order of the files."""
     if len(paths) == 1:
         yield read(paths[0])
         return
@@ -100,8 +102,7 @@ def _of_file(path: Path, query: RecordQuery, matching: pc.Expression) -> pa.Tabl
 
 
 def _places(file: pq.ParquetFile, query: RecordQuery) -> Iterator[tuple[int, pa.Array[Any]]]:
-    """Each row group of a file that holds wanted keys, and their places in it."""
-    import numpy as np
+    """The row groups of a file that hold wanted keys, each with the keys' places in it."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

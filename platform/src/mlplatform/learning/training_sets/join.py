@@ -20,7 +20,7 @@ import pyarrow as pa
 from mlplatform.learning.features.external import point_in_time_join
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
-from mlplatform.learning.features.spilling import spilling_database
+from mlplatform.learning.features.windows.bounded_database import bounded_database
 from mlplatform.learning.features.windows.training import with_windows
 from mlplatform.learning.training_sets import memory_join
 from mlplatform.learning.training_sets.memory_join import HeldRows, KeptRows
@@ -76,7 +76,7 @@ def view_join(
             else:
                 if db is None:
                     keyed = events.select(keys)
-                    db = until.enter_context(spilling_database(THREADS))
+                    db = until.enter_context(bounded_database(THREADS))
                     db.register("events", keyed)
                 values = _values(db, offline, view, events, kept)
             for name in values.column_names:

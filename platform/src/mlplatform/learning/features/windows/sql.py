@@ -134,8 +134,8 @@ def _series_sql(series: Series, windows: Sequence[Window], requests: str, wanted
 
 
 def _known_sql(series: Series, parts: Sequence[str], reach: int) -> str:
-    """What each late row knew, within the tiles that were kept: whole tiles, and single requests of
-    tiles of which it knew some."""
+    """The SQL of what each late row knew, within the tiles that were kept: whole tiles, and single
+    requests of tiles of which it knew some."""
     width = reach + 1  # tiles of a reach lie in two neighbouring stretches of this width
     whole = {"places": "NULL"} | {n: a for n, a in _aggregates().items() if n != "places"}
     tiles = "".join(f", {whole[name]} AS {name}" for name in parts)

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from mlplatform.learning.features.arrivals import OWN, positions_sql, ranked_sql
 from mlplatform.learning.features.offline import OfflineTable
-from mlplatform.learning.features.spilling import spilling_database
+from mlplatform.learning.features.windows.bounded_database import bounded_database
 from mlplatform.learning.features.windows.sql import windows_sql
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.views import quote
@@ -102,7 +102,7 @@ def with_windows(offline: OfflineTable, events: pa.Table) -> pa.Table:
         return without_rows(events, windows.names)
     first_ms = first_event_ms(events)
     requests = offline.every_request(first_ms - windows.reach_ms)
-    with spilling_database(THREADS) as db:
+    with bounded_database(THREADS) as db:
         db.register("events", events)
         # What can't count is not kept
         counted = windows.counted_sql(f"(SELECT {quote(*windows.columns)} FROM pieces)")

@@ -73,9 +73,9 @@ def of_worker(home: Home, model: str) -> MessageBacklogs:
 
 
 def of_workers(home: Home, models: Sequence[str]) -> dict[str, MessageBacklogs | str]:
-    """For each model the messages that wait for its worker process of this machine, or a sentence
-    on why they are not known. Workers are asked at the same time: if several do not answer, that
-    takes as long as one."""
+    """Model → the messages that wait for its worker process of this machine, or a sentence on why
+    they are not known. Workers are asked at the same time: if several do not answer, that takes as
+    long as one."""
 
     def asked(model: str) -> MessageBacklogs | str:
         try:

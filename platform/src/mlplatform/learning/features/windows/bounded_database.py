@@ -19,7 +19,7 @@ LEAST_BYTES: Final = 512 * MIB
 
 
 @contextmanager
-def spilling_database(threads: int) -> Iterator[duckdb.DuckDBPyConnection]:
+def bounded_database(threads: int) -> Iterator[duckdb.DuckDBPyConnection]:
     """An empty database in memory. What is more than `SHARE` of all memory goes to a folder, in the
     folder of temporary files, that is removed with it."""
     limit = max(int(memory_bytes() * SHARE), LEAST_BYTES)

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from mlplatform.learning.features import spilling
-from mlplatform.learning.features.spilling import spilling_database
+from mlplatform.learning.features.windows import bounded_database as database
+from mlplatform.learning.features.windows.bounded_database import bounded_database
 from mlplatform.runtime.units import MIB
 
 
 def test_a_join_larger_than_its_memory_spills_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spilling, "memory_bytes", lambda: 128 * MIB)
-    monkeypatch.setattr(spilling, "LEAST_BYTES", MIB)
+    monkeypatch.setattr(database, "memory_bytes", lambda: 128 * MIB)
+    monkeypatch.setattr(database, "LEAST_BYTES", MIB)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with spilling_database(2) as db:
+    with bounded_database(2) as db:
         (limit,) = db.execute("SELECT current_setting('memory_limit')").fetchall()
         assert limit == ("64.0 MiB",)
         db.execute(
