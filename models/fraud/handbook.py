@@ -29,17 +29,23 @@ from mlplatform.learning.features.columns import (
     match_columns,
 )
 from mlplatform.learning.features.csv_files import CsvFiles
-from mlplatform.learning.features.input_files import CSV_FILES, CSV_IN_FOLDERS, PARQUET
+from mlplatform.learning.features.history_files import matured_times
+from mlplatform.learning.features.input_files import (
+    CSV_FILES,
+    CSV_IN_FOLDERS,
+    PARQUET,
+    table_files,
+)
 from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.learning.features.rows import (
     Check,
     in_order,
     is_missing,
     known_by,
-    matured_times,
     unique_values,
     value_problem,
     within_bounds,
+    within_calendar,
 )
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.errors import InputInvalid
@@ -224,7 +230,7 @@ def _files(path: Path) -> list[Path]:
             )
             raise InputInvalid(path.name, None, problem)
         return [path]
-    files = sorted(f for f in path.iterdir() if f.suffix.lower() in (PARQUET, *CSV_IN_FOLDERS))
+    files = table_files(path)
     if not files:
         wanted = (
             f"there is no file in it whose name ends with .parquet, {' or '.join(CSV_IN_FOLDERS)}"
@@ -244,8 +250,9 @@ def _read(files: Sequence[Path], overrides: Mapping[str, str]) -> Iterator[_File
         with CsvFiles(files) as texts:
             for number, file in enumerate(files):
                 names, unread = _names(texts.types(number), overrides, file.name)
-                table, refusals = texts.read(number, {names[n]: IN_CSV[n] for n in names})
-                yield _File(file.name, _renamed(table, names), names, unread, tuple(refusals))
+                table, unfit = texts.read(number, {names[n]: IN_CSV[n] for n in names})
+                table, outside = _renamed(table, names, file.name)
+                yield _File(file.name, table, names, unread, (*unfit, *outside))
         return
     with ParquetFiles(files) as parquet:
         for number, file in enumerate(files):
@@ -253,7 +260,8 @@ def _read(files: Sequence[Path], overrides: Mapping[str, str]) -> Iterator[_File
             names, unread = _names(kinds, overrides, file.name)
             _check_types(kinds, names, file.name)
             table = parquet.read(number, {c: IN_PARQUET[kinds[c]] for c in names.values()})
-            yield _File(file.name, _renamed(table, names), names, unread, ())
+            table, outside = _renamed(table, names, file.name)
+            yield _File(file.name, table, names, unread, outside)
 
 
 def _names(
@@ -283,14 +291,22 @@ def _check_types(found: Mapping[str, str], names: Mapping[str, str], source: str
             )
 
 
-def _renamed(table: pa.Table, names: Mapping[str, str]) -> pa.Table:
-    """Under canonical names, times in microseconds."""
+def _renamed(
+    table: pa.Table, names: Mapping[str, str], source: str
+) -> tuple[pa.Table, tuple[InputInvalid, ...]]:
+    """Under canonical names, times in microseconds; null in place of a time that no payment may
+    have, with a refusal."""
     table = table.select(list(names.values())).rename_columns(list(names))
+    refusals = list[InputInvalid]()
     for position, field in enumerate(table.schema):
         if pa.types.is_timestamp(field.type):
-            times = table.column(position).cast(TIME, safe=False)
-            table = table.set_column(position, field.name, times)
-    return table
+            times = table.column(position)
+            check = within_calendar(times, names[field.name])
+            refusals += check.refusals(source, np.arange(len(times)))
+            microseconds = times.cast(TIME, safe=False)
+            known: Any = pc.if_else(pa.array(check.wrong), pa.scalar(None, TIME), microseconds)
+            table = table.set_column(position, field.name, known)
+    return table, tuple(refusals)
 
 
 def _is_whole(table: pa.Table) -> NDArray[np.bool_]:

@@ -30,6 +30,7 @@ from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.rows import history_schema
 from mlplatform.model.folders import load_definition
 from mlplatform.operations import wiring
+from mlplatform.operations.actions import features
 from mlplatform.operations.actions.features import history_is_whole, import_history, materialize
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, Refused
@@ -107,6 +108,19 @@ def test_an_import_that_was_killed_before_it_was_served_is_not_whole(
         with pytest.raises(Killed):
             import_history(platform, "fraud", payments(), "march")
     assert not history_is_whole(platform, "fraud")
+    import_history(platform, "fraud", payments(), "march")
+    assert history_is_whole(platform, "fraud")
+
+
+def test_an_import_that_was_killed_before_its_windows_is_not_whole(
+    monkeypatch: pytest.MonkeyPatch, platform: wiring.Platform
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(features, "build_windows", killed_at(1, features.build_windows))
+        with pytest.raises(Killed):
+            import_history(platform, "fraud", payments(), "march")
+    assert not history_is_whole(platform, "fraud")
+    answer_a_payment(platform)
     import_history(platform, "fraud", payments(), "march")
     assert history_is_whole(platform, "fraud")
 

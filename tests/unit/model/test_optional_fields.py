@@ -17,6 +17,7 @@ import yaml
 from mlplatform.commands.terminal.arguments import column_names
 from mlplatform.learning.features import rows
 from mlplatform.learning.features.history_files import examine_history
+from mlplatform.learning.features.unfinished_import import history_digest
 from mlplatform.model.definition import InputSpec, ModelDefinition
 from mlplatform.model.folders import model_folder, parse
 from mlplatform.model.inputs import InputPlan, as_recorded
@@ -245,9 +246,9 @@ def test_a_field_declared_after_an_import_changes_no_digest_of_it() -> None:
     shipped = parse((model_folder("fraud") / "model.yaml").read_text(), "model.yaml")
     names = rows.history_schema(shipped).names
     before = history().select(names).cast(rows.history_schema(shipped))
-    assert rows.history_digest(history(), DEFINITION) == rows.history_digest(before, shipped)
+    assert history_digest(history(), DEFINITION) == history_digest(before, shipped)
     known = history(attempts=[1, 2, 3])
-    assert rows.history_digest(known, DEFINITION) != rows.history_digest(before, shipped)
+    assert history_digest(known, DEFINITION) != history_digest(before, shipped)
 
 
 def test_a_column_that_may_be_an_optional_one_is_not_passed_over() -> None:

@@ -69,7 +69,7 @@ class RequestField(Section, frozen=True):
         minimum: least number that a request may hold; None: no bound.
         maximum: largest number that a request may hold; None: no bound.
         max_length: largest number of characters of a text; None means 1024.
-        values: the only texts that are allowed; an empty text is a missing value. None: any text.
+        values: the only texts that are allowed, an empty one only if it is listed. None: any text.
         length: how many numbers a vector has; None for every other type. Its bounds are those of
             each number.
         optional: whether requests may leave the field out, or send null: a missing value. So a

@@ -15,7 +15,8 @@ from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.decisions.records.record import COLUMNS, Record, arrow_schema
 from mlplatform.learning.features.offline import OfflineTable, ProjectionCounts
-from mlplatform.learning.features.rows import history_digest, history_schema, request_schema
+from mlplatform.learning.features.rows import history_schema, request_schema
+from mlplatform.learning.features.unfinished_import import history_digest
 from mlplatform.model.definition import RequestField
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.errors import Corrupt, InputInvalid, Refused
@@ -169,6 +170,9 @@ def test_history_after_the_log_is_refused(offline: OfflineTable) -> None:
         ({"amount": -1.0}, "amount is less than 0"),
         ({"amount": 1e7}, r"amount is more than 1e\+06"),
         ({"amount": float("nan")}, "amount is missing"),
+        ({"amount": float("inf")}, "amount is not finite: inf"),
+        ({"event_time": -1}, "event_time is not from 1970 to 9999 .*: 1969-12-31T23:59:59.999999"),
+        ({"label_time": 10**18}, f"label_time is not from 1970 to 9999 .*: {10**18} us"),
         ({"customer_id": None}, "customer_id is missing"),
         ({"event_time": NOON_MS * 1000 - 1}, "event_time is before"),
         ({"request_id": "h0"}, "request_id is that of an earlier row"),
@@ -180,6 +184,9 @@ def test_history_after_the_log_is_refused(offline: OfflineTable) -> None:
         "an amount under the minimum",
         "an amount over the maximum",
         "no number",
+        "an infinite number",
+        "a time before 1970",
+        "a label known after 9999",
         "no customer",
         "a row before the one above",
         "an id twice",

@@ -16,7 +16,7 @@ from mlplatform.learning.features.rows import check_history, history_schema
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.units import DAY_MS
-from models.fraud.sources import read_transactions, with_pattern_change
+from models.fraud.sources import examine_transactions, read_transactions, with_pattern_change
 
 FRAUD = load_definition("fraud")
 START_MS = 17_600 * DAY_MS
@@ -73,6 +73,20 @@ def test_a_folder_is_read_in_the_order_of_its_file_names(tmp_path: Path) -> None
     assert read_transactions(tmp_path).column("request_id").to_pylist() == list("012345")
 
 
+@pytest.mark.parametrize("name", ["2026-10", "b.parq", "b.csv.gz", "b.txt"])
+def test_a_folder_with_rows_that_would_be_missed_is_refused(tmp_path: Path, name: str) -> None:
+    write(tmp_path, "a.parquet", transactions(0))
+    write(tmp_path, "_SUCCESS", transactions(3))
+    assert read_transactions(tmp_path).num_rows == 3
+    if name == "2026-10":
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, "b.parquet", transactions(3))
+    else:
+        write(tmp_path, name, transactions(3))
+    with pytest.raises(InputInvalid, match=rf": it has {name}/?, whose rows would be missed"):
+        read_transactions(tmp_path)
+
+
 TEXT = "transaction_id{0}timestamp{0}customer_id{0}terminal_id{0}amount{0}label\n"
 ROW = "1{0}2026-01-01 10:00:00{0}7{0}1{0}9.5{0}0\n"
 NAMES = {
@@ -120,7 +134,7 @@ def test_the_same_seed_gives_the_same_arrivals(tmp_path: Path) -> None:
         ),
         ({"TX_AMOUNT": [1.0, 2.0, -3.0]}, 2, "TX_AMOUNT is less than 0: -3.0$"),
         ({"TX_AMOUNT": [1.0, 2.0, 5e9]}, 2, "TX_AMOUNT is more than 1e\\+06: 5000000000.0$"),
-        ({"TX_AMOUNT": [float("inf"), 2.0, 3.0]}, 0, "TX_AMOUNT is more than 1e\\+06: inf$"),
+        ({"TX_AMOUNT": [float("inf"), 2.0, 3.0]}, 0, "TX_AMOUNT is not finite: inf$"),
         ({"TX_AMOUNT": [1.0, float("nan"), 3.0]}, 1, "TX_AMOUNT is missing"),
         ({"CUSTOMER_ID": [None, 1, 2]}, 0, "CUSTOMER_ID is missing"),
         ({"TX_FRAUD": [0, 1, 2]}, 2, "TX_FRAUD is not 0 or 1: 2$"),
@@ -179,6 +193,30 @@ def test_a_payment_from_the_future_is_refused(tmp_path: Path) -> None:
     assert read_transactions(file, now_ms=START_MS + 2000).num_rows == 3
     with pytest.raises(InputInvalid, match=r"tx\.parquet, row 2: TX_DATETIME is in the future: 2"):
         read_transactions(file, now_ms=START_MS + 1999)
+
+
+SLIPPED_NS = START_MS * 10**6
+"""A time in nanoseconds, which is beyond the year 9999 where it is taken for microseconds."""
+
+
+@pytest.mark.parametrize("name", ["TX_DATETIME", "label_time"])
+def test_a_time_beyond_the_calendar_is_named_with_its_count(tmp_path: Path, name: str) -> None:
+    table = known_at(7, 8, 9)
+    counts = [(START_MS + 7000) * 1000, SLIPPED_NS, (START_MS + 9000) * 1000]
+    times = pa.array(counts, pa.int64()).cast(pa.timestamp("us"))
+    table = table.set_column(table.schema.get_field_index(name), name, times)
+    file = write(tmp_path, "tx.parquet", table)
+    found = examine_transactions(file, now_ms=START_MS + 10_000)
+    (refusal,) = found.refusals
+    problem = f"{name} is not from 1970 to 9999 in the unit of its column: {SLIPPED_NS} us"
+    assert str(refusal) == f"tx.parquet, row 1: {problem}"
+
+
+def test_a_payment_from_before_1970_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text((TEXT + ROW).format(",").replace("2026", "1900"))
+    told = r"own\.csv, row 0: timestamp is not from 1970 to 9999 .*: 1900-01-01T10:00:00$"
+    with pytest.raises(InputInvalid, match=told):
+        read_transactions(tmp_path / "own.csv", columns=NAMES)
 
 
 def known_at(*seconds: int | None) -> pa.Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -245,6 +246,84 @@ def test_a_column_that_is_taken_from_its_own_field_is_named_with_both(tmp_path: 
 def test_no_request_may_be_later_than_now(tmp_path: Path) -> None:
     with pytest.raises(InputInvalid, match="event_time is in the future"):
         examine_history(written(tmp_path), definition=FRAUD, now_ms=0, columns={})
+
+
+def beside(folder: Path, name: str) -> None:
+    """A folder, if the name ends with a slash, or a file."""
+    place = folder / name.rstrip("/")
+    if name.endswith("/"):
+        place.mkdir()
+    else:
+        place.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "name", ["2026-10/", "more.parquet/", "b.parq", "b.csv.gz", "b.txt", "b.xlsx"]
+)
+def test_a_folder_with_rows_that_would_be_missed_is_refused(tmp_path: Path, name: str) -> None:
+    written(tmp_path)
+    beside(tmp_path, name)
+    with pytest.raises(InputInvalid, match=rf": it has {re.escape(name)}, whose rows would be mis"):
+        examine_history(tmp_path, definition=FRAUD, now_ms=None, columns={})
+
+
+@pytest.mark.parametrize(
+    "name", ["_SUCCESS", "_temporary/", ".hidden/", ".own.parquet.crc", "own.crc", "README.md"]
+)
+def test_what_engines_and_people_put_beside_files_is_left_out(tmp_path: Path, name: str) -> None:
+    written(tmp_path)
+    beside(tmp_path, name)
+    found = examine_history(tmp_path, definition=FRAUD, now_ms=None, columns={})
+    assert found.table.num_rows == 2
+
+
+def with_event_times(folder: Path, times: pa.Array[Any]) -> Path:
+    path = written(folder)
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("event_time")
+    pq.write_table(table.set_column(place, "event_time", times), path)
+    return path
+
+
+OVERFLOWING_MS = 10**12 + 2**61
+"""A count of milliseconds whose thousandfold, of microseconds, overflows to one of the year
+2001."""
+
+
+@pytest.mark.parametrize(
+    ("count", "unit", "shown"),
+    [
+        pytest.param(-62_135_596_800, "s", "0001-01-01T00:00:00", id="the year 1"),
+        pytest.param(-1, "ms", "1969-12-31T23:59:59.999000", id="the last moment of 1969"),
+        pytest.param(OVERFLOWING_MS, "ms", f"{OVERFLOWING_MS} ms", id="one that overflows"),
+        pytest.param(253_402_300_800, "s", "253402300800000 ms", id="the first moment of 10000"),
+    ],
+)
+def test_a_time_that_no_request_may_have_is_refused_in_a_history(
+    tmp_path: Path, count: int, unit: Any, shown: str
+) -> None:
+    times = pa.array([count, count], pa.int64()).cast(pa.timestamp(unit))
+    told = rf"own\.parquet, row 0: event_time is not from 1970 to 9999 .*: {shown}$"
+    with pytest.raises(InputInvalid, match=told):
+        examine_history(
+            with_event_times(tmp_path, times), definition=FRAUD, now_ms=None, columns={}
+        )
+
+
+SLIPPED_NS = 1_790_000_000_000_000_000
+"""A time in nanoseconds, which is beyond the year 9999 where it is taken for microseconds."""
+
+
+@pytest.mark.parametrize("name", ["event_time", "label_time"])
+def test_a_time_beyond_the_calendar_is_named_with_its_count(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path)
+    table = pq.read_table(path)
+    counts = [int(day(5).replace(tzinfo=UTC).timestamp() * 10**6), SLIPPED_NS]
+    times = pa.array(counts, pa.int64()).cast(pa.timestamp("us"))
+    pq.write_table(table.set_column(table.schema.get_field_index(name), name, times), path)
+    now_ms = int(day(30).replace(tzinfo=UTC).timestamp() * 1000)
+    with pytest.raises(InputInvalid, match=rf"own\.parquet, row 1: {name} .*: {SLIPPED_NS} us$"):
+        examine_history(path, definition=FRAUD, now_ms=now_ms, columns={})
 
 
 def with_times(folder: Path, *times: datetime | None) -> Path:

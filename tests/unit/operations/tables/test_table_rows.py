@@ -22,13 +22,14 @@ from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.policy import FeaturePolicies
 from mlplatform.learning.features.rows import check_history, history_schema
 from mlplatform.model.bundle import load_bundle
-from mlplatform.model.definition import InputSpec, ModelDefinition
+from mlplatform.model.definition import InputSpec, ModelDefinition, RequestField
 from mlplatform.model.folders import load_definition, model_folder, parse
 from mlplatform.model.windows.declaration import Window
 from mlplatform.operations.tables.columns import matched_columns
 from mlplatform.operations.tables.input_files import blocks
 from mlplatform.operations.tables.request_rows import requests_of
 from mlplatform.operations.tables.row_features import RowFeatures
+from mlplatform.runtime.clock import LAST_MS
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.units import DAY_S
@@ -70,6 +71,17 @@ def test_a_table_without_a_protected_attribute_is_taken() -> None:
     found = requests_of(table(), {}, DEFINITION, as_of_ms=1, key=KEY)
     assert found.problems == {}
     assert found.table.column("sex").null_count == 3
+
+
+def test_a_time_beyond_the_calendar_is_the_problem_of_its_row_alone() -> None:
+    """Nanoseconds that are taken for microseconds."""
+    counts = pa.array([T_S * 10**6, T_S * 10**9, T_S * 10**6], pa.int64())
+    given = table(event_time=counts.cast(pa.timestamp("us")))
+    found = requests_of(given, {}, DEFINITION, as_of_ms=T_S * 1000, key=KEY)
+    assert found.problems.keys() == {1}
+    assert found.problems[1].startswith("event_time is ")
+    assert found.problems[1].endswith(f": {T_S * 10**9} us")
+    assert found.table.num_rows == 2
 
 
 def worded() -> ModelDefinition:
@@ -148,6 +160,54 @@ def test_all_ways_in_agree_on_empty_texts_and_missing_ones(
         assert of_csv is None
     elif value is not None:
         assert (of_csv is None) == taken
+
+
+FREE = msgspec.structs.replace(
+    DEFINITION, request={**DEFINITION.request, "free": RequestField(type="float64")}
+)
+
+
+@pytest.mark.parametrize(
+    ("event_ms", "free", "problem"),
+    [
+        pytest.param(0, 1.0, None, id="the first moment"),
+        pytest.param(LAST_MS, -1e308, None, id="the last moment"),
+        pytest.param(-1, 1.0, "event_time is not from 1970 to 9999", id="before 1970"),
+        pytest.param(LAST_MS + 1, 1.0, "event_time is not from 1970 to 9999", id="after 9999"),
+        pytest.param(T_S, float("inf"), "free is not finite: inf", id="an infinite number"),
+        pytest.param(T_S, float("-inf"), "free is not finite: -inf", id="an infinite one below 0"),
+    ],
+)
+def test_all_ways_in_agree_on_times_and_numbers(
+    event_ms: int, free: float, problem: str | None
+) -> None:
+    time_us = pa.array([event_ms * 1000], pa.int64()).cast(pa.timestamp("us"))
+    kept = {"customer_id": [1], "terminal_id": [1], "amount": [1.0], "free": [free]}
+    kept |= {"sex": pa.array(["f"], pa.string())}
+    given = pa.table({"request_id": ["a"], "event_time": time_us, **kept})
+    of_batch = requests_of(given, {}, FREE, as_of_ms=LAST_MS, key=KEY).problems.get(0)
+
+    known = {"label": pa.array([0], pa.int8()), "label_time": time_us}
+    given = pa.table({**{name: given.column(name) for name in given.column_names}, **known})
+    of_history = None
+    try:
+        check_history(given.select(history_schema(FREE).names), FREE, "a")
+    except InputInvalid as error:
+        of_history = str(error)
+
+    infinite = "1e999" if free > 0 else "-1e999"
+    number = str(free) if abs(free) < float("inf") else infinite
+    body = '{"customer_id": 1, "terminal_id": 1, "amount": 1.0, "free": %s, "event_time": %d}'
+    of_online = None
+    try:
+        Payloads(FREE).score((body % (number, event_ms)).encode())
+    except Problem as error:
+        of_online = str(error)
+
+    assert (of_batch is None, of_history is None, of_online is None) == (problem is None,) * 3
+    if problem is not None:
+        assert str(of_batch).startswith(problem)
+        assert str(of_history).startswith(f"a, row 0: {problem}")
 
 
 def test_an_empty_cell_of_csv_is_an_empty_text_where_one_is_allowed(tmp_path: Path) -> None:

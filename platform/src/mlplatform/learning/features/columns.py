@@ -17,6 +17,8 @@ from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
 
 INTEGERS: Final = (pa.int64(), pa.int32(), pa.int16(), pa.int8())
 TIMES: Final = tuple(pa.timestamp(unit) for unit in ("us", "ns", "ms", "s"))
+UNITS: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+"""Unit of a time → how many of it are a second."""
 _OF_PANDAS: Final = {"double": "float64", "int64": "Int64", "bool": "boolean"}
 """Arrow's name of a type → pandas' name of the one that may have missing values."""
 NO_VALUE: Final = "null"

@@ -24,7 +24,7 @@ from mlplatform.learning.features.columns import (
     zoneless,
 )
 from mlplatform.learning.features.csv_files import CsvFiles
-from mlplatform.learning.features.input_files import CSV, CSV_FILES, CSV_IN_FOLDERS, PARQUET
+from mlplatform.learning.features.input_files import CSV, CSV_FILES, PARQUET, table_files
 from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.learning.features.parquet_work import VECTORS
 from mlplatform.learning.features.rows import (
@@ -34,12 +34,13 @@ from mlplatform.learning.features.rows import (
     history_schema,
     is_missing,
     known_by,
-    matured_times,
     refuse,
+    within_calendar,
     without_nan,
 )
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.units import DAY_MS
 
 _FLOATS: Final = (pa.float64(), pa.float32())
 _COUNTS: Final = (*INTEGERS, *_FLOATS)
@@ -76,6 +77,7 @@ up."""
 _NOTHING: Final[Any] = 0
 _TRUTHS: Final = pa.array([0, 1], pa.int64())
 MOST_REFUSALS: Final = 1_000
+_DURATION: Final = pa.duration("ms")
 
 
 def columns_of(definition: ModelDefinition) -> tuple[ExpectedColumn, ...]:
@@ -139,6 +141,15 @@ def examine_history(
     return FileCheck(table, (), names[0], unread)
 
 
+def matured_times(table: pa.Table, maturity_days: int) -> Column:
+    """The `label_time` of each row; of a label 0 without one, the end of its maturity."""
+    zero = pa.array([0], table.schema.field("label").type)
+    genuine = pc.is_in(table.column("label"), value_set=zero)
+    ends: Any = pc.add(table.column("event_time"), pa.scalar(maturity_days * DAY_MS, _DURATION))
+    ends = pc.if_else(genuine, ends, pa.scalar(None, ends.type))
+    return pc.coalesce(table.column("label_time"), ends)
+
+
 def _meanings(definition: ModelDefinition) -> dict[str, str]:
     if definition.task == "binary":
         return _MEANING
@@ -153,10 +164,7 @@ def _accepted_types(definition: ModelDefinition) -> dict[str, tuple[pa.DataType,
 
 def _files_at(path: Path, definition: ModelDefinition) -> list[Path]:
     """The file, or the folder's files by name."""
-    files = [path]
-    if path.is_dir():  # engines write files like `_SUCCESS` beside theirs
-        own = [f for f in path.iterdir() if not f.name.startswith((".", "_"))]
-        files = sorted(f for f in own if f.suffix.lower() in (PARQUET, *CSV_IN_FOLDERS))
+    files = table_files(path) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise InputInvalid(str(path.absolute()), None, "there is no Parquet or CSV file")
     if files[0].suffix.lower() not in (PARQUET, *CSV_FILES):
@@ -240,6 +248,8 @@ def _canonical(table: pa.Table, definition: ModelDefinition, source: str) -> pa.
             values, checks = whole_numbers(values, name)
         elif field.type == pa.bool_():
             values, checks = truths(values, name)
+        elif is_time:
+            checks = [within_calendar(values, name)]  # a cast to microseconds may overflow
         for check in checks:
             refuse(check.wrong, source, check.problem, check.values)
         try:

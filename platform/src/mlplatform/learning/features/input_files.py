@@ -18,12 +18,16 @@ CSV: Final = ".csv"
 CSV_IN_FOLDERS: Final = (CSV, ".tsv")
 """Ends of names of CSV files; in a folder, a .txt may be something to read."""
 CSV_FILES: Final = (*CSV_IN_FOLDERS, ".txt")
+BESIDE: Final = (".", "_", "readme", "license")
+"""Beginnings of the names, in lower case, of what engines and people put beside files of rows."""
+CHECKSUMS: Final = ".crc"
 DELTA_LOG: Final = "_delta_log"
 """The folder in a Delta table's folder that says which files hold its rows."""
 ICEBERG_METADATA: Final = "metadata"
 """The folder in an Iceberg table's folder that says which files hold its rows."""
 _METADATA_FILE: Final = re.compile(r"(?:.*/)?[^/]+\.metadata\.json(?:\.gz)?")
 MOST_FILES: Final = 1_000
+MOST_NAMED: Final = 5
 MOST_FILE_BYTES: Final = 2 * GIB
 
 
@@ -92,6 +96,35 @@ def refuse_tables_in(names: Sequence[str], source: str) -> None:
             raise delta_problem(source)
         if folders and folders[-1] == ICEBERG_METADATA and is_metadata_file(name):
             raise iceberg_problem(source)
+
+
+def table_files(folder: Path) -> list[Path]:
+    """The Parquet and CSV files of a folder by name; what engines and people put beside them is
+    left out.
+
+    Raises:
+        InputInvalid: there is something else in it, such as a folder, whose rows would be missed.
+    """
+    files, others = list[Path](), list[str]()
+    for one in sorted(folder.iterdir()):
+        if one.name.lower().startswith(BESIDE) or one.suffix.lower() == CHECKSUMS:
+            continue
+        if one.is_dir():
+            others.append(f"{one.name}/")
+        elif one.suffix.lower() in (PARQUET, *CSV_IN_FOLDERS):
+            files.append(one)
+        else:
+            others.append(one.name)
+    if others:
+        more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
+        raise InputInvalid(
+            str(folder),
+            None,
+            f"it has {', '.join(others[:MOST_NAMED])}{more}, whose rows would be missed; wanted:"
+            f" files alone whose name ends with {PARQUET}, {' or '.join(CSV_IN_FOLDERS)}, not"
+            " packed (a name that begins with _ is left out)",
+        )
+    return files
 
 
 def open_files(paths: Sequence[Path], until: ExitStack) -> list[int]:

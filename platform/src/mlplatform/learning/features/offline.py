@@ -38,7 +38,7 @@ from mlplatform.learning.features.compile import (
     sample_sql,
 )
 from mlplatform.learning.features.external_parts import BUILDING, ExternalParts
-from mlplatform.learning.features.unfinished_import import UnfinishedImport
+from mlplatform.learning.features.unfinished_import import UnfinishedImport, history_digest
 from mlplatform.model.definition import REQUEST_UNIT, ModelDefinition
 from mlplatform.model.features.views import quote
 from mlplatform.runtime.errors import InputInvalid, Refused
@@ -147,14 +147,14 @@ class OfflineTable:
         with self._lock():
             self.check_follows(table, source)
             number = max(self._numbers(), default=-1) + 1
-            mark = UnfinishedImport(number, rows.history_digest(table, self.definition))
+            mark = UnfinishedImport(number, history_digest(table, self.definition))
             unfinished_import.write(self.folder, mark)
             self._add(number, _Part(requests, labels), {})
         return len(requests)
 
     def unfinished_import(self) -> UnfinishedImport | None:
-        """The import whose rows are in the table and whose snapshots are not known to be complete;
-        None if there is none."""
+        """The import whose rows are in the table and whose snapshots and windows are not known to
+        be complete; None if there is none."""
         mark = unfinished_import.read(self.folder)
         is_here = mark is not None and self._parts / _name(mark.part) in self._history()
         return mark if is_here else None
@@ -169,7 +169,7 @@ class OfflineTable:
         return every
 
     def finish_history(self) -> None:
-        """Note that the history and all its snapshots are complete."""
+        """Note that the history, its snapshots and its windows are complete."""
         unfinished_import.remove(self.folder)
 
     def check_follows(self, table: pa.Table, source: str) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 import numpy as np
@@ -18,22 +16,22 @@ from mlplatform.decisions.records.draws import LoggedDraw, logged_draws
 from mlplatform.decisions.records.last_labels import RANK
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.decisions.records.record import LABEL_VALUES, MODELS
+from mlplatform.learning.features.columns import UNITS
 from mlplatform.model.definition import ModelDefinition, RequestField
 from mlplatform.model.features.views import quote
 from mlplatform.runtime.canonical import NOT_JSON
+from mlplatform.runtime.clock import LAST_MS
 from mlplatform.runtime.errors import Corrupt, InputInvalid
-from mlplatform.runtime.units import DAY_MS
 
 Column: TypeAlias = "pa.ChunkedArray[Any]"
 
 Flags = NDArray[np.bool_]
 
 TIME = pa.timestamp("us")
-_DURATION = pa.duration("ms")
+_NOTHING: Final[Any] = 0
 SHOWN = 60
 MOST_CHARACTERS = 1024
 """Most characters of a text without a `max_length` of its own, as in requests."""
-DIGEST_ROWS = 65_536
 ARROW: dict[str, pa.DataType] = {
     "int64": pa.int64(),
     "float64": pa.float64(),
@@ -118,6 +116,9 @@ def check_history(table: pa.Table, definition: ModelDefinition, source: str) -> 
     for name, column in {"event_time": table.column("event_time"), **columns}.items():
         if name not in definition.optional:
             refuse(is_missing(column), source, f"{name} is missing")
+    for name in ("event_time", "label_time"):
+        found = within_calendar(table.column(name), name)
+        refuse(found.wrong, source, found.problem, found.values)
     for name in ("request_id", *(n for n, f in definition.request.items() if f.type == "string")):
         check_printable(columns[name], name, source)
     unit = definition.assignment_unit
@@ -128,19 +129,6 @@ def check_history(table: pa.Table, definition: ModelDefinition, source: str) -> 
     check_order(table.column("event_time"), "event_time", source)
     check_unique(table.column("request_id"), "request_id", source)
     _check_labels(table, definition, source)
-
-
-def history_digest(table: pa.Table, definition: ModelDefinition) -> str:
-    """SHA-256, hexadecimal, of a history's rows, however its table is split into chunks."""
-    added = definition.declared_optional
-    names = history_schema(definition).names  # an added field without a value changes no digest
-    names = [n for n in names if n not in added or table.column(n).null_count < len(table)]
-    table = table.select(names)
-    found = hashlib.sha256()
-    for start in range(0, table.num_rows, DIGEST_ROWS):
-        for batch in table.slice(start, DIGEST_ROWS).combine_chunks().to_batches():
-            found.update(batch.serialize())
-    return found.hexdigest()
 
 
 def check_columns(found: pa.Schema, wanted: pa.Schema, source: str) -> None:
@@ -177,6 +165,15 @@ class Check:
             yield InputInvalid(source, int(numbers[row]), problem, self.problem)
 
 
+def within_calendar(times: Column, name: str) -> Check:
+    """Check that each time, in whichever unit, is one that a request may have; a missing time has
+    no problem."""
+    kind: Any = times.type
+    counts = times.cast(pa.int64()).fill_null(_NOTHING).to_numpy()
+    outside = (counts < 0) | (counts // UNITS[kind.unit] > LAST_MS // 1000)
+    return Check(outside, f"{name} is not from 1970 to 9999 in the unit of its column", times)
+
+
 def in_order(times: Column, name: str) -> Check:
     """Check that no time is before that of the row above it."""
     steps = np.diff(times.cast(pa.int64()).to_numpy(), prepend=-(2**62))
@@ -191,19 +188,11 @@ def known_by(times: Column, name: str, now_ms: int) -> Check:
     return Check(late, f"{name} is in the future, so the label can't be known yet", times)
 
 
-def matured_times(table: pa.Table, maturity_days: int) -> Column:
-    """The `label_time` of each row; of a label 0 without one, the end of its maturity."""
-    zero = pa.array([0], table.schema.field("label").type)
-    genuine = pc.is_in(table.column("label"), value_set=zero)
-    ends: Any = pc.add(table.column("event_time"), pa.scalar(maturity_days * DAY_MS, _DURATION))
-    ends = pc.if_else(genuine, ends, pa.scalar(None, ends.type))
-    return pc.coalesce(table.column("label_time"), ends)
-
-
 def within_bounds(
     values: Column, name: str, field: RequestField, *, is_unit: bool = False
 ) -> list[Check]:
-    """Checks that no value is outside the bounds that model.yaml gives the field.
+    """Checks that each number is finite, and that no value is outside the bounds that model.yaml
+    gives the field.
 
     Args:
         is_unit: whether it is the model's unit of assignment.
@@ -213,11 +202,16 @@ def within_bounds(
         return _within_words(values, name, field, is_key=is_unit or field.identifies)
     if field.type == "vector":
         return _within_vector(values, name, field)
+    numbers = values.to_numpy()
+    if field.type == "float64":
+        infinite = np.isinf(numbers)
+        found.append(Check(infinite, f"{name} is not finite", values))
+        numbers = np.where(infinite, np.nan, numbers)
     if field.minimum is not None:
-        below = values.to_numpy() < field.minimum
+        below = numbers < field.minimum
         found.append(Check(below, f"{name} is less than {field.minimum:g}", values))
     if field.maximum is not None:
-        above = values.to_numpy() > field.maximum
+        above = numbers > field.maximum
         found.append(Check(above, f"{name} is more than {field.maximum:g}", values))
     return found
 
@@ -306,9 +300,18 @@ def refuse(
 
 def value_problem(problem: str, value: pa.Scalar[Any]) -> str:
     """The problem with its value, cut to what fits a line."""
-    found = value.as_py()
-    text = found.isoformat() if isinstance(found, datetime) else repr(found)
+    is_time = pa.types.is_timestamp(value.type) and value.is_valid
+    text = _time_text(value) if is_time else repr(value.as_py())
     return f"{problem}: {text if len(text) <= SHOWN else f'{text[:SHOWN]}…'}"
+
+
+def _time_text(time: pa.Scalar[Any]) -> str:
+    """The time; beyond Python's calendar, its count and unit."""
+    kind: Any = time.type
+    try:
+        return str(time.as_py().isoformat())
+    except (OverflowError, ValueError):
+        return f"{time.cast(pa.int64()).as_py()} {kind.unit}"
 
 
 def is_missing(values: Column) -> NDArray[np.bool_]:

@@ -1,16 +1,22 @@
-"""The mark of a history whose rows are imported and whose snapshots are not all made yet; and the
-refusal of a history that comes too late."""
+"""The mark of a history whose rows are imported and whose snapshots and windows are not all made
+yet; and the refusal of a history that comes too late."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from typing import Final
 
 import msgspec
+import pyarrow as pa
 
+from mlplatform.learning.features.rows import history_schema
+from mlplatform.model.definition import ModelDefinition
 from mlplatform.runtime.errors import Refused
 from mlplatform.runtime.storage.files import write_atomically
 
 FILE = "half-taken-in.json"
+DIGEST_ROWS: Final = 65_536
 
 
 class UnfinishedImport(msgspec.Struct, frozen=True):
@@ -55,3 +61,16 @@ def another_home(model: str) -> str:
 
 def remove(folder: Path) -> None:
     (folder / FILE).unlink(missing_ok=True)
+
+
+def history_digest(table: pa.Table, definition: ModelDefinition) -> str:
+    """SHA-256, hexadecimal, of a history's rows, however its table is split into chunks."""
+    added = definition.declared_optional
+    names = history_schema(definition).names  # an added field without a value changes no digest
+    names = [n for n in names if n not in added or table.column(n).null_count < len(table)]
+    table = table.select(names)
+    found = hashlib.sha256()
+    for start in range(0, table.num_rows, DIGEST_ROWS):
+        for batch in table.slice(start, DIGEST_ROWS).combine_chunks().to_batches():
+            found.update(batch.serialize())
+    return found.hexdigest()

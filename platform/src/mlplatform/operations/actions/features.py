@@ -46,18 +46,19 @@ log = logging.getLogger(__name__)
 
 
 def import_history(platform: Platform, model: str, table: pa.Table, source: str) -> int:
-    """Import a history and make a snapshot of every midnight that training may join; returns the
-    number of rows.
+    """Import a history, make a snapshot of every midnight that training may join, and build the
+    windows; returns the number of rows.
 
     Later history can be added after the existing history, as long as no request was answered. An
-    import that was killed between its rows and the last snapshot is finished by the next one, which
-    must bring the same rows; where requests were answered in between, no snapshot that is there is
-    made again.
+    import that was killed after it had stored its rows is finished by the next one, which must
+    bring the same rows; where requests were answered in between, no snapshot that is there is made
+    again.
 
     Raises:
         Refused: requests were answered, or another import is unfinished.
         InputInvalid: a row is wrong; the message names the source, the row and the problem. Nothing
             was imported.
+        Busy: the log was sealed meanwhile; the same import finishes it.
     """
     offline = platform.offline(model)
     if not _is_rest(platform, model, table, source):
@@ -67,8 +68,8 @@ def import_history(platform: Platform, model: str, table: pa.Table, source: str)
         _add_snapshots(platform, model)
     else:
         _make_snapshots(platform, model, table)
-    offline.finish_history()
     build_windows(platform, model)
+    offline.finish_history()
     return table.num_rows
 
 
@@ -260,7 +261,7 @@ def _is_rest(platform: Platform, model: str, table: pa.Table, source: str) -> bo
     definition = platform.definition(model)
     table = rows.completed(table, definition)
     rows.check_columns(table.schema, rows.history_schema(definition), source)
-    return half.rows == rows.history_digest(table, definition)
+    return half.rows == unfinished_import.history_digest(table, definition)
 
 
 def _check_may_be_added(platform: Platform, model: str, table: pa.Table, source: str) -> None:
@@ -308,7 +309,7 @@ def _has_decisions(platform: Platform, model: str) -> bool:
 
 
 def history_is_whole(platform: Platform, model: str) -> bool:
-    """Whether a history was imported and the snapshots of its midnights are complete."""
+    """Whether a history was imported, with the snapshots of its midnights and its windows."""
     offline = platform.offline(model)
     return offline.history_end_ms() is not None and offline.unfinished_import() is None
 

@@ -22,6 +22,7 @@ from mlplatform.learning.features.rows import (
     request_schema,
     value_problem,
     within_bounds,
+    within_calendar,
     without_nan,
 )
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField
@@ -133,8 +134,7 @@ def _times(block: pa.Table, as_of_ms: int) -> tuple[Column, list[Check]]:
     times = pc.cast(cells, TIME, safe=False)
     event_us = times.cast(pa.int64()).fill_null(_NOTHING).to_numpy()
     late = Check(event_us > as_of_ms * 1000, f"{EVENT_TIME} is in the future", times)
-    early = Check(event_us < 0, f"{EVENT_TIME} is before 1970", times)
-    return times, [*_missing(cells, EVENT_TIME), late, early]
+    return times, [*_missing(cells, EVENT_TIME), within_calendar(cells, EVENT_TIME), late]
 
 
 def _field(
@@ -147,10 +147,7 @@ def _field(
             values, found = whole_numbers(values, name)
             checks += found
         case "float64":
-            values = values.cast(pa.float64(), safe=False)
-            numbers = values.to_numpy(zero_copy_only=False)
-            checks.append(Check(np.isinf(numbers), f"{name} is not finite", values))
-            values = without_nan(values)
+            values = without_nan(values.cast(pa.float64(), safe=False))
         case "bool":
             values, found = truths(values, name)
             checks += found

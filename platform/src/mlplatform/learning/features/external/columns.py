@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mlplatform.learning.features.columns import INTEGERS, MOST_NAMED
+from mlplatform.learning.features.columns import INTEGERS, MOST_NAMED, UNITS
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
 from mlplatform.learning.features.rows import is_missing, pseudonyms, value_problem, within_bounds
 from mlplatform.model.definition import ModelDefinition, RequestField
@@ -21,7 +21,6 @@ from mlplatform.runtime.errors import InputInvalid
 
 LAST_S: Final = 2**33
 """Latest accepted time in seconds of the epoch, in the year 2242; later times are mistakes."""
-UNITS: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 VALUES: Final[Mapping[ValueType, pa.DataType]] = {
     "float64": pa.float64(),
     "int64": pa.int64(),
