@@ -29,6 +29,7 @@ from mlplatform.learning.features.rows import history_schema
 from mlplatform.learning.training_sets.dataset import build_dataset
 from mlplatform.learning.training_sets.join import training_join
 from mlplatform.learning.training_sets.port import TrainingJoin
+from mlplatform.model.definition import InputSpec
 from mlplatform.model.features.views import FeatureView
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.errors import InputInvalid, JobFailed
@@ -145,6 +146,35 @@ def test_windows_over_history_and_log_with_voids(tmp_path: Path, spark: Training
     found = same(spark, offline, (), asked)
     last, earlier = found["c_n_10m"].to_pylist()[-1], found["c_n_10m"].to_pylist()[-2]
     assert last == earlier + 1
+
+
+def test_the_training_set_as_of_a_time_is_the_same_after_a_later_void(
+    tmp_path: Path, spark: TrainingJoin
+) -> None:
+    training = msgspec.structs.replace(FRAUD.training, window_days=8, holdout_days=2)
+    inputs = (*FRAUD.inputs[:4], InputSpec(name="c_n_10m", kind="window", of="customer"))
+    small = msgspec.structs.replace(FRAUD, training=training, inputs=inputs)
+    offline, chance = OfflineTable(tmp_path / "offline", small), random.Random(4)
+    as_of_ms = NOON_MS + 12 * DAY_MS
+    void = Record(
+        kind="void", decision_id="d60", model="fraud", event_ms=as_of_ms, recorded_ms=0, payload={}
+    )
+
+    def digests(at_ms: int) -> set[str]:
+        joins = (training_join, spark)
+        return {
+            build_dataset(small, (), offline, as_of_ms=at_ms, join=join).digest for join in joins
+        }
+
+    with closing(SqliteDecisionLog(tmp_path)) as log:
+        made = [decision(f"d{n}", NOON_MS + n * DAY_MS // 10, request(chance)) for n in range(120)]
+        log.append("gateway-0", [Entry(one) for one in made])
+        offline.project(log)
+        before = digests(as_of_ms - 1)
+        log.append("gateway-0", [Entry(void)])
+        offline.project(log)
+    assert len(before) == len(digests(as_of_ms)) == 1
+    assert digests(as_of_ms - 1) == before != digests(as_of_ms)
 
 
 def test_views_of_every_edge(offline: OfflineTable, spark: TrainingJoin) -> None:

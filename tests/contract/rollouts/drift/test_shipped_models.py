@@ -122,6 +122,7 @@ def made(model: str) -> World:
         offline,
         from_ms=live_ms,
         to_ms=FIRST_MS + days * DAY_MS,
+        as_of_ms=FIRST_MS + days * DAY_MS,
         join=training_join,
         words=champion.bundle.vocabularies,
     )

@@ -9,11 +9,14 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from mlplatform.decisions.records.last_labels import LabelCounts
 from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.decisions.records.record import COLUMNS, Record, arrow_schema
+from mlplatform.learning.features.compile import EVERY
 from mlplatform.learning.features.offline import OfflineTable, ProjectionCounts
 from mlplatform.learning.features.rows import history_schema, request_schema
 from mlplatform.learning.features.unfinished_import import history_digest
@@ -72,6 +75,12 @@ def label(number: int, value: int, *, arrives_ms: int = NOON_MS + DAY_MS) -> Rec
         event_ms=arrives_ms,
         recorded_ms=0,
         label=value,
+    )
+
+
+def void(number: int, at_ms: int) -> Record:
+    return Record(
+        kind="void", decision_id=f"d{number}", model="fraud", event_ms=at_ms, recorded_ms=0
     )
 
 
@@ -266,10 +275,56 @@ def test_a_void_removes_its_request_and_its_labels(offline: OfflineTable) -> Non
     log = MemoryLog()
     log.add(decision(1), decision(2), label(1, 1))
     offline.project(log)
-    log.add(Record(kind="void", decision_id="d1", model="fraud", event_ms=0, recorded_ms=0))
+    log.add(void(1, 0))
     assert offline.project(log).voids == 1
     assert ids(offline) == ["d2"]
     assert offline.labels(NOON_MS + 9 * DAY_MS).fetchall() == []
+
+
+def as_known(offline: OfflineTable, as_of_ms: int) -> tuple[list[str], list[str]]:
+    """The requests and the labels that were there at a time, which every way to read them gives."""
+    from_ms, to_ms = NOON_MS, NOON_MS + 1
+    table = offline.labelled_requests(from_ms, to_ms, as_of_ms)
+    found = table["request_id"].to_pylist()
+    requests = offline.requests(from_ms, to_ms, as_of_ms=as_of_ms).order("request_id")
+    assert [row[0] for row in requests.fetchall()] == found
+    assert offline.sample_of(from_ms, to_ms, len(found), as_of_ms) == EVERY
+    labelled = [row[0] for row in offline.labels(as_of_ms).fetchall()]
+    counts = offline.label_counts(from_ms, to_ms, as_of_ms)
+    assert counts == LabelCounts(len(found), len(labelled), len(labelled))
+    return found, labelled
+
+
+def test_a_void_counts_from_its_own_time_on(offline: OfflineTable) -> None:
+    """So a training set as of an earlier time stays as it was, whatever is voided later."""
+    log = MemoryLog()
+    log.add(decision(1), decision(2), label(1, 1, arrives_ms=NOON_MS + 10))
+    offline.project(log)
+    times = (NOON_MS + 9, NOON_MS + 10, NOON_MS + 19)
+    before = [as_known(offline, as_of_ms) for as_of_ms in times]
+    log.add(void(1, NOON_MS + 20))
+    offline.project(log)
+
+    assert [as_known(offline, as_of_ms) for as_of_ms in times] == before
+    assert before[-1] == (["d1", "d2"], ["d1"])
+    assert as_known(offline, NOON_MS + 20) == (["d2"], [])
+    assert ids(offline) == ["d2"]
+
+
+def test_a_void_of_a_part_that_an_earlier_release_wrote_counts_always(
+    offline: OfflineTable,
+) -> None:
+    log = MemoryLog()
+    log.add(decision(1), decision(2), decision(3), void(1, NOON_MS + 20))
+    offline.project(log)
+    (file,) = offline.folder.glob("parts/*/voids/voids.parquet")
+    pq.write_table(pq.read_table(file).select(["request_id"]), file)
+
+    assert as_known(offline, NOON_MS)[0] == ["d2", "d3"]
+    log.add(void(2, NOON_MS + 20))
+    offline.project(log)
+    assert as_known(offline, NOON_MS + 19)[0] == ["d2", "d3"]
+    assert as_known(offline, NOON_MS + 20)[0] == ["d3"]
 
 
 def test_a_label_is_known_from_its_arrival_on_and_the_last_one_counts(

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.learning.features.test_features_offline import MemoryLog, decision, label, void
 
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
@@ -181,6 +182,28 @@ def test_nothing_later_than_the_snapshot_changes_it(
         before, after = filled(Path(one), known), filled(Path(two), [*other, *unseen])
         for view in VIEWS:
             assert snapshot(before, view, T_MS).equals(snapshot(after, view, T_MS))
+
+
+def test_a_void_takes_its_payment_out_of_the_snapshots_from_its_own_time_on(
+    tmp_path: Path, online: FeastSqlite
+) -> None:
+    offline, log = filled(tmp_path, [(-40 * DAY_MS, 0, 1, 1.0, 0, 8)]), MemoryLog()
+    log.add(decision(1, event_ms=T_MS - 5 * DAY_MS), decision(2, event_ms=T_MS - 4 * DAY_MS))
+    log.add(label(1, 1, arrives_ms=T_MS - 3 * DAY_MS))
+    offline.project(log)
+    days = [T_MS + n * DAY_MS for n in range(-2, 3)]
+    before = {day: snapshot(offline, TERMINALS, day) for day in days}
+    log.add(void(1, T_MS))
+    offline.project(log)
+
+    backfill(offline, VIEWS, days, online)
+    for day in days:
+        stored = pq.read_table(snapshot_path(offline, TERMINALS, day))
+        assert stored.equals(snapshot(offline, TERMINALS, day))
+        assert stored.equals(before[day]) == (day < T_MS)
+        risk = row(stored, "terminal_id", 3)
+        assert risk["terminal_count_30d"] == (2 if day < T_MS else 1)
+        assert risk["terminal_risk_30d"] == (0.5 if day < T_MS else 0.0)
 
 
 def test_materialize_writes_offline_and_online_the_same(

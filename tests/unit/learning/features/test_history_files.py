@@ -21,7 +21,7 @@ from mlplatform.learning.features.history_files import columns_of, examine_histo
 from mlplatform.learning.features.input_files import MOST_FILE_BYTES, MOST_FILES
 from mlplatform.learning.features.parquet_work import MOST_COLUMNS, MOST_ROWS
 from mlplatform.model.consistency import OF_EVERY_REQUEST, contradictions
-from mlplatform.model.definition import ModelDefinition, RequestField
+from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField
 from mlplatform.model.folders import load_definition
 from mlplatform.model.signature_checks import MOST_FIELDS
 from mlplatform.runtime.errors import InputInvalid
@@ -368,7 +368,7 @@ def test_a_number_that_its_column_can_not_hold_is_refused(tmp_path: Path) -> Non
 
 def test_no_request_field_can_have_the_name_of_a_column_beside_it() -> None:
     kept = {*rows.LABELS.names, *rows.DECIDED.names, *rows.VOIDS.names}
-    assert kept == {*OF_EVERY_REQUEST}
+    assert kept == {EVENT_TIME, *OF_EVERY_REQUEST}
 
 
 @pytest.mark.parametrize("name", ["stopped", "declined"])

@@ -10,13 +10,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.skew.verdict import FeatureSkew, SkewReport
 from mlplatform.model.definition import RequestField
 from mlplatform.runtime.units import DAY_MS, HOUR_MS, MINUTE_MS
 from models.fraud.generator import Population, generate
-from support.skew_world import BEGIN_MS, MODEL, WINDOWS, Faults, ServedValues, World
+from support.skew_world import BEGIN_MS, MODEL, VIEWS, WINDOWS, Faults, ServedValues, World
 
 DAYS, A_DAY = 5, 400
 WRONG_DAY = 3
@@ -47,6 +48,29 @@ def test_nothing_is_named_in_a_clean_month(tmp_path: Path) -> None:
     assert all(one.is_known for one in (*passes, whole))
     assert sum(f.different + f.missing for f in whole.features) == 0
     assert max(f.late for f in whole.features) < 20
+
+
+class VoidedWorld(World):
+    """A fourth of each day's payments is void just after its midnight, before its snapshot."""
+
+    def _label(self, now_ms: int) -> None:
+        super()._label(now_ms)
+        for writer, record in list(self.queued)[::4]:
+            if record.kind == "decision":
+                at_ms = now_ms + MINUTE_MS
+                void = Record(
+                    kind="void", decision_id=record.decision_id, model="fraud", event_ms=at_ms,
+                    recorded_ms=at_ms,
+                )  # fmt: skip
+                self._append(writer, void)
+
+
+def test_a_void_counts_in_the_snapshots_from_its_own_time_on(tmp_path: Path) -> None:
+    report = VoidedWorld(tmp_path).run(4, 200).compare().report
+    features = {name for view in VIEWS for name in view.feature_names}
+    found = [f for f in report.features if f.name in features]
+    assert len(found) == len(features)
+    assert all(f.sampled == f.equal == 800 for f in found)
 
 
 def test_a_history_from_before_a_field_was_declared_is_counted(tmp_path: Path) -> None:

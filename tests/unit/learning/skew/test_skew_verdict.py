@@ -71,6 +71,32 @@ EARLIER = LateInterval(2 * HOUR_MS, 3 * HOUR_MS, 30 * 60_000)
         ),
         ([cell("different", expected=None)] * 2, "values where there should be none"),
         ([cell("different")] * 3 + [cell("late", holds=LATE)], "(3 of 4)"),
+        (
+            [cell("different", served=2.0 * n, expected=1.0 * n) for n in range(1, 100)]
+            + [cell("different", expected=None)],
+            "2 times what it should be (99 of 100)",
+        ),
+        (
+            [cell("different", expected=None)] * 3 + [cell("different")],
+            "values where there should be none (3 of 4)",
+        ),
+        (
+            [cell("different", expected=None)] * 2 + [cell("different")] * 2,
+            "or from other records",
+        ),
+        (
+            [cell("different")] * 3 + [cell("different", served=4.0, expected=3.0)] * 2,
+            "off by +1",
+        ),
+        (
+            [cell("different")] * 3 + [cell("different", served=9.0, expected=1.0)] * 2,
+            "2 times what it should be (3 of 5)",
+        ),
+        (
+            [cell("different", served=n * n, expected=1.0 * n) for n in range(3, 9)]
+            + [cell("different", expected=None)] * 2,
+            "or from other records",
+        ),
     ],
 )
 def test_a_cause_is_one_sentence(wrong: list[Cell], said: str) -> None:

@@ -12,13 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, assert_never
+from typing import TYPE_CHECKING, Final, assert_never
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
 from mlplatform.model.definition import REQUEST_UNIT, ModelDefinition
 from mlplatform.model.features.views import FeatureField, FeatureView, quote
 from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.runtime.units import DAY_MS
+
+if TYPE_CHECKING:  # a model's folder is read without DuckDB
+    import duckdb
 
 
 def reach_ms(view: FeatureView, at_ms: int) -> tuple[int, int]:
@@ -76,6 +82,8 @@ def _time(at_ms: int) -> str:
 
 LOTS: Final = 2**20
 """Number of lots, of which each unit of assignment has one."""
+LARGE: Final = 20
+"""A unit of assignment with more than this part of a sample is not taken whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +99,50 @@ class UnitSample:
 
 
 EVERY: Final = UnitSample()
+
+
+def sample_of(
+    definition: ModelDefinition, requests: duckdb.DuckDBPyRelation, most_rows: int
+) -> UnitSample:
+    """The largest sample of at most `most_rows` of these requests."""
+    (count,) = requests.aggregate("count(*)").fetchall()[0]
+    if count <= most_rows:
+        return EVERY
+    lots, counts = _by_lot(definition, requests)
+    large = most_rows // LARGE
+    split = _large_units(definition, requests, lots[counts > large], large)
+    if split:
+        lots, counts = _by_lot(definition, requests, split)
+    first = lots[np.searchsorted(np.cumsum(counts), most_rows, side="right")]
+    return UnitSample(int(first) / LOTS, split)
+
+
+def _large_units(
+    definition: ModelDefinition,
+    requests: duckdb.DuckDBPyRelation,
+    lots: NDArray[np.int64],
+    large: int,
+) -> tuple[int | str, ...]:
+    """The units of these lots that made more than `large` requests each."""
+    unit = definition.assignment_unit
+    if unit == REQUEST_UNIT or not len(lots):
+        return ()
+    in_them = f"{lot_sql(definition)} IN ({', '.join(map(str, lots.tolist()))})"
+    counts = requests.filter(in_them).aggregate(f"{quote(unit)} AS unit, count(*) AS n", "unit")
+    found = counts.filter(f"n > {large}").order("unit").fetchall()
+    return tuple(unit for unit, _ in found)
+
+
+def _by_lot(
+    definition: ModelDefinition,
+    requests: duckdb.DuckDBPyRelation,
+    split: tuple[int | str, ...] = (),
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The lots that have requests, in order, and how many each has."""
+    lot = lot_sql(definition, split)
+    found = requests.aggregate(f"{lot} AS lot, count(*) AS n", "lot").order("lot")
+    lots, counts = found.to_arrow_table().columns
+    return lots.to_numpy().astype(np.int64), counts.to_numpy().astype(np.int64)
 
 
 def sample_sql(definition: ModelDefinition, sample: UnitSample) -> str:

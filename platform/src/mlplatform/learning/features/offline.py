@@ -24,23 +24,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from mlplatform.decisions.records.last_labels import LABEL_COLUMNS, LabelCounts
 from mlplatform.decisions.records.port import DecisionLog, RecordQuery
 from mlplatform.decisions.records.record import Kind
 from mlplatform.learning.features import arrivals, rows, unfinished_import
-from mlplatform.learning.features.compile import (
-    EVERY,
-    LOTS,
-    UnitSample,
-    lot_sql,
-    sample_sql,
-)
+from mlplatform.learning.features.compile import EVERY, UnitSample, sample_of, sample_sql
 from mlplatform.learning.features.external_parts import BUILDING, ExternalParts
 from mlplatform.learning.features.unfinished_import import UnfinishedImport, history_digest
-from mlplatform.model.definition import REQUEST_UNIT, ModelDefinition
-from mlplatform.model.features.views import quote
+from mlplatform.model.definition import ModelDefinition
 from mlplatform.runtime.errors import InputInvalid, Refused
 from mlplatform.runtime.units import DAY_MS
 
@@ -51,9 +43,6 @@ PORTION: Final = 50_000
 """Records of each writer that are read at a time; about 100 MB of memory."""
 PART_RECORDS: Final = 1_000_000
 """Records after which a part is written, though more wait: about 100 MB of rows."""
-
-LARGE: Final = 20
-"""A unit of assignment with more than this part of a sample is not taken whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,50 +261,32 @@ class OfflineTable:
         return self._db
 
     def requests(
-        self, from_ms: int | None = None, to_ms: int | None = None, sample: UnitSample = EVERY
+        self,
+        from_ms: int | None = None,
+        to_ms: int | None = None,
+        sample: UnitSample = EVERY,
+        *,
+        as_of_ms: int | None = None,
     ) -> duckdb.DuckDBPyRelation:
         """Requests with event time in [from_ms, to_ms): request_id, event_time, and the fields.
 
         Args:
             sample: which of them, as from `sample_of`.
+            as_of_ms: those that were void at this time are left out; None: all voided ones are.
         """
-        bounds = [("event_time", ">=", from_ms), ("event_time", "<", to_ms)]
-        found = self._relation("requests", rows.request_schema(self.definition), bounds)
+        found = self._read(self._files("requests"), rows.request_schema(self.definition))
+        for comparison, at_ms in ((">=", from_ms), ("<", to_ms)):
+            if at_ms is not None:
+                found = found.filter(f"event_time {comparison} epoch_ms({int(at_ms)})")
+        found = self._without_void(found, as_of_ms)
         return found if sample.share >= 1 else found.filter(sample_sql(self.definition, sample))
 
-    def sample_of(self, from_ms: int, to_ms: int, most_rows: int) -> UnitSample:
-        """The largest sample of at most `most_rows` of the requests in [from_ms, to_ms)."""
-        requests = self.requests(from_ms, to_ms)
-        (count,) = requests.aggregate("count(*)").fetchall()[0]
-        if count <= most_rows:
-            return EVERY
-        lots, counts = self._by_lot(requests)
-        split = self._large_units(requests, lots[counts > most_rows // LARGE], most_rows // LARGE)
-        if split:
-            lots, counts = self._by_lot(requests, split)
-        first = lots[np.searchsorted(np.cumsum(counts), most_rows, side="right")]
-        return UnitSample(int(first) / LOTS, split)
-
-    def _large_units(
-        self, requests: duckdb.DuckDBPyRelation, lots: NDArray[np.int64], large: int
-    ) -> tuple[int | str, ...]:
-        """The units of these lots that made more than `large` requests each."""
-        unit = self.definition.assignment_unit
-        if unit == REQUEST_UNIT or not len(lots):
-            return ()
-        in_them = f"{lot_sql(self.definition)} IN ({', '.join(map(str, lots.tolist()))})"
-        counts = requests.filter(in_them).aggregate(f"{quote(unit)} AS unit, count(*) AS n", "unit")
-        found = counts.filter(f"n > {large}").order("unit").fetchall()
-        return tuple(unit for unit, _ in found)
-
-    def _by_lot(
-        self, requests: duckdb.DuckDBPyRelation, split: tuple[int | str, ...] = ()
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The lots that have requests, in order, and how many each has."""
-        lot = lot_sql(self.definition, split)
-        found = requests.aggregate(f"{lot} AS lot, count(*) AS n", "lot").order("lot")
-        lots, counts = found.to_arrow_table().columns
-        return lots.to_numpy().astype(np.int64), counts.to_numpy().astype(np.int64)
+    def sample_of(
+        self, from_ms: int, to_ms: int, most_rows: int, as_of_ms: int | None = None
+    ) -> UnitSample:
+        """The largest sample of at most `most_rows` of the `requests` in [from_ms, to_ms)."""
+        requests = self.requests(from_ms, to_ms, as_of_ms=as_of_ms)
+        return sample_of(self.definition, requests, most_rows)
 
     def every_request(
         self, from_ms: int, files: Sequence[str] | None = None
@@ -356,23 +327,27 @@ class OfflineTable:
 
         Of several labels of a request the last counts, as `decisions.records.last_labels` says.
         """
-        return self.label_records(as_of_ms).aggregate(
+        known = self._without_void(self.label_records(as_of_ms), as_of_ms)
+        return known.aggregate(
             f"request_id, max_by(label, ({rows.LABEL_RANK})) AS label, "
             "max(label_time) AS label_time",
             "request_id",
         )
 
     def label_records(self, as_of_ms: int) -> duckdb.DuckDBPyRelation:
-        """Every label that had arrived at `as_of_ms`, including repeated ones."""
-        schema = rows.labels_schema(self.definition)
-        found = self._relation("labels", schema, [("label_time", "<=", as_of_ms)])
+        """Every label that had arrived at `as_of_ms`, including repeated ones and those of void
+        requests."""
+        found = self._read(self._files("labels"), rows.labels_schema(self.definition))
+        found = found.filter(f"label_time <= epoch_ms({int(as_of_ms)})")
         # parts of an earlier version lack these columns
         order = (f"coalesce({name}, 0) AS {name}" for name, _ in rows.ORDER)
         return found.project(", ".join([*rows.LABELS.names[:3], *order]))
 
     def label_counts(self, from_ms: int, to_ms: int, as_of_ms: int) -> LabelCounts:
-        """The counts of requests in [from_ms, to_ms), by the labels known at `as_of_ms`."""
-        requests = self.requests(from_ms, to_ms).project("request_id").set_alias("r")
+        """The counts of requests in [from_ms, to_ms), by the labels and voids known at
+        `as_of_ms`."""
+        requests = self.requests(from_ms, to_ms, as_of_ms=as_of_ms)
+        requests = requests.project("request_id").set_alias("r")
         labels = self.labels(as_of_ms).set_alias("l")
         is_positive = "l.label = 1" if self.definition.task == "binary" else "false"
         found = requests.join(labels, "r.request_id = l.request_id", how="left").aggregate(
@@ -383,7 +358,8 @@ class OfflineTable:
     def labelled_requests(
         self, from_ms: int, to_ms: int, as_of_ms: int, sample: UnitSample = EVERY
     ) -> pa.Table:
-        """Requests in [from_ms, to_ms) with the labels known at `as_of_ms`, ordered by event time.
+        """Requests in [from_ms, to_ms) with the labels known at `as_of_ms`, ordered by event time,
+        without those that were void then.
 
         Args:
             sample: as in `requests`.
@@ -391,7 +367,7 @@ class OfflineTable:
         A request without a known label has null in `label` and `label_time`; one that was neither
         stopped nor explored, in the columns of `rows.DECIDED`.
         """
-        requests = self.requests(from_ms, to_ms, sample).set_alias("r")
+        requests = self.requests(from_ms, to_ms, sample, as_of_ms=as_of_ms).set_alias("r")
         labels = self.labels(as_of_ms).set_alias("l")
         decided = self.decisions().set_alias("d")
         joined = requests.join(labels, "r.request_id = l.request_id", how="left")
@@ -418,23 +394,19 @@ class OfflineTable:
         """The parts of an external view's table."""
         return ExternalParts(self.folder / "external" / view)
 
-    def _relation(
-        self,
-        name: str,
-        schema: pa.Schema,
-        bounds: list[tuple[str, str, int | None]],
+    def voids(self, as_of_ms: int | None = None) -> duckdb.DuckDBPyRelation:
+        """The voids known at `as_of_ms`, None: all, as rows of `rows.VOIDS`. One without a time was
+        known always."""
+        found = self._read(self._files("voids"), rows.VOIDS)
+        if as_of_ms is None:
+            return found
+        return found.filter(f"event_time IS NULL OR event_time <= epoch_ms({int(as_of_ms)})")
+
+    def _without_void(
+        self, found: duckdb.DuckDBPyRelation, as_of_ms: int | None
     ) -> duckdb.DuckDBPyRelation:
-        relation = self._read(self._files(name), schema)
-        for column, comparison, at_ms in bounds:
-            if at_ms is not None:
-                relation = relation.filter(f"{column} {comparison} epoch_ms({int(at_ms)})")
-        voids = [str(f) for f in self._parts.glob("[0-9]*/voids/*.parquet")]
-        if not voids:
-            return relation
-        gone = self.db.read_parquet(voids).set_alias("gone")
-        return relation.set_alias("kept").join(
-            gone, "kept.request_id = gone.request_id", how="anti"
-        )
+        gone = self.voids(as_of_ms).set_alias("gone")
+        return found.set_alias("kept").join(gone, "kept.request_id = gone.request_id", how="anti")
 
     def _files(self, name: str) -> list[str]:
         return sorted(str(f) for f in self._parts.glob(f"[0-9]*/{name}/*.parquet"))

@@ -61,7 +61,8 @@ LABEL_TYPES: Mapping[str, pa.DataType] = {
 """Task of a model → the type of its labels in histories and the offline table."""
 LABEL_RANK = ", ".join(("label_time", *RANK[1:]))
 """SQL order of labels over `LABELS`; the last one counts."""
-VOIDS = pa.schema([("request_id", pa.string())])
+VOIDS = pa.schema(HEAD)
+"""Voids, each with its own event time; parts of an earlier version lack it."""
 DECIDED = pa.schema(
     [
         HEAD[0], ("decision", pa.string()), ("by_model", pa.bool_()),
@@ -414,7 +415,8 @@ def labels_of(records: pa.Table, definition: ModelDefinition) -> pa.Table:
 
 
 def voids_of(records: pa.Table) -> pa.Table:
-    return pa.table([records.column("decision_id")], schema=VOIDS)
+    times = event_times(records.column("event_ms"))
+    return pa.table([records.column("decision_id"), times], schema=VOIDS)
 
 
 def last_seq(records: pa.Table) -> dict[str, int]:

@@ -57,7 +57,7 @@ def snapshot(
 ) -> pa.Table:
     """The view's features at a UTC midnight, one row an entity, ordered by key.
 
-    Nothing that happened, and no label that arrived, later than `at_ms` changes it.
+    Nothing that happened, and no label or void that arrived, later than `at_ms` changes it.
 
     Args:
         available_ms: event time from which on the rows can be read; None means `at_ms`.
@@ -202,24 +202,26 @@ def _load(
 def _read(offline: OfflineTable, views: Sequence[FeatureView], days: Sequence[int]) -> None:
     reaches = [reach_ms(v, d) for v in views for d in (days[0], days[-1])]
     first_ms, last_ms = min(r[0] for r in reaches), max(r[1] for r in reaches)
-    offline.requests(first_ms, last_ms).create_view("reached", replace=True)
+    offline.requests(first_ms, last_ms, as_of_ms=days[0]).create_view("reached", replace=True)
+    offline.voids(days[-1]).create_view("voids", replace=True)
     offline.decisions().create_view("decided", replace=True)
-    # A view, so that memory is that of the entities, and one day's sums are those of a backfill
-    offline.db.execute(
-        "CREATE OR REPLACE TEMP VIEW requests AS SELECT reached.*,"
-        " coalesce(NOT explored, false) AS _stopped"
-        " FROM reached LEFT JOIN decided USING (request_id)"
-    )
     offline.label_records(days[-1]).create_view("incoming", replace=True)
     offline.db.execute(
         "CREATE OR REPLACE TEMP TABLE arrived AS SELECT *, lead(label_time)"
         f" OVER (PARTITION BY request_id ORDER BY {LABEL_RANK}) AS replaced_time"
-        " FROM incoming WHERE request_id IN (SELECT request_id FROM requests)"
+        " FROM incoming WHERE request_id IN (SELECT request_id FROM reached)"
     )
 
 
 def _compute(offline: OfflineTable, view: FeatureView, at_ms: int, available_ms: int) -> pa.Table:
     at = f"epoch_ms({int(at_ms)})"
+    # A view, so that memory is that of the entities, and one day's sums are those of a backfill
+    offline.db.execute(
+        "CREATE OR REPLACE TEMP VIEW requests AS SELECT reached.*,"
+        " coalesce(NOT explored, false) AS _stopped"
+        " FROM reached LEFT JOIN decided USING (request_id)"
+        f" ANTI JOIN (SELECT request_id FROM voids WHERE event_time <= {at}) USING (request_id)"
+    )
     offline.db.execute(
         "CREATE OR REPLACE TEMP VIEW known_labels AS SELECT request_id, label FROM arrived"
         f" WHERE label_time <= {at} AND (replaced_time IS NULL OR replaced_time > {at})"

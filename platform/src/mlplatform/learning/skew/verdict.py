@@ -29,7 +29,7 @@ SHOWN: Final = 3
 MOSTLY: Final = 0.5
 """Least share of the wrong values that a cause must explain to be named."""
 ALIKE: Final = 0.02
-"""Relative difference up to which two factors count as one."""
+"""Relative difference up to which two factors, or two steps, count as one."""
 Verdict = Literal["equal", "skewed", "not known"]
 
 
@@ -237,7 +237,8 @@ def cause(wrong: Sequence[Cell]) -> str:
         return _NOTES[note] + (share or _of(noted, count))
     if outcome == "missing":
         return "defaults served, though there was a value" + share
-    return _how_different(those) + share
+    how, explained = _how_different(those)
+    return how + _of(explained, len(wrong))
 
 
 def _of(noted: int, count: int) -> str:
@@ -258,20 +259,29 @@ def _why_late(late: Sequence[Cell]) -> str:
     return f"late by {duration_text(median(lates) / SECOND_MS)}" if lates else "late"
 
 
-def _how_different(those: Sequence[Cell]) -> str:
+def _how_different(those: Sequence[Cell]) -> tuple[str, int]:
+    """How values differ, by what most of them have in common; and how many it explains."""
     pairs = [(c.served, c.expected) for c in those if c.served is not None]
-    if len(pairs) < len(those) or any(wanted is None for _, wanted in pairs):
-        return "computed otherwise than declared: values where there should be none"
-    factors = [a / b for a, b in pairs if b]
-    if factors and _are_alike(factors):
-        return f"computed otherwise than declared: {median(factors):.3g} times what it should be"
-    steps = [a - b for a, b in pairs if b is not None]
-    if _are_alike(steps):
-        return f"computed otherwise than declared: off by {median(steps):+.3g}"
-    return "computed otherwise than declared, or from other records"
+    known = [(served, wanted) for served, wanted in pairs if wanted is not None]
+    factor, multiplied = _most_alike([served / wanted for served, wanted in known if wanted])
+    step, shifted = _most_alike([served - wanted for served, wanted in known])
+    found = [
+        (
+            "computed otherwise than declared: values where there should be none",
+            len(pairs) - len(known),
+        ),
+        (f"computed otherwise than declared: {factor:.3g} times what it should be", multiplied),
+        (f"computed otherwise than declared: off by {step:+.3g}", shifted),
+    ]
+    how, explained = max(found, key=lambda one: one[1])
+    if explained > MOSTLY * len(those):
+        return how, explained
+    return "computed otherwise than declared, or from other records", len(those)
 
 
-def _are_alike(values: Sequence[float]) -> bool:
+def _most_alike(values: Sequence[float]) -> tuple[float, int]:
+    """The middle of the values, and how many count as one with it."""
+    if not values:
+        return 0.0, 0
     middle = median(values)
-    near = sum(math.isclose(v, middle, rel_tol=ALIKE) for v in values)
-    return near > 0.9 * len(values)
+    return middle, sum(math.isclose(v, middle, rel_tol=ALIKE) for v in values)

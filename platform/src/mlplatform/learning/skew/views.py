@@ -199,15 +199,14 @@ class _Snapshots:
         return self._sources[path]
 
     def _rows(self, view: FeatureView, at_ms: int, position: Mapping[str, int] | None) -> Rows:
-        voided, inside = f"event_ms <= {at_ms}", "true"
+        known = inside = "true"
         if position is not None:
             self._reach(position)
-            voided = inside = _is_within("_writer", "seq")
-        known = "true" if position is None else _is_within("_writer", "_seq")
+            known, inside = _is_within("_writer", "_seq"), _is_within("_writer", "seq")
         self._db.execute(
             "CREATE OR REPLACE VIEW requests AS SELECT * FROM events"
             f" WHERE {known} AND request_id NOT IN"
-            f" (SELECT request_id FROM voids WHERE {voided});"
+            f" (SELECT request_id FROM voids WHERE event_ms <= {at_ms} AND {inside});"
             "CREATE OR REPLACE VIEW known_labels AS SELECT request_id,"
             f" max_by(label, ({LABEL_RANK})) AS label FROM labels"
             f" WHERE label_time <= epoch_ms({at_ms}) AND {inside} GROUP BY request_id"
@@ -233,8 +232,7 @@ class _Snapshots:
         return {row.pop(view.join_key): row for row in rows}
 
     def _differs(self, at_ms: int, position: Mapping[str, int]) -> bool:
-        """Whether there are records from before a midnight that its snapshot lacked, or voids that
-        it counted too early."""
+        """Whether there are records from before a midnight that its snapshot lacked."""
         self._reach(position)
         at = f"epoch_ms({at_ms})"
         ((count,),) = self._db.execute(
@@ -242,7 +240,7 @@ class _Snapshots:
             f" {_is_within('_writer', '_seq')}) + (SELECT count(*) FROM labels"
             f" WHERE label_time <= {at} AND NOT {_is_within('_writer', 'seq')})"
             " + (SELECT count(*) FROM voids"
-            f" WHERE (event_ms <= {at_ms}) <> {_is_within('_writer', 'seq')})"
+            f" WHERE event_ms <= {at_ms} AND NOT {_is_within('_writer', 'seq')})"
         ).fetchall()
         return int(count) > 0
 

@@ -25,7 +25,8 @@ from mlplatform.runtime.units import DAY_MS
 
 def fold_problem(folder: ModelFolder, offline: OfflineTable, fold: Fold) -> str:
     """Why the history holds too little for a fold; empty if it holds enough."""
-    first = offline.requests(0, fold.to_ms).aggregate("epoch_ms(min(event_time))").fetchall()[0][0]
+    known = offline.requests(0, fold.to_ms, as_of_ms=fold.as_of_ms)
+    first = known.aggregate("epoch_ms(min(event_time))").fetchall()[0][0]
     if first is None or first >= fold.from_ms + DAY_MS:
         days = -(-(fold.as_of_ms - fold.from_ms) // DAY_MS)
         return (
@@ -59,9 +60,10 @@ def later_rows(
     champion: Runnable | None,
     join: TrainingJoin,
 ) -> LabelledRows:
-    """The requests of a fold's test days, with the labels known at `as_of_ms`."""
+    """The requests of a fold's test days, with the labels and voids known at `as_of_ms`."""
     definition, views = folder.definition, folder.views
-    sample = offline.sample_of(fold.as_of_ms, fold.to_ms, definition.training.maximum_rows)
+    most_rows = definition.training.maximum_rows
+    sample = offline.sample_of(fold.as_of_ms, fold.to_ms, most_rows, as_of_ms)
     known = offline.labelled_requests(fold.as_of_ms, fold.to_ms, as_of_ms, sample)
     table = join(offline, views, known)
     also = champion.bundle.inputs if champion else ()

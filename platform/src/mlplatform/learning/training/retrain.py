@@ -106,13 +106,14 @@ def recent_requests(
     from_ms = dataset.window(folder.definition, as_of_ms).holdout_from_ms
     to_ms = as_of_ms // DAY_MS * DAY_MS
     also = champion.bundle.inputs if champion else ()
-    sample = offline.sample_of(from_ms, to_ms, REPLAYED_ROWS)
+    sample = offline.sample_of(from_ms, to_ms, REPLAYED_ROWS, as_of_ms)
     matrix = dataset.requests_between(
         folder.definition,
         folder.views,
         offline,
         from_ms=from_ms,
         to_ms=to_ms,
+        as_of_ms=as_of_ms,
         join=join,
         sample=sample,
         also=also,

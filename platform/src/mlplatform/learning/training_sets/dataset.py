@@ -266,7 +266,7 @@ def build_dataset(
     also: Sequence[InputSpec] = (),
     words: Vocabularies = NO_WORDS,
 ) -> Dataset:
-    """The training set as it could have been built at `as_of_ms`: later labels do not exist.
+    """The training set as it could have been built at `as_of_ms`: no later label or void exists.
 
     A request that matured without a positive label counts as negative; of classes and numbers, one
     without a label is unknown. Of more than `training.maximum_rows` requests, those of a share of
@@ -283,7 +283,7 @@ def build_dataset(
     """
     bounds = window(definition, as_of_ms)
     most_rows = definition.training.maximum_rows
-    sample = offline.sample_of(bounds.from_ms, bounds.to_ms, most_rows)
+    sample = offline.sample_of(bounds.from_ms, bounds.to_ms, most_rows, as_of_ms)
     known = offline.labelled_requests(bounds.from_ms, bounds.to_ms, as_of_ms, sample)
     if known.num_rows == 0:
         raise InputInvalid(
@@ -393,13 +393,14 @@ def requests_between(
     *,
     from_ms: int,
     to_ms: int,
+    as_of_ms: int,
     join: TrainingJoin,
     sample: UnitSample = EVERY,
     also: Sequence[InputSpec] = (),
     words: Vocabularies = NO_WORDS,
 ) -> Matrix:
     """Requests in [from_ms, to_ms) with the inputs that serving read, with or without a label, in
-    order.
+    order, that were not void at `as_of_ms`.
 
     Args:
         join: the engine that joins features and windows.
@@ -411,8 +412,8 @@ def requests_between(
     Raises:
         InputInvalid: late rows would falsify the features.
     """
-    requests = offline.requests(from_ms, to_ms, sample).order("event_time, request_id")
-    joined = join(offline, views, requests.to_arrow_table())
+    found = offline.requests(from_ms, to_ms, sample, as_of_ms=as_of_ms)
+    joined = join(offline, views, found.order("event_time, request_id").to_arrow_table())
     return any_matrix(definition, views, joined, also, words)
 
 

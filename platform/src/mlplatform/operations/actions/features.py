@@ -197,7 +197,8 @@ def first_fit(
     as_of_ms = now_ms if asked_ms is None else asked_ms
     bounds = window(definition, as_of_ms)
     known = offline.label_counts(bounds.from_ms, bounds.to_ms, as_of_ms)
-    ((first_ms,),) = offline.requests().aggregate("epoch_ms(min(event_time))").fetchall()
+    past = offline.requests(as_of_ms=as_of_ms)
+    ((first_ms,),) = past.aggregate("epoch_ms(min(event_time))").fetchall()
     requests, positives = known.requests, known.positives
     if not (is_in or _is_rest(platform, model, table, model)):
         added = (event_ms >= bounds.from_ms) & (event_ms < bounds.to_ms)

@@ -111,12 +111,13 @@ def check_holds_enough(platform: Platform, model: str, prepared: TrainingInputs)
             message says which days would do.
     """
     folder, offline = load_folder(model), platform.offline(model)
-    ((first_ms,),) = offline.requests().aggregate("epoch_ms(min(event_time))").fetchall()
+    as_of_ms, held = prepared.dataset.as_of_ms, holdings(folder.definition, prepared.dataset)
+    known = offline.requests(as_of_ms=as_of_ms)
+    ((first_ms,),) = known.aggregate("epoch_ms(min(event_time))").fetchall()
     views = {
         view.name: min(snapshot_days(offline, view), default=None)
         for view in request_views(folder.views)
     }
-    as_of_ms, held = prepared.dataset.as_of_ms, holdings(folder.definition, prepared.dataset)
     if problem := shortage(folder.definition, held, FirstDays(first_ms, views), as_of_ms):
         as_of = day_text(as_of_ms)
         raise GateFailed(f"the training set of {model} as of {as_of} holds too little: {problem}")

@@ -355,9 +355,8 @@ def test_a_training_set_has_the_windows_of_its_payments_in_their_order(tmp_path:
     learnt = msgspec.structs.replace(FRAUD, inputs=inputs)
     offline = OfflineTable(tmp_path / "offline", learnt)
     offline.import_history(history(300), b"k" * 32)
-    found = requests_between(
-        learnt, (), offline, from_ms=NOON_MS - 100 * MINUTE_MS, to_ms=NOON_MS, join=training_join
-    )
+    bounds = {"from_ms": NOON_MS - 100 * MINUTE_MS, "to_ms": NOON_MS, "as_of_ms": NOON_MS}
+    found = requests_between(learnt, (), offline, **bounds, join=training_join)
     every = with_windows(offline, offline.requests().order("event_time").to_arrow_table())
 
     assert found.names[-3:] == ("c_mean_1d", "t_large_2h", "to_mean")
