@@ -87,6 +87,38 @@ async def test_routes_that_cannot_be_applied_are_told_once_and_are_not_nothing(
         await follower.stop()
 
 
+async def test_a_fault_in_model_folders_keeps_nobody_from_following_routes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A kill switch or a rollback must reach the gateway whatever is wrong with a folder."""
+    digest = write_amount_bundle(tmp_path / "made")
+    (tmp_path / "made").rename(tmp_path / digest)
+    views = load_views(model_folder("fraud"))
+    model = LiveModel(load_definition("fraud"), views, tmp_path, _predictor)
+    arm = Arm(1, digest, f"fraud-v1-{digest[:8]}")
+    journal = Journal(Routes("fraud", 1, arm, None, None, "fraud-v1-1", "steady", 0.0))
+    applied: list[int] = []
+
+    def broken() -> None:
+        raise TimeoutError("the event loop is busy")
+
+    follower = RouteFollower(
+        "g",
+        lambda: [model],
+        lambda: journal,
+        lambda _, number: applied.append(number),
+        Processes(_unknown),
+        broken,
+    )
+    await follower.start()
+    try:
+        await _polled(journal, 2)
+        assert applied == [1]
+        assert "changed folders of models are not taken up" in caplog.messages
+    finally:
+        await follower.stop()
+
+
 def test_a_predecessor_that_cannot_be_loaded_keeps_nobody_from_the_champion(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

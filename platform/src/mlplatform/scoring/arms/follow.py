@@ -97,6 +97,9 @@ class RouteFollower:
         while not self._stopping.is_set():
             try:
                 self._before()
+            except Exception:  # routes and kill switches are followed all the same
+                log.exception("changed folders of models are not taken up")
+            try:
                 self._renew_replaced()
                 source = source or self._open_source()
                 self._pass(source)
