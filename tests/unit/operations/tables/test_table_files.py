@@ -16,6 +16,7 @@ from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.model.folders import load_definition
 from mlplatform.operations.tables import input_files
 from mlplatform.operations.tables.input_files import GROUP_FILES, TableFiles, blocks
+from mlplatform.operations.tables.sources import opened
 from mlplatform.runtime.errors import InputInvalid, NotFound
 
 DEFINITION = load_definition("fraud")
@@ -139,3 +140,22 @@ def test_a_damaged_file_is_named_and_leaves_those_before_it_read(tmp_path: Path)
     assert next(found)[0] == "a.parquet"
     with pytest.raises(InputInvalid, match=r"b\.parquet: no readable Parquet"):
         next(found)
+
+
+@pytest.mark.parametrize("other", ["part.tsv", "part.csv.gz", "PART.CSV", "month=01/part.parquet"])
+def test_rows_that_a_batch_would_miss_are_refused_by_the_name_of_their_file(
+    tmp_path: Path, other: str
+) -> None:
+    written(tmp_path, ["a.parquet", "b.csv"])
+    for name in ("_SUCCESS", ".hidden", "a.parquet.crc", "README.md"):
+        (tmp_path / name).write_text("beside")
+    with opened(tmp_path, DEFINITION, {}, tmp_path.parent / "staging") as found:
+        assert [one.name for one in found.files] == ["a.parquet", "b.csv"]
+    (tmp_path / other).parent.mkdir(exist_ok=True)
+    (tmp_path / other).write_text("rows")
+    named = other.split("/", maxsplit=1)[0] + "/" if "/" in other else other
+    with (
+        pytest.raises(InputInvalid, match=f"it has {named}, whose rows would be missed"),
+        opened(tmp_path, DEFINITION, {}, tmp_path.parent / "staging"),
+    ):
+        raise AssertionError("read in part")

@@ -107,7 +107,7 @@ def table_files(folder: Path) -> list[Path]:
     """
     files, others = list[Path](), list[str]()
     for one in sorted(folder.iterdir()):
-        if one.name.lower().startswith(BESIDE) or one.suffix.lower() == CHECKSUMS:
+        if is_beside(one.name):
             continue
         if one.is_dir():
             others.append(f"{one.name}/")
@@ -115,16 +115,35 @@ def table_files(folder: Path) -> list[Path]:
             files.append(one)
         else:
             others.append(one.name)
-    if others:
-        more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
-        raise InputInvalid(
-            str(folder),
-            None,
-            f"it has {', '.join(others[:MOST_NAMED])}{more}, whose rows would be missed; wanted:"
-            f" files alone whose name ends with {PARQUET}, {' or '.join(CSV_IN_FOLDERS)}, not"
-            " packed (a name that begins with _ is left out)",
-        )
+    refuse_others(str(folder), others, (PARQUET, *CSV_IN_FOLDERS))
     return files
+
+
+def is_beside(name: str) -> bool:
+    """Whether engines or people put a file of that name beside files of rows."""
+    last = name.rsplit("/", 1)[-1].lower()
+    return last.startswith(BESIDE) or last.endswith(CHECKSUMS)
+
+
+def refuse_others(source: str, others: Sequence[str], ends: Sequence[str]) -> None:
+    """
+    Args:
+        others: names of files and folders of the source that are not read.
+        ends: ends of the names of files that are.
+
+    Raises:
+        InputInvalid: there are others, whose rows would be missed.
+    """
+    if not others:
+        return
+    more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
+    raise InputInvalid(
+        source,
+        None,
+        f"it has {', '.join(others[:MOST_NAMED])}{more}, whose rows would be missed; wanted: files"
+        f" alone whose name ends with {', '.join(ends[:-1])} or {ends[-1]}, not packed (a name"
+        " that begins with _ is left out)",
+    )
 
 
 def open_files(paths: Sequence[Path], until: ExitStack) -> list[int]:

@@ -15,6 +15,8 @@ from mlplatform.learning.features.input_files import (
     MOST_FILE_BYTES,
     MOST_FILES,
     PARQUET,
+    is_beside,
+    refuse_others,
     refuse_tables,
     refuse_tables_in,
 )
@@ -147,6 +149,10 @@ class BucketFiles:
         listed = self._objects.list_objects()
         refuse_tables_in([one.name for one in listed], bucket.uri)
         found = [one for one in listed if is_table(one.name)]
+        # a name that ends with a slash is a folder to programs that show buckets as such
+        names = [one.name for one in listed if not one.name.endswith("/")]
+        others = [n for n in names if not is_table(n) and not any(map(is_beside, n.split("/")))]
+        refuse_others(bucket.uri, others, (PARQUET, CSV))
         _check_count(len(found), bucket.uri)
         for one in found:
             if one.size_bytes > MOST_FILE_BYTES:
@@ -217,7 +223,11 @@ def _tables(path: Path) -> Sequence[Path]:
     if not path.is_dir():
         raise NotFound(f"{path} is not a file or folder")
     refuse_tables(path)
-    found = sorted(one for one in path.iterdir() if one.is_file() and is_table(one.name))
+    every = sorted(one for one in path.iterdir() if not is_beside(one.name))
+    found = [one for one in every if one.is_file() and is_table(one.name)]
+    rest = sorted({*every}.difference(found))
+    others = [f"{one.name}/" if one.is_dir() else one.name for one in rest]
+    refuse_others(str(path), others, (PARQUET, CSV))
     _check_count(len(found), str(path))
     return found
 
