@@ -93,9 +93,15 @@ def check_customer(text: str, models: Iterable[ModelDefinition], asked: str | No
     keys = {m.name: m.request[m.assignment_unit] for m in models if asked in (None, m.name)}
     if not keys or any(_may_be(text, key) for key in keys.values()):
         return
-    known = ", ".join(keys)
-    wanted = f"a whole number within the bounds that model.yaml of {known} has for it"
+    bounds = [f"{_bounds(key)} for {name}" for name, key in keys.items()]
+    wanted = f"a whole number{' or '.join(bounds)}"
     raise InputInvalid("search", None, f"Customer id is {text[:MOST_TYPED]!a}; wanted: {wanted}")
+
+
+def _bounds(key: RequestField) -> str:
+    least = "" if key.minimum is None else f" of {key.minimum:,.0f} or more"
+    most = "" if key.maximum is None else f" of {key.maximum:,.0f} or less"
+    return " and".join(filter(None, (least, most)))
 
 
 def _may_be(text: str, key: RequestField) -> bool:

@@ -215,7 +215,7 @@ def expected(state: RolloutState) -> tuple[str, ...]:
     if plan is None or not state.ramping:
         return ()
     if plan.missing:
-        return (f"The rollout has no plan: {plan.missing}.",)
+        return (f"The rollout has no plan: {plan.missing.removeprefix('no plan: ')}.",)
     if not plan.steps:
         return ()
     found = [] if step is None else [_step_expected(state, step)]

@@ -31,7 +31,8 @@ class Log:
     queries: list[RecordQuery] = field(default_factory=list)
 
     def read(self, query: RecordQuery) -> pa.Table:
-        self.queries.append(query)
+        if query.limit != 1:  # which only asks whether anything is older
+            self.queries.append(query)
         found, ms = self.records, self.records.column("event_ms")
         chosen = pc.greater_equal(ms, query.from_ms)
         if query.to_ms is not None:
@@ -161,10 +162,12 @@ def test_a_log_whose_reads_take_long_whatever_they_find_is_soon_looked_through()
 
 
 def test_a_log_whose_reads_take_longer_by_their_length_ends_soon_after_its_time() -> None:
-    found = log({"seq": 1, "event_ms": 30 * DAY_MS})
+    found = log({"seq": 1, "event_ms": 1}, {"seq": 2, "event_ms": 30 * DAY_MS})
     now_s = [0.0]
 
     def read(query: RecordQuery) -> pa.Table:
+        if query.limit == 1:
+            return found.read(query)
         assert query.from_ms is not None
         now_s[0] += (
             ((query.to_ms or 30 * DAY_MS + 1) - query.from_ms) / search.FIRST_WIDTH_MS * 0.01
@@ -207,6 +210,8 @@ def test_the_next_page_begins_with_the_length_that_the_last_one_came_to() -> Non
     found, now_s, lengths = log(*rows), [0.0], []
 
     def read(query: RecordQuery) -> pa.Table:
+        if query.limit == 1:
+            return found.read(query)
         now_s[0] += 1.0
         assert query.from_ms is not None
         lengths.append((query.to_ms or 30 * DAY_MS + 1) - query.from_ms)
@@ -237,6 +242,16 @@ def test_a_search_of_one_customer_begins_with_a_stretch_of_about_a_million_recor
     width_ms = search.stretch_ms([report], 48 * HOUR_MS, of_unit=True)
     assert width_ms / HOUR_MS == pytest.approx(1000 / 70)
     assert search.stretch_ms([None], 48 * HOUR_MS, of_unit=True) == search.FIRST_WIDTH_OF_UNIT_MS
+
+
+def test_a_search_ends_where_the_log_begins() -> None:
+    """Then the page says that nothing is older, and a file of it is whole."""
+    found = log(*({"seq": n, "event_ms": 30 * DAY_MS + n} for n in range(1, 42)))
+    page = search.search(found.read, Query(), 30 * DAY_MS + 41, 50, clock=lambda: 0.0)
+    assert len(page.rows) == 41
+    assert (page.older, page.reached_ms) == (None, None)
+    of_unit = search.search(found.read, Query(unit=3), 30 * DAY_MS + 41, 50, clock=lambda: 0.0)
+    assert of_unit.older is None
 
 
 def test_a_stretch_is_no_longer_than_a_page_is_expected_to_take() -> None:

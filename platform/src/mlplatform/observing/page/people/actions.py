@@ -148,9 +148,14 @@ class Actions:
         return tuple(
             Button(act, acts.WORDS[act][0], f"{found.path}/act/{act}")
             for act in found.offered
-            if acts.may(reader.client, act, found.model)
-            and not self._answer_refusal(found, act, reader)
+            if self._may(reader, found, act)
         )
+
+    def _may(self, reader: Reader, subject: Subject, act: Act) -> bool:
+        """Whether this person may do an act that the state allows."""
+        if reader.client is None or not acts.may(reader.client, act, subject.model):
+            return False
+        return not self._answer_refusal(subject, act, reader)
 
     # Forms.
 
@@ -255,10 +260,13 @@ class Actions:
         self, reader: Reader, subject: Subject, act: Act, *, problem: str, reason: str, status: int
     ) -> Response:
         if act not in subject.offered:
-            able = ", ".join(f'"{acts.WORDS[one][0]}"' for one in subject.offered) or "nothing"
+            mine = [one for one in subject.offered if self._may(reader, subject, one)]
+            able = ", ".join(f'"{acts.WORDS[one][0]}"' for one in mine) or "nothing"
             title, _ = acts.WORDS[act]
+            way = acts.WAY_OUT.get(act, "")
             raise WrongForm(
-                CONFLICT, f'{subject.says}, so "{title}" is not possible now; possible: {able}'
+                CONFLICT,
+                f'{subject.says}, so "{title}" is not possible now; possible for you: {able}{way}',
             )
         seen = subject.seen(act)
         number = self._access.sessions.offer(reader.session, act, subject.name, seen)

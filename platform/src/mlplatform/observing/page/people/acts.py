@@ -3,7 +3,9 @@ states."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, Literal, get_args
 
 from mlplatform.model.routes import Routes
@@ -76,6 +78,15 @@ def scope_of(act: Act, model: str) -> str:
     if act in ANSWERS:
         return f"{model}:approve"
     return f"{model}:operate or {model}:run"
+
+
+WAY_OUT: Final[Mapping[Act, str]] = MappingProxyType(
+    {
+        "roll-back": ". A champion is rolled back as long as the champion before it is kept ready;"
+        " without one, open a rollout of the version that you want"
+    }
+)
+"""Act → what to do where the state does not allow it, as the rest of a sentence."""
 
 
 def role_for(act: Act) -> str:

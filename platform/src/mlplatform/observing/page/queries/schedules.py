@@ -19,7 +19,7 @@ from mlplatform.runtime.units import MINUTE_MS
 TIMEOUT_S: Final = 1.0
 """Seconds to connect to Prefect, and between two parts of an answer."""
 ASKED_S: Final = 4.0
-"""Seconds after which no further question is sent."""
+"""Seconds after which no further question is sent, and Prefect counts as silent."""
 FIRST_S: Final = 2.0
 """Seconds for which a view waits if nothing is known yet."""
 AGAIN_S: Final = 0.15
@@ -177,9 +177,9 @@ class Schedules:
         has time for it. Waits for nothing, so a view that shows no schedules may ask."""
         with self._lock:
             self._begin()
-            waits = self._asking is not None and self._clock() - self._asked_s >= FIRST_S
+            waits = self._asking is not None and self._clock() - self._asked_s >= ASKED_S
             if waits and not self._is_fresh():
-                return f"no answer to this page in {FIRST_S:g} s"
+                return f"no answer to this page in {ASKED_S:g} s"
             if isinstance(self._failed, Unavailable):
                 return f"no answer to this page: {self._failed}"
         return ""

@@ -283,6 +283,8 @@ def search(
         if is_further and (rows_read >= MOST_READ or page.is_over(rows_read)):
             break
     reached = newest_ms + 1 if end is None else end
+    if not _has_older(read, query, floor, reached):
+        return SearchResult(tuple(found), None, None, rows_read)
     return SearchResult(tuple(found), SearchCursor(reached, width_ms=width), reached, rows_read)
 
 
@@ -306,6 +308,22 @@ def _window(
         return table, False
     counts = Counter(table.column("writer").to_pylist())
     return table, max(counts.values()) >= limit
+
+
+def _has_older(
+    read: Callable[[RecordQuery], pa.Table], query: Query, floor: int, before: int
+) -> bool:
+    """Whether there is any decision of the models that are searched between two times, the second
+    of which is exclusive."""
+    older = RecordQuery(
+        model=query.model,
+        kinds=ANSWERED,
+        from_ms=floor,
+        to_ms=before,
+        limit=1,
+        columns=("event_ms",),
+    )
+    return len(read(older)) > 0
 
 
 def _matching(
