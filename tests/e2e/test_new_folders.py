@@ -68,7 +68,8 @@ def test_its_worker_decides_what_its_gateway_accepts_and_reads_on_by_its_changed
     monkeypatch.setattr("support.gateways_world.MODEL", LATER)
     scoring_world.write_home_snapshots(world.home)
     world.promote(world.deploy(1))
-    assert decided(world)["answered_by"] == "champion"
+    # its features are there since a moment, which the gateway learns in a few seconds
+    wait_for(lambda: decided(world)["answered_by"] == "champion")
     log = world.home.logs / f"worker-{LATER}.log"
     text = found.read_text()
     found.write_text(

@@ -18,10 +18,9 @@ from mlplatform.model.policies.cut_offs import CutOffs
 from mlplatform.model.policies.decision_scale import EARLIER, Decision
 from mlplatform.model.policies.training import ExplorationPolicy
 from mlplatform.runtime.units import DAY_MS
-from mlplatform.scoring.arms.exploration import REMEMBERED, Exploration, is_chosen
+from mlplatform.scoring.arms.exploration import REMEMBERED, Exploration, exploration_of, is_chosen
 from mlplatform.scoring.arms.live import Live, Target
 from mlplatform.scoring.arms.routing import Assignment
-from mlplatform.scoring.gateway.wiring import _exploration
 from mlplatform.scoring.request.answers import ReasonInfo
 from mlplatform.scoring.request.decision import (
     Caller,
@@ -209,9 +208,9 @@ def test_a_draw_costs_microseconds() -> None:
 
 def test_a_gateway_explores_what_model_yaml_declares_and_its_processes_share_the_sum() -> None:
     plain = load_definition("fraud")
-    assert _exploration(plain, 2) is None
+    assert exploration_of(plain, 2) is None
     declared = msgspec.structs.replace(plain, exploration=POLICY)
-    found = _exploration(declared, 4)
+    found = exploration_of(declared, 4)
     assert found is not None
     draws = [found.draw("decline", unit, sent(100.0, unit), 0) for unit in range(200)]
     assert sum(draw.explored for draw in draws if draw) == 2, "a fourth of 1000, at 100 each"
