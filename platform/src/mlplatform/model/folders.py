@@ -234,8 +234,8 @@ def folder_digest(folder: Path) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _definition(path: Path, state: FileState) -> ModelDefinition:
-    """The definition in a file, cached by the file's state. Whoever reads it may meet its personal
-    values, so its fields are removed from texts from now on."""
+    """The definition in a file, cached by the file's state. A process that has read it may hold
+    values of its personal fields, so those are removed from texts from now on."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
