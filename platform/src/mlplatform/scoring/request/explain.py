@@ -334,8 +334,15 @@ def _by_model(decider: Decider, row: Row) -> _ReExplanation:
     if decider.tree_shap is not None:
         base = bundle.attribution.base
         rest = math.fsum([*contributions, *(-cause.contribution for cause in causes)])
-    method, every_cause = bundle.attribution.method, tuple(every.values())
-    return _ReExplanation(outcome, causes, None, method, base, rest, segment, every_cause)
+    return _ReExplanation(
+        outcome,
+        causes,
+        method=bundle.attribution.method,
+        base=base,
+        rest=rest,
+        segment=segment,
+        contributions=tuple(every.values()),
+    )
 
 
 def _by_class(decider: Decider, row: Row) -> _ReExplanation:
