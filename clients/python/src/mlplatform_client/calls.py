@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -42,6 +42,7 @@ EXPLAIN_S: Final = 6.0
 """A gateway answers within 5 s, with an explanation or that it is late."""
 PRIORITIES: Final = ("critical", "standard", "background")
 
+AboutOne = TypeVar("AboutOne", VoidReceipt, Explanation)
 Priority = Literal["critical", "standard", "background"]
 Request = Mapping[str, object] | bytes
 """The fields of a request by name, with `event_time` (datetime with a time zone, or milliseconds
@@ -270,17 +271,11 @@ def void(model: str, decision_id: str, reason: str) -> Call[VoidReceipt]:
     name = f"void {_model(model)}"
     _id(name, decision_id)
 
-    def read(reply: Reply) -> Result[VoidReceipt]:
-        receipt = decoded(name, None, reply, VoidReceipt)
-        if receipt.decision_id != decision_id:
-            raise not_understood(name, None, reply, "it is about another decision")
-        return Result(receipt)
-
     return Call(
         name=name,
         method="POST",
         path=f"/api/v2/models/{model}/voids",
-        read=read,
+        read=_about(name, decision_id, VoidReceipt),
         headers=(_JSON,),
         body=_encoded(name, {"decision_id": decision_id, "reason": reason}),
     )
@@ -295,17 +290,11 @@ def explanation(model: str, decision_id: str) -> Call[Explanation]:
     name = f"explain {_model(model)}"
     _id(name, decision_id)
 
-    def read(reply: Reply) -> Result[Explanation]:
-        found = decoded(name, None, reply, Explanation)
-        if found.decision_id != decision_id:
-            raise not_understood(name, None, reply, "it is about another decision")
-        return Result(found)
-
     return Call(
         name=name,
         method="GET",
         path=f"/api/v2/models/{model}/decisions/{decision_id}/explanation",
-        read=read,
+        read=_about(name, decision_id, Explanation),
         takes_s=EXPLAIN_S,
     )
 
@@ -508,3 +497,17 @@ def _encoded(name: str, value: Any) -> bytes:
         return _encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise refused(name, "request", str(error), "values that JSON has") from error
+
+
+def _about(
+    name: str, decision_id: str, form: type[AboutOne]
+) -> Callable[[Reply], Result[AboutOne]]:
+    """The reader of replies that have to be about this decision."""
+
+    def read(reply: Reply) -> Result[AboutOne]:
+        found = decoded(name, None, reply, form)
+        if found.decision_id != decision_id:
+            raise not_understood(name, None, reply, "it is about another decision")
+        return Result(found)
+
+    return read
