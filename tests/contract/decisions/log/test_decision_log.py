@@ -756,7 +756,7 @@ def _rewrite(folder: Path, *, seq: int, score: float) -> None:
     """Change a sealed record and recompute all that follows, as an attacker with time would."""
     with closing(database(folder)) as db:
         manifest = segments.manifest(db)
-        stored = [r for s in manifest for batch in segments.records(s.path(folder)) for r in batch]
+        stored = [r for s in manifest for batch in segments.stored(s.path(folder)) for r in batch]
         stored[seq - 1] = _changed(stored[seq - 1], score=score)
         chain = bytes(32)
         for index, row in enumerate(stored):

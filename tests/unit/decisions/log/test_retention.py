@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -58,7 +59,10 @@ def entry(day: int, *, model: str = "fraud", kind: Kind = "decision") -> Entry:
             event_ms=day * DAY_MS,
             recorded_ms=day * DAY_MS + 1,
             unit=day % 7,
-            payload={"request": {"note": f"{SECRET} {model} {day}"}, "filler": "x" * 500},
+            payload={
+                "request": {"note": f"{SECRET} {model} {day}"},
+                "filler": random.Random(day).randbytes(250).hex(),
+            },
         )
     )
 

@@ -28,6 +28,7 @@ from mlplatform.decisions.log import (
 )
 from mlplatform.decisions.log.file_checks import FileCheck, FileFinding
 from mlplatform.decisions.log.sealed_files import SealedFile
+from mlplatform.decisions.log.sealed_form import id_columns
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry, RecordQuery
 from mlplatform.decisions.records.record import COLUMNS, Record
@@ -337,7 +338,7 @@ def test_one_key_costs_the_keys_of_a_file_and_one_row_group(
     query = RecordQuery(columns=tuple(COLUMNS), **{by: wanted[by]})
     (row,) = log.read(query).to_pylist()
     assert (row[by], row["seq"]) == (wanted[by], 10)
-    assert keys == [[by]]
+    assert keys == [id_columns([by])]
     assert groups == [2]
 
 

@@ -79,7 +79,7 @@ def test_a_record_rewritten_with_a_fitting_digest_breaks_the_chain() -> None:
     stored[2] = change(other, digest=digest)
     (finding,) = findings(stored)
     assert "record 3 of writer gw" in finding
-    assert "does not follow record 2" in finding
+    assert "was changed, or record 2 was" in finding
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_removed_records_are_named(gone: list[int], said: str) -> None:
 def test_a_value_of_another_type_does_not_stop_the_walk() -> None:
     """Damage can turn a digest into anything."""
     stored = rows(3)
-    stored[1] = change(stored[1], digest=None)
+    stored[1] = change(stored[1], digest="none")
     found = findings(stored)
     assert "a record after 1 of writer gw has a value of wrong type" in found[0]
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from mlplatform.decisions.log.sealed_form import ID, id_columns, matching_ids, with_ids
 from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.record import arrow_schema
 
@@ -26,9 +27,8 @@ if TYPE_CHECKING:  # a gateway starts without pyarrow
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-_ID: Final = "decision_id"
 _UNIT: Final = "unit"
-_FILTERED: Final = ("seq", "kind", "model", "event_ms", "generation", "rollout_id", _UNIT, _ID)
+_FILTERED: Final = ("seq", "kind", "model", "event_ms", "generation", "rollout_id", _UNIT, ID)
 """The columns for which a query can have conditions."""
 _KEYS_AT_ONCE: Final = 65_536
 _AHEAD: Final = 2
@@ -89,12 +89,12 @@ def _of_file(path: Path, query: RecordQuery, matching: pc.Expression) -> pa.Tabl
     import pyarrow.parquet as pq
 
     schema = arrow_schema(query.columns)
-    columns = list(dict.fromkeys((*query.columns, *_FILTERED)))
+    columns = id_columns(tuple(dict.fromkeys((*query.columns, *_FILTERED))))
     parts = []
     with pq.ParquetFile(path, pre_buffer=False) as file:
         for group, places in _places(file, query):
             table = file.read_row_group(group, columns=columns, use_threads=False)
-            parts.append(table.take(places))
+            parts.append(with_ids(table.take(places)))
     if not parts:
         return schema.empty_table()
     found = pa.concat_tables(parts).filter(matching)
@@ -106,10 +106,10 @@ def _places(file: pq.ParquetFile, query: RecordQuery) -> Iterator[tuple[int, pa.
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    key = _ID if _has_ids(query) else _UNIT
+    keys = id_columns((ID if _has_ids(query) else _UNIT,))
     begun, parts = 0, []
-    for batch in file.iter_batches(_KEYS_AT_ONCE, columns=[key], use_threads=False):
-        places = pc.indices_nonzero(_matches(batch.column(0), query))
+    for batch in file.iter_batches(_KEYS_AT_ONCE, columns=keys, use_threads=False):
+        places = pc.indices_nonzero(_matches(batch, query))
         parts.append(places.to_numpy().astype(np.int64) + begun)
         begun += len(batch)
     every = np.concatenate(parts) if parts else np.empty(0, np.int64)
@@ -127,14 +127,11 @@ def _has_ids(query: RecordQuery) -> bool:
     return any(one is not None for one in named)
 
 
-def _matches(keys: pa.Array[Any], query: RecordQuery) -> pa.BooleanArray:
+def _matches(batch: pa.RecordBatch, query: RecordQuery) -> pa.BooleanArray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if query.decision_id is not None:
-        return pc.equal(keys, pa.scalar(query.decision_id))
-    if query.decision_ids is not None:
-        return pc.is_in(keys, value_set=pa.array(query.decision_ids, pa.string()))
-    if query.decision_id_starts is not None:
-        return pc.starts_with(keys, query.decision_id_starts)
-    return pc.equal(keys, pa.scalar(query.unit, keys.type))
+    if not _has_ids(query):
+        return pc.equal(batch.column(0), pa.scalar(query.unit, pa.int64()))
+    one_of = query.decision_ids if query.decision_id is None else (query.decision_id,)
+    return matching_ids(batch, one_of=one_of, starts=query.decision_id_starts)

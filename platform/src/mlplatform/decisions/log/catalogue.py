@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mlplatform.decisions.log.sealed_files import FIELDS, SealedFile, present
+from mlplatform.decisions.log.sealed_form import id_columns, with_ids
 from mlplatform.decisions.log.segments import SEGMENTS
 from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.record import KINDS
@@ -99,7 +100,7 @@ def contents_of(path: Path) -> Contents:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        return contents(file.read(list(COLUMNS)))
+        return contents(with_ids(file.read(id_columns(COLUMNS))))
 
 
 def files_of_query(db: sqlite3.Connection, query: RecordQuery) -> list[SealedFile]:

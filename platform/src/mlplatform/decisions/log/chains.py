@@ -56,9 +56,12 @@ class Chain:
                 yield f"{self._range(self.seq + 1, seq - 1)} missing"
             scalars = [*row[2:_END]]
             scalars[_DEGRADED - 2] = bool(scalars[_DEGRADED - 2])
-            problem = _problem(self.writer, seq, scalars, payload_digest, digest, payload)
-            if problem is None and seq == self.seq + 1 and link(self.chain, digest) != chain:
-                problem = f"does not follow record {self.seq}: one of the two was replaced"
+            if payload_digest is None:  # a sealed file holds those that nothing else determines
+                payload_digest = hashlib.sha256(payload.encode()).digest()
+            computed = record_digest(self.writer, seq, scalars, payload_digest)
+            problem = _problem(computed, payload_digest, digest, payload)
+            if problem is None and seq == self.seq + 1 and link(self.chain, computed) != chain:
+                problem = f"was changed, or record {self.seq} was: it does not follow that record"
             if problem is not None:
                 decision = f"(decision {row[_DECISION_ID]})"
                 yield f"record {seq} of writer {self.writer} {decision} {problem}"
@@ -96,19 +99,15 @@ class Chain:
 
 def _well_formed(row: Sequence[Any]) -> bool:
     payload_digest, digest, chain, payload = row[_END:]
-    digests = all(isinstance(d, bytes) for d in (payload_digest, digest, chain))
-    return isinstance(row[_SEQ], int) and digests and isinstance(payload, str | None)
+    digests = isinstance(chain, bytes) and isinstance(digest, bytes | None)
+    is_bound = isinstance(payload_digest, bytes) or (payload_digest is None and payload is not None)
+    return isinstance(row[_SEQ], int) and digests and is_bound and isinstance(payload, str | None)
 
 
 def _problem(
-    writer: str,
-    seq: int,
-    scalars: Sequence[Any],
-    payload_digest: bytes,
-    digest: bytes,
-    payload: str | None,
+    computed: bytes, payload_digest: bytes, digest: bytes | None, payload: str | None
 ) -> str | None:
-    if record_digest(writer, seq, scalars, payload_digest) != digest:
+    if digest is not None and computed != digest:
         return "was changed: its fields are not what its digest says"
     if payload is not None and hashlib.sha256(payload.encode()).digest() != payload_digest:
         return "was changed: its payload is not what its digest says"

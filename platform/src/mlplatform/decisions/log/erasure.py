@@ -17,7 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mlplatform.decisions.log import catalogue, compaction, reader, sealed_files, segments
+from mlplatform.decisions.log import (
+    catalogue,
+    compaction,
+    reader,
+    sealed_files,
+    sealed_form,
+    segments,
+)
 from mlplatform.decisions.log.sealed_files import SealedFile
 from mlplatform.decisions.records import kept_keys, tables
 from mlplatform.decisions.records.erasures import WRITERS, Erasure, erasure_of, numbers_of
@@ -355,9 +362,7 @@ def _without(
         goes = pc.or_(goes, pc.and_(own, old))
     if not pc.any(pc.and_(goes, pc.is_valid(payloads))).as_py():
         return None
-    place = table.schema.get_field_index("payload")
-    left = pc.if_else(goes, pa.scalar(None, pa.string()), payloads)
-    return table.set_column(place, table.schema.field(place), left).combine_chunks()
+    return sealed_form.without_payloads(table, goes)
 
 
 def _rows(db: sqlite3.Connection, numbers: Mapping[str, Sequence[int]]) -> Iterator[str]:

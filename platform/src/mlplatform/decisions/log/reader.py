@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlplatform.decisions.log import catalogue, sealed_files
 from mlplatform.decisions.log.by_keys import by_keys, has_keys
 from mlplatform.decisions.log.sealed_files import SealedFile
-from mlplatform.decisions.log.segments import stored_schema
+from mlplatform.decisions.log.sealed_form import id_columns, sealed_schema, with_ids
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.record import COLUMNS, KINDS, arrow_schema, arrow_table
@@ -82,15 +82,15 @@ def _from_files(
     if has_keys(query):
         parts = by_keys(files, query, _expression(writer, query))
         return pa.concat_tables([schema.empty_table(), *parts])
-    dataset = ds.dataset([str(f) for f in files], schema=stored_schema(), format="parquet")
-    columns, matching = list(query.columns), _expression(writer, query)
+    dataset = ds.dataset([str(f) for f in files], schema=sealed_schema(), format="parquet")
+    columns, matching = id_columns(query.columns), _expression(writer, query)
     if query.limit is None:
-        return dataset.to_table(columns=columns, filter=matching).cast(schema)
+        return with_ids(dataset.to_table(columns=columns, filter=matching)).cast(schema)
     # without reading ahead: most data after the first records is not needed
     first = dataset.head(
         query.limit, columns=columns, filter=matching, batch_readahead=1, fragment_readahead=1
     )
-    return first.cast(schema)
+    return with_ids(first).cast(schema)
 
 
 def _expression(writer: str, query: RecordQuery) -> pc.Expression:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mlplatform.decisions.log import sealed_form
 from mlplatform.decisions.records.record import GENESIS, SCALARS, arrow_schema, arrow_table
 from mlplatform.decisions.records.tables import STORED
 from mlplatform.runtime.canonical import digest
@@ -26,12 +27,9 @@ _BATCH_ROWS = 8_192
 _GROUP_ROWS: Final = 4_096
 """Rows of a row group; reading one record decodes its whole group."""
 _UNIQUE: Final = frozenset(
-    ("seq", "decision_id", "event_ms", "recorded_ms", "payload_digest", "digest", "chain")
-) | {"payload"}
+    ("seq", "decision_id", "event_ms", "recorded_ms", "payload_digest", "chain", "payload")
+) | {sealed_form.ID_BYTES}
 """Columns whose values hardly repeat, so that a dictionary would be larger than the values."""
-_COMPRESSION: Final = {name: "none" if name == "decision_id" else "zstd" for name in STORED}
-"""Compression of columns. A look-up by id decodes all ids of a file, so ids take 24 bytes more a
-record for a third of the time."""
 _FIELDS: Final = (
     "number, writer, first, last, rows, from_ms, to_ms, chain, sha256, previous, digest"
 )
@@ -130,11 +128,11 @@ def path_of(folder: Path, writer: str, rows: Sequence[Sequence[Any]]) -> Path:
 
 def write(path: Path, rows: Sequence[Sequence[Any]]) -> str:
     """Write stored records to a Parquet file, which is on disk on return. Returns its SHA-256."""
-    return write_table(path, arrow_table(rows, stored_schema()))
+    return write_table(path, sealed_form.sealed(arrow_table(rows, stored_schema())))
 
 
 def write_table(path: Path, table: pa.Table) -> str:
-    """Write records in the schema of a segment file to a Parquet file, which is on disk on return.
+    """Write records in the form of a sealed file to a Parquet file, which is on disk on return.
     Returns its SHA-256."""
     import pyarrow.parquet as pq
 
@@ -144,9 +142,9 @@ def write_table(path: Path, table: pa.Table) -> str:
             pq.write_table(
                 table,
                 file,
-                compression=_COMPRESSION,
+                compression="zstd",
                 use_dictionary=[  # type: ignore[arg-type]  # the stubs know no list
-                    name for name in STORED if name not in _UNIQUE
+                    name for name in table.column_names if name not in _UNIQUE
                 ],
                 row_group_size=_GROUP_ROWS,
             )
@@ -159,7 +157,7 @@ def write_table(path: Path, table: pa.Table) -> str:
 
 
 def read_table(path: Path) -> pa.Table:
-    """All stored records of a file.
+    """All records of a file, in the form of a sealed file.
 
     Raises:
         pyarrow.ArrowException, OSError, ValueError: the file is missing or not readable.
@@ -167,11 +165,12 @@ def read_table(path: Path) -> pa.Table:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        return file.read(list(STORED)).cast(stored_schema())
+        return sealed_form.sealed(file.read())
 
 
 def records(path: Path, after: int = 0) -> Iterator[list[tuple[Any, ...]]]:
-    """The stored records of a file with larger numbers, in batches, in the form of SQLite's rows.
+    """The records of a file with larger numbers, in batches, in the form of SQLite's rows; None for
+    a digest that the file does not hold.
 
     Raises:
         pyarrow.ArrowException, OSError, ValueError: the file is missing or not readable.
@@ -182,16 +181,15 @@ def records(path: Path, after: int = 0) -> Iterator[list[tuple[Any, ...]]]:
 
     with pq.ParquetFile(path) as file:
         groups = [n for n in range(file.num_row_groups) if _last(file.metadata, n) > after]
-        for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=list(STORED)):
+        for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups):
             if after:
-                batch = batch.filter(pc.greater(batch.column(_SEQ), pa.scalar(after)))
-            columns = [column.to_pylist() for column in batch.columns]
-            if found := list(zip(*columns, strict=True)):
+                batch = batch.filter(pc.greater(batch.column("seq"), pa.scalar(after)))
+            if found := list(sealed_form.rows(batch)):
                 yield found
 
 
 def stored(path: Path, after: int = 0) -> Iterator[list[tuple[Any, ...]]]:
-    """The `records`, for callers that can't continue without the file.
+    """The `records` with all digests, for callers that can't continue without the file.
 
     Raises:
         Corrupt: the file is missing or not readable.
@@ -199,7 +197,8 @@ def stored(path: Path, after: int = 0) -> Iterator[list[tuple[Any, ...]]]:
     import pyarrow as pa
 
     try:
-        yield from records(path, after)
+        for found in records(path, after):
+            yield [sealed_form.whole(row) for row in found]
     except (pa.ArrowException, OSError, ValueError) as error:
         raise Corrupt(f"segment {path} cannot be read; run `mlplatform log verify`") from error
 
@@ -211,7 +210,7 @@ def file_sha256(path: Path) -> str:
 
 
 def stored_schema() -> pa.Schema:
-    """The Arrow schema of a segment file."""
+    """The Arrow schema of stored records."""
     import pyarrow as pa
 
     fields = list(arrow_schema(SCALARS))
