@@ -215,7 +215,13 @@ def _envoy_gateway(layout: Layout) -> None:
         content.unlink()
 
 
+def _helm(layout: Layout) -> None:
+    """It renders charts for the version that its own library has unless it is told another."""
+    _go(layout, "helm", "helm.sh/helm/v3/cmd/helm", flags="-s -w", output=layout.bin / "helm")
+
+
 _WHOLE: Final[list[tuple[str, Callable[[Layout], None]]]] = [
+    ("Helm", _helm),
     ("Argo's controller", _argo),
     ("metrics-server", _metrics),
     ("Envoy Gateway", _envoy_gateway),
