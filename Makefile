@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
 .PHONY: docs wheels images sbom help setup up down status demo check generate verify lock observability-tools clean fuzz train-xgboost train-lightgbm train-catboost train-torch train-search train-spark feast delta terraform-apply terraform-state
-.PHONY: test-docs test-tutorial test-guide test-images test test-servers server-images test-observability test-page test-cluster test-other-cluster test-mlserver test-train test-spark test-torch test-terraform load-test test-load
+.PHONY: gpu-report test-docs test-tutorial test-guide test-images test test-servers server-images test-observability test-page test-cluster test-other-cluster test-mlserver test-train test-spark test-torch test-terraform load-test test-load
 .PHONY: demo-cluster cluster-build cluster-up cluster-down cluster-state
 .PHONY: drill-kill drill-restore drill-async drill-idempotency drill-scoring drill-client drill-disk drill-large drill-soak drill-attack
 .PHONY: bench-scoring bench-claims bench-capacity bench-rollouts bench-passes bench-outcomes bench-scale bench-planner bench-drift bench-images bench-labels bench-hidden bench-quality bench-categories bench-page bench-features bench-training-joins bench-windows bench-handbook bench-batch bench-retention
@@ -126,6 +126,20 @@ test-torch: .venv/.train-torch .venv/.dev ## models of PyTorch: its template to 
 	@MLPLATFORM_TEST_TRAIN=required $(BIN)/python -m pytest tests/contract/learning/training/test_boosted_models.py \
 	  tests/contract/learning/training/test_merchant_category.py \
 	  tests/unit/learning/onnx/test_torch_modules.py tests/unit/learning/training/test_train_packages.py -k "torch or merchant" $(TEST_FLAGS)
+
+# ONNX Runtime with CUDA takes the place of the other one, so it has an environment of its own.
+build/gpu/.done: requirements/dev.txt requirements/serve-gpu.txt pyproject.toml
+	@echo "set-up: installing requirements/dev.txt and serve-gpu.txt into build/gpu (CUDA: 2.8 GB)"
+	@rm -rf build/gpu && $(PYTHON) -m venv build/gpu/python
+	@build/gpu/python/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/flows.txt -r requirements/dev.txt
+	@build/gpu/python/bin/python -m pip uninstall --quiet --yes onnxruntime
+	@build/gpu/python/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/serve-gpu.txt
+	@$(if $(GPU_TORCH),build/gpu/python/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/train-torch.txt)
+	@build/gpu/python/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . -e clients/python
+	@touch $@
+
+gpu-report: build/gpu/.done ## what only a machine with a GPU can show, checked one after the other; build/gpu/report.md (GPU_TORCH=1: a fit by PyTorch too)
+	@PYTHONPATH=platform/src:tests:. build/gpu/python/bin/python -m tests.drills.gpu $(GPU_FLAGS)
 
 build/browser/.done: requirements/browser.txt .venv/.dev
 	@rm -rf build/browser && mkdir -p build/browser
