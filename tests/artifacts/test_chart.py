@@ -10,7 +10,8 @@ import jsonschema
 import pytest
 import yaml
 
-from support.chart import CHART, COMPONENTS, MANIFESTS, ROOT
+from support.chart import CHART, COMPONENTS, ROOT
+from support.kustomize import MANIFESTS
 
 FOLDERS = ("base", "workloads", *(f"components/{name}" for name in COMPONENTS))
 

@@ -12,8 +12,9 @@ import pytest
 import yaml
 from tests.cluster.layout import layout
 
-from support.chart import COMPONENTS, MANIFESTS, built, of_kustomize, rendered, template
+from support.chart import COMPONENTS, built, of_kustomize, rendered, template
 from support.kserve_world import any_cluster
+from support.kustomize import MANIFESTS
 
 EXAMPLE = MANIFESTS / "overlays" / "example"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -11,9 +10,10 @@ from typing import Any, Final
 
 import yaml
 
+from support.kustomize import MANIFESTS, write_overlay
+
 ROOT: Final = Path(__file__).parents[2]
 CHART: Final = ROOT / "platform" / "chart"
-MANIFESTS: Final = ROOT / "platform" / "manifests"
 COMPONENTS: Final = sorted(folder.name for folder in (MANIFESTS / "components").iterdir())
 _KEYS: Final = ("name", "mountPath")
 _HASHED: Final = re.compile(r"\bflow-runs-[a-z0-9]{10}\b")
@@ -42,17 +42,7 @@ def template(
 
 def built(kubectl: Sequence[str], components: Sequence[str], folder: Path) -> dict[Name, Object]:
     """The same by kustomize, of base, workloads and these components."""
-
-    def place(name: str) -> str:
-        return os.path.relpath(MANIFESTS / name, folder.resolve())
-
-    overlay = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "resources": [place("base"), place("workloads")],
-        "components": [place(f"components/{name}") for name in components],
-    }
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    write_overlay(folder, components)
     return of_kustomize(kubectl, folder)
 
 

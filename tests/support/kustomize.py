@@ -1,10 +1,11 @@
-"""An installation of the workloads with one component, as kustomize builds it."""
+"""An installation of the workloads with some components, as kustomize builds it."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,14 @@ has_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubect
 
 def installation(folder: Path, component: str) -> dict[tuple[str, str], dict[str, Any]]:
     """Its objects by kind and name; written to an empty folder first."""
+    write_overlay(folder, [component])
+    made = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    return {(d["kind"], d["metadata"]["name"]): d for d in yaml.safe_load_all(made.stdout)}
+
+
+def write_overlay(folder: Path, components: Sequence[str]) -> None:
+    """Write a kustomization of base, workloads and these components to a folder."""
 
     def place(name: str) -> str:
         return os.path.relpath(MANIFESTS / name, folder.resolve())
@@ -25,9 +34,6 @@ def installation(folder: Path, component: str) -> dict[tuple[str, str], dict[str
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "resources": [place("base"), place("workloads")],
-        "components": [place(f"components/{component}")],
+        "components": [place(f"components/{name}") for name in components],
     }
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
-    made = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
-    return {(d["kind"], d["metadata"]["name"]): d for d in yaml.safe_load_all(made.stdout)}
