@@ -14,6 +14,7 @@ import msgspec
 
 from mlplatform.rollouts.journal.evidence import Evidence
 from mlplatform.rollouts.journal.state import RolloutState
+from mlplatform.rollouts.verdicts.judgement import shown_values
 from mlplatform.rollouts.verdicts.verdict import Gate
 from mlplatform.runtime.storage.struct_files import read_struct, write_struct
 
@@ -66,7 +67,7 @@ def analysis_of(evidence: Evidence, event_ms: int) -> InterimAnalysis | None:
             name=str(name),
             verdict=gate["verdict"],
             reason=str(gate["reason"]),
-            values=dict(gate.get("values") or {}),
+            values=dict(shown_values(name, evidence)),
             holds=bool(gate.get("holds", True)),
         )
         for name, gate in gates.items()

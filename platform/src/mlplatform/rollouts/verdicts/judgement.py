@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from mlplatform.decisions.records.port import Watermark
 from mlplatform.model.policies.rollout import StopLimits, Tolerance
@@ -21,7 +22,12 @@ from mlplatform.rollouts.journal.basis_evidence import Role
 from mlplatform.rollouts.journal.evidence import Evidence, GateEvidence, Verdict
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.verdicts.aggregates import ARMS, Aggregates
-from mlplatform.rollouts.verdicts.comparison import Requirements, SegmentStep, comparisons
+from mlplatform.rollouts.verdicts.comparison import (
+    STARVING,
+    Requirements,
+    SegmentStep,
+    comparisons,
+)
 from mlplatform.rollouts.verdicts.completeness import behind, unlogged_gateways
 from mlplatform.rollouts.verdicts.statistics import sample_ratio_p_value, share_difference
 from mlplatform.rollouts.verdicts.verdict import (
@@ -38,6 +44,9 @@ from mlplatform.rollouts.verdicts.verdict import (
 ALONE = 2.0
 """A champion alone is held to this many times the limit of a challenger: no other arm answers
 beside it, so what the machine does to both counts against it."""
+OWN_LIMITS: Final = {"failures": STARVING, "guardrail": ALONE}
+"""Gate → the multiple of the limit of failures beyond which a version is stopped, however many the
+champion fails."""
 
 COUNTED_PART = 0.5
 """Least share of a sample's customers whose answers must count (not degraded): if fewer count, they
@@ -127,6 +136,18 @@ def judge(
     if tripped is not None:
         return _judgement([tripped], seen, sources)
     return _when_complete([_calm(complete), *slow_gates], complete, sources)
+
+
+def shown_values(name: str, evidence: Evidence) -> dict[str, float | int | None]:
+    """The values of a gate in evidence, for pictures: with the limit, as `stop`, of one that held a
+    version's failures to a limit of its own.
+
+    Evidence never had that limit. It follows from the basis, so that evidence stays as it is.
+    """
+    values, basis = evidence["gates"][name].get("values") or {}, evidence.get("basis")
+    if basis is None or name not in OWN_LIMITS or "proven" not in values or "limit" in values:
+        return values
+    return values | {"stop": OWN_LIMITS[name] * basis["limits"]["failure_share"]}
 
 
 def _compared(

@@ -90,8 +90,8 @@ def test_a_gate_is_told_in_the_first_sentence_of_its_reason() -> None:
 
 
 def test_a_segments_gate_has_the_picture_of_all_requests_gate() -> None:
-    assert measures.measure("alerts of weekend") is measures.measure("alerts") is not None
-    assert measures.measure("split") is None
+    assert measures.measure("alerts of weekend", {}) is measures.measure("alerts", {}) is not None
+    assert measures.measure("split", {}) is None
     of_all = failures("HEALTHY", -0.004, 0.004)
     alerts = Gate("alerts of weekend", "HEALTHY", "So it is. Allowed: 2.", of_all.values)
     shown = pictured(alerts)

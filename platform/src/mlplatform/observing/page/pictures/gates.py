@@ -118,10 +118,11 @@ def _picture(
     step: str, gate: Gate, analyses: Sequence[InterimAnalysis], begun_ms: int | None
 ) -> GatePicture:
     found = [(at.event_ms, g) for at in analyses for g in at.gates if g.name == gate.name]
-    measure = measures.measure(gate.name)
+    measure = measures.measure(gate.name, gate.values)
     seen: list[tuple[int, Gate, GateReading]] = []
     if measure is not None:
-        seen = [(ms, g, measure.measured(g.values)) for ms, g in found]
+        alike = [(ms, g) for ms, g in found if measures.measure(g.name, g.values) is measure]
+        seen = [(ms, g, measure.measured(g.values)) for ms, g in alike]
         seen = [(ms, g, m) for ms, g, m in seen if m.value is not None]
     shown = bool(seen) and seen[-1][1] is gate
     first = min([found[0][0], *([] if begun_ms is None else [begun_ms])])

@@ -8,6 +8,7 @@ from typing import Final
 
 from mlplatform.observing.page.pictures.scales import Write, finite, percents, points
 from mlplatform.rollouts.verdicts.comparison import GATES
+from mlplatform.rollouts.verdicts.judgement import OWN_LIMITS
 from mlplatform.rollouts.verdicts.verdict import Picture
 
 Values = Mapping[str, float | int | None]
@@ -65,9 +66,16 @@ def milliseconds(value: float) -> str:
     return f"{value / 1000:.1f} ms" if value < 100_000 else f"{value / 1000:,.0f} ms"
 
 
-def measure(name: str) -> Measure | None:
+def measure(name: str, values: Values) -> Measure | None:
     """The measure of a gate; a segment's gate has that of all requests. None for a gate without an
-    interval."""
+    interval.
+
+    Args:
+        values: values of the analysis that is shown. Those of failures tell whether the version was
+            held to the champion's or to a limit of its own.
+    """
+    if name in OWN_LIMITS and "proven" in values and "limit" not in values:
+        return _OWN_FAILURES
     return _MEASURES.get(name.partition(" of ")[0])
 
 
@@ -143,3 +151,11 @@ def _measure_of(picture: Picture) -> Measure:
 _MEASURES: Final[Mapping[str, Measure]] = {
     kind.name: _measure_of(kind.picture) for kind in GATES if kind.picture is not None
 }
+_OWN_FAILURES: Final = Measure(
+    axis="requests not answered in time, however many the champion fails",
+    write=percents,
+    measured=_difference,
+    allowed=lambda values: None,
+    stops=_stop,
+    arms=_arms("requests not answered in time", percents, "challenger", "champion"),
+)

@@ -18,6 +18,7 @@ from mlplatform.rollouts.journal.state import RolloutState, apply
 from mlplatform.rollouts.journal.transitions import Answered, Resumed, Transition
 from mlplatform.rollouts.passes import plan_text
 from mlplatform.rollouts.passes.summary import ARM_COUNTS, MARKS, mark, title
+from mlplatform.rollouts.verdicts.judgement import shown_values
 
 TONES = {
     "HEALTHY": "good",
@@ -177,7 +178,7 @@ def evidence(fact: Transition) -> EvidenceDetail | None:
         until_ms=found.get("until_event_ms"),
         records=found.get("records"),
         validation=validation_gates(_object(found.get("validation"))),
-        gates=_gates(_object(found.get("gates"))),
+        gates=_gates(found),
         arms=tuple(sorted(arms)),
         counts=_counts(arms),
         rest=found,
@@ -199,7 +200,8 @@ def _line(state: RolloutState, fact: Transition) -> PhaseRow:
     return PhaseRow(phase, tone, fact.event_ms, fact.wall_ms, fact.actor, fact.reason, shown)
 
 
-def _gates(found: Mapping[str, Any]) -> tuple[GateRow, ...]:
+def _gates(evidence: Evidence) -> tuple[GateRow, ...]:
+    found = _object(evidence.get("gates"))
     ordered = sorted(found.items(), key=lambda item: (_ORDER.get(item[1]["verdict"], 2), item[0]))
     return tuple(
         GateRow(
@@ -207,7 +209,7 @@ def _gates(found: Mapping[str, Any]) -> tuple[GateRow, ...]:
             mark(gate["verdict"], holds=gate.get("holds", True)),
             TONES.get(gate["verdict"], ""),
             gate["reason"],
-            _share_plot(gate.get("values", {})),
+            _share_plot(shown_values(name, evidence)),
         )
         for name, gate in ordered
     )
@@ -216,7 +218,9 @@ def _gates(found: Mapping[str, Any]) -> tuple[GateRow, ...]:
 def _share_plot(values: Mapping[str, Any]) -> Plot | None:
     if "share" not in values:
         return None
-    allowed = (values.get("band_low"), values.get("band_high", values.get("limit")))
+    # A gate by a limit of its own has no other: what it allows ends where it stops.
+    limit = values["limit"] if "limit" in values else values.get("stop")
+    allowed = (values.get("band_low"), values.get("band_high", limit))
     shown = PlottedInterval(values["share"], values.get("low"), values.get("high"), allowed)
     return plot(shown, share=True)
 
