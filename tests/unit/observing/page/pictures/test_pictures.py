@@ -15,7 +15,7 @@ from mlplatform.observing.page.pictures.gates import GatePicture, gate_pictures
 from mlplatform.observing.page.queries import rollouts
 from mlplatform.observing.page.rendering import render, templates
 from mlplatform.operations.actions import interim_analyses
-from mlplatform.operations.actions.interim_analyses import InterimAnalysis
+from mlplatform.operations.actions.interim_analyses import InterimAnalysis, StepHistory
 from mlplatform.rollouts.journal.state import fold
 from mlplatform.rollouts.journal.transitions import Paused, Resumed, Transition
 from mlplatform.rollouts.passes import plan_text
@@ -136,10 +136,58 @@ def test_an_interval_narrows_from_look_to_look_towards_what_is_allowed() -> None
 def test_an_interval_far_beyond_the_limits_is_cut_and_leaves_the_limits_apart() -> None:
     d = pictured(failures("INCONCLUSIVE", 0.0, 0.9)).drawing
     assert d is not None
-    assert d.cut
+    assert d.cut == ("above",)
+    assert d.outside == (
+        "The newest value is 45 points; the picture shows -0.64 points to 8.6 points.",
+        "The newest interval lies between 0 points and 90 points; the picture shows -0.64 points to"
+        " 8.6 points.",
+    )
     assert d.well is not None
     assert d.zero is not None
     assert d.zero - d.well[0] > gates.LINE_APART
+
+
+def test_what_lies_beyond_a_picture_is_told_beside_it_with_its_numbers() -> None:
+    """A challenger without alerts: 100 % fewer than expected, at a limit of 20 %."""
+    values = {"share": -1.0, "low": -1.0, "high": -0.9, "limit": 0.1, "stop": 0.2, "proven": 0.9}
+    shown = pictured(Gate("alerts", "UNHEALTHY", "There are none.", values))
+    d = shown.drawing
+    assert d is not None
+    assert d.cut == ("below",)
+    macros: Any = templates().get_template("pictures.html").module
+    page = macros.gate(shown)
+    open_part, _, _ = page.partition("<details>")
+    assert '<p class="soft">The newest value is -100 %; the picture shows ' in open_part
+    assert "The newest interval lies between -100 % and -90 %; the picture shows " in open_part
+    assert 'class="onward"' in page
+    near = pictured(failures("HEALTHY", -0.004, 0.004)).drawing
+    assert near is not None
+    assert (near.cut, near.outside) == ((), ())
+    earlier = pictured(failures("INCONCLUSIVE", -0.9, 0.9), failures("HEALTHY", -0.004, 0.004))
+    assert earlier.drawing is not None
+    assert earlier.drawing.cut == ()
+    assert earlier.drawing.outside == ("Earlier intervals continue beyond the picture.",)
+
+
+def test_the_legend_tells_what_a_picture_without_a_shaded_part_says() -> None:
+    made, facts = world()
+    _, canary = made.histories
+    told = "A picture without a shaded part is of a gate without a tolerance"
+
+    def page(*histories: StepHistory) -> str:
+        shown = rollouts.rollout(facts, histories)
+        return render("rollout.html", here="", shown=shown, waiting=[], buttons=())
+
+    asked_nothing = [
+        msgspec.structs.replace(analysis, gates=(failures("HEALTHY", -0.01, 0.01, limit=None),))
+        for analysis in canary.analyses
+    ]
+    assert told in page(msgspec.structs.replace(canary, analyses=tuple(asked_nothing)))
+    toleranced = [
+        msgspec.structs.replace(analysis, gates=(failures("HEALTHY", -0.01, 0.01),))
+        for analysis in canary.analyses
+    ]
+    assert told not in page(msgspec.structs.replace(canary, analyses=tuple(toleranced)))
 
 
 def test_a_verdict_is_told_by_shape_and_text_not_by_colour_alone() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,7 +49,8 @@ class Drawing:
             single analysis.
         last: x and y of the newest value, and y of both ends of its interval.
         shape: shape of the newest value by its verdict: dot, cross or ring.
-        cut: whether the newest interval reaches beyond the picture.
+        cut: ends of the newest interval that lie beyond the picture: "above", "below".
+        outside: sentences on what lies beyond the picture.
         ticks: texts beside the picture.
         zero: y of the value that means no harm; None if it is outside of the picture.
     """
@@ -59,7 +61,8 @@ class Drawing:
     line: str
     last: tuple[float, float, float, float]
     shape: str
-    cut: bool
+    cut: tuple[str, ...]
+    outside: tuple[str, ...]
     ticks: tuple[Tick, ...]
     zero: float | None
     width: float = WIDTH
@@ -164,8 +167,9 @@ def _drawing(
     x = scales.scale([float(span_ms[0]), float(span_ms[1])], LEFT + 6, RIGHT - 6)
     if span_ms[0] == span_ms[1]:
         x = Scale(span_ms[0] - 1.0, span_ms[1] + 1.0, LEFT, RIGHT)
-    low = y.first if newest.low is None else newest.low
-    high = y.last if newest.high is None else newest.high
+    low = -math.inf if newest.low is None else newest.low
+    high = math.inf if newest.high is None else newest.high
+    beyond = {"above": high > y.last, "below": low < y.first}
     held = [(ms, m) for ms, _, m in seen if m.value is not None]
     many = len(held) > 1
     upper = [(x(ms), y(y.last if m.high is None else m.high)) for ms, m in held]
@@ -177,10 +181,29 @@ def _drawing(
         line=scales.path([(x(ms), y(m.value or 0.0)) for ms, m in held]) if many else "",
         last=(x(seen[-1][0]), y(newest.value), y(low), y(high)),
         shape=SHAPES.get(gate.verdict, "ring"),
-        cut=newest.high is None or newest.high > y.last or low < y.first,
+        cut=tuple(side for side, is_beyond in beyond.items() if is_beyond),
+        outside=tuple(_outside(measure, [m for _, m in held], y)),
         ticks=_ticks(measure, ends, stops, y),
         zero=y(0.0) if y.first < 0 < y.last else None,
     )
+
+
+def _outside(measure: Measure, held: Sequence[GateReading], y: Scale) -> Iterator[str]:
+    """What the picture can't show at its place, as sentences with the numbers."""
+    newest = held[-1]
+    ends = f"the picture shows {measure.write(y.first)} to {measure.write(y.last)}."
+    assert newest.value is not None
+    if not y.first <= newest.value <= y.last:
+        yield f"The newest value is {_value(measure, newest)}; {ends}"
+    if newest.low is None or newest.high is None or not _lies_in(newest, y):
+        yield f"The newest interval lies between {_between(measure, newest)}; {ends}"
+    if any(not _lies_in(earlier, y) for earlier in held[:-1]):
+        yield "Earlier intervals continue beyond the picture."
+
+
+def _lies_in(found: GateReading, y: Scale) -> bool:
+    ends = (found.low, found.high)
+    return all(end is not None and y.first <= end <= y.last for end in ends)
 
 
 def _height(limits: Sequence[float], seen: Sequence[GateReading]) -> Scale:

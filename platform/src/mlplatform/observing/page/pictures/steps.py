@@ -30,6 +30,12 @@ class StepRow:
     records: int
     gates: tuple[GatePicture, ...]
 
+    @property
+    def limit_only(self) -> bool:
+        """Whether a picture shows a gate without a tolerance, which has a limit alone."""
+        drawn = (gate.drawing for gate in self.gates)
+        return any(d is not None and d.well is None and bool(d.stops) for d in drawn)
+
 
 @dataclass(slots=True)
 class _Step:
