@@ -116,6 +116,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         decision, score, answered_by, model, degraded, reasons: of the decision, as its answer had
             them.
+        thresholds: outcome → score from which on it is given, rising, for this request; None for
+            classes, where rules decided, and from a platform that does not tell it.
         method: `tree_shap`: `baseline` and all contributions add up to the margin, which becomes
             the score. `reference_values`: a contribution is the fall of the raw score with the
             input at its ordinary value. None where rules decided.
@@ -137,6 +139,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     rules: tuple[DecidingRule, ...]
     reasons: tuple[Reason, ...]
     note: str | None
+    thresholds: Mapping[str, float] | None = None
 
 
 class PendingDecision(msgspec.Struct, frozen=True):

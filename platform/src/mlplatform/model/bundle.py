@@ -27,6 +27,7 @@ from mlplatform.model.policies.cut_offs import (
     NOWHERE,
     CutOffs,
     RowSegments,
+    RowThresholds,
     SegmentThresholds,
     segment_problems,
 )
@@ -259,6 +260,18 @@ class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
         """The segment whose thresholds decide a row; None for the bundle's own thresholds."""
         place = self.segments.place(row)
         return None if place == NOWHERE else self.segment_thresholds[place].name
+
+    def row_thresholds(
+        self, row: Sequence[float], small: SmallModel | None = None
+    ) -> RowThresholds:
+        """The thresholds that decide a row, or with a small model those by which it decides."""
+        name = self.segment(row)
+        if small is not None:
+            found = small.thresholds if name is None else small.segment_thresholds[name]
+        else:
+            own = {segment.name: segment.thresholds for segment in self.segment_thresholds}
+            found = self.thresholds if name is None else own[name]
+        return RowThresholds(dict(sorted(found.items(), key=lambda begin: begin[1])), name)
 
     @functools.cached_property
     def cut_offs(self) -> CutOffs:

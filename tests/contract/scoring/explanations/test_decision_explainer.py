@@ -82,6 +82,7 @@ def shared(explanation: dict[str, Any]) -> dict[str, Any]:
         "decision_id": explanation["decision_id"],
         "decision": explanation["logged"]["decision"],
         "score": explanation["logged"]["score"],
+        "thresholds": explanation["thresholds"],
         "answered_by": explanation["answered_by"],
         "model": {"version": explanation["version"], "bundle": explanation["bundle"]},
         "method": explanation["method"],
@@ -122,6 +123,7 @@ def test_a_models_decision_is_told_alike_to_applications_and_to_people(
     assert [one["input"] for one in answer["contributions"]] == [i.name for i in FRAUD.inputs]
     by_name = {one["input"]: one for one in answer["contributions"]}
     assert by_name["amount"]["value"] == amount
+    assert answer["thresholds"] == shop.champion.bundle.thresholds
     assert by_name["amount"]["ordinary"] == 50.0
     assert by_name["customer_count_1d"]["value"] is None
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlplatform.commands.terminal.explanations import print_explanations
+from mlplatform.decisions.log.lookup import all_records
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.pseudonym import key_of, pseudonym
 from mlplatform.decisions.records.record import Record
@@ -34,7 +35,7 @@ from mlplatform.model.bundle import MODEL_FILE, Bundle, load_bundle, write_bundl
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.policies.calibration import Calibration
-from mlplatform.model.policies.cut_offs import SegmentThresholds
+from mlplatform.model.policies.cut_offs import RowThresholds, SegmentThresholds
 from mlplatform.model.policies.small_model import Characteristic, SmallModel
 from mlplatform.operations import wiring
 from mlplatform.operations.compute import scoring
@@ -42,6 +43,7 @@ from mlplatform.operations.tables.row_decisions import RowDecisions
 from mlplatform.operations.tables.row_features import Inputs
 from mlplatform.operations.whatif import replay as whatif
 from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.scoring.explanations.record_thresholds import record_thresholds
 from mlplatform.scoring.request.explain import Explanation, explain_records, load_decider
 from support.scoring_world import MODEL, ScoringWorld, payment, wait_for, write_amount_bundle
 from support.snapshots import snapshot_row
@@ -201,6 +203,32 @@ def test_a_person_reads_whose_thresholds_decided(
     assert capsys.readouterr().out.count("segment large") == 2
     print_explanations(answered.explained(answered.answers[400.0, UNKNOWN]["decision_id"]))
     assert "thresholds of" not in capsys.readouterr().out
+
+
+def test_an_explanation_and_the_page_tell_where_the_next_outcome_begins(
+    answered: Answered, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = {
+        (960.0, UNKNOWN): {"review": 0.65, "decline": 0.95},
+        (400.0, UNKNOWN): {"review": 0.5, "decline": 0.9},
+    }
+    for asked, begins in wanted.items():
+        decision_id = answered.answers[asked]["decision_id"]
+        both = answered.explained(decision_id)
+        assert [one.thresholds for one in both] == [begins, begins]
+        assert [*(both[0].thresholds or {})] == ["review", "decline"], "rising"
+        print_explanations(both[:1])
+        printed = f"review from {begins['review']:.6f}, decline from {begins['decline']:.6f}"
+        assert printed in " ".join(capsys.readouterr().out.split())
+        with closing(SqliteDecisionLog(answered.world.home.decisions)) as log:
+            rows = all_records(log, decision_id)
+        held_to = record_thresholds(rows, answered.world.home.bundles)
+        kinds = {row["kind"]: found for row, found in zip(rows, held_to, strict=True)}
+        segment = DECIDED[asked][1]
+        assert kinds["decision"] == kinds["shadow"] == RowThresholds(begins, segment)
+    erased = [row | {"payload": None} for row in rows]
+    assert set(record_thresholds(erased, answered.world.home.bundles)) == {None}
+    assert set(record_thresholds(rows, answered.world.home.root / "none")) == {None}
 
 
 def test_an_explanation_says_what_the_request_would_be_in_another_segment(

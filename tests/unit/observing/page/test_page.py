@@ -19,6 +19,7 @@ from msgspec import structs
 
 from mlplatform.learning.registry.versions import Version, VersionFacts
 from mlplatform.model.folders import model_folder
+from mlplatform.model.policies.cut_offs import RowThresholds
 from mlplatform.model.policies.decision_scale import EARLIER, DecisionScale, Quantity
 from mlplatform.model.routes import Arm, Variant, VariantTest, no_routes
 from mlplatform.observing.page import causes, incidents
@@ -238,6 +239,27 @@ def test_what_bars_are_is_said_in_the_word_of_the_kind(method: str) -> None:
     assert "score" not in of_numbers.method
     (of_scores,) = causes.explanation_details([found])
     assert "score" in of_scores.method
+
+
+def test_a_decision_shows_where_the_next_outcome_begins() -> None:
+    begins = {"review": 0.52, "decline": 0.9}
+    scale = EARLIER
+    row = RECORD | {"decision": "review", "score": 0.83}
+    texts = {}
+    for segment in (None, "night"):
+        held_to = RowThresholds(begins, segment)
+        shown = decisions.decision([decisions.record(row, scale, held_to=held_to)])
+        texts[segment] = render(
+            "decision.html", here="", name="d1", shown=shown, reasons={}, why=None, **ALONE
+        )
+    said = "review from 0.5200, decline from 0.9000"
+    assert f"Thresholds of this request: {said}.</p>" in texts[None]
+    assert f"Thresholds of this request: {said} in segment night.</p>" in texts["night"]
+    assert f"score 0.8300 ({said})" in texts[None]
+    assert f'0.8300<br><span class="soft">{said}</span>' in texts[None]
+    unknown = decisions.decision([decisions.record(row, scale)])
+    page = render("decision.html", here="", name="d1", shown=unknown, reasons={}, why=None, **ALONE)
+    assert "Thresholds" not in page
 
 
 def test_an_explanation_tells_whose_thresholds_decided() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from mlplatform.commands.terminal.output import OUT, print_fields, print_table
+from mlplatform.model.policies.cut_offs import RowThresholds
 from mlplatform.runtime.text import shown
 from mlplatform.runtime.times import second_text
 
@@ -54,10 +55,18 @@ def _head(explanation: Explanation) -> dict[str, object]:
         "logged": _words(explanation.logged),
         "again": _words(explanation.again),
         "equal": None if explanation.again is None else not explanation.differences,
+        "thresholds": _thresholds(explanation),
         "thresholds of": explanation.segment and f"segment {explanation.segment}",
         "reasons by": _method(explanation.method),
         "note": explanation.note,
     }
+
+
+def _thresholds(explanation: Explanation) -> str | None:
+    if explanation.thresholds is None:
+        return None
+    held_to = RowThresholds(explanation.thresholds, explanation.segment)
+    return held_to.text(lambda begin: f"{begin:.6f}")
 
 
 def _method(method: str | None) -> str | None:

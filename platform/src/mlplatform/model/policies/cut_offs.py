@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -51,6 +52,23 @@ class SegmentThresholds(RowSegment, frozen=True):
     thresholds: dict[str, float]
     rows: int = 0
     positives: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RowThresholds:
+    """The thresholds by which a row is decided.
+
+    Args:
+        begins: outcome → score or number from which on it is given, rising; the first has none.
+        segment: the segment whose thresholds they are; None for those of all other rows.
+    """
+
+    begins: dict[str, float]
+    segment: str | None
+
+    def text(self, write: Callable[[float], str]) -> str:
+        """Where each outcome begins: "review from 0.52, decline from 0.90"."""
+        return ", ".join(f"{outcome} from {write(begin)}" for outcome, begin in self.begins.items())
 
 
 def segment_problems(

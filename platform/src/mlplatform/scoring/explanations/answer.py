@@ -49,6 +49,8 @@ class ExplanationAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """Why a decision came out as it did, computed again from its record and its bundle.
 
     `decision`, `score`, `answered_by`, `model`, `degraded` and `reasons` are those of the decision.
+    `thresholds` says from which score on each outcome but the first is given, in the segment of the
+    request if it has thresholds of its own; null for classes, and where rules decided.
     By `tree_shap`, `baseline` and all `contributions` add up to the margin, which the link and the
     calibration make the score. By `reference_values`, a contribution is the fall of the raw score
     with the input at its `ordinary` value, and `baseline` is null. Where rules decided, `method` is
@@ -58,6 +60,7 @@ class ExplanationAnswer(msgspec.Struct, frozen=True, kw_only=True):
     decision_id: str
     decision: str
     score: float | None
+    thresholds: dict[str, float] | None
     answered_by: AnsweredBy
     model: ModelInfo
     degraded: Degradation | None

@@ -136,6 +136,7 @@ class DecisionExplainer:
             decision_id=found.decision_id,
             decision=logged.decision,
             score=logged.score,
+            thresholds=found.thresholds,
             answered_by=cast(AnsweredBy, found.answered_by),
             model=ModelInfo(found.version or 0, found.bundle or ""),
             degraded=Degradation(found.degraded_reason or "") if row["degraded"] else None,

@@ -22,6 +22,7 @@ from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.inputs import InputPlan, as_recorded
 from mlplatform.model.policies.calibration import held_many
+from mlplatform.model.policies.cut_offs import RowThresholds
 from mlplatform.model.policies.decision_scale import Decision
 from mlplatform.model.rules import Rule
 from mlplatform.model.scorecard import SmallScorer
@@ -110,8 +111,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
     `again` is None where nothing was decided: a shadow copy that failed. By TreeSHAP, `base` is the
     mean margin, and `rest` what the inputs that are no causes add; both with the causes make the
-    margin. `contributions` are those of all inputs, in their order. `segment` is the segment whose
-    thresholds decided, None where the bundle's own did.
+    margin. `contributions` are those of all inputs, in their order. `thresholds` says from which
+    score on each outcome but the first is given, `segment` whose they are; None: the bundle's own.
     """
 
     kind: str
@@ -131,6 +132,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     base: float | None = None
     rest: float | None = None
     segment: str | None = None
+    thresholds: dict[str, float] | None = None
     contributions: tuple[InputCause, ...] = ()
 
 
@@ -156,7 +158,7 @@ class _ReExplanation:
     method: str | None = None
     base: float | None = None
     rest: float | None = None
-    segment: str | None = None
+    held_to: RowThresholds = RowThresholds({}, None)
     contributions: tuple[InputCause, ...] = ()
 
 
@@ -236,7 +238,8 @@ def _explanation(record: Record, payload: _Payload, decider_of: DeciderOf) -> Ex
         causes=again.causes,
         base=again.base,
         rest=again.rest,
-        segment=again.segment,
+        segment=again.held_to.segment,
+        thresholds=again.held_to.begins or None,
         contributions=again.contributions,
         note="; ".join(filter(None, (again.note or _failures(own), _drawn(own)))) or None,
         differences=_differences(
@@ -315,13 +318,13 @@ def _by_model(decider: Decider, row: Row) -> _ReExplanation:
     others = _without_each(bundle, row)
     raw_without = _scores(decider, others)
     score = bundle.calibrate(raw)
-    decision, segment = bundle.decide(score, row), bundle.segment(row)
+    decision, held_to = bundle.decide(score, row), bundle.row_thresholds(row)
     try:
         contributions = _contributions(decider, row, raw, raw_without)
         found = drivers(bundle, contributions)
     except NotExplained as failure:
         outcome, note = Outcome(decision, score, raw), f"no reasons: {failure.reason}"
-        return _ReExplanation(outcome, note=note, method=bundle.attribution.method, segment=segment)
+        return _ReExplanation(outcome, note=note, method=bundle.attribution.method, held_to=held_to)
     scores_then = [bundle.calibrate(other) for other in raw_without]
     pairs = zip(others, scores_then, strict=True)
     then = [(score_then, bundle.decide(score_then, row_then)) for row_then, score_then in pairs]
@@ -340,7 +343,7 @@ def _by_model(decider: Decider, row: Row) -> _ReExplanation:
         method=bundle.attribution.method,
         base=base,
         rest=rest,
-        segment=segment,
+        held_to=held_to,
         contributions=tuple(every.values()),
     )
 
@@ -421,7 +424,8 @@ def _by_small_model(bundle: Bundle, row: Row) -> _ReExplanation:
     if decision in bundle.cut_offs.alerts:
         codes = tuple(bundle.reasons[name].code for name in small.strongest(row, MOST))
     outcome, note = Outcome(decision, score, raw, codes), "decided by the small model"
-    return _ReExplanation(outcome, note=note, segment=bundle.segment(row))
+    held_to = bundle.row_thresholds(row, small.model)
+    return _ReExplanation(outcome, note=note, held_to=held_to)
 
 
 def _by_rules(bundle: Bundle, row: Row, safe: Decision) -> _ReExplanation:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlplatform.decisions.records.record import ANSWERED, trace_of
+from mlplatform.model.policies.cut_offs import RowThresholds
 from mlplatform.model.policies.decision_scale import SCORE_WORDS, DecisionScale
 from mlplatform.model.tensors.vectors import vector_text
 from mlplatform.observing.page.pictures.scales import NONE, probability
@@ -72,6 +73,8 @@ class RecordDetail:
         features: name and value of the features; None if the value was missing.
         feature_times: view → event time of its row, epoch milliseconds.
         feature_gaps: cause and views without a valid row for it.
+        begins: where outcomes begin on the score's scale, by the thresholds that decided; empty if
+            they are not known.
         failures: arm and reason, for each arm that gave no answer.
         payload: the payload as the log holds it.
     """
@@ -84,6 +87,7 @@ class RecordDetail:
     tone: str
     score: ScoreText
     has_score: bool
+    begins: str
     version: int | None
     degraded_reason: str | None
     arm: str | None
@@ -102,7 +106,10 @@ class RecordDetail:
 
 
 def record(
-    found: Mapping[str, Any], scale: DecisionScale | None, pseudonyms: Collection[str] = ()
+    found: Mapping[str, Any],
+    scale: DecisionScale | None,
+    pseudonyms: Collection[str] = (),
+    held_to: RowThresholds | None = None,
 ) -> RecordDetail:
     """A record of the log as the page shows it; nothing of it is left out.
 
@@ -110,6 +117,7 @@ def record(
         found: every column of the log's record, with the payload parsed.
         scale: the model's outcomes; None if no model folder declares them.
         pseudonyms: request fields of which the log holds pseudonyms; the names say so.
+        held_to: thresholds that decided it; None if they are not known.
     """
     payload = found["payload"] if isinstance(found["payload"], Mapping) else {}
     fields = tuple((k, v) for k, v in found.items() if v is not None and k != "payload")
@@ -123,6 +131,7 @@ def record(
         tone=tone(scale, found["decision"]),
         score=score_text(scale, found["score"]),
         has_score=found["score"] is not None,
+        begins="" if held_to is None else _begins(held_to, scale),
         version=found["version"],
         degraded_reason=found["degraded_reason"],
         arm=found["arm"],
@@ -146,6 +155,11 @@ def record(
         failures=tuple((str(arm), str(why)) for arm, why in payload.get("failures") or ()),
         payload=found["payload"],
     )
+
+
+def _begins(held_to: RowThresholds, scale: DecisionScale | None) -> str:
+    text = held_to.text(lambda begin: score_text(scale, begin).text)
+    return text if held_to.segment is None else f"{text} in segment {held_to.segment}"
 
 
 def _gaps(values: Any) -> tuple[tuple[str, str], ...]:
@@ -173,6 +187,7 @@ class ArmDecision:
 
     Args:
         of: the arm that gave the answer, in words.
+        begins: as in `RecordDetail`.
     """
 
     of: str
@@ -180,6 +195,7 @@ class ArmDecision:
     decision: str
     tone: str
     score: ScoreText
+    begins: str
     latency_us: int | None
     degraded_reason: str | None
 
@@ -253,6 +269,7 @@ def _answer(found: RecordDetail) -> ArmDecision:
         decision=found.decision or "no answer",
         tone=found.tone,
         score=found.score,
+        begins=found.begins,
         latency_us=found.latency_us,
         degraded_reason=found.degraded_reason,
     )

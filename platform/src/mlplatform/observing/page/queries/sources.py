@@ -59,6 +59,7 @@ from mlplatform.runtime.errors import ConfigInvalid, NotFound, Unavailable
 from mlplatform.runtime.telemetry.refusals import of_the_last_day
 from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring import wiring as scoring_wiring
+from mlplatform.scoring.explanations.record_thresholds import record_thresholds
 
 if TYPE_CHECKING:  # imports ONNX Runtime
     from mlplatform.scoring.request.explain import Explanation
@@ -413,9 +414,12 @@ class Sources(PlatformReads):
             raise not_logged(decision_id)
         rows = all_records(log, decision_id)
         self._check_record_visible(rows, decision_id)
+        held_to = record_thresholds(rows, self.platform.settings.home.bundles)
         return [
-            decisions.record(found, self.scale(found["model"]), self._pseudonyms(found["model"]))
-            for found in rows
+            decisions.record(
+                found, self.scale(found["model"]), self._pseudonyms(found["model"]), thresholds
+            )
+            for found, thresholds in zip(rows, held_to, strict=True)
         ]
 
     def neighbours(self, found: RecordDetail) -> DecisionNeighbours:
