@@ -6,11 +6,15 @@ are left in the folder that `MLPLATFORM_TEST_PICTURES` names.
 
 from __future__ import annotations
 
+import base64
+import io
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from tests.unit.observing.page.test_traffic import CHECKED_BODY
 
 from demo import page as report
@@ -143,6 +147,43 @@ def test_every_page_is_drawn_as_it_was_meant(page: PageProcess, browser: Chromiu
             assert complaints == [], name
             if PICTURES:
                 browser.picture(Path(PICTURES) / f"{name}-{width}-{scheme}.png")
+
+
+SIDES = """(() => {
+  const wide = [...document.querySelectorAll('.wide')].filter(e => e.checkVisibility());
+  return wide.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => {
+    const box = e.getBoundingClientRect();
+    return [box.left + scrollX, box.top + scrollY, box.width, box.height];
+  });
+})()"""
+"""Places of the tables that are moved sideways."""
+
+
+def shades(browser: Chromium, place: list[float], side: str) -> int:
+    """The darkest grey of the outermost three pixels of a table's side, between its lines."""
+    x, y, width, height = place
+    at = x if side == "left" else x + width - 3
+    clip = {"x": at, "y": y, "width": 3, "height": height, "scale": 1}
+    told = browser.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
+    image = Image.open(io.BytesIO(base64.b64decode(told["data"]))).convert("L")
+    return int(np.median(np.asarray(image)))
+
+
+def test_a_table_that_goes_on_beyond_a_telephones_edge_shows_it(
+    page: PageProcess, browser: Chromium
+) -> None:
+    """At its left there is nothing more at first; moved to its end, there is nothing more right."""
+    browser.prefer("light")
+    found = 0
+    for name in ("decisions", "decision", "incident", "data", "review"):
+        browser.open(f"{page.url}{PAGES[name]}", width=390)
+        for place in browser.run(SIDES):
+            found += 1
+            assert shades(browser, place, "left") > 250 > shades(browser, place, "right"), name
+        browser.run("document.querySelectorAll('.wide').forEach(e => { e.scrollLeft = 9999 })")
+        for place in browser.run(SIDES):
+            assert shades(browser, place, "right") > 250 > shades(browser, place, "left"), name
+    assert found >= 3
 
 
 @pytest.mark.skipif(not AXE, reason="MLPLATFORM_TEST_AXE does not say where axe-core is")

@@ -71,6 +71,9 @@ class RowThresholds:
         return ", ".join(f"{outcome} from {write(begin)}" for outcome, begin in self.begins.items())
 
 
+NO_THRESHOLDS: Final = RowThresholds({}, None)
+
+
 def segment_problems(
     segments: Sequence[SegmentThresholds],
     scale: DecisionScale,

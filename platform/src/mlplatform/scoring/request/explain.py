@@ -22,7 +22,7 @@ from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.inputs import InputPlan, as_recorded
 from mlplatform.model.policies.calibration import held_many
-from mlplatform.model.policies.cut_offs import RowThresholds
+from mlplatform.model.policies.cut_offs import NO_THRESHOLDS, RowThresholds
 from mlplatform.model.policies.decision_scale import Decision
 from mlplatform.model.rules import Rule
 from mlplatform.model.scorecard import SmallScorer
@@ -158,7 +158,7 @@ class _ReExplanation:
     method: str | None = None
     base: float | None = None
     rest: float | None = None
-    held_to: RowThresholds = RowThresholds({}, None)
+    held_to: RowThresholds = NO_THRESHOLDS
     contributions: tuple[InputCause, ...] = ()
 
 

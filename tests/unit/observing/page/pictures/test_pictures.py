@@ -160,6 +160,10 @@ def test_what_lies_beyond_a_picture_is_told_beside_it_with_its_numbers() -> None
     assert '<p class="soft">The newest value is -100 %; the picture shows ' in open_part
     assert "The newest interval lies between -100 % and -90 %; the picture shows " in open_part
     assert 'class="onward"' in page
+    wide = pictured(Gate("alerts", "INCONCLUSIVE", "Few.", values | {"low": -3.8, "high": 1.8}))
+    assert "between -100 % and 180 %" in wide.description, (
+        "none are 100 % fewer, and no more can be"
+    )
     near = pictured(failures("HEALTHY", -0.004, 0.004)).drawing
     assert near is not None
     assert (near.cut, near.outside) == ((), ())

@@ -189,7 +189,7 @@ def _drawing(
 
 
 def _outside(measure: Measure, held: Sequence[GateReading], y: Scale) -> Iterator[str]:
-    """What the picture can't show at its place, as sentences with the numbers."""
+    """Sentences about what the picture can't show at its place, with the numbers."""
     newest = held[-1]
     ends = f"the picture shows {measure.write(y.first)} to {measure.write(y.last)}."
     assert newest.value is not None

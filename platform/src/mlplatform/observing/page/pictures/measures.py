@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from mlplatform.observing.page.pictures.scales import Write, finite, percents, points
@@ -83,6 +83,12 @@ def _difference(values: Values) -> GateReading:
     return GateReading(*(finite(values.get(key)) for key in ("share", "low", "high")))
 
 
+def _deviation(values: Values) -> GateReading:
+    """The reading of a deviation from a number expected: none can be further below than all."""
+    found = _difference(values)
+    return replace(found, low=None if found.low is None else max(found.low, -1.0))
+
+
 def _loss(values: Values) -> GateReading:
     """The reading of a difference in which less is harm, with its sign turned."""
     found = _difference(values)
@@ -133,6 +139,7 @@ def _arms(what: str, write: Write, own: str, other: str) -> Callable[[Values], A
 _ALLOWED: Final = {
     "more": _up_to, "either": _either_way, "fewer": _up_to_band, "slower": _none_more,
 }  # fmt: skip
+_READINGS: Final = {"fewer": _loss, "either": _deviation}
 _UNITS: Final[Mapping[str, Write]] = {"percent": percents, "points": points, "ms": milliseconds}
 
 
@@ -141,7 +148,7 @@ def _measure_of(picture: Picture) -> Measure:
     return Measure(
         axis=picture.axis,
         write=_UNITS[picture.unit],
-        measured=_loss if picture.harm == "fewer" else _difference,
+        measured=_READINGS.get(picture.harm, _difference),
         allowed=_ALLOWED[picture.harm],
         stops=stops if picture.stops else _nowhere,
         arms=_arms(picture.arms, _UNITS[picture.arm_unit], *picture.of_arms),
