@@ -388,10 +388,13 @@ OWN = {
 @pytest.mark.parametrize(
     ("wrong", "problem"),
     [
-        ({"amount": [12.5, -8.0]}, "row 1: amount is less than 0: -8.0"),
-        ({"label": [0, 7]}, "row 1: label is not 0 or 1: 7"),
-        ({"request_id": [1, 1]}, "row 1: request_id is that of an earlier row"),
-        ({"event_time": OWN["event_time"][::-1]}, "row 1: event_time is before that of the row"),
+        ({"amount": [12.5, -8.0]}, "row 1, counted from 0: amount is less than 0: -8.0"),
+        ({"label": [0, 7]}, "row 1, counted from 0: label is not 0 or 1: 7"),
+        ({"request_id": [1, 1]}, "row 1, counted from 0: request_id is that of an earlier row"),
+        (
+            {"event_time": OWN["event_time"][::-1]},
+            "row 1, counted from 0: event_time is before that of the row",
+        ),
     ],
     ids=["an amount below the least", "no label", "an id twice", "not in order"],
 )
@@ -501,14 +504,17 @@ def test_a_dry_run_names_every_refusal_and_an_import_takes_in_none(csv: Path) ->
     assert shown.exit_code == 2
     refused = {line for line in shown.stdout.splitlines() if line.startswith("refused: ")}
     assert refused == {
-        "refused: own.csv, row 3: id is that of an earlier row: 'a2'",
-        "refused: own.csv, row 4: sum is less than 0: -1.0",
-        "refused: own.csv, row 5: when is 'yesterday'; wanted: a time as 2026-03-01T09:30:00 (UTC),"
+        "refused: own.csv, row 3, counted from 0: id is that of an earlier row: 'a2'",
+        "refused: own.csv, row 4, counted from 0: sum is less than 0: -1.0",
+        "refused: own.csv, row 5, counted from 0: "
+        "when is 'yesterday'; wanted: a time as 2026-03-01T09:30:00 (UTC),"
         " or with an offset",
-        "refused: own.csv, row 5: card is missing",
-        "refused: own.csv, row 5: sum is '9,5'; wanted: a number, with a point before its decimals",
-        "refused: own.csv, row 5: bad is '2'; wanted: 0 or 1",
-        "refused: own.csv, row 6: when is before that of the row above (sort the rows by it, oldest"
+        "refused: own.csv, row 5, counted from 0: card is missing",
+        "refused: own.csv, row 5, counted from 0: "
+        "sum is '9,5'; wanted: a number, with a point before its decimals",
+        "refused: own.csv, row 5, counted from 0: bad is '2'; wanted: 0 or 1",
+        "refused: own.csv, row 6, counted from 0: "
+        "when is before that of the row above (sort the rows by it, oldest"
         " first): 2026-01-01T00:00:00",
     }
     assert "7 refusals: an import would take in nothing" in shown.stdout
@@ -525,8 +531,8 @@ def test_a_dry_run_names_what_is_wrong_with_many_rows_once(csv: Path) -> None:
     csv.write_text(CSV + rows)
     shown = run(str(csv), "MAP", "--dry-run")
     assert [line for line in shown.stdout.splitlines() if line.startswith("refused: ")] == [
-        "refused: own.csv, row 3: bad is 'yes'; wanted: 0 or 1",
-        "refused: own.csv, row 4: bad is 'no'; wanted: 0 or 1 (and 7 more rows)",
+        "refused: own.csv, row 3, counted from 0: bad is 'yes'; wanted: 0 or 1",
+        "refused: own.csv, row 4, counted from 0: bad is 'no'; wanted: 0 or 1 (and 7 more rows)",
     ]
     assert "9 refusals: an import would take in nothing" in shown.stdout
 
@@ -567,9 +573,13 @@ def test_a_column_that_no_row_can_be_read_of_hides_no_other_one(csv: Path) -> No
     shown = run(str(csv), "MAP", "--dry-run")
     lines = [line for line in shown.stdout.splitlines() if line.startswith("refused: ")]
     assert len(lines) == 6
-    assert lines[0].startswith("refused: own.csv, row 0: when is '03.01.2026 10:00:00'; wanted: a")
+    assert lines[0].startswith(
+        "refused: own.csv, row 0, counted from 0: when is '03.01.2026 10:00:00'; wanted: a"
+    )
     assert lines[2].endswith(" (and 1197 more rows)")
-    assert lines[3].startswith("refused: own.csv, row 0: sum is '9,0'; wanted: a number")
+    assert lines[3].startswith(
+        "refused: own.csv, row 0, counted from 0: sum is '9,0'; wanted: a number"
+    )
     assert lines[5].endswith(" (and 1197 more rows)")
     assert "2400 refusals: an import would take in nothing" in shown.stdout
     assert "the first 0 of 0 rows" not in shown.stdout
@@ -643,7 +653,7 @@ def test_the_command_refuses_the_future_of_the_wall_clock_but_not_of_recorded_tr
     if refused:
         assert isinstance(result.exception, InputInvalid)
         told = str(result.exception)
-        assert told.startswith("tx.parquet, row 1: TX_DATETIME is in the future: 2")
+        assert told.startswith("tx.parquet, row 1, counted from 0: TX_DATETIME is in the future: 2")
     else:
         assert result.exit_code == 0
 

@@ -37,7 +37,7 @@ def typed(words: tuple[str, ...], *said: str) -> tuple[dict[str, str], tuple[str
 
 MISTAKES = [
     variable("GATEWAY_PORT", "http", "'http'", "a port, 1 to 65535"),
-    variable("PAGE_PORT", "70000", "'70000'", "1 to 65535"),
+    variable("PAGE_PORT", "70000", "'70000'", "1 to 65535, or unset it: the default is 8090"),
     variable("PREFECT_PORT", "8080", "8080", "another port than that of MLPLATFORM_GATEWAY_PORT"),
     variable("PROFILE", "prod", "'prod'", "embedded or cluster"),
     variable("PROFILE", "cluster", "MLPLATFORM_POSTGRES: postgresql://", "docs/cluster.md"),
@@ -75,7 +75,7 @@ MISTAKES = [
     typed((*IMPORT, "own.csv"), "there is no column for request_id", "--map amount=amt"),
     typed((*IMPORT, "own.csv", "--map", "amount"), "'amount'; wanted: NAME=COLUMN", "TX_AMOUNT"),
     typed((*IMPORT, "own.csv", "--map", "price=amt"), "'price=amt'; wanted: request_id or "),
-    typed((*IMPORT, "bad.csv"), "bad.csv, row 0: amount is less than 0: -9.5"),
+    typed((*IMPORT, "bad.csv"), "bad.csv, row 0, counted from 0: amount is less than 0: -9.5"),
     typed(("log", "show", "0123"), *NO_LOG),
     typed(("log", "verify"), *NO_LOG),
     typed(("backup", "copy"), *NO_LOG),
@@ -96,6 +96,12 @@ MISTAKES = [
     typed(("new-model", "Fraud2"), "NAME is 'Fraud2'; wanted: a letter a-z and at most 27 of"),
     typed((*IMPORT, "own.csv", "--map", "amount=?"), "amount=?; wanted: the name of a column"),
     typed(("events", "test", "slack"), "no receiver 'slack'", "MLPLATFORM_RECEIVERS names no file"),
+    typed(("replay", "fraud"), "--version, --bundle or --from is missing", "fraud --version 7"),
+    typed((*KEY[:-1], "aprove", "--model", "fraud"), "'fraud:aprove'", "nearest is fraud:approve"),
+    typed(("check-model", "nope"), "error: ", "/nope: there is no such folder", "new-model"),
+    typed(("check-model", "own.csv"), "error: ", "/own.csv: this is a file; wanted: a model's"),
+    typed((*IMPORT, "big.csv"), "big.csv, row 0, counted from 0: "
+    "amount is more than 1000000: 2000000"),
     typed(("replay", "fraud", "--version", "9"), "fraud has no champion yet: name a version"),
 ]  # fmt: skip
 
@@ -108,6 +114,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("COLUMNS", "300")
     (tmp_path / "own.csv").write_text(OWN)
     (tmp_path / "bad.csv").write_text(BAD)
+    (tmp_path / "big.csv").write_text(BAD.replace("-9.5", "2000000"))
     home = load({"MLPLATFORM_HOME": str(tmp_path / "home")}).home
     home.create()
     SqliteRollouts(home.rollouts_db).close()

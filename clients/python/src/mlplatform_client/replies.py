@@ -114,7 +114,7 @@ def error_of_problem(
     status = problem.status
     kind = _BY_NAME.get(problem.name) or _by_status(status)
     field = excerpt(problem.field, MOST_DETAIL) if problem.field else None
-    of = f"{field}: " if field else ""
+    of = f"{field}: " if field and field not in problem.detail else ""
     facts = Facts(
         call=name,
         message=f"{of}{excerpt(problem.detail, MOST_DETAIL)} ({status} {problem.name})",

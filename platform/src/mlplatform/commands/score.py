@@ -13,7 +13,7 @@ from mlplatform.commands.terminal.gateway import gateway
 from mlplatform.commands.terminal.output import ERR, AsJson, print_fields, print_json
 from mlplatform.operations import wiring
 from mlplatform.runtime.errors import InputInvalid
-from mlplatform_client import Answer, Terms
+from mlplatform_client import Answer, CallFailed, Terms
 
 SHOWN = 60
 
@@ -40,20 +40,35 @@ def score(
     settings = wiring.settings()
     try:
         body = request.encode()  # sent unchanged, so that the gateway can refuse it
-        jsonlib.loads(request)
+        fields = jsonlib.loads(request)
     except (ValueError, RecursionError) as error:
         shown = request if len(request) <= SHOWN else f"{request[:SHOWN]}…"
         wanted = "an object in quotes, as `mlplatform score --help` shows"
         raise InputInvalid(
             "the request", None, f"{shown!r} is not JSON; wanted: {wanted}"
         ) from error
-    with gateway(settings) as client:
-        answer = client.score(model, body, key=key, terms=Terms(version=version))
+    try:
+        with gateway(settings) as client:
+            answer = client.score(model, body, key=key, terms=Terms(version=version))
+    except InputInvalid as error:
+        raise _with_value(error, fields) from error.__cause__
     if json:
         print_json(msgspec.to_builtins(answer))
     else:
         print_fields(_fields(answer))
         ERR.print(f"why: mlplatform log explain {answer.decision_id}", soft_wrap=True)
+
+
+def _with_value(error: InputInvalid, fields: object) -> InputInvalid:
+    """The error with the value that was typed. The gateway repeats none, because its answers are
+    kept in logs."""
+    failed = error.__cause__
+    name = failed.field if isinstance(failed, CallFailed) else None
+    if not isinstance(fields, dict) or name not in fields:
+        return error
+    value = jsonlib.dumps(fields[name])
+    shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}…"
+    return InputInvalid(error.source, None, f"{name} is {shown}; {error.problem}")
 
 
 def _fields(answer: Answer) -> dict[str, object]:

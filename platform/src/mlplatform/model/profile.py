@@ -178,6 +178,15 @@ def distance(column: Column, present: npt.NDArray[np.float64]) -> float:
     return float(np.mean(np.abs(now - np.array(column.quantiles)))) / (column.std or 1.0)
 
 
+def rise(column: Column, present: npt.NDArray[np.float64]) -> float | None:
+    """The signed part of `distance`: by how much values lie above the profile's, at the same
+    levels. None for a category."""
+    if column.is_category:
+        return None
+    now = np.quantile(present, levels(len(column.quantiles)))
+    return float(np.mean(now - np.array(column.quantiles))) / (column.std or 1.0)
+
+
 def share_psi(then: npt.NDArray[np.float64], now: npt.NDArray[np.float64]) -> float:
     """Population stability index of shares of the same bins, each summing to 1."""
     now, then = np.maximum(now, EMPTY_BIN_SHARE), np.maximum(then, EMPTY_BIN_SHARE)

@@ -53,10 +53,11 @@ class SettingsInvalid(ConfigInvalid):
 
 
 class InputInvalid(PlatformError):
-    """Data from outside was refused as a whole: names the file and the row."""
+    """Data from outside was refused as a whole: names the file and the row, the first of which is
+    row 0, as in results of a batch."""
 
     def __init__(self, source: str, row: int | None, problem: str, kind: str = "") -> None:
-        where = source if row is None else f"{source}, row {row}"
+        where = source if row is None else f"{source}, row {row}, counted from 0"
         super().__init__(f"{where}: {problem}")
         self.source = source
         self.row = row

@@ -118,10 +118,13 @@ def test_what_is_wrong_in_a_table_is_named_and_nothing_is_left(
     for change, words in (
         (
             "UPDATE bureau SET bureau_score = 'Infinity' WHERE customer_id = 9",
-            "row 9: bureau_score",
+            "row 9, counted from 0: bureau_score",
         ),
         ("UPDATE bureau SET known_at = 'infinity' WHERE customer_id = 9", "cannot be read"),
-        ("UPDATE bureau SET known_at = NULL WHERE customer_id = 9", "row 9: known_at is missing"),
+        (
+            "UPDATE bureau SET known_at = NULL WHERE customer_id = 9",
+            "row 9, counted from 0: known_at is missing",
+        ),
         ("ALTER TABLE bureau ALTER open_loans TYPE text", "open_loans is string; wanted: int64"),
         ("ALTER TABLE bureau DROP is_listed", "there is no column is_listed"),
     ):
@@ -167,7 +170,7 @@ def test_what_is_wrong_in_a_bucket_is_named_and_nothing_is_left(
     for name, part in (("a", rows()), ("b", table([(1, DAY_S, 0, 1.0)]))):
         path = written(home / f"{name}.parquet", part)
         client.upload_file(str(path), bucket, f"bureau/{name}.parquet")
-    assert "b.parquet, row 0: as_of is after known_at" in refused(uri)
+    assert "b.parquet, row 0, counted from 0: as_of is after known_at" in refused(uri)
     client.put_object(Bucket=bucket, Key="bureau/b.parquet", Body=b"PAR1 truncated")
     assert "b.parquet" in refused(uri)
     monkeypatch.setattr(imported_tables, "MOST_BYTES", 1_000)
@@ -235,7 +238,7 @@ def test_what_is_wrong_with_a_delta_table_is_named_and_nothing_is_left(
 ) -> None:
     place = delta(rows())
     delta(table([(1, DAY_S, 0, 1.0)]))
-    assert "row 0: as_of is after known_at" in refused(place)
+    assert "row 0, counted from 0: as_of is after known_at" in refused(place)
     assert "its log has no version 7" in refused(place, "--version", "7")
     file = next((tmp_path / "bureau").glob("*.parquet"))
     file.unlink()

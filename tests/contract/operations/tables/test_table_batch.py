@@ -203,7 +203,11 @@ def test_an_input_that_holds_no_request_is_refused_and_the_output_is_free_for_th
         scored(platform, path, tmp_path / "out")
     negative = swapped.append_column("wrong", pa.array(np.full(1_000, -1.0)))
     write(path, negative)
-    with pytest.raises(InputInvalid, match=r"a.parquet, row 0: amount is less than 0"):
+    with pytest.raises(
+        InputInvalid,
+        match=r"a.parquet, row 0, counted from 0: "
+        r"amount is less than 0",
+    ):
         scored(platform, path, tmp_path / "out", columns={"amount": "wrong"})
     assert (
         scored(platform, path, tmp_path / "out", columns={"amount": "x"})["output"]["errors"] == 0

@@ -211,7 +211,7 @@ def test_an_array_of_arrays_is_named_by_its_row(
     postgres.run("CREATE TABLE faces (id text, face real[])", database)
     rows = "('a', '{1}'), ('b', '{{0.25,0.5},{1,2}}')"
     postgres.run(f"INSERT INTO faces VALUES {rows}", database)
-    problem = r"faces, row 1: column face\[0\] is \[0.25, 0.5\]; wanted: a number"
+    problem = r"faces, row 1, counted from 0: column face\[0\] is \[0.25, 0.5\]; wanted: a number"
     with pytest.raises(InputInvalid, match=problem):
         exported(database.url, tmp_path / "faces.parquet")
     assert list(tmp_path.glob("faces*.text")) == []

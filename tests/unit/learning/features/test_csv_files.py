@@ -54,7 +54,7 @@ def test_a_cell_may_hold_a_vector_as_a_json_list(tmp_path: Path) -> None:
     assert found[3:6] == [None, None, [7.0]]
     texts = ['face[1] is "x"; wanted: a number', "face is '0.5'; wanted: numbers in brackets"]
     for refusal, row, text in zip(refusals, (3, 4), texts, strict=False):
-        assert str(refusal).startswith(f"vectors.csv, row {row}: {text}")
+        assert str(refusal).startswith(f"vectors.csv, row {row}, counted from 0: {text}")
     assert len(refusals) == sum(n % 6 in (3, 4) for n in range(rows))
     assert first.rows.num_rows == 1
 

@@ -133,7 +133,7 @@ def test_the_same_seed_gives_the_same_arrivals(tmp_path: Path) -> None:
             r" 2\d{3}-\d\d-\d\dT[\d:.]+$",
         ),
         ({"TX_AMOUNT": [1.0, 2.0, -3.0]}, 2, "TX_AMOUNT is less than 0: -3.0$"),
-        ({"TX_AMOUNT": [1.0, 2.0, 5e9]}, 2, "TX_AMOUNT is more than 1e\\+06: 5000000000.0$"),
+        ({"TX_AMOUNT": [1.0, 2.0, 5e9]}, 2, "TX_AMOUNT is more than 1000000: 5000000000.0$"),
         ({"TX_AMOUNT": [float("inf"), 2.0, 3.0]}, 0, "TX_AMOUNT is not finite: inf$"),
         ({"TX_AMOUNT": [1.0, float("nan"), 3.0]}, 1, "TX_AMOUNT is missing"),
         ({"CUSTOMER_ID": [None, 1, 2]}, 0, "CUSTOMER_ID is missing"),
@@ -155,7 +155,7 @@ def test_a_wrong_row_is_named_by_file_and_row(
 ) -> None:
     write(tmp_path, "a.parquet", transactions(-3))
     write(tmp_path, "b.parquet", transactions(**changes))
-    with pytest.raises(InputInvalid, match=rf"b\.parquet, row {row}: {problem}"):
+    with pytest.raises(InputInvalid, match=rf"b\.parquet, row {row}, counted from 0: {problem}"):
         read_transactions(tmp_path)
 
 
@@ -191,7 +191,11 @@ def test_a_time_with_a_zone_is_read_as_the_moment_that_it_is(tmp_path: Path) -> 
 def test_a_payment_from_the_future_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path, "tx.parquet", transactions())
     assert read_transactions(file, now_ms=START_MS + 2000).num_rows == 3
-    with pytest.raises(InputInvalid, match=r"tx\.parquet, row 2: TX_DATETIME is in the future: 2"):
+    with pytest.raises(
+        InputInvalid,
+        match=r"tx\.parquet, row 2, counted from 0: "
+        r"TX_DATETIME is in the future: 2",
+    ):
         read_transactions(file, now_ms=START_MS + 1999)
 
 
@@ -209,12 +213,12 @@ def test_a_time_beyond_the_calendar_is_named_with_its_count(tmp_path: Path, name
     found = examine_transactions(file, now_ms=START_MS + 10_000)
     (refusal,) = found.refusals
     problem = f"{name} is not from 1970 to 9999 in the unit of its column: {SLIPPED_NS} us"
-    assert str(refusal) == f"tx.parquet, row 1: {problem}"
+    assert str(refusal) == f"tx.parquet, row 1, counted from 0: {problem}"
 
 
 def test_a_payment_from_before_1970_is_refused(tmp_path: Path) -> None:
     (tmp_path / "own.csv").write_text((TEXT + ROW).format(",").replace("2026", "1900"))
-    told = r"own\.csv, row 0: timestamp is not from 1970 to 9999 .*: 1900-01-01T10:00:00$"
+    told = r"own\.csv, row 0, counted from 0: timestamp is not from 1970 .*: 1900-01-01T10:00:00$"
     with pytest.raises(InputInvalid, match=told):
         read_transactions(tmp_path / "own.csv", columns=NAMES)
 
@@ -249,7 +253,9 @@ def test_a_fraud_without_a_label_time_is_refused_with_both_ways_out(tmp_path: Pa
 
 def test_a_label_that_is_known_in_the_future_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path, "tx.parquet", known_at(None, 9, 8))
-    with pytest.raises(InputInvalid, match=r"row 1: label_time is in the future, so .*known yet: "):
+    with pytest.raises(
+        InputInvalid, match=r"row 1, counted from 0: label_time is in the future, so .*known yet: "
+    ):
         read_transactions(file, now_ms=START_MS + 8999)
     assert read_transactions(file, now_ms=None).num_rows == 3
 
@@ -259,14 +265,16 @@ def test_files_that_overlap_in_time_or_ids_are_refused(tmp_path: Path) -> None:
     write(tmp_path, "b.parquet", transactions(0))
     with pytest.raises(
         InputInvalid,
-        match=r"b\.parquet, row 0: TX_DATETIME is before the last of the file above: 2",
+        match=r"b\.parquet, row 0, counted from 0: "
+        r"TX_DATETIME is before the last of the file above: 2",
     ):
         read_transactions(tmp_path)
     write(tmp_path, "a.parquet", transactions(0))
     write(tmp_path, "b.parquet", transactions(3, TRANSACTION_ID=[9, 1, 10]))
     with pytest.raises(
         InputInvalid,
-        match=r"b\.parquet, row 1: TRANSACTION_ID is that of a row of an earlier file: 1$",
+        match=r"b\.parquet, row 1, counted from 0: "
+        r"TRANSACTION_ID is that of a row of an earlier file: 1$",
     ):
         read_transactions(tmp_path)
 

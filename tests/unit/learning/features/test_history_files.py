@@ -146,7 +146,8 @@ def test_types_that_lose_nothing_by_it_are_taken(
     [
         pytest.param("customer_id", pa.array([7.5, 8.0]), "0: customer_id is not a whole number",
                      id="a fraction for an id"),
-        pytest.param("label", pa.array([0.5, 1.0]), "row 0: label is not a whole number: 0.5",
+        pytest.param("label", pa.array([0.5, 1.0]), "row 0, counted from 0: "
+        "label is not a whole number: 0.5",
                      id="a fraction for a label"),
         pytest.param("amount", pa.array(["1.5", "2"]),
                      r'column amount is string; wanted: double or .*'
@@ -210,8 +211,9 @@ def test_cells_of_csv_that_are_no_values_are_refused_by_row(tmp_path: Path) -> N
     )
     found = examine_history(path, definition=FRAUD, now_ms=None, columns={})
     assert [str(refusal) for refusal in found.refusals] == [
-        "own.csv, row 1: customer_id is 'x'; wanted: a whole number",
-        "own.csv, row 1: amount is '1e'; wanted: a number, with a point before its decimals",
+        "own.csv, row 1, counted from 0: customer_id is 'x'; wanted: a whole number",
+        "own.csv, row 1, counted from 0: "
+        "amount is '1e'; wanted: a number, with a point before its decimals",
     ]
     assert found.table.num_rows == 0
 
@@ -303,7 +305,7 @@ def test_a_time_that_no_request_may_have_is_refused_in_a_history(
     tmp_path: Path, count: int, unit: Any, shown: str
 ) -> None:
     times = pa.array([count, count], pa.int64()).cast(pa.timestamp(unit))
-    told = rf"own\.parquet, row 0: event_time is not from 1970 to 9999 .*: {shown}$"
+    told = rf"own\.parquet, row 0, counted from 0: event_time is not from 1970 to 9999 .*: {shown}$"
     with pytest.raises(InputInvalid, match=told):
         examine_history(
             with_event_times(tmp_path, times), definition=FRAUD, now_ms=None, columns={}
@@ -322,7 +324,9 @@ def test_a_time_beyond_the_calendar_is_named_with_its_count(tmp_path: Path, name
     times = pa.array(counts, pa.int64()).cast(pa.timestamp("us"))
     pq.write_table(table.set_column(table.schema.get_field_index(name), name, times), path)
     now_ms = int(day(30).replace(tzinfo=UTC).timestamp() * 1000)
-    with pytest.raises(InputInvalid, match=rf"own\.parquet, row 1: {name} .*: {SLIPPED_NS} us$"):
+    with pytest.raises(
+        InputInvalid, match=rf"own\.parquet, row 1, counted from 0: {name} .*: {SLIPPED_NS} us$"
+    ):
         examine_history(path, definition=FRAUD, now_ms=now_ms, columns={})
 
 
@@ -345,14 +349,18 @@ def test_a_label_0_without_a_time_is_known_at_its_maturity(tmp_path: Path) -> No
     found = examine_history(
         with_times(tmp_path, day(3), None), definition=FRAUD, now_ms=now_ms, columns={}
     ).table
-    with pytest.raises(InputInvalid, match="row 1: label and label_time must both be there"):
+    with pytest.raises(
+        InputInvalid, match="row 1, counted from 0: label and label_time must both be there"
+    ):
         rows.check_history(found, FRAUD, "history")
 
 
 def test_no_label_may_be_known_later_than_now(tmp_path: Path) -> None:
     path = with_times(tmp_path, None, day(3))
     now_ms = int(day(2).replace(tzinfo=UTC).timestamp() * 1000)
-    with pytest.raises(InputInvalid, match=r"row 1: label_time is in the future.*2026-03-03"):
+    with pytest.raises(
+        InputInvalid, match=r"row 1, counted from 0: label_time is in the future.*2026-03-03"
+    ):
         examine_history(path, definition=FRAUD, now_ms=now_ms, columns={})
 
 
@@ -401,8 +409,8 @@ def test_texts_come_out_as_they_are_in_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        ("x", "row 1: shop is none of request.shop.values"),
-        (None, "row 1: shop is missing"),
+        ("x", "row 1, counted from 0: shop is none of request.shop.values"),
+        (None, "row 1, counted from 0: shop is missing"),
         ("a\x1b", "a character that is not printed"),
         ("y" * 1025, "more than 1024 characters"),
     ],

@@ -138,7 +138,9 @@ def test_another_length_is_refused_by_row_and_by_table() -> None:
             "face": [[1.0] * 3, [1.0] * 4],
         }
     )
-    with pytest.raises(InputInvalid, match="face, row 1: the vector has 4 numbers; wanted: 3"):
+    with pytest.raises(
+        InputInvalid, match="face, row 1, counted from 0: the vector has 4 numbers; wanted: 3"
+    ):
         PLAN.matrix(table)
 
 
@@ -328,7 +330,7 @@ def test_a_history_with_a_wrong_vector_is_refused_by_row_and_index(
     )
     with pytest.raises(InputInvalid) as refused:
         rows.check_history(table, definition, "history")
-    assert str(refused.value).startswith("history, row 1: ")
+    assert str(refused.value).startswith("history, row 1, counted from 0: ")
     assert said in str(refused.value)
     rows.check_history(table.take(pa.array([0, 2])), definition, "history")
 

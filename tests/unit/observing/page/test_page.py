@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from mlplatform.learning.registry.versions import Version, VersionFacts
 from mlplatform.model.folders import model_folder
 from mlplatform.model.policies.cut_offs import RowThresholds
 from mlplatform.model.policies.decision_scale import EARLIER, DecisionScale, Quantity
+from mlplatform.model.profile import column
 from mlplatform.model.routes import Arm, Variant, VariantTest, no_routes
 from mlplatform.observing.page import causes, incidents
 from mlplatform.observing.page.decision_views import check_customer
@@ -29,6 +31,8 @@ from mlplatform.observing.page.queries import reason_words as words
 from mlplatform.observing.page.queries.plots import WIDTH, PlottedInterval, plot
 from mlplatform.observing.page.queries.sources import ModelRow
 from mlplatform.observing.page.rendering import coded, counted, render
+from mlplatform.rollouts.drift import measures
+from mlplatform.rollouts.drift import verdict as verdicts
 from mlplatform.rollouts.drift.incidents import Change, Incident, IncidentFinding, State
 from mlplatform.rollouts.drift.retrain import MAX_CLAIMS
 from mlplatform.rollouts.journal.controls import Killed
@@ -395,6 +399,29 @@ def test_an_incident_shows_the_feature_that_moved_furthest_first() -> None:
         f"Inputs that moved furthest: amount, {far}. The score moved with them: score, by 1.15"
         " standard deviations (0.15 allowed)"
     )
+
+
+@pytest.mark.parametrize(
+    ("factor", "spread", "told"),
+    [(1.5, 1.0, "up by "), (0.6, 1.0, "down by "), (1.0, 2.5, "both up and down, by ")],
+)
+def test_an_incidents_cause_says_which_way_an_input_moved(
+    factor: float, spread: float, told: str
+) -> None:
+    drawn = np.random.default_rng(3).normal(40.0, 10.0, 20_000)
+    then = column(drawn, "amount")
+    now = 40.0 * factor + (drawn - 40.0) * spread
+    moved = measures.shift(
+        "amount", then, now, np.arange(20_000), fraud().drift,
+        profile_rows=20_000, error_share=0.01,
+    )  # fmt: skip
+    assert moved.drifted
+    judged = verdicts.WindowVerdict(
+        0, 1, 20_000, verdicts.Health.UNHEALTHY, ("amount moved",), shifts=(moved,)
+    )
+    finding = IncidentFinding("fraud", "drift", 1, 1, 1, {"windows": [verdicts.plain(judged)]})
+    shown = incidents.incident(Incident("i", finding, "open", 0, None, 0, None, ()), 0)
+    assert shown.cause.startswith(f"Inputs that moved furthest: amount, {told}")
 
 
 def test_an_incident_of_a_model_without_alerts_shows_none_and_names_what_it_gives() -> None:

@@ -207,7 +207,7 @@ def test_all_ways_in_agree_on_times_and_numbers(
     assert (of_batch is None, of_history is None, of_online is None) == (problem is None,) * 3
     if problem is not None:
         assert str(of_batch).startswith(problem)
-        assert str(of_history).startswith(f"a, row 0: {problem}")
+        assert str(of_history).startswith(f"a, row 0, counted from 0: {problem}")
 
 
 def test_an_empty_cell_of_csv_is_an_empty_text_where_one_is_allowed(tmp_path: Path) -> None:

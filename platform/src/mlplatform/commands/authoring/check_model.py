@@ -32,7 +32,7 @@ from mlplatform.model.folders import (
 from mlplatform.model.inputs import InputPlan, feature_faults
 from mlplatform.model.weights.memory import needed_mib
 from mlplatform.runtime.configuration.model_roots import VARIABLE
-from mlplatform.runtime.errors import PlatformError
+from mlplatform.runtime.errors import ConfigUnusable, PlatformError
 from mlplatform.runtime.processes.folder_python import run_error
 from mlplatform.runtime.processes.memory import memory_bytes
 from mlplatform.runtime.storage import plain_files, private_folder
@@ -56,6 +56,8 @@ def check_model(
     Example: mlplatform check-model teams/credit/credit-default
     """
     folder = folder.absolute()
+    if not folder.is_dir():
+        raise ConfigUnusable(str(folder), *_no_folder(folder))
     wrong = list(problems(folder))
     needed = ready_model_mib(folder)
     if json:
@@ -105,10 +107,15 @@ def problems(folder: Path) -> Iterator[str]:
             yield from _of_a_child(folder, FIT, TRAINING_FILE, "a fit of made-up rows")
 
 
+def _no_folder(folder: Path) -> tuple[str, str]:
+    there = "this is a file" if folder.exists() else "there is no such folder"
+    return there, "a model's folder, as `mlplatform new-model` writes one"
+
+
 def _of_files(folder: Path) -> Iterator[str]:
     if not folder.is_dir():
-        there = "this is a file" if folder.exists() else "there is no such folder"
-        yield f"{folder}: {there}; wanted: a model's folder, as `mlplatform new-model` writes one"
+        problem, wanted = _no_folder(folder)
+        yield f"{folder}: {problem}; wanted: {wanted}"
         return
     try:
         private_folder.check_content(folder, "FOLDER")

@@ -67,8 +67,8 @@ def replay(
         raise ConfigInvalid("--bundle", str(bundle), "--version or --bundle, not both")
     scores = _scores(begins or ())
     if version is None and bundle is None and not scores:
-        wanted = "--version, --bundle or --from: what to compare with"
-        raise ConfigInvalid("replay", model, wanted)
+        wanted = f"one of these, as in `mlplatform replay {model} --version 7`"
+        raise ConfigInvalid("--version, --bundle or --from", None, wanted)
     platform = wiring.existing_platform()
     reference = whatif.side_of_version(platform, model, against)
     if bundle is not None:

@@ -210,10 +210,10 @@ def within_bounds(
         numbers = np.where(infinite, np.nan, numbers)
     if field.minimum is not None:
         below = numbers < field.minimum
-        found.append(Check(below, f"{name} is less than {field.minimum:g}", values))
+        found.append(Check(below, f"{name} is less than {field.minimum:.15g}", values))
     if field.maximum is not None:
         above = numbers > field.maximum
-        found.append(Check(above, f"{name} is more than {field.maximum:g}", values))
+        found.append(Check(above, f"{name} is more than {field.maximum:.15g}", values))
     return found
 
 
@@ -244,10 +244,10 @@ def _within_vector(values: Column, name: str, field: RequestField) -> list[Check
     ]
     if field.minimum is not None:
         below = numbers < np.float32(field.minimum)
-        tests.append((f"{name} has a value of less than {field.minimum:g}", below))
+        tests.append((f"{name} has a value of less than {field.minimum:.15g}", below))
     if field.maximum is not None:
         above = numbers > np.float32(field.maximum)
-        tests.append((f"{name} has a value of more than {field.maximum:g}", above))
+        tests.append((f"{name} has a value of more than {field.maximum:.15g}", above))
     for problem, is_wrong in tests:
         wrong, shown = np.zeros(len(values), np.bool_), np.zeros(len(values), np.int64)
         at = np.flatnonzero(is_wrong)

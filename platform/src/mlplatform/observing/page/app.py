@@ -195,7 +195,7 @@ class Pages:
             model=found,
             traffic=self._traffic(found, _period(request)),
             budgets=self._budgets(found),
-            buttons=self._actions.buttons("models", name),
+            buttons=self._actions.buttons_of_model(found.routes),
             versions=or_why(lambda: self._sources.versions(name, wanted)),
             rollouts=own,
             tones=rollouts.TONES,

@@ -15,6 +15,8 @@ from mlplatform.rollouts.drift.retrain import MAX_CLAIMS
 from mlplatform.rollouts.journal.state import RolloutState
 
 MOST_CAUSES: Final = 3
+ONE_WAY: Final = 0.5
+"""Part of a movement that goes one way, from which on it is told as up or down."""
 MOST_SUMMARY: Final = 80
 """Characters of a window's reasons that a row shows; the rest is folded away."""
 HEALTH = {"HEALTHY": "as the profile", "UNHEALTHY": "drifted", "INCONCLUSIVE": "inconclusive"}
@@ -202,11 +204,22 @@ def _cause(
 def _far(name: str, shift: Mapping[str, Any]) -> str:
     distance, most = _number(shift.get("distance")), _number(shift.get("distance_limit"))
     if distance is not None and most is not None and distance > most:
-        return f"{name}, by {distance:.2f} standard deviations ({most:.2g} allowed)"
+        way = _way(distance, _number(shift.get("rise")))
+        return f"{name}, {way}by {distance:.2f} standard deviations ({most:.2g} allowed)"
     psi, most = _number(shift.get("psi")), _number(shift.get("psi_limit"))
     if psi is None or most is None:
         return name
     return f"{name}, in the form of its distribution: PSI {psi:.2g} ({most:.2g} allowed)"
+
+
+def _way(distance: float, rise: float | None) -> str:
+    """The direction of a movement: up or down if nearly all of it goes one way. Evidence of an
+    earlier release does not tell it."""
+    if rise is None:
+        return ""
+    if abs(rise) < ONE_WAY * distance:
+        return "both up and down, "
+    return "up " if rise > 0 else "down "
 
 
 def _of_share(share: float) -> str:

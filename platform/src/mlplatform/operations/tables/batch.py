@@ -226,5 +226,5 @@ def page(content: Mapping[str, Any], output: str) -> str:
     for name, rows in others.items():
         lines.append(f"Warning: {rows:,} rows were decided by {markdown(name)}, not the model.\n")
     for file, row, problem in found["first_errors"]:
-        lines.append(f"- {markdown(f'{file}, row {row}: {problem}')}")
+        lines.append(f"- {markdown(f'{file}, row {row}, counted from 0: {problem}')}")
     return "\n".join(lines)

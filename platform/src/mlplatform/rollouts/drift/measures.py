@@ -11,15 +11,16 @@ import pyarrow as pa
 from scipy import special
 
 from mlplatform.model.policies.monitoring import DriftPolicy
-from mlplatform.model.profile import Column, Floats, bin_counts, distance, finite, share_psi
+from mlplatform.model.profile import Column, Floats, bin_counts, distance, finite, rise, share_psi
 from mlplatform.model.rhythm import Rhythm
 from mlplatform.runtime.intervals import exact_share
 
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """The movement of one number. `distance` is in standard deviations of the profile. The limits
-    are the policy's, raised where this few independent requests could reach them by chance."""
+    """The movement of one number. `distance` is in standard deviations of the profile, and so is
+    `rise`, by which the mean lies above the profile's (None for a category). The limits are the
+    policy's, raised where this few independent requests could reach them by chance."""
 
     name: str
     rows: int
@@ -28,6 +29,7 @@ class Shift:
     distance: float
     distance_limit: float
     missing_share: float
+    rise: float | None = None
 
     @property
     def drifted(self) -> bool:
@@ -82,6 +84,7 @@ def shift(
         distance=distance(column, present),
         distance_limit=max(policy.wasserstein, float(distance_chance)),
         missing_share=1 - len(present) / len(values),
+        rise=rise(column, present),
     )
 
 

@@ -246,6 +246,7 @@ def plain(verdict: WindowVerdict) -> dict[str, Any]:
                 "distance": s.distance,
                 "distance_limit": s.distance_limit,
                 "missing_share": s.missing_share,
+                "rise": s.rise,
                 "drifted": s.drifted,
             }
             for s in verdict.shifts

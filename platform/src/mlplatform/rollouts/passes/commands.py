@@ -237,7 +237,8 @@ def subject_of_roll_back(states: Sequence[RolloutState], routes: Routes) -> Roll
             return state
     raise Refused(
         f"there is nothing to roll back: no rollout of {routes.model} is under way, and no earlier"
-        " champion is kept ready; open a rollout of the version that you want"
+        " champion is kept ready; open a rollout of the version that you want, or switch the model"
+        f" off (`mlplatform rollouts kill {routes.model}`), and its fallback decides"
     )
 
 

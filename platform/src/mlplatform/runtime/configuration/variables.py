@@ -57,7 +57,8 @@ def value(setting: Setting, environment: Mapping[str, str]) -> Any:
         return kinds.parse(setting.type, text)
     except (msgspec.ValidationError, UnicodeError):  # they may show the value
         wanted = kinds.kind_in_words(setting.type)
-        raise ConfigInvalid(setting.variable, without_secrets(text), wanted) from None
+        default = f", or unset it: the default is {setting.default}" if setting.default else ""
+        raise ConfigInvalid(setting.variable, without_secrets(text), wanted + default) from None
 
 
 def unknown(environment: Mapping[str, str]) -> Iterator[ConfigInvalid]:

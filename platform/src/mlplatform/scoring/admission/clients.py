@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections import defaultdict
@@ -75,7 +76,9 @@ def parse_scope(text: str) -> Scope:
     """
     model, _, operation = text.partition(":")
     if not _MODEL.fullmatch(model) or operation not in (*OPERATIONS, ANY):
-        wanted = f"model:operation, operation one of {', '.join(OPERATIONS)} or {ANY}"
+        near = difflib.get_close_matches(operation, OPERATIONS, n=1)
+        nearest = f"; the nearest is {model}:{near[0]}" if near else ""
+        wanted = f"model:operation, operation one of {', '.join(OPERATIONS)} or {ANY}{nearest}"
         raise ConfigInvalid("scope", text, wanted)
     return Scope(model, operation)
 

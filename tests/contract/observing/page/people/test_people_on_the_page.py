@@ -205,12 +205,15 @@ def test_a_champion_is_rolled_back_to_the_one_before_it(world: World, visitor: V
     before = world.home.rollouts.routes("fraud").champion
     world.home.promote(world.version)
     assert otto.buttons(f"/rollouts/{rollout}") == {"roll-back"}
+    assert otto.buttons("/models/fraud") == {"roll-back", "kill"}
     assert visitor("bo").buttons(f"/rollouts/{rollout}") == set()
+    assert "roll-back" not in visitor("bo").buttons("/models/fraud")
     done = otto.act(f"/rollouts/{rollout}/act/roll-back", "too many declines")
     assert done.status_code == 303
     state = world.state(rollout)
     assert (state.phase, state.reason) == ("rolled_back", "too many declines")
     assert world.home.rollouts.routes("fraud").champion == before
+    assert "roll-back" not in otto.buttons("/models/fraud")
     assert otto.get(f"/rollouts/{rollout}/act/roll-back").status_code == 409
 
 

@@ -341,13 +341,15 @@ def test_a_refused_row_has_its_number_in_a_file_of_which_rows_are_deleted(
     appended(world.table, table(wrong))
     rewrite(world.table, 0, needs("deletionVectors"))
     rewrite(world.table, 0, with_deleted([0]))
-    with pytest.raises(InputInvalid, match="row 2: as_of is after known_at"):
+    with pytest.raises(InputInvalid, match="row 2, counted from 0: as_of is after known_at"):
         world.take()
     rewrite(world.table, 0, with_deleted([0, 2]))
     assert world.take().rows == 1
     appended(world.table, table([(8, 0, 0, 1.0), (9, 0, 0, 1.0), (2, 5, 5, 7.0)]))
     rewrite(world.table, 1, with_deleted([1]))
-    with pytest.raises(InputInvalid, match="row 2: it has other values than a row that is there"):
+    with pytest.raises(
+        InputInvalid, match="row 2, counted from 0: it has other values than a row that is there"
+    ):
         world.take()
 
 

@@ -318,7 +318,7 @@ def test_a_refused_row_has_its_number_in_a_file_of_which_rows_are_deleted(
     appended(world.table, table([*FIRST[:2], (3, 5, 0, 1.0)]))
     (file,) = data_files(world.table)
     with_deletes(world.table, 1, positions([(file, 0)]))
-    with pytest.raises(InputInvalid, match="row 2: as_of is after known_at"):
+    with pytest.raises(InputInvalid, match="row 2, counted from 0: as_of is after known_at"):
         world.take()
     with_deletes(world.table, 1, positions([(file, 2)]))
     assert world.take().rows == 1

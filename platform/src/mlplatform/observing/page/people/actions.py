@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from mlplatform.model.routes import Routes
 from mlplatform.observing.page.people import acts, forms
 from mlplatform.observing.page.people.acts import Act, Button
 from mlplatform.observing.page.people.form_checks import CONFLICT, KEPT, WrongForm, check_own
@@ -150,6 +151,14 @@ class Actions:
             for act in found.offered
             if self._may(reader, found, act)
         )
+
+    def buttons_of_model(self, routes: Routes) -> tuple[Button, ...]:
+        """The acts on a model, with the roll back of its champion, which is an act on a rollout."""
+        own = self.buttons("models", routes.model)
+        if routes.rollout_id is None:
+            return own
+        others = self.buttons("rollouts", routes.rollout_id)
+        return (*(button for button in others if button.act == "roll-back"), *own)
 
     def _may(self, reader: Reader, subject: Subject, act: Act) -> bool:
         """Whether this person may do an act that the state allows."""
