@@ -22,6 +22,7 @@ STATUS = ("status",)
 RETRAIN = ("retrain", "fraud", "--actor", "ana", "--reason", "new terminals")
 APPROVE = ("rollouts", "approve", "fraud-v9-1", "--approver", "bo", "--reason", "gates read")
 KEY = ("keys", "create", "--name", "shop", "--scope", "score")
+BATCH = ("batch", "fraud", "--output", "scores")
 IMPORT = ("history", "import", "fraud")
 NO_LOG = ("no decision log in", "home", "set MLPLATFORM_HOME to the platform's home folder")
 STARTS = ("the platform has not started Prefect", "nothing runs in", "`mlplatform up` starts it")
@@ -98,6 +99,11 @@ MISTAKES = [
     typed(("events", "test", "slack"), "no receiver 'slack'", "MLPLATFORM_RECEIVERS names no file"),
     typed(("replay", "fraud"), "--version, --bundle or --from is missing", "fraud --version 7"),
     typed((*KEY[:-1], "aprove", "--model", "fraud"), "'fraud:aprove'", "nearest is fraud:approve"),
+    typed(("batch", "fraud"), "--input and --output is missing; wanted: ", "only --first"),
+    typed(("batch", "fraud", "--input", "own.csv"), "--output is missing; wanted: --input and"),
+    typed(("batch", "fraud", "--last", "2026-03-01"), "--last is '2026-03-01'", "only --first"),
+    typed((*BATCH, "--input", "nope"), "--input: there is nothing at 'nope'; wanted: a Parquet"),
+    typed((*BATCH, "--input", "own.csv"), "fraud has no champion yet", "`mlplatform models list`"),
     typed(("check-model", "nope"), "error: ", "/nope: there is no such folder", "new-model"),
     typed(("check-model", "own.csv"), "error: ", "/own.csv: this is a file; wanted: a model's"),
     typed((*IMPORT, "big.csv"), "big.csv, row 0, counted from 0: "

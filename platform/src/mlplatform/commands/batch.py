@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -15,7 +16,7 @@ from mlplatform.commands.terminal.exit_codes import FAILED
 from mlplatform.commands.terminal.output import ERR, AsJson, print_json, print_markdown
 from mlplatform.operations import wiring
 from mlplatform.operations.tables.plan import PARTITION_ROWS, Partition
-from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
 
 PASSWORDS = "passwords by PGPASSFILE, keys by AWS's variables"
 
@@ -72,12 +73,19 @@ def batch(
         days = {"first": first.date().isoformat(), "last": (last or first).date().isoformat()}
         follow("batch", {"model": model, **days, "version": version}, json)
         return
-    if input_ is None or output is None or first is not None or last is not None:
-        raise ConfigInvalid(
-            "the choice of rows",
-            _options_named(input_, output, first),
-            "--input and --output, or only --first",
+    if first is not None or last is not None:
+        key, day = ("--last", last) if first is None else ("--first", first)
+        wanted = "--input and --output without days, or only --first and --last"
+        raise ConfigInvalid(key, day and day.date().isoformat(), wanted)
+    if input_ is None or output is None:
+        options = {"--input": input_, "--output": output}
+        lacking = " and ".join(name for name, value in options.items() if value is None)
+        raise ConfigInvalid(lacking, None, "--input and --output, or only --first: a past day")
+    if "://" not in input_ and not Path(input_).exists():
+        wanted = (
+            "a Parquet or CSV file, a folder of them, or an address (`mlplatform batch --help`)"
         )
+        raise ConfigUnusable("--input", f"there is nothing at {input_!r}", wanted)
     from mlplatform.operations.tables.batch import TableBatch, page, score_table  # ONNX Runtime
 
     batch = TableBatch(model, input_, output, version, column_names(map_), partition_rows)
@@ -88,11 +96,6 @@ def batch(
     else:
         print_markdown(page(manifest, output))
     raise typer.Exit(FAILED if manifest["output"]["errors"] else 0)
-
-
-def _options_named(input_: str | None, output: str | None, first: datetime | None) -> str:
-    options: Mapping[str, Any] = {"--input": input_, "--output": output, "--first": first}
-    return " and ".join(name for name, value in options.items() if value is not None) or "empty"
 
 
 @contextmanager

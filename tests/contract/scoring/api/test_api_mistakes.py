@@ -5,13 +5,19 @@ A value that was sent is not repeated: it may be about a person, and answers are
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import pytest
 
+from mlplatform.commands import score
+from mlplatform.commands.terminal import gateway as terminal
+from mlplatform.runtime.errors import InputInvalid
+from mlplatform_client import CallFailed, Client
 from support.scoring_world import MODEL, ScoringWorld, payment, serving
 
 pytestmark = pytest.mark.slow
@@ -95,6 +101,33 @@ def test_a_mistake_is_answered_by_field_what_is_wanted_and_a_way_out(
     assert (answer.status_code, problem.get("field")) == (status, field)
     assert said in problem["detail"]
     assert "`" not in problem["detail"], "a name of a type is no word for a caller"
+
+
+def test_the_command_that_scores_shows_the_value_that_was_typed(
+    world: ScoringWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person sees what they typed on their terminal; answers of the gateway repeat no value."""
+
+    @contextmanager
+    def here(_: object) -> Iterator[Client]:
+        try:
+            with Client(world.url, world.home.api_key.read_text(), terminal.ASKED) as client:
+                yield client
+        except CallFailed as failed:
+            raise terminal.error_of(failed, world.url) from failed
+
+    monkeypatch.setattr(score, "gateway", here)
+    with pytest.raises(InputInvalid) as refused:
+        score.score(MODEL, json.dumps(payment(-5.0)))
+    told = str(refused.value)
+    assert "amount is -5.0; " in told
+    assert "amount must be a number of 0 or more (422 invalid-field)" in told
+    assert told.count("amount") == 2, "the key is not named before a sentence that begins with it"
+    with pytest.raises(
+        InputInvalid, match="there is no field colour; wanted: customer_id"
+    ) as unknown:
+        score.score(MODEL, json.dumps(payment(colour="red")))
+    assert 'colour is "red"; ' in str(unknown.value)
 
 
 def test_a_key_that_was_used_says_that_a_new_request_takes_a_new_one(world: ScoringWorld) -> None:

@@ -88,7 +88,9 @@ def batch(
         return Batch(name, model, found.version, found.digest, from_ms, to_ms, deadline_s)
     champion = platform.rollouts.routes(model).champion
     if champion is None:
-        raise NotFound(f"{model} has no champion yet: name a version")
+        raise NotFound(
+            f"{model} has no champion yet: name a version that `mlplatform models list` shows"
+        )
     return Batch(name, model, champion.version, champion.bundle, from_ms, to_ms, deadline_s)
 
 

@@ -204,7 +204,9 @@ def _arm(platform: Platform, batch: TableBatch, there: Plan | None) -> Arm:
         return Arm(there.version, there.bundle, there.bundle)
     champion = platform.rollouts.routes(batch.model).champion
     if champion is None:
-        raise NotFound(f"{batch.model} has no champion yet: name a version")
+        raise NotFound(
+            f"{batch.model} has no champion yet: name a version that `mlplatform models list` shows"
+        )
     return champion
 
 

@@ -121,7 +121,9 @@ def side_of_version(platform: Platform, model: str, version: int | None) -> Side
     if version is None:
         champion = platform.rollouts.routes(model).champion
         if champion is None:
-            raise NotFound(f"{model} has no champion yet: name a version")
+            raise NotFound(
+                f"{model} has no champion yet: name a version that `mlplatform models list` shows"
+            )
         arm = champion
     else:
         found = platform.registry.get(model, version)
