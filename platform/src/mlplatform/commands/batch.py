@@ -73,10 +73,25 @@ def batch(
         days = {"first": first.date().isoformat(), "last": (last or first).date().isoformat()}
         follow("batch", {"model": model, **days, "version": version}, json)
         return
-    if first is not None or last is not None:
-        key, day = ("--last", last) if first is None else ("--first", first)
-        wanted = "--input and --output without days, or only --first and --last"
-        raise ConfigInvalid(key, day and day.date().isoformat(), wanted)
+    for key, day in (("--first", first), ("--last", last)):
+        if day is not None:
+            wanted = "--input and --output without days, or only --first and --last"
+            raise ConfigInvalid(key, day.date().isoformat(), wanted)
+    source, target = _places(input_, output)
+    from mlplatform.operations.tables.batch import TableBatch, page, score_table  # ONNX Runtime
+
+    batch = TableBatch(model, source, target, version, column_names(map_), partition_rows)
+    with _progress() as report:
+        manifest = score_table(wiring.existing_platform(), batch, report)
+    if json:
+        print_json(manifest)
+    else:
+        print_markdown(page(manifest, target))
+    raise typer.Exit(FAILED if manifest["output"]["errors"] else 0)
+
+
+def _places(input_: str | None, output: str | None) -> tuple[str, str]:
+    """Where to read and where to write; both are named, and the first exists if it is a path."""
     if input_ is None or output is None:
         options = {"--input": input_, "--output": output}
         lacking = " and ".join(name for name, value in options.items() if value is None)
@@ -86,16 +101,7 @@ def batch(
             "a Parquet or CSV file, a folder of them, or an address (`mlplatform batch --help`)"
         )
         raise ConfigUnusable("--input", f"there is nothing at {input_!r}", wanted)
-    from mlplatform.operations.tables.batch import TableBatch, page, score_table  # ONNX Runtime
-
-    batch = TableBatch(model, input_, output, version, column_names(map_), partition_rows)
-    with _progress() as report:
-        manifest = score_table(wiring.existing_platform(), batch, report)
-    if json:
-        print_json(manifest)
-    else:
-        print_markdown(page(manifest, output))
-    raise typer.Exit(FAILED if manifest["output"]["errors"] else 0)
+    return input_, output
 
 
 @contextmanager

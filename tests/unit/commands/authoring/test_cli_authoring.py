@@ -48,12 +48,6 @@ def test_a_new_folder_has_nothing_wrong_and_its_fit_is_tried(folder: Path) -> No
     assert "RuntimeError: no tree" in only
 
 
-def test_a_folder_that_is_not_there_is_told_with_the_command_that_makes_one(tmp_path: Path) -> None:
-    (only,) = problems(tmp_path / "nope")
-    way = "wanted: a model's folder, as `mlplatform new-model` writes one"
-    assert only == f"{tmp_path}/nope: there is no such folder; {way}"
-
-
 @pytest.mark.parametrize(
     ("content", "told"),
     [

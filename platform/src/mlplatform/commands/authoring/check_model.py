@@ -57,7 +57,9 @@ def check_model(
     """
     folder = folder.absolute()
     if not folder.is_dir():
-        raise ConfigUnusable(str(folder), *_no_folder(folder))
+        there = "this is a file" if folder.exists() else "there is no such folder"
+        wanted = "a model's folder, as `mlplatform new-model` writes one"
+        raise ConfigUnusable(str(folder), there, wanted)
     wrong = list(problems(folder))
     needed = ready_model_mib(folder)
     if json:
@@ -107,16 +109,7 @@ def problems(folder: Path) -> Iterator[str]:
             yield from _of_a_child(folder, FIT, TRAINING_FILE, "a fit of made-up rows")
 
 
-def _no_folder(folder: Path) -> tuple[str, str]:
-    there = "this is a file" if folder.exists() else "there is no such folder"
-    return there, "a model's folder, as `mlplatform new-model` writes one"
-
-
 def _of_files(folder: Path) -> Iterator[str]:
-    if not folder.is_dir():
-        problem, wanted = _no_folder(folder)
-        yield f"{folder}: {problem}; wanted: {wanted}"
-        return
     try:
         private_folder.check_content(folder, "FOLDER")
         text = (folder / FILE).read_text()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from mlplatform.commands.documents.placeholders import (
+    A_NUMBER,
     NUMBER_SPEC,
     has_words,
     is_arithmetic,
@@ -38,10 +39,8 @@ MOST_FORMS: Final = 4
 _DEEPEST: Final = 5
 _LEVELS: Final = frozenset(("debug", "info", "warning", "error", "exception", "critical"))
 _BUILT_IN: Final = frozenset(("Exception", "ValueError", "OSError", "RuntimeError"))
-_KEYED: Final = re.compile(r"(?<=[a-z›])\.12\b")
-"""An example number inside a key, such as the 12 of receivers.12.name."""
-_MEASURED: Final = {"duration_text": "12.5 h"}
-"""Function that writes a number with one of several units → its example."""
+_MEASURED: Final = {"duration_text": "‹duration›"}
+"""Function that writes a number with one of several units → its placeholder."""
 _BARE: Final = re.compile(r"-?\d+(?:\.\d+)?|True|False")
 _CODE: Final = re.compile(
     r"\s*(?:SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|DROP|WITH|PRAGMA|BEGIN|COPY|LOCK|WHERE|FROM"
@@ -245,7 +244,7 @@ class Catalogue:
         return number_of(node, constant)
 
     def _joined(self, parts: Sequence[tuple[str, ...]]) -> Iterator[str]:
-        return (_KEYED.sub(".‹number›", "".join(chosen)) for chosen in product(*parts))
+        return ("".join(chosen) for chosen in product(*parts))
 
     def _formatted(self, node: ast.FormattedValue, scope: Scope) -> Iterable[str]:
         spec = "".join(
@@ -253,9 +252,7 @@ class Catalogue:
             for part in getattr(node.format_spec, "values", ())
         )
         if NUMBER_SPEC.fullmatch(spec):
-            return (
-                format(0.125 if spec.endswith("%") else 12 if spec[-1] in "d," else 12.5, spec),
-            )
+            return (f"{A_NUMBER}%" if spec.endswith("%") else A_NUMBER,)
         texts = self._shown(node.value, scope)
         return tuple(map(_quoted, texts)) if node.conversion == ord("r") else texts
 

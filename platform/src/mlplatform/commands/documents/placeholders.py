@@ -34,6 +34,7 @@ _OPERATORS: Final[Mapping[type[ast.operator], Callable[[Any, Any], int | float]]
     ast.LShift: operator.lshift,
     ast.Pow: operator.pow,
 }
+A_NUMBER: Final = "‹number›"
 _WORD: Final = re.compile(r"(?<![\w./`-])[A-Za-z][a-z']*(?![\w/`=(-])")
 
 
@@ -63,10 +64,11 @@ def is_arithmetic(node: ast.BinOp) -> bool:
 
 
 def placeholder(node: ast.expr) -> str:
-    """An example number for a value that is a count, else the value's name."""
+    """The name of a value, or "a number" for one that is a count: an example could break no limit
+    that is told beside it, or all of them."""
     match node:
         case ast.Call(func=ast.Name(id="len")):
-            return "3"
+            return A_NUMBER
         case ast.Call(func=ast.Attribute(value=value, attr=method)) if (
             method in _OF_TEXT or not isinstance(value, ast.Name)
         ):
@@ -90,7 +92,7 @@ def placeholder(node: ast.expr) -> str:
         ):
             return placeholder(element)
         case ast.Name(id=name) | ast.Attribute(attr=name):
-            return "12" if _COUNTED.search(name) else f"‹{name.strip('_').replace('_', ' ')}›"
+            return A_NUMBER if _COUNTED.search(name) else f"‹{name.strip('_').replace('_', ' ')}›"
     return "‹value›"
 
 
