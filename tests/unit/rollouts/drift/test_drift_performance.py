@@ -159,4 +159,4 @@ def test_evidence_is_plain_json_and_reasons_say_since_when() -> None:
     assert set(plain(verdict)["metrics"]) == {"recall", "precision", "calibration"}
     canonical_json(plain(verdict))
     assert "since 1970-01-1" in verdict.reasons[0]
-    assert "in the first days" in verdict.reasons[0]
+    assert "in the champion's first days it was" in verdict.reasons[0]

@@ -79,7 +79,7 @@ def test_a_rise_is_proven_and_a_fall_is_no_harm() -> None:
     assert better.health is Health.HEALTHY
     assert worse.health is Health.UNHEALTHY
     assert worse.since_ms == 14 * DAY_MS
-    assert "mean absolute error is 2" in worse.reasons[0]
+    assert "labelled requests is 2" in worse.reasons[0]
     assert "since 1970-01-15" in worse.reasons[0]
     (metric,) = performance.plain(worse)["metrics"].values()
     assert (metric["low"], metric["worse"]) == (None, True)

@@ -113,7 +113,7 @@ def speed() -> Iterator[Gate]:
 
 def utilisation() -> Iterator[Gate]:
     for row_us, busiest, calls in ((300, 400, 4_000), (20_000, 1_500, 400), (9_000, 2_000, 40),
-                                   (300, 400, 20)):  # fmt: skip
+                                   (300, 400, 20), (300, 3, 400)):  # fmt: skip
         sizes = {rows: (calls // 2, calls // 2 * (1_000 + rows * row_us),
                         calls // 2 * (1_000 + rows * row_us) ** 2 + calls * 10**6)
                  for rows in (1, 5)}  # fmt: skip

@@ -158,7 +158,7 @@ class ConfinedModel:
         frame = self._ask({"deed": "scores"}, [x], self._allowed_s(len(x)), reply_bytes=8 * count)
         scores = _numbers(frame, at_most=count)
         if len(scores) != count:
-            raise ModelRefused(f"{len(x)} rows gave {len(scores)} scores")
+            raise ModelRefused(f"{len(x)} rows gave {len(scores)} scores; wanted: one for each row")
         return self._shaped(scores, len(x))
 
     def _shaped(self, scores: NDArray[np.float64], rows: int) -> NDArray[np.float64]:

@@ -321,24 +321,24 @@ def _words(change: Change) -> str:
     since = day_text(change.since_ms)
     if change.metric == CALIBRATION:
         words = (
-            f"there were {change.now:.2f} times as many positives as the scores predicted since "
-            f"{since}, and {change.before:.2f} times as many in the first days"
+            f"since {since} there were {change.now:.2f} times as many positives as the scores "
+            f"predicted; in the champion's first days there were {change.before:.2f} times as many"
         )
         expected = f"{max(change.low, 0):.2f} to {change.high:.2f} times"
     elif change.metric == ERROR:
         words = (
-            f"the mean absolute error is {change.now:.4g} on {change.base:,.0f} labelled requests "
-            f"since {since}, and was {change.before:.4g} in the first days"
+            f"since {since} the mean absolute error of {change.base:,.0f} labelled requests is "
+            f"{change.now:.4g}; in the champion's first days it was {change.before:.4g}"
         )
         expected = f"{change.high:.4g} or less"
     else:
         words = (
-            f"{change.metric} is {percent(change.now)} of {change.base:,.0f} {_counted(change)} "
-            f"since {since}, and was {percent(change.before)} in the first days"
+            f"since {since} {change.metric} is {percent(change.now)} of {change.base:,.0f} "
+            f"{_counted(change)}; in the champion's first days it was {percent(change.before)}"
         )
         expected = f"{percent(max(change.low, 0))} or more"
     proven = "is proven" if change.proven else "is not proven"
-    return f"{words}; that {proven} to miss the expected {expected}"
+    return f"{words}; {expected} was expected, and a change for the worse {proven}"
 
 
 def _counted(change: Change) -> str:

@@ -323,15 +323,16 @@ class _DriftChecks:
 
 def _shift_reason(moved: Shift, name: str) -> str:
     return (
-        f"{name} moved: its PSI is {moved.psi:.3f} (limit {moved.psi_limit:.2g}), its distance "
-        f"{moved.distance:.2f} standard deviations (limit {moved.distance_limit:.2g})"
+        f"{name} moved: by {moved.distance:.2f} standard deviations (at most "
+        f"{moved.distance_limit:.2g} are allowed), and its distribution by a PSI of "
+        f"{moved.psi:.3f} (at most {moved.psi_limit:.2g} is allowed)"
     )
 
 
 def _alert_reason(alerts: AlertShare) -> str:
     return (
-        f"{percent(alerts.share)} of {alerts.rows:,} requests raised an alert (interval "
-        f"{span(alerts.low, alerts.high)}); the band is {span(alerts.band.low, alerts.band.high)}"
+        f"{percent(alerts.share)} of {alerts.rows:,} requests raised an alert (by chance "
+        f"{span(alerts.low, alerts.high)}); {span(alerts.band.low, alerts.band.high)} was expected"
     )
 
 

@@ -18,6 +18,7 @@ from mlplatform.rollouts.verdicts.verdict import (
     harm_gate,
     in_percent,
     number_of,
+    rounded,
 )
 
 MINIMUM_CALLS = 30
@@ -139,7 +140,7 @@ def utilisation_gate(seen: Aggregates, bound: Bound, errors: Errors, pods: int) 
     who, whose = ("pod", "its") if pods == 1 else (f"{pods} pods", "their")
     figures = (
         f"A request takes {1000 * cost:.2f} ms. The busiest {RATE_WINDOW_MS // 1000} s had "
-        f"{rate:,.0f} requests/s, which take {in_percent(cost * load)} of {whose} time."
+        f"{rounded(rate)} requests/s, which take {in_percent(cost * load)} of {whose} time."
     )
     values: dict[str, float | int | None] = {
         "share": number_of(cost * load), "low": number_of(low), "high": number_of(high),

@@ -99,6 +99,6 @@ def test_what_is_not_known_is_not_said_to_be_quiet() -> None:
     quiet = "No alert fires"
     assert quiet in page(parsed(alert("Watchdog", "none")))
     assert quiet not in page(parsed())
-    assert "always fires, is not among them" in page(parsed())
+    assert "always fires, and it is missing" in page(parsed())
     assert "not set up here" in page(None)
     assert "cannot be reached, so it is not known what fires: no route" in page("no route")

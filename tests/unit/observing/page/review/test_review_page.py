@@ -124,17 +124,17 @@ async def test_what_the_queue_has_not_read_is_said_with_the_time_of_the_last_pas
     world.decide()
     told = await lead()
     assert "0 decisions wait for a person" in told
-    assert "the log has 2 records, of any kind and model, that this queue has not read" in told
+    assert "This queue has not yet read 2 records of the log" in told
     assert "none has run yet" in told
     last_results.keep(world.home.measured, "fraud", Pass(1_796_115_240_000))
     world.waiting()
     told = await lead()
-    assert "More may wait" not in told
+    assert "More decisions may wait" not in told
     assert "As of the last pass, which ended at 2026-12-01 08:54:00 UTC" in told
     world.decide()
     told = await lead()
     assert "2 decisions wait for a person" in told
-    assert "has 1 record, of any kind and model, that this queue has not read" in told
+    assert "has not yet read 1 record of the log" in told
     assert "the last one ended at 2026-12-01 08:54:00 UTC" in told
 
 

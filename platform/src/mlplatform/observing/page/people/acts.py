@@ -51,7 +51,7 @@ WORDS: Final[dict[Act, tuple[str, str]]] = {
     "lift": ("Switch on", "the versions of the model answer again, as its routes say"),
     "clear": (
         "Clear stops",
-        "gateways ask again the versions that they stopped for alerting too often",
+        "gateways send requests again to the versions that they stopped for too many alerts",
     ),
 }
 """Act → text of its button, and its effect."""
