@@ -34,8 +34,8 @@ def test_what_moved_furthest_comes_first_beside_its_profile() -> None:
     assert first.values.name == MOVED
     assert (first.tone, {card.tone for card in others}) == ("bad", {"good", ""})
     assert first.verdict == "moved: PSI 2 (limit 0.2), by 4 standard deviations (limit 0.5)"
-    assert first.values.note.startswith("80 % lie in 12")
-    assert "; profile: 8" in first.values.note
+    assert first.values.note.startswith("80 % of the values lie in 12")
+    assert "; the profile expects 8" in first.values.note
     assert first.values.spark is not None
     assert first.values.spark.band, "the profile's band is drawn"
     assert [line.name for line in first.values.spark.lines] == ["median", "10 %", "90 %"]

@@ -326,8 +326,8 @@ def test_what_drove_a_decision_is_drawn_by_its_size() -> None:
     assert "the same, computed again" in page
     assert "<script" not in page
     told = (
-        "The mean margin is -4.000; these inputs add +2.700, and all others -0.200: the margin is"
-        " -1.500."
+        "The margin of an average request is -4.000. These inputs add +2.700 and all others -0.200,"
+        " so the margin of this request is -1.500."
     )
     assert told in page
     (without,) = causes.explanation_details([structs.replace(found, base=None)])

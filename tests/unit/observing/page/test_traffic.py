@@ -164,7 +164,7 @@ def test_ages_that_no_pass_has_sampled_lately_say_when_they_were_sampled() -> No
     found = read([], **{AGES: [(old_ms, {"customer_stats": 9 * HOUR_MS})]})
     note = metrics(found)["ages"].note
     assert note.startswith("as of ")
-    assert note.endswith("UTC, no newer decision was sampled: customer_stats 9 h")
+    assert note.endswith("UTC, as no newer decision was sampled: customer_stats 9 h")
     assert metrics(read([]))["ages"].note == "no pass has seen a decision that read a feature"
 
 

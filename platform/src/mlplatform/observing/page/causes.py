@@ -13,8 +13,8 @@ if TYPE_CHECKING:  # imports ONNX Runtime
     from mlplatform.scoring.request.explain import Explanation
 
 METHODS: Final = {
-    "tree_shap": "TreeSHAP: what each input adds to the margin, before it becomes a {word}",
-    "reference_values": "how far the raw {word} falls with the input at its usual value",
+    "tree_shap": "what each input adds to the margin, of which the {word} is made (TreeSHAP)",
+    "reference_values": "by how much the raw {word} would fall if the input had its ordinary value",
 }
 
 
@@ -113,8 +113,9 @@ def _sum(found: Explanation) -> str:
         return ""
     shown = sum(getattr(cause, "contribution", 0.0) for cause in found.causes)
     return (
-        f"The mean margin is {found.base:+.3f}; these inputs add {shown:+.3f}, and all others"
-        f" {found.rest:+.3f}: the margin is {found.base + shown + found.rest:+.3f}."
+        f"The margin of an average request is {found.base:+.3f}. These inputs add {shown:+.3f} and"
+        f" all others {found.rest:+.3f}, so the margin of this request is"
+        f" {found.base + shown + found.rest:+.3f}."
     )
 
 

@@ -196,14 +196,14 @@ def _values(
     ]
     drawn = spark(lines, _written, span_ms, band=band, from_zero=False)
     newest = there[-1][1]
-    note = f"profile: {_range(newest.expected.low, newest.expected.high)}"
+    note = f"the profile expects {_range(newest.expected.low, newest.expected.high)}"
     if newest.expected.middle is not None:
         note = f"{note}, median {_written(newest.expected.middle)}"
     if newest.seen.middle is None:
         return Metric(key, name, "too few values", note, "", drawn)
     seen = f"{_written(newest.seen.low)} to {_written(newest.seen.high)}"
     text = f"median {_written(newest.seen.middle)}"
-    return Metric(key, name, text, f"80 % lie in {seen}; {note}", "", drawn)
+    return Metric(key, name, text, f"80 % of the values lie in {seen}; {note}", "", drawn)
 
 
 def _of_limit(

@@ -349,7 +349,7 @@ def _ages(found: TrafficReport, span_ms: tuple[int, int]) -> Metric:
     at, newest = next((at, ages) for at, ages in reversed(samples) if ages)
     note = ", ".join(f"{view} {_hours(age / HOUR_MS)}" for view, age in sorted(newest.items()))
     if found.newest_ms - at >= OLD_SAMPLE_MS:
-        note = f"as of {minute_text(at)} UTC, no newer decision was sampled: {note}"
+        note = f"as of {minute_text(at)} UTC, as no newer decision was sampled: {note}"
     drawn = spark([("oldest view", _within(line, span_ms))], _hours, span_ms)
     return Metric("ages", "age of features", _hours(line[-1][1]), note, "", drawn)
 

@@ -45,8 +45,8 @@ WORDS: Final[dict[Act, tuple[str, str]]] = {
     ),
     "kill": (
         "Switch off",
-        "no version of the model is asked, and the fallback of its chain decides; no rollout moves"
-        " forward until somebody switches the model on",
+        "the small model, rules or safe decision answer in place of the model's versions, and no"
+        " rollout moves forward until somebody switches the model on",
     ),
     "lift": ("Switch on", "the versions of the model answer again, as its routes say"),
     "clear": (
