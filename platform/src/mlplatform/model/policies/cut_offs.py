@@ -67,7 +67,7 @@ class RowThresholds:
     segment: str | None
 
     def text(self, write: Callable[[float], str]) -> str:
-        """Where each outcome begins: "review from 0.52, decline from 0.90"."""
+        """Where each outcome begins: "high from 0.52, highest from 0.90"."""
         return ", ".join(f"{outcome} from {write(begin)}" for outcome, begin in self.begins.items())
 
 
