@@ -127,7 +127,7 @@ class Visit:
     def drift(self) -> None:
         self.hands.press("nav a[href='/incidents']")
         self.hands.press(f"a[href='/incidents/{self.world.incident}']")
-        assert "Inputs that moved furthest: amount, by 0.5" in self.text
+        assert "Inputs that moved furthest: amount, up by 0.5" in self.text
         assert "a retrain needs 80 positive ones" in self.text
 
     def answer(self, act: str) -> None:
