@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -306,7 +307,8 @@ def test_no_id_that_is_there_is_missed(ids: list[str], many: bool) -> None:
     columns = {"decision_id": ids * (-(-8_200 // len(ids)) if many else 1)}
     size = len(columns["decision_id"])
     columns |= {name: ["x"] * size for name in ("kind", "model", "generation", "rollout_id")}
-    found = catalogue.contents(pa.table(columns)).prints
+    units = pa.array([None] * size, pa.int64())
+    found = catalogue.contents(pa.table(columns).append_column("unit", units)).prints
     for one in ids:
         piece, shape = catalogue.place(one[: catalogue.ID_LENGTH], few=size <= 8_192)
         assert shape in found[piece]
@@ -340,6 +342,30 @@ def test_one_key_costs_the_keys_of_a_file_and_one_row_group(
     assert (row[by], row["seq"]) == (wanted[by], 10)
     assert keys == [id_columns([by])]
     assert groups == [2]
+
+
+def test_records_of_one_customer_cost_the_files_that_hold_some(
+    folder: Path, log: SqliteDecisionLog
+) -> None:
+    """Of few records a file and of many, and of no file where there is no such customer."""
+    for turn, unit in enumerate((7, -7, 7, 2**63 - 1)):
+        made = [entry(number).record for number in range(40 + 9 * turn, 49 + 9 * turn)]
+        log.append("gw", [Entry(msgspec.structs.replace(one, unit=unit)) for one in made])
+        log.seal()
+    assert len(opened(folder, RecordQuery(unit=7))) == 2
+    assert len(opened(folder, RecordQuery(unit=-7))) == 1
+    assert len(opened(folder, RecordQuery(unit=2**63 - 1))) == 1
+    assert opened(folder, RecordQuery(unit=70)) == []
+    assert len(log.read(RecordQuery(unit=7))) == 18
+
+
+def test_a_catalogue_of_an_earlier_form_goes(folder: Path, log: SqliteDecisionLog) -> None:
+    former = folder / "segments" / "catalogue-1.db"
+    in_segments(log, folder, 2)
+    former.write_bytes(b"entries of before")
+    log.append("gw", [entry(number) for number in range(40, 50)])
+    log.seal()
+    assert not former.exists()
 
 
 def test_records_of_one_customer_are_the_first_ones_in_order_up_to_the_limit(

@@ -26,10 +26,12 @@ from mlplatform.runtime.storage import sqlite
 if TYPE_CHECKING:  # a gateway starts without pyarrow
     import pyarrow as pa
 
-DATABASE: Final = "catalogue-1.db"
+DATABASE: Final = "catalogue-2.db"
 """File name of the database. The number is the form of the entries; another form has a file of its
 own."""
-COLUMNS: Final = ("kind", "model", "generation", "rollout_id", "decision_id")
+_FORMER: Final = ("catalogue-1.db", "catalogue-1.db-wal", "catalogue-1.db-shm")
+"""Files of earlier forms, which are removed."""
+COLUMNS: Final = ("kind", "model", "generation", "rollout_id", "unit", "decision_id")
 """The columns from which an entry is made."""
 ID_LENGTH: Final = 32
 """Number of digits of an id that are looked up: as many as the id of its trace has."""
@@ -69,8 +71,8 @@ class Contents:
     Args:
         values: for each column of `_LISTED`, its distinct values as JSON strings, separated by
             commas. None means more than `_MOST_LISTED` values: the file may hold any value.
-        prints: number of a piece → three bytes of the digest of each id in the piece, sorted. The
-            digest of an id determines its piece. A lookup reads one piece of each file, and the
+        prints: number of a piece → three bytes of the digest of each id and unit in the piece,
+            sorted. A digest determines its piece. A lookup reads one piece of each file, and the
             same piece of all files lies together in the database.
     """
 
@@ -84,9 +86,10 @@ def contents(table: pa.Table) -> Contents:
 
     values = tuple(_listed(pc.unique(table.column(name)).to_pylist()) for name in _LISTED)
     decision_ids = map(str, table.column("decision_id").to_pylist())
-    ids = {decision_id[:ID_LENGTH] for decision_id in decision_ids}
+    keys = {decision_id[:ID_LENGTH] for decision_id in decision_ids}
+    keys |= set(map(_unit_key, pc.unique(table.column("unit")).drop_null().to_pylist()))
     prints: dict[int, list[bytes]] = {}
-    for piece, shape in (place(one, few=len(table) <= _MOST_ROWS) for one in ids):
+    for piece, shape in (place(one, few=len(table) <= _MOST_ROWS) for one in keys):
         prints.setdefault(piece, []).append(shape)
     return Contents(values, {piece: b"".join(sorted(p)) for piece, p in sorted(prints.items())})
 
@@ -142,6 +145,8 @@ def renew(db: sqlite3.Connection, folder: Path, most_files: int) -> Iterator[str
     Raises:
         sqlite3.DatabaseError: the catalogue is damaged; the caller must `discard` it.
     """
+    for name in _FORMER:
+        (folder / SEGMENTS / name).unlink(missing_ok=True)
     files = present(db)
     (token,) = db.execute("SELECT token FROM files_token").fetchone()
     with _opened(folder) as catalogue:
@@ -253,23 +258,31 @@ def _contained(db: sqlite3.Connection, query: RecordQuery) -> tuple[list[str], l
         holds = " OR ".join([f"e.{name} IS NULL", *[f"instr(e.{name}, ?) > 0"] * len(any_of)])
         conditions.append(f"({holds})")
         values += [json.dumps(str(value)) for value in any_of]
-    if (ids := _ids(query)) is not None:
-        files = sorted({file for one in ids for file in _holding(db, one)})
+    for keys in _keys(query):
+        files = sorted({file for one in keys for file in _holding(db, one)})
         conditions.append("e.file IN (SELECT value FROM json_each(?))")
         values.append(json.dumps(files))
     return conditions, values
 
 
-def _ids(query: RecordQuery) -> Sequence[str] | None:
-    if query.decision_id is not None:
-        return [query.decision_id]
-    if query.decision_id_starts is not None and len(query.decision_id_starts) >= ID_LENGTH:
-        return [query.decision_id_starts]
-    return query.decision_ids
+def _keys(query: RecordQuery) -> Iterator[Sequence[str]]:
+    """For each of the query's conditions on keys, those of which a file has to hold one."""
+    if query.unit is not None:
+        yield [_unit_key(query.unit)]
+    ids = query.decision_ids if query.decision_id is None else [query.decision_id]
+    starts = query.decision_id_starts
+    if query.decision_id is None and starts is not None and len(starts) >= ID_LENGTH:
+        ids = [starts]
+    if ids is not None:
+        yield [one[:ID_LENGTH] for one in ids]
 
 
-def _holding(db: sqlite3.Connection, decision_id: str) -> Iterator[int]:
-    places = [place(decision_id[:ID_LENGTH], few=few) for few in (True, False)]
+def _unit_key(unit: int | None) -> str:
+    return f"unit {unit}"
+
+
+def _holding(db: sqlite3.Connection, key: str) -> Iterator[int]:
+    places = [place(key, few=few) for few in (True, False)]
     statement = (
         "SELECT file FROM catalogue.prints"
         f" WHERE piece IN ({', '.join(str(piece) for piece, _ in places)}) AND instr(prints, ?) > 0"
@@ -281,8 +294,13 @@ def _pieces(rows: int) -> range:
     return range(16, 32) if rows <= _MOST_ROWS else range(256, 512)
 
 
-def place(decision_id: str, *, few: bool) -> tuple[int, bytes]:
-    digest = hashlib.sha256(decision_id.encode("utf-8", "surrogatepass")).digest()
+def place(key: str, *, few: bool) -> tuple[int, bytes]:
+    """The piece in which a key of a file lies, and what stands for the key there.
+
+    Args:
+        few: whether the file has few records, and so few pieces.
+    """
+    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
     piece = 16 + (digest[0] >> 4) if few else 256 + digest[0]
     return piece, digest[1 : 1 + _PRINT_BYTES]
 
