@@ -338,9 +338,11 @@ def problems(bundle: Bundle) -> list[str]:
         "alert_band is not 0 <= low <= high <= 1": not 0 <= band.low <= band.high <= 1,
         "vocabularies are not those of the categories and texts": set(bundle.vocabularies)
         != {*word_inputs(bundle.inputs)},
-        "a text or vector is not whole, or not in its order": not are_whole(bundle.inputs),
+        "a text, vector or exact number is not whole, or not in its order": not are_whole(
+            bundle.inputs
+        ),
         "signature does not fit the inputs": bundle.signature is not None
-        and any(signature_problems(bundle.signature, bundle.inputs, {}, bundle.classes)),
+        and any(signature_problems(bundle.signature, bundle.inputs, bundle.classes)),
         "a vocabulary holds a value that is not a word": any(
             word_problems(bundle.vocabularies, bundle.inputs)
         ),

@@ -126,9 +126,9 @@ def _categories(model: ModelDefinition) -> Iterator[Rule]:
         for _, problem in word_problems({name: vocabulary}, model.inputs):
             yield False, key, vocabulary, f"words that can be kept: {problem}"
     if (signature := model.signature) is not None:
-        fields = model.request
-        of_rows = row_signature(signature, model.inputs, fields), row_inputs(model.inputs, fields)
-        for key, value, wanted in signature_problems(*of_rows, fields, len(model.classes)):
+        rows = row_inputs(model.inputs, model.request, signature)
+        of_rows = row_signature(signature, model.inputs, model.request), rows
+        for key, value, wanted in signature_problems(*of_rows, len(model.classes)):
             yield False, f"signature.{key}", value, wanted
         runtime, wanted = model.serving.runtime, "not triton, where there is a signature"
         yield runtime != "triton", "serving.runtime", runtime, wanted

@@ -35,6 +35,8 @@ from mlplatform.model.policies.training import (
 )
 from mlplatform.model.policies.values import Count, FieldName, Name, Section, Team, Text, Words
 from mlplatform.model.tensors.categories import Vocabularies, vocabulary_problems
+from mlplatform.model.tensors.named_tensors import WHOLE_MOST
+from mlplatform.model.tensors.remainders import remainder_columns
 from mlplatform.model.tensors.signature import Signature
 from mlplatform.model.tensors.tokens import Tokens, column_name, text_of, token_problems
 from mlplatform.model.tensors.vectors import MOST_LENGTH, length_of, vector_columns, vector_of
@@ -104,14 +106,20 @@ InputKind = Literal[
     "ratio",
     "view",
     "window",
+    "remainder",
 ]
 
 
 WORDED: Final = ("category", "text")
 """Kinds of inputs whose values are places of words."""
-WIDE: Final = ("text", "vector")
+WIDE: Final = ("text", "vector", "remainder")
 """Kinds of inputs that take several places of a row. Only the model reads these places: no rule,
 segment, drift or small model does."""
+REMAINDER: Final = "remainder"
+"""Kind of the columns beside an input whose tensor is int64 or float64. The platform writes them;
+`of` is the input's name."""
+EXACT: Final = ("int64", "float64")
+"""Types of a graph's tensors that hold numbers which float32 does not."""
 
 
 class InputSpec(Section, frozen=True):
@@ -123,6 +131,7 @@ class InputSpec(Section, frozen=True):
         kind: the source of the input's number: a request field (`field`, `category`, `text`,
             `vector`), the time of the request (`hour_of_day`, `day_of_week`, `is_weekend`,
             `is_night`), one number divided by another (`ratio`), or a feature (`view`, `window`).
+            Nobody writes `remainder`: the platform adds such columns to a row.
         of: the request field that is read, for `ratio` the one that is divided; for `view` the
             view, for `window` the entity that has the feature.
         to: for `ratio`, the request field or feature by which `of` is divided.
@@ -145,23 +154,47 @@ class InputSpec(Section, frozen=True):
                 return text_of(self.name) or self.name
             case "vector":
                 return vector_of(self.name) or self.name
+            case "remainder":
+                return self.of or self.name
             case _:
                 return self.name
 
 
 def row_inputs(
-    declared: Sequence[InputSpec], fields: Mapping[str, RequestField]
+    declared: Sequence[InputSpec],
+    fields: Mapping[str, RequestField],
+    signature: Signature | None = None,
 ) -> tuple[InputSpec, ...]:
     """The inputs that have a number in a row, for those that model.yaml declares.
 
     Args:
         fields: the request fields, which say how long a vector is.
+        signature: the graph's tensors, which say whose remainders a row has; None: nobody's.
     """
-    return tuple(
-        msgspec.structs.replace(spec, name=name)
-        for spec in declared
-        for name in _row_names(spec, _length(spec, fields))
-    )
+    tensors = () if signature is None else signature.inputs
+    exact = {name for tensor in tensors if tensor.dtype in EXACT for name in tensor.of}
+    found: list[InputSpec] = []
+    for spec in declared:
+        names = _row_names(spec, _length(spec, fields))
+        found += [msgspec.structs.replace(spec, name=name) for name in names]
+        if spec.name in exact and _is_beyond_float32(spec, fields):
+            found += _remainders(spec.name)
+    return tuple(found)
+
+
+def _remainders(name: str) -> list[InputSpec]:
+    return [InputSpec(name=n, kind=REMAINDER, of=name) for n in remainder_columns(name)]
+
+
+def _is_beyond_float32(spec: InputSpec, fields: Mapping[str, RequestField]) -> bool:
+    """Whether float32 may not hold what an input of this kind is."""
+    if spec.kind == "field":
+        field = fields.get(spec.of or "")
+        if field is None or field.type != "int64":
+            return field is not None and field.type == "float64"
+        bounds = (field.minimum, field.maximum)
+        return not all(bound is not None and abs(bound) <= WHOLE_MOST for bound in bounds)
+    return spec.kind in ("ratio", "view", "window")
 
 
 def row_signature(
@@ -180,7 +213,15 @@ def row_signature(
 
 def declared_names(inputs: Sequence[InputSpec]) -> tuple[str, ...]:
     """The names in model.yaml of some inputs of a row, in order."""
-    return tuple(dict.fromkeys(spec.declared for spec in inputs))
+    return tuple(by_declared(inputs))
+
+
+def by_declared(inputs: Sequence[InputSpec]) -> dict[str, InputSpec]:
+    """Name in model.yaml → the first of its inputs of a row, in order."""
+    found: dict[str, InputSpec] = {}
+    for spec in inputs:
+        found.setdefault(spec.declared, spec)
+    return found
 
 
 def word_inputs(inputs: Sequence[InputSpec]) -> tuple[str, ...]:
@@ -189,10 +230,14 @@ def word_inputs(inputs: Sequence[InputSpec]) -> tuple[str, ...]:
 
 
 def are_whole(inputs: Sequence[InputSpec]) -> bool:
-    """Whether each text and each vector among a row's inputs has all of its places, side by side
-    and in order."""
+    """Whether each text, each vector and each number with remainders among a row's inputs has all
+    of its places, side by side and in order."""
     whole: list[InputSpec] = []
     for spec in inputs:
+        if spec.kind == REMAINDER:
+            if whole and whole[-1].name == spec.of:
+                whole += _remainders(spec.of)
+            continue
         names = _row_names(_declared(spec), length_of(spec.name))
         if spec.kind not in WIDE or spec.name == names[0]:
             whole += [msgspec.structs.replace(spec, name=name) for name in names]

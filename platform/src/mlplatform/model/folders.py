@@ -98,7 +98,7 @@ def parse(text: str, source: str) -> ModelDefinition:
     declared, signature = definition.inputs, definition.signature
     return msgspec.structs.replace(
         definition,
-        inputs=row_inputs(declared, definition.request),
+        inputs=row_inputs(declared, definition.request, signature),
         signature=None
         if signature is None
         else row_signature(signature, declared, definition.request),

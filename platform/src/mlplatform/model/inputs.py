@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from mlplatform.model.definition import (
     EVENT_TIME,
+    REMAINDER,
     WIDE,
     WORDED,
     FieldType,
     InputSpec,
     ModelDefinition,
     RequestField,
+    by_declared,
     declared_names,
     word_inputs,
 )
@@ -33,6 +35,12 @@ from mlplatform.model.tensors.categories import (
     column_places,
     place,
     places,
+)
+from mlplatform.model.tensors.remainders import (
+    column_remainders,
+    remainder_places,
+    remainders,
+    whole_column,
 )
 from mlplatform.model.tensors.tokens import Tokenizer, Tokens, column_name, number_of, text_of
 from mlplatform.model.tensors.vectors import Vector, length_of, spans
@@ -116,6 +124,8 @@ class InputPlan:
         self._places = {name: places(self._words[name]) for name in categories}
         self._steps = tuple(self._step(i) for i in self.inputs if i.transform not in WIDE)
         self._wide: tuple[_Wide, ...] = (*_texts(self.inputs, self._words), *_vectors(self.inputs))
+        self._exact = tuple(_exact(self.inputs))
+        self.exact = frozenset(of for of, *_ in self._exact if of is not None)
         self._order = _order(self.inputs, self._wide)
 
     def row(self, request: Request, event_ms: int, view_values: ViewValues) -> list[float]:
@@ -125,6 +135,8 @@ class InputPlan:
             return found
         for wide in self._wide:
             found += wide.reader.places(request.get(wide.of))
+        for of, head, _ in self._exact:
+            found += remainders(found[head] if of is None else request.get(of))
         return [found[place] for place in self._order]
 
     def matrix(self, table: pa.Table) -> NDArray[np.float32]:
@@ -134,12 +146,16 @@ class InputPlan:
         times = table.column(EVENT_TIME).cast(pa.timestamp("ms"), safe=False)
         event_ms = times.cast(pa.int64()).to_numpy()
         result = np.empty((table.num_rows, len(self.inputs)), dtype=np.float32)
+        exact = remainder_places(self.names)
         for position, spec in enumerate(self.inputs):
             if spec.transform == "category":
                 texts = table.column(spec.of or "")
                 result[:, position] = column_places(texts, self._places[spec.name])
             elif spec.transform not in WIDE:
-                result[:, position] = _values(spec, table, event_ms, self._defaults)
+                values = _values(spec, table, event_ms, self._defaults)
+                result[:, position] = values
+                if spec.name in exact:
+                    result[:, exact[spec.name]] = _column_remainders(spec, table, values)
         for wide in self._wide:
             found = wide.reader.column(table.column(wide.of))
             result[:, wide.positions] = found[:, wide.places]
@@ -151,6 +167,8 @@ class InputPlan:
         return _step(spec, self._features, self._defaults)
 
     def _checked(self, spec: InputSpec) -> ModelInput:
+        if spec.kind == REMAINDER:
+            return ModelInput(spec.name, "request", spec.kind)
         for part, found, why in reference_faults(spec, self._of_fields, self._features):
             raise ConfigInvalid(f"inputs: {spec.name}: {part}", found, why)
         match spec.kind:
@@ -226,7 +244,7 @@ def feature_faults(
     sources: tuple[FeatureSource, ...] = (*views, *by_entity(model.windows, model.entities))
     features = {name: source.name for source in sources for name in source.feature_names}
     of_fields, places = fields_by_kind(model.request), declared_names(model.inputs)
-    for spec in {spec.declared: spec for spec in model.inputs}.values():
+    for spec in by_declared(model.inputs).values():
         for part, value, wanted in reference_faults(spec, of_fields, features):
             yield ("inputs", str(places.index(spec.declared)), part), value, wanted
 
@@ -246,7 +264,7 @@ def as_recorded(
     features = {*feature_names(views), *(window.name for window in definition.windows)}
     lost: dict[str, RequestField] = {}
     for spec in inputs:
-        if spec.kind in ("view", "window"):
+        if spec.kind in ("view", "window", REMAINDER):
             continue
         kind: FieldType = _FIELD_TYPES.get(spec.kind, "float64")
         for name in (spec.of, spec.to):
@@ -284,7 +302,7 @@ def declared_words(definition: ModelDefinition) -> dict[str, tuple[str, ...]]:
 
 def fields_read(spec: InputSpec, among: Collection[str]) -> tuple[str, ...]:
     """The request fields among some that an input itself reads."""
-    if spec.kind in ("view", "window"):
+    if spec.kind in ("view", "window", REMAINDER):
         return ()  # these read columns that their own declaration names
     return tuple(name for name in among if name in (spec.of, spec.to))
 
@@ -376,10 +394,21 @@ def _vectors(inputs: Sequence[ModelInput]) -> Iterator[_Wide]:
             yield _Wide(of, Vector(of, length), length, [*range(length)], positions)
 
 
+def _exact(inputs: Sequence[ModelInput]) -> Iterator[tuple[str | None, int, tuple[int, int]]]:
+    """The inputs with remainders: the request field that one is, or None if it is made of others,
+    the index of its number among the inputs that have one place, and the remainders' positions."""
+    places = remainder_places([spec.name for spec in inputs])
+    single = (spec for spec in inputs if spec.transform not in WIDE)
+    for index, spec in enumerate(single):
+        if spec.name in places:
+            yield spec.of if spec.transform == "field" else None, index, places[spec.name]
+
+
 def _order(inputs: Sequence[ModelInput], wide: Sequence[_Wide]) -> list[int]:
     """The index of each input's value when the other inputs' values come first, then all places of
-    each text and vector; empty for a plan without them."""
-    if not wide:
+    each text and vector, then the remainders; empty for a plan without them."""
+    exact = tuple(_exact(inputs))
+    if not wide and not exact:
         return []
     others = (p for p, spec in enumerate(inputs) if spec.transform not in WIDE)
     order = {position: place for place, position in enumerate(others)}
@@ -387,6 +416,7 @@ def _order(inputs: Sequence[ModelInput], wide: Sequence[_Wide]) -> list[int]:
     for one in wide:
         order |= {p: start + n for p, n in zip(one.positions, one.places, strict=True)}
         start += one.length
+    order |= {p: start + n for n, p in enumerate(p for *_, pair in exact for p in pair)}
     return [order[position] for position in range(len(inputs))]
 
 
@@ -425,8 +455,21 @@ def _values(
 def _column(table: pa.Table, name: str, defaults: Mapping[str, float]) -> transforms.Column:
     import pyarrow as pa
 
-    values = table.column(name).cast(pa.float64()).to_numpy(zero_copy_only=False)
+    column = table.column(name).cast(pa.float64(), safe=False)  # as Python rounds a large one
+    values = column.to_numpy(zero_copy_only=False)
     numbers = transforms.numbers(values.astype(np.float64))
     if name in defaults:
         return np.where(np.isnan(numbers), defaults[name], numbers)
     return numbers
+
+
+def _column_remainders(
+    spec: ModelInput, table: pa.Table, values: transforms.Column
+) -> NDArray[np.float32]:
+    """The remainders of an input's numbers; whole numbers of a request are read as such."""
+    import pyarrow as pa
+
+    if spec.transform != "field" or not pa.types.is_integer(table.column(spec.of or "").type):
+        return column_remainders(values)
+    whole, missing = whole_column(table.column(spec.of or ""))
+    return np.where(missing[:, None], np.float32(np.nan), column_remainders(whole))

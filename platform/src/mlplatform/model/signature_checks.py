@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from mlplatform.model.definition import (
+    REMAINDER,
     WORDED,
     InputSpec,
     ModelDefinition,
-    RequestField,
     row_inputs,
 )
-from mlplatform.model.tensors.named_tensors import WHOLE_MOST
+from mlplatform.model.tensors.remainders import remainder_of
 from mlplatform.model.tensors.signature import InputTensor, OutputTensor, Signature
 from mlplatform.model.tensors.tokens import Tokens, text_of
 from mlplatform.model.tensors.vectors import spans
@@ -35,16 +35,14 @@ Problem = tuple[str, object, str]
 def signature_problems(
     signature: Signature,
     inputs: Sequence[InputSpec],
-    fields: Mapping[str, RequestField],
     classes: int = 0,
 ) -> Iterator[Problem]:
     """The problems of a signature with the model's inputs, or within itself.
 
     Args:
-        fields: the request fields; empty if only the inputs are known.
         classes: number of the model's classes; 0 if its outcomes are not classes.
     """
-    specs = {spec.name: spec for spec in inputs}
+    specs = {spec.name: spec for spec in inputs if spec.kind != REMAINDER}
     used = [name for tensor in signature.inputs for name in tensor.of]
     if unused := [name for name in specs if name not in used]:
         yield "inputs", unused, "a tensor for each input of the model"
@@ -58,7 +56,7 @@ def signature_problems(
             if shape[0] != "n" or "n" in shape[1:]:
                 yield f"{kind}.{number}.shape", list(shape), "[n] or [n, columns]"
     for number, taken in enumerate(signature.inputs):
-        for key, value, wanted in _of_input(taken, specs, fields):
+        for key, value, wanted in _of_input(taken, specs):
             yield f"inputs.{number}.{key}", value, wanted
     yield from _of_score(signature, classes)
 
@@ -73,9 +71,13 @@ def text_rules(model: ModelDefinition) -> Iterator[tuple[bool, str, object, str]
         yield has_tokens == (spec.kind == "text"), f"{key}.tokens", shown, wanted
         wanted = "a name that does not end like `.w1.3`, as the tokens of a text do"
         yield text_of(spec.name) is None, f"{key}.name", spec.name, wanted
+        wanted = "a name that does not end like `.r1`, as the remainders of a number do"
+        yield remainder_of(spec.name) is None, f"{key}.name", spec.name, wanted
+        wanted = "another kind: remainders are written by the platform alone"
+        yield spec.kind != REMAINDER, f"{key}.kind", spec.kind, wanted
     fields, wanted = len(model.request), f"{MOST_FIELDS} or fewer: vectors hold more numbers"
     yield fields <= MOST_FIELDS, "request", f"{fields} fields", wanted
-    rows = row_inputs(model.inputs, model.request)
+    rows = row_inputs(model.inputs, model.request, model.signature)
     columns, explained = len(rows), len(spans([spec.name for spec in rows]))
     wanted = f"{MOST_INPUTS} or fewer: one for each input, and for each token of a text"
     yield explained <= MOST_INPUTS, "inputs", f"{explained} columns", wanted
@@ -87,9 +89,7 @@ def text_rules(model: ModelDefinition) -> Iterator[tuple[bool, str, object, str]
         yield name not in texts, f"drift.inputs.{number}", name, wanted
 
 
-def _of_input(
-    tensor: InputTensor, specs: Mapping[str, InputSpec], fields: Mapping[str, RequestField]
-) -> Iterator[Problem]:
+def _of_input(tensor: InputTensor, specs: Mapping[str, InputSpec]) -> Iterator[Problem]:
     if unknown := [name for name in tensor.of if name not in specs]:
         yield "of", unknown, "one of " + ", ".join(specs)
         return
@@ -107,12 +107,6 @@ def _of_input(
     is_text = isinstance(tensor.missing, str)
     if tensor.missing is not None and is_text != (tensor.dtype == "string"):
         yield "missing", tensor.missing, f"a value of dtype {tensor.dtype}"
-    if tensor.dtype == "int64":
-        for name in numbers:
-            field = fields.get(specs[name].of or "") if kinds[name] == "field" else None
-            if field is not None and field.type == "int64" and not _is_exact(field):
-                wanted = f"a field with minimum and maximum within {WHOLE_MOST}: rows are float32"
-                yield "of", name, wanted
 
 
 def _of_score(signature: Signature, classes: int) -> Iterator[Problem]:
@@ -134,8 +128,3 @@ def _of_score(signature: Signature, classes: int) -> Iterator[Problem]:
 
 def _is_below(column: int | None, columns: int | str) -> bool:
     return column is not None and isinstance(columns, int) and column < columns
-
-
-def _is_exact(field: RequestField) -> bool:
-    bounds = (field.minimum, field.maximum)
-    return all(bound is not None and abs(bound) <= WHOLE_MOST for bound in bounds)

@@ -268,7 +268,7 @@ def signature(dtype: Any, missing: float | None = None) -> Signature:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_graph_takes_the_vector_as_one_tensor(dtype: str) -> None:
-    assert not list(signature_problems(signature(dtype), DEFINITION.inputs, DEFINITION.request))
+    assert not list(signature_problems(signature(dtype), DEFINITION.inputs))
     tensors = Tensors(signature(dtype, missing=0), NAMES, {"letters": ("hello",)})
     made = [PLAN.row(request(face), 0, {}) for face in VECTORS]
     found = tensors.feeds(np.array(made, np.float32))["x"]
@@ -279,7 +279,7 @@ def test_a_graph_takes_the_vector_as_one_tensor(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["int64", "bool"])
 def test_a_tensor_of_another_kind_takes_no_vector(dtype: str) -> None:
-    found = list(signature_problems(signature(dtype), DEFINITION.inputs, DEFINITION.request))
+    found = list(signature_problems(signature(dtype), DEFINITION.inputs))
     assert ("inputs.0.dtype", dtype, "float32 or float64, of a vector") in found
 
 

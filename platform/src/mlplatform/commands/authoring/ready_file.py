@@ -23,7 +23,7 @@ TWO: Final = 2
 _FIELDS: Final = {
     "float32": "{type: float64}",
     "float64": "{type: float64}",
-    "int64": "{type: int64, minimum: 0, maximum: 16777216}",
+    "int64": "{type: int64, minimum: 0}",
     "bool": "{type: int64, minimum: 0, maximum: 1}",
     "string": "{type: string, max_length: 50}",
 }

@@ -52,7 +52,7 @@ class LoggedInputs:
         named = (n for i in plan.inputs if i.kind == "request" for n in (i.of, i.to) if n)
         self._fields = tuple(dict.fromkeys(n for n in named if n not in plan.features))
         parts: list[tuple[str, Any] | tuple[str, Any, Any]] = [
-            ("request", _struct("Request", self._fields, plan.texts, plan.vectors)),
+            ("request", _struct("Request", self._fields, plan.texts, plan.vectors, plan.exact)),
             ("features", _struct("Features", self._features)),
             ("feature_times", _struct("Times", self._views), None),
         ]
@@ -80,11 +80,14 @@ class LoggedInputs:
             values = [msgspec.structs.astuple(getattr(p, part)) for p in payloads]
             by_name = zip(*values, strict=True) if values else [()] * len(names)
             for name, column in zip(names, by_name, strict=True):
-                columns[name] = pa.array(column, type=self._kind(name))
+                columns[name] = pa.array(column, type=self._kind(name, column))
         facts = pa.table(columns)
         return InputColumns(facts, self._plan.matrix(facts), self._newest(payloads))
 
-    def _kind(self, name: str) -> pa.DataType:
+    def _kind(self, name: str, values: Sequence[Any]) -> pa.DataType:
+        if name in self._plan.exact and any(type(value) is int for value in values):
+            is_whole = all(type(value) is int for value in values if value is not None)
+            return pa.int64() if is_whole else pa.float64()
         if name in self._plan.vectors:
             return pa.list_(pa.float32())
         return pa.string() if name in self._plan.texts else pa.float64()
@@ -103,10 +106,12 @@ def _struct(
     fields: Sequence[str],
     texts: Collection[str] = (),
     vectors: Mapping[str, int] = NO_VECTORS,
+    exact: Collection[str] = (),
 ) -> type[msgspec.Struct]:
     numbered = {f"f{i}": field for i, field in enumerate(fields)}
     number, text = float | bool | None, str | None
     kinds: dict[str, Any] = dict.fromkeys(texts, text)
+    kinds |= dict.fromkeys(exact, int | float | bool | None)
     for field, length in vectors.items():
         of_length = Meta(min_length=length, max_length=length)
         kinds[field] = Annotated[list[float], of_length] | None

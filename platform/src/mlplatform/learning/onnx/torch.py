@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mlplatform.learning.onnx.sklearn import OPSET
 from mlplatform.model.bundle import INPUT_NAME, OUTPUT_NAME
+from mlplatform.model.tensors.remainders import COLUMNS, numbers, whole_numbers
 from mlplatform.runtime.errors import ConfigUnusable
 
 BATCH_ROWS: Final = 8192
@@ -31,17 +32,24 @@ class Block:
         start, stop: position of the first column, and the one after the last.
         dtype: element type of the tensor; in int64 a missing value is 0, as when the platform
             serves it.
+        is_exact: whether each number is three columns: itself and its remainders, as a row has them
+            of inputs that float32 does not hold (docs/adding-a-model.md).
     """
 
     name: str
     start: int
     stop: int
-    dtype: Literal["float32", "int64"] = "float32"
+    dtype: Literal["float32", "float64", "int64"] = "float32"
+    is_exact: bool = False
 
     def of(self, x: NDArray[np.float32]) -> NDArray[Any]:
         columns = x[:, self.start : self.stop]
-        if self.dtype == "float32":
-            return np.ascontiguousarray(columns)
+        if self.is_exact:
+            join = whole_numbers if self.dtype == "int64" else numbers
+            parts = np.split(columns, columns.shape[1] // COLUMNS, axis=1)
+            return np.stack([join(part) for part in parts], axis=1).astype(self.dtype, copy=False)
+        if self.dtype != "int64":
+            return np.ascontiguousarray(columns, self.dtype)
         return np.nan_to_num(columns, nan=0.0).astype(np.int64)
 
 

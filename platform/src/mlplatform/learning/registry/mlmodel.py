@@ -13,8 +13,9 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from mlplatform.model.bundle import MODEL_FILE, Bundle
-from mlplatform.model.definition import WORDED, InputSpec
+from mlplatform.model.definition import WORDED, InputSpec, by_declared
 from mlplatform.model.tensors.categories import word_of
+from mlplatform.model.tensors.remainders import remainder_places
 from mlplatform.model.tensors.vectors import spans
 
 MLMODEL: Final = "MLmodel"
@@ -29,21 +30,37 @@ SCORE: Final = "score"
 DECISION: Final = "decision"
 VECTOR: Final = "array"
 """MLflow's type of a column of lists."""
+WHOLE: Final = "long"
+"""MLflow's type of a column of whole numbers, which takes no float."""
 NEEDS: Final = ("numpy", "onnxruntime", "pandas")
 
 
 def columns(bundle: Bundle) -> dict[str, str]:
     """Input → MLflow's type of its column, in the model's order. A category's column holds its
-    word; all tokens of a text share one column, the text; all numbers of a vector one, its list."""
-    return {i.declared: _column_type(i) for i in bundle.inputs}
+    word; all tokens of a text share one column, the text; all numbers of a vector one, its list. A
+    number of which a row has remainders is a whole one if only integers of the graph read it."""
+    whole = _whole_inputs(bundle)
+    declared = by_declared(bundle.inputs).items()
+    return {name: WHOLE if name in whole else _column_type(i) for name, i in declared}
+
+
+def _whole_inputs(bundle: Bundle) -> set[str]:
+    tensors = () if bundle.signature is None else bundle.signature.inputs
+    others = {name for t in tensors if t.dtype != "int64" for name in t.of}
+    return {*remainder_places(bundle.input_names)} - others
 
 
 def schema(columns: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Columns and their types as MLflow's schema has them: a list says of what it is, and may be
-    missing, which MLflow takes only from a column that is not required."""
+    """Columns and their types as MLflow's schema has them: a list says of what it is. What may be
+    missing is not required, where MLflow takes a missing value from no other column."""
     of_lists = {VECTOR: {"items": {"type": "double"}}}
     return [
-        {"type": kind, **of_lists.get(kind, {}), "name": name, "required": kind != VECTOR}
+        {
+            "type": kind,
+            **of_lists.get(kind, {}),
+            "name": name,
+            "required": kind not in (VECTOR, WHOLE),
+        }
         for name, kind in columns.items()
     ]
 
@@ -112,7 +129,8 @@ def model_files(bundle: Bundle, described: dict[str, Any]) -> dict[str, bytes]:
 def _example(bundle: Bundle) -> dict[str, Any]:
     """Example with two rows that no customer has: every input at its usual value, and every input
     missing."""
-    names, reference = list(columns(bundle)), bundle.reference
+    kinds, reference = columns(bundle), bundle.reference
+    names = list(kinds)
     vectors = {
         n: bundle.input_names[at] for n, at in spans(bundle.input_names) if n not in reference
     }
@@ -122,7 +140,10 @@ def _example(bundle: Bundle) -> dict[str, Any]:
             return word_of(reference.get(name), bundle.vocabularies[name])
         if name in vectors:
             return [reference[number] for number in vectors[name]]
+        if kinds[name] == WHOLE:
+            return int(reference[name] or 0)
         return reference[name]
 
     usual = [usual_value(name) for name in names]
-    return {"columns": names, "data": [usual, [None] * len(usual)]}
+    nothing = [0 if kinds[name] == WHOLE else None for name in names]
+    return {"columns": names, "data": [usual, nothing]}

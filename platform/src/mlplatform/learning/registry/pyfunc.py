@@ -18,8 +18,9 @@ from mlplatform.learning.onnx.onnx_file import OnnxFile, ScoringSession
 from mlplatform.learning.registry.mlmodel import DECISION, RAW_SCORE, SCORE
 from mlplatform.learning.registry.versions import TRAINED_HERE
 from mlplatform.model.bundle import MODEL_FILE, Bundle, load_bundle
-from mlplatform.model.definition import InputSpec
+from mlplatform.model.definition import InputSpec, by_declared
 from mlplatform.model.tensors.categories import place, places
+from mlplatform.model.tensors.remainders import column_remainders, remainder_places
 from mlplatform.model.tensors.tokens import Tokenizer, Tokens
 from mlplatform.model.tensors.vectors import Vector, length_of
 from mlplatform.model.weights.data_files import data_of
@@ -41,6 +42,7 @@ class BundleModel:
         self.bundle: Bundle = load_bundle(folder)
         content = (folder / MODEL_FILE).read_bytes()
         tensors, width, classes = self.bundle.tensors, len(self.bundle.inputs), self.bundle.classes
+        self._exact = remainder_places(self.bundle.input_names)
         data = data_of(folder, self.bundle.files)
         self._model: ScoringSession
         if self.bundle.origin == TRAINED_HERE and not data:
@@ -95,7 +97,7 @@ class BundleModel:
         return self.bundle.calibrate(raw) if np.isfinite(raw) else None
 
     def _rows(self, frame: pd.DataFrame) -> NDArray[np.float32]:
-        declared = {spec.declared: spec for spec in self.bundle.inputs}
+        declared = by_declared(self.bundle.inputs)
         if lacking := [name for name in declared if name not in frame.columns]:
             raise InputInvalid(lacking[0], None, "a column of the data frame, one for each input")
         return np.column_stack([self._column(s, frame[n]) for n, s in declared.items()])
@@ -103,14 +105,13 @@ class BundleModel:
     def _column(self, spec: InputSpec, values: pd.Series[Any]) -> NDArray[np.float32]:
         """One column; for a text one column for each token, for a vector one for each number."""
         name = spec.declared
+        if name in self._exact:
+            return _exact(name, values)
         if spec.kind == "vector":
             return _vectors(name, length_of(spec.name), values)
         words = self.bundle.vocabularies.get(name)
         if words is None:
-            try:
-                return values.to_numpy(np.float64, na_value=np.nan).astype(np.float32)
-            except (TypeError, ValueError) as error:
-                raise InputInvalid(name, None, "numbers, NaN where one is missing") from error
+            return _numbers(name, values).astype(np.float32)
         texts = (None if pd.isna(value) else value for value in values)
         if isinstance(spec.tokens, Tokens):
             tokenizer = Tokenizer(spec.tokens, words)
@@ -118,6 +119,24 @@ class BundleModel:
             return np.array(found, np.float32).reshape(-1, spec.tokens.length)
         known = places(words)
         return np.array([place(text, known) for text in texts], np.float32)
+
+
+def _numbers(name: str, values: pd.Series[Any]) -> NDArray[np.float64]:
+    try:
+        return values.to_numpy(np.float64, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise InputInvalid(name, None, "numbers, NaN where one is missing") from error
+
+
+def _exact(name: str, values: pd.Series[Any]) -> NDArray[np.float32]:
+    """The numbers of a column with their remainders, [rows, 3]; NaN where one is missing."""
+    wide = _numbers(name, values)
+    if not pd.api.types.is_integer_dtype(values.dtype):
+        return np.column_stack([wide.astype(np.float32), column_remainders(wide)])
+    whole = values.to_numpy(np.int64, na_value=0)
+    missing = np.isnan(wide)[:, None]
+    of_whole = np.where(missing, np.float32(np.nan), column_remainders(whole))
+    return np.column_stack([wide.astype(np.float32), of_whole])
 
 
 def _vectors(name: str, length: int, values: pd.Series[Any]) -> NDArray[np.float32]:

@@ -51,7 +51,7 @@ from mlplatform.model.bundle import (
     Golden,
     write_bundle,
 )
-from mlplatform.model.definition import WIDE, ModelDefinition
+from mlplatform.model.definition import REMAINDER, WIDE, ModelDefinition
 from mlplatform.model.policies.calibration import score_map
 from mlplatform.model.policies.classes import ClassChoice
 from mlplatform.model.policies.cut_offs import CutOffs
@@ -309,9 +309,11 @@ def reference_values(
 
 
 def _reference(x: NDArray[np.float32], parts: Parts) -> dict[str, float | None]:
-    """The `reference_values`; a text without a token is usual, whichever texts there are."""
+    """The `reference_values`; a text without a token is usual, whichever texts there are, and so is
+    a number without remainders."""
     texts = {spec.name: None for spec in parts.inputs if spec.kind == "text"}
-    return reference_values(x, parts.names, parts.vocabularies) | texts
+    exact = {spec.name: 0.0 for spec in parts.inputs if spec.kind == REMAINDER}
+    return reference_values(x, parts.names, parts.vocabularies) | texts | exact
 
 
 def build_candidate(

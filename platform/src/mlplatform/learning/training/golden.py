@@ -16,12 +16,19 @@ from mlplatform.learning.onnx.confined_model import ConfinedModel
 from mlplatform.learning.onnx.explainer import row_gaps, score_gap
 from mlplatform.learning.onnx.onnx_file import ScoringSession
 from mlplatform.learning.onnx.onnx_limits import ModelRefused
-from mlplatform.model.definition import WORDED, InputSpec, ModelDefinition, word_inputs
+from mlplatform.model.definition import (
+    WORDED,
+    InputSpec,
+    ModelDefinition,
+    by_declared,
+    word_inputs,
+)
 from mlplatform.model.features.transforms import number
 from mlplatform.model.folders import READY_FILE
 from mlplatform.model.inputs import declared_words
 from mlplatform.model.policies.calibration import ROUNDING, are_probabilities
 from mlplatform.model.tensors.categories import place, places
+from mlplatform.model.tensors.remainders import remainder_places, remainders
 from mlplatform.model.tensors.signature import Tensors
 from mlplatform.model.tensors.tokens import Tokenizer, Tokens
 from mlplatform.model.tensors.vectors import Vector, length_of
@@ -39,7 +46,7 @@ PROBABILITY: Final = f"0 to 1, within {ROUNDING:g}: it is a probability (task: {
 FINITE: Final = "a finite number"
 WANTED: Final = 'a list of {"inputs": {name: value}, "score": 0.5}, one for each row'
 
-Value = float | bool | str | list[float] | None
+Value = int | float | bool | str | list[float] | None
 Reader = Callable[[str, Value], Sequence[float]]
 """Function from the key, for error messages, and a value to its numbers in a row."""
 
@@ -111,8 +118,11 @@ def _readers(definition: ModelDefinition) -> dict[str, Reader]:
     if lacking := [name for name in word_inputs(definition.inputs) if not words.get(name)]:
         wanted = f"the words of {', '.join(lacking)}: a ready model learns none"
         raise ConfigInvalid("model.yaml: vocabularies", definition.vocabularies, wanted)
-    declared = {spec.declared: spec for spec in definition.inputs}
-    return {name: _reader(spec, words.get(name, ())) for name, spec in declared.items()}
+    exact = remainder_places([spec.name for spec in definition.inputs])
+    return {
+        name: _reader(spec, words.get(name, ()), is_exact=name in exact)
+        for name, spec in by_declared(definition.inputs).items()
+    }
 
 
 def _row(key: str, inputs: Mapping[str, Value], read: Mapping[str, Reader]) -> list[float]:
@@ -122,7 +132,11 @@ def _row(key: str, inputs: Mapping[str, Value], read: Mapping[str, Reader]) -> l
     return [number for name in read for number in read[name](f"{key}.{name}", inputs[name])]
 
 
-def _reader(spec: InputSpec, words: Sequence[str]) -> Reader:
+def _reader(spec: InputSpec, words: Sequence[str], *, is_exact: bool) -> Reader:
+    """
+    Args:
+        is_exact: whether a row has the remainders of the input's numbers.
+    """
     known, tokenizer, length = places(words), None, length_of(spec.name)
     vector = Vector(spec.declared, length)
     if isinstance(spec.tokens, Tokens):
@@ -131,7 +145,7 @@ def _reader(spec: InputSpec, words: Sequence[str]) -> Reader:
     def of_number(key: str, value: Value) -> Sequence[float]:
         if isinstance(value, str | list):
             raise ConfigInvalid(key, value, "a number")
-        return [number(value)]
+        return [number(value), *(remainders(value) if is_exact else ())]
 
     def of_vector(key: str, value: Value) -> Sequence[float]:
         if value is not None and (not isinstance(value, list) or len(value) != length):

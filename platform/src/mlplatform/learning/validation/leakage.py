@@ -18,6 +18,7 @@ from mlplatform.learning.training_sets.dataset import LabelledRows
 from mlplatform.learning.validation.gates import LeakageEvidence
 from mlplatform.learning.validation.statistics import average_precision
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.tensors.remainders import remainder_of
 from mlplatform.model.tensors.vectors import length_of
 
 Floats = NDArray[np.float64]
@@ -51,22 +52,24 @@ def identifying_inputs(
     definition: ModelDefinition, names: Sequence[str], fitting: LabelledRows
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The inputs that identify a customer or a request, and those that rise or fall with event
-    time. A number of a vector may be one for each customer: it describes the customer by place."""
+    time. A number of a vector may be one for each customer: it describes the customer by place. The
+    remainders of a number say nothing alone, and are left out."""
     learned = fitting.matrix.columns(names)
     step = max(1, len(fitting) // CHECKED_ROWS)
     rows, event_ms = learned[::step], fitting.matrix.event_ms[::step]
     unit = fitting.matrix.unit
     entities = {f for f, field in definition.request.items() if field.entity}
     declared = {i.name for i in definition.inputs if i.kind == "field" and i.of in entities}
+    own = [(i, name) for i, name in enumerate(names) if remainder_of(name) is None]
     return (
         tuple(
             name
-            for i, name in enumerate(names)
+            for i, name in own
             if name in declared
             or is_serial_number(rows[:, i], unit[::step])
             or (not length_of(name) and names_units(learned[:, i], unit))
         ),
-        tuple(n for i, n in enumerate(names) if grows(rows[:, i], event_ms)),
+        tuple(n for i, n in own if grows(rows[:, i], event_ms)),
     )
 
 

@@ -2,7 +2,8 @@
 a vector being one of them.
 
 A row stays float32 on the way to a graph. What arrives here as numbers, words or truth values is
-put into its columns: a word by its place in the vocabulary, null and NaN as a missing value.
+put into its columns: a word by its place in the vocabulary, null and NaN as a missing value, and a
+number of which a row has remainders with these.
 
 Source: KServe, Open Inference Protocol v2, tensor data types.
 """
@@ -20,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlplatform.model.tensors.categories import Places, Vocabularies, place, places
+from mlplatform.model.tensors.remainders import remainder_places, remainders
 from mlplatform.model.tensors.signature import DType, Signature
 from mlplatform.model.tensors.tokens import words_of
-from mlplatform.model.tensors.vectors import spans
+from mlplatform.model.tensors.vectors import length_of, spans
 
 MATRIX: Final = "inputs"
 """The name of the one tensor of all inputs, which gateways send."""
@@ -36,6 +38,9 @@ DATATYPES: Final[Mapping[DType, str]] = {
 NUMBERS: Final = ("FP32", "FP64", "INT64", "BOOL")
 WHOLE_MOST: Final = 2**24
 """Largest whole number up to which float32, the type of a row, holds every whole number."""
+
+_WHOLE: Final = range(-WHOLE_MOST, WHOLE_MOST + 1)
+_INT64: Final = range(-(2**63), 2**63)
 
 _NUMPY: Final = {"FP32": "<f4", "FP64": "<f8", "INT64": "<i8", "BOOL": "?"}
 _Number = float | None
@@ -100,7 +105,8 @@ class NamedTensors:
         }
         at = {name: column for column, name in enumerate(names)}
         inputs = spans(names)
-        self._vectors = {name: span for name, span in inputs if span.stop - span.start > 1}
+        self._vectors = {name: span for name, span in inputs if length_of(names[span.start])}
+        self._exact = {at[name]: places for name, places in remainder_places(names).items()}
         if self.signature is None:
             self._slots = {
                 name: _vector_slot(span)
@@ -154,7 +160,11 @@ class NamedTensors:
                 zip(slot.columns, slot.words, strict=True)
             ):
                 values = tensor.values[place_in_row :: len(slot.columns)]
-                columns[column] = _numbers(tensor, values, known)
+                exact = self._exact.get(column)
+                columns[column] = _numbers(tensor, values, known, is_exact=exact is not None)
+                if exact is not None:
+                    pairs = [remainders(None if v is None or v != v else v) for v in values]
+                    columns[exact[0]], columns[exact[1]] = zip(*pairs, strict=True)
         with np.errstate(over="ignore"):
             rows = np.ascontiguousarray(np.array(columns, np.float64).T, np.float32)
         if np.isinf(rows).any():
@@ -264,14 +274,22 @@ def _check(tensor: SentTensor, slot: _Slot, count: int) -> None:
         raise ValueError(detail)
 
 
-def _numbers(tensor: SentTensor, values: Sequence[Any], known: Places | None) -> list[float]:
-    """One column of a row's numbers, with words as their places."""
+def _numbers(
+    tensor: SentTensor, values: Sequence[Any], known: Places | None, *, is_exact: bool
+) -> list[float]:
+    """One column of a row's numbers, with words as their places.
+
+    Args:
+        is_exact: whether a row has the numbers' remainders.
+    """
     if tensor.datatype == "BYTES":
         assert known is not None  # texts are accepted only for inputs with words
         return [place(text, known) for text in values]
     if tensor.datatype == "INT64":
-        if any(abs(value) > WHOLE_MOST for value in values if value is not None):
-            raise ValueError(f"{tensor.name!r} has a whole number beyond ±{WHOLE_MOST}")
+        most = _INT64 if is_exact else _WHOLE
+        if any(value not in most for value in values if value is not None):
+            beyond = "INT64" if is_exact else f"±{WHOLE_MOST}"
+            raise ValueError(f"{tensor.name!r} has a whole number beyond {beyond}")
         if known is not None:  # place 0 is a missing word, as for graphs
             return [value or math.nan for value in values]
     return [math.nan if value is None else value for value in values]

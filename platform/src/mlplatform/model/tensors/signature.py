@@ -1,7 +1,8 @@
 """The tensors that a model's ONNX graph takes and gives, if it is not one float32 matrix.
 
 A row of inputs is float32 everywhere: in training, on the way to a predictor, in golden rows. Only
-here, next to the session that runs the graph, the graph's own tensors are made.
+here, next to the session that runs the graph, the graph's own tensors are made. An int64 or float64
+tensor takes an input with its remainders, where a row has them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from mlplatform.model.tensors.categories import Vocabularies, indices
+from mlplatform.model.tensors.remainders import numbers, remainder_places, whole_numbers
 from mlplatform.model.tensors.tokens import words_of
 
 DType = Literal["float32", "float64", "int64", "bool", "string"]
@@ -130,6 +132,12 @@ class Tensors:
         self._words = {
             t.name: [words_of(name, self.vocabularies) for name in t.of] for t in signature.inputs
         }
+        exact = remainder_places(self.names)
+        self._exact = {
+            t.name: [[self.names.index(n), *exact[n]] if n in exact else [] for n in t.of]
+            for t in signature.inputs
+            if t.dtype in ("int64", "float64") and exact.keys() & {*t.of}
+        }
 
     def feeds(self, rows: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """The graph's inputs for rows [n, inputs]."""
@@ -157,6 +165,12 @@ class Tensors:
 
     def _tensor(self, tensor: InputTensor, rows: NDArray[np.float32]) -> NDArray[Any]:
         places, words = self._columns[tensor.name], self._words[tensor.name]
+        if tensor.name in self._exact:
+            columns = [
+                _exact_values(tensor, rows[:, parts]) if parts else _values(tensor, rows[:, at], of)
+                for parts, at, of in zip(self._exact[tensor.name], places, words, strict=True)
+            ]
+            return columns[0] if len(tensor.shape) == 1 else np.stack(columns, axis=1)
         if len(tensor.shape) == 1:
             return _values(tensor, rows[:, places[0]], words[0])
         if all(one is words[0] for one in words):
@@ -188,6 +202,16 @@ def _values(
             return np.clip(whole, -_INT64, _INT64).astype(np.int64)
         case _:
             return np.where(missing, bool(_number(tensor)), column != 0)
+
+
+def _exact_values(tensor: InputTensor, parts: NDArray[np.float32]) -> NDArray[Any]:
+    """The values of one input with its remainders."""
+    if tensor.dtype == "int64":
+        return whole_numbers(parts, int(_number(tensor)))
+    values = numbers(parts)
+    if tensor.missing is None:
+        return values
+    return np.where(np.isnan(values), _number(tensor), values)
 
 
 def _number(tensor: InputTensor) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlplatform.model.tensors.categories import MISSING
+from mlplatform.model.tensors.remainders import COLUMNS, remainder_of
 from mlplatform.runtime.errors import InputInvalid
 
 if TYPE_CHECKING:
@@ -92,12 +93,15 @@ def length_of(column: str) -> int:
 
 
 def spans(names: Sequence[str]) -> tuple[tuple[str, slice], ...]:
-    """The inputs of a row, in order, with all numbers of a vector as one: name and places."""
+    """The inputs of a row, in order, with all numbers of a vector as one, and a number with its
+    remainders: name and places."""
     found: list[tuple[str, slice]] = []
     place = 0
     while place < len(names):
         name, length = names[place], length_of(names[place])
         size = max(1, length)
+        if place + 1 < len(names) and remainder_of(names[place + 1]) == name:
+            size = COLUMNS
         found.append((vector_of(name) or name, slice(place, place + size)))
         place += size
     return tuple(found)

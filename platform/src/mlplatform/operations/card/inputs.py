@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping, Sequence
 from typing import assert_never
 
 from mlplatform.model.bundle import Bundle
-from mlplatform.model.definition import InputSpec, ModelDefinition
+from mlplatform.model.definition import InputSpec, ModelDefinition, by_declared
 from mlplatform.model.features.views import (
     Feature,
     FeatureField,
@@ -70,7 +70,7 @@ def card_inputs(
             stale=_stale(spec, features),
             usual=usual.get(spec.declared),
         )
-        for spec in {s.declared: s for s in specs}.values()
+        for spec in by_declared(specs).values()
     )
 
 
@@ -100,6 +100,8 @@ def _origin(spec: InputSpec, features: _Features, bundle: Bundle | None) -> str:
             return _aggregate(*found)
         case "hour_of_day" | "day_of_week" | "is_weekend" | "is_night":
             return TIMES[spec.kind]
+        case "remainder":
+            return f"what float32 does not hold of {spec.of}"
         case _:
             assert_never(spec.kind)
 
@@ -150,6 +152,8 @@ def _missing_text(
             return _without(spec.name, features, defaults)
         case "hour_of_day" | "day_of_week" | "is_weekend" | "is_night":
             return "never: each request has a time"
+        case "remainder":
+            return f"as {spec.of}"
         case _:
             assert_never(spec.kind)
 

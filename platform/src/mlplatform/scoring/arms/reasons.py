@@ -18,9 +18,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from mlplatform.model.bundle import CONTRIBUTIONS_NAME, EXPLAINER_FILE, INPUT_NAME, Bundle, Reason
+from mlplatform.model.definition import REMAINDER
 from mlplatform.model.tensors.categories import word_of
+from mlplatform.model.tensors.remainders import COLUMNS, joined_number
 from mlplatform.model.tensors.tokens import words_of
-from mlplatform.model.tensors.vectors import spans, vector_text
+from mlplatform.model.tensors.vectors import length_of, spans, vector_text
 
 MOST = 3
 MOST_WAITING = 16
@@ -194,9 +196,9 @@ def ordinary_row(bundle: Bundle) -> tuple[float, ...]:
 
 
 def vector_places(bundle: Bundle) -> tuple[slice, ...]:
-    """The places of each input in a row, with a vector as one; empty for a bundle without vectors,
-    each of whose inputs has one place."""
-    if not any(spec.kind == "vector" for spec in bundle.inputs):
+    """The places of each input in a row, with a vector as one, and a number with its remainders;
+    empty for a bundle each of whose inputs has one place."""
+    if not any(spec.kind in ("vector", REMAINDER) for spec in bundle.inputs):
         return ()
     return tuple(places for _, places in spans(bundle.input_names))
 
@@ -216,8 +218,10 @@ def readable_inputs(bundle: Bundle, row: Row) -> dict[str, ReadableInput]:
     names, usual = bundle.input_names, ordinary_row(bundle)
 
     def text(values: Row, at: slice) -> float | str | None:
-        if at.stop - at.start > 1:
+        if length_of(names[at.start]):
             return vector_text(values[at])
+        if at.stop - at.start == COLUMNS:
+            return joined_number(values[at])
         value = None if math.isnan(values[at.start]) else values[at.start]
         words = words_of(names[at.start], bundle.vocabularies)
         return value if words is None else word_of(value, words)
