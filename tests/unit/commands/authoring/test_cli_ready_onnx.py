@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from mlplatform import commands
 from mlplatform.learning.features.history_files import columns_of
 from mlplatform.learning.onnx.onnx_file import session
+from mlplatform.model.definition import by_declared, declared_names
 from mlplatform.model.folders import parse
 from mlplatform.operations.actions import training
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, Refused
@@ -62,7 +63,7 @@ def completed(folder: Path) -> None:
 
 def test_a_folder_says_what_the_graph_takes_and_what_is_still_missing(folder: Path) -> None:
     definition = parse((folder / "model.yaml").read_text(), "model.yaml")
-    assert [(i.name, i.kind) for i in definition.inputs] == [
+    assert [(n, i.kind) for n, i in by_declared(definition.inputs).items()] == [
         ("channel", "category"),
         ("amount", "field"),
         ("visits", "field"),
@@ -235,7 +236,7 @@ def test_a_score_that_is_no_number_is_told_with_the_way_out(folder: Path) -> Non
         ([{"inputs": {"amount": 1, "visits": 1}, "score": 0.1}], "0.inputs"),
         (
             [{"inputs": {"amount": 1, "visits": 1, "channel": 3}, "score": 0.1}],
-            "0.inputs.channel is 3.0; wanted: a text",
+            "0.inputs.channel is 3; wanted: a text",
         ),
         (
             [{"inputs": {"amount": "x", "visits": 1, "channel": "web"}, "score": 0.1}],
@@ -369,7 +370,7 @@ def test_a_history_of_yes_and_no_can_be_imported(tmp_path: Path) -> None:
 def test_a_tensor_may_have_a_name_that_no_field_can_have(tmp_path: Path, name: str) -> None:
     assert scaffolded(tmp_path, one_column(name, TensorProto.INT64)).exit_code == 0
     definition = parse((tmp_path / NAME / "model.yaml").read_text(), "model.yaml")
-    assert [i.name for i in definition.inputs] == [f"input_{name.lower()}"]
+    assert declared_names(definition.inputs) == (f"input_{name.lower()}",)
     assert definition.signature is not None
     assert [t.name for t in definition.signature.inputs] == [name]
 
