@@ -67,14 +67,18 @@ def network(x: NDArray[np.float32], y: NDArray[np.int8]) -> ClassScores:
 def linear(x: NDArray[np.float32], y: NDArray[np.int8], texts: int) -> ClassScores:
     """The folder's linear model over the first of its texts, amount and hour."""
     inputs = load_module(MODEL, "training").inputs()
-    model = load_module(MODEL, "linear").LinearModel(inputs.texts[:texts], inputs.places[:texts])
+    model = load_module(MODEL, "linear").LinearModel(
+        inputs.texts[:texts], inputs.places[:texts], len(load_definition(MODEL).classes)
+    )
     made: ClassScores = model.fit(x, y).scores
     return made
 
 
 def whole(x: NDArray[np.float32], y: NDArray[np.int8]) -> ClassScores:
     """The folder's linear model over a whole descriptor as one word, amount and hour."""
-    model = load_module(MODEL, "linear").LinearModel([slice(0, 1)], [KNOWN + FIRST])
+    model = load_module(MODEL, "linear").LinearModel(
+        [slice(0, 1)], [KNOWN + FIRST], len(load_definition(MODEL).classes)
+    )
     made: ClassScores = model.fit(x, y).scores
     return made
 

@@ -1,4 +1,4 @@
-"""A linear model of the network's inputs, beside which each version is told."""
+"""A linear model of the network's inputs, beside which each version is measured."""
 
 from __future__ import annotations
 
@@ -21,26 +21,28 @@ class LinearModel:
 
     Args:
         texts: columns of the tokens of each text; the last two columns are amount and hour.
+        classes: number of classes, of which some may not be among the rows to fit.
     """
 
-    def __init__(self, texts: Sequence[slice], places: Sequence[int]) -> None:
-        self._texts, self._places = texts, places
+    def __init__(self, texts: Sequence[slice], places: Sequence[int], classes: int) -> None:
+        self._texts, self._places, self._count = texts, places, classes
         self._model = LogisticRegression(C=INVERSE_PENALTY, max_iter=MOST_ROUNDS)
 
-    def fit(self, x: NDArray[np.float32], y: NDArray[np.int8]) -> LinearModel:
+    def fit(
+        self,
+        x: NDArray[np.float32],
+        y: NDArray[np.int8],
+        weight: NDArray[np.float64] | None = None,
+    ) -> LinearModel:
         logs = np.log1p(x[:, -2])
         self._scale = float(np.nanmean(logs)), float(np.nanstd(logs)) + 1e-6
-        self._model.fit(self._columns(x), y)
+        self._model.fit(self._columns(x), y, sample_weight=weight)
         return self
 
     def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Probabilities of the classes that it was fitted to, [n, those classes]."""
-        found: NDArray[np.float64] = self._model.predict_proba(self._columns(x))
-        return found
-
-    def classes(self, x: NDArray[np.float32]) -> NDArray[np.int8]:
-        """The most probable class of each row."""
-        found: NDArray[np.int8] = self._model.predict(self._columns(x))
+        """Probabilities of all classes, [n, classes]: 0 for one that was not among the rows."""
+        found = np.zeros((len(x), self._count))
+        found[:, self._model.classes_] = self._model.predict_proba(self._columns(x))
         return found
 
     def _columns(self, x: NDArray[np.float32]) -> Any:

@@ -1,4 +1,5 @@
-"""How the category of a payment is learned: a small PyTorch network, told beside a linear model."""
+"""How the category of a payment is learned: a small PyTorch network, measured beside a linear
+model."""
 
 from __future__ import annotations
 
@@ -24,10 +25,6 @@ EPOCHS: Final = 12
 BATCH_ROWS: Final = 128
 HIGHEST_RATE: Final = 0.01
 DECAY: Final = 0.3
-COMPARED: Final = 0.2
-"""Share of the rows, the last ones, on which a fit to the others is compared with a linear one."""
-Z90: Final = 1.645
-"""Half the width of a 90 % interval, in standard errors."""
 
 
 class Inputs(NamedTuple):
@@ -74,7 +71,6 @@ def fit(
     `y` holds places among `classes`, from 0.
     """
     context.log(f"PyTorch {torch.__version__} on {_hardware(context)}")
-    found = _comparison(x, y, weight, len(classes), context)
     network = _fitted(x, y, weight, len(classes), context)
     sizes = {"epochs": EPOCHS, "width": WIDTH, "hidden": HIDDEN}
     shares = {"dropped": DROPPED, "unheard": UNHEARD, "decay": DECAY, "rate": HIGHEST_RATE}
@@ -82,9 +78,25 @@ def fit(
         network,
         x,
         blocks=inputs().blocks,
-        parameters={**sizes, **shares, **found},
+        parameters={**sizes, **shares},
         classes=len(classes),
     )
+
+
+def baseline(
+    x: NDArray[np.float32],
+    y: NDArray[np.int8],
+    *,
+    seed: int,
+    weight: NDArray[np.float64] | None = None,
+    classes: tuple[str, ...],
+) -> LinearModel:
+    """A linear model of the same inputs, beside which each version is measured.
+
+    Its fit draws nothing at random, so that `seed` changes nothing.
+    """
+    layout = inputs()
+    return LinearModel(layout.texts, layout.places, len(classes)).fit(x, y, weight)
 
 
 def _device(context: FitContext) -> str:
@@ -96,43 +108,6 @@ def _hardware(context: FitContext) -> str:
     if context.device == "cpu":
         return "the processor, because this machine has no GPU of NVIDIA"
     return "the GPU" if _device(context) == "cuda" else "the processor: it can't use the GPU here"
-
-
-def _comparison(
-    x: NDArray[np.float32],
-    y: NDArray[np.int8],
-    weight: NDArray[np.float64] | None,
-    classes: int,
-    context: FitContext,
-) -> dict[str, float]:
-    """Accuracy on the last rows of a network and of a linear model fitted to those before them."""
-    before, after = (
-        slice(0, round(len(y) * (1 - COMPARED))),
-        slice(round(len(y) * (1 - COMPARED)), None),
-    )
-    counts = None if weight is None else weight[before]
-    layout = inputs()
-    network = fitted(
-        _fitted(x[before], y[before], counts, classes, context),
-        x,
-        blocks=layout.blocks,
-        classes=classes,
-    )
-    linear = LinearModel(layout.texts, layout.places).fit(x[before], y[before])
-    own = network.scores(x[after]).argmax(axis=1) == y[after]
-    others = linear.classes(x[after]) == y[after]
-    gap = own.astype(float) - others
-    half = Z90 * gap.std() / math.sqrt(len(gap))
-    context.log(
-        f"accuracy on the last {len(gap)} rows, by fits to those before: network {own.mean():.4f}, "
-        f"linear {others.mean():.4f}, difference {gap.mean():+.4f} "
-        f"({gap.mean() - half:+.4f} to {gap.mean() + half:+.4f}, 90 % interval by row)"
-    )
-    return {
-        "compared_rows": len(gap),
-        "compared_accuracy": round(float(own.mean()), 4),
-        "compared_linear_accuracy": round(float(others.mean()), 4),
-    }
 
 
 def _fitted(

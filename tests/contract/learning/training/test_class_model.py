@@ -33,6 +33,22 @@ CLASSES = ("small", "usual", "large")
 CHANNELS = ("web", "shop", "phone")
 PER_DAY, DAYS, DAY_US = 300, 26, 86_400_000_000
 
+BASELINE = """
+
+class Shares:
+    def __init__(self, y: NDArray[np.int8], classes: int) -> None:
+        self.shares = np.bincount(y, minlength=classes) / len(y)
+
+    def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        return np.tile(self.shares, (len(x), 1))
+
+
+def baseline(
+    x: NDArray[np.float32], y: NDArray[np.int8], *, seed: int, classes: tuple[str, ...]
+) -> Shares:
+    return Shares(y, len(classes))
+"""
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -70,6 +86,8 @@ TrainedCandidate = tuple[Candidate, GateReport, training.TrainingInputs]
 def made(root: Path) -> TrainedCandidate:
     """Written from the template, checked, its history taken in, fitted as a job, validated."""
     command("new-model", NAME, "--template", "classes", "--into", str(root))
+    with (root / NAME / "training.py").open("a") as file:
+        file.write(BASELINE)
     path = root / NAME / "model.yaml"
     text = path.read_text().replace("deadline_ms: 50\n", "deadline_ms: 2000\n")
     text = text.replace("alerts: []", "alerts: [large]")
@@ -98,6 +116,10 @@ def test_a_first_version_passes_gates_that_count_classes(made: TrainedCandidate)
     unlabelled = len(prepared.dataset.holdout) - len(prepared.dataset.holdout.known)
     assert unlabelled > 0
     assert "- accuracy: 0.8" in to_markdown(to_dict(report))
+    accuracy = next(m for m in report.baseline if m.name == "accuracy")
+    assert accuracy.candidate == values["accuracy"]
+    assert accuracy.difference is not None
+    assert accuracy.difference.low > 0
 
 
 def test_its_bundle_holds_the_classes_in_order_and_their_probabilities(

@@ -50,10 +50,12 @@ def test_it_is_generated_fitted_by_torch_validated_loaded_and_scores_a_batch(
         values = {m.name: m.candidate.value for m in report.measures}
         assert values["accuracy"] > 0.88
         assert values["top_3_accuracy"] > values["accuracy"]
-        told = " ".join(made.progress)
-        assert "network 0.9" in told
-        assert ", linear 0.9" in told
-        assert made.parameters["compared_rows"] > 2_000
+        beside = {m.name: m for m in report.baseline}
+        assert beside["accuracy"].candidate == next(
+            m.candidate for m in report.measures if m.name == "accuracy"
+        )
+        assert beside["accuracy"].champion is not None
+        assert 0.85 < beside["accuracy"].champion.value < 1
         days, names = prepared.dataset.fitting.training_rows, [i.name for i in made.bundle.inputs]
         again = fit_rows(
             load_training(NAME), days, names, seed=retrain.SEED, classes=folder.definition.classes

@@ -39,6 +39,19 @@ pytestmark = pytest.mark.slow
 NAME = "amount-at-risk"
 CHANNELS = ("web", "shop", "phone")
 PER_DAY, DAYS, DAY_US = 300, 26, 86_400_000_000
+BASELINE = """
+
+class Mean:
+    def __init__(self, mean: float) -> None:
+        self.mean = mean
+
+    def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        return np.full(len(x), self.mean)
+
+
+def baseline(x: NDArray[np.float32], y: NDArray[np.float64], *, seed: int) -> Mean:
+    return Mean(float(y.mean()))
+"""
 EUR = Quantity("EUR", 20.0, 0.0, 100_000.0)
 
 
@@ -80,6 +93,8 @@ TrainedCandidate = tuple[Candidate, GateReport, training.TrainingInputs]
 def made(root: Path) -> TrainedCandidate:
     """Written from the template, checked, its history taken in, fitted as a job, validated."""
     command("new-model", NAME, "--template", "real", "--into", str(root))
+    with (root / NAME / "training.py").open("a") as file:
+        file.write(BASELINE)
     path = root / NAME / "model.yaml"
     path.write_text(path.read_text().replace("deadline_ms: 50\n", "deadline_ms: 2000\n"))
     assert "nothing is wrong" in command("check-model", str(root / NAME))
@@ -108,6 +123,19 @@ def test_a_first_version_passes_gates_of_errors(made: TrainedCandidate) -> None:
     assert prepared.dataset.rows.y.dtype == np.float64
     assert len(prepared.dataset.holdout) > len(prepared.dataset.holdout.known)
     assert "- mean absolute error: " in to_markdown(to_dict(report))
+
+
+def test_it_is_measured_beside_the_baseline_of_its_folder(made: TrainedCandidate) -> None:
+    report = made[1]
+    beside = {m.name: m for m in report.baseline}
+    assert [*beside] == [m.name for m in report.measures]
+    assert [m.candidate for m in report.baseline] == [m.candidate for m in report.measures]
+    champion, difference = beside["mae"].champion, beside["mae"].difference
+    assert champion is not None
+    assert difference is not None
+    assert champion.low > beside["mae"].candidate.high
+    assert difference.high < 0
+    assert "### Beside the baseline of the model's folder" in to_markdown(to_dict(report))
 
 
 def test_its_bundle_holds_what_the_number_is_and_explains_it(made: TrainedCandidate) -> None:
@@ -142,6 +170,8 @@ def test_mlflow_gets_its_figures_and_loads_it(made: TrainedCandidate) -> None:
     residuals = json.loads(record.artifacts["curves/residuals.json"])
     assert sum(row[-1] for row in residuals["data"]) == len(prepared.dataset.holdout.known)
     assert record.metrics["measures/mae"] > 0
+    assert record.metrics["baseline/mae"] > record.metrics["measures/mae"]
+    assert record.metrics["baseline/difference/mae"] < 0
     frame = pd.DataFrame({"channel": ["web", "phone"], "amount": [200.0, 200.0], "hour": [12, 12]})
     found = BundleModel(candidate.folder).predict(frame)
     assert found["decision"].tolist() == ["usual", "high"]

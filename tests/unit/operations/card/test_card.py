@@ -130,6 +130,18 @@ def test_measures_and_protected_groups_stand_beside_what_they_do_not_show(
     assert "no groups were compared" in words(told(without, "Protected attributes"))
 
 
+def test_a_version_is_shown_beside_the_baseline_of_its_folder(known: VersionRecords) -> None:
+    assert "baseline" not in words(told(card(known), "On held-out requests"))
+    report = {**known.version.facts.report, "baseline": MEASURES}
+    facts = msgspec.structs.replace(known.version.facts, report=report)
+    version = dataclasses.replace(known.version, facts=facts)
+    made = card(dataclasses.replace(known, version=version))
+    table = told(made, "On held-out requests").tables[-1]
+    assert table.head == ("measure", "this version", "the baseline", "difference")
+    ((name, *_, difference),) = table.rows
+    assert (name, difference) == ("AUC", "+0.010 (+0.002 to +0.018)")
+
+
 def test_it_says_who_answers_and_how_an_approver_was_known(known: VersionRecords) -> None:
     made = card(known)
     (approval,) = made.approvals

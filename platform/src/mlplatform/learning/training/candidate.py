@@ -41,6 +41,7 @@ from mlplatform.learning.training.packages import import_problems
 from mlplatform.learning.training.parts import Parts, folder_parts
 from mlplatform.learning.training.small_model import fit_scorecard, small_model
 from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows, Matrix
+from mlplatform.learning.validation.measures import Measure
 from mlplatform.learning.validation.replay import Recent, predicted_band
 from mlplatform.learning.validation.search_report import SearchReport
 from mlplatform.model.bundle import (
@@ -89,7 +90,8 @@ class Candidate:
     `customers` is the share of customers on whose requests it was measured, and is to be judged. It
     is less than 1 only for a model that would take too long for all of them, and never so small
     that the gates would find too few positives among their requests. `parameters` are the fit's,
-    `search` is what they were chosen from, `progress` what the fit logged.
+    `search` is what they were chosen from, `progress` what the fit logged. `baseline` are measures
+    beside the folder's simpler model, which stands in them where a champion does in others.
     """
 
     folder: Path
@@ -100,6 +102,7 @@ class Candidate:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     search: SearchReport | None = None
     progress: tuple[str, ...] = ()
+    baseline: tuple[Measure, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,13 @@ from mlplatform.learning.onnx.onnx_file import OnnxFile
 from mlplatform.learning.search.context import FitContext, last_fit
 from mlplatform.learning.training.candidate import parity_rows
 from mlplatform.learning.training.folder import (
+    BASELINE,
     TrainingModule,
+    call_baseline,
     call_fit,
     check_takes_classes,
     check_takes_context,
+    checked_scores,
     load_folder,
     load_training,
     own_measure,
@@ -37,7 +40,6 @@ from mlplatform.model.features.views import FeatureView
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition
 from mlplatform.model.inputs import InputPlan
-from mlplatform.model.policies.calibration import are_probabilities
 from mlplatform.model.policies.search import OWN, SearchPolicy
 from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.model.tensors.signature import Tensors
@@ -101,15 +103,11 @@ def run(model: str) -> None:
         more["classes"] = classes
     fitted = call_fit(training, x, y, {"seed": SEED, "weight": 1.0 + (y > np.median(y)), **more})
     tried = parity_rows(x, SEED)
-    expected = np.asarray(fitted.scores(tried), np.float64)
-    shape = (len(tried), len(classes)) if classes else (len(tried),)
-    is_number = folder.definition.task == "real"
-    admitted = np.isfinite(expected).all() if is_number else are_probabilities(expected)
-    if expected.shape != shape or not admitted:
-        wanted = " by ".join(map(str, shape))
-        kind = "finite numbers" if is_number else "numbers of 0 to 1"
-        problem = f"scores of shape {expected.shape}; wanted: {wanted} {kind}"
-        raise InputInvalid("training.py: scores", None, problem)
+    of_fit = fitted.scores(tried)
+    expected = checked_scores("training.py: scores", of_fit, len(tried), folder.definition)
+    plain = {name: value for name, value in more.items() if name != "context"}
+    if (simpler := call_baseline(training, x, y, {"seed": SEED, **plain})) is not None:
+        checked_scores(BASELINE, simpler.scores(tried), len(tried), folder.definition)
     names, signature = [i.name for i in folder.definition.inputs], folder.definition.signature
     tensors = None if signature is None else Tensors(signature, names, words, classes=len(classes))
     content: object = fitted.onnx()

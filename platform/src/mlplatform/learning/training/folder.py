@@ -27,17 +27,25 @@ from mlplatform.model.folders import (
     load_definition,
     model_folder,
 )
+from mlplatform.model.policies.calibration import are_probabilities
 from mlplatform.model.rules import Rule, parse_rules
-from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
+from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable, InputInvalid
 
 Parameter = str | int | float | bool | None
 
 FIT: Final = "training.py: fit"
+BASELINE: Final = "training.py: baseline"
 PARTS: Final = ("scores", "onnx")
 """Methods of a fitted model."""
 MOST_PARAMETERS: Final = 200
 MOST_CHARACTERS: Final = 500
 MOST_WHOLE: Final = 2**63
+
+
+class ScoringModel(Protocol):
+    """A model that scores rows, as of `FittedModel`."""
+
+    def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]: ...
 
 
 class FittedModel(Protocol):
@@ -103,7 +111,9 @@ class TrainingModule(Protocol):
         Of a model of classes labels are places among them, from 0, and it is given `classes` too,
         their names in that order; of a model of numbers labels are float64. A `fit` that has a
         parameter `context` is given a `FitContext`; where model.yaml has `training.search`, it must
-        have one, and the module has `measure(y, scores)`, where the search's measure is `own`.
+        have one, and the module has `measure(y, scores)`, where the search's measure is `own`. The
+        module may have a function `baseline` of the same arguments but `context`, which gives a
+        simpler model: each version is measured beside it.
         """
         ...
 
@@ -244,6 +254,54 @@ def call_fit(
         wanted = "a model with scores(x) and onnx(), as `fitted` of learning/onnx gives it"
         raise ConfigUnusable(FIT, problem, wanted)
     return cast(FittedModel, fitted)
+
+
+def call_baseline(
+    training: TrainingModule, x: NDArray[np.float32], y: Labels, arguments: Mapping[str, Any]
+) -> ScoringModel | None:
+    """The simpler model that `baseline` gives for copies of the rows that a fit learns from; None
+    if the module has no such function.
+
+    Raises:
+        ConfigInvalid: `baseline` takes other arguments, imports a package that is not installed
+            here, or gives something without `scores`.
+    """
+    simpler: Any = getattr(training, "baseline", None)
+    if not callable(simpler):
+        return None
+    taken = inspect.signature(simpler)
+    try:
+        taken.bind(x, y, **arguments)
+    except TypeError as error:
+        more = "".join(f", {name}" for name in arguments if name not in ("seed", "weight"))
+        usual = f"baseline(x, y, *, seed, weight=None{more})"
+        raise ConfigUnusable(BASELINE, f"it is baseline{taken}: {error}", usual) from error
+    with import_problems():
+        found: Any = simpler(x.copy(), y.copy(), **arguments)
+    if not callable(getattr(found, "scores", None)):
+        problem = f"it gives {type(found).__name__}, which has no scores"
+        raise ConfigUnusable(BASELINE, problem, "a model with scores(x), as of `fit`")
+    return cast(ScoringModel, found)
+
+
+def checked_scores(
+    key: str, scores: object, rows: int, definition: ModelDefinition
+) -> NDArray[np.float64]:
+    """The scores of a model of a folder's Python, if they are what the model's task asks for.
+
+    Raises:
+        InputInvalid: they have another shape, or are no such numbers; the message begins with the
+            key.
+    """
+    found = np.asarray(scores, np.float64)
+    shape = (rows, len(definition.classes)) if definition.classes else (rows,)
+    is_number = definition.task == "real"
+    admitted = np.isfinite(found).all() if is_number else are_probabilities(found)
+    if found.shape != shape or not admitted:
+        wanted = " by ".join(map(str, shape))
+        kind = "finite numbers" if is_number else "numbers of 0 to 1"
+        raise InputInvalid(key, None, f"scores of shape {found.shape}; wanted: {wanted} {kind}")
+    return found
 
 
 def own_measure(

@@ -31,7 +31,9 @@ from mlplatform.learning.training_sets.dataset import (
     Window,
     rows_digest,
 )
+from mlplatform.learning.validation.measures import Measure
 from mlplatform.learning.validation.replay import Recent
+from mlplatform.learning.validation.report import MEASURES
 from mlplatform.learning.validation.search_report import SearchReport
 from mlplatform.model.bundle import (
     BUNDLE_FILE,
@@ -63,6 +65,7 @@ Parameters = Annotated[
 Progress = Annotated[
     tuple[Annotated[str, Meta(max_length=MOST_LINE)], ...], Meta(max_length=MOST_LINES)
 ]
+Beside = Annotated[tuple[Measure, ...], Meta(max_length=len(MEASURES))]
 Read = TypeVar("Read")
 
 
@@ -115,6 +118,7 @@ class Result(_Part, frozen=True):
         parameters: hyper-parameters of the fit.
         search: the search that chose the parameters; None if there was none.
         progress: the lines that the fit logged.
+        baseline: measures beside the folder's simpler model.
     """
 
     order: Sha256
@@ -126,6 +130,7 @@ class Result(_Part, frozen=True):
     parameters: Parameters = {}
     search: SearchReport | None = None
     progress: Progress = ()
+    baseline: Beside = ()
 
     @property
     def parity(self) -> Parity:
@@ -210,6 +215,7 @@ def result(order: Order, candidate: Candidate) -> dict[str, Any]:
         parameters=dict(candidate.parameters),
         search=_without_steps(candidate.search),
         progress=candidate.progress,
+        baseline=candidate.baseline,
     )
     fields: dict[str, Any] = msgspec.to_builtins(made)
     return fields
@@ -226,6 +232,8 @@ def take(written: Path, order: Order, bundles: Path) -> Candidate:
     result = _decoded(written / RESULT, Result)
     if result.search is not None and not result.search.has_best():
         raise Corrupt(f"{written / RESULT}: no trial of its search is complete")
+    if strange := [m.name for m in result.baseline if m.name not in MEASURES]:
+        raise Corrupt(f"{written / RESULT}: {strange[0]!a} is no measure")
     bundles.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{result.bundle}.", dir=bundles))
     try:
@@ -256,6 +264,7 @@ def take(written: Path, order: Order, bundles: Path) -> Candidate:
         result.parameters,
         result.search,
         result.progress,
+        result.baseline,
     )
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mlplatform.learning.registry.run_record import RunRecord
 from mlplatform.learning.registry.versions import (
@@ -20,18 +20,27 @@ from mlplatform.learning.registry.versions import (
 from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.learning.training.candidate import Candidate, train
 from mlplatform.learning.training.evaluate import JudgingInputs, Runnable, gate_report
-from mlplatform.learning.training.folder import ModelFolder
+from mlplatform.learning.training.folder import (
+    BASELINE,
+    ModelFolder,
+    call_baseline,
+    checked_scores,
+    load_training,
+)
 from mlplatform.learning.training.labelled_evaluation import judged_classes, judged_numbers
 from mlplatform.learning.training.own_gates import own_findings
 from mlplatform.learning.training.segment_gates import segment_gates
 from mlplatform.learning.training_sets import dataset
 from mlplatform.learning.training_sets.dataset import Dataset
 from mlplatform.learning.training_sets.port import TrainingJoin
+from mlplatform.learning.validation.class_measures import class_measures
 from mlplatform.learning.validation.fold_gate import FoldFinding, judge_folds
 from mlplatform.learning.validation.gate_report import GateReport
+from mlplatform.learning.validation.measures import RANKING, Measure, binary_measures
+from mlplatform.learning.validation.number_measures import number_measures
 from mlplatform.learning.validation.replay import Recent
 from mlplatform.learning.validation.report import to_dict
-from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.definition import ClassesDefinition, ModelDefinition, RealDefinition
 from mlplatform.runtime.code_version import code_version
 from mlplatform.runtime.figures import percent
 from mlplatform.runtime.units import DAY_MS
@@ -143,7 +152,42 @@ def fit(
     """
     candidate = train(folder, dataset, bundles=bundles, seed=seed, recent=recent, studies=studies)
     log.info("candidate %s of %s", candidate.bundle.digest[:8], dataset.model)
-    return candidate
+    return replace(candidate, baseline=_beside_baseline(folder.definition, candidate, dataset))
+
+
+def _beside_baseline(
+    definition: ModelDefinition, candidate: Candidate, dataset: Dataset
+) -> tuple[Measure, ...]:
+    """The measures of a candidate beside the folder's `baseline`, fitted to the same rows, on the
+    rows on which the gates measure; empty if the folder has none, without what has no value there.
+
+    A baseline is not calibrated, so of two outcomes only measures of ranking are compared.
+    """
+    training, classes, bundle = load_training(definition.name), definition.classes, candidate.bundle
+    rows = dataset.by(dataset.vocabularies).fitting.training_rows
+    more: dict[str, Any] = {"seed": bundle.seed} | ({"classes": tuple(classes)} if classes else {})
+    if rows.weight is not None and not bool((rows.weight == 1).all()):
+        more["weight"] = rows.weight
+    simpler = call_baseline(training, rows.matrix.columns(bundle.input_names), rows.y, more)
+    if simpler is None:
+        return ()
+    holdout = dataset.holdout.share(candidate.customers)
+    first = holdout.before(dataset.window.gates_from_ms) if definition.task == "binary" else 0
+    days = holdout.rows(slice(first, None)).known
+    x = days.matrix.of(bundle)
+    other = checked_scores(BASELINE, simpler.scores(x), len(days), definition)
+    own = bundle.calibrate_many(candidate.model.scores(x))
+    unit, seed = days.matrix.unit, bundle.seed
+    match definition:
+        case ClassesDefinition():
+            found = class_measures(own, days.y, unit, seed=seed, champion=other)
+        case RealDefinition():
+            quantile = definition.gates.quantile
+            found = number_measures(own, days.y, unit, quantile=quantile, seed=seed, champion=other)
+        case _:
+            found = binary_measures(own, days.y, unit, seed=seed, champion=other)
+            found = tuple(measure for measure in found if measure.name in RANKING)
+    return tuple(measure for measure in found if measure.is_known)
 
 
 def validate(
@@ -174,7 +218,7 @@ def validate(
     in_segments = segment_gates(definition, candidate, dataset, champion=champion, seed=seed)
     report = replace(report, gates=(*report.gates, *in_segments))
     same = champion is not None and _has_same_rows(candidate, champion)
-    report = replace(report, search=candidate.search, same_rows=same)
+    report = replace(report, search=candidate.search, same_rows=same, baseline=candidate.baseline)
     own = own_findings(folder, candidate, dataset, champion=champion, seed=seed)
     report = replace(
         report, gates=(*report.gates, *own.gates), measures=(*report.measures, *own.measures)

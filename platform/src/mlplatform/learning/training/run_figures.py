@@ -90,8 +90,11 @@ def run_record(
     measured = {
         f"{name}/{key}": v for name, arm in arms.items() for key, v in _figures(arm).items()
     }
-    apart = ("gates", "folds", "measures")
+    apart = ("gates", "folds", "measures", "baseline")
     measured |= _measures("measures", report.measures)
+    for beside in report.baseline:
+        parts = {beside.name: beside.champion, f"difference/{beside.name}": beside.difference}
+        measured |= {f"baseline/{name}": found.value for name, found in parts.items() if found}
     measured |= dict(_numbers({k: v for k, v in figures.items() if k not in apart}))
     return RunRecord(
         parameters=_parameters(definition, candidate, dataset),

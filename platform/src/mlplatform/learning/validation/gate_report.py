@@ -59,6 +59,8 @@ class GateReport:
     Args:
         champion: digest of the champion's bundle; None for a first version.
         champion_version: the champion's version; None where nobody has said it.
+        baseline: measures beside the folder's simpler model, which stands in them where a champion
+            does in `measures`; empty if the folder has none.
         same_rows: whether it was fitted to the champion's rows, with its seed.
     """
 
@@ -73,6 +75,7 @@ class GateReport:
     search: SearchReport | None = None
     champion_version: int | None = None
     same_rows: bool = False
+    baseline: tuple[Measure, ...] = ()
 
     @property
     def passed(self) -> bool:

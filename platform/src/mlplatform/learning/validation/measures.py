@@ -19,6 +19,8 @@ from mlplatform.learning.validation.statistics import (
 )
 
 NAMES: Final = ("average_precision", "auc", "gini", "ks", "brier", "log_loss")
+RANKING: Final = NAMES[:4]
+"""Those that depend on the order of the scores alone."""
 LESS_IS_BETTER: Final = frozenset(("brier", "log_loss"))
 SMALLEST: Final = 1e-15
 """Least distance of probabilities from 0 and 1 in the log loss, as in scikit-learn."""
@@ -37,6 +39,14 @@ class Measure:
     candidate: Interval
     champion: Interval | None = None
     difference: Interval | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether all of its numbers have a value."""
+        found = (self.candidate, self.champion, self.difference)
+        return all(
+            np.isfinite((one.value, one.low, one.high)).all() for one in found if one is not None
+        )
 
 
 class UnitSums(Protocol):

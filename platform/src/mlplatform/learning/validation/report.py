@@ -87,6 +87,8 @@ def to_dict(report: GateReport) -> ValidationReport:
         made["replayed"] = _replayed(report.replayed)
     if report.measures:
         made["measures"] = [_finite(asdict(m)) for m in report.measures]
+    if report.baseline:
+        made["baseline"] = [_finite(asdict(m)) for m in report.baseline]
     if report.folds:
         made["folds"] = [_finite(asdict(f)) for f in report.folds]
     if report.search is not None:
@@ -141,6 +143,7 @@ def to_markdown(report: ValidationReport) -> str:
             *findings(report),
             "",
             *_measures(report.get("measures", ())),
+            *_baseline(report.get("baseline", ())),
             *_folds(report.get("folds", ())),
             *_search(report.get("search")),
             *_fairness(report.get("fairness")),
@@ -209,6 +212,20 @@ def _measures(measures: Sequence[MeasureEntry]) -> list[str]:
             line += f"; the champion's {_number(found['champion'])}"
             line += f"; difference {_number(found['difference'], '+')}"
         lines.append(line)
+    return [*lines, ""]
+
+
+def _baseline(measures: Sequence[MeasureEntry]) -> list[str]:
+    """The measures beside the folder's simpler model."""
+    if not measures:
+        return []
+    lines = ["### Beside the baseline of the model's folder, fitted to the same requests", ""]
+    for found in measures:
+        name = MEASURES.get(found["name"]) or markdown(found["name"])
+        lines.append(
+            f"- {name}: {_number(found['candidate'])}; the baseline's "
+            f"{_number(found['champion'])}; difference {_number(found['difference'], '+')}"
+        )
     return [*lines, ""]
 
 

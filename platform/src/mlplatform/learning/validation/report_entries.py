@@ -142,6 +142,7 @@ class ReportEntry(TypedDict, total=False):
     gates: list[GateEntry]
     replayed: ReplayEntry
     measures: list[MeasureEntry]
+    baseline: list[MeasureEntry]
     folds: list[FoldEntry]
     search: SearchEntry
     fairness: FairnessEntry

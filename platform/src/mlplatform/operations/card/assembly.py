@@ -87,6 +87,7 @@ class _Report(msgspec.Struct, frozen=True):
     measures: tuple[CardMeasure, ...] = ()
     fairness: CardFairness | None = None
     champion_version: int | None = None
+    baseline: tuple[CardMeasure, ...] = ()
 
 
 def card(recorded: VersionRecords) -> Card:
@@ -259,6 +260,7 @@ def _validation(version: Version) -> Validation:
         measures=report.measures,
         fairness=report.fairness,
         champion_version=report.champion_version,
+        baseline=report.baseline,
     )
 
 

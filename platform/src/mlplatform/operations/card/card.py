@@ -267,6 +267,8 @@ class Validation(_Part, frozen=True):
 
     Args:
         champion_version: the version of that bundle; None if it is not recorded.
+        baseline: measures beside the folder's simpler model, which stands in them in the champion's
+            place; empty if there was none.
         fairness: None if no attribute was protected at that time.
     """
 
@@ -276,6 +278,7 @@ class Validation(_Part, frozen=True):
     measures: tuple[CardMeasure, ...] = ()
     fairness: CardFairness | None = None
     champion_version: int | None = None
+    baseline: tuple[CardMeasure, ...] = ()
 
 
 class Input(_Part, frozen=True):

@@ -9,7 +9,14 @@ from mlplatform.learning.validation import report
 from mlplatform.learning.validation.class_measures import CLASS_NAMES
 from mlplatform.learning.validation.number_measures import NUMBER_NAMES
 from mlplatform.operations.card.card import Card, Data, Validation, ValidationGate
-from mlplatform.operations.card.tables import NOT_RECORDED, Parts, Table, measures_table, number
+from mlplatform.operations.card.tables import (
+    NOT_RECORDED,
+    Parts,
+    Table,
+    baseline_table,
+    measures_table,
+    number,
+)
 from mlplatform.runtime.times import day_text, text_of_any
 
 COMPARED: Final = {
@@ -80,7 +87,9 @@ def held_out(card: Card) -> Parts:
     )
     head = ("measure", "value", "interval", "wanted", "measured on")
     caption = "Measured on days held out of this platform's fits; the gates below say how sure"
-    tables = (Table(caption, head, rows), *measures_table(found.measures, _days_of_measures(card)))
+    days = _days_of_measures(card)
+    beside = (*measures_table(found.measures, days), *baseline_table(found.baseline, days))
+    tables = (Table(caption, head, rows), *beside)
     return tuple(fields), _why_days_differ(card), tables
 
 

@@ -73,6 +73,31 @@ def measures_table(measures: Sequence[CardMeasure], days: str) -> tuple[Table, .
     return (Table(caption, ("measure", "this version", "the champion then", "difference"), rows),)
 
 
+def baseline_table(measures: Sequence[CardMeasure], days: str) -> tuple[Table, ...]:
+    """One table of measures beside the folder's simpler model; none if the folder had none.
+
+    Args:
+        days: the days on which they were measured.
+    """
+    if not measures:
+        return ()
+    nothing = Estimate(value=None, low=None, high=None)
+    rows = tuple(
+        (
+            report.MEASURES.get(found.name, found.name),
+            _number(found.candidate),
+            _number(found.champion or nothing),
+            _number(found.difference or nothing, "+"),
+        )
+        for found in measures
+    )
+    caption = (
+        "Beside the baseline in the folder's training.py, fitted to the same requests and not "
+        f"calibrated, on {days}; 90 % intervals by customer"
+    )
+    return (Table(caption, ("measure", "this version", "the baseline", "difference"), rows),)
+
+
 def fairness_parts(fairness: CardFairness | None) -> Parts:
     """Decisions by protected group on the days for the gates."""
     if fairness is None:
