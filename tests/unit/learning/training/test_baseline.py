@@ -64,7 +64,9 @@ def test_a_version_is_measured_beside_it_from_the_job_to_mlflow(tmp_path: Path) 
     written = tmp_path / "written"
     written.mkdir()
     (written / handover.RESULT).write_text(json.dumps(result))
-    with pytest.raises(Corrupt, match="'nonsense' is no measure"):
+    with pytest.raises(
+        Corrupt, match="a measure has the name 'nonsense'; wanted: one of average_precision,"
+    ):
         handover.take(written, order, tmp_path / "others")
 
 

@@ -19,6 +19,7 @@ from mlplatform.decisions.records.logged_inputs import LoggedInputs
 from mlplatform.learning.onnx.torch import Block
 from mlplatform.learning.registry.pyfunc import _exact as of_frame
 from mlplatform.learning.training.golden import golden_set
+from mlplatform.learning.training_sets.dataset import input_plan
 from mlplatform.model.definition import (
     InputSpec,
     ModelDefinition,
@@ -249,3 +250,11 @@ def test_nobody_writes_remainders(line: str, said: str) -> None:
     with pytest.raises(ConfigInvalid) as refused:
         parse(YAML.replace("\ninputs:\n", f"\ninputs:\n{line}", 1), "fraud/model.yaml")
     assert said in str(refused.value)
+
+
+def test_remainders_of_a_champions_input_go_with_it() -> None:
+    rests = [InputSpec(name=f"was.r{n}", kind="remainder", of="was") for n in (1, 2)]
+    gone = InputSpec(name="was", kind="view", of="no view of the folder")
+    assert input_plan(DEFINITION, (), (gone, *rests)).names == NAMES
+    there = InputSpec(name="was", kind="field", of="rate")
+    assert input_plan(DEFINITION, (), (there, *rests)).names == (*NAMES, "was", "was.r1", "was.r2")

@@ -233,7 +233,10 @@ def take(written: Path, order: Order, bundles: Path) -> Candidate:
     if result.search is not None and not result.search.has_best():
         raise Corrupt(f"{written / RESULT}: no trial of its search is complete")
     if strange := [m.name for m in result.baseline if m.name not in MEASURES]:
-        raise Corrupt(f"{written / RESULT}: {strange[0]!a} is no measure")
+        wanted = f"one of {', '.join(MEASURES)}"
+        raise Corrupt(
+            f"{written / RESULT}: a measure has the name {strange[0]!a}; wanted: {wanted}"
+        )
     bundles.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{result.bundle}.", dir=bundles))
     try:

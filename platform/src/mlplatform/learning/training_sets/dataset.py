@@ -22,7 +22,7 @@ from mlplatform.learning.training_sets.port import TrainingJoin
 from mlplatform.learning.training_sets.time_order import between, epoch_ms, in_order
 from mlplatform.learning.training_sets.words import own_words
 from mlplatform.model.bundle import Bundle, DataWindow
-from mlplatform.model.definition import REQUEST_UNIT, InputSpec, ModelDefinition
+from mlplatform.model.definition import REMAINDER, REQUEST_UNIT, InputSpec, ModelDefinition
 from mlplatform.model.features.views import FeatureView
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.tensors.categories import (
@@ -458,10 +458,13 @@ def input_plan(
     names = {i.name for i in definition.inputs}
     available = {(v.name, feature) for v in views for feature in v.feature_names}
     available |= {(w.entity, w.name) for w in definition.windows}
+    computed = names | {
+        i.name for i in also if i.kind not in ("view", "window") or (i.of, i.name) in available
+    }
     extra = [
         i
         for i in also
-        if i.name not in names and (i.kind not in ("view", "window") or (i.of, i.name) in available)
+        if i.name not in names and i.name in computed and (i.kind != REMAINDER or i.of in computed)
     ]
     specs = (*definition.inputs, *extra)
     return InputPlan(definition, views, specs, vocabularies=vocabularies)
