@@ -170,7 +170,11 @@ test-docs: docs .venv/.dev ## that site: every link and anchor leads somewhere, 
 test-tutorial: .venv/.dev ## docs/tutorial.md as its reader types it, block by block, in less than half an hour
 	@MLPLATFORM_TEST_TUTORIAL=required $(BIN)/python -m pytest -n 0 tests/e2e/test_tutorial.py $(TEST_FLAGS)
 
-test-guide: .venv/.dev ## docs/adding-a-model.md's way from nothing to an answer, as typed (TEMPLATE=xgboost,lightgbm,catboost with their libraries)
+# Templates of the guide, with a comma between them; a library with a lock of its own is installed.
+comma := ,
+LOCKED := $(filter xgboost lightgbm catboost,$(subst $(comma), ,$(TEMPLATE)))
+
+test-guide: .venv/.dev $(LOCKED:%=.venv/.train-%) ## docs/adding-a-model.md's way from nothing to an answer, as typed (TEMPLATE=sklearn,xgboost,lightgbm,catboost)
 	@MLPLATFORM_TEST_TRAIN=required MLPLATFORM_TEST_GUIDE=$(or $(TEMPLATE),sklearn) $(BIN)/python -m pytest -n 0 -rP tests/e2e/test_guide.py $(TEST_FLAGS)
 
 # What the Dockerfiles copy in, so that building an image asks no package index. For this machine's kind of processor, and for

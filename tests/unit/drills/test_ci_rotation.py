@@ -71,6 +71,19 @@ def test_three_runs_of_a_slow_machine_run_them_all() -> None:
     assert seen >= LEGS - {"demo-handbook"}, "the handbook's data is not on every machine"
 
 
+def test_the_guide_is_typed_by_each_template_in_turn() -> None:
+    first = [count for count in range(12) if count % 3 == 2]  # the runs that begin with the guide's
+    typed = []
+    for count in first:
+        done = subprocess.run(
+            ["bash", "-c", "source .ci/rotation.sh; git() { echo $COUNT; }; guide_template"],
+            **{"cwd": ROOT, "env": {"PATH": "/usr/bin:/bin", "COUNT": str(count)}},
+            **{"capture_output": True, "text": True, "check": True, "timeout": 60},
+        )
+        typed.append(done.stdout.strip())
+    assert sorted(typed) == ["catboost", "lightgbm", "sklearn", "xgboost"]
+
+
 @pytest.mark.parametrize("count", range(3))
 def test_late_in_a_run_nothing_is_begun(count: int) -> None:
     _, legs = told(count, step_s=60, begun_s=74 * 60)
