@@ -24,6 +24,7 @@ from mlplatform.commands import (
     events,
     history,
     keys,
+    labels,
     log,
     models,
     platform,
@@ -99,6 +100,7 @@ app.add_typer(events.app, name="events")
 app.add_typer(keys.app, name="keys")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(history.app, name="history")
+app.add_typer(labels.app, name="labels")
 definitions.add_to(external.app)
 app.add_typer(external.app, name="features")
 app.add_typer(review.app, name="review")

@@ -97,10 +97,10 @@ def import_history(
     if dry_run:
         refusals = found.refusals or _unaddable(platform, model, found.table, path.name)
         lacks = "" if refusals else _lacks(platform, model, found.table)
-        _show(found, refusals, _assumed(wanted, found), lacks, json)
+        show_check(found, refusals, _assumed(wanted, found), lacks, json)
         raise typer.Exit(USAGE if refusals else 0)
     if found.refusals:
-        raise _first(found)
+        raise first_refusal(found)
     with progress("taking in"), wiring.first_platform() as platform:
         rows = job.import_history(platform, model, found.table, path.name)
     fit = job.first_fit(platform, model, found.table, platform.clock.event_ms(), is_in=True)
@@ -227,7 +227,8 @@ def _lacks(platform: wiring.Platform, model: str, table: Any) -> str:
     return job.first_fit(platform, model, table, now_ms, is_in=False).problem
 
 
-def _first(found: FileCheck) -> InputInvalid:
+def first_refusal(found: FileCheck) -> InputInvalid:
+    """The first refusal, and how many more there are."""
     first, count = found.refusals[0], sum(found.refused.values())
     if count == 1:
         return first
@@ -247,13 +248,19 @@ def _show_left_out(found: FileCheck, assumed: Mapping[str, str]) -> None:
         print_line(f"no column is {name}: {without}")
 
 
-def _show(
+def show_check(
     found: FileCheck,
     refusals: Sequence[PlatformError],
     assumed: Mapping[str, str],
     lacks: str,
     as_json: bool,
 ) -> None:
+    """Print what an import of these files would do.
+
+    Args:
+        assumed: column that the files lack → what is assumed without it.
+        lacks: what a fit to the rows would lack; empty if nothing.
+    """
     names = found.table.column_names
     first = found.table.slice(0, SHOWN_ROWS).to_pylist()
     if as_json:

@@ -2,7 +2,7 @@
 of a machine, backups.
 
 Packages from the ground up: `cluster`, `compute`, `prefect_client` and `traffic`; `review`;
-`actions`, `backup`, `erasure`, `tables` and `whatif`; `card` and `prefect_server`; `supervisor`.
-`wiring`, above `review`, makes the adapters of flows, commands and the page. Imports every
-area below: `scoring`, `rollouts`, `learning`, `decisions`, `model` and `runtime`.
+`actions`, `backup`, `erasure`, `labels`, `tables` and `whatif`; `card` and `prefect_server`;
+`supervisor`. `wiring`, above `review`, makes the adapters of flows, commands and the page. Imports
+every area below: `scoring`, `rollouts`, `learning`, `decisions`, `model` and `runtime`.
 """

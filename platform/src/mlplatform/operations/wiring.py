@@ -251,14 +251,17 @@ class Platform:
         self._need(scoring_wiring.has_log(self.settings), "decision log", home.decisions)
         return scoring_wiring.log_of(home)
 
-    def opened_log(self) -> SqliteDecisionLog:
+    def opened_log(self, *, makes: bool = False) -> SqliteDecisionLog:
         """The log for code that records labels, opened as by gateways: with their durability,
         followed by the same windows.
+
+        Args:
+            makes: whether a log is made where there is none.
 
         Raises:
             NotFound: there is no log yet.
         """
-        if not scoring_wiring.has_log(self.settings):
+        if not makes and not scoring_wiring.has_log(self.settings):
             raise MissingHere("decision log", self.settings.home.decisions)
         return scoring_wiring.decision_log(self.settings, map(load_definition, readable_names()))
 

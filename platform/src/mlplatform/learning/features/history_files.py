@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -45,8 +45,9 @@ from mlplatform.runtime.units import DAY_MS
 _FLOATS: Final = (pa.float64(), pa.float32())
 _COUNTS: Final = (*INTEGERS, *_FLOATS)
 """Types of whole numbers: where some are missing, pandas writes them as floats."""
+REQUEST_IDS: Final[tuple[pa.DataType, ...]] = (pa.string(), *INTEGERS)
 _TAKEN: Final[dict[str, tuple[pa.DataType, ...]]] = {
-    "request_id": (pa.string(), *INTEGERS),
+    "request_id": REQUEST_IDS,
     "event_time": TIMES,
     "label": (*_COUNTS, pa.bool_()),
     "label_time": TIMES,
@@ -58,7 +59,7 @@ _MEANING: Final = {
     "label_time": "when that was known, not in the future; without it a 0 is known at the end of "
     "the label's maturity",
 }
-_LABELS: Final[dict[str, tuple[tuple[pa.DataType, ...], str]]] = {
+LABEL_KINDS: Final[dict[str, tuple[tuple[pa.DataType, ...], str]]] = {
     "binary": (_TAKEN["label"], _MEANING["label"]),
     "classes": ((pa.string(),), "its class, one of decision.outcomes; may be missing"),
     "real": ((*_FLOATS, *INTEGERS), "its number; may be missing"),
@@ -114,16 +115,19 @@ def examine_history(
     wanted, tables, names = columns_of(definition), list[pa.Table](), list[dict[str, str]]()
     refusals = list[InputInvalid]()
     with ExitStack() as until:
-        opened = _opened(files, until)
+        opened = opened_files(files, until)
         every = {column for one in opened for column in one.types}
         later = {n for n in definition.optional if columns.get(n) in every}
         for one in opened:
             here = {n: c for n, c in columns.items() if c in one.types or n not in later}
             names.append(match_columns(wanted, one.types, here, one.name))
-            read, wrong = _table(one, names[-1], definition)
+            empty = fields_of_empty_texts(definition)
+            read, wrong = read_columns(one, names[-1], _accepted_types(definition), empty)
             refusals += wrong
             if not wrong:
-                tables.append(_canonical(read, definition, one.name))
+                refuse(is_missing(read.column("request_id")), one.name, "request_id is missing")
+                read = completed(read, definition)
+                tables.append(in_schema(read, history_schema(definition), one.name))
     unread = tuple(n for n in opened[0].types if n not in names[0].values())
     table = pa.concat_tables([history_schema(definition).empty_table(), *tables])
     if refusals:
@@ -154,12 +158,12 @@ def _meanings(definition: ModelDefinition) -> dict[str, str]:
     if definition.task == "binary":
         return _MEANING
     known = "when that was known, not in the future"
-    return {**_MEANING, "label": _LABELS[definition.task][1], "label_time": known}
+    return {**_MEANING, "label": LABEL_KINDS[definition.task][1], "label_time": known}
 
 
 def _accepted_types(definition: ModelDefinition) -> dict[str, tuple[pa.DataType, ...]]:
     fields = {name: _FIELDS[field.type] for name, field in definition.request.items()}
-    return {**_TAKEN, "label": _LABELS[definition.task][0], **fields}
+    return {**_TAKEN, "label": LABEL_KINDS[definition.task][0], **fields}
 
 
 def _files_at(path: Path, definition: ModelDefinition) -> list[Path]:
@@ -173,7 +177,7 @@ def _files_at(path: Path, definition: ModelDefinition) -> list[Path]:
     return files
 
 
-class _OpenFile(NamedTuple):
+class OpenedFile(NamedTuple):
     """A file: the open group that it is in, its number there, and its columns with their types."""
 
     name: str
@@ -182,29 +186,41 @@ class _OpenFile(NamedTuple):
     types: Mapping[str, str]
 
 
-def _opened(files: Sequence[Path], until: ExitStack) -> list[_OpenFile]:
-    """The files in their order; Parquet files share a process."""
-    found = dict[Path, _OpenFile]()
+def opened_files(files: Sequence[Path], until: ExitStack) -> list[OpenedFile]:
+    """The files in their order, open as long as the context; Parquet files share a process."""
+    found = dict[Path, OpenedFile]()
     parquet = [file for file in files if file.suffix.lower() == PARQUET]
     texts = [file for file in files if file not in parquet]
     if parquet:
         whole = until.enter_context(ParquetFiles(parquet))
         for number, file in enumerate(parquet):
-            found[file] = _OpenFile(file.name, whole, number, whole.types(number))
+            found[file] = OpenedFile(file.name, whole, number, whole.types(number))
     if texts:
         lines = until.enter_context(CsvFiles(texts))
         for number, file in enumerate(texts):
-            found[file] = _OpenFile(file.name, lines, number, lines.types(number))
+            found[file] = OpenedFile(file.name, lines, number, lines.types(number))
     return [found[file] for file in files]
 
 
-def _table(
-    file: _OpenFile, names: Mapping[str, str], definition: ModelDefinition
+def read_columns(
+    file: OpenedFile,
+    names: Mapping[str, str],
+    accepted: Mapping[str, Sequence[pa.DataType]],
+    empty: Collection[str] = (),
 ) -> tuple[pa.Table, list[InputInvalid]]:
-    """The columns of a file by their names in the history, and a refusal for each cell of CSV that
-    is no value of its column."""
+    """The columns of a file by the names that they have here, and a refusal for each cell of CSV
+    that is no value of its column.
+
+    Args:
+        names: name here → column of the file.
+        accepted: name here → types that the column may have.
+        empty: names here of texts in which an empty cell of CSV is an empty text.
+
+    Raises:
+        InputInvalid: a column has another type, or the file is damaged.
+    """
     wanted, group = dict[str, pa.DataType](), file.group
-    for name, kinds in _accepted_types(definition).items():
+    for name, kinds in accepted.items():
         column = names.get(name)
         if column is None:
             continue
@@ -216,14 +232,10 @@ def _table(
             raise InputInvalid(file.name, None, type_problem(column, file.types[column], kinds))
         wanted[column] = kind
     if isinstance(group, CsvFiles):
-        empty = [names[n] for n in fields_of_empty_texts(definition) if n in names]
-        table, wrong = group.read(file.number, wanted, empty)
+        table, wrong = group.read(file.number, wanted, [names[n] for n in empty if n in names])
     else:
         table, wrong = group.read(file.number, wanted), []
-    table = table.select([names[name] for name in names]).rename_columns(list(names))
-    if not wrong:
-        refuse(is_missing(table.column("request_id")), file.name, "request_id is missing")
-    return table, wrong
+    return table.select([names[name] for name in names]).rename_columns(list(names)), wrong
 
 
 def _of_text(kinds: Sequence[pa.DataType], looks_like: str) -> pa.DataType:
@@ -238,9 +250,13 @@ def _of_text(kinds: Sequence[pa.DataType], looks_like: str) -> pa.DataType:
     return kinds[0]
 
 
-def _canonical(table: pa.Table, definition: ModelDefinition, source: str) -> pa.Table:
-    schema, columns = history_schema(definition), list[Any]()
-    table = completed(table, definition)
+def in_schema(table: pa.Table, schema: pa.Schema, source: str) -> pa.Table:
+    """The columns of the schema in its types, null for NaN.
+
+    Raises:
+        InputInvalid: a value is none of its column's type; the message names its row.
+    """
+    columns = list[Any]()
     for field in schema:
         name, is_time = field.name, pa.types.is_timestamp(field.type)
         values, checks = without_nan(table.column(name)), list[Check]()

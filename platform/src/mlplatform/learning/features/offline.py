@@ -172,10 +172,8 @@ class OfflineTable:
                 f"an import into {self.definition.name} was stopped halfway: repeat it with the"
                 " same files, then add others"
             )
-        parts = self._history()
-        if len(parts) < len(self._numbers()):
-            model = self.definition.name
-            raise unfinished_import.closed_history(model)
+        if self._has_answers():
+            raise unfinished_import.closed_history(self.definition.name)
         end_ms = self.history_end_ms()
         if end_ms is None or not table.num_rows:
             return
@@ -236,11 +234,11 @@ class OfflineTable:
 
     def position(self) -> Mapping[str, int]:
         """The number of each writer's last log record in the table."""
-        numbers = self._numbers()
-        if not numbers:
-            return {}
-        content = (self._parts / _name(numbers[-1]) / "position.json").read_bytes()
-        return msgspec.json.decode(content, type=dict[str, int])
+        for number in reversed(self._numbers()):
+            content = (self._parts / _name(number) / "position.json").read_bytes()
+            if content != NO_POSITION:
+                return msgspec.json.decode(content, type=dict[str, int])
+        return {}
 
     def history_end_ms(self) -> int | None:
         """The event time of the imported history's last request; None without history."""
@@ -419,9 +417,17 @@ class OfflineTable:
         return found.project(", ".join(rows.declared_columns(found.columns, schema)))
 
     def _history(self) -> list[Path]:
-        """The imported parts; those of the log come after them."""
-        parts = [self._parts / _name(number) for number in self._numbers()]
-        return [p for p in parts if (p / "position.json").read_bytes() == NO_POSITION]
+        """The imported parts. Parts of the log come after them, but for those that hold nothing
+        but labels of them."""
+        return [p for p in self._every_part() if (p / "position.json").read_bytes() == NO_POSITION]
+
+    def _has_answers(self) -> bool:
+        """Whether a part of the log has requests."""
+        of_log = {*self._every_part()} - {*self._history()}
+        return any(any((part / "requests").glob("*.parquet")) for part in of_log)
+
+    def _every_part(self) -> list[Path]:
+        return [self._parts / _name(number) for number in self._numbers()]
 
     def _numbers(self) -> list[int]:
         return sorted(int(f.name) for f in self._parts.glob("[0-9]*"))

@@ -462,7 +462,7 @@ def _check_labels(table: pa.Table, definition: ModelDefinition, source: str) -> 
     unknown = is_missing(table.column("label"))
     half = unknown != is_missing(table.column("label_time"))
     refuse(half, source, "label and label_time must both be there or both be missing")
-    other, problem = _OTHER[definition.task](table.column("label"), definition)
+    other, problem = IMPOSSIBLE_LABELS[definition.task](table.column("label"), definition)
     refuse(other & ~unknown, source, problem, table.column("label"))
     early = table.column("label_time").to_numpy() < table.column("event_time").to_numpy()
     times = table.column("label_time")
@@ -487,7 +487,7 @@ def _no_number(labels: Column, definition: ModelDefinition) -> tuple[Flags, str]
     return ~number.admits(values), f"label is not {number.span} (decision.number)"
 
 
-_OTHER: Mapping[str, Callable[[Column, ModelDefinition], tuple[Flags, str]]] = {
+IMPOSSIBLE_LABELS: Mapping[str, Callable[[Column, ModelDefinition], tuple[Flags, str]]] = {
     "binary": _not_binary,
     "classes": _no_class,
     "real": _no_number,

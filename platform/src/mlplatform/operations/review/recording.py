@@ -24,20 +24,26 @@ AGAIN_S: Final = 0.02
 
 
 @contextmanager
-def turn(folder: Path, wait_s: float = WAIT_S) -> Iterator[None]:
+def turn(
+    folder: Path, wait_s: float = WAIT_S, *, lock: str = LOCK, what: str = "another answer"
+) -> Iterator[None]:
     """Hold the lock under which one opinion of this home is recorded; it ends with its process.
 
     Therefore no other opinion is recorded between the read and the write for a decision.
 
+    Args:
+        lock: name of the lock's file, for records of another writer than `WRITER`.
+        what: what the holder of the lock records, in the words of `Busy`.
+
     Raises:
         Busy: other processes held the lock for the whole wait.
     """
-    descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(folder / lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     until_s = time.monotonic() + wait_s
     try:
         while not _is_locked(descriptor):
             if time.monotonic() > until_s:
-                raise Busy("another answer is being recorded: try again in a moment")
+                raise Busy(f"{what} is being recorded: try again in a moment")
             time.sleep(AGAIN_S)
         yield
     finally:

@@ -1,0 +1,1 @@
+"""Files of labels on their way into the decision log."""
