@@ -170,17 +170,24 @@ def _server_cpu_s(server: Any) -> float:
     return float(info["used_cpu_sys"]) + float(info["used_cpu_user"])
 
 
+def in_order(db: duckdb.DuckDBPyConnection, source: str, time: str, number: str) -> None:
+    """Make the table `payments`, as the query of windows reads it, of a source's rows: each is
+    known at its time, and to all that come after it."""
+    db.execute(
+        f"CREATE TABLE payments AS SELECT row_number() OVER (ORDER BY {time}, {number}) - 1"
+        f" AS _row, epoch_ms({time}) AS _event_ms, _row AS _rank, _row - 1 AS _seen,"
+        " CAST(customer_id AS BIGINT) AS customer_id, CAST(terminal_id AS BIGINT) AS terminal_id,"
+        f" amount FROM {source}"
+    )
+
+
 def join(definition: ModelDefinition, data: Path) -> dict[str, Any]:
     """Windows of every payment of the handbook, all in order."""
     shared = series_of(definition.windows, definition.entities)
     with duckdb.connect(config={"threads": 2}) as db:
-        db.execute(
-            "CREATE TABLE payments AS SELECT row_number() OVER (ORDER BY TX_DATETIME,"
-            " TRANSACTION_ID) - 1 AS _row, epoch_ms(CAST(TX_DATETIME AS TIMESTAMP)) AS _event_ms,"
-            " _row AS _rank, _row - 1 AS _seen, CAST(CUSTOMER_ID AS BIGINT) AS customer_id,"
-            " CAST(TERMINAL_ID AS BIGINT) AS terminal_id, TX_AMOUNT AS amount"
-            f" FROM read_parquet('{data}/tx_*.parquet')"
-        )
+        columns = "CUSTOMER_ID AS customer_id, TERMINAL_ID AS terminal_id, TX_AMOUNT AS amount"
+        source = f"(SELECT *, {columns} FROM read_parquet('{data}/tx_*.parquet'))"
+        in_order(db, source, "CAST(TX_DATETIME AS TIMESTAMP)", "TRANSACTION_ID")
         wall_s, cpu_s = time.perf_counter(), time.process_time()
         found = db.sql(windows_sql(shared, "payments", "true")).to_arrow_table()
         return {
