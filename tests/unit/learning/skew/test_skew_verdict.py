@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from mlplatform.learning.features.pushes.gaps import StreamGap, lost_values
 from mlplatform.learning.skew.cells import Cell, LateInterval
 from mlplatform.learning.skew.verdict import FeatureSkew, SkewReport, cause, judge
-from mlplatform.learning.validation.skew_gate import judge_skew
+from mlplatform.learning.validation.feature_gates import judge_skew
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.units import DAY_MS, HOUR_MS
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -21,6 +22,7 @@ from mlplatform.learning.training.candidate import fit_rows, train
 from mlplatform.learning.training.fit_check import rows
 from mlplatform.learning.training.folder import call_fit, load_folder
 from mlplatform.learning.training.packages import import_problems
+from mlplatform.learning.training_sets.stability import STRETCHES
 from mlplatform.model.definition import RequestField
 from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
 
@@ -159,3 +161,10 @@ def test_what_a_fit_logs_reaches_the_result_of_its_job_and_the_run_in_mlflow(
     result = msgspec.convert(handover.result(order, candidate), handover.Result)
     assert result.progress == (line,)
     assert record.artifacts["fit/progress.txt"] == f"{line}\n".encode()
+    table = json.loads(record.artifacts["stability.json"])
+    assert table["columns"][0] == "input"
+    assert len(table["columns"]) == STRETCHES
+    assert "amount" in [row[0] for row in table["data"]]
+    ratio = float(np.sqrt((data.fitting.y == 0).sum() / (data.fitting.y == 1).sum()))
+    assert record.parameters["fit.class_weight.1"] == pytest.approx(ratio, rel=1e-5)
+    assert record.parameters["training.class_weight"] == "square_root"

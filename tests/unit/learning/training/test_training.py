@@ -134,6 +134,14 @@ def test_a_good_first_version_passes_every_gate(trained):
     report = retrain.validate(FOLDER, trained, DATA, champion=None)
     assert report.reasons == ()
     assert report.passed
+    assert report.stability is not None
+    moved = to_dict(report)["stability"]
+    assert set(moved["indices"]) == {i.name for i in DEFINITION.inputs} - {
+        "hour",
+        "weekend",
+        "night",
+    }
+    assert "- ✔ passed: **inputs over time**." in to_markdown(to_dict(report))
 
 
 def test_a_candidate_of_the_champions_rows_and_seed_is_named_as_such(trained, bundles):

@@ -59,6 +59,7 @@ def test_gates_hold_what_refuses_no_candidate(
         "single_input_average_precision": 0.9,
         "skew": "tell",
         "small_model_lift": 1.0,
+        "stability_index": None,
     }
     assert_encoded(policy(**said), said | unsaid | neutral)
 
@@ -71,6 +72,7 @@ def test_training_asks_for_one_positive_and_the_smallest_scorecard(
     policy: Any, own: dict[str, Any]
 ) -> None:
     neutral = {
+        "class_weight": "none",
         "deadline_s": 1200,
         "folds": 1,
         "gpu": None,

@@ -290,6 +290,24 @@ def test_each_input_says_what_happens_where_it_is_missing_and_where_it_is_stale(
     assert "divisor" in found["amount_to_mean_30d"].missing
 
 
+def test_inputs_say_how_much_they_moved_where_the_report_has_it(known: VersionRecords) -> None:
+    assert {i.stability for i in card(known).inputs} == {None}
+    moved = {"from_ms": [0, 1], "indices": {"amount": [0.1, 0.25], "terminal_risk_7d": [None]}}
+    facts = known.version.facts
+    facts = msgspec.structs.replace(facts, report={**facts.report, "stability": moved})
+    later = dataclasses.replace(known, version=dataclasses.replace(known.version, facts=facts))
+    found = {i.name: i.stability for i in card(later).inputs}
+    assert (found["amount"], found["terminal_risk_7d"]) == (0.25, None)
+    (table,) = told(card(later), "Inputs").tables
+    assert table.head[-1] == "moved over time (PSI)"
+    assert next(row for row in table.rows if row[0] == "amount")[-1] == "0.25"
+
+
+def test_a_card_says_how_rare_classes_weigh_in_a_fit(known: VersionRecords) -> None:
+    assert card(known).labels.class_weight == "square_root"
+    assert "square root of how much rarer" in words(told(card(known), "Labels and hidden outcomes"))
+
+
 def test_a_window_of_every_aggregate_is_told_in_words(known: VersionRecords) -> None:
     small = Filter(field="amount", op="<", value=5)
     same: dict[str, Any] = {"entity": "customer", "window": "1h", "resolution": "1m"}

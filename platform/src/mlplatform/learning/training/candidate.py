@@ -40,6 +40,7 @@ from mlplatform.learning.training.folder import (
 from mlplatform.learning.training.packages import import_problems
 from mlplatform.learning.training.parts import Parts, folder_parts
 from mlplatform.learning.training.small_model import fit_scorecard, small_model
+from mlplatform.learning.training_sets.class_weights import recorded_weights, weighted
 from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows, Matrix
 from mlplatform.learning.validation.measures import Measure
 from mlplatform.learning.validation.replay import Recent, predicted_band
@@ -163,15 +164,16 @@ def train(
         device=fit_device(definition.accelerator),
         budget_s=definition.training.deadline_s,
     )
-    classes = definition.classes
-    fitted = fit_rows(training, fitting, parts.names, seed=seed, context=context, classes=classes)
+    classes, policy = definition.classes, definition.training.class_weight
+    learned = weighted(fitting, policy)
+    fitted = fit_rows(training, learned, parts.names, seed=seed, context=context, classes=classes)
     content = fitted.onnx()
     rows = parity_rows(dataset.holdout.matrix.columns(parts.names), seed)
     inputs, tensors = len(parts.names), parts.tensors
     model = OnnxFile(content, inputs=inputs, tensors=tensors, classes=len(classes))
     gap = score_gap(model.scores(rows), fitted.scores(rows))
     parity = Parity(gap, len(rows), "the fitted model")
-    parameters = {**(chosen or {}), **parameters_of(fitted)}
+    parameters = {**(chosen or {}), **recorded_weights(fitting, policy), **parameters_of(fitted)}
     made = ModelParts(
         content,
         model,
@@ -225,7 +227,8 @@ def run_search(
         from mlplatform.learning.search.search import Scorer, Search, search
 
     def fit(rows: LabelledRows, context: FitContext) -> Scorer:
-        return fit_rows(training, rows, names, seed=seed, context=context).scores
+        learned = weighted(rows, folder.definition.training.class_weight)
+        return fit_rows(training, learned, names, seed=seed, context=context).scores
 
     plan = Search(
         policy=policy,

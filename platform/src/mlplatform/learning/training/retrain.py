@@ -34,6 +34,8 @@ from mlplatform.learning.training_sets import dataset
 from mlplatform.learning.training_sets.dataset import Dataset
 from mlplatform.learning.training_sets.port import TrainingJoin
 from mlplatform.learning.validation.class_measures import class_measures
+from mlplatform.learning.training_sets.stability import stability
+from mlplatform.learning.validation.feature_gates import judge_stability
 from mlplatform.learning.validation.fold_gate import FoldFinding, judge_folds
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.measures import RANKING, Measure, binary_measures
@@ -216,7 +218,9 @@ def validate(
         in_time = judge_folds(folds, definition.gates, has_champion=champion is not None)
         report = replace(report, gates=(*report.gates, in_time), folds=tuple(folds))
     in_segments = segment_gates(definition, candidate, dataset, champion=champion, seed=seed)
-    report = replace(report, gates=(*report.gates, *in_segments))
+    moved = stability(dataset, definition.inputs)
+    in_days = judge_stability(moved, definition.gates)
+    report = replace(report, gates=(*report.gates, *in_segments, in_days), stability=moved)
     same = champion is not None and _has_same_rows(candidate, champion)
     report = replace(report, search=candidate.search, same_rows=same, baseline=candidate.baseline)
     own = own_findings(folder, candidate, dataset, champion=champion, seed=seed)

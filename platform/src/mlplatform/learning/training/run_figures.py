@@ -20,6 +20,7 @@ from mlplatform.learning.training import curves, drawings
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.evaluate import Runnable
 from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows, rows_digest
+from mlplatform.learning.training_sets.stability import Stability
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.measures import Measure
 from mlplatform.learning.validation.report import to_dict, to_markdown
@@ -28,6 +29,7 @@ from mlplatform.learning.validation.search_report import SearchReport
 from mlplatform.learning.validation.statistics import Ranking
 from mlplatform.model.bundle import Bundle
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.runtime.canonical import finite_or_none
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.text import markdown
 from mlplatform.runtime.times import day_text
@@ -36,6 +38,7 @@ TENTHS: Final = 10
 IMPORTANCES_S: Final = 1.0
 CANDIDATE, CHAMPION = "candidate", "champion"
 IMPORTANCES: Final = "importances.json"
+STABILITY: Final = "stability.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ def run_record(
     measured = {
         f"{name}/{key}": v for name, arm in arms.items() for key, v in _figures(arm).items()
     }
-    apart = ("gates", "folds", "measures", "baseline")
+    apart = ("gates", "folds", "measures", "baseline", "stability")
     measured |= _measures("measures", report.measures)
     for beside in report.baseline:
         parts = {beside.name: beside.champion, f"difference/{beside.name}": beside.difference}
@@ -105,6 +108,7 @@ def run_record(
         artifacts={
             **_curves(arms),
             **_importances(lost),
+            **_stability(report.stability),
             **_search(candidate.search),
             **_progress(candidate.progress),
             **_tables(definition, candidate, days),
@@ -297,6 +301,15 @@ def _importances(lost: Mapping[str, float]) -> dict[str, bytes]:
         ),
         "importances.png": drawings.importances_picture(ordered, losses),
     }
+
+
+def _stability(found: Stability | None) -> dict[str, bytes]:
+    """A table of the population stability index of each input by the first day of a stretch."""
+    if found is None or not found.indices:
+        return {}
+    days = [day_text(at_ms) for at_ms in found.from_ms[1:]]
+    rows = [[name, *map(finite_or_none, found.indices[name])] for name in found.largest]
+    return {STABILITY: _table(["input", *days], rows)}
 
 
 def _progress(lines: Sequence[str]) -> dict[str, bytes]:

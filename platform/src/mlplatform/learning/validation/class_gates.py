@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from mlplatform.learning.validation.feature_gates import judge_skew
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.gate_result import GateResult, Verdict, window_text
 from mlplatform.learning.validation.gates import (
@@ -22,7 +23,6 @@ from mlplatform.learning.validation.labelled_evidence import (
     judge_leaks,
     undecided_reason,
 )
-from mlplatform.learning.validation.skew_gate import judge_skew
 from mlplatform.learning.validation.statistics import QUALITY_LEVEL, error_bound
 from mlplatform.model.policies.classes import ClassGates, ClassTraining
 

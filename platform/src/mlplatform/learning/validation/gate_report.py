@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from mlplatform.learning.training_sets.stability import Stability
 from mlplatform.learning.validation.fairness import Fairness
 from mlplatform.learning.validation.fold_gate import FoldFinding
 from mlplatform.learning.validation.gate_result import GateResult
@@ -62,6 +63,8 @@ class GateReport:
         baseline: measures beside the folder's simpler model, which stands in them where a champion
             does in `measures`; empty if the folder has none.
         same_rows: whether it was fitted to the champion's rows, with its seed.
+        stability: how much each input moved over the days of the training set; None where nobody
+            has measured it.
     """
 
     model: str
@@ -76,6 +79,7 @@ class GateReport:
     champion_version: int | None = None
     same_rows: bool = False
     baseline: tuple[Measure, ...] = ()
+    stability: Stability | None = None
 
     @property
     def passed(self) -> bool:

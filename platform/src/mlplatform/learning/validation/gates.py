@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from mlplatform.learning.features.hidden_outcomes import NOTHING_HIDDEN, HiddenOutcomes
 from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.learning.validation.fairness import Fairness, judge_fairness
+from mlplatform.learning.validation.feature_gates import judge_skew
 from mlplatform.learning.validation.gate_report import GateReport, ReplayCounts, VolumeReplay
 from mlplatform.learning.validation.gate_result import GateResult, Verdict, window_text
 from mlplatform.learning.validation.measures import Measure
-from mlplatform.learning.validation.skew_gate import judge_skew
 from mlplatform.learning.validation.statistics import QUALITY_LEVEL, Interval, error_bound
 from mlplatform.model.bundle import AlertBand
 from mlplatform.model.definition import InputSpec

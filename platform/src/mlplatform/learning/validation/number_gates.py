@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from mlplatform.learning.validation.feature_gates import judge_skew
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.gate_result import GateResult, Verdict, window_text
 from mlplatform.learning.validation.gates import (
@@ -20,7 +21,6 @@ from mlplatform.learning.validation.labelled_evidence import (
     judge_leaks,
     undecided_reason,
 )
-from mlplatform.learning.validation.skew_gate import judge_skew
 from mlplatform.learning.validation.statistics import QUALITY_LEVEL, Interval
 from mlplatform.model.policies.real import RealGates, RealTraining
 

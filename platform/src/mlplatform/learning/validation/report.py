@@ -43,6 +43,7 @@ TITLES = {
     "skew": "features as they were served",
     "fairness": "protected attributes",
     "folds": "folds in time",
+    "stability": "inputs over time",
     "own_gates": "gates.py of the model's folder",
     "classes": "requests of each class to learn from",
     "accuracy": "right classes",
@@ -95,6 +96,8 @@ def to_dict(report: GateReport) -> ValidationReport:
         made["search"] = _finite(report.search.summary())
     if report.fairness is not None:
         made["fairness"] = _finite(asdict(report.fairness))
+    if report.stability is not None:
+        made["stability"] = _finite(asdict(report.stability))
     if report.same_rows:
         made["same_rows"] = True
     return made

@@ -125,6 +125,13 @@ class FairnessEntry(TypedDict):
     attributes: list[AttributeEntry]
 
 
+class StabilityEntry(TypedDict):
+    """A `Stability`."""
+
+    from_ms: list[int]
+    indices: dict[str, list[float | None]]
+
+
 class ReportEntry(TypedDict, total=False):
     """A `GateReport`; empty where a rollout was opened without one.
 
@@ -147,6 +154,7 @@ class ReportEntry(TypedDict, total=False):
     search: SearchEntry
     fairness: FairnessEntry
     same_rows: bool
+    stability: NotRequired[StabilityEntry]
 
 
 if TYPE_CHECKING:  # msgspec drops what a TypedDict does not name, and digests are of all of it

@@ -80,6 +80,8 @@ class GatePolicy(Section, frozen=True):
         fairness: how much the outcomes of protected groups may differ; None: differences are only
             reported.
         segments: segments in which the candidate is compared with the champion by themselves.
+        stability_index: largest population stability index (PSI) of an input between the first
+            fifth of the window's days and a later one; None: it is only reported.
     """
 
     average_precision_drop: Share
@@ -98,6 +100,7 @@ class GatePolicy(Section, frozen=True):
     skew: Literal["tell", "refuse"] = "tell"
     fairness: FairnessPolicy | None = None
     segments: SegmentGates | None = None
+    stability_index: Positive | None = None
 
 
 class GpuPolicy(Section, frozen=True):
@@ -115,6 +118,9 @@ class GpuPolicy(Section, frozen=True):
     ]
     count: Annotated[int, Meta(ge=1, le=8)] = 1
     product: str | None = None
+
+
+ClassWeight = Literal["none", "square_root", "balanced"]
 
 
 class TrainingPolicy(Section, frozen=True):
@@ -141,6 +147,10 @@ class TrainingPolicy(Section, frozen=True):
         gpu: GPU for a fit on Kubernetes; None means the same as for the model's pods.
         vocabulary: largest number of words that are learned for a category without declared words.
         search: the search for hyper-parameters before the fit; None: `fit` chooses its own.
+        class_weight: weight of a row of a rare class in a fit: as many times that of the most
+            frequent class as the latter has more rows (`balanced`), the square root of that
+            (`square_root`), or the same (`none`). The calibration has no weights, so that scores
+            are probabilities all the same.
     """
 
     window_days: Count
@@ -156,3 +166,4 @@ class TrainingPolicy(Section, frozen=True):
     gpu: GpuPolicy | None = None
     vocabulary: Annotated[int, Meta(ge=1, le=10_000)] = 100
     search: SearchPolicy | None = None
+    class_weight: ClassWeight = "none"

@@ -26,6 +26,7 @@ from mlplatform.operations.card.card import (
     Data,
     Explanations,
     Identity,
+    Input,
     Labels,
     MaturedPerformance,
     NamedEstimate,
@@ -78,6 +79,10 @@ class VersionRecords:
     tenure: MaturedTenure | None
 
 
+class _StabilityEntry(msgspec.Struct, frozen=True):
+    indices: Mapping[str, tuple[float | None, ...]] = {}
+
+
 class _Report(msgspec.Struct, frozen=True):
     """The part of a gate report that a card shows; reports of earlier releases lack some of it."""
 
@@ -88,6 +93,7 @@ class _Report(msgspec.Struct, frozen=True):
     fairness: CardFairness | None = None
     champion_version: int | None = None
     baseline: tuple[CardMeasure, ...] = ()
+    stability: _StabilityEntry | None = None
 
 
 def card(recorded: VersionRecords) -> Card:
@@ -104,7 +110,7 @@ def card(recorded: VersionRecords) -> Card:
         data=_data(recorded),
         labels=_labels(recorded),
         validation=_validation(recorded.version),
-        inputs=card_inputs(recorded.definition, recorded.views, bundle),
+        inputs=_with_stability(recorded, card_inputs(recorded.definition, recorded.views, bundle)),
         explanations=None if bundle is None else _explanations(bundle),
         rollouts=tuple(card_rollout(facts, recorded.analyses) for facts in journals),
         approvals=approvals(journals),
@@ -241,18 +247,33 @@ def _labels(recorded: VersionRecords) -> Labels:
         come_days=come.get(f"{LABELS[1]}_labels_within_days"),
         hides=definition.decision.hides_outcome,
         treatment=definition.training.hidden_outcomes,
+        class_weight=definition.training.class_weight,
         treated=treated[0] if treated else None,
         exploration_share=None if exploration is None else exploration.share,
         positives=int(counted[0]) if counted and counted[0] is not None else None,
     )
 
 
-def _validation(version: Version) -> Validation:
+def _with_stability(recorded: VersionRecords, inputs: tuple[Input, ...]) -> tuple[Input, ...]:
+    """The inputs with how much each moved over the days of the training set."""
+    found = _report(recorded.version).stability
+    largest = {
+        name: max((one for one in indices if one is not None), default=None)
+        for name, indices in (found.indices if found is not None else {}).items()
+    }
+    return tuple(msgspec.structs.replace(i, stability=largest.get(i.name)) for i in inputs)
+
+
+def _report(version: Version) -> _Report:
     try:
-        report = msgspec.convert(_plain(version.facts.report), _Report)
+        return msgspec.convert(_plain(version.facts.report), _Report)
     except msgspec.ValidationError as error:
         name = f"version {version.version} of {version.model}"
         raise Corrupt(f"the gate report of {name} in the registry: {error}") from error
+
+
+def _validation(version: Version) -> Validation:
+    report = _report(version)
     return Validation(
         champion=report.champion,
         gates=report.gates,

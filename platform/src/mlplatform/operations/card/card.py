@@ -159,6 +159,7 @@ class Labels(_Part, frozen=True):
             `come_days` that had arrived when they were last judged.
         hides: decisions after which no label can come.
         treatment: what training does with a request whose label is hidden, as model.yaml declares.
+        class_weight: how rare classes are weighted in a fit, as model.yaml declares.
         treated: what was done in this version's training set; None if it is not recorded.
         exploration_share: share of such requests that are let through to learn their outcomes;
             None: there is no exploration.
@@ -172,6 +173,7 @@ class Labels(_Part, frozen=True):
     come_days: float | None
     hides: tuple[str, ...]
     treatment: str
+    class_weight: str
     treated: str | None
     exploration_share: float | None
     positives: int | None = None
@@ -290,6 +292,8 @@ class Input(_Part, frozen=True):
         stale: what happens if the feature is too old, or its store does not answer; None if it is
             no feature.
         usual: the ordinary value, with which reasons compare.
+        stability: largest population stability index over the days of the training set; None where
+            it is not recorded.
     """
 
     name: str
@@ -298,6 +302,7 @@ class Input(_Part, frozen=True):
     missing: str
     stale: str | None
     usual: float | None
+    stability: float | None = None
 
 
 class Approval(_Part, frozen=True):

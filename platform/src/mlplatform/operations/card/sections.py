@@ -38,6 +38,11 @@ TREATMENTS = {
     "weight": "those that chance let through stand for them",
     "pseudo_label": "they count as positive while known ones are precise enough, else left out",
 }
+CLASS_WEIGHTS = {
+    "none": "as all others",
+    "square_root": "by the square root of how much rarer they are than the most frequent class",
+    "balanced": "by how much rarer they are than the most frequent class",
+}
 METHODS = {
     "tree_shap": "TreeSHAP: Shapley values of the margin, which add up to it",
     "reference_values": "reference values: the {word}'s fall with one input at its usual value",
@@ -227,6 +232,7 @@ def _labels(card: Card) -> Fields:
         ("hidden by", hides or "no decision"),
         ("in training", TREATMENTS.get(labels.treatment, labels.treatment) if hides else "none"),
         ("in this version's data", labels.treated or NOT_RECORDED),
+        ("rare classes in a fit", CLASS_WEIGHTS.get(labels.class_weight, labels.class_weight)),
         ("let through to learn", "none" if explored is None else percent(explored)),
     )
 
@@ -247,9 +253,18 @@ def _validation(card: Card) -> Parts:
 
 def _inputs(found: Sequence[Input]) -> Table:
     rows = tuple(
-        (i.name, i.made_of, i.missing, i.stale or "does not apply", number(i.usual)) for i in found
+        (
+            i.name,
+            i.made_of,
+            i.missing,
+            i.stale or "does not apply",
+            number(i.usual),
+            number(i.stability),
+        )
+        for i in found
     )
-    head = ("input", "made of", "where it is missing", "where it is stale or unavailable", "usual")
+    stale = "where it is stale or unavailable"
+    head = ("input", "made of", "where it is missing", stale, "usual", "moved over time (PSI)")
     return Table("In the order of the model", head, rows)
 
 

@@ -1,10 +1,40 @@
-"""Whether served features may be used for training, by the last skew pass."""
+"""Whether served features may be used for training, by the last skew pass, and which inputs moved
+over the days of the training set."""
 
 from __future__ import annotations
 
+from typing import Final
+
 from mlplatform.learning.skew.verdict import SkewReport
+from mlplatform.learning.training_sets.stability import Stability
 from mlplatform.learning.validation.gate_result import GateResult, Verdict
 from mlplatform.model.policies.training import GatePolicy
+from mlplatform.runtime.times import day_text
+
+SHOWN_INPUTS: Final = 3
+
+
+def judge_stability(found: Stability, gates: GatePolicy) -> GateResult:
+    """Tells the inputs that moved most over the days of the training set; with a limit in
+    model.yaml it refuses a candidate of which one moved further."""
+    name, limit = "stability", gates.stability_index
+    largest = found.largest
+    if not largest:
+        verdict: Verdict = "passed" if limit is None else "inconclusive"
+        reason = "no input could be compared: fewer than two parts of the window have requests"
+        return GateResult(name, verdict, None, limit, reason)
+    most = next(iter(largest))
+    value = largest[most]
+    shown = ", ".join(f"{one} {index:.3f}" for one, index in [*largest.items()][:SHOWN_INPUTS])
+    days = ", ".join(day_text(at_ms) for at_ms in found.from_ms[1:])
+    reason = (
+        f"largest population stability index of an input, of the days from {days} against those"
+        f" from {day_text(found.from_ms[0])}: {shown}"
+    )
+    if limit is None:
+        return GateResult(name, "passed", value, None, reason)
+    passed: Verdict = "passed" if value <= limit else "failed"
+    return GateResult(name, passed, value, limit, f"{reason} (at most {limit:g} allowed)")
 
 
 def judge_skew(
