@@ -382,6 +382,21 @@ def test_records_of_one_customer_are_the_first_ones_in_order_up_to_the_limit(
             assert found.equals(of_unit.slice(0, limit))
 
 
+def test_a_read_up_to_a_limit_decodes_no_file_behind_it(
+    folder: Path, log: SqliteDecisionLog
+) -> None:
+    in_segments(log, folder, 3, rows=10)
+    every = log.read(EVERYTHING)
+    _, second, last = (one.path(folder) for one in files(folder))
+    last.write_bytes(b"no file of records")
+    for limit in (0, 1, 10, 15, 20):
+        assert log.read(replace(EVERYTHING, limit=limit)).equals(every.slice(0, limit))
+    second.write_bytes(b"no file of records")
+    assert log.read(replace(EVERYTHING, limit=10)).equals(every.slice(0, 10))
+    with pytest.raises(pa.ArrowInvalid):
+        log.read(replace(EVERYTHING, limit=11))
+
+
 @pytest.mark.parametrize(
     "wrong", ["UPDATE entries SET kind = '\"decision\"'", "DELETE FROM entries"]
 )

@@ -82,15 +82,23 @@ def _from_files(
     if has_keys(query):
         parts = by_keys(files, query, _expression(writer, query))
         return pa.concat_tables([schema.empty_table(), *parts])
-    dataset = ds.dataset([str(f) for f in files], schema=sealed_schema(), format="parquet")
     columns, matching = id_columns(query.columns), _expression(writer, query)
+    paths, sealed = [str(f) for f in files], sealed_schema()
     if query.limit is None:
+        dataset = ds.dataset(paths, schema=sealed, format="parquet")
         return with_ids(dataset.to_table(columns=columns, filter=matching)).cast(schema)
-    # without reading ahead: most data after the first records is not needed
-    first = dataset.head(
-        query.limit, columns=columns, filter=matching, batch_readahead=1, fragment_readahead=1
-    )
-    return with_ids(first).cast(schema)
+    found, room = [schema.empty_table()], query.limit
+    for path in paths:
+        if room <= 0:
+            break
+        # one file after the other, and without reading ahead: most data after the first records is
+        # not needed, and a dataset of all files decodes the next one too
+        first = ds.dataset([path], schema=sealed, format="parquet").head(
+            room, columns=columns, filter=matching, batch_readahead=1
+        )
+        found.append(with_ids(first).cast(schema))
+        room -= len(first)
+    return pa.concat_tables(found)
 
 
 def _expression(writer: str, query: RecordQuery) -> pc.Expression:
