@@ -10,7 +10,7 @@ export PYTHONPATH :=
 .PHONY: gpu-report test-docs test-tutorial test-guide test-images test test-servers server-images test-observability test-page test-cluster test-other-cluster test-mlserver test-train test-spark test-torch test-terraform load-test test-load
 .PHONY: demo-cluster cluster-build cluster-up cluster-down cluster-state
 .PHONY: drill-kill drill-restore drill-async drill-idempotency drill-scoring drill-client drill-disk drill-large drill-soak drill-attack
-.PHONY: bench-scoring bench-claims bench-capacity bench-rollouts bench-passes bench-outcomes bench-scale bench-planner bench-drift bench-images bench-labels bench-hidden bench-quality bench-categories bench-page bench-features bench-training-joins bench-windows bench-handbook bench-batch bench-retention
+.PHONY: bench-scoring bench-claims bench-capacity bench-rollouts bench-passes bench-outcomes bench-scale bench-planner bench-drift bench-images bench-labels bench-hidden bench-quality bench-categories bench-page bench-features bench-feature-path bench-training-joins bench-windows bench-handbook bench-batch bench-retention
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -332,8 +332,11 @@ bench-credit: .venv/.train-xgboost .venv/.dev ## credit-default on UCI's clients
 bench-categories: .venv/.train-torch .venv/.dev ## merchant-category beside linear models and trees over whole descriptors; build/bench/categories.json (BENCH_FLAGS="--runs 10")
 	@$(RUN) tests.bench.categories $(BENCH_FLAGS)
 
-bench-features: .venv/.dev ## what tables of features and training sets cost by their size; build/bench/features.json (BENCH_FLAGS="--payments 10000000")
+bench-features: .venv/.dev ## what tables of features and training sets cost by their size; build/bench/features.json (BENCH_FLAGS="--many 100000000")
 	@$(RUN) tests.bench.features $(BENCH_FLAGS)
+
+bench-feature-path: .venv/.dev ## the scoring path with real-time windows beside the one without, in turn; build/bench/feature_path.json
+	@$(RUN) tests.bench.feature_path $(BENCH_FLAGS)
 
 bench-training-joins: .venv/.train-spark .venv/.dev ## what DuckDB and Spark take for the same training set; build/bench/training_joins.json (BENCH_FLAGS="--payments 10000000")
 	@$(RUN) tests.bench.training_joins $(BENCH_FLAGS)

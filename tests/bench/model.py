@@ -30,6 +30,7 @@ from mlplatform.model.policies.calibration import Calibration
 from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.model.profile import Column, Profile
 from mlplatform.model.rules import parse_rules
+from mlplatform.model.windows.declaration import Window
 from mlplatform.runtime.canonical import digest
 
 TREES, LEAVES, ROWS, SEED = 300, 63, 20_000, 7
@@ -70,7 +71,7 @@ def fraud_bundle(content: bytes, x: NDArray[np.float32], folder: Path) -> str:
         (source / "rules.yaml").read_text(), source="rules", inputs=names, decisions=EARLIER.names
     )
     views = tuple(View(name=v.name, ttl_ms=v.ttl_ms) for v in load_views(source))
-    return _write(content, x, folder, definition.inputs, reasons, rules, views)
+    return _write(content, x, folder, definition.inputs, reasons, rules, views, definition.windows)
 
 
 def _write(
@@ -81,6 +82,7 @@ def _write(
     reasons: dict[str, Reason],
     rules: Any,
     views: tuple[View, ...],
+    windows: tuple[Window, ...] = (),
 ) -> str:
     names = [i.name for i in inputs]
     model = OnnxFile(content, inputs=x.shape[1])
@@ -105,6 +107,7 @@ def _write(
             tolerance=1e-4,
         ),
         views=views,
+        windows=windows,
         profile=Profile(
             rows=100, units=50, inputs=dict.fromkeys(names, flat), score=flat, alert_share=0.01
         ),
