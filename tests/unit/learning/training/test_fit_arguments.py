@@ -22,7 +22,7 @@ from mlplatform.learning.training.candidate import fit_rows, train
 from mlplatform.learning.training.fit_check import rows
 from mlplatform.learning.training.folder import call_fit, load_folder
 from mlplatform.learning.training.packages import import_problems
-from mlplatform.learning.training_sets.stability import STRETCHES
+from mlplatform.learning.training_sets.moved_inputs import STRETCHES
 from mlplatform.model.definition import RequestField
 from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
 

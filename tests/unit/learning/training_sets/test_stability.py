@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from mlplatform.learning.training_sets.dataset import Dataset
-from mlplatform.learning.training_sets.stability import STRETCHES, Stability, stability
+from mlplatform.learning.training_sets.moved_inputs import STRETCHES, stability
+from mlplatform.learning.training_sets.stability import Stability
 from mlplatform.learning.validation.feature_gates import judge_stability
 from mlplatform.model.definition import InputSpec
 from support.training_rows import DEFINITION, NAMES, payments

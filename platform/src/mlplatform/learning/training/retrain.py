@@ -32,9 +32,9 @@ from mlplatform.learning.training.own_gates import own_findings
 from mlplatform.learning.training.segment_gates import segment_gates
 from mlplatform.learning.training_sets import dataset
 from mlplatform.learning.training_sets.dataset import Dataset
+from mlplatform.learning.training_sets.moved_inputs import stability
 from mlplatform.learning.training_sets.port import TrainingJoin
 from mlplatform.learning.validation.class_measures import class_measures
-from mlplatform.learning.training_sets.stability import stability
 from mlplatform.learning.validation.feature_gates import judge_stability
 from mlplatform.learning.validation.fold_gate import FoldFinding, judge_folds
 from mlplatform.learning.validation.gate_report import GateReport
