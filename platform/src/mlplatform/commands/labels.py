@@ -20,7 +20,7 @@ from mlplatform.operations import wiring
 from mlplatform.operations.labels import label_import as job
 from mlplatform.runtime.errors import InputInvalid, PlatformError
 
-app = typer.Typer(help="Outcomes of payments, from files.", no_args_is_help=True)
+app = typer.Typer(help="Outcomes of requests, from files.", no_args_is_help=True)
 
 
 @app.command("import")
@@ -44,12 +44,12 @@ def import_labels(
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Record the labels of a file, of payments of the history and of decisions.
+    """Record the labels of a file, of requests of the history and of decisions.
 
     All rows are checked before one is recorded, and a row that was recorded before changes nothing:
     a file may be imported again, also after a kill.
 
-    Example: mlplatform labels import fraud chargebacks.csv --map request_id=REF --label 1
+    Example: mlplatform labels import fraud outcomes.csv --map request_id=REF --label 1
     """
     platform = wiring.opened_platform()
     now_ms = platform.clock.event_ms() if platform.settings.clock == "system" else None

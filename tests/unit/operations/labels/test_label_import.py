@@ -173,11 +173,11 @@ def test_labels_of_one_payment_count_in_the_order_of_their_own_times(
 
 
 WRONG = [
-    ("nobody,1,", "labels.csv, row 1: request_id is of no payment of fraud's history and of no"),
+    ("nobody,1,", "labels.csv, row 1: request_id is of no request of fraud's history and of no"),
     ("{one},2,", "labels.csv, row 1: label is not 0 or 1: 2"),
     ("{one},,", "row 1: label is missing"),
     (",1,", "row 1: request_id is missing"),
-    ("{one},1,2001-01-01T00:00:00", "row 1: label_time is before the payment: 2001-01-01"),
+    ("{one},1,2001-01-01T00:00:00", "row 1: label_time is before the request: 2001-01-01"),
     ("{one},1,2999-01-01T00:00:00", "row 1: label_time is in the future"),
     ("{one},1,yesterday", "row 1: label_time is 'yesterday'; wanted: a time"),
     ("{first},0,", "row 1: an earlier row has another label of this request_id at the same"),

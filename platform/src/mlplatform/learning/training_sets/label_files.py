@@ -1,4 +1,4 @@
-"""Labels in a Parquet or CSV file, of payments that were imported or answered before."""
+"""Labels in a Parquet or CSV file, of requests that were imported or answered before."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def label_columns_of(definition: ModelDefinition, *, has_label: bool) -> tuple[E
     """
     kinds, meaning = LABEL_KINDS[definition.task]
     found = (
-        ("request_id", REQUEST_IDS, ("request_id", "decision_id"), "id of the payment", ""),
+        ("request_id", REQUEST_IDS, ("request_id", "decision_id"), "id of the request", ""),
         ("label", kinds, ("label",), meaning, ""),
         ("label_time", TIMES, ("label_time",), "when it was stated; not in the future", AT_IMPORT),
     )
@@ -159,7 +159,7 @@ def _checks(table: pa.Table, definition: ModelDefinition, now_ms: int | None) ->
 
 
 def _contradictions(table: pa.Table) -> Check:
-    """Check that no earlier row has another label of the same payment and time, because nobody
+    """Check that no earlier row has another label of the same request and time, because nobody
     could tell which one counts."""
     ids, labels, times = (
         table.column(name).combine_chunks().dictionary_encode("encode").indices.to_numpy()

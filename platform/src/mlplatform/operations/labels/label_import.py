@@ -44,7 +44,7 @@ class LabelImport:
     Args:
         stored: rows that are new records.
         repeated: rows that were taken in before, with the same label and time.
-        of_history: rows about payments of the imported history; the others are about decisions.
+        of_history: rows about requests of the imported history; the others are about decisions.
     """
 
     rows: int
@@ -54,22 +54,22 @@ class LabelImport:
 
 
 def check_known(platform: Platform, model: str, table: pa.Table, source: str) -> int:
-    """The number of rows that are about payments of the model's imported history.
+    """The number of rows that are about requests of the model's imported history.
 
     Raises:
-        InputInvalid: a row is about no payment of the history and no decision of the model, or its
-            label was stated before the payment.
+        InputInvalid: a row is about no request of the history and no decision of the model, or its
+            label was stated before the request.
     """
     key, ids = platform.pseudonym_key(), table.column("request_id")
-    paid_ms = _event_times(platform, model, ids)
-    of_history = ~np.isnat(paid_ms)
+    asked_ms = _event_times(platform, model, ids)
+    of_history = ~np.isnat(asked_ms)
     unknown = ~of_history
     for row in np.flatnonzero(unknown):
         unknown[row] = not is_known(model, str(ids[int(row)].as_py()), key)
-    problem = f"request_id is of no payment of {model}'s history and of no decision of {model}"
+    problem = f"request_id is of no request of {model}'s history and of no decision of {model}"
     refuse(unknown, source, problem, ids)
     times = table.column("label_time")
-    refuse(times.to_numpy() < paid_ms, source, "label_time is before the payment", times)
+    refuse(times.to_numpy() < asked_ms, source, "label_time is before the request", times)
     return int(of_history.sum())
 
 
@@ -77,7 +77,7 @@ def import_labels(platform: Platform, model: str, table: pa.Table, source: str) 
     """Record the labels of a file, each once however often it comes.
 
     A label counts from the moment of its import on, as one that the API takes: no training set of
-    an earlier moment changes. Labels of one payment count in the order of their own times. An
+    an earlier moment changes. Labels of one request count in the order of their own times. An
     import that is killed is finished by the next one of the same file.
 
     Args:
@@ -146,7 +146,7 @@ def _entry(kind: LabelKind, record: Record, label: Any) -> Entry:
 
 
 def _event_times(platform: Platform, model: str, ids: Column) -> NDArray[np.datetime64]:
-    """The event time of each payment of the history, NaT of others."""
+    """The event time of each request of the history, NaT of others."""
     offline = platform.offline(model)
     db, found = offline.db, offline.history(0).project("request_id, event_time")
     labelled = db.from_arrow(pa.table([ids, pa.array(np.arange(len(ids)))], ["request_id", "row"]))
