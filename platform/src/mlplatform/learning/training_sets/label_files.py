@@ -90,7 +90,7 @@ def examine_labels(
         ConfigInvalid: the model can have no such label.
     """
     if path.is_dir() or not path.is_file() or path.suffix.lower() not in (PARQUET, *CSV_FILES):
-        problem = f"it is no file of labels; wanted: one {PARQUET} or {CSV} file"
+        problem = f"wanted: one {PARQUET} or {CSV} file of labels"
         raise InputInvalid(str(path), None, problem)
     kinds = {"request_id": REQUEST_IDS, "label_time": TIMES}
     if label is None:

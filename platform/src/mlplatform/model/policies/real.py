@@ -145,7 +145,7 @@ NOT_OF_NUMBERS: Final[Mapping[str, str]] = {
     "training.small_model": NO_SMALL,
     "training.hidden_outcomes": _UNKNOWN,
     "training.pseudo_label_precision": _UNKNOWN,
-    "training.class_weight": "a number is no class",
+    "training.class_weight": "labels are numbers, not classes",
     "training.search": "trials are measured by one score of two outcomes",
     "training.folds": "folds in time are judged by measures of which more is better",
     "gates.average_precision_drop": _BY_ERROR,
