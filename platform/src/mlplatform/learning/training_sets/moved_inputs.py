@@ -57,7 +57,7 @@ def stability(dataset: Dataset, inputs: Sequence[InputSpec]) -> Stability:
 def _some(event_ms: NDArray[np.int64], from_ms: int, to_ms: int) -> NDArray[np.int64]:
     """The rows of a stretch, or as many of them as are compared, evenly apart."""
     first, last = np.searchsorted(event_ms, [from_ms, to_ms])
-    step = max(1, int(last - first) // MOST_ROWS)
+    step = max(1, -(-int(last - first) // MOST_ROWS))
     return np.arange(first, last, step)
 
 
