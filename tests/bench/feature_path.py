@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import IO, Any, Final
 
+import msgspec
 from tests.bench import wrk
 from tests.bench.contenders import ROOT, Bench
 from tests.bench.windows import windows
@@ -39,7 +40,8 @@ def folder_with_windows(root: Path) -> Path:
     folder = copied(root, MODEL)
     model, reasons = folder / "model.yaml", folder / "reasons.yaml"
     last = "  - {name: amount_to_mean_30d, kind: ratio, of: amount, to: customer_mean_30d}\n"
-    text, found = model.read_text(), windows()
+    text = model.read_text()
+    found = [msgspec.structs.replace(w, name=f"live_{w.name}") for w in windows()]
     assert last in text
     inputs = "".join(f"  - {{name: {w.name}, kind: window, of: {w.entity}}}\n" for w in found)
     declared = json.dumps(as_written(found)["windows"])
@@ -98,15 +100,28 @@ def serve(seconds: float) -> None:
     """One gateway; a line of figures for each line that is read."""
     from tests.bench.scoring import online_path  # starts a world with the folder that is set
 
-    with tempfile.TemporaryDirectory() as root, online_path(Path(root)) as online:
+    with (
+        tempfile.TemporaryDirectory() as root,
+        online_path(Path(root), has_adverse=False) as online,
+    ):
         bench = Bench(seconds, Path(root))
+        headers = {"Content-Type": "application/json"}
+        with online.world.client() as client:  # reasons of alerts would cost more than windows do
+            online.contender.bodies = [
+                body
+                for body in online.contender.bodies
+                if client.post("/score", content=body, headers=headers).json()["decision"]
+                == "approve"
+            ]
         print(json.dumps({"ready": True}), flush=True)
         for _ in sys.stdin:
-            bench.measure("path", online.again(), CONNECTIONS)
+            path = online.again()
+            bench.measure("path", path, CONNECTIONS)
             with online.world.client() as client:
-                body = json.loads(online.contender.bodies[0])
-                body.pop("event_time")
-                answer = client.post("/score", json=body).json()
+                sent = client.post("/score", content=path.bodies[0], headers=headers)
+            answer = sent.json()
+            if sent.status_code != 200:
+                raise SystemExit(f"a request was refused: {answer}")
             found = bench.figures["path"]
             print(json.dumps({**found, "degraded": answer["degraded"]}), flush=True)
 

@@ -191,8 +191,12 @@ class OnlinePath:
 
 
 @contextmanager
-def online_path(work: Path) -> Iterator[OnlinePath]:
-    """Ends with the block."""
+def online_path(work: Path, *, has_adverse: bool = True) -> Iterator[OnlinePath]:
+    """Ends with the block.
+
+    Args:
+        has_adverse: whether the usual share of the requests is reviewed or declined.
+    """
     content, x = trees(len(load_definition(MODEL).inputs))
     onnx = work / "path.onnx"
     onnx.write_bytes(content)
@@ -203,9 +207,10 @@ def online_path(work: Path) -> Iterator[OnlinePath]:
         world.start_gateway()
         predictor = world.predictors[arm.service].process.pid
         processes.pin(predictor, LOAD_CORE)
+        bodies = _payments(world, x)
         path = Contender(
             f"{world.url}/api/v1/models/{MODEL}/score",
-            _with_adverse_share(world, _payments(world, x)),
+            _with_adverse_share(world, bodies) if has_adverse else bodies[:BODIES],
             {"Content-Type": "application/json", **world.headers},
             keyed=True,
             pids={"gateway": _pinned(world), "predictor": predictor},
