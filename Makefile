@@ -138,7 +138,7 @@ build/gpu/.done: requirements/dev.txt requirements/serve-gpu.txt pyproject.toml
 	@build/gpu/python/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . -e clients/python
 	@touch $@
 
-gpu-report: build/gpu/.done ## what only a machine with a GPU can show, checked one after the other; build/gpu/report.md (GPU_TORCH=1: a fit by PyTorch too)
+gpu-report: build/gpu/.done ## what only a machine with a GPU can show, checked one after the other; build/gpu/report.txt (GPU_TORCH=1: a fit by PyTorch too)
 	@PYTHONPATH=platform/src:tests:. build/gpu/python/bin/python -m tests.drills.gpu $(GPU_FLAGS)
 
 build/browser/.done: requirements/browser.txt .venv/.dev

@@ -170,7 +170,7 @@ def nodes() -> Found:
 
 
 def report(accelerator: Hardware, folder: Path) -> list[Check]:
-    """Run every check, and write `report.json` and `report.md` after each."""
+    """Run every check, and write `report.json` and `report.txt` after each."""
     checks: list[tuple[str, Callable[[], Found]]] = [
         ("driver", driver),
         ("provider", partial(provider, accelerator)),
@@ -223,7 +223,7 @@ def _write(folder: Path, accelerator: str, found: Sequence[Check]) -> None:
     for one in found:
         for name, figure in one.figures.items():
             lines += ["", f"{one.name}, {name}: {figure}"]
-    (folder / "report.md").write_text("\n".join(lines) + "\n")
+    (folder / "report.txt").write_text("\n".join(lines) + "\n")
 
 
 def _network(folder: Path) -> Path:
@@ -296,7 +296,7 @@ def main() -> int:
         print("this machine has no GPU of NVIDIA; --accelerator cpu tries the checks themselves")
         return 2
     found = report(accelerator, options.out)
-    print(f"report: {options.out / 'report.md'}")
+    print(f"report: {options.out / 'report.txt'}")
     return int(any(one.outcome == "failed" for one in found))
 
 

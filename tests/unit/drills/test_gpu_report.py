@@ -31,7 +31,7 @@ def test_a_check_that_fails_ends_no_other(tmp_path: Path, monkeypatch: pytest.Mo
     assert outcomes == ["left out", "failed", *["passed"] * 5]
     written = json.loads((tmp_path / "report.json").read_text())
     assert [one["outcome"] for one in written["checks"]] == outcomes
-    text = (tmp_path / "report.md").read_text()
+    text = (tmp_path / "report.txt").read_text()
     assert "| driver | left out | no program |" in text
     assert "| provider | failed | OSError: no library |" in text
     assert "fit, s: 1" in text

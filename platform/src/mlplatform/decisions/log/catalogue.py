@@ -266,7 +266,7 @@ def _contained(db: sqlite3.Connection, query: RecordQuery) -> tuple[list[str], l
 
 
 def _keys(query: RecordQuery) -> Iterator[Sequence[str]]:
-    """For each of the query's conditions on keys, those of which a file has to hold one."""
+    """Keys of which a file has to hold one, for each of the query's conditions on keys."""
     if query.unit is not None:
         yield [_unit_key(query.unit)]
     ids = query.decision_ids if query.decision_id is None else [query.decision_id]
