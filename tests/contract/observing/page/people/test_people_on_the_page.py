@@ -5,6 +5,7 @@ What is done stands in the journal with the person's name, as by the command.
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Callable, Iterator
 from html import unescape
@@ -208,13 +209,18 @@ def test_a_champion_is_rolled_back_to_the_one_before_it(world: World, visitor: V
     assert otto.buttons("/models/fraud") == {"roll-back", "kill"}
     assert visitor("bo").buttons(f"/rollouts/{rollout}") == set()
     assert "roll-back" not in visitor("bo").buttons("/models/fraud")
+    asked = otto.get(f"/rollouts/{rollout}/act/roll-back")
+    assert "version 1 answers again in place of this one" in asked.text
     done = otto.act(f"/rollouts/{rollout}/act/roll-back", "too many declines")
     assert done.status_code == 303
     state = world.state(rollout)
     assert (state.phase, state.reason) == ("rolled_back", "too many declines")
     assert world.home.rollouts.routes("fraud").champion == before
     assert "roll-back" not in otto.buttons("/models/fraud")
-    assert otto.get(f"/rollouts/{rollout}/act/roll-back").status_code == 409
+    late = otto.get(f"/rollouts/{rollout}/act/roll-back")
+    assert late.status_code == 409
+    assert "possible for you: nothing; on the page of model fraud: " in html.unescape(late.text)
+    assert "has given the answer" not in late.text, "it was carried out long ago"
 
 
 def test_what_waits_is_told_at_the_top_with_who_may_answer_and_how(

@@ -97,3 +97,26 @@ def test_the_evidence_stays_as_it_is_and_its_page_shows_the_limit(name: str) -> 
     (plot,) = [row.plot for row in page.gates if row.tone == "bad" and row.plot is not None]
     assert isinstance(plot, Plot)
     assert f"at most {float(limit[:-2]):.2f} % allowed" in plot.description
+
+
+@pytest.mark.parametrize(("share", "is_allowed"), [(-0.8, False), (-0.1, True), (0.4, False)])
+def test_a_gate_that_tolerates_neither_more_nor_less_is_drawn_so(
+    share: float, is_allowed: bool
+) -> None:
+    """Alerts far below the champion's are as wrong as alerts far above."""
+    values = {"share": share, "low": share - 0.05, "high": share + 0.05, "limit": 0.3}
+    gate = {"verdict": "UNHEALTHY", "reason": "far below", "values": values}
+    found: Any = {"verdict": "UNHEALTHY", "gates": {"alerts": gate}}
+    fact = RolledBack(rollout_id="fraud-v2-1", model="fraud", event_ms=5, wall_ms=5, actor="pass",
+                      reason="alerts", evidence=found)  # fmt: skip
+    page = rollouts.evidence(fact)
+    assert page is not None
+    (row,) = page.gates
+    plot = row.plot
+    assert plot is not None
+    assert plot.well is not None
+    assert plot.value is not None
+    left, width = plot.well
+    assert (left <= plot.value <= left + width) == is_allowed
+    assert len(plot.edges) == 2
+    assert "allowed -30.00 % to 30.00 %" in plot.description

@@ -67,6 +67,7 @@ class Subject:
     Args:
         kind: `rollouts` or `models`: the first part of the page's path.
         offered: acts that the present state allows.
+        before: version of the champion before this one, which is kept ready; None if none is.
         seen: returns the state to which a form of an act is bound.
         state, facts: state and journal of a rollout; None and empty for a model.
     """
@@ -79,6 +80,7 @@ class Subject:
     says: str
     state: RolloutState | None = None
     facts: tuple[Transition, ...] = ()
+    before: int | None = None
 
     @property
     def path(self) -> str:
@@ -271,6 +273,7 @@ class Actions:
         if act not in subject.offered:
             mine = [one for one in subject.offered if self._may(reader, subject, one)]
             able = ", ".join(f'"{acts.WORDS[one][0]}"' for one in mine) or "nothing"
+            able += self._possible_elsewhere(subject)
             title, _ = acts.WORDS[act]
             way = acts.WAY_OUT.get(act, "")
             raise WrongForm(
@@ -284,6 +287,8 @@ class Actions:
         if shown is not None:
             approved, rejected = summary.consequences(shown.rest)
             does = approved if act == "approve" else rejected
+        elif act == "roll-back" and subject.before is not None:
+            does = f"version {subject.before} answers again in place of this one, within a second"
         return self._show(
             "people/confirm.html",
             status,
@@ -302,6 +307,14 @@ class Actions:
             least=REASON.least,
             most=REASON.most,
         )
+
+    def _possible_elsewhere(self, subject: Subject) -> str:
+        """What the reader may do on the page of a rollout's model, as the rest of a sentence."""
+        buttons = () if subject.kind == "models" else self.buttons("models", subject.model)
+        if not buttons:
+            return ""
+        names = ", ".join(f'"{button.title}"' for button in buttons)
+        return f"; on the page of model {subject.model}: {names}"
 
     def _code(self, reader: Reader, subject: Subject, act: Act, seen: str) -> Response:
         """A response with the code by which the reader gives this answer in Prefect's form or by
@@ -378,7 +391,7 @@ class Actions:
         state = fold(facts)
         routes = self._sources.model(state.model).routes
         says = f"rollout {name} is {acts.phase_words(state.phase)}"
-        if state.answer is not None:
+        if state.awaits_answer and state.answer is not None:
             says += f", and {state.answer.approver} has given the answer {state.answer.answer}"
         return Subject(
             kind,
@@ -389,6 +402,7 @@ class Actions:
             says,
             state,
             facts,
+            None if routes.previous is None else routes.previous.version,
         )
 
     @staticmethod

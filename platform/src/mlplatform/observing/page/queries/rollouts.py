@@ -9,6 +9,7 @@ from typing import Any
 
 from mlplatform.learning.validation.report import MARKS as VALIDATION_MARKS
 from mlplatform.learning.validation.report import TITLES as VALIDATION_TITLES
+from mlplatform.observing.page.pictures.measures import measure
 from mlplatform.observing.page.pictures.ramp import Ramp, ramp
 from mlplatform.observing.page.pictures.steps import StepRow, steps
 from mlplatform.observing.page.queries.plots import Plot, PlottedInterval, plot
@@ -209,18 +210,22 @@ def _gates(evidence: Evidence) -> tuple[GateRow, ...]:
             mark(gate["verdict"], holds=gate.get("holds", True)),
             TONES.get(gate["verdict"], ""),
             gate["reason"],
-            _share_plot(shown_values(name, evidence)),
+            _share_plot(name, shown_values(name, evidence)),
         )
         for name, gate in ordered
     )
 
 
-def _share_plot(values: Mapping[str, Any]) -> Plot | None:
+def _share_plot(name: str, values: Mapping[str, Any]) -> Plot | None:
     if "share" not in values:
         return None
     # A gate by a limit of its own has no other: what it allows ends where it stops.
     limit = values["limit"] if "limit" in values else values.get("stop")
     allowed = (values.get("band_low"), values.get("band_high", limit))
+    shape = measure(name, values)
+    ends = None if shape is None else shape.allowed(values)
+    if ends is not None and None not in ends:  # it tolerates no more below than above
+        allowed = ends
     shown = PlottedInterval(values["share"], values.get("low"), values.get("high"), allowed)
     return plot(shown, share=True)
 
