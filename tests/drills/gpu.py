@@ -62,10 +62,10 @@ class Failed(Exception):
     """The check ran, and what it is about is not so."""
 
 
-Passed = tuple[str, Mapping[str, Any]]
+Result = tuple[str, Mapping[str, Any]]
 
 
-def driver() -> Passed:
+def driver() -> Result:
     """The GPUs of this machine by NVIDIA's own program."""
     if shutil.which("nvidia-smi") is None:
         raise LeftOut("nvidia-smi is not here: the driver's package has it")
@@ -75,7 +75,7 @@ def driver() -> Passed:
     return f"{len(gpus)} GPUs: {'; '.join(gpus)}", {"gpus": gpus}
 
 
-def provider(accelerator: Hardware) -> Passed:
+def provider(accelerator: Hardware) -> Result:
     """Whether a model runs on the accelerator wholly, as the predictor asks of it."""
     with tempfile.TemporaryDirectory() as folder:
         path = _network(Path(folder))
@@ -83,7 +83,7 @@ def provider(accelerator: Hardware) -> Passed:
     return f"ONNX Runtime {onnxruntime.__version__}: {', '.join(made.get_providers())}", {}
 
 
-def contract(accelerator: Hardware) -> Passed:
+def contract(accelerator: Hardware) -> Result:
     """The predictor's contract suite on the accelerator; a skipped test counts as failed."""
     counts = _pytest(
         {"MLPLATFORM_TEST_ACCELERATOR": accelerator}, "tests/contract/scoring/predictor"
@@ -93,7 +93,7 @@ def contract(accelerator: Hardware) -> Passed:
     return f"{counts['passed']} tests passed", counts
 
 
-def scores(accelerator: Hardware) -> Passed:
+def scores(accelerator: Hardware) -> Result:
     """The same scores as on the processor within a tolerance, and the rate of both by batch."""
     rng = np.random.default_rng(5)
     figures: dict[str, Any] = {}
@@ -116,7 +116,7 @@ def scores(accelerator: Hardware) -> Passed:
     return f"scores within {largest:.1e} of the processor's", figures
 
 
-def fit(accelerator: Hardware) -> Passed:
+def fit(accelerator: Hardware) -> Result:
     """`merchant-category` fitted with PyTorch on the GPU, from its data to a batch of answers."""
     asked = [sys.executable, "-c", "import torch; print(torch.cuda.is_available())"]
     answer = subprocess.run(asked, capture_output=True, text=True)
@@ -133,7 +133,7 @@ def fit(accelerator: Hardware) -> Passed:
     return f"merchant-category: {counts['passed']} tests passed", counts
 
 
-def image(accelerator: Hardware) -> Passed:
+def image(accelerator: Hardware) -> Result:
     """The image of predictors on GPUs sees the GPU within a container."""
     if (
         shutil.which("docker") is None
@@ -154,7 +154,7 @@ def image(accelerator: Hardware) -> Passed:
     return f"{IMAGE} can use {accelerator}", {}
 
 
-def nodes() -> Passed:
+def nodes() -> Result:
     """The cluster of KUBECONFIG offers what the models' GPUs ask for."""
     if not os.environ.get("KUBECONFIG"):
         raise LeftOut("KUBECONFIG names no cluster")
@@ -171,7 +171,7 @@ def nodes() -> Passed:
 
 def report(accelerator: Hardware, folder: Path) -> list[Check]:
     """Run every check, and write `report.json` and `report.txt` after each."""
-    checks: list[tuple[str, Callable[[], Passed]]] = [
+    checks: list[tuple[str, Callable[[], Result]]] = [
         ("driver", driver),
         ("provider", partial(provider, accelerator)),
         ("contract suite", partial(contract, accelerator)),
@@ -192,7 +192,7 @@ def report(accelerator: Hardware, folder: Path) -> list[Check]:
     return found
 
 
-def _checked(name: str, check: Callable[[], Passed]) -> Check:
+def _checked(name: str, check: Callable[[], Result]) -> Check:
     try:
         detail, figures = check()
     except LeftOut as reason:

@@ -52,6 +52,7 @@ ACTS: Final = {
     "history windows": ("fraud",),
     "keys create": ("--name", "shop", "--model", "fraud", "--scope", "score"),
     "keys revoke": ("shop",),
+    "labels import": ("fraud", "labels.csv"),
     "log erase": ("--unit", "7", "--dry-run", *WHY),
     "log give-up": ("gateway-1",),
     "log retention": ("--dry-run",),

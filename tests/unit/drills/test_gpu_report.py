@@ -12,7 +12,7 @@ import pytest
 from tests.drills import gpu
 
 
-def of(name: str, *, raises: Exception | None = None) -> gpu.Passed:
+def of(name: str, *, raises: Exception | None = None) -> gpu.Result:
     if raises is not None:
         raise raises
     return f"{name} is well", {"s": 1}

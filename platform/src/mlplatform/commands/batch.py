@@ -77,12 +77,14 @@ def batch(
         if day is not None:
             wanted = "--input and --output without days, or only --first and --last"
             raise ConfigInvalid(key, day.date().isoformat(), wanted)
-    source, target = _places(input_, output)
+    source, target = _named_places(input_, output)
+    platform = wiring.existing_platform()
+    _check_is_there(source)
     from mlplatform.operations.tables.batch import TableBatch, page, score_table  # ONNX Runtime
 
     batch = TableBatch(model, source, target, version, column_names(map_), partition_rows)
     with _progress() as report:
-        manifest = score_table(wiring.existing_platform(), batch, report)
+        manifest = score_table(platform, batch, report)
     if json:
         print_json(manifest)
     else:
@@ -90,18 +92,21 @@ def batch(
     raise typer.Exit(FAILED if manifest["output"]["errors"] else 0)
 
 
-def _places(input_: str | None, output: str | None) -> tuple[str, str]:
-    """Where to read and where to write; both are named, and the first exists if it is a path."""
+def _named_places(input_: str | None, output: str | None) -> tuple[str, str]:
+    """Where to read and where to write, which both have to be named."""
     if input_ is None or output is None:
         options = {"--input": input_, "--output": output}
         lacking = " and ".join(name for name, value in options.items() if value is None)
         raise ConfigInvalid(lacking, None, "--input and --output, or only --first: a past day")
-    if "://" not in input_ and not Path(input_).exists():
+    return input_, output
+
+
+def _check_is_there(source: str) -> None:
+    if "://" not in source and not Path(source).exists():
         wanted = (
             "a Parquet or CSV file, a folder of them, or an address (`mlplatform batch --help`)"
         )
-        raise ConfigUnusable("--input", f"there is nothing at {input_!r}", wanted)
-    return input_, output
+        raise ConfigUnusable("--input", f"there is nothing at {source!r}", wanted)
 
 
 @contextmanager

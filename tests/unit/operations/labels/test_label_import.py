@@ -173,14 +173,23 @@ def test_labels_of_one_payment_count_in_the_order_of_their_own_times(
 
 
 WRONG = [
-    ("nobody,1,", "labels.csv, row 1: request_id is of no request of fraud's history and of no"),
-    ("{one},2,", "labels.csv, row 1: label is not 0 or 1: 2"),
-    ("{one},,", "row 1: label is missing"),
-    (",1,", "row 1: request_id is missing"),
-    ("{one},1,2001-01-01T00:00:00", "row 1: label_time is before the request: 2001-01-01"),
-    ("{one},1,2999-01-01T00:00:00", "row 1: label_time is in the future"),
-    ("{one},1,yesterday", "row 1: label_time is 'yesterday'; wanted: a time"),
-    ("{first},0,", "row 1: an earlier row has another label of this request_id at the same"),
+    (
+        "nobody,1,",
+        "labels.csv, row 1, counted from 0: request_id is of no request of fraud's history and",
+    ),
+    ("{one},2,", "labels.csv, row 1, counted from 0: label is not 0 or 1: 2"),
+    ("{one},,", "row 1, counted from 0: label is missing"),
+    (",1,", "row 1, counted from 0: request_id is missing"),
+    (
+        "{one},1,2001-01-01T00:00:00",
+        "row 1, counted from 0: label_time is before the request: 2001-01-01",
+    ),
+    ("{one},1,2999-01-01T00:00:00", "row 1, counted from 0: label_time is in the future"),
+    ("{one},1,yesterday", "row 1, counted from 0: label_time is 'yesterday'; wanted: a time"),
+    (
+        "{first},0,",
+        "row 1, counted from 0: an earlier row has another label of this request_id at the same",
+    ),
 ]
 
 
@@ -203,8 +212,8 @@ def test_a_dry_run_names_every_wrong_row(home: wiring.Platform, tmp_path: Path) 
     file = csv(tmp_path, [",1,", "5,,", "6,1,2999-01-01T00:00:00"])
     told = json.loads(run(file, "--dry-run").stdout)
     assert [one.split(": ", 1)[0] for one in told["refusals"]] == [
-        "labels.csv, row 0", "labels.csv, row 1", "labels.csv, row 2",
-    ]  # fmt: skip
+        f"labels.csv, row {number}, counted from 0" for number in range(3)
+    ]
     assert "2 more refusals: --dry-run shows them" in str(run(file).exception)
 
 

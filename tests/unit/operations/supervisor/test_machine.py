@@ -190,7 +190,8 @@ def test_doctor_tells_also_where_the_settings_can_not_be_used(
     wiring.settings.cache_clear()
     assert result.exit_code == 1
     found = {finding["what"]: finding for finding in json.loads(result.stdout)}
-    assert found["settings"]["seen"] == "MLPLATFORM_PAGE_PORT is 'many'; wanted: a port, 1 to 65535"
+    wanted = "a port, 1 to 65535, or unset it: the default is 8090"
+    assert found["settings"]["seen"] == f"MLPLATFORM_PAGE_PORT is 'many'; wanted: {wanted}"
     assert not (tmp_path / "home").exists()
 
 
