@@ -188,9 +188,11 @@ def views(home: Home, decisions: int, rollouts: int) -> dict[str, str]:
         "decisions": "/decisions",
         "decisions, flagged": f"/decisions?model={MODEL}&outcome=review",
         "decisions of a customer": f"/decisions?unit={unit}",
+        "decisions of a reason": f"/decisions?model={MODEL}&reason=HOUR",
         "decisions of a day": f"/decisions?to_ms={newest - 15 * DAY_MS}",
         "decision, newest": f"/decisions/{scale.decision_id(decisions)}",
         "decision, oldest": f"/decisions/{scale.decision_id(5)}",
+        "decision, what drove it": f"/decisions/{scale.decision_id(decisions)}?why=yes",
         "decisions as a file": f"/decisions.csv?model={MODEL}",
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import re
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 import httpx
+import msgspec
 import pytest
 
 from mlplatform.decisions.records.pseudonym import pseudonym
@@ -252,6 +254,7 @@ def test_older_links_lead_through_all_decisions(page: PageProcess) -> None:
         "before=1:a",
         "from_ms=5&to_ms=5",
         "model=<script>",
+        "reason=<script>",
     ],
 )
 def test_a_search_that_cannot_be_read_names_the_field_and_what_is_wanted(
@@ -279,6 +282,8 @@ def test_a_form_becomes_a_link_without_the_customer(page: PageProcess) -> None:
     assert post(decision_id="d1").headers["location"] == "/decisions/d1"
     assert post(decision_id="../x").headers["location"] == "/decisions/..%2Fx"
     assert post(version="many").status_code == 400
+    assert post(reason="HOUR").headers["location"] == "/decisions?reason=HOUR#found"
+    assert "wanted: one of AMOUNT, HOUR, " in html.unescape(post(reason="HOURS").text)
     assert post(version="v3").headers["location"] == "/decisions?version=3#found"
     typed = {"customer": "4711", "from_ms": "2026-11-02T00:00", "to_ms": "2026-11-01T00:00"}
     again = post(**typed, degraded="yes", version="v3")
@@ -318,7 +323,7 @@ def test_a_decision_shows_what_was_decided_before_and_after_it(page: PageProcess
 
 
 def test_the_list_says_nothing_of_whom_a_decision_was_about(page: PageProcess) -> None:
-    assert "amount" not in page.get("/decisions").text
+    assert "amount" not in page.get("/decisions").text.partition('id="found"')[2]
     assert "amount" in page.get("/decisions/d1").text
 
 
@@ -332,6 +337,37 @@ def test_a_search_is_a_file_for_who_may_search(page: PageProcess) -> None:
     assert "amount" not in head
     assert any(row.startswith("d1,fraud,") for row in rows)
     assert page.get("/decisions.csv?customer=7").status_code == 400
+
+
+def test_decisions_are_found_by_a_reason_and_listed_with_its_words(tmp_path: Path) -> None:
+    world = HomeWorld(tmp_path / "home")
+    world.fill()
+    for reasons in (["HOUR", "RETIRED"], ["NIGHT"]):
+        entry = world.entry(1)
+        held = {**entry.record.payload, "reasons": reasons}
+        record = msgspec.structs.replace(entry.record, payload=held)
+        world.log.append("gateway-0", [msgspec.structs.replace(entry, record=record)])
+    process = PageProcess(world.home)
+    try:
+        answer = process.get("/decisions?reason=HOUR")
+        MarkupChecker(answer.text)
+        assert '<option value="HOUR" selected>Hour of the day (UTC)</option>' in answer.text
+        assert re.findall(r'href="/decisions/(d\d+)"', answer.text) == ["d9"]
+        assert "<td>Hour of the day (UTC); RETIRED</td>" in answer.text
+        every = process.get("/decisions").text
+        assert "<td>Payment at night (UTC)</td>" in every
+        assert every.count("</td></tr>") == 10
+        assert every.count("Hour of the day (UTC); RETIRED") == 1
+        head, *rows = csv.reader(process.get("/decisions.csv?reason=HOUR").text.splitlines())
+        assert [dict(zip(head, row, strict=True))["reasons"] for row in rows] == ["HOUR, RETIRED"]
+        refused = process.get("/decisions?reason=NONE&model=fraud")
+        assert refused.status_code == 400
+        told = html.unescape(refused.text)
+        assert "Reason is 'NONE'; wanted: one of AMOUNT, HOUR, " in told
+        assert process.get("/decisions.csv?reason=NONE").status_code == 400
+    finally:
+        process.close()
+        world.close()
 
 
 def test_a_home_folder_where_nothing_ran_yet_is_shown_and_left_as_it_is(tmp_path: Path) -> None:

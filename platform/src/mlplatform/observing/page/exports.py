@@ -17,7 +17,7 @@ BUDGET_S: Final = 3.0
 COLUMNS: Final = (
     *("decision_id", "model", "kind", "event_time", "customer_pseudonym", "version", "arm"),
     *("answered_by", "score", "decision", "degraded", "degraded_reason", "latency_us"),
-    "generation",
+    *("generation", "reasons"),
 )
 FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 """First characters by which a spreadsheet recognises a formula."""
@@ -45,6 +45,7 @@ def export(found: SearchResult) -> Export:
             "event_time": text_of_any(row["event_ms"], iso_millisecond_text),
             # As text: a spreadsheet keeps 15 digits of a number, so two customers could become one.
             "customer_pseudonym": "" if row["unit"] is None else f"u{row['unit']}",
+            "reasons": ", ".join(row["reasons"]),
         }
         writer.writerow([cell(own[name] if name in own else row[name]) for name in COLUMNS])
     name = "decisions.csv" if found.older is None else "decisions-part.csv"

@@ -14,7 +14,12 @@ from rollout_world import table
 
 
 def rows(*given: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-    return tuple(table(given).select(list(READ)).to_pylist())
+    """Rows as a search finds them; their reasons are none unless they are given."""
+    records = [{k: v for k, v in row.items() if k != "reasons"} for row in given]
+    found = table(records).select(list(READ)).to_pylist()
+    return tuple(
+        {**row, "reasons": told.get("reasons", ())} for row, told in zip(found, given, strict=True)
+    )
 
 
 def read(made: exports.Export) -> list[dict[str, str]]:
@@ -23,22 +28,25 @@ def read(made: exports.Export) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1"])
 def test_no_text_is_a_formula(text: str) -> None:
-    made = exports.export(SearchResult(rows({"degraded_reason": text, "decision": text})))
+    row = {"degraded_reason": text, "decision": text, "reasons": (text,)}
+    made = exports.export(SearchResult(rows(row)))
     (one,) = read(made)
-    assert one["decision"] == one["degraded_reason"] == f"'{text}"
+    assert one["decision"] == one["degraded_reason"] == one["reasons"] == f"'{text}"
 
 
 def test_a_file_has_the_rows_of_the_search_with_pseudonyms() -> None:
     given = rows(
-        {"unit": -(2**62) - 1, "event_ms": 1_700_000_000_123, "score": 0.25, "degraded": True},
+        {"unit": -(2**62) - 1, "event_ms": 1_700_000_000_123, "score": 0.25, "degraded": True,
+         "reasons": ("HOUR", "NIGHT")},
         {"unit": None, "score": None, "decision": 'a,"b"', "version": None},
-    )
+    )  # fmt: skip
     made = exports.export(SearchResult(given))
     first, second = read(made)
     assert first["customer_pseudonym"] == f"u{-(2**62) - 1}", "no spreadsheet rounds it"
     assert first["event_time"] == "2023-11-14T22:13:20.123+00:00"
     assert (first["score"], first["degraded"], second["degraded"]) == ("0.25", "yes", "no")
     assert (second["decision"], second["customer_pseudonym"], second["score"]) == ('a,"b"', "", "")
+    assert (first["reasons"], second["reasons"]) == ("HOUR, NIGHT", "")
     assert made.text.count("\r\n") == 3
     assert not {"payload", "unit"} & set(first)
 

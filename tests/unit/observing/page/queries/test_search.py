@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.observing.page.queries import search
+from mlplatform.observing.page.queries.reason_words import with_reasons
 from mlplatform.observing.page.queries.search import Query, SearchCursor
 from mlplatform.operations.traffic.buckets import no_counts
 from mlplatform.operations.traffic.projection import TrafficBucket, TrafficReport
@@ -40,6 +42,8 @@ class Log:
         found = found.filter(chosen)
         if query.unit is not None:
             found = found.filter(pc.equal(found["unit"], query.unit))
+        if query.decision_ids is not None:
+            found = found.filter(pc.is_in(found["decision_id"], pa.array(query.decision_ids)))
         if query.limit is not None:
             parts = [found.filter(pc.equal(found["writer"], w)) for w in ("a", "b")]
             found = pa.concat_tables([part.slice(0, query.limit) for part in parts])
@@ -48,6 +52,14 @@ class Log:
 
 def log(*rows: dict[str, Any]) -> Log:
     return Log(table([{"writer": "a", "decision": "approve", **row} for row in rows]))
+
+
+def payload(reasons: tuple[str, ...] | None) -> str | None:
+    """The payload of a record as the log writes it; of an erased one, nothing is left."""
+    if reasons is None:
+        return None
+    held = {"request": {"hour": "HOUR"}, "reasons": reasons}
+    return json.dumps(held, ensure_ascii=False, separators=(",", ":"))
 
 
 def everything(found: Log, asked: Query, rows: int) -> list[tuple[str, int]]:
@@ -79,6 +91,7 @@ RECORDS = st.lists(
         st.booleans(),
         st.sampled_from([1, 2, None]),
         st.sampled_from([7, -8]),
+        st.sampled_from([None, (), ("HOUR",), ("NIGHT", "HOUR"), ("HOURLY", 'a "b" é')]),
     ),
     max_size=25,
 )
@@ -88,6 +101,7 @@ QUERIES = st.builds(
     outcome=st.none() | st.just("review"),
     degraded=st.none() | st.booleans(),
     version=st.none() | st.just(2),
+    reason=st.none() | st.sampled_from(["HOUR", 'a "b" é']),
     from_ms=st.none() | st.integers(0, 20),
     to_ms=st.none() | st.integers(21, 40 * DAY_MS),
 )
@@ -100,15 +114,17 @@ def test_every_match_is_found_once_the_newest_first(
 ) -> None:
     numbers: dict[str, int] = {}
     records, wanted = [], []
-    for writer, event_ms, decision, degraded, version, unit in drawn:
+    for writer, event_ms, decision, degraded, version, unit, reasons in drawn:
         numbers[writer] = seq = numbers.get(writer, 0) + 1
         records.append({"writer": writer, "seq": seq, "event_ms": event_ms, "decision": decision,
-                        "degraded": degraded, "version": version, "unit": unit})  # fmt: skip
+                        "degraded": degraded, "version": version, "unit": unit,
+                        "payload": payload(reasons)})  # fmt: skip
         matches = (
             asked.unit in (None, unit)
             and asked.outcome in (None, decision)
             and asked.degraded in (None, degraded)
             and asked.version in (None, version)
+            and (asked.reason is None or asked.reason in (reasons or ()))
             and (asked.from_ms or 0) <= event_ms < (asked.to_ms or 2**62)
         )
         if matches:
@@ -288,11 +304,70 @@ def test_each_page_of_a_slow_and_crowded_log_reaches_further_back(
     assert reached == sorted(set(reached), reverse=True)
 
 
+def test_a_code_is_found_among_a_decisions_reasons_and_nowhere_else_in_its_payload() -> None:
+    found = log(
+        {"seq": 1, "payload": payload(("NIGHT", "HOUR"))},
+        {"seq": 2, "payload": payload(())},
+        {"seq": 3, "payload": None},
+        {"seq": 4, "payload": "{}"},
+        {"seq": 5, "payload": '{"reasons":"HOUR"}'},
+        {"seq": 6, "payload": "damaged HOUR"},
+    )
+    page = search.search(found.read, Query(reason="HOUR"), 10, 50, clock=lambda: 0.0)
+    assert [(row["seq"], row["reasons"]) for row in page.rows] == [(1, ("NIGHT", "HOUR"))]
+    assert "payload" not in page.rows[0]
+
+
+def test_a_search_by_reason_obeys_the_budget_and_says_how_far_it_came() -> None:
+    rows = [
+        {"seq": n, "event_ms": DAY_MS * n, "payload": payload(("HOUR",) if n == 1 else ("NIGHT",))}
+        for n in range(1, 31)
+    ]
+    found, now_s = log(*rows), [0.0]
+
+    def read(query: RecordQuery) -> pa.Table:
+        now_s[0] += 0.3
+        return found.read(query)
+
+    asked = Query(reason="HOUR")
+    page = search.search(read, asked, 30 * DAY_MS, 5, budget_s=0.15, clock=lambda: now_s[0])
+    assert (len(found.queries), page.rows) == (2, ())
+    assert page.older is not None
+    assert page.reached_ms == page.older.event_ms
+    assert everything(found, asked, 5) == [("a", 1)]
+
+
+def test_a_stretch_with_payloads_holds_fewer_records() -> None:
+    found = log(*({"seq": n, "event_ms": 1000 * n, "payload": "{}"} for n in range(1, 100)))
+    for asked in (Query(), Query(reason="HOUR")):
+        search.search(found.read, asked, 99_000, 5, clock=lambda: 0.0)
+    limits = {"payload" in query.columns: query.limit for query in found.queries}
+    assert limits == {False: search.MOST_OF_WINDOW, True: search.MOST_OF_WINDOW // 4}
+
+
+def test_without_a_reason_the_payloads_of_the_shown_rows_alone_are_read() -> None:
+    found = log(*({"seq": n, "event_ms": 1000 * n, "payload": payload(("HOUR",) if n % 2 else None)}
+                  for n in range(1, 3000)))  # fmt: skip
+    page = search.search(found.read, Query(outcome="approve"), 3_000_000, 4)
+    assert not any("payload" in query.columns for query in found.queries)
+    shown, last = with_reasons(found.read, page.rows), found.queries[-1]
+    assert [(row["seq"], row["reasons"]) for row in shown] == [
+        (2999, ("HOUR",)), (2998, ()), (2997, ("HOUR",)), (2996, ())
+    ]  # fmt: skip
+    assert last.decision_ids == tuple(row["decision_id"] for row in page.rows)
+    assert (last.from_ms, last.to_ms) == (2_996_000, 2_999_001)
+    count = len(found.queries)
+    assert with_reasons(found.read, shown) == shown
+    assert with_reasons(found.read, ()) == ()
+    assert len(found.queries) == count, "nothing is read twice"
+
+
 def test_a_customers_search_is_given_to_the_log() -> None:
     found = log(*({"seq": n, "event_ms": 1000 * n, "unit": n % 50} for n in range(1, 3000)))
     page = search.search(found.read, Query(unit=7), 3_000_000, 5)
     assert {query.unit for query in found.queries} == {7}
     assert page.read < 100
+    assert all(row["reasons"] == () for row in page.rows), "their payloads came with them"
 
 
 def test_the_newest_page_of_a_long_log_reads_little() -> None:
@@ -314,8 +389,9 @@ def test_a_range_of_time_is_all_that_is_read() -> None:
 
 def test_a_form_and_its_link_ask_for_the_same() -> None:
     asked = search.query({"from_ms": "2026-11-28T09:30", "outcome": "", "degraded": "no",
-                          "version": "3", "model": "fraud"})  # fmt: skip
-    assert asked == Query(model="fraud", from_ms=1_795_858_200_000, degraded=False, version=3)
+                          "version": "3", "model": "fraud", "reason": "HOUR"})  # fmt: skip
+    from_ms = 1_795_858_200_000
+    assert asked == Query("fraud", from_ms=from_ms, degraded=False, version=3, reason="HOUR")
     assert search.minute(asked.from_ms) == "2026-11-28T09:30"
     assert asked.link().startswith("/decisions?model=fraud&from_ms=1795858200000")
     assert Query().link() == "/decisions"
@@ -330,6 +406,7 @@ def test_a_form_and_its_link_ask_for_the_same() -> None:
     [{"a": "1"}, {"version": "-1"}, {"version": "v"}, {"version": "vv1"},
      {"unit": "²"}, {"unit": str(2**63)}, {"before": "1:"},
      {"before": "1:a b:2"}, {"before": "-1"}, {"from_ms": "9"*30}, {"model": "../x"},
+     {"reason": "a\0"},
      {"from_ms": "2026-13-01T00:00"}, {"from_ms": "1969-12-31T23:59"}, {"to_ms": "9" * 18}],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused_by_its_field(given: dict[str, str]) -> None:

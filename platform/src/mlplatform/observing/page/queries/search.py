@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.record import ANSWERED
+from mlplatform.observing.page.queries.reason_words import codes_of, with_code
 from mlplatform.operations.traffic.projection import TrafficReport
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.times import minute_text
@@ -40,6 +41,9 @@ MOST_WIDTH_MS: Final = 400 * DAY_MS
 WIDER: Final = 8
 MOST_OF_WINDOW: Final = 20_000
 """Most records of each writer in one stretch; a stretch with more is split into shorter ones."""
+PAYLOAD_RECORDS: Final = 4
+"""Records without payloads for which one with its payload counts in the bound of a stretch: reading
+it takes more time and memory."""
 MOST_READ: Final = 200_000
 MOST_WINDOWS: Final = 40
 LEAST_READ: Final = 2_000
@@ -64,6 +68,7 @@ LABELS: Final[Mapping[str, str]] = {
     "outcome": "Decided",
     "degraded": "Degraded",
     "version": "Version",
+    "reason": "Reason",
 }
 """Field → its label in the form."""
 _TIME: Final = "%Y-%m-%dT%H:%M"
@@ -94,6 +99,7 @@ class Query:
     Args:
         unit: pseudonym of a customer.
         from_ms, to_ms: first event time, inclusive, and last one, exclusive.
+        reason: code of one of a decision's reasons; an erased payload has none.
         before: where the previous page ended.
     """
 
@@ -104,12 +110,24 @@ class Query:
     outcome: str | None = None
     degraded: bool | None = None
     version: int | None = None
+    reason: str | None = None
     before: SearchCursor | None = None
 
     @property
     def narrow(self) -> bool:
         """Whether the query asks for more than the newest decisions."""
         return self != Query(before=self.before)
+
+    @property
+    def reads_payloads(self) -> bool:
+        """Whether payloads are read as the search goes: a reason lies in them, and the records of
+        one customer are nearly those that are shown."""
+        return self.reason is not None or self.unit is not None
+
+    @property
+    def most_of_window(self) -> int:
+        """Most records of each writer in one stretch."""
+        return MOST_OF_WINDOW // PAYLOAD_RECORDS if self.reads_payloads else MOST_OF_WINDOW
 
     def link(self, before: SearchCursor | None = None) -> str:
         """The path of this search, from a place on."""
@@ -248,7 +266,8 @@ def search(
         budget_s: seconds after which no further stretch is begun once `LEAST_READ` records are
             read; `LATEST` times as long, no further one is begun whatever was read. One stretch
             is always read, so each page reaches further back than the one before it.
-        columns: columns of the returned rows, from `READ`; the page shows no pseudonyms.
+        columns: columns of the returned rows, from `READ`; the page shows no pseudonyms. Where
+            payloads were read, a row has the codes of its reasons too.
     """
     floor = max(query.from_ms or 0, 0)
     end: int | None = query.to_ms
@@ -275,7 +294,7 @@ def search(
                 return SearchResult(tuple(found[:rows]), place, start, rows_read)
             if start <= floor:
                 return SearchResult(tuple(found), None, None, rows_read)
-            if len(table) < MOST_OF_WINDOW // WIDER:
+            if len(table) < query.most_of_window // WIDER:
                 wider = page.wider(rows_read)
                 if matching:
                     wider = min(wider, MORE * (rows + 1 - len(found)) / len(matching))
@@ -297,11 +316,12 @@ def _window(
     read: Callable[[RecordQuery], pa.Table], query: Query, start: int, end: int | None, width: int
 ) -> tuple[pa.Table, bool]:
     """The records of a stretch of event time, and whether there are too many of them."""
-    limit = None if width <= LEAST_WIDTH_MS else MOST_OF_WINDOW
+    limit = None if width <= LEAST_WIDTH_MS else query.most_of_window
+    columns = (*READ, "payload") if query.reads_payloads else READ
     table = read(
         RecordQuery(
             model=query.model, kinds=ANSWERED, from_ms=start, to_ms=end, unit=query.unit,
-            limit=limit, columns=READ,
+            limit=limit, columns=columns,
         )
     )  # fmt: skip
     if limit is None or len(table) < limit:
@@ -329,7 +349,7 @@ def _has_older(
 def _matching(
     table: pa.Table, query: Query, rows: int, columns: Sequence[str]
 ) -> list[Mapping[str, Any]]:
-    """The newest rows that match."""
+    """The newest rows that match; with their reasons if payloads were read."""
     wanted = {
         "decision": query.outcome,
         "version": query.version,
@@ -342,10 +362,19 @@ def _matching(
         earlier = (pc.field("writer") == at.writer) & (pc.field("seq") < at.seq)
         same = pc.field("event_ms") == at.event_ms
         table = table.filter(~same | (pc.field("writer") < at.writer) | earlier)
+    if query.reason is not None:
+        table = with_code(table, query.reason)
     newest_first = table.sort_by(
         [("event_ms", "descending"), ("writer", "descending"), ("seq", "descending")]
     )
-    return list(newest_first.slice(0, rows).select(list(columns)).to_pylist())
+    newest = newest_first.slice(0, rows)
+    found: list[Mapping[str, Any]] = newest.select(list(columns)).to_pylist()
+    if not query.reads_payloads:
+        return found
+    payloads = newest.column("payload").to_pylist()
+    return [
+        {**row, "reasons": codes_of(payload)} for row, payload in zip(found, payloads, strict=True)
+    ]
 
 
 def _text(value: object) -> str:
@@ -412,6 +441,11 @@ def _version(name: str, text: str) -> int:
     return _count(name, digits)
 
 
+def _reason(name: str, text: str) -> str:
+    is_code = text.isprintable() and len(text) <= MOST_TEXT
+    return text if is_code else _refuse(name, text, "the code of a reason")
+
+
 def _time(name: str, text: str) -> int:
     """The time in a form's field: epoch milliseconds, or a minute in UTC."""
     if text.isascii() and text.isdecimal():
@@ -440,6 +474,7 @@ _FIELDS: Final[Mapping[str, Callable[[str, str], Any]]] = {
     "outcome": _outcome,
     "degraded": _flag,
     "version": _version,
+    "reason": _reason,
     "before": _place,
 }
 FIELD_NAMES: Final = tuple(_FIELDS)

@@ -35,7 +35,7 @@ from mlplatform.observing.page.queries.neighbours import (
     neighbours_of_unit,
 )
 from mlplatform.observing.page.queries.platform_reads import PlatformReads, translated
-from mlplatform.observing.page.queries.reason_words import reason_words
+from mlplatform.observing.page.queries.reason_words import reason_words, with_reasons
 from mlplatform.observing.page.queries.rollouts import EvidenceDetail, evidence
 from mlplatform.observing.page.queries.schedules import Schedules, ScheduleTable
 from mlplatform.observing.page.queries.search import BUDGET_S, SHOWN, Query, SearchResult, search
@@ -350,7 +350,8 @@ class Sources(PlatformReads):
     def decisions(
         self, query: Query, rows: int, columns: Sequence[str] = SHOWN, budget_s: float = BUDGET_S
     ) -> SearchResult:
-        """A page of the decisions that match; empty if there is no log yet.
+        """A page of the decisions that match, with the codes of their reasons; empty if there is no
+        log yet.
 
         Args:
             budget_s: seconds after which the search ends; the next page goes on from there.
@@ -368,7 +369,8 @@ class Sources(PlatformReads):
             found = search(
                 log.read, query, newest_ms, rows, columns, first_ms=first_ms, budget_s=budget_s
             )
-        return replace(found, rows=tuple(row for row in found.rows if self._may_see(row["model"])))
+            seen = [row for row in found.rows if self._may_see(row["model"])]
+            return replace(found, rows=with_reasons(log.read, seen))
 
     def pseudonym(self, customer: str) -> int:
         """The pseudonym that the log holds in place of a customer's id; the id is neither stored
