@@ -53,7 +53,8 @@ from support import kept_windows
 from support.journal_steps import commit, give_champion
 from support.judged_rollout import JudgedRollout
 from support.page_process import PageProcess
-from support.registered_versions import registered_versions
+from support.registered_versions import OFFSETS, registered_versions
+from support.scoring_world import write_amount_bundle
 
 MODEL: Final = "fraud"
 DAYS: Final = 31
@@ -72,27 +73,33 @@ COLD: Final = ("overview, day", "rollout", "decisions", "decisions of a customer
 COLD_S: Final = 3.0
 """Seconds for which a new process is left alone, so that it can make itself ready."""
 CUSTOMER: Final = "42"
+REASON: Final = "HOUR"
+"""Code of the reason of flagged decisions."""
 TOLD: Final = {"MLPLATFORM_CLOCK": "replay"}
 """Settings of the page: its traffic is recorded, so the newest day is not today."""
 
 
-def record(number: int, decisions: int, unit: int) -> Record:
+def record(number: int, decisions: int, unit: int, bundle: str) -> Record:
     """Of 31 days: a quarter are the challenger's, a tenth are copies, 2 % are flagged."""
     event_ms = scale.START_MS + number * DAYS * DAY_MS // decisions
     challenger = number % 4 == 0
     is_copy = number % 10 == 3
+    is_flagged = number * 31 % 50 == 0
+    plain = scale.record(number)
     return msgspec.structs.replace(
-        scale.record(number),
+        plain,
         kind="shadow" if is_copy else "decision",
         event_ms=event_ms,
         recorded_ms=event_ms + 8,
         arm="challenger" if challenger or is_copy else "champion",
         answered_by="challenger" if challenger or is_copy else "champion",
         version=2 if challenger or is_copy else 1,
+        bundle=bundle,
         unit=unit if number % 100_000 == 7 else number * 7919 % 500_000,
-        decision="review" if number * 31 % 50 == 0 else "approve",
+        decision="review" if is_flagged else "approve",
         degraded=number % 1000 == 1,
         latency_us=2_000 + number * 7919 % 9_000,
+        payload={**plain.payload, "reasons": [REASON] if is_flagged else []},
     )
 
 
@@ -101,7 +108,7 @@ def made(home: Home, decisions: int, rollouts: int) -> dict[str, float]:
     home.create()
     took: dict[str, float] = {}
     unit = pseudonym(CUSTOMER, load_or_create_key(home.pseudonym_key))
-    of = partial(record, decisions=decisions, unit=unit)
+    of = partial(record, decisions=decisions, unit=unit, bundle=put_bundle(home))
     begun = time.perf_counter()
     sealed = (decisions - HOT) // FILE_ROWS
     scale.write_log(home.decisions, sealed, FILE_ROWS, of, segments.write)
@@ -128,6 +135,14 @@ def made(home: Home, decisions: int, rollouts: int) -> dict[str, float]:
     kept = kept_windows.history(input_windows.KEPT, inputs=INPUTS)
     input_windows.keep(home.measured, MODEL, kept)
     return {name: round(seconds, 1) for name, seconds in took.items()}
+
+
+def put_bundle(home: Home) -> str:
+    """Put version 2's bundle in the home folder, so that decisions can be explained; its digest."""
+    made_at = home.bundles / "made"
+    digest = write_amount_bundle(made_at, OFFSETS[2])
+    made_at.rename(home.bundles / digest)
+    return digest
 
 
 def write_journal(home: Home, rollouts: int) -> None:
@@ -188,7 +203,7 @@ def views(home: Home, decisions: int, rollouts: int) -> dict[str, str]:
         "decisions": "/decisions",
         "decisions, flagged": f"/decisions?model={MODEL}&outcome=review",
         "decisions of a customer": f"/decisions?unit={unit}",
-        "decisions of a reason": f"/decisions?model={MODEL}&reason=HOUR",
+        "decisions of a reason": f"/decisions?model={MODEL}&reason={REASON}",
         "decisions of a day": f"/decisions?to_ms={newest - 15 * DAY_MS}",
         "decision, newest": f"/decisions/{scale.decision_id(decisions)}",
         "decision, oldest": f"/decisions/{scale.decision_id(5)}",

@@ -368,9 +368,9 @@ def _matching(
         [("event_ms", "descending"), ("writer", "descending"), ("seq", "descending")]
     )
     newest = newest_first.slice(0, rows)
-    found: list[Mapping[str, Any]] = newest.select(list(columns)).to_pylist()
+    found = newest.select(list(columns)).to_pylist()
     if not query.reads_payloads:
-        return found
+        return list(found)
     payloads = newest.column("payload").to_pylist()
     return [
         {**row, "reasons": codes_of(payload)} for row, payload in zip(found, payloads, strict=True)
