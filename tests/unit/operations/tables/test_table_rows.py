@@ -73,6 +73,28 @@ def test_a_table_without_a_protected_attribute_is_taken() -> None:
     assert found.table.column("sex").null_count == 3
 
 
+def test_other_names_of_columns_are_proposed_by_the_words_that_a_history_has_for_them() -> None:
+    fraud = load_definition("fraud")
+    kinds = {"TransactionID": "int64", "Client": "int64", "MerchantID": "int64", "Value": "double"}
+    with pytest.raises(InputInvalid) as refused:
+        matched_columns(fraud, kinds, {}, "own.csv", is_text=False)
+    assert str(refused.value).endswith(
+        "a proposal: --map request_id=TransactionID --map customer_id=Client"
+        " --map terminal_id=MerchantID --map amount=Value"
+    )
+
+
+def test_no_column_is_proposed_where_two_are_equally_likely() -> None:
+    fraud = load_definition("fraud")
+    kinds = {"Ref": "string", "OneID": "int64", "OtherID": "int64", "Value": "double"}
+    with pytest.raises(InputInvalid) as refused:
+        matched_columns(fraud, kinds, {}, "own.csv", is_text=False)
+    assert str(refused.value).endswith(
+        "a proposal: --map request_id=Ref --map customer_id=? --map terminal_id=?"
+        " --map amount=Value"
+    )
+
+
 def test_a_time_beyond_the_calendar_is_the_problem_of_its_row_alone() -> None:
     """Nanoseconds that are taken for microseconds."""
     counts = pa.array([T_S * 10**6, T_S * 10**9, T_S * 10**6], pa.int64())

@@ -4,6 +4,7 @@ proposals."""
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -193,7 +194,8 @@ def type_problem(column: str, found: str, wanted: Sequence[object]) -> str:
 def propose_columns(
     missing: Sequence[ExpectedColumn], found: Mapping[str, str], taken: Sequence[str] = ()
 ) -> dict[str, str]:
-    """The likeliest column of the file for each missing one that has a likely one."""
+    """The likeliest column of the file for each missing one that has a likely one. Of columns that
+    are equally likely, none is proposed."""
     pairs = sorted(
         (
             (-_likeness(one, column), one.name, column)
@@ -203,9 +205,20 @@ def propose_columns(
         )
     )
     names: dict[str, str] = {}
-    for unlikeness, name, column in pairs:
-        if -unlikeness >= LEAST_LIKENESS and name not in names and column not in names.values():
-            names[name] = column
+    unclear: set[str] = set()
+    for unlikeness, alike in itertools.groupby(pairs, key=lambda pair: pair[0]):
+        open_ = [
+            (name, column)
+            for _, name, column in alike
+            if -unlikeness >= LEAST_LIKENESS and name not in {*names, *unclear}
+            if column not in {*names.values(), *unclear}
+        ]
+        often = Counter(one for pair in open_ for one in set(pair))
+        for pair in open_:
+            if any(often[one] > 1 for one in pair):
+                unclear.update(pair)
+            else:
+                names[pair[0]] = pair[1]
     names |= _only_ones_left(
         [one for one in missing if one.name not in names],
         {c: zoneless(k) for c, k in found.items() if c not in {*taken, *names.values()}},

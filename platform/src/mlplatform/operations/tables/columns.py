@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import pyarrow as pa
@@ -17,7 +17,8 @@ from mlplatform.learning.features.columns import (
 )
 from mlplatform.learning.features.parquet_work import VECTORS
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition
-from mlplatform.runtime.errors import InputInvalid
+from mlplatform.model.folder_code import load_module
+from mlplatform.runtime.errors import InputInvalid, NotFound
 
 ROW_ID: Final = "request_id"
 _FLOATS: Final = (pa.float64(), pa.float32())
@@ -44,17 +45,29 @@ def column_types(definition: ModelDefinition) -> dict[str, tuple[pa.DataType, ..
 
 def expected_columns(definition: ModelDefinition) -> list[ExpectedColumn]:
     """The columns that a table should have; event times and optional fields may be missing."""
+    words = _words_of_history(definition.name)
     return [
         ExpectedColumn(
             name=name,
             kinds=tuple(map(str, kinds)),
             usual=(name,),
-            words=frozenset(name.split("_")),
+            words=words.get(name, frozenset(name.split("_"))),
             meaning="",
             is_needed=name != EVENT_TIME and name not in definition.optional,
         )
         for name, kinds in column_types(definition).items()
     ]
+
+
+def _words_of_history(model: str) -> Mapping[str, frozenset[str]]:
+    """Column → the words by which the `sources.py` of a model's folder recognises it in a history;
+    none if there is no such file."""
+    try:
+        sources = load_module(model, "sources")
+    except NotFound:
+        return {}
+    columns: Iterable[ExpectedColumn] = getattr(sources, "COLUMNS", ())
+    return {one.name: one.words for one in columns}
 
 
 def matched_columns(
