@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import itertools
 import re
 import shutil
 import subprocess
@@ -114,7 +115,9 @@ def test_a_rollout_shows_every_phase_with_its_evidence() -> None:
     assert found.digest == journal("too many failures")[-1].evidence_digest
     gate = found.gates[0]
     assert gate.plot is not None
-    assert gate.plot.description == "27.00 %; interval 8.00 % to 54.00 %; at most 1.00 % allowed"
+    assert gate.plot.description == (
+        "27.00 points; interval 8.00 points to 54.00 points; at most 1.00 points allowed"
+    )
     assert dict(found.counts)["requests"] == ("252",)
     assert dict(found.counts)["decisions unlike the champion's"] == ("not compared",)
     assert len(shown.validation) == 2
@@ -357,6 +360,35 @@ def test_every_mark_of_a_plot_lies_in_it(values: tuple[float | None, ...], share
     if drawn is not None:
         marks = [drawn.value, drawn.low, drawn.high, *drawn.edges]
         assert all(0 <= x <= WIDTH for x in marks if x is not None)
+
+
+def test_a_limit_has_its_own_number_below_its_line() -> None:
+    drawn = plot(PlottedInterval(0.1, 0.05, 0.15, (None, 0.3)), share=True)
+    assert drawn is not None
+    (limit,) = [label for label in drawn.labels if label.text == "30.00 %"]
+    assert drawn.edges == (limit.at,)
+    assert [label.text for label in drawn.labels] == ["30.00 %", "0.00 %"], "none beside it"
+
+
+def test_numbers_below_a_plot_do_not_overlap() -> None:
+    drawn = plot(PlottedInterval(0.2, 0.1, 0.3, (0.19, 0.2)), share=True)
+    assert drawn is not None
+    spans = sorted(label.span for label in drawn.labels)
+    assert len(spans) > 1
+    assert all(a[1] < b[0] for a, b in itertools.pairwise(spans))
+    assert spans[0][0] >= 0
+    assert spans[-1][1] <= WIDTH
+
+
+def test_a_difference_of_shares_is_plotted_in_points() -> None:
+    values = {"share": 0.0, "low": -0.0048, "high": 0.0048, "limit": 0.02, "stop": 0.03}
+    gate = {"verdict": "HEALTHY", "reason": "why", "values": values}
+    evidence: Any = {"verdict": "HEALTHY", "gates": {"failures": gate, "alerts": gate}}
+    told = {row.title: row.plot.description for row in rollouts._gates(evidence) if row.plot}
+    assert sorted(told.values()) == [
+        "0.00 %; interval -0.48 % to 0.48 %; at most 2.00 % allowed",
+        "0.00 points; interval -0.48 points to 0.48 points; at most 2.00 points allowed",
+    ]
 
 
 def test_a_plot_without_a_limit_or_a_value_is_none() -> None:

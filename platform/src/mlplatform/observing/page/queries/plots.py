@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 WIDTH, HEIGHT, MARGIN = 320.0, 34.0, 8.0
-PERCENT = "%"
+PERCENT, POINTS = "%", "points"
+"""Units of a share, and of a difference of two shares."""
+CHARACTER = 5.0
+"""Width of a character of a label, in units of the view box; a little more than the usual one."""
 FREE_SHARE = 0.08
 """Share of the values' range that is left free on either side."""
 
@@ -30,6 +34,26 @@ class PlottedInterval:
 
 
 @dataclass(frozen=True, slots=True)
+class Label:
+    """A number below the axis.
+
+    Args:
+        at: x of the point that it names.
+        anchor: end of the text that stands there, so that all of it lies in the plot.
+    """
+
+    at: float
+    anchor: Literal["start", "middle", "end"]
+    text: str
+
+    @property
+    def span(self) -> tuple[float, float]:
+        size = CHARACTER * len(self.text)
+        first = self.at - {"start": 0.0, "middle": size / 2, "end": size}[self.anchor]
+        return first, first + size
+
+
+@dataclass(frozen=True, slots=True)
 class Plot:
     """An interval plot in the units of its view box, `WIDTH` by `HEIGHT`.
 
@@ -38,6 +62,7 @@ class Plot:
         well: x and width of the allowed range; None if it is not known.
         edges: x of each limit.
         description: the plot in words, for readers who do not see it.
+        labels: numbers of the limits, and of the axis' ends where there is room.
     """
 
     value: float | None
@@ -46,8 +71,7 @@ class Plot:
     well: tuple[float, float] | None
     edges: tuple[float, ...]
     description: str
-    left: str
-    right: str
+    labels: tuple[Label, ...]
     width: float = WIDTH
     height: float = HEIGHT
 
@@ -92,9 +116,20 @@ def plot(
         description="; ".join(
             [*_measured(value, low, high, written), _limit_text(least, most, edges, written)]
         ),
-        left=written(first),
-        right=written(last),
+        labels=_labels([(x(v), written(v)) for v in (*edges, first, last)]),
     )
+
+
+def _labels(wanted: list[tuple[float, str]]) -> tuple[Label, ...]:
+    """The labels that can be read side by side; of two that can't, the first stays."""
+    kept: list[Label] = []
+    for at, text in wanted:
+        half = CHARACTER * len(text) / 2
+        label = Label(at, "start" if at < half else "end" if at > WIDTH - half else "middle", text)
+        first, last = label.span
+        if all(last < other.span[0] or first > other.span[1] for other in kept):
+            kept.append(label)
+    return tuple(kept)
 
 
 def _measured(

@@ -9,10 +9,17 @@ from typing import Any
 
 from mlplatform.learning.validation.report import MARKS as VALIDATION_MARKS
 from mlplatform.learning.validation.report import TITLES as VALIDATION_TITLES
+from mlplatform.observing.page.pictures import scales
 from mlplatform.observing.page.pictures.measures import measure
 from mlplatform.observing.page.pictures.ramp import Ramp, ramp
 from mlplatform.observing.page.pictures.steps import StepRow, steps
-from mlplatform.observing.page.queries.plots import Plot, PlottedInterval, plot
+from mlplatform.observing.page.queries.plots import (
+    PERCENT,
+    POINTS,
+    Plot,
+    PlottedInterval,
+    plot,
+)
 from mlplatform.operations.actions.interim_analyses import StepHistory
 from mlplatform.rollouts.journal.evidence import Evidence
 from mlplatform.rollouts.journal.state import RolloutState, apply
@@ -31,8 +38,8 @@ TONES = {
     "rolled_back": "bad",
 }
 """Verdict or phase → its tone; others are neither good nor bad. Words say the same."""
-CALIBRATION, POINTS = "calibration", "points"
-"""The gate whose shares differ by percentage points, and the unit of its plot."""
+CALIBRATION = "calibration"
+"""The gate whose shares differ by percentage points."""
 _BY_PEOPLE = frozenset({"Answered", "Paused", "Resumed"})
 """Facts by people that begin no phase."""
 _ORDER = {"UNHEALTHY": 0, "failed": 0, "INCONCLUSIVE": 1, "inconclusive": 1}
@@ -227,7 +234,8 @@ def _share_plot(name: str, values: Mapping[str, Any]) -> Plot | None:
     if ends is not None and None not in ends:  # it tolerates no more below than above
         allowed = ends
     shown = PlottedInterval(values["share"], values.get("low"), values.get("high"), allowed)
-    return plot(shown, share=True)
+    is_difference = shape is not None and shape.write is scales.points
+    return plot(shown, share=True, unit=POINTS if is_difference else PERCENT)
 
 
 def _validation_gate(gate: Mapping[str, Any]) -> GateRow:
