@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from mlplatform.decisions.records.port import Watermark
@@ -87,7 +88,8 @@ class JudgedRollout:
             mark = Watermark(WRITER, len(part), until_ms, until_ms, live=False)
             found = judged(part, role, limits, Sources((mark,), ()))
             evidence = {**found.evidence, "generation": generation, "model": "fraud",
-                        "version": 2, "author": "ana"}  # fmt: skip
+                        "version": 2, "author": "ana",
+                        "basis": {"limits": msgspec.to_builtins(limits)}}  # fmt: skip
             at_ms = begun_ms + (DAY_MS * 2 - 3_600_000) * number // self._analyses
             seen = analysis_of(evidence, at_ms)
             assert seen is not None

@@ -147,6 +147,21 @@ def test_an_interval_far_beyond_the_limits_is_cut_and_leaves_the_limits_apart() 
     assert d.zero - d.well[0] > gates.LINE_APART
 
 
+def test_an_axis_has_two_numbers_or_more_so_that_a_value_can_be_read() -> None:
+    values = {"share": -0.52, "low": -0.55, "high": -0.5, "tolerance_ratio": 0.1}
+    d = pictured(Gate("latency_p50", "HEALTHY", "why", values)).drawing
+    assert d is not None
+    assert [tick.text for tick in d.ticks] == ["0 points", "-59 points"]
+
+
+def test_the_made_up_rollout_shows_the_limit_of_answers_in_time_as_a_true_one_does() -> None:
+    made, _ = world()
+    shown = [g for h in made.histories for g in gate_pictures("s", h.analyses, None)]
+    own = [g for g in shown if g.axis.startswith("requests not answered in time")]
+    assert own
+    assert all(g.drawing is not None and g.drawing.stops for g in own)
+
+
 def test_what_lies_beyond_a_picture_is_told_beside_it_with_its_numbers() -> None:
     """A challenger without alerts: 100 % fewer than expected, at a limit of 20 %."""
     values = {"share": -1.0, "low": -1.0, "high": -0.9, "limit": 0.1, "stop": 0.2, "proven": 0.9}

@@ -229,9 +229,14 @@ def _well(
 def _ticks(
     measure: Measure, allowed: Sequence[float], stops: Sequence[float], y: Scale
 ) -> tuple[Tick, ...]:
+    """The limits and zero, and the range's ends if fewer than two of those can be shown."""
     wanted = [*allowed[::-1], *stops[::-1], 0.0]
     inside = [v for v in wanted if y.first <= v <= y.last]
-    return scales.spread([Tick(y(v), measure.write(v)) for v in inside], LINE_APART)
+    ticks = scales.spread([Tick(y(v), measure.write(v)) for v in inside], LINE_APART)
+    if len(ticks) > 1:
+        return ticks
+    ends = (Tick(y(v), measure.write(v)) for v in (y.first, y.last))
+    return scales.spread([*ticks, *ends], LINE_APART)
 
 
 def _description(
