@@ -21,6 +21,7 @@ from mlplatform.learning.validation.gates import (
     SmallModelEvidence,
     judge,
     judge_calibration,
+    judge_golden,
 )
 from mlplatform.learning.validation.report import gate_rows, to_dict, to_markdown
 from mlplatform.learning.validation.statistics import Interval
@@ -256,7 +257,14 @@ def test_an_error_above_its_interval_says_why():
     told = judge_calibration(running, GATES)
     assert told.verdict == "passed"
     assert "lie 3.59 percentage points apart" in told.reason
-    assert "less what chance adds on average, 0.00 to 2.80 (" in told.reason
+    assert "; chance adds to this, and without it the distance is 0.00 to 2.80 p" in told.reason
+
+
+def test_examples_without_any_difference_are_told_as_such():
+    assert judge_golden(GOOD.running).reason == (
+        "the largest difference of the bundle's own examples from their recorded scores is 0 "
+        "(at most 1e-05 allowed)"
+    )
 
 
 def first_version(low):

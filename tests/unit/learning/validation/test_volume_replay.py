@@ -69,3 +69,9 @@ def test_few_requests_prove_nothing_and_no_limit_is_no_gate() -> None:
     (result,) = judge_volume(replace(SEEN, rows=200, volume=VolumeReplay()))
     assert result.verdict == "inconclusive"
     assert judge_volume(SEEN) == ()
+
+
+def test_a_version_that_no_gateway_would_have_stopped_is_told_with_the_requests() -> None:
+    (result,) = judge_volume(replace(SEEN, volume=VolumeReplay(None, 0)))
+    told = f"no gateway would have stopped this bundle in {SEEN.rows:,} requests ({SEEN.source})"
+    assert result.reason == told

@@ -209,6 +209,20 @@ def test_the_legend_tells_what_a_picture_without_a_shaded_part_says() -> None:
     assert told not in page(msgspec.structs.replace(canary, analyses=tuple(toleranced)))
 
 
+def test_the_legend_stands_only_on_a_page_with_a_picture() -> None:
+    made, facts = world()
+    shadow, _ = made.histories
+    legend = '<p class="soft legend">'
+
+    def page(gate: Gate) -> str:
+        seen = tuple(msgspec.structs.replace(one, gates=(gate,)) for one in shadow.analyses)
+        shown = rollouts.rollout(facts[:2], [msgspec.structs.replace(shadow, analyses=seen)])
+        return render("rollout.html", here="", shown=shown, waiting=[], buttons=())
+
+    assert legend in page(failures("HEALTHY", -0.01, 0.01))
+    assert legend not in page(Gate("split", "HEALTHY", "the statistics", {}))
+
+
 def test_a_verdict_is_told_by_shape_and_text_not_by_colour_alone() -> None:
     seen = {v: pictured(failures(v, 0.1, 0.2)) for v in VERDICTS}
     drawings = [g.drawing for g in seen.values()]

@@ -31,6 +31,11 @@ class StepRow:
     gates: tuple[GatePicture, ...]
 
     @property
+    def is_drawn(self) -> bool:
+        """Whether a gate has a picture."""
+        return any(gate.drawing is not None for gate in self.gates)
+
+    @property
     def limit_only(self) -> bool:
         """Whether a picture shows a gate without a tolerance, which has a limit alone."""
         drawn = (gate.drawing for gate in self.gates)
