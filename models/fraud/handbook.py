@@ -361,7 +361,7 @@ def _checks(table: pa.Table, names: Mapping[str, str], now_ms: int | None) -> It
         problem = f"{names['label_time']} is before {names['event_time']}"
         yield Check(early, problem, known)
         if now_ms is not None:
-            yield known_by(known, names["label_time"], now_ms)
+            yield known_by(known, names["label_time"], now_ms, may_be_empty=True)
 
 
 def _follows(file: _File, last_us: int | None) -> tuple[int | None, list[InputInvalid]]:

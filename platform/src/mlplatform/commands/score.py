@@ -63,12 +63,18 @@ def _with_value(error: InputInvalid, fields: object) -> InputInvalid:
     """The error with the value that was typed. The gateway repeats none, because its answers are
     kept in logs."""
     failed = error.__cause__
-    name = failed.field if isinstance(failed, CallFailed) else None
-    if not isinstance(fields, dict) or name not in fields:
+    if not isinstance(failed, CallFailed) or not isinstance(fields, dict):
+        return error
+    name, problem = failed.field, failed.facts.message
+    if name not in fields:
         return error
     value = jsonlib.dumps(fields[name])
     shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}…"
-    return InputInvalid(error.source, None, f"{name} is {shown}; {error.problem}")
+    told, must = f"{name} is {shown}", f"{name} must "
+    if must in problem:  # one sentence, which has the name once
+        at = problem.replace(must, f"{told} but must ", 1)
+        return InputInvalid(error.source, None, error.problem.replace(problem, at, 1))
+    return InputInvalid(error.source, None, f"{told}; {error.problem}")
 
 
 def _fields(answer: Answer) -> dict[str, object]:

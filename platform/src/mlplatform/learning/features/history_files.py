@@ -136,7 +136,9 @@ def examine_history(
     if now_ms is not None:
         late = table.column("event_time").cast(pa.int64()).to_numpy() > now_ms * 1000
         refuse(late, str(path), "event_time is in the future", table.column("event_time"))
-        known = known_by(table.column("label_time"), "label_time", now_ms)
+        is_binary = definition.task == "binary"
+        times = table.column("label_time")
+        known = known_by(times, "label_time", now_ms, may_be_empty=is_binary)
         refuse(known.wrong, str(path), known.problem, known.values)
     if definition.task == "binary":
         known_times = matured_times(table, definition.label.maturity_days)
