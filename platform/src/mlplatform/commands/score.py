@@ -70,11 +70,11 @@ def _with_value(error: InputInvalid, fields: object) -> InputInvalid:
         return error
     value = jsonlib.dumps(fields[name])
     shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}…"
-    told, must = f"{name} is {shown}", f"{name} must "
-    if must in problem:  # one sentence, which has the name once
-        at = problem.replace(must, f"{told} but must ", 1)
-        return InputInvalid(error.source, None, error.problem.replace(problem, at, 1))
-    return InputInvalid(error.source, None, f"{told}; {error.problem}")
+    must = f"{name} must "
+    if must not in problem:
+        return InputInvalid(error.source, None, f"{name} is {shown}; {error.problem}")
+    at = problem.replace(must, f"{name} is {shown} but must ", 1)  # the name stands there once
+    return InputInvalid(error.source, None, error.problem.replace(problem, at, 1))
 
 
 def _fields(answer: Answer) -> dict[str, object]:

@@ -262,8 +262,7 @@ def test_an_error_above_its_interval_says_why():
 
 def test_examples_without_any_difference_are_told_as_such():
     assert judge_golden(GOOD.running).reason == (
-        "the largest difference of the bundle's own examples from their recorded scores is 0 "
-        "(at most 1e-05 allowed)"
+        "the bundle's own examples differ from their recorded scores by 0 (at most 1e-05 allowed)"
     )
 
 

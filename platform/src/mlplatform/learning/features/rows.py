@@ -183,16 +183,10 @@ def in_order(times: Column, name: str) -> Check:
 
 
 def known_by(times: Column, name: str, now_ms: int, *, may_be_empty: bool = False) -> Check:
-    """Check that no label is known later than now (epoch milliseconds); a missing time has no
-    problem.
-
-    Args:
-        may_be_empty: whether a label 0 needs no time.
-    """
+    """Check that no label is known later than now (epoch milliseconds); a missing time passes."""
     late = times.to_numpy() > np.datetime64(now_ms, "ms")
-    problem = f"{name} is in the future, so the label can't be known yet"
-    empty = " (a label 0 may leave its time empty)" if may_be_empty else ""
-    return Check(late, f"{problem}{empty}", times)
+    hint = " (a label 0 may leave its time empty)" if may_be_empty else ""
+    return Check(late, f"{name} is in the future, so the label can't be known yet{hint}", times)
 
 
 def within_bounds(

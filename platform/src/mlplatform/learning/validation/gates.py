@@ -347,10 +347,7 @@ def judge_parity(running: ModelEvidence, gates: GatePolicy) -> GateResult:
 def judge_golden(running: ModelEvidence) -> GateResult:
     """Checks that the written bundle repeats its own examples."""
     value, limit = running.golden_difference, running.golden_tolerance
-    finding = (
-        "the largest difference of the bundle's own examples from their recorded scores is "
-        f"{value:.1g}"
-    )
+    finding = f"the bundle's own examples differ from their recorded scores by {value:.1g}"
     return at_most("golden", value, limit, finding, f"{limit:g}")
 
 
@@ -431,8 +428,8 @@ def judge_volume(replay: ReplayEvidence) -> tuple[GateResult, ...]:
         return (GateResult(name, "failed", stop.share, stop.limit, reason),)
     if replay.rows < MINIMUM_REPLAYED:
         return (GateResult(name, "inconclusive", None, None, _too_few_replayed(replay)),)
-    reason = f"no gateway would have stopped this bundle in {replay.rows:,} requests"
-    reason += f" ({replay.source})"
+    replayed = f"{replay.rows:,} requests ({replay.source})"
+    reason = f"no gateway would have stopped this bundle in {replayed}"
     return (GateResult(name, "passed", None, None, reason),)
 
 
