@@ -386,7 +386,7 @@ def test_a_difference_of_shares_is_plotted_in_points() -> None:
     evidence: Any = {"verdict": "HEALTHY", "gates": {"failures": gate, "alerts": gate}}
     told = {row.title: row.plot.description for row in rollouts._gates(evidence) if row.plot}
     assert sorted(told.values()) == [
-        "0.00 %; interval -0.48 % to 0.48 %; at most 2.00 % allowed",
+        "0.00 %; interval -0.48 % to 0.48 %; allowed -2.00 % to 2.00 %",
         "0.00 points; interval -0.48 points to 0.48 points; at most 2.00 points allowed",
     ]
 

@@ -309,7 +309,8 @@ class Actions:
         )
 
     def _possible_elsewhere(self, subject: Subject) -> str:
-        """What the reader may do on the page of a rollout's model, as the rest of a sentence."""
+        """The acts that the reader may do on the page of a rollout's model, as the rest of a
+        sentence."""
         buttons = () if subject.kind == "models" else self.buttons("models", subject.model)
         if not buttons:
             return ""

@@ -24,20 +24,20 @@ MOST_FILES: Final = 64
 """Most files that stay parsed, because parsing takes ten times as long as the rest of a page."""
 
 
-class _Held(msgspec.Struct):
+class _ReasonsPayload(msgspec.Struct):
     """The part of a payload that is read here; the rest is skipped."""
 
     reasons: list[Any] | None = None
 
 
-_decode = msgspec.json.Decoder(_Held).decode
+_decode = msgspec.json.Decoder(_ReasonsPayload).decode
 
 
 def codes_of(payload: str | None) -> tuple[str, ...]:
     """The codes of the reasons in a record's payload; empty if the payload is erased, or holds
     none."""
     try:
-        held = _Held() if payload is None else _decode(payload)
+        held = _ReasonsPayload() if payload is None else _decode(payload)
     except msgspec.DecodeError:
         return ()
     return tuple(map(str, held.reasons or ()))
