@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
+from mlplatform.operations.cluster.check import OLDEST
 from support.chart import CHART, COMPONENTS, ROOT
 from support.kustomize import MANIFESTS
 
@@ -28,6 +29,7 @@ def test_the_chart_is_of_this_release() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert chart["version"] == chart["appVersion"] == project["version"]
+    assert chart["kubeVersion"] == f">={'.'.join(map(str, OLDEST))}.0-0"
 
 
 def test_a_value_chooses_each_component_and_none_is_chosen_by_itself() -> None:

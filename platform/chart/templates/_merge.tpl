@@ -67,3 +67,12 @@
 {{- end -}}
 {{- toJson $found -}}
 {{- end -}}
+
+{{/* A text of a manifest with the images that values name. */}}
+{{- define "mlplatform.with-images" -}}
+{{- $text := .text -}}
+{{- range $image, $reference := .images -}}
+  {{- $text = regexReplaceAll (printf "%s:[0-9A-Za-z._-]+" $image) $text $reference -}}
+{{- end -}}
+{{- $text -}}
+{{- end -}}

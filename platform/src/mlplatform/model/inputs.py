@@ -50,6 +50,8 @@ from mlplatform.runtime.errors import ConfigInvalid
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from mlplatform.model.bundle import Bundle
+
 Request = Mapping[str, Any]
 ViewValues = Mapping[str, float | None]
 _FIELD_TYPES: Final[Mapping[str, FieldType]] = {
@@ -254,6 +256,18 @@ def _one_of(known: Collection[str], value: str | None) -> str:
     return f"one of {', '.join(sorted(known)) or 'none'}" + "".join(
         f"; the nearest is {name}" for name in near
     )
+
+
+def recorded_plan(
+    definition: ModelDefinition, views: Sequence[FeatureView], bundle: Bundle
+) -> InputPlan:
+    """The plan of a bundle's inputs, also where model.yaml has lost request fields that they read.
+
+    Raises:
+        ConfigInvalid: model.yaml no longer has a feature of the bundle.
+    """
+    recorded = as_recorded(definition, views, bundle.inputs)
+    return InputPlan(recorded, views, bundle.inputs, bundle.defaults, bundle.vocabularies)
 
 
 def as_recorded(

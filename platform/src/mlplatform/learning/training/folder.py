@@ -240,13 +240,7 @@ def call_fit(
         ConfigInvalid: `fit` takes other arguments, imports a package that is not installed here, or
             gives something that is no fitted model.
     """
-    taken = inspect.signature(training.fit)
-    try:
-        taken.bind(x, y, **arguments)
-    except TypeError as error:
-        more = "".join(f", {name}" for name in arguments if name not in ("seed", "weight"))
-        usual = f"fit(x, y, *, seed, weight=None{more})"
-        raise ConfigUnusable(FIT, f"it is fit{taken}: {error}", usual) from error
+    _check_takes(training.fit, FIT, "fit", (x, y), arguments)
     with import_problems():
         fitted: Any = cast(Any, training.fit)(x, y, **arguments)
     if lacking := [name for name in PARTS if not callable(getattr(fitted, name, None))]:
@@ -269,19 +263,30 @@ def call_baseline(
     simpler: Any = getattr(training, "baseline", None)
     if not callable(simpler):
         return None
-    taken = inspect.signature(simpler)
-    try:
-        taken.bind(x, y, **arguments)
-    except TypeError as error:
-        more = "".join(f", {name}" for name in arguments if name not in ("seed", "weight"))
-        usual = f"baseline(x, y, *, seed, weight=None{more})"
-        raise ConfigUnusable(BASELINE, f"it is baseline{taken}: {error}", usual) from error
+    _check_takes(simpler, BASELINE, "baseline", (x, y), arguments)
     with import_problems():
         found: Any = simpler(x.copy(), y.copy(), **arguments)
     if not callable(getattr(found, "scores", None)):
         problem = f"it gives {type(found).__name__}, which has no scores"
         raise ConfigUnusable(BASELINE, problem, "a model with scores(x), as of `fit`")
     return cast(ScoringModel, found)
+
+
+def _check_takes(
+    function: Callable[..., Any],
+    key: str,
+    name: str,
+    rows: tuple[NDArray[np.float32], Labels],
+    arguments: Mapping[str, Any],
+) -> None:
+    """Raises ConfigUnusable unless the folder's function takes rows, labels and these arguments."""
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*rows, **arguments)
+    except TypeError as error:
+        more = "".join(f", {one}" for one in arguments if one not in ("seed", "weight"))
+        usual = f"{name}(x, y, *, seed, weight=None{more})"
+        raise ConfigUnusable(key, f"it is {name}{signature}: {error}", usual) from error
 
 
 def checked_scores(

@@ -21,7 +21,7 @@ from mlplatform.learning.validation.replay_result import ReplayResult
 from mlplatform.model.bundle import Bundle
 from mlplatform.model.definition import ClassesDefinition, ModelDefinition, RealDefinition
 from mlplatform.model.features.views import FeatureView
-from mlplatform.model.inputs import InputPlan, as_recorded
+from mlplatform.model.inputs import recorded_plan
 from mlplatform.model.tensors.categories import indices
 from mlplatform.operations.whatif.logged_requests import LoggedRequests
 from mlplatform.rollouts.whatif.requests import (
@@ -64,8 +64,7 @@ class BundleRun:
         views: Sequence[FeatureView],
     ) -> None:
         self.bundle, self._model = bundle, model
-        recorded = as_recorded(definition, views, bundle.inputs)
-        self._plan = InputPlan(recorded, views, bundle.inputs, bundle.defaults, bundle.vocabularies)
+        self._plan = recorded_plan(definition, views, bundle)
         self._inputs = LoggedInputs(self._plan)
         self._rows_with = np.zeros(len(self._plan.features), dtype=np.int64)
         self._watched = definition.drift.inputs

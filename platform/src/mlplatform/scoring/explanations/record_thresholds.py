@@ -10,7 +10,7 @@ from typing import Any, Final
 from mlplatform.model.bundle import Bundle, load_bundle
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
-from mlplatform.model.inputs import InputPlan, as_recorded
+from mlplatform.model.inputs import recorded_plan
 from mlplatform.model.policies.cut_offs import RowThresholds
 from mlplatform.runtime.errors import PlatformError
 
@@ -57,8 +57,7 @@ def _of_bundle(
     if "request" not in asked:
         return None
     views = load_views(model_folder(row["model"]))
-    definition = as_recorded(load_definition(row["model"]), views, bundle.inputs)
-    plan = InputPlan(definition, views, bundle.inputs, bundle.defaults, bundle.vocabularies)
+    plan = recorded_plan(load_definition(row["model"]), views, bundle)
     values = plan.row(asked["request"], row["event_ms"], asked.get("features") or {})
     return bundle.row_thresholds(values, small)
 

@@ -20,7 +20,7 @@ from mlplatform.decisions.records.record import FEATURES, Record
 from mlplatform.model.bundle import MODEL_FILE, Bundle, load_bundle
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
-from mlplatform.model.inputs import InputPlan, as_recorded
+from mlplatform.model.inputs import InputPlan, recorded_plan
 from mlplatform.model.policies.calibration import held_many
 from mlplatform.model.policies.cut_offs import NO_THRESHOLDS, RowThresholds
 from mlplatform.model.policies.decision_scale import Decision
@@ -175,11 +175,9 @@ def load_decider(bundles: Path, model: str, digest: str) -> Decider:
         raise NotFound(f"bundle {digest} is not in {bundles}; the registry keeps every version")
     bundle = load_bundle(folder, digest)
     views = load_views(model_folder(model))
-    definition = as_recorded(load_definition(model), views, bundle.inputs)
-    plan = InputPlan(definition, views, bundle.inputs, bundle.defaults, bundle.vocabularies)
     return Decider(
         bundle,
-        plan,
+        recorded_plan(load_definition(model), views, bundle),
         scorer(
             folder / MODEL_FILE,
             tensors=bundle.tensors,
