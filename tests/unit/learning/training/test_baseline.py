@@ -70,6 +70,22 @@ def test_a_version_is_measured_beside_it_from_the_job_to_mlflow(tmp_path: Path) 
         handover.take(written, order, tmp_path / "others")
 
 
+def test_it_learns_with_the_weights_that_the_model_learns_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`training.class_weight` is for both: otherwise the comparison would be of the weights too."""
+    seen: list[tuple[Any, Any]] = []
+
+    def learn(training: Any, x: Any, y: Any, arguments: Any) -> None:
+        seen.append((y, arguments["weight"]))
+
+    monkeypatch.setattr(retrain, "call_baseline", learn)
+    retrain.fit(load_folder("fraud"), payments(1, per_day=400), bundles=tmp_path)
+    [(labels, weights)] = seen
+    rare = np.sqrt((labels == 0).sum() / (labels == 1).sum())
+    assert weights == pytest.approx(np.where(labels == 1, rare, 1.0))
+
+
 def test_a_folder_without_one_has_no_such_measures() -> None:
     assert call_baseline(module(None), X, Y, {"seed": 1}) is None
 

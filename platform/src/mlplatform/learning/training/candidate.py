@@ -263,17 +263,25 @@ def fit_rows(
         ConfigInvalid: the training imports a package that is not installed here, or can't fit
             classes.
     """
-    x, y, weight = rows.matrix.columns(names), rows.y, rows.weight
-    more: dict[str, Any] = {"seed": seed}
+    x, y, more = rows.matrix.columns(names), rows.y, fit_arguments(rows, classes, seed=seed)
     if classes:
         check_takes_classes(training)
-        more["classes"] = tuple(classes)
     if takes_context(training):  # a trial may change its rows, and the next one would see that
-        x, y, weight = x.copy(), y.copy(), None if weight is None else weight.copy()
+        x, y = x.copy(), y.copy()
+        more |= {"weight": more["weight"].copy()} if "weight" in more else {}
         more["context"] = context or last_fit({}, len(names), seed=seed)
-    if weight is not None and not bool((weight == 1).all()):
-        more["weight"] = weight
     return call_fit(training, x, y, more)
+
+
+def fit_arguments(rows: LabelledRows, classes: Sequence[str], *, seed: int) -> dict[str, Any]:
+    """The arguments of a folder's `fit` and `baseline` beside rows and labels: no `classes` of
+    other models, and no `weight` where all rows weigh 1."""
+    more: dict[str, Any] = {"seed": seed}
+    if classes:
+        more["classes"] = tuple(classes)
+    if rows.weight is not None and not bool((rows.weight == 1).all()):
+        more["weight"] = rows.weight
+    return more
 
 
 def parity_rows(x: NDArray[np.float32], seed: int) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from mlplatform.learning.registry.run_record import RunRecord
 from mlplatform.learning.registry.versions import (
@@ -18,7 +18,7 @@ from mlplatform.learning.registry.versions import (
     VersionFacts,
 )
 from mlplatform.learning.skew.verdict import SkewReport
-from mlplatform.learning.training.candidate import Candidate, train
+from mlplatform.learning.training.candidate import Candidate, fit_arguments, train
 from mlplatform.learning.training.evaluate import JudgingInputs, Runnable, gate_report
 from mlplatform.learning.training.folder import (
     BASELINE,
@@ -31,6 +31,7 @@ from mlplatform.learning.training.labelled_evaluation import judged_classes, jud
 from mlplatform.learning.training.own_gates import own_findings
 from mlplatform.learning.training.segment_gates import segment_gates
 from mlplatform.learning.training_sets import dataset
+from mlplatform.learning.training_sets.class_weights import weighted
 from mlplatform.learning.training_sets.dataset import Dataset
 from mlplatform.learning.training_sets.moved_inputs import stability
 from mlplatform.learning.training_sets.port import TrainingJoin
@@ -165,11 +166,10 @@ def _beside_baseline(
 
     A baseline is not calibrated, so of two outcomes only measures of ranking are compared.
     """
-    training, classes, bundle = load_training(definition.name), definition.classes, candidate.bundle
-    rows = dataset.by(dataset.vocabularies).fitting.training_rows
-    more: dict[str, Any] = {"seed": bundle.seed} | ({"classes": tuple(classes)} if classes else {})
-    if rows.weight is not None and not bool((rows.weight == 1).all()):
-        more["weight"] = rows.weight
+    training, bundle = load_training(definition.name), candidate.bundle
+    fitting = dataset.by(dataset.vocabularies).fitting.training_rows
+    rows = weighted(fitting, definition.training.class_weight)
+    more = fit_arguments(rows, definition.classes, seed=bundle.seed)
     simpler = call_baseline(training, rows.matrix.columns(bundle.input_names), rows.y, more)
     if simpler is None:
         return ()
