@@ -48,7 +48,7 @@ from mlplatform.model.windows.declaration import by_entity, source_name
 from mlplatform.runtime.errors import ConfigInvalid
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    import pyarrow as pa  # a gateway starts without it
 
     from mlplatform.model.bundle import Bundle
 

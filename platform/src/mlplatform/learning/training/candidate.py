@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -32,6 +31,7 @@ from mlplatform.learning.training.folder import (
     call_fit,
     check_takes_classes,
     check_takes_context,
+    fit_arguments,
     load_training,
     own_measure,
     parameters_of,
@@ -263,7 +263,7 @@ def fit_rows(
         ConfigInvalid: the training imports a package that is not installed here, or can't fit
             classes.
     """
-    x, y, more = rows.matrix.columns(names), rows.y, fit_arguments(rows, classes, seed=seed)
+    x, y, more = rows.matrix.columns(names), rows.y, fit_arguments(rows.weight, classes, seed=seed)
     if classes:
         check_takes_classes(training)
     if takes_context(training):  # a trial may change its rows, and the next one would see that
@@ -271,17 +271,6 @@ def fit_rows(
         more |= {"weight": more["weight"].copy()} if "weight" in more else {}
         more["context"] = context or last_fit({}, len(names), seed=seed)
     return call_fit(training, x, y, more)
-
-
-def fit_arguments(rows: LabelledRows, classes: Sequence[str], *, seed: int) -> dict[str, Any]:
-    """The arguments of a folder's `fit` and `baseline` beside rows and labels: no `classes` of
-    other models, and no `weight` where all rows weigh 1."""
-    more: dict[str, Any] = {"seed": seed}
-    if classes:
-        more["classes"] = tuple(classes)
-    if rows.weight is not None and not bool((rows.weight == 1).all()):
-        more["weight"] = rows.weight
-    return more
 
 
 def parity_rows(x: NDArray[np.float32], seed: int) -> NDArray[np.float32]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, cast, runtime_checkable
@@ -229,6 +229,19 @@ def check_takes_context(training: TrainingModule) -> None:
     if not takes_context(training):
         wanted = "fit(x, y, *, seed, weight=None, context): model.yaml has training.search"
         raise ConfigUnusable(FIT, "it takes no `context`", wanted)
+
+
+def fit_arguments(
+    weight: NDArray[np.float64] | None, classes: Sequence[str], *, seed: int
+) -> dict[str, Any]:
+    """The arguments of `fit` and `baseline` beside rows and labels: no `classes` of other models,
+    and no `weight` where all rows weigh 1."""
+    more: dict[str, Any] = {"seed": seed}
+    if classes:
+        more["classes"] = tuple(classes)
+    if weight is not None and not bool((weight == 1).all()):
+        more["weight"] = weight
+    return more
 
 
 def call_fit(

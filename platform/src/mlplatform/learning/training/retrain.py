@@ -18,13 +18,14 @@ from mlplatform.learning.registry.versions import (
     VersionFacts,
 )
 from mlplatform.learning.skew.verdict import SkewReport
-from mlplatform.learning.training.candidate import Candidate, fit_arguments, train
+from mlplatform.learning.training.candidate import Candidate, train
 from mlplatform.learning.training.evaluate import JudgingInputs, Runnable, gate_report
 from mlplatform.learning.training.folder import (
     BASELINE,
     ModelFolder,
     call_baseline,
     checked_scores,
+    fit_arguments,
     load_training,
 )
 from mlplatform.learning.training.labelled_evaluation import judged_classes, judged_numbers
@@ -169,7 +170,7 @@ def _beside_baseline(
     training, bundle = load_training(definition.name), candidate.bundle
     fitting = dataset.by(dataset.vocabularies).fitting.training_rows
     rows = weighted(fitting, definition.training.class_weight)
-    more = fit_arguments(rows, definition.classes, seed=bundle.seed)
+    more = fit_arguments(rows.weight, definition.classes, seed=bundle.seed)
     simpler = call_baseline(training, rows.matrix.columns(bundle.input_names), rows.y, more)
     if simpler is None:
         return ()
