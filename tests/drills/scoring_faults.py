@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import resource
 import signal
@@ -15,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import psutil
 from tests.drills.scoring_findings import Shows
 
 from mlplatform.model.routes import Arm
@@ -26,9 +26,10 @@ from support.scoring_world import ScoringWorld, wait_for, write_home_snapshots
 from support.stopped_writer import stopped_writer
 
 REGISTRY_START_S = 120.0
-BUSY_S = 0.5
-HELD_S = 0.03
-"""How long a gateway is stopped before it is killed, so that it dies with requests in its hands."""
+HELD_S = 0.2
+"""How long a gateway is stopped at most for a request to come."""
+STOPS = 20
+ESTABLISHED = "01"
 
 
 class OneGateway(ScoringWorld):
@@ -177,14 +178,25 @@ def log_held(world: OneGateway) -> Iterator[None]:
 
 @contextlib.contextmanager
 def gateway_killed(world: TwoGateways) -> Iterator[None]:
-    """The one that answers most, while it holds requests."""
-    name = _busiest(world)
-    pid = _pid(world, name)
-    os.kill(pid, signal.SIGSTOP)
-    time.sleep(HELD_S)
+    """One of them, while it holds a request."""
+    name, pid = _stopped_with_a_request(world)
     os.kill(pid, signal.SIGKILL)
     yield
     world.await_successor(name, pid)
+
+
+def _stopped_with_a_request(world: TwoGateways) -> tuple[str, int]:
+    """The name and the process of a gateway that is stopped; a client waits for it."""
+    for name in itertools.islice(itertools.cycle(world.names), STOPS):
+        pid = _pid(world, name)
+        os.kill(pid, signal.SIGSTOP)
+        until_s = time.monotonic() + HELD_S
+        while time.monotonic() < until_s:
+            if _unread_bytes(pid, world.port):
+                return name, pid
+            time.sleep(0.005)
+        os.kill(pid, signal.SIGCONT)
+    raise TimeoutError(f"{STOPS} stops of {HELD_S} s, and no request came for a stopped gateway")
 
 
 def _pid(world: TwoGateways, name: str) -> int:
@@ -193,16 +205,16 @@ def _pid(world: TwoGateways, name: str) -> int:
     return process.pid
 
 
-def _busiest(world: TwoGateways) -> str:
-    """The gateway that has used most time of a processor lately."""
-    before = {name: _cpu_s(world, name) for name in world.names}
-    time.sleep(BUSY_S)
-    return max(world.names, key=lambda name: _cpu_s(world, name) - before[name])
-
-
-def _cpu_s(world: TwoGateways, name: str) -> float:
-    times = psutil.Process(_pid(world, name)).cpu_times()
-    return times.user + times.system
+def _unread_bytes(pid: int, port: int) -> int:
+    """What clients of a port sent to a process that it has not read; see proc_net(5)."""
+    sockets = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(
+        int(queues.rpartition(":")[2], 16)
+        for _, local, _, state, queues, _, _, _, _, inode, *_ in rows
+        if state == ESTABLISHED and f"socket:[{inode}]" in sockets
+        if int(local.rpartition(":")[2], 16) == port
+    )
 
 
 @contextlib.contextmanager
