@@ -233,10 +233,6 @@ def _table(folder: Path) -> OfflineTable:
     return OfflineTable(folder / "offline", load_folder(MODEL).definition)
 
 
-def _table(folder: Path) -> OfflineTable:
-    return OfflineTable(folder / "offline", load_folder(MODEL).definition)
-
-
 def one(row: str, folder: Path, size: int) -> Figures:
     """The row, measured in this process."""
     started, cpu = time.perf_counter(), time.process_time()

@@ -12,15 +12,10 @@ History comes before the log, in the order of its event times.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-import msgspec
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-
-from mlplatform.runtime.canonical import NOT_JSON
-from mlplatform.runtime.errors import Corrupt
 
 OWN: Final = ("_row", "_event_ms", "_rank", "_seen")
 """Columns of the relation besides the request's fields, whose names never begin like these."""
@@ -35,35 +30,15 @@ ARRIVALS: Final = pa.schema(_COLUMNS)
 """Columns of decisions that the log recorded; `windows_at` is null if no windows were read."""
 
 
-_MARK: Final = '"windows_at":{'
-"""Text that marks a payload with a position; the others are not parsed."""
+def arrivals_of(decisions: pa.Table, positions: Iterable[Mapping[str, int] | None]) -> pa.Table:
+    """Decision records as rows of `ARRIVALS`.
 
-
-class _Payload(msgspec.Struct):
-    windows_at: dict[str, int] | None = None
-
-
-_decode = msgspec.json.Decoder(_Payload).decode
-
-
-def arrivals_of(decisions: pa.Table) -> pa.Table:
-    """Decision records as rows of `ARRIVALS`; one whose payload was erased has no row.
-
-    Raises:
-        Corrupt: a payload is not what was logged.
+    Args:
+        positions: `windows_at` of each record's payload; None if no windows were read.
     """
-    found = decisions.filter(pc.is_valid(decisions.column("payload")))
-    columns = [found.column(name) for name in ("decision_id", "writer", "seq", "recorded_ms")]
-    named = np.flatnonzero(pc.match_substring(found.column("payload"), _MARK).to_numpy())
-    positions: list[list[tuple[str, int]] | None] = [None] * len(found)
-    marked = found.select(["decision_id", "payload"]).take(named)
-    for row, one in zip(named.tolist(), marked.to_pylist(), strict=True):
-        try:
-            position = _decode(one["payload"]).windows_at
-        except NOT_JSON as error:
-            raise Corrupt(f"decision {one['decision_id']}: payload: {error}") from error
-        positions[row] = None if position is None else list(position.items())
-    return pa.table([*columns, pa.array(positions, _COLUMNS[-1][1])], schema=ARRIVALS)
+    columns = [decisions.column(name) for name in ("decision_id", "writer", "seq", "recorded_ms")]
+    read = [None if position is None else [*position.items()] for position in positions]
+    return pa.table([*columns, pa.array(read, _COLUMNS[-1][1])], schema=ARRIVALS)
 
 
 def with_positions(arrivals: pa.Table) -> pa.Table:

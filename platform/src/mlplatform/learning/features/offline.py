@@ -88,14 +88,17 @@ class _Part:
 
 
 def _part_of(records: pa.Table, definition: ModelDefinition) -> _Part:
-    """The rows in records of the log."""
+    """The rows in records of the log; a decision whose payload was erased has none."""
     by_kind = {k: records.filter(pc.field("kind") == k) for k in KINDS}
+    erased = pc.field("payload").is_null()
+    decisions = by_kind["decision"].filter(~erased)
+    payloads = rows.payloads_of(decisions, definition)
     return _Part(
-        rows.requests_of(by_kind["decision"], definition),
+        rows.requests_of(decisions, payloads, definition),
         rows.labels_of(by_kind["label"], definition),
         rows.voids_of(by_kind["void"]),
-        rows.decided_of(by_kind["decision"], definition.decision.hides_outcome),
-        arrivals.arrivals_of(by_kind["decision"]),
+        rows.decided_of(decisions, payloads, definition.decision.hides_outcome),
+        arrivals.arrivals_of(decisions, (payload.windows_at for payload in payloads)),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
@@ -12,16 +13,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mlplatform.decisions.records.draws import LoggedDraw, logged_draws
+from mlplatform.decisions.records.draws import LoggedDraw
 from mlplatform.decisions.records.last_labels import RANK
+from mlplatform.decisions.records.payloads import decoded_payloads
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.decisions.records.record import LABEL_VALUES, MODELS
 from mlplatform.learning.features.columns import UNITS
 from mlplatform.model.definition import ModelDefinition, RequestField
 from mlplatform.model.features.views import quote
-from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.clock import LAST_MS
-from mlplatform.runtime.errors import Corrupt, InputInvalid
+from mlplatform.runtime.errors import InputInvalid
 
 Column: TypeAlias = "pa.ChunkedArray[Any]"
 
@@ -346,18 +347,17 @@ def split_history(
     return requests.cast(request_schema(definition)), labels
 
 
-def decided_of(decisions: pa.Table, hides: Sequence[str]) -> pa.Table:
-    """Rows of `DECIDED` from decision records: of requests that were stopped or explored."""
-    decisions = decisions.filter(pc.is_valid(decisions.column("payload")))
-    draws = logged_draws(decisions)
-    ids = decisions.column("decision_id").to_pylist()
-    drawn = [draws.get(str(one), _NO_DRAW) for one in ids]
+def decided_of(decisions: pa.Table, payloads: Sequence[Any], hides: Sequence[str]) -> pa.Table:
+    """Rows of `DECIDED` from decision records: of requests that were stopped or explored.
+
+    Args:
+        payloads: their `payloads_of`.
+    """
     table = pa.table(
         [
             decisions.column("decision_id"), decisions.column("decision"),
             pc.is_in(decisions.column("answered_by"), value_set=pa.array(MODELS)),
-            pa.array([one.propensity for one in drawn], pa.float64()),
-            pa.array([one.explored for one in drawn], pa.bool_()),
+            *(pa.array(map(attrgetter(f.name), payloads), f.type) for f in list(DECIDED)[-2:]),
         ],
         schema=DECIDED,
     )  # fmt: skip
@@ -365,23 +365,21 @@ def decided_of(decisions: pa.Table, hides: Sequence[str]) -> pa.Table:
     return table.filter(pc.or_(hidden, table.column("explored")))
 
 
-def requests_of(decisions: pa.Table, definition: ModelDefinition) -> pa.Table:
-    """The requests in decision records; one whose payload was erased has no row."""
-    decisions = decisions.filter(pc.is_valid(decisions.column("payload")))
-    decoder = _payload_decoder(definition)
-    columns: dict[str, list[Any]] = {name: [] for name in definition.request}
-    ids = decisions.column("decision_id").to_pylist()
-    payloads: list[Any] = decisions.column("payload").to_pylist()
-    for decision_id, payload in zip(ids, payloads, strict=True):
-        try:
-            request = decoder.decode(payload).request
-        except NOT_JSON as error:
-            raise Corrupt(f"decision {decision_id}: payload: {error}") from error
-        for name, values in columns.items():
-            values.append(getattr(request, name))
+def requests_of(
+    decisions: pa.Table, payloads: Sequence[Any], definition: ModelDefinition
+) -> pa.Table:
+    """The requests in decision records.
+
+    Args:
+        payloads: their `payloads_of`.
+    """
+    requests = [payload.request for payload in payloads]
     times = event_times(decisions.column("event_ms"))
     schema = request_schema(definition)
-    arrays = [pa.array(values, schema.field(name).type) for name, values in columns.items()]
+    arrays = [
+        pa.array(map(attrgetter(name), requests), schema.field(name).type)
+        for name in definition.request
+    ]
     return pa.table([decisions.column("decision_id"), times, *arrays], schema=schema)
 
 
@@ -429,17 +427,21 @@ def _stored_type(field: RequestField) -> pa.DataType:
     return pa.int64() if field.pseudonymous else ARROW[field.type]
 
 
-_NO_DRAW = LoggedDraw()
+def payloads_of(decisions: pa.Table, definition: ModelDefinition) -> list[Any]:
+    """Decision records' payloads, each with its `request`, its draw and `windows_at`.
 
-
-def _payload_decoder(definition: ModelDefinition) -> msgspec.json.Decoder[Any]:
+    Raises:
+        Corrupt: a payload is not what was logged.
+    """
     # A field may have been declared after the request was recorded
     fields: list[Any] = [
         (name, (int if f.pseudonymous else _python_type(f)) | None, None)
         for name, f in definition.request.items()
     ]
-    request = msgspec.defstruct("Request", fields, kw_only=True)
-    return msgspec.json.Decoder(msgspec.defstruct("Payload", [("request", request)]))
+    request = msgspec.defstruct("Request", fields, kw_only=True, gc=False)
+    parts: list[Any] = [("request", request), ("windows_at", dict[str, int] | None, None)]
+    payload = msgspec.defstruct("Payload", parts, bases=(LoggedDraw,), kw_only=True, frozen=True)
+    return decoded_payloads(decisions, payload)
 
 
 def _python_type(field: RequestField) -> Any:
