@@ -35,7 +35,7 @@ from mlplatform.learning.features.online import (
     FeatureRow,
     OnlineRow,
 )
-from mlplatform.model.features.views import FeatureView, view_named
+from mlplatform.model.features.views import FeatureView, ValueType, view_named
 from mlplatform.runtime.errors import StaleFence, Unavailable
 from mlplatform.runtime.storage.sql import Schema
 from mlplatform.runtime.storage.sqlite import (
@@ -51,6 +51,8 @@ if TYPE_CHECKING:  # a gateway starts without pyarrow
     import pyarrow as pa
 
 FOLLOW_S = 0.5
+_ROWS_AT_ONCE: Final = 10_000
+"""Rows of a table whose values are in memory as objects of Python."""
 NEWEST: Final = "mlplatform_newest"
 _NEWEST_TABLE: Final = (
     f"CREATE TABLE IF NOT EXISTS {NEWEST} (project TEXT, view TEXT, event_s INTEGER NOT NULL,"
@@ -116,6 +118,7 @@ class FeastSqlite:
             threads=True,
             busy_timeout_ms=busy_timeout_ms,
         )
+        self._index_tables_with_row_ids()
         self._opened = os.stat(path)
         self._readers = WalReaders(path)
         self._missing: dict[str, float | None] = {f: None for v in views for f in v.feature_names}
@@ -282,18 +285,25 @@ class FeastSqlite:
         return f'"{self._project}_{view.name}"'
 
     def _ddl(self, view: FeatureView) -> str:
-        """Feast's table, with an index of ours. A read that finds everything in the index, in one
-        place for each entity, takes half the time of one that looks up each feature's row. Feast
-        ignores the index."""
-        table = self._table(view)
-        index = f'"{self._project}_{view.name}_read"'
+        """Feast's table, but without row ids: an entity's rows lie together and nothing is stored
+        twice. Feast names only columns, so it reads and writes both kinds."""
         return (
-            f"CREATE TABLE IF NOT EXISTS {table} (entity_key BLOB, feature_name TEXT, value BLOB,"
-            " value_text TEXT, vector_value BLOB, event_ts timestamp, created_ts timestamp,"
-            " PRIMARY KEY(entity_key, feature_name));"
-            f"CREATE INDEX IF NOT EXISTS {index} ON {table}"
-            " (entity_key, feature_name, value, event_ts);"
+            f"CREATE TABLE IF NOT EXISTS {self._table(view)} (entity_key BLOB, feature_name TEXT,"
+            " value BLOB, value_text TEXT, vector_value BLOB, event_ts timestamp,"
+            " created_ts timestamp, PRIMARY KEY(entity_key, feature_name)) WITHOUT ROWID;"
         )
+
+    def _index_tables_with_row_ids(self) -> None:
+        """Add an index to tables that Feast or an earlier release made. A read that finds all in
+        the index takes half of the time of one that looks up each feature's row."""
+        row_ids = "SELECT 1 FROM pragma_table_list(?) WHERE NOT wr"
+        for view in self._views.values():
+            if self._db.execute(row_ids, (f"{self._project}_{view.name}",)).fetchone():
+                index = f'"{self._project}_{view.name}_read"'
+                self._db.execute(
+                    f"CREATE INDEX IF NOT EXISTS {index} ON {self._table(view)}"
+                    " (entity_key, feature_name, value, event_ts)"
+                )
 
     def _upsert(self, view: FeatureView) -> str:
         return (
@@ -317,13 +327,23 @@ def _cells(view: FeatureView, rows: pa.Table) -> Iterator[Cell]:
     prefix = entity_key_prefix(view.join_key)
     listed: list[Any] = rows.column(view.join_key).to_pylist()
     keys = [prefix + key_value(key) for key in listed]
-    event_s, created_s = _seconds(rows, EVENT_TIMESTAMP), _created_s(rows)
-    fields = [(f.name, f.dtype, cells(rows, f)) for f in sorted(view.fields, key=_name_of)]
-    for row in sorted(range(len(keys)), key=keys.__getitem__):
-        key, event, created = keys[row], event_s[row], created_s[row]
-        for name, dtype, values in fields:
-            value = values[row]
-            yield key, name, encode(value, dtype), _text(value), event, created
+    fields = sorted(view.fields, key=_name_of)
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    for start in range(0, len(order), _ROWS_AT_ONCE):
+        places = order[start : start + _ROWS_AT_ONCE]
+        some = rows.take(places)
+        columns = [(f.name, *_encoded(cells(some, f), f.dtype)) for f in fields]
+        times = zip(_seconds(some, EVENT_TIMESTAMP), _created_s(some), strict=True)
+        for row, (place, (event, created)) in enumerate(zip(places, times, strict=True)):
+            for name, values, texts in columns:
+                yield keys[place], name, values[row], texts[row], event, created
+
+
+def _encoded(
+    values: Sequence[float | None], dtype: ValueType
+) -> tuple[list[bytes], list[str | None]]:
+    """A column's values as Feast stores them, and as texts."""
+    return [encode(value, dtype) for value in values], [*map(_text, values)]
 
 
 _name_of: Final = attrgetter("name")
