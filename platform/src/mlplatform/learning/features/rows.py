@@ -368,11 +368,7 @@ def decided_of(decisions: pa.Table, payloads: Sequence[Any], hides: Sequence[str
 def requests_of(
     decisions: pa.Table, payloads: Sequence[Any], definition: ModelDefinition
 ) -> pa.Table:
-    """The requests in decision records.
-
-    Args:
-        payloads: their `payloads_of`.
-    """
+    """The requests in decision records with these `payloads_of`."""
     requests = [payload.request for payload in payloads]
     times = event_times(decisions.column("event_ms"))
     schema = request_schema(definition)
