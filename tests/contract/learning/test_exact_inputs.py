@@ -136,6 +136,10 @@ def candidate(root: Path) -> Candidate:
         for (account, rate), score in SCORES.items()
     ]
     (root / NAME / "golden.json").write_text(json.dumps(golden))
+    with (root / NAME / "model.yaml").open("a") as file:
+        file.write(
+            "async: {enabled: true, batch: 100, chunk: 10, connections: 1}\n"
+        )  # by topics, too
     assert "nothing is wrong" in command("check-model", str(root / NAME))
     until_ms = time.time_ns() // 1_000_000 // DAY_MS * DAY_MS
     pq.write_table(history(until_ms), root / "history.parquet")
@@ -215,6 +219,34 @@ def test_a_gateway_gives_the_score_of_the_last_digit_over_http_and_grpc(
 
     with grpc.insecure_channel(f"127.0.0.1:{GRPC_PORT}") as channel:
         assert wait_for(called)
+
+
+def test_requests_left_for_later_go_through_a_topic_and_keep_their_last_digit(
+    world: ScoringWorld,
+) -> None:
+    world.start_worker(NAME)
+    url = f"{world.url}/api/v2/models/{NAME}/score:async"
+
+    def decided(body: dict[str, Any]) -> dict[str, Any] | None:
+        found = httpx.post(url, json=body, headers=world.headers, timeout=10)
+        assert found.status_code == 202, found.text
+        place = f"{world.url}{found.headers['Location']}"
+
+        def answered() -> dict[str, Any] | None:
+            reply = httpx.get(place, headers=world.headers, timeout=10)
+            answer: dict[str, Any] = reply.json()
+            return answer if reply.status_code == 200 else None
+
+        answer: dict[str, Any] = wait_for(answered)
+        return None if answer["degraded"] else answer  # a busy machine may miss the deadline
+
+    for (account, rate), raw in SCORES.items():
+        body = {"customer_id": 7, "account": account, "rate": rate, "risk": RISK}
+        body["event_time"] = time.time_ns() // 1_000_000
+        answer: dict[str, Any] = wait_for(lambda body=body: decided(body))
+        record = record_of(world, answer["decision_id"])
+        assert record["payload"]["raw"] == pytest.approx(raw, abs=1e-6)
+        assert record["payload"]["request"]["account"] == account
 
 
 def test_callers_of_the_open_protocol_send_them_as_the_graph_takes_them(
