@@ -38,7 +38,7 @@ SETTINGS_CLASS: Final = f"{CONFIGURATION}.settings.Settings"
 HOME: Final = f"{CONFIGURATION}.settings.Home"
 PARTS: Final = {
     "home": HOME,
-    "kserve": f"{CONFIGURATION}.settings.OnKServe",
+    "kserve": f"{CONFIGURATION}.on_kubernetes.OnKServe",
     "servers": f"{CONFIGURATION}.servers.Servers",
 }
 """Parts of the settings of which every field is a value of its own; of the others, a server with

@@ -14,7 +14,7 @@ from mlplatform.rollouts.kubernetes.api import PODS
 from mlplatform.rollouts.serving.kserve import KServePlane
 from mlplatform.rollouts.serving.local import StatusStore
 from mlplatform.rollouts.serving.manifest import render
-from mlplatform.runtime.configuration.settings import OnKServe
+from mlplatform.runtime.configuration.on_kubernetes import OnKServe
 from support.kserve_world import KServe
 from support.platform_process import wait
 from support.scoring_world import MODEL, ScoringWorld, write_amount_bundle

@@ -27,7 +27,7 @@ from mlplatform.rollouts.passes.ports import Ports
 from mlplatform.rollouts.serving.httproute import HttpRoutes
 from mlplatform.rollouts.serving.kserve import KServePlane
 from mlplatform.rollouts.serving.raw_route import applied_generation, read, route_name
-from mlplatform.runtime.configuration.settings import OnKServe
+from mlplatform.runtime.configuration.on_kubernetes import OnKServe
 from mlplatform.runtime.units import DAY_MS
 from rollout_world import (
     ENTRANCE,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Final
@@ -148,6 +148,14 @@ def show(
             print_line(f"The payload {gone}.")
 
 
+def _fetch_bundles(records: Sequence[Mapping[str, Any]]) -> None:
+    """Fetch the bundles of records that are not here, where there is a store."""
+    bundles = wiring.existing_platform().bundles
+    if bundles.store is not None:
+        for bundle in {record["bundle"] for record in records} - {None}:
+            bundles.get(bundle)
+
+
 def explain(
     decision_id: Annotated[str, typer.Argument(help="The decision's id, as the answer has it.")],
     json: AsJson = False,
@@ -163,6 +171,7 @@ def explain(
         records = logged_records(log, decision_id)
         if acts := erased_by(log, records):
             raise NotFound(f"the payload of decision {decision_id} {acts}")
+        _fetch_bundles(records)
         explanations = explain_again(records, settings.home.bundles)
     equal = all(not e.differences for e in explanations)
     trace_id = _traced(records[0])["trace_id"]

@@ -18,6 +18,7 @@ from mlplatform.commands.terminal.output import (
     print_json,
     print_line,
     print_table,
+    progress,
 )
 from mlplatform.learning.registry.versions import Version
 from mlplatform.learning.validation.report import TITLES
@@ -28,7 +29,8 @@ from mlplatform.operations import wiring
 from mlplatform.operations.actions.features import feast_folder
 from mlplatform.operations.card import comparison
 from mlplatform.operations.card.records import read_card
-from mlplatform.runtime.errors import NotFound
+from mlplatform.rollouts.bundles.store import is_complete
+from mlplatform.runtime.errors import ConfigInvalid, NotFound
 from mlplatform.runtime.processes.memory import memory_bytes
 from mlplatform.runtime.times import second_text
 from mlplatform.runtime.units import MIB
@@ -142,6 +144,41 @@ def _print_version(found: Version, needed_mib: int | None) -> None:
         rows = [(TITLES.get(g["name"], g["name"]), g["verdict"], g["reason"]) for g in gates]
         print_table(("gate", "verdict", "reason"), rows, prose="reason")
     print_line(f"next: `mlplatform models card {found.model} {found.version}` says more")
+
+
+@app.command()
+def store(
+    model: OnlyModel = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read what is there, and replace what was changed.")
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """Put the bundles of all versions into the bundle store; those that it has are left alone.
+
+    Bundles that are not on this machine come from the registry.
+
+    Example: mlplatform models store fraud --check
+    """
+    platform = wiring.existing_platform()
+    target = platform.bundles.store
+    if target is None:
+        raise ConfigInvalid("MLPLATFORM_BUNDLE_STORE", None, "s3://bucket/prefix, or a folder")
+    rows, here = [], platform.settings.home.bundles
+    for name in model_names() if model is None else (model,):
+        for found in reversed(platform.registry.versions(name)):
+            put: list[str] = []
+            if check or not is_complete(target, found.digest):
+                with progress(f"version {found.version} of {name}"):
+                    if not (here / found.digest).is_dir():
+                        platform.registry.fetch(name, found.version, here)
+                    put = platform.bundles.put(found.digest, reads=check)
+            rows.append({"model": name, "version": found.version, "put": put})
+    if json:
+        print_json(rows)
+        return
+    shown = [(r["model"], r["version"], ", ".join(r["put"]) or "nothing") for r in rows]
+    print_table(("model", "version", "put into the store"), shown)
 
 
 @app.command()

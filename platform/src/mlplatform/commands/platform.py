@@ -37,6 +37,7 @@ from mlplatform.operations.supervisor.start import check_ports, when_there_is_ro
 from mlplatform.operations.supervisor.status import PlatformStatus
 from mlplatform.operations.supervisor.status import status as processes
 from mlplatform.operations.supervisor.supervisor import Change, Supervisor
+from mlplatform.rollouts.bundles.background import BackgroundFetches
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.runtime.configuration.settings import Settings, home_of
 from mlplatform.runtime.errors import Busy, Unavailable
@@ -95,6 +96,7 @@ def up(
         on_ready=lambda: _print_addresses(settings, began),
         elsewhere=elsewhere,
         more=later_workers(settings),
+        fetches=BackgroundFetches(wiring.Platform(settings).bundles),
     )
     supervisor.run()
 

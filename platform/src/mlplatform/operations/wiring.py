@@ -35,6 +35,7 @@ from mlplatform.operations.compute.jobs import Jobs
 from mlplatform.operations.prefect_client.approvals import PrefectApprovals
 from mlplatform.operations.prefect_client.prefect import ANSWER_S, TRIES, PrefectApi
 from mlplatform.operations.prefect_client.run_trace import running_traceparent
+from mlplatform.rollouts.bundles.cache import BundleCache
 from mlplatform.rollouts.drift.sql import SqlIncidents
 from mlplatform.rollouts.events.stream import JournalStream
 from mlplatform.rollouts.journal.sql import SqlRollouts
@@ -46,7 +47,7 @@ from mlplatform.runtime.configuration import settings as settings_module
 from mlplatform.runtime.configuration.declarations import PREFIX
 from mlplatform.runtime.configuration.kinds import Profile
 from mlplatform.runtime.configuration.settings import Home, Settings
-from mlplatform.runtime.errors import MissingHere
+from mlplatform.runtime.errors import MissingHere, NotFound
 from mlplatform.runtime.processes import last_settings
 from mlplatform.runtime.processes.credentials import mlflow_token, prefect_login
 from mlplatform.runtime.telemetry import logs
@@ -330,16 +331,22 @@ class Platform:
         page_url = "" if settings.is_elsewhere and not settings.servers.page else settings.page_url
         return MlflowRegistry(settings.mlflow_url, mlflow_token(settings), page_url)
 
+    @functools.cached_property
+    def bundles(self) -> BundleCache:
+        return scoring_wiring.bundle_cache(self.settings)
+
     def bundle(self, model: str, arm: Arm) -> Path:
-        """The local folder of an arm's checked bundle; it is fetched from the registry if it is
-        missing.
+        """The local folder of an arm's checked bundle; if it is missing, it is fetched from the
+        bundle store, or from the registry where there is no store or the store lacks it.
 
         Raises:
-            Unavailable: the bundle is not here, and the registry does not answer.
-            BundleCorrupt: the bundle that is here does not match its digest.
+            Unavailable: the bundle is not here, and its source does not answer.
+            Corrupt: the bundle that is here, or the store's, does not match its digest.
         """
         folder = self.settings.home.bundles / arm.bundle
-        if not folder.is_dir():
+        try:
+            self.bundles.get(arm.bundle)
+        except NotFound:
             self.registry.fetch(model, arm.version, self.settings.home.bundles)
         load_bundle(folder, arm.bundle)
         return folder
@@ -473,13 +480,16 @@ def raw_routes(settings: Settings) -> RawRoutes | None:
 
 
 class _Versions:
-    """`rollouts.passes.ports.Versions`: bundles from this machine first, aliases in MLflow."""
+    """`rollouts.passes.ports.Versions`: bundles from this machine first, and in the store before
+    anything is to run them; aliases in MLflow."""
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
 
     def fetch(self, model: str, version: int, into: Path) -> Path:
-        return self._platform.bundle(model, Arm(version, into.name, into.name))
+        folder = self._platform.bundle(model, Arm(version, into.name, into.name))
+        self._platform.bundles.put(into.name)
+        return folder
 
     def set_alias(self, model: str, alias: str, version: int) -> None:
         self._platform.registry.show(model, alias, version)

@@ -25,6 +25,10 @@ from mlplatform.learning.features.windows.state import WindowProjection, begin, 
 from mlplatform.model.declarations import Declaration
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.views import FeatureView, external
+from mlplatform.rollouts.bundles.cache import BundleCache
+from mlplatform.rollouts.bundles.folder_store import FolderStore
+from mlplatform.rollouts.bundles.named import named_bundles
+from mlplatform.rollouts.bundles.store import BundleStore, is_bucket
 from mlplatform.rollouts.drift.sql import SqlIncidents
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
 from mlplatform.rollouts.events.positions import Positions
@@ -33,6 +37,7 @@ from mlplatform.rollouts.events.stream import JournalStream
 from mlplatform.rollouts.journal.sql import SqlRollouts
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
 from mlplatform.rollouts.serving.local import bundle_uri
+from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.runtime.clock import Clock, ReplayClock, SystemClock
 from mlplatform.runtime.configuration.settings import Home, Settings
 from mlplatform.runtime.errors import Unavailable
@@ -43,6 +48,7 @@ from mlplatform.runtime.telemetry.otlp import OtlpSender
 from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.runtime.telemetry.span_files import FileSender
 from mlplatform.runtime.telemetry.spans import ProcessIdentity
+from mlplatform.runtime.units import MIB
 from mlplatform.scoring.admission.sqlite import SqliteAdmission
 from mlplatform.scoring.admission.store import Admission, Buckets, KeysAndBuckets
 from mlplatform.scoring.key_claims.port import ClaimStore
@@ -431,10 +437,44 @@ def labels(
 
 
 def storage_uri(settings: Settings) -> Callable[[Path], str]:
-    """Function that gives the URI by which predictors name a bundle's folder of this home."""
-    if settings.kserve is None:
+    """Function that gives the URI by which predictors name a bundle's folder of this home, or a
+    model repository of Triton, which is never in the bundle store."""
+    cluster, store = settings.kserve, settings.bundle_store
+    if cluster is None:
         return lambda folder: bundle_uri(folder, settings.home.bundles)
-    return settings.kserve.storage_uri
+    if not is_bucket(store):
+        return cluster.storage_uri
+
+    def uri(folder: Path) -> str:
+        if ServiceName.parse(folder.name) is not None:
+            return cluster.storage_uri(folder)
+        return f"{store.rstrip('/')}/{folder.name}"
+
+    return uri
+
+
+def bundle_store(settings: Settings) -> BundleStore | None:
+    """The store of bundles; None if the folder of bundles has all there are."""
+    if not settings.bundle_store:
+        return None
+    if not is_bucket(settings.bundle_store):
+        return FolderStore(Path(settings.bundle_store))
+    from mlplatform.rollouts.bundles.s3_store import S3Store  # imports the AWS SDK
+
+    return S3Store(settings.bundle_store)
+
+
+def bundle_cache(settings: Settings) -> BundleCache:
+    """The bundles of this machine, in front of the store if there is one."""
+    home = settings.home
+    return BundleCache(
+        home.bundles,
+        bundle_store(settings),
+        settings.bundle_cache_mib * MIB,
+        lambda: named_bundles(
+            home.serving, lambda: rollouts(settings) if has_rollouts(settings) else None
+        ),
+    )
 
 
 def scales(settings: Settings) -> bool:

@@ -10,7 +10,8 @@ import pytest
 from mlplatform.model.folders import model_names
 from mlplatform.operations.prefect_client import names
 from mlplatform.operations.prefect_server.local_flows import HEAVY_ELSEWHERE, deployment_groups
-from mlplatform.runtime.configuration.settings import Argo, Home, Settings
+from mlplatform.runtime.configuration.on_kubernetes import Argo
+from mlplatform.runtime.configuration.settings import Home, Settings
 
 
 @pytest.fixture

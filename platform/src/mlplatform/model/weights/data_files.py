@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from mlplatform.runtime.canonical import NOT_JSON
+from mlplatform.runtime.errors import ConfigUnusable
 from mlplatform.runtime.storage.large_files import copy, file_digest
 from mlplatform.runtime.units import MIB
 
@@ -99,6 +100,18 @@ def link_file(name: str, sha256: str, draft: Path, bundles: Path) -> bool:
             return True
         (draft / name).unlink()  # the file was changed: loading that bundle reports it
     return False
+
+
+def names_of(description: bytes) -> list[str]:
+    """The files that a `bundle.json` names, whose digest was compared.
+
+    Raises:
+        ConfigUnusable: this release does not understand it.
+    """
+    try:
+        return list(msgspec.json.decode(description, type=_BundleFiles).files)
+    except NOT_JSON as error:
+        raise ConfigUnusable("bundle.json", str(error), "one of this release") from error
 
 
 def file_digests(folder: Path) -> dict[str, str]:

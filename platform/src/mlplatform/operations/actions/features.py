@@ -36,7 +36,7 @@ from mlplatform.model.folds import history_days, training_day_ms
 from mlplatform.model.windows.declaration import by_entity
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.serving.names import ServiceName
-from mlplatform.runtime.errors import Corrupt, InputInvalid, NotFound
+from mlplatform.runtime.errors import Corrupt, InputInvalid, NotFound, Unavailable
 from mlplatform.runtime.times import day_text, iso_second_text
 from mlplatform.runtime.units import DAY_MS
 from mlplatform.scoring import wiring as scoring_wiring
@@ -386,4 +386,11 @@ def _horizon_ms(platform: Platform, model: str, view: FeatureView) -> int | None
                 return None
             if bundle.model == model:
                 horizon_ms = min(horizon_ms, bundle.data.from_ms)
-    return horizon_ms
+    if platform.bundles.store is None:
+        return horizon_ms
+    try:  # bundles that only the store has
+        versions = platform.registry.versions(model)
+    except Unavailable as error:
+        log.warning("old rows of %s were not removed: %s", view.name, error)
+        return None
+    return min([horizon_ms, *(version.facts.data_from_ms for version in versions)])

@@ -318,12 +318,15 @@ def validate(
 def register(
     platform: Platform, candidate: Candidate, judged: GateOutcome, *, author: str
 ) -> Version:
-    """Register the candidate as a version.
+    """Register the candidate as a version, whose bundle the store then has.
 
     Raises:
         GateFailed: gates did not pass; the message names them. The registry keeps the report, and
             there is no version to deploy.
+        Unavailable: registry or store does not answer; registering again is safe.
     """
+    if judged.report.passed:
+        platform.bundles.put(candidate.bundle.digest)
     outcome = retrain.register(
         candidate, judged.report, platform.registry, author=author, record=judged.record
     )

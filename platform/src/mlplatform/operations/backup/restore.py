@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import fcntl
+import logging
 import os
 import shutil
 import tarfile
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from mlplatform.decisions.records.port import VerifyReport
+from mlplatform.model.bundle import BUNDLE_FILE
 from mlplatform.operations import wiring
 from mlplatform.operations.backup import manifest as manifests
 from mlplatform.operations.backup import servers
@@ -30,6 +32,7 @@ from mlplatform.operations.backup.archive import (
 from mlplatform.operations.backup.contents import Contents, contents_of
 from mlplatform.operations.backup.manifest import File, Manifest
 from mlplatform.operations.backup.schemas import ON_POSTGRES, check_known
+from mlplatform.rollouts.bundles.store import put_bundle
 from mlplatform.rollouts.serving.local import read_manifest
 from mlplatform.runtime.canonical import canonical_json
 from mlplatform.runtime.configuration.settings import Home, Settings
@@ -39,6 +42,8 @@ from mlplatform.runtime.storage.files import sync, write_atomically
 
 FINDINGS: Final = 100
 LOG_AND_JOURNAL: Final = ("decisions/", "rollouts.db")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,7 @@ def restore(
             return RestoreReport(manifest, findings, report)
         _move_services(folder, Path(manifest.home), home.root)
         servers.fill(settings, folder)
+        _fill_store(settings, folder / "bundles")
         contents = contents_of(dataclasses.replace(settings, home=Home(folder)), now_ms)
         _put_in_place(folder, home)
     return RestoreReport(manifest, findings, report, contents)
@@ -226,9 +232,9 @@ def _verified(folder: Path, manifest: Manifest) -> tuple[VerifyReport, tuple[str
         rollouts = wiring.journal_of(home)
         anchor, findings = rollouts.last_anchor(), rollouts.verify()
         rollouts.close()
-    log = wiring.log_of(home)
-    report = log.verify(anchor)
-    log.close()
+    decisions = wiring.log_of(home)
+    report = decisions.verify(anchor)
+    decisions.close()
     if report.records and manifest.journal is None:
         findings = (*findings, "the journal that anchors the log is not in the backup")
     return report, (*report.findings, *findings)
@@ -244,6 +250,20 @@ def _move_services(folder: Path, before: Path, after: Path) -> None:
         if model["storageUri"].startswith(old):
             model["storageUri"] = new + model["storageUri"].removeprefix(old)
             write_atomically(path, canonical_json(manifest))
+
+
+def _fill_store(settings: Settings, bundles: Path) -> None:
+    """Put the bundles of a backup into the bundle store, if there is one; what it has stays."""
+    store = wiring.Platform(settings).bundles.store
+    if store is None:
+        return
+    for folder in sorted(bundles.glob("[!.]*")):
+        if not (folder / BUNDLE_FILE).is_file():  # a model repository of Triton
+            continue
+        try:
+            put_bundle(store, folder, folder.name)
+        except Corrupt as error:  # it was damaged where the backup was taken
+            log.warning("%s is not put into the bundle store: %s", folder.name, error)
 
 
 def _put_in_place(folder: Path, home: Home) -> None:

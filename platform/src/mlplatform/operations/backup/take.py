@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from mlplatform.decisions.log.segments import SEGMENTS
+from mlplatform.model.bundle import BUNDLE_FILE
+from mlplatform.operations import wiring
 from mlplatform.operations.backup import manifest as manifests
 from mlplatform.operations.backup import servers
 from mlplatform.operations.backup.archive import ArchiveWriter, Progress, writing
@@ -29,6 +31,7 @@ from mlplatform.operations.backup.snapshot import (
     postgres_schemas,
     schemas,
 )
+from mlplatform.rollouts.bundles.store import is_complete, stored_files
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Busy, MissingHere, Refused
 from mlplatform.runtime.storage.objects import Objects
@@ -109,6 +112,7 @@ class _BackupRun:
         for name in self._rest():
             self._database_or_file(name)
         self._copy_shared_bundles()
+        self._copy_stored_bundles()
 
     def manifest(self, now_ms: int) -> Manifest:
         return Manifest(
@@ -187,6 +191,20 @@ class _BackupRun:
             name = f"bundles/{path.relative_to(shared).as_posix()}"
             if path.is_file() and _is_kept(name):
                 self._file(name, path)
+
+    def _copy_stored_bundles(self) -> None:
+        """Copy bundles of the store that this machine does not hold, as if it held them."""
+        store = wiring.Platform(self._settings).bundles.store
+        copied = {file.name for file in self._files}
+        if store is None:
+            return
+        for bundle in store.bundles():
+            if f"bundles/{bundle}/{BUNDLE_FILE}" in copied or not is_complete(store, bundle):
+                continue
+            for name in stored_files(store, bundle):
+                with store.open(bundle, name) as source:
+                    place = f"bundles/{bundle}/{name}"
+                    self._files.append(self._writer.add(place, source, self._progress))
 
     def _file(self, name: str, path: Path | None = None) -> None:
         try:

@@ -60,6 +60,7 @@ def read(api: KubernetesApi, wanted: ClusterRequirements) -> ClusterFacts:
         claims={
             (n, wanted.bundles): _claim(api, n, wanted.bundles)
             for n in (wanted.models, wanted.platform)
+            if wanted.bundles
         },
         secrets={name: _keys(api, wanted.platform, name) for name in WANTED_SECRETS},
         workloads=_workloads(api, wanted.platform),

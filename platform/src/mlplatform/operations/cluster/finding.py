@@ -140,7 +140,7 @@ class ClusterRequirements:
         team_priorities: PriorityClasses of teams that a model.yaml names.
         policy: name of the admission policy in platform/manifests.
         images: serving runtime → its image; of the runtimes that models need.
-        bundles: name of the claim for bundles.
+        bundles: name of the claim for bundles; empty if they come from the bundle store.
         gpus: GPUs of all models that ask for one.
     """
 

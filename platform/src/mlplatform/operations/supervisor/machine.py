@@ -78,6 +78,8 @@ class MachineFacts:
         left_out: models in the home folder's history that no setting names a folder for.
         running: state of the supervisor; `stopped` if none runs.
         silent: part of a running platform → why it does not answer as it should.
+        store: place of the bundle store; empty if there is none.
+        store_problem: why the bundle store can't be used; empty if it can.
     """
 
     python: tuple[int, int, int]
@@ -95,6 +97,8 @@ class MachineFacts:
     ports: tuple[Port, ...]
     running: str
     silent: Mapping[str, str]
+    store: str = ""
+    store_problem: str = ""
 
 
 def check(facts: MachineFacts) -> list[CheckFinding]:
@@ -106,6 +110,7 @@ def check(facts: MachineFacts) -> list[CheckFinding]:
         *_home(facts),
         _settings(facts),
         _models(facts),
+        *_store(facts),
         *(_port(port, facts.home.root) for port in facts.ports),
         *_running(facts),
     ]
@@ -217,6 +222,13 @@ def _models(facts: MachineFacts) -> CheckFinding:
         do = "correct MLPLATFORM_MODELS (docs/adding-a-model.md), or that folder"
         return _finding(not facts.models, what, facts.models or "can be read", do)
     return CheckFinding("optional", what, LEFT_OUT.format(", ".join(facts.left_out)), NAME_THEM)
+
+
+def _store(facts: MachineFacts) -> Iterator[CheckFinding]:
+    if facts.store:
+        do = "correct MLPLATFORM_BUNDLE_STORE, or the variables of AWS's SDK (docs/settings.md)"
+        seen = facts.store_problem or "answers"
+        yield _finding(not facts.store_problem, f"bundle store {facts.store}", seen, do)
 
 
 def _port(port: Port, home: Path) -> CheckFinding:

@@ -16,6 +16,7 @@ from typing import Final
 import psutil
 
 from mlplatform.model.folders import check_folders, model_names
+from mlplatform.operations import wiring
 from mlplatform.operations.backup.schemas import check_home
 from mlplatform.operations.supervisor.machine import HomeFacts, MachineFacts, Port
 from mlplatform.operations.supervisor.platform import children
@@ -64,6 +65,8 @@ def read(home: Home, settings: Settings | None, problem: str = "") -> MachineFac
         ports=tuple(_ports(settings, home)),
         running=status(home).state,
         silent={} if settings is None else dict(_silent(settings)),
+        store="" if settings is None else settings.bundle_store,
+        store_problem="" if settings is None else _store_problem(settings),
     )
 
 
@@ -83,6 +86,18 @@ def _models() -> str:
         check_folders()
     except ConfigInvalid as error:
         return str(error)
+    return ""
+
+
+def _store_problem(settings: Settings) -> str:
+    """The reason why the bundle store can't be read; empty if it can, and if there is none."""
+    try:
+        store = wiring.Platform(settings).bundles.store
+        if store is not None:
+            store.bundles()
+    except Unavailable as error:
+        cause = error.__cause__
+        return str(error) if cause is None else f"{error}: {cause}"
     return ""
 
 

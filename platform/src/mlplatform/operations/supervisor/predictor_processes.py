@@ -16,6 +16,7 @@ from mlplatform.operations.supervisor.child import Child
 from mlplatform.operations.supervisor.listeners import reserve_port
 from mlplatform.operations.supervisor.retried_writes import RetriedWrites
 from mlplatform.operations.supervisor.spec import ChildSpec, HttpCheck
+from mlplatform.rollouts.bundles.background import BackgroundFetches
 from mlplatform.rollouts.serving.local import (
     ServiceStatusFile,
     StatusStore,
@@ -40,7 +41,13 @@ none for the size of its bundle."""
 
 
 class PredictorProcesses:
-    """Starts and stops predictors so that they match the manifests, and writes their statuses."""
+    """Starts and stops predictors so that they match the manifests, and writes their statuses.
+
+    A predictor is started once its bundle is here.
+
+    Args:
+        fetches: fetches bundles that are missing; None: nothing is fetched.
+    """
 
     def __init__(
         self,
@@ -48,8 +55,9 @@ class PredictorProcesses:
         parent_pipe: ParentDeathPipe,
         changed: Callable[[Child], None],
         files: RetriedWrites,
+        fetches: BackgroundFetches | None = None,
     ) -> None:
-        self._home = home
+        self._home, self._fetches = home, fetches
         self._statuses = StatusStore(home.serving, write=files.put)
         self._parent_pipe = parent_pipe
         self._changed = changed
@@ -74,6 +82,8 @@ class PredictorProcesses:
                 child = self._kept.pop(name)
                 self._release(name)
                 child[1].result()
+                if self._fetches is not None:
+                    self._fetches.trim()
             for name in self._servers.keys() - desired.keys():
                 self._servers.pop(name).stop()
             for name in desired.keys() - self._kept.keys() - self._servers.keys():
@@ -105,7 +115,7 @@ class PredictorProcesses:
             if not service.is_own:
                 self._follow(service)
                 return
-            _check_bundle(bundle_folder(service.storage_uri, self._home.bundles))
+            self._check_bundle(bundle_folder(service.storage_uri, self._home.bundles))
             held = reserve_port(), reserve_port()
             spec = predictor_spec(self._home, service, *(s.getsockname()[1] for s in held))
         except FileNotFoundError:
@@ -123,9 +133,18 @@ class PredictorProcesses:
             key = f"metadata.annotations.{ADDRESS_ANNOTATION}"
             raise ConfigInvalid(key, None, f"where {service.runtime} listens")
         folder = self._home.bundles / service.digest
-        _check_bundle(folder)
+        self._check_bundle(folder)
         self._refused.pop(service.name, None)
         self._servers[service.name] = AddressedServer(service, folder, self._statuses.write)
+
+    def _check_bundle(self, folder: Path) -> None:
+        """Raises unless the bundle is here; a copy of a home may lack it, and then it is fetched if
+        there is a store."""
+        if self._fetches is not None:
+            self._fetches.need(folder.name)
+        if not folder.is_dir():
+            remedy = "copy it from a backup, or from the home that this one was copied from"
+            raise NotFound(f"no bundle {folder}: {remedy}")
 
     def _release(self, name: str) -> None:
         for held in self._ports.pop(name, ()):
@@ -198,13 +217,6 @@ def predictor_spec(home: Home, service: Service, port: int = 0, grpc_port: int =
         memory_bytes=service.memory_bytes,
         memory_setting="serving.memory_mib of model.yaml",
     )
-
-
-def _check_bundle(folder: Path) -> None:
-    """Raises unless the home has the bundle; a copy of a home may lack it."""
-    if not folder.is_dir():
-        remedy = "copy it from a backup, or from the home that this one was copied from"
-        raise NotFound(f"no bundle {folder}: {remedy}")
 
 
 def address_file(home: Home, name: str) -> Path:

@@ -23,6 +23,7 @@ from mlplatform.operations.supervisor.predictor_processes import PredictorProces
 from mlplatform.operations.supervisor.retried_writes import RetriedWrites
 from mlplatform.operations.supervisor.spec import ChildSpec
 from mlplatform.operations.supervisor.start import prepare, when_there_is_room
+from mlplatform.rollouts.bundles.background import BackgroundFetches
 from mlplatform.rollouts.serving.plane import ServingPlane
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.processes.parent_death import ParentDeathPipe
@@ -70,6 +71,7 @@ class Supervisor:
             this machine.
         more: returns children that are to run too, asked again and again on a thread; one that was
             started runs as long as the platform.
+        fetches: fetches bundles that predictors of this machine lack; None: nothing is fetched.
     """
 
     def __init__(
@@ -81,8 +83,9 @@ class Supervisor:
         on_start: Callable[[], None] = lambda: None,
         elsewhere: ServingPlane | None = None,
         more: Callable[[], Sequence[ChildSpec]] = tuple,
+        fetches: BackgroundFetches | None = None,
     ) -> None:
-        self._home = home
+        self._home, self._fetches = home, fetches
         self._specs = specs
         self._on_change = on_change
         self._on_ready = on_ready
@@ -172,7 +175,8 @@ class Supervisor:
 
     def _predictors(self, parent_pipe: ParentDeathPipe) -> PredictorProcesses | ClusterStatusMirror:
         if self._elsewhere is None:
-            return PredictorProcesses(self._home, parent_pipe, self._report_change, self._files)
+            told = self._report_change
+            return PredictorProcesses(self._home, parent_pipe, told, self._files, self._fetches)
         return ClusterStatusMirror(self._home, self._elsewhere)
 
     async def _until_stopping(self, tasks: list[asyncio.Task[None]]) -> None:

@@ -251,22 +251,35 @@ GROUPS: Final = (
         "`docs/cluster.md` says when to use which. What no setting names is in the home folder or "
         "on this machine."
     )),
+    Group("Bundles", (
+        Setting("BUNDLE_STORE",
+                text(r"s3://[a-z0-9][a-z0-9.-]+(/[^\s?#]*)?|/[^\0]+",
+                     "s3://bucket/prefix, or the absolute path of a folder"),
+                "", ("gateway", "page", _UP, *_WORK),
+                "where every machine fetches bundles from and puts them; a bucket's who and where "
+                "by the variables of AWS's SDK; empty: the folder of bundles has all there are"),
+        Setting("BUNDLE_CACHE_MIB", number(1, 16_777_216, "MiB"), "20480",
+                ("gateway", "page", _UP, *_WORK),
+                "what the folder of bundles may hold in front of a store; those used longest ago "
+                "leave first, and none that routes name"),
+        Setting("BUNDLES", kinds.FOLDER, "", ("gateway", "page", _UP, *_WORK),
+                "the folder of bundles, such as a volume that predictors read too; empty: in the "
+                "home folder", place="home.shared_bundles"),
+    )),
     Group("Kubernetes", (
         Setting("KSERVE_NAMESPACE", kinds.NAMESPACE, "", ("gateway", "flows", _UP, *_WORK),
                 "the namespace of predictors on KServe", place="kserve.namespace",
                 needs=("KSERVE_BUNDLES",), in_cluster=True),
         Setting("KSERVE_BUNDLES", kinds.VOLUME, "", ("gateway", "flows", _UP, *_WORK),
-                "the volume of bundles, as predictors' pods name it", place="kserve.bundles",
-                needs=("KSERVE_NAMESPACE",), in_cluster=True),
+                "the volume of bundles, as predictors' pods name it; not needed where "
+                "`MLPLATFORM_BUNDLE_STORE` is a bucket", place="kserve.bundles",
+                needs=("KSERVE_NAMESPACE",), in_cluster=True, unless="BUNDLE_STORE"),
         Setting("KSERVE_REPLICAS", number(1, 64, "pods"), "", _WORK,
                 "pods of each version; empty: as many as the model's tier asks for",
                 place="kserve.replicas", needs=("KSERVE_NAMESPACE",)),
         Setting("KSERVE_PROMETHEUS", kinds.ENDPOINT, "", (_UP, *_WORK),
                 "the Prometheus that KEDA reads, for pods by queue and latency; empty: no "
                 "autoscaler", place="kserve.prometheus", needs=("KSERVE_NAMESPACE",)),
-        Setting("BUNDLES", kinds.FOLDER, "", ("gateway", "page", _UP, *_WORK),
-                "bundles on a volume that predictors read too; empty: in the home folder",
-                place="home.shared_bundles"),
         Setting("ARGO_NAMESPACE", kinds.NAMESPACE, "", ("flows", _UP, *_WORK),
                 "where heavy jobs run as workflows of Argo", place="argo.namespace",
                 needs=("ARTIFACTS",)),

@@ -30,6 +30,7 @@ from mlplatform.runtime.configuration.kinds import (
     TrainingEngine,
 )
 from mlplatform.runtime.configuration.neighbours import has_neighbours
+from mlplatform.runtime.configuration.on_kubernetes import Argo, OnKServe
 from mlplatform.runtime.configuration.servers import HERE, PREFECT_AUTH, Servers
 from mlplatform.runtime.errors import (
     Busy,
@@ -276,43 +277,6 @@ class Home:
 
 
 @dataclass(frozen=True, slots=True)
-class Argo:
-    """The namespace and the artifacts of Argo, for jobs that run as its workflows.
-
-    Args:
-        namespace: namespace of the workflows and their templates (`argo/`).
-        artifacts: URI of the namespace's default artifact repository: s3://bucket.
-    """
-
-    namespace: str
-    artifacts: str
-
-
-@dataclass(frozen=True, slots=True)
-class OnKServe:
-    """The predictors of a cluster, on KServe.
-
-    Args:
-        namespace: namespace of their InferenceServices.
-        bundles: `pvc://claim` or `pvc://claim/folder`, as pods of that namespace name the shared
-            volume. It is mounted here as `<home>/bundles`, or where `MLPLATFORM_BUNDLES` says.
-        replicas: number of pods of each version, for a cluster with little room; None: as many as
-            the model's tier requires.
-        prometheus: URL of the Prometheus that scrapes the predictors, as KEDA's operator reaches
-            it; None if there is no autoscaler.
-    """
-
-    namespace: str
-    bundles: str
-    replicas: int | None = None
-    prometheus: str | None = None
-
-    def storage_uri(self, folder: Path) -> str:
-        """The URI of a bundle's folder."""
-        return f"{self.bundles}/{folder.name}"
-
-
-@dataclass(frozen=True, slots=True)
 class Settings:
     """The settings of an installation.
 
@@ -323,6 +287,7 @@ class Settings:
         oidc: None means that only API keys are accepted.
         identity_provider: None means that people sign in with their keys only.
         argo: None means that a pool of processes on this machine runs heavy jobs.
+        bundle_store: empty means that the folder of bundles has all there are.
         postgres, redis, mlflow_postgres: None means SQLite in the home folder.
         kserve: None means that predictors are processes of this machine.
         entrance: entrance for clients that call KServe's predictors directly; None if there are
@@ -356,6 +321,8 @@ class Settings:
     entrance: Entrance | None = None
     mlflow_postgres: Address | None = None
     mlflow_artifacts: str = ""
+    bundle_store: str = ""
+    bundle_cache_mib: int = _DEFAULTS["BUNDLE_CACHE_MIB"]
     servers: Servers = HERE
     receivers: Path | None = None
     models: Folders = NO_FOLDERS
@@ -492,6 +459,14 @@ def _conflicts(values: Mapping[str, Any]) -> Iterator[ConfigInvalid]:
     if values["KEY_CLAIMS"] != "own" and not values["REDIS"]:
         wanted = f"own, or {PREFIX}REDIS with the server where gateways claim keys"
         yield ConfigInvalid(f"{PREFIX}KEY_CLAIMS", values["KEY_CLAIMS"], wanted)
+    in_bucket = (values["BUNDLE_STORE"] or "").startswith("s3://")
+    if values["KSERVE_NAMESPACE"] and not (values["KSERVE_BUNDLES"] or in_bucket):
+        wanted = f"s3://bucket/prefix, or {PREFIX}KSERVE_BUNDLES with a volume that pods mount"
+        yield ConfigInvalid(f"{PREFIX}BUNDLE_STORE", values["BUNDLE_STORE"], wanted)
+    folder = values["BUNDLES"] or (values["HOME"] or Path()) / "bundles"
+    if values["BUNDLE_STORE"] and Path(values["BUNDLE_STORE"]) == folder:
+        wanted = "another folder than that of this machine's bundles, which is emptied at times"
+        yield ConfigInvalid(f"{PREFIX}BUNDLE_STORE", values["BUNDLE_STORE"], wanted)
     owners: dict[int, str] = {}
     for name in (port.name for port in PORTS):
         other = owners.setdefault(values[name] or 0, name)

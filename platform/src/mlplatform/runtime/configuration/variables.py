@@ -81,11 +81,16 @@ def unknown(environment: Mapping[str, str]) -> Iterator[ConfigInvalid]:
 
 def _missing_companions(environment: Mapping[str, str]) -> Iterator[ConfigInvalid]:
     """The errors of settings that must stand beside others and do not."""
+
+    def is_given(needed: Setting) -> bool:
+        instead = environment.get(PREFIX + needed.unless) if needed.unless else ""
+        return bool(environment.get(needed.variable) or instead)
+
     lacking = {
         PREFIX + other: setting
         for setting in reversed(SETTINGS)
         for other in setting.needs
-        if environment.get(setting.variable) and not environment.get(PREFIX + other)
+        if environment.get(setting.variable) and not is_given(_BY_VARIABLE[PREFIX + other])
     }
     for name, setting in lacking.items():
         wanted = f"{kinds.kind_in_words(_BY_VARIABLE[name].type)}, as {setting.variable} is set"

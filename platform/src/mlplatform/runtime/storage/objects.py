@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from mlplatform.runtime.errors import Corrupt, Unavailable
+
+NO_SUCH: Final = 404
 
 
 class StoredObject(NamedTuple):
@@ -55,22 +57,53 @@ class Objects:
         """The names of all objects, sorted."""
         return [one.name for one in self.list_objects()]
 
+    def find(self, name: str) -> tuple[int, dict[str, str]] | None:
+        """The size of an object in bytes and what was noted with it; None if there is none."""
+        from botocore.exceptions import ClientError  # only where there is an object store
+
+        with self._translated():
+            try:
+                found = self._s3.head_object(Bucket=self._bucket, Key=self._prefix + name)
+            except ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] == NO_SUCH:
+                    return None
+                raise
+        return found["ContentLength"], found["Metadata"]
+
+    def folders(self) -> list[str]:
+        """The first parts of names that have more than one, sorted."""
+        with self._translated():
+            pages = self._s3.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix, Delimiter="/"
+            )
+            found = [one["Prefix"] for page in pages for one in page.get("CommonPrefixes", ())]
+        return sorted(one.removeprefix(self._prefix).rstrip("/") for one in found)
+
     @contextmanager
-    def open(self, name: str, tag: str | None = None) -> Iterator[IO[bytes]]:
+    def open(self, name: str, tag: str | None = None, start: int = 0) -> Iterator[IO[bytes]]:
         """The content of an object.
 
         Args:
             tag: the tag that the object must have, or the call fails; None: any.
+            start: the first byte to read, before the object's end.
         """
         condition = {} if tag is None else {"IfMatch": tag}
+        if start:
+            condition["Range"] = f"bytes={start}-"
         with self._translated():
             found = self._s3.get_object(Bucket=self._bucket, Key=self._prefix + name, **condition)
-            yield found["Body"]
+            with closing(found["Body"]) as body:
+                yield body
 
-    def put(self, name: str, path: Path) -> None:
-        """Create an object with a file's content, whole or not at all."""
+    def put(self, name: str, path: Path, noted: Mapping[str, str] | None = None) -> None:
+        """Create an object with a file's content, whole or not at all.
+
+        Args:
+            noted: what `find` gives with the object; names in small letters.
+        """
+        more = {"Metadata": dict(noted)} if noted else None
         with self._translated():
-            self._s3.upload_file(str(path), self._bucket, self._prefix + name)
+            self._s3.upload_file(str(path), self._bucket, self._prefix + name, ExtraArgs=more)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

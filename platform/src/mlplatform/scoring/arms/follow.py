@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from mlplatform.model.routes import Routes
+from mlplatform.rollouts.bundles.background import BeingFetched
 from mlplatform.runtime.errors import PlatformError
 from mlplatform.scoring.arms.live import LINGER_S, Live, LiveModel, Target
 from mlplatform.scoring.arms.processes import Processes
@@ -18,6 +19,8 @@ from mlplatform.scoring.arms.processes import Processes
 POLL_S = 0.1
 FIRST_ROUTES_S = 10.0
 FIRST_POLL_S = 0.005
+FIRST_BUNDLES_S = 30.0
+"""Seconds for which a gateway that has no bundle of a model yet says that it is not ready."""
 LEASE_TTL_S = 10.0
 LEASE_S = 2.0
 """Seconds between renewals of the lease while nothing changes."""
@@ -73,6 +76,8 @@ class RouteFollower:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reported_s = float("-inf")
         self._reported_stopped: dict[str, str] = {}
+        self._begun_s = time.monotonic()
+        self._waiting: set[str] = set()
         self.ready = False
 
     async def start(self, within_s: float = FIRST_ROUTES_S) -> None:
@@ -120,7 +125,9 @@ class RouteFollower:
             generations = {m.definition.name: m.current.routes.generation for m in models}
             source.lease(self._gateway, generations, LEASE_TTL_S, stopped)
             self._reported_s, self._reported_stopped = time.monotonic(), stopped
-        self.ready = True
+        first = {m.definition.name for m in models if not m.current.routes.generation}
+        if not first & self._waiting or time.monotonic() - self._begun_s > FIRST_BUNDLES_S:
+            self.ready = True
 
     def _renew_replaced(self) -> None:
         assert self._loop is not None
@@ -132,8 +139,10 @@ class RouteFollower:
 
     def _newer(self, model: LiveModel, source: RouteSource) -> Live | None:
         """A generation that is not applied yet, with its bundles loaded; None if there is none."""
-        routes = source.routes(model.definition.name)
+        name = model.definition.name
+        routes = source.routes(name)
         old = model.current.routes.generation
+        self._waiting.discard(name)
         if routes.generation == old:
             model.problem = ""
             return None
@@ -141,9 +150,12 @@ class RouteFollower:
             live = model.prepared(routes)
         except PlatformError as error:
             problem = f"generation {routes.generation} can't be applied: {error}"
+            if isinstance(error, BeingFetched):
+                self._waiting.add(name)
+                problem = f"the bundles of generation {routes.generation} are being fetched"
             if problem != model.problem:  # once, and not at each poll
-                name = model.definition.name
-                log.error("%s keeps the routes of generation %d, as %s", name, old, problem)
+                tell = log.info if name in self._waiting else log.error
+                tell("%s keeps the routes of generation %d, as %s", name, old, problem)
             model.problem = problem
             return None
         model.problem = ""

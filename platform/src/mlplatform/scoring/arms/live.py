@@ -23,6 +23,7 @@ from mlplatform.model.routes import BUCKETS, Arm, Routes, no_routes
 from mlplatform.model.scorecard import SmallScorer
 from mlplatform.model.tensors.named_tensors import NamedTensors
 from mlplatform.model.windows.declaration import check_same
+from mlplatform.rollouts.bundles.background import BeingFetched
 from mlplatform.rollouts.serving.named_codec import codec_of
 from mlplatform.runtime.errors import ConfigInvalid, PlatformError
 from mlplatform.runtime.http.problems import Problem
@@ -171,6 +172,8 @@ class LiveModel:
     `problem` says why the newest routes are not applied; it is empty if they are.
 
     Args:
+        need: called with a bundle's digest before its folder is read; raises if the bundle is not
+            here yet.
         former: the same model by its declaration before, whose routes and arms are continued: their
             connections, breakers, caches and counts of decisions, as far as the declaration gives
             them the same limits. Reads no file.
@@ -186,11 +189,12 @@ class LiveModel:
         bundles: Path,
         new_predictor: Callable[[str, ClientLimits, Codec], Predictor],
         former: LiveModel | None = None,
+        need: Callable[[str], None] = lambda bundle: None,
     ) -> None:
         self.definition = definition
         self.problem = ""
         self.views = views
-        self._bundles = bundles
+        self._bundles, self._need = bundles, need
         self._new_predictor = new_predictor
         self._bulkhead = Bulkhead(definition.chain.concurrent)
         if former is None:
@@ -207,10 +211,12 @@ class LiveModel:
         does not. Reads files: not for the event loop.
 
         Raises:
+            BeingFetched: a bundle is not here yet; those of all arms are being fetched.
             BundleCorrupt: the champion's or the challenger's bundle is missing, or does not match
                 the routes.
             ConfigInvalid: model.yaml no longer has what one of them reads.
         """
+        self._need_all(routes)
         previous = routes.previous
         answering = replace(routes, previous=None)
         targets = {arm.service: self._kept_or_loaded(arm) for arm in answering.arms}
@@ -225,6 +231,23 @@ class LiveModel:
             )
             return self._live(answering, targets)
         return self._live(routes, targets)
+
+    def _need_all(self, routes: Routes) -> None:
+        """Begin to fetch what is missing, of all arms at once.
+
+        Raises:
+            BeingFetched: a bundle is not here yet. Why it can't be fetched, loading it tells.
+        """
+        waits: BeingFetched | None = None
+        for arm in routes.arms:
+            try:
+                self._need(arm.bundle)
+            except BeingFetched as error:
+                waits = waits or error
+            except PlatformError:
+                continue
+        if waits is not None:
+            raise waits
 
     def apply(self, live: Live) -> tuple[Target, ...]:
         """Use a prepared generation from the next request on. Returns the arms that left."""
@@ -321,6 +344,7 @@ class LiveModel:
 
     def _target(self, arm: Arm) -> Target:
         definition = self.definition
+        self._need(arm.bundle)
         bundle = load_bundle(self._bundles / arm.bundle, arm.bundle, data=False)
         plan = self._plan(bundle)
         cache, limit = definition.cache, definition.decision.limit

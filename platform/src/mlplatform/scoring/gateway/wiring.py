@@ -17,6 +17,7 @@ from mlplatform.model.declarations import Declaration, Declarations
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.views import FeatureView
 from mlplatform.model.oip import Codec
+from mlplatform.rollouts.bundles.background import BackgroundFetches
 from mlplatform.rollouts.serving.local import StatusStore
 from mlplatform.rollouts.serving.names import cluster_url
 from mlplatform.runtime.clock import Clock
@@ -107,6 +108,7 @@ class _GatewayContext:
     ownership: Ownership
     windows: ProjectorThread | None
     shared_keys: SharedKeys | None
+    fetches: BackgroundFetches
 
 
 def wire_gateway(
@@ -204,6 +206,7 @@ def _shared(
         ownership=scoring_wiring.ownership(settings, log, clock, key),
         windows=windows,
         shared_keys=_shared_keys(settings, metrics, clock),
+        fetches=BackgroundFetches(scoring_wiring.bundle_cache(settings)),
     )
 
 
@@ -296,7 +299,8 @@ def _live_model(
         return Predictor(service, endpoint, token, limits, codec)
 
     definition, views = declaration.definition, declaration.views
-    return LiveModel(definition, views, home.bundles, new_predictor, former)
+    need = shared.fetches.need
+    return LiveModel(definition, views, home.bundles, new_predictor, former, need)
 
 
 def _scoring(

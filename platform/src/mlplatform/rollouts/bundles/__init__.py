@@ -1,0 +1,1 @@
+"""Bundles between machines: the store that all share, and the cache of one machine."""
