@@ -69,7 +69,7 @@ class BundleFetch:
         sizes = {name: self._size(name) for name in missing}
         here = {name: size for name in missing if (size := _bytes(self._part(name)))}
         self._room(sizes, here)
-        self._total = sum(sizes.values())
+        self._done, self._total = 0, sum(sizes.values())
         for name, sha256 in sorted(missing.items()):
             self._file(name, sha256, sizes[name])
 
