@@ -17,9 +17,11 @@ from pathlib import Path
 import httpx
 
 from mlplatform.model.routes import Arm, Routes
+from mlplatform.operations import wiring
 from mlplatform.operations.supervisor.platform import gateway, later_workers, workers
 from mlplatform.operations.supervisor.status import status
 from mlplatform.operations.supervisor.supervisor import Supervisor
+from mlplatform.rollouts.bundles.background import BackgroundFetches
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.processes.records import ProcessRecord, read_processes
 from support.scoring_world import MODEL, SOURCE, ScoringWorld, wait_for
@@ -113,4 +115,5 @@ if __name__ == "__main__":
     has_workers = "workers" in sys.argv
     specs += workers(settings) if has_workers else []
     more = later_workers(settings) if has_workers else tuple
-    Supervisor(settings.home, specs, more=more).run()
+    fetches = BackgroundFetches(wiring.Platform(settings).bundles)
+    Supervisor(settings.home, specs, more=more, fetches=fetches).run()
