@@ -61,6 +61,8 @@ UNUSED: Final[Mapping[tuple[Unit | str, str], str]] = {
         "decides whether the folder is made; what is in it, others read"
     ),
     ("flows", "BUNDLES"): "lists a registry's versions: their digests have the name of a folder",
+    ("flows", "BUNDLE_STORE"): "as BUNDLES",
+    ("flows", "BUNDLE_CACHE_MIB"): "as BUNDLES",
     ("supervisor", "KEY_FILE"): "the option is declared beside those of `up`, which has it not",
 }
 """Code, or a process, and a setting that it reads without an effect on its work: the reason."""

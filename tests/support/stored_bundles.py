@@ -78,7 +78,7 @@ class WatchedStore:
     @contextmanager
     def open(self, bundle: str, name: str, start: int = 0) -> Iterator[IO[bytes]]:
         with self._store.open(bundle, name, start) as source:
-            yield _Watched(self, source)  # type: ignore[misc]
+            yield _CountingFile(self, source)  # type: ignore[misc]
 
     def put(self, bundle: str, path: Path, sha256: str) -> None:
         self._on_put(path.name)
@@ -92,7 +92,7 @@ class WatchedStore:
         self._on_piece()
 
 
-class _Watched:
+class _CountingFile:
     def __init__(self, store: WatchedStore, source: IO[bytes]) -> None:
         self._store, self._source = store, source
 

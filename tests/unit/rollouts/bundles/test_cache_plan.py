@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from mlplatform.rollouts.bundles.plan import (
     KEPT_S,
     LEFT_FREE_BYTES,
-    Cached,
-    Room,
+    CacheEntry,
+    FetchSpace,
     bytes_to_fetch,
     evictions,
-    room_problem,
+    space_problem,
 )
 
 NOW_S = 1e9
@@ -20,8 +20,8 @@ GB = 10**9
 A, B, C, D = (letter * 64 for letter in "abcd")
 
 
-def aged(digest: str, size: int, hours: float) -> Cached:
-    return Cached(digest, size, NOW_S - hours * 3600)
+def aged(digest: str, size: int, hours: float) -> CacheEntry:
+    return CacheEntry(digest, size, NOW_S - hours * 3600)
 
 
 def test_what_is_here_of_a_file_is_not_fetched() -> None:
@@ -33,30 +33,30 @@ def test_what_is_here_of_a_file_is_not_fetched() -> None:
 
 def test_bundles_used_longest_ago_leave_first_and_no_more_than_need_to() -> None:
     cached = [aged(A, 3 * GB, 5), aged(B, 3 * GB, 50), aged(C, 3 * GB, 20)]
-    assert evictions(cached, (), Room(1 * GB, 99 * GB, 10 * GB), NOW_S) == ()
-    assert evictions(cached, (), Room(2 * GB, 99 * GB, 10 * GB), NOW_S) == (B,)
-    assert evictions(cached, (), Room(5 * GB, 99 * GB, 10 * GB), NOW_S) == (B, C)
+    assert evictions(cached, (), FetchSpace(1 * GB, 99 * GB, 10 * GB), NOW_S) == ()
+    assert evictions(cached, (), FetchSpace(2 * GB, 99 * GB, 10 * GB), NOW_S) == (B,)
+    assert evictions(cached, (), FetchSpace(5 * GB, 99 * GB, 10 * GB), NOW_S) == (B, C)
 
 
 def test_what_is_named_in_use_or_only_here_stays() -> None:
     cached = [
         aged(A, 3 * GB, 50),
-        Cached(B, 3 * GB, None),
+        CacheEntry(B, 3 * GB, None),
         aged(C, 3 * GB, 0.9 * KEPT_S / 3600),
         aged(D, 3 * GB, 2),
     ]
-    assert evictions(cached, {A}, Room(9 * GB, 99 * GB, 10 * GB), NOW_S) == (D,)
+    assert evictions(cached, {A}, FetchSpace(9 * GB, 99 * GB, 10 * GB), NOW_S) == (D,)
 
 
 def test_a_disk_without_room_is_freed_too() -> None:
     cached = [aged(A, 3 * GB, 5), aged(B, 3 * GB, 50)]
-    assert evictions(cached, (), Room(1 * GB, 1 * GB, 99 * GB), NOW_S) == (B,)
-    assert evictions(cached, (), Room(1 * GB, 2 * GB, 99 * GB), NOW_S) == ()
+    assert evictions(cached, (), FetchSpace(1 * GB, 1 * GB, 99 * GB), NOW_S) == (B,)
+    assert evictions(cached, (), FetchSpace(1 * GB, 2 * GB, 99 * GB), NOW_S) == ()
 
 
 def test_a_fetch_without_room_says_what_it_needs_and_the_way_out() -> None:
-    assert room_problem(Room(GB, GB + LEFT_FREE_BYTES, 0)) == ""
-    problem = room_problem(Room(6 * GB, 2 * GB, 0))
+    assert space_problem(FetchSpace(GB, GB + LEFT_FREE_BYTES, 0)) == ""
+    problem = space_problem(FetchSpace(6 * GB, 2 * GB, 0))
     assert problem.startswith("needs 6,067 MB, and 2,000 MB of the disk are free")
     assert "MLPLATFORM_BUNDLES" in problem
 
@@ -73,11 +73,11 @@ def test_evictions_take_only_what_may_go_and_suffice_where_that_can(
     bundles: list[tuple[int, float | None, bool]], wanted: int, free: int, most: int
 ) -> None:
     cached = [
-        Cached(str(n), size, None if hours is None else NOW_S - hours * 3600)
+        CacheEntry(str(n), size, None if hours is None else NOW_S - hours * 3600)
         for n, (size, hours, _) in enumerate(bundles)
     ]
     named = {str(n) for n, (_, _, is_named) in enumerate(bundles) if is_named}
-    room = Room(wanted, free + LEFT_FREE_BYTES, most)
+    room = FetchSpace(wanted, free + LEFT_FREE_BYTES, most)
     gone = evictions(cached, named, room, NOW_S)
     may_go = {
         one.digest

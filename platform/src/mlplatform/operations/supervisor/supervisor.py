@@ -175,8 +175,8 @@ class Supervisor:
 
     def _predictors(self, parent_pipe: ParentDeathPipe) -> PredictorProcesses | ClusterStatusMirror:
         if self._elsewhere is None:
-            told = self._report_change
-            return PredictorProcesses(self._home, parent_pipe, told, self._files, self._fetches)
+            changed, files = self._report_change, self._files
+            return PredictorProcesses(self._home, parent_pipe, changed, files, self._fetches)
         return ClusterStatusMirror(self._home, self._elsewhere)
 
     async def _until_stopping(self, tasks: list[asyncio.Task[None]]) -> None:

@@ -17,11 +17,11 @@ from mlplatform.model.bundle import BUNDLE_FILE, appear, load_bundle
 from mlplatform.model.weights.load_time import folder_bytes
 from mlplatform.rollouts.bundles.fetch import BundleFetch
 from mlplatform.rollouts.bundles.plan import (
-    Cached,
-    Room,
+    CacheEntry,
+    FetchSpace,
     bytes_to_fetch,
     evictions,
-    room_problem,
+    space_problem,
 )
 from mlplatform.rollouts.bundles.store import BundleStore, Progress, put_bundle, quiet
 from mlplatform.runtime.errors import NotFound, Unavailable
@@ -32,7 +32,7 @@ KEPT_FOLDER: Final = ".store"
 AT_ONCE: Final = 2
 """Most bundles that all processes of a machine fetch at once."""
 WAIT_S: Final = 0.1
-TOLD_EVERY_S: Final = 10.0
+LOG_EVERY_S: Final = 10.0
 DRAFT_S: Final = 86_400.0
 """Seconds after which a draft that nobody fetches on is removed."""
 MOST_BYTES: Final = 20 * 1024**3
@@ -92,19 +92,19 @@ class BundleCache:
     def trim(self) -> None:
         """Remove what is too much, as before a fetch."""
         if self.store is not None and self.folder.is_dir():
-            self._make_room(0)
+            self._make_space(0)
 
     def _fetch(self, store: BundleStore, bundle: str, progress: Progress) -> None:
         draft = self._own / "drafts" / bundle
-        told = _Told(bundle, store.uri, progress)
+        fetch_log = _FetchLog(bundle, store.uri, progress)
         try:
             with self._locked(bundle):
                 if (self.folder / bundle).is_dir():  # another process has fetched it meanwhile
                     return
                 with self._slot():
                     draft.mkdir(mode=0o700, parents=True, exist_ok=True)
-                    room = self._check_room(bundle)
-                    BundleFetch(store, bundle, draft, self.folder, room, told).run()
+                    space = self._check_space(bundle)
+                    BundleFetch(store, bundle, draft, self.folder, space, fetch_log).run()
                     load_bundle(draft, bundle, data=False)  # all digests were compared on the way
                     for left in draft.glob(".*"):
                         left.unlink()
@@ -117,29 +117,29 @@ class BundleCache:
             raise Unavailable(
                 f"bundle {bundle} can't be fetched into {self.folder}: {why}{more}"
             ) from error
-        told.end()
+        fetch_log.end()
 
-    def _check_room(self, bundle: str) -> Callable[[Mapping[str, int], Mapping[str, int]], None]:
+    def _check_space(self, bundle: str) -> Callable[[Mapping[str, int], Mapping[str, int]], None]:
         def check(sizes: Mapping[str, int], here: Mapping[str, int]) -> None:
-            room = self._make_room(bytes_to_fetch(sizes, here))
-            if problem := room_problem(room):
+            space = self._make_space(bytes_to_fetch(sizes, here))
+            if problem := space_problem(space):
                 raise Unavailable(f"bundle {bundle} in {self.folder} {problem}")
 
         return check
 
-    def _make_room(self, wanted: int) -> Room:
-        """Remove what has to leave for so many bytes; returns the room that there is then."""
+    def _make_space(self, wanted: int) -> FetchSpace:
+        """Remove what has to leave for so many bytes; returns the space that there is then."""
         self._sweep()
-        room = self._room(wanted)
-        cached = list(self._cached())
-        if not evictions(cached, (), room, time.time()):  # spares the question what is named
-            return room
+        space = self._space(wanted)
+        cached = list(self._entries())
+        if not evictions(cached, (), space, time.time()):  # spares the question what is named
+            return space
         named = self._named()
         if named is None:
-            return room
-        for bundle in evictions(cached, named, room, time.time()):
+            return space
+        for bundle in evictions(cached, named, space, time.time()):
             self._remove(bundle)
-        return self._room(wanted)
+        return self._space(wanted)
 
     def _sweep(self) -> None:
         """Remove what fetches and removals left that were cut off for good."""
@@ -148,15 +148,15 @@ class BundleCache:
             if time.time() - newest_s > DRAFT_S:
                 shutil.rmtree(left, ignore_errors=True)
 
-    def _room(self, wanted: int) -> Room:
-        return Room(wanted, shutil.disk_usage(self.folder).free, self._most)
+    def _space(self, wanted: int) -> FetchSpace:
+        return FetchSpace(wanted, shutil.disk_usage(self.folder).free, self._most)
 
-    def _cached(self) -> Iterator[Cached]:
+    def _entries(self) -> Iterator[CacheEntry]:
         for folder in self.folder.glob("[!.]*"):
             if (folder / BUNDLE_FILE).is_file():
                 with suppress(FileNotFoundError):  # another process removes it
                     used_s = _modified_s(self._used(folder.name))
-                    yield Cached(folder.name, folder_bytes(folder), used_s)
+                    yield CacheEntry(folder.name, folder_bytes(folder), used_s)
 
     def _remove(self, bundle: str) -> None:
         gone = self._own / f"gone-{bundle}-{os.getpid()}"
@@ -201,19 +201,19 @@ class BundleCache:
             time.sleep(WAIT_S)
 
 
-class _Told:
+class _FetchLog:
     """The progress of a fetch: passed on, and in the log of one that takes long."""
 
     def __init__(self, bundle: str, uri: str, progress: Progress) -> None:
         self._bundle, self._uri, self._progress = bundle, uri, progress
-        self._begun_s = self._told_s = time.monotonic()
+        self._begun_s = self._logged_s = time.monotonic()
         self._total = 0
 
     def __call__(self, done: int, total: int) -> None:
         self._progress(done, total)
         self._total, now_s = total, time.monotonic()
-        if now_s - self._told_s >= TOLD_EVERY_S:
-            self._told_s = now_s
+        if now_s - self._logged_s >= LOG_EVERY_S:
+            self._logged_s = now_s
             log.info("bundle %s: %s fetched from %s", self._bundle, part(done, total), self._uri)
 
     def end(self) -> None:

@@ -34,8 +34,8 @@ class BundleFetch:
 
     Args:
         beside: folder of bundles; files that one of them has already are not fetched.
-        room: called with the bytes that are still to be fetched, before any is; it raises if there
-            is no room.
+        check_space: called before files are fetched, with their sizes and the bytes of them that
+            are here; it raises if there is no room.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class BundleFetch:
         bundle: str,
         draft: Path,
         beside: Path,
-        room: Callable[[Mapping[str, int], Mapping[str, int]], None],
+        check_space: Callable[[Mapping[str, int], Mapping[str, int]], None],
         progress: Progress,
     ) -> None:
         self._store, self._bundle = store, bundle
         self._draft, self._beside = draft, beside
-        self._room, self._progress = room, progress
+        self._check_space, self._progress = check_space, progress
         self._done = self._total = 0
 
     def run(self) -> None:
@@ -68,7 +68,7 @@ class BundleFetch:
         }
         sizes = {name: self._size(name) for name in missing}
         here = {name: size for name in missing if (size := _bytes(self._part(name)))}
-        self._room(sizes, here)
+        self._check_space(sizes, here)
         self._done, self._total = 0, sum(sizes.values())
         for name, sha256 in sorted(missing.items()):
             self._file(name, sha256, sizes[name])
@@ -78,7 +78,7 @@ class BundleFetch:
         path = self._draft / BUNDLE_FILE
         if not (path.is_file() and file_digest(path) == self._bundle):
             size = self._size(BUNDLE_FILE)
-            self._room({BUNDLE_FILE: size}, {})
+            self._check_space({BUNDLE_FILE: size}, {})
             self._file(BUNDLE_FILE, self._bundle, size)
         files = file_digests(self._draft)
         wrong = [name for name in data_names(files) if name_problem(name)]
@@ -110,7 +110,7 @@ class BundleFetch:
             if begun > size:
                 part.unlink()
                 begun = 0
-            actual = self._streamed(name, part, size)
+            actual = self._stream(name, part, size)
             if actual == sha256:
                 break
             part.unlink(missing_ok=True)
@@ -122,7 +122,7 @@ class BundleFetch:
                 )
         os.replace(part, self._draft / name)
 
-    def _streamed(self, name: str, part: Path, size: int) -> str:
+    def _stream(self, name: str, part: Path, size: int) -> str:
         """Add what is missing to a file's first part; returns the digest of the whole."""
         hashed, have, left = hashlib.sha256(), 0, TRIES
         with part.open("a+b", buffering=0) as file:

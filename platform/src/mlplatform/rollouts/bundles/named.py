@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
-from mlplatform.model.routes import Routes
+from mlplatform.model.routes import Arm, Routes
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.serving.local import read_manifest
 from mlplatform.rollouts.serving.manifest import read
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Journal(Protocol):
-    """What is asked of the journal of rollouts."""
+    """The calls of the journal of rollouts that are made here."""
 
     def close(self) -> None: ...
 
@@ -44,9 +44,13 @@ def named_bundles(serving: Path, journal: Callable[[], Journal | None]) -> froze
             with closing(opened):
                 for model in {model for _, model in opened.list_rollouts()}:
                     routes = opened.routes(model)
-                    found |= {arm.bundle for arm in (*routes.arms, *routes.starting)}
-                found |= {state.challenger.bundle for state in opened.active()}
+                    found |= {*map(_digest, (*routes.arms, *routes.starting))}
+                found |= {_digest(state.challenger) for state in opened.active()}
     except (PlatformError, OSError) as error:
         log.warning("no bundle is removed here, as it is not known which are needed: %s", error)
         return None
     return frozenset(found)
+
+
+def _digest(arm: Arm) -> str:
+    return arm.bundle

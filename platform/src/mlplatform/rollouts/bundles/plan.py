@@ -1,4 +1,4 @@
-"""What a machine's cache of bundles fetches, and what it gives up for that."""
+"""The decisions of a machine's cache of bundles: what to fetch, and what to remove for that."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEFT_FREE_BYTES: Final = 64 * MIB
 
 
 @dataclass(frozen=True, slots=True)
-class Cached:
+class CacheEntry:
     """A bundle of the cache.
 
     Args:
@@ -29,8 +29,8 @@ class Cached:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """The room that a fetch needs, and that there is.
+class FetchSpace:
+    """The space of the disk that a fetch needs, and that there is.
 
     Args:
         wanted: bytes that are still to be fetched.
@@ -49,15 +49,15 @@ def bytes_to_fetch(sizes: Mapping[str, int], here: Mapping[str, int]) -> int:
 
 
 def evictions(
-    cached: Sequence[Cached], named: Collection[str], room: Room, now_s: float
+    cached: Sequence[CacheEntry], named: Collection[str], space: FetchSpace, now_s: float
 ) -> tuple[str, ...]:
     """The bundles to remove so that a fetch has room, those first that were not used for longest.
 
     A bundle stays that something names, that was used within `KEPT_S`, or that can't be fetched
-    again. The room may then be too small.
+    again. The space may then be too small.
     """
-    total = sum(one.size for one in cached) + room.wanted
-    excess = max(total - room.most, room.wanted + LEFT_FREE_BYTES - room.free)
+    total = sum(one.size for one in cached) + space.wanted
+    excess = max(total - space.most, space.wanted + LEFT_FREE_BYTES - space.free)
     by_age = sorted(
         (one.used_s, one.digest, one.size)
         for one in cached
@@ -72,11 +72,11 @@ def evictions(
     return tuple(found)
 
 
-def room_problem(room: Room) -> str:
+def space_problem(space: FetchSpace) -> str:
     """Why there is no room for a fetch; empty if there is."""
-    if room.wanted + LEFT_FREE_BYTES <= room.free:
+    if space.wanted + LEFT_FREE_BYTES <= space.free:
         return ""
-    wanted, free = (room.wanted + LEFT_FREE_BYTES) / 1e6, room.free / 1e6
+    wanted, free = (space.wanted + LEFT_FREE_BYTES) / 1e6, space.free / 1e6
     return (
         f"needs {wanted:,.0f} MB, and {free:,.0f} MB of the disk are free: make room there, or name"
         " a folder on a larger disk (MLPLATFORM_BUNDLES); it is then fetched by itself"

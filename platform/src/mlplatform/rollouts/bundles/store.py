@@ -46,7 +46,7 @@ class BundleStore(Protocol):
         ...
 
     def find(self, bundle: str, name: str) -> StoredFile | None:
-        """What there is under a name; None if there is nothing."""
+        """The file under a name; None if there is none."""
         ...
 
     def open(self, bundle: str, name: str, start: int = 0) -> AbstractContextManager[IO[bytes]]:

@@ -1,4 +1,4 @@
-"""What an installation has on Kubernetes: namespaces, volumes and object stores."""
+"""Parts of an installation on Kubernetes: namespaces, volumes and object stores."""
 
 from __future__ import annotations
 
