@@ -72,6 +72,12 @@ def test_where_nothing_is_lacking_nothing_is_to_do() -> None:
         ({"offset_s": -2.5}, "lacking", "-2.500 s off", "timedatectl timesync-status"),
         ({"locked": {"numpy": ("2", "1")}}, "lacking", "numpy is 1; wanted: 2", "make setup"),
         ({"locked": {"numpy": ("2.4", None)}}, "lacking", "numpy is missing", "make setup"),
+        (
+            {"store": "s3://models/prod", "store_problem": "objects below s3://models/prod: 403"},
+            "lacking",
+            "objects below s3://models/prod: 403",
+            "correct MLPLATFORM_BUNDLE_STORE",
+        ),
         ({"locked": None}, "unknown", "no lock is here", "requirements"),
         ({"settings": "X is 1; wanted: 2"}, "lacking", "X is 1; wanted: 2", "docs/settings.md"),
         ({"models": "M is '/x'; wanted: folders"}, "lacking", "M is '/x'", "correct MLPLATFORM_"),
@@ -209,3 +215,16 @@ def test_doctor_gives_no_advice_on_the_modes_of_a_folder_of_other_files(
     assert home["state"] == "lacking"
     assert "holds hosts, and nothing in it was changed: name another folder" in home["seen"]
     assert home["do"] == "MLPLATFORM_HOME=FOLDER mlplatform up"
+
+
+def test_a_bundle_store_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    place = tmp_path / "unmounted"
+    settings = load(
+        {"MLPLATFORM_HOME": str(tmp_path / "home"), "MLPLATFORM_BUNDLE_STORE": str(place)}
+    )
+    facts = machine_facts.read(settings.home, settings)
+    assert (facts.store, "no such folder" in facts.store_problem) == (str(place), True)
+    place.mkdir()
+    assert machine_facts.read(settings.home, settings).store_problem == ""
+    (found,) = [f for f in check(dataclasses.replace(FINE, store="s3://x")) if "store" in f.what]
+    assert (found.state, found.what, found.seen) == ("ok", "bundle store s3://x", "answers")

@@ -10,7 +10,7 @@ from mlplatform.operations import wiring
 from mlplatform.rollouts.serving.local import LocalPlane
 from mlplatform.runtime.configuration.entrance import Entrance
 from mlplatform.runtime.configuration.settings import load
-from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.errors import ConfigInvalid, Refused
 from mlplatform.scoring import wiring as scoring_wiring
 
 ON = {"MLPLATFORM_KSERVE_NAMESPACE": "models", "MLPLATFORM_KSERVE_BUNDLES": "pvc://bundles/prod"}
@@ -30,6 +30,43 @@ def test_with_them_pods_read_the_same_folder_from_a_volume() -> None:
     assert (
         scoring_wiring.storage_uri(settings)(Path("/home/bundles/0ab")) == "pvc://bundles/prod/0ab"
     )
+
+
+BUCKET = {"MLPLATFORM_BUNDLE_STORE": "s3://models/prod/"}
+
+
+def test_pods_read_bundles_from_the_bucket_where_there_is_one_and_need_no_volume() -> None:
+    settings = load({"MLPLATFORM_KSERVE_NAMESPACE": "models", **BUCKET})
+    uri = scoring_wiring.storage_uri(settings)
+
+    assert uri(Path("/home/bundles") / ("ab" * 32)) == f"s3://models/prod/{'ab' * 32}"
+    with pytest.raises(Refused, match="MLPLATFORM_KSERVE_BUNDLES"):
+        uri(Path("/home/bundles/fraud-v1-abababab"))
+    both = scoring_wiring.storage_uri(load(ON | BUCKET))
+    assert both(Path("/home/bundles") / ("ab" * 32)) == f"s3://models/prod/{'ab' * 32}"
+    assert both(Path("/b/fraud-v1-abababab")) == "pvc://bundles/prod/fraud-v1-abababab"
+    assert load(settings.environment()).bundle_store == "s3://models/prod/"
+
+
+@pytest.mark.parametrize("place", ["", "/mnt/bundles"])
+def test_pods_read_no_folder_of_this_machine(place: str) -> None:
+    with pytest.raises(ConfigInvalid, match=r"MLPLATFORM_(BUNDLE_STORE|KSERVE_BUNDLES)"):
+        load({"MLPLATFORM_KSERVE_NAMESPACE": "models", "MLPLATFORM_BUNDLE_STORE": place})
+
+
+@pytest.mark.parametrize("place", ["bundles", "s3:/bucket", "s3://", "gs://bucket/x", "s3://b u"])
+def test_a_store_is_a_bucket_or_an_absolute_folder(place: str) -> None:
+    with pytest.raises(ConfigInvalid, match=r"MLPLATFORM_BUNDLE_STORE.*s3://bucket/prefix, or the"):
+        load({"MLPLATFORM_BUNDLE_STORE": place})
+
+
+def test_a_store_is_not_the_folder_that_is_emptied_for_it() -> None:
+    for given in (
+        {"MLPLATFORM_HOME": "/srv/home", "MLPLATFORM_BUNDLE_STORE": "/srv/home/bundles"},
+        {"MLPLATFORM_BUNDLES": "/srv/bundles", "MLPLATFORM_BUNDLE_STORE": "/srv/bundles/"},
+    ):
+        with pytest.raises(ConfigInvalid, match="another folder than that of this machine's"):
+            load(given)
 
 
 def test_children_get_them_too() -> None:
