@@ -173,12 +173,14 @@ def store(
                     if not (here / found.digest).is_dir():
                         platform.registry.fetch(name, found.version, here)
                     put = platform.bundles.put(found.digest, reads=check)
-            rows.append({"model": name, "version": found.version, "put": put})
+            rows.append((name, found.version, put))
     if json:
-        print_json(rows)
+        print_json([{"model": m, "version": version, "put": put} for m, version, put in rows])
         return
-    shown = [(r["model"], r["version"], ", ".join(r["put"]) or "nothing") for r in rows]
-    print_table(("model", "version", "put into the store"), shown)
+    print_table(
+        ("model", "version", "put into the store"),
+        [(model_name, version, ", ".join(put) or "nothing") for model_name, version, put in rows],
+    )
 
 
 @app.command()

@@ -42,7 +42,7 @@ class OtherVariable:
 
 
 _UP: Final = ("supervisor",)
-_SDK: Final = ("mlflow", "flow-run", "commands")
+_SDK: Final = ("mlflow", "gateway", "page", "supervisor", "flow-run", "commands")
 
 OTHERS: Final = (
     OtherVariable(
