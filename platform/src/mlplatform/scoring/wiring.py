@@ -27,7 +27,7 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.views import FeatureView, external
 from mlplatform.rollouts.bundles.cache import BundleCache
 from mlplatform.rollouts.bundles.folder_store import FolderStore
-from mlplatform.rollouts.bundles.named import named_bundles
+from mlplatform.rollouts.bundles.references import named_bundles
 from mlplatform.rollouts.bundles.store import BundleStore, is_bucket
 from mlplatform.rollouts.drift.sql import SqlIncidents
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents

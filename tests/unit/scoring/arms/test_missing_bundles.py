@@ -116,7 +116,7 @@ async def test_a_fetch_holds_up_no_other_model_and_is_logged_once(
         assert journal.leased == {"large": 0, "small": 4}
         (tmp_path / "draft-0.1").rename(bundles.folder / second)
         await until(lambda: "large 1" in applied)
-        assert follower.ready
+        await until(lambda: follower.ready)
         lines = [r for r in caplog.records if "are being fetched" in r.getMessage()]
         assert [line.levelname for line in lines] == ["INFO"]
     finally:
