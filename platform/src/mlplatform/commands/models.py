@@ -168,9 +168,10 @@ def store(
     for name in model_names() if model is None else (model,):
         for found in reversed(platform.registry.versions(name)):
             put: list[str] = []
-            if check or not is_complete(target, found.digest):
+            is_here = (here / found.digest).is_dir()
+            if check or is_here or not is_complete(target, found.digest):
                 with progress(f"version {found.version} of {name}"):
-                    if not (here / found.digest).is_dir():
+                    if not is_here:
                         platform.registry.fetch(name, found.version, here)
                     put = platform.bundles.put(found.digest, reads=check)
             rows.append((name, found.version, put))

@@ -457,6 +457,7 @@ def serving_plane(settings: Settings, *, by_address: bool = False) -> ServingPla
         by_address=by_address,
         prometheus_url=settings.kserve.prometheus,
         bundles=settings.home.bundles,
+        fetch=scoring_wiring.bundle_cache(settings).get,
     )
 
 

@@ -405,3 +405,27 @@ def test_a_bucket_that_is_not_there_is_told(
         monkeypatch.setenv(name, value)
     with pytest.raises(Unavailable, match="objects below s3://no-such-bucket"):
         store_at("s3://no-such-bucket/bundles").bundles()
+
+
+def test_why_a_store_does_not_answer_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1", "AWS_DEFAULT_REGION": "us-east-1"}
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_MAX_ATTEMPTS": "1"}
+    for name, value in (closed | keys).items():
+        monkeypatch.setenv(name, value)
+    cache = BundleCache(machine(tmp_path), store_at("s3://models/prod"))
+    background, reason = BackgroundFetches(cache), ""
+
+    def is_told() -> bool:
+        nonlocal reason
+        try:
+            background.need("0" * 64)
+        except BeingFetched:
+            return False
+        except Unavailable as error:
+            reason = str(error)
+        return True
+
+    wait(is_told)
+    assert "objects below s3://models/prod: Could not connect to the endpoint" in reason

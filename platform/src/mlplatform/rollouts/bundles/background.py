@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mlplatform.rollouts.bundles.cache import BundleCache, part
-from mlplatform.runtime.errors import Busy, PlatformError
+from mlplatform.runtime.errors import Busy, PlatformError, Unavailable
 
 AGAIN_S: Final = 5.0
 """Seconds between two attempts to fetch a bundle."""
@@ -83,8 +83,10 @@ class BackgroundFetches:
         try:
             self._cache.get(bundle, progress)
         except PlatformError as error:
-            log.error("%s", error)
             fetch.error = error
+            if isinstance(error, Unavailable) and error.__cause__ is not None:
+                fetch.error = Unavailable(f"{error}: {error.__cause__}")
+            log.error("%s", fetch.error)
         except Exception:
             log.exception("bundle %s could not be fetched", bundle)
             fetch.error = Busy(f"bundle {bundle} could not be fetched; the log says why")

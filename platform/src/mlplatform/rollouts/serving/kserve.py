@@ -74,6 +74,7 @@ class KServePlane:
             autoscaler; None means that such services are refused.
         bundles: folder of bundles, whose golden rows are sent to services of other servers as a
             test; None means that such services are refused.
+        fetch: called with a bundle's digest before it is read there.
         now_s: returns the time of a monotonic clock, in seconds.
     """
 
@@ -86,6 +87,7 @@ class KServePlane:
         by_address: bool = False,
         prometheus_url: str | None = None,
         bundles: Path | None = None,
+        fetch: Callable[[str], object] = lambda bundle: None,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
@@ -93,7 +95,7 @@ class KServePlane:
         self._counts_gpus = counts_gpus
         self._by_address = by_address
         self._prometheus_url = prometheus_url
-        self._bundles = bundles
+        self._bundles, self._fetch = bundles, fetch
         self._now_s = now_s
         self._scored: dict[str, _SelfTest] = {}
         """Last passed test of golden rows, by the name of a service of another server."""
@@ -162,8 +164,9 @@ class KServePlane:
             return replace(found, ready=False, reason="it has no address yet")
         digest = metadata["annotations"][DIGEST_ANNOTATION]
         try:
+            self._fetch(digest)
             problem = golden.problem_of(load_bundle(bundles / digest, digest), url, name)
-        except (Corrupt, Unavailable) as error:
+        except (Corrupt, NotFound, Unavailable) as error:
             return replace(found, ready=False, reason=f"its golden rows can't be asked: {error}")
         if problem:
             return replace(found, ready=False, reason=problem, failed=True)
