@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +23,7 @@ from mlplatform.model.bundle import BUNDLE_FILE, MODEL_FILE, load_bundle, write_
 from mlplatform.model.weights.data_files import data_of
 from mlplatform.rollouts.bundles import fetch as fetches
 from mlplatform.rollouts.bundles.background import BackgroundFetches, BeingFetched
-from mlplatform.rollouts.bundles.cache import KEPT_FOLDER, BundleCache
+from mlplatform.rollouts.bundles.cache import AT_ONCE, KEPT_FOLDER, BundleCache
 from mlplatform.rollouts.bundles.plan import KEPT_S, LEFT_FREE_BYTES
 from mlplatform.rollouts.bundles.store import BundleStore, is_complete, put_bundle, stored_files
 from mlplatform.runtime.errors import Corrupt, NotFound, Unavailable
@@ -225,6 +226,26 @@ def test_processes_that_need_one_bundle_at_once_fetch_it_once(place: Place, tmp_
     total = sum(path.stat().st_size for path in (folder / bundle).iterdir())
     assert read == [0, 0, total]
     assert contents(there / bundle) == contents(folder / bundle)
+
+
+def test_a_machine_fetches_few_bundles_at_once(place: Place, tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    bundles = [weighty_bundle(folder, SMALL, seed) for seed in range(4)]
+    for bundle in bundles:
+        put_bundle(place.store, folder / bundle, bundle)
+    there, most = machine(tmp_path), 0
+    drafts = there / KEPT_FOLDER / "drafts"
+
+    def count() -> None:
+        nonlocal most
+        most = max(most, len(list(drafts.glob("*"))))
+        time.sleep(0.05)
+
+    caches = [BundleCache(there, WatchedStore(place.store, count)) for _ in bundles]
+    with ThreadPoolExecutor(len(bundles)) as threads:
+        list(threads.map(lambda one: one[0].get(one[1]), zip(caches, bundles, strict=True)))
+    assert bundles_in(there) == set(bundles)
+    assert most == AT_ONCE
 
 
 def test_a_store_that_breaks_off_is_read_on_and_one_that_gives_nothing_is_given_up(

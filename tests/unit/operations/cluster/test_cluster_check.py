@@ -96,6 +96,13 @@ def test_a_whole_cluster_lacks_nothing_and_everything_looked_at_is_told() -> Non
     assert all(f.seen and not f.do for f in found)
 
 
+def test_bundles_from_a_store_need_no_claim() -> None:
+    found = judged(dataclasses.replace(WANTED, bundles=""), claims={})
+
+    assert {f.state for f in found} == {"ok"}
+    assert [f.what for f in found if "claim" in f.what] == ["claims for bundles"]
+
+
 @pytest.mark.parametrize(
     ("changes", "state", "what", "do"),
     [
