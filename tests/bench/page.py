@@ -75,8 +75,9 @@ COLD_S: Final = 3.0
 CUSTOMER: Final = "42"
 REASON: Final = "HOUR"
 """Code of the reason of flagged decisions."""
-TOLD: Final = {"MLPLATFORM_CLOCK": "replay"}
-"""Settings of the page: its traffic is recorded, so the newest day is not today."""
+TOLD: Final = {"MLPLATFORM_CLOCK": "replay", "MALLOC_ARENA_MAX": "2"}
+"""Settings of the page: its traffic is recorded, so the newest day is not today. The supervisor
+bounds its memory the same way."""
 
 
 def record(number: int, decisions: int, unit: int, bundle: str) -> Record:
