@@ -150,6 +150,7 @@ test-page: build/browser/.done ## the page, the API's pages and the demo's repor
 	@command -v chromium >/dev/null || { echo "chromium is not here: apt-get install chromium"; exit 2; }
 	@MLPLATFORM_TEST_AXE=$(CURDIR)/build/browser/python/axe_playwright_python/axe.min.js \
 	  $(BIN)/python -m pytest tests/contract/observing/page/test_page_in_browser.py \
+	  tests/contract/observing/page/test_live_in_browser.py \
 	  tests/contract/observing/page/people/test_roles_in_browser.py \
 	  tests/contract/scoring/api/reference/test_reference_in_browser.py $(TEST_FLAGS)
 

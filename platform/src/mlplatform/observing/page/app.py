@@ -1,4 +1,4 @@
-"""The page as an application: one template for each path, forms for people's actions, no script."""
+"""The page as an application: a template for each path, forms for people's actions, one script."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from mlplatform.observing.page.people.actions import Actions
 from mlplatform.observing.page.people.gate import SAFE_METHODS, PageAccess, SessionGate
 from mlplatform.observing.page.people.provider import Provider
 from mlplatform.observing.page.people.provider_sign_in import ProviderSignIn
+from mlplatform.observing.page.people.refreshes import Refreshes
 from mlplatform.observing.page.people.sign_in import SignIn
 from mlplatform.observing.page.queries import rollouts
 from mlplatform.observing.page.queries.error_budget import BudgetTable
 from mlplatform.observing.page.queries.sources import ModelRow, Sources
 from mlplatform.observing.page.queries.system_state import SystemState, or_why
-from mlplatform.observing.page.rendering import render, style
+from mlplatform.observing.page.rendering import render, script, style
 from mlplatform.observing.page.responses import Show, answering, html, problem
 from mlplatform.observing.page.review.views import Reviews
 from mlplatform.observing.page.traffic import TrafficDetail
@@ -55,8 +56,9 @@ MAX_VERSIONS: Final = 10
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,9}")
 HEADERS: Final = {
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; "
-        "base-uri 'none'; frame-ancestors 'none'"
+        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+        "img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
     ),
     "Cache-Control": "no-store",
     # Without a referrer a browser would say `Origin: null` of this page's own forms.
@@ -66,8 +68,8 @@ HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-"""Headers of every answer: a browser runs no script, whatever a template let through, and stores
-nothing."""
+"""Headers of every answer: a browser runs no script but the page's own file, whatever a template
+let through, and stores nothing."""
 
 T = TypeVar("T")
 
@@ -121,10 +123,13 @@ def application(
         routes += ProviderSignIn(access, provider, sign_in).routes()
     routes += reviews.routes()
     routes.append(Route("/style.css", _style, methods=["GET"]))
+    routes.append(Route("/live.js", _script, methods=["GET"]))
     routes.append(Route("/health", _health, methods=["GET"]))
-    inner = Starlette(
-        routes=routes,
-        exception_handlers={HTTPException: _show_refusal, Exception: _show_failure},
+    inner = Refreshes(
+        Starlette(
+            routes=routes,
+            exception_handlers={HTTPException: _show_refusal, Exception: _show_failure},
+        )
     )
     by_token = TokenGate(inner, token, "page", "run/page.token", admit)
     gated = SessionGate(inner, by_token, access, admit)
@@ -334,6 +339,10 @@ async def _health(request: Request) -> Response:
 
 async def _style(request: Request) -> Response:
     return Response(style(), media_type="text/css")
+
+
+async def _script(request: Request) -> Response:
+    return Response(script(), media_type="text/javascript")
 
 
 def _foreign(access: PageAccess, scope: Scope) -> None:

@@ -16,6 +16,7 @@ from mlplatform.runtime.text import shown
 from mlplatform.runtime.times import duration_text, minute_text, second_text, text_of_any
 
 STYLES: Final = ("style.css", "people/people.css")
+SCRIPT: Final = "live.js"
 
 
 def render(template: str, **shown: Any) -> str:
@@ -64,6 +65,12 @@ def style() -> str:
     """The style sheet."""
     files = PackageLoader("mlplatform.observing.page")
     return "\n".join(files.get_source(templates(), name)[0] for name in STYLES)
+
+
+@cache
+def script() -> str:
+    """The script that refreshes a view in place."""
+    return PackageLoader("mlplatform.observing.page").get_source(templates(), SCRIPT)[0]
 
 
 def words(name: str) -> str:

@@ -188,7 +188,7 @@ class Actions:
 
     def _ask(self, request: Request) -> Response:
         def respond(reader: Reader, subject: Subject, act: Act) -> Response:
-            typed = reader.session.take_draft(request.url.path)
+            typed = "" if reader.refreshes else reader.session.take_draft(request.url.path)
             return self._form(reader, subject, act, problem="", reason=typed, status=200)
 
         return self._response_to(request, respond)
@@ -281,7 +281,7 @@ class Actions:
                 f'{subject.says}, so "{title}" is not possible now; possible for you: {able}{way}',
             )
         seen = subject.seen(act)
-        number = self._access.sessions.offer(reader.session, act, subject.name, seen)
+        number = self._access.offer(reader, act, subject.name, seen)
         shown = _evidence(subject) if act in acts.ANSWERS else None
         title, does = acts.WORDS[act]
         if shown is not None:
@@ -298,6 +298,7 @@ class Actions:
             does=does,
             subject=subject,
             seen=seen,
+            basis=seen if act in acts.BOUND else subject.says,
             number=number,
             token=reader.session.form_token,
             found=shown,

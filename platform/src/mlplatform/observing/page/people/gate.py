@@ -14,6 +14,7 @@ from mlplatform.observing.page.people import forms
 from mlplatform.observing.page.people.identity import Person, alike
 from mlplatform.observing.page.people.provider import AT_PROVIDER, RETURN
 from mlplatform.observing.page.people.reader import READER, Reader
+from mlplatform.observing.page.people.refreshes import is_refresh
 from mlplatform.observing.page.people.sessions import NoSession, Session, Sessions
 from mlplatform.rollouts.journal.state import appearances
 from mlplatform.runtime.errors import Refused
@@ -30,7 +31,7 @@ from mlplatform.scoring.admission.store import Keys
 SURFACE: Final = "page"
 SIGN_IN: Final = "/sign-in"
 ENDED: Final = "/session-ended"
-OPEN: Final = (SIGN_IN, ENDED, AT_PROVIDER, RETURN, "/style.css", "/health")
+OPEN: Final = (SIGN_IN, ENDED, AT_PROVIDER, RETURN, "/style.css", "/live.js", "/health")
 """Paths that anybody may read; they hold nothing of this installation except which identity
 provider it trusts."""
 PEER: Final = "mlplatform.peer"
@@ -141,9 +142,19 @@ class PageAccess:
     sign_ins: SignIns
     secure: bool = False
 
+    def offer(self, reader: Reader, act: str, about: str, seen: str) -> str:
+        """Offer a form to a person. Returns the form's number; empty for a refresh, which shows no
+        form."""
+        if reader.refreshes:
+            return ""
+        return self.sessions.offer(reader.session, act, about, seen)
+
     def refuse(self, who: str, asked: str, why: str) -> None:
-        """Store a refusal for people to find, with the reader's proof, if the reader has one."""
+        """Store a refusal for people to find, with the reader's proof, if the reader has one; of a
+        refresh none, which no person asked for."""
         reader = READER.get()
+        if reader is not None and reader.refreshes:
+            return
         is_proven = reader is not None and reader.identity is not None and reader.name == who
         proof = str(reader.identity) if reader is not None and is_proven else ""
         self.refusals.keep(Refusal(time.time_ns() // 1_000_000, SURFACE, who, asked, why, proof))
@@ -192,7 +203,9 @@ class SessionGate:
         if why := self._refusal_to_record(scope, found, peer):
             who = found.name if isinstance(found, NoSession) and found.name else UNKNOWN
             self._access.refuse(who, f"{scope['method']} {scope['path']}", why)
-        if _is_a_browsers(scope) and scope["method"] == "POST":
+        if is_refresh(scope):
+            await _end_refreshes(send)
+        elif _is_a_browsers(scope) and scope["method"] == "POST":
             ended = {**scope, "path": ENDED, "raw_path": ENDED.encode(), ASKED: scope["path"]}
             await self._application(ended, receive, send)
         elif _is_a_browsers(scope):
@@ -205,7 +218,8 @@ class SessionGate:
         cookie = forms.cookie(scope["headers"], self._access.cookie)
         if not cookie:
             return None
-        found = self._access.sessions.find(cookie, peer)
+        refreshes = is_refresh(scope)
+        found = self._access.sessions.find(cookie, peer, is_used=not refreshes)
         if isinstance(found, NoSession):
             return found
         is_person = bool(found.key) or found.person is not None
@@ -214,7 +228,8 @@ class SessionGate:
             self._access.sessions.end(found)
             what = "key" if found.person is None else "proof"
             return NoSession(found.name, f"the {what} of its session was revoked or has expired")
-        return Reader(found, client, _pop_notice(scope, found))
+        notice = "" if refreshes else _pop_notice(scope, found)
+        return Reader(found, client, notice, refreshes)
 
     @staticmethod
     def _refusal_to_record(scope: Scope, found: NoSession | None, peer: str) -> str:
@@ -245,6 +260,14 @@ def _end(scope: Scope, name: str) -> object:
 def _is_a_browsers(scope: Scope) -> bool:
     """Whether a browser asks, whose user can fill in a form."""
     return any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
+
+
+async def _end_refreshes(send: Send) -> None:
+    """Refuse without a challenge: a browser would ask for a password in the middle of a view."""
+    await send(
+        {"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]}
+    )
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _to_sign_in(scope: Scope, send: Send, *, has_ended: bool) -> None:

@@ -25,11 +25,13 @@ class Reader:
         client: the person, with the scopes of the key or of the groups at the identity provider;
             None if the reader has only the page's token.
         notice: the result of the last action, shown once.
+        refreshes: whether the page's script asks, and no person does.
     """
 
     session: Session
     client: Client | None
     notice: str
+    refreshes: bool = False
 
     @property
     def name(self) -> str:

@@ -156,8 +156,8 @@ class Sessions:
             self._by_digest[_digest(cookie)] = made
         return cookie
 
-    def find(self, cookie: str, peer: str) -> Session | NoSession:
-        """The session of a cookie; its time of last use becomes now."""
+    def find(self, cookie: str, peer: str, *, is_used: bool = True) -> Session | NoSession:
+        """The session of a cookie; its time of last use becomes now, unless no person uses it."""
         with self._lock:
             found = self._by_digest.get(_digest(cookie))
             if found is None:
@@ -169,7 +169,8 @@ class Sessions:
             if found.peer != peer:
                 # The peer's socket may be closed by now, and then nobody reads the answer.
                 return NoSession(found.name, f"its session began at {found.peer}, not {peer}")
-            found.used_s = now_s
+            if is_used:
+                found.used_s = now_s
             return found
 
     def end(self, session: Session) -> None:

@@ -113,7 +113,8 @@ class Reviews:
             definition = self._sources.model(name).definition
             wanted = query.get("look", "")[: queue_rows.MOST_ID]
             reader = READER.get()
-            typed = "" if reader is None else reader.session.take_draft(request.url.path)
+            draws = reader is not None and not reader.refreshes
+            typed = reader.session.take_draft(request.url.path) if reader and draws else ""
             return self._queue(definition, wanted, query.get("after", ""), note=typed)
         except NotFound as missing:
             return self._problem(404, str(missing), "/")
@@ -200,7 +201,7 @@ class Reviews:
         """The hidden fields of a form that corrects a label, bound to it and the opinions since."""
         assert reader is not None
         seen = job.correction_digest(labelled)
-        number = self._access.sessions.offer(reader.session, CORRECTS, labelled.decision_id, seen)
+        number = self._access.offer(reader, CORRECTS, labelled.decision_id, seen)
         token, about = reader.session.form_token, labelled.decision_id
         return {"token": token, "form": number, "seen": seen, "about": about, "act": CORRECTS}
 
@@ -209,7 +210,7 @@ class Reviews:
         assert reader is not None
         assert chosen is not None
         seen = job.opinions_digest(chosen.opinions)
-        number = self._access.sessions.offer(reader.session, ACT, chosen.decision_id, seen)
+        number = self._access.offer(reader, ACT, chosen.decision_id, seen)
         token = reader.session.form_token
         return {"token": token, "form": number, "seen": seen, "about": chosen.decision_id}
 
