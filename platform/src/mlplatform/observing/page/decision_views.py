@@ -17,6 +17,7 @@ from mlplatform.model.policies.decision_scale import DecisionScale
 from mlplatform.observing.page import exports
 from mlplatform.observing.page.causes import explanation_details
 from mlplatform.observing.page.people import forms
+from mlplatform.observing.page.people.reader import READER
 from mlplatform.observing.page.queries import decisions, search
 from mlplatform.observing.page.queries.decisions import RecordDetail, ScoreText
 from mlplatform.observing.page.queries.neighbours import Neighbours
@@ -26,6 +27,7 @@ from mlplatform.observing.page.queries.system_state import or_why
 from mlplatform.observing.page.queries.traces import trace_link
 from mlplatform.observing.page.rendering import render
 from mlplatform.observing.page.responses import answering, html, or_problem, problem_of
+from mlplatform.operations.actions import review
 from mlplatform.runtime.errors import InputInvalid, PlatformError
 from mlplatform.runtime.times import duration_text
 from mlplatform.runtime.units import MINUTE_MS
@@ -197,6 +199,7 @@ class DecisionViews:
             shown=shown,
             reasons={} if decided is None else self._sources.reasons(decided.model),
             beside=None if decided is None else or_why(lambda: self._beside(decided)),
+            review=None if decided is None else self._review(decided.model, name),
             trace_url=self._trace_url,
             why=or_why(lambda: explanation_details(self._sources.why(name), word))
             if asks_why
@@ -215,6 +218,20 @@ class DecisionViews:
         every = search.Query(decided.model, None, max(around_ms[0], 0), around_ms[1]).link()
         title = f"Of {decided.model}"
         return [*made, BesideRows.of(title, found.of_model, decided.event_ms, scale, every)]
+
+    def _review(self, model: str, name: str) -> str:
+        """What the reader may do in the review of this decision, as a link's text; empty if
+        nothing."""
+        reader, platform = READER.get(), self._sources.platform
+        if reader is None or not reader.may_review(model):
+            return ""
+        try:
+            if review.queued_decision(platform, model, name) is not None:
+                return "Say how it turned out"
+            review.labelled_decision(platform, model, name)
+        except PlatformError:  # the page of the review says why
+            return ""
+        return "Correct the label that an analyst gave it"
 
     def _trace_url(self, record: RecordDetail) -> str:
         grafana = self._sources.platform.settings.servers.grafana

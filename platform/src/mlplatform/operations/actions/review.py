@@ -28,6 +28,7 @@ from mlplatform.operations.review.opinions import (
     ReviewableDecision,
 )
 from mlplatform.operations.review.queue import Queue, QueueCursor, QueuedDecision
+from mlplatform.operations.review.selection import EVERYTHING, Selection
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime import text
 from mlplatform.runtime.errors import NotFound, Refused, Unavailable
@@ -77,14 +78,18 @@ def advance(platform: Platform, model: str, *, budget_s: float = queue.BUDGET_S)
 
 
 def review_queue(
-    platform: Platform, model: str, rows: int, after: QueueCursor | None = None
+    platform: Platform,
+    model: str,
+    rows: int,
+    after: QueueCursor | None = None,
+    wanted: Selection = EVERYTHING,
 ) -> Queue:
-    """A page of the decisions that wait for review, oldest first.
+    """A page of the decisions that wait for review, oldest first unless another order is wanted.
 
     Raises:
         Unavailable: the queue can't be read now.
     """
-    return queue.page(_file(platform, model), rows, after)
+    return queue.page(_file(platform, model), rows, after, wanted)
 
 
 def queued_decision(platform: Platform, model: str, decision_id: str) -> QueuedDecision | None:
@@ -108,9 +113,13 @@ def pending_corrections(
 
 
 def first(
-    platform: Platform, model: str, analyst: str, account: Account | None = None
+    platform: Platform,
+    model: str,
+    analyst: str,
+    account: Account | None = None,
+    wanted: Selection = EVERYTHING,
 ) -> QueuedDecision | None:
-    """The oldest decision that waits for this person's opinion; None if there is none.
+    """The first decision that waits for this person's opinion; None if there is none.
 
     Args:
         account: the analyst's account at an identity provider; None if a key proved the analyst.
@@ -120,8 +129,8 @@ def first(
     """
     path = _file(platform, model)
     if platform.definition(model).label.review.four_eyes:
-        return queue.first(path, analyst, account)
-    return next(iter(queue.page(path, 1).rows), None)
+        return queue.first(path, analyst, account, wanted)
+    return next(iter(queue.page(path, 1, None, wanted).rows), None)
 
 
 def model_of(platform: Platform, decision_id: str) -> str:

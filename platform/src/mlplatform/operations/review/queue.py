@@ -27,6 +27,7 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.operations.review import corrections
 from mlplatform.operations.review.opinions import Account, Opinion, opinion
 from mlplatform.operations.review.queue_file import ANSWER_WAITS_MS, opened
+from mlplatform.operations.review.selection import EVERYTHING, Selection
 from mlplatform.operations.traffic.projection import LogReader, read_positions
 from mlplatform.rollouts.cache.portions import up_to
 from mlplatform.runtime.canonical import NOT_JSON
@@ -51,6 +52,13 @@ MOST_TEXT: Final = 200
 REVISION: Final = 2
 """Of what is kept: a file of an earlier one is made again. Since 2 it keeps corrections."""
 _ENDS: Final = ["decision_id", "event_ms"]
+MOST_CODED: Final = 5_000
+"""Oldest decisions of the queue whose reasons are offered for a filter."""
+MOST_CODES: Final = 200
+_CODES: Final = (
+    "SELECT DISTINCT r.value FROM (SELECT shown FROM waiting ORDER BY event_ms, decision_id"
+    " LIMIT ?) w, json_each(w.shown, '$.reasons') r ORDER BY r.value LIMIT ?"
+)
 _ROW: Final = "decision_id, event_ms, decision, score, version, shown"
 
 
@@ -100,19 +108,26 @@ class QueuedDecision:
 
 @dataclass(frozen=True, slots=True)
 class QueueCursor:
-    """The last decision of a page of the queue; the next page begins after it."""
+    """The last decision of a page of the queue; the next page begins after it.
 
-    event_ms: int
+    Args:
+        key: the number by which the page is in order (`Selection.key`); event time of the oldest
+            first.
+    """
+
+    key: float
     decision_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A page of the queue, oldest decision first.
+    """A page of the queue, oldest decision first unless another order was asked for.
 
     Args:
         newer: where the next page begins; None if this is the last page.
-        total: number of decisions on all pages.
+        total: number of decisions that wait.
+        selected: number of those that were asked for, on all pages.
+        codes: codes of reasons that decisions of the queue have, of the oldest `MOST_CODED`.
         complete: whether all records of the log had been read.
         position: writer → number of the last record of the log that was read.
     """
@@ -122,6 +137,8 @@ class Queue:
     total: int = 0
     complete: bool = True
     position: Mapping[str, int] = field(default_factory=dict)
+    selected: int = 0
+    codes: tuple[str, ...] = ()
 
 
 def advance(
@@ -155,27 +172,41 @@ def advance(
     return True
 
 
-def page(path: Path, rows: int, after: QueueCursor | None = None) -> Queue:
+def page(
+    path: Path, rows: int, after: QueueCursor | None = None, wanted: Selection = EVERYTHING
+) -> Queue:
     """A page of the queue; empty if nothing of the log was read yet.
+
+    Args:
+        wanted: the decisions that are asked for, and their order.
 
     Raises:
         Unavailable: the file can't be read now.
     """
     if not path.is_file():
         return Queue((), complete=False)
-    at = after or QueueCursor(-1, "")
-    query = (
-        f"SELECT {_ROW} FROM waiting WHERE (event_ms, decision_id) > (?, ?)"
-        " ORDER BY event_ms, decision_id LIMIT ?"
-    )
+    condition, values = wanted.condition()
+    key, of_key = wanted.key()
+    query = f"SELECT {_ROW}, {key} FROM waiting WHERE {condition}"
+    asked: list[Any] = [*of_key, *values]
+    if after is not None:
+        query += f" AND ({key}, decision_id) > (?, ?)"
+        asked += [*of_key, after.key, after.decision_id]
+    query += f" ORDER BY {key}, decision_id LIMIT ?"
+    asked += [*of_key, rows + 1]
     with opened(path) as db:
         db.execute("BEGIN")
-        found = db.execute(query, (at.event_ms, at.decision_id, rows + 1)).fetchall()
+        found = db.execute(query, asked).fetchall()
         (total,) = db.execute("SELECT count(*) FROM waiting").fetchone()
+        selected = total
+        if wanted.is_narrow:
+            counted = f"SELECT count(*) FROM waiting WHERE {condition}"
+            (selected,) = db.execute(counted, values).fetchone()
+        codes = tuple(str(code) for (code,) in db.execute(_CODES, (MOST_CODED, MOST_CODES)))
         (complete,) = db.execute("SELECT complete FROM stands_for").fetchone() or (0,)
-        made, position = tuple(_waiting(db, row) for row in found[:rows]), _position(db)
-    newer = QueueCursor(made[-1].event_ms, made[-1].decision_id) if len(found) > rows else None
-    return Queue(made, newer, total, bool(complete), position)
+        made, position = tuple(_waiting(db, row[:-1]) for row in found[:rows]), _position(db)
+    newer = QueueCursor(found[rows - 1][-1], made[-1].decision_id) if len(found) > rows else None
+    return Queue(made, newer, total, bool(complete), position, selected, codes)
 
 
 def find(path: Path, decision_id: str) -> QueuedDecision | None:
@@ -192,8 +223,10 @@ def find(path: Path, decision_id: str) -> QueuedDecision | None:
         return None if row is None else _waiting(db, row)
 
 
-def first(path: Path, analyst: str, account: Account | None = None) -> QueuedDecision | None:
-    """The oldest decision on which this person has stated no opinion; None if there is none.
+def first(
+    path: Path, analyst: str, account: Account | None = None, wanted: Selection = EVERYTHING
+) -> QueuedDecision | None:
+    """The first decision on which this person has stated no opinion; None if there is none.
 
     Args:
         account: the analyst's account at an identity provider; None if a key proved the analyst.
@@ -203,16 +236,18 @@ def first(path: Path, analyst: str, account: Account | None = None) -> QueuedDec
     """
     if not path.is_file():
         return None
+    condition, values = wanted.condition()
+    key, of_key = wanted.key()
     query = (
-        f"SELECT {_ROW} FROM waiting WHERE NOT EXISTS (SELECT 1 FROM said WHERE"
+        f"SELECT {_ROW} FROM waiting WHERE {condition} AND NOT EXISTS (SELECT 1 FROM said WHERE"
         " said.decision_id = waiting.decision_id AND (json_extract(said.body, '$.analyst') = ?"
         " OR (json_extract(said.body, '$.account.issuer') = ?"
         " AND json_extract(said.body, '$.account.subject') = ?)))"
-        " ORDER BY event_ms, decision_id LIMIT 1"
+        f" ORDER BY {key}, decision_id LIMIT 1"
     )
     with opened(path) as db:
         who = (None, None) if account is None else (account.issuer, account.subject)
-        row = db.execute(query, (analyst, *who)).fetchone()
+        row = db.execute(query, (*values, analyst, *who, *of_key)).fetchone()
         return None if row is None else _waiting(db, row)
 
 

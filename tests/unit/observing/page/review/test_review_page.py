@@ -416,10 +416,10 @@ async def test_a_version_too_long_to_be_a_number_is_not_found(page: Page) -> Non
 
 
 def test_a_link_of_the_queue_comes_back() -> None:
-    at = QueueCursor(12, "d:1")
+    at = QueueCursor(12.0, "d:1")
     assert queue_rows.place(queue_rows.link(at)) == at
     assert queue_rows.place("") is None
-    for text in ("x", "1", "-1:d", "1:" + "d" * 65, "1:a b", "1:"):
+    for text in ("x", "1", "--1:d", "1e5e5:d", "1:" + "d" * 65, "1:a b", "1:"):
         with pytest.raises(InputInvalid):
             queue_rows.place(text)
 

@@ -48,6 +48,10 @@ class Reader:
             return Approver.by_provider(self.name, self.session.person.identity)
         return Approver(self.name, key_id(self.session.key))
 
+    def may_review(self, model: str) -> bool:
+        """Whether this person may say how decisions of a model turned out."""
+        return self.client is not None and self.client.may(model, "review")
+
     def lacks(self, scope: str) -> str:
         """The sentence that says that this person lacks a scope."""
         if self.identity is None:

@@ -79,6 +79,7 @@ class Session:
         form_token: the token that every form of this session holds.
         notice: text that the next page shows once.
         draft: what the next form of its path holds, once.
+        answered: model and id of the decision that the person answered for last; empty without.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Session:
     notice: str = ""
     person: Person | None = None
     draft: Draft = NO_DRAFT
+    answered: tuple[str, str] = ("", "")
 
     def take_draft(self, path: str) -> str:
         """The text that the form of this path is to hold; empty if there is none."""

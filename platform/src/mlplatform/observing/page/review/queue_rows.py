@@ -23,7 +23,7 @@ from mlplatform.operations.review.queue import QueueCursor, QueuedDecision
 from mlplatform.runtime.errors import InputInvalid
 
 MOST_ID: Final = 64
-_PLACE: Final = re.compile(r"(\d{1,15}):([\x21-\x7e]{1,64})")
+_PLACE: Final = re.compile(r"(-?\d[\d.e+-]{0,30}):([\x21-\x7e]{1,64})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,11 +207,15 @@ def place(text: str) -> QueueCursor | None:
     if not text:
         return None
     found = _PLACE.fullmatch(text)
-    if found is None:
+    try:
+        key = None if found is None else float(found[1])
+    except ValueError:
+        key = None
+    if found is None or key is None:
         raise InputInvalid("the link", None, f"after is {text[:MOST_ID]!a}, as no page here has it")
-    return QueueCursor(int(found[1]), found[2])
+    return QueueCursor(key, found[2])
 
 
 def link(at: QueueCursor) -> str:
     """The text that `place` reads."""
-    return f"{at.event_ms}:{at.decision_id}"
+    return f"{at.key!r}:{at.decision_id}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Final
 from urllib.parse import quote
 
@@ -22,7 +23,7 @@ from mlplatform.observing.page.people.sign_in import Show
 from mlplatform.observing.page.queries.log_lag import unread
 from mlplatform.observing.page.queries.reason_words import reason_words
 from mlplatform.observing.page.queries.sources import Sources
-from mlplatform.observing.page.review import queue_rows
+from mlplatform.observing.page.review import queue_rows, selection_form
 from mlplatform.operations.actions import last_results
 from mlplatform.operations.actions import review as job
 from mlplatform.operations.actions.person_fields import REASON
@@ -34,6 +35,7 @@ from mlplatform.operations.review.opinions import (
     outcome_text,
 )
 from mlplatform.operations.review.queue import QueuedDecision
+from mlplatform.operations.review.selection import EVERYTHING, Selection
 from mlplatform.runtime.errors import (
     ConfigInvalid,
     Corrupt,
@@ -48,6 +50,7 @@ ROWS: Final = 25
 MOST_CORRECTIONS: Final = 50
 ACT: Final = "review"
 CORRECTS: Final = "correct"
+NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +107,8 @@ class Reviews:
         if "look" in fields:  # an id that was typed: nothing is recorded
             looked = quote(fields["look"].strip()[: queue_rows.MOST_ID], safe="")
             return RedirectResponse(f"{request.url.path}?look={looked}", 303)
+        if "filter" in fields:
+            return RedirectResponse(request.url.path + selection_form.link(fields), 303)
         says_origin = forms.says_its_origin(request.scope["headers"])
         return await run_in_threadpool(self._record, request, fields, says_origin)
 
@@ -115,7 +120,13 @@ class Reviews:
             reader = READER.get()
             draws = reader is not None and not reader.refreshes
             typed = reader.session.take_draft(request.url.path) if reader and draws else ""
-            return self._queue(definition, wanted, query.get("after", ""), note=typed)
+            try:
+                selected = selection_form.selection(query, definition)
+            except InputInvalid as wrong:
+                shown = {"problem": f"{wrong}.", "status": 400, "typed": query}
+                return self._queue(definition, wanted, "", **shown)
+            after = query.get("after", "")
+            return self._queue(definition, wanted, after, note=typed, typed=query, only=selected)
         except NotFound as missing:
             return self._problem(404, str(missing), "/")
         except InputInvalid as wrong:
@@ -125,19 +136,20 @@ class Reviews:
 
     def _queue(
         self, definition: ModelDefinition, wanted: str, after: str, *, problem: str = "",
-        note: str = "", status: int = 200,
+        note: str = "", status: int = 200, typed: Mapping[str, str] = NOTHING,
+        only: Selection = EVERYTHING,
     ) -> Response:  # fmt: skip
         platform, model, label = self._sources.platform, definition.name, definition.label
         reader, words = READER.get(), reason_words(definition)
         name = "" if reader is None else reader.name
         account = _account(reader)
         may_answer = _may_answer(reader, model)
-        found = job.review_queue(platform, model, ROWS, queue_rows.place(after))
+        found = job.review_queue(platform, model, ROWS, queue_rows.place(after), only)
         chosen = None
         if wanted:
             chosen = job.queued_decision(platform, model, wanted)
         elif may_answer and not after:
-            chosen = job.first(platform, model, name, account)
+            chosen = job.first(platform, model, name, account, only)
         about = None
         if chosen is not None:
             about = queue_rows.row(chosen, label.name, words, name, account)
@@ -161,6 +173,14 @@ class Reviews:
             days=label.review.days,
             rows=[queue_rows.row(one, label.name, words, name, account) for one in found.rows],
             total=found.total,
+            selected=found.selected,
+            selection=only,
+            typed=selection_form.typed(typed),
+            at=selection_form.link(typed),
+            numbers=selection_form.numbers(definition),
+            orders=selection_form.orders(definition),
+            codes=_codes(found.codes, words, only.reason),
+            answered=_answered(reader, model),
             complete=found.complete,
             unread=unread(self._sources.log_heads(), found.position),
             passed_ms=None if last_pass is None else last_pass.at_ms,
@@ -216,10 +236,12 @@ class Reviews:
 
     def _record(self, request: Request, fields: Mapping[str, str], says_origin: bool) -> Response:
         name, reader = request.path_params["name"], READER.get()
-        back = f"/models/{name}/review"
+        query = request.query_params
+        back = f"/models/{name}/review{selection_form.link(query)}"
         typed = fields.get("note", "")[: job.NOTE.most] if says_origin else ""
         try:
             definition = self._sources.model(name).definition
+            only = selection_form.selection(query, definition)
             if reader is None or reader.client is None:
                 raise WrongForm(403, "sign in with your own name and key: what people say is kept")
             if not _may_answer(reader, name):
@@ -234,7 +256,8 @@ class Reviews:
                     raise
                 self._refuse(name, str(wrong))
                 text = f"Nothing was recorded: {wrong}. {KEPT}"
-                return self._queue(definition, about, "", problem=text, note=typed, status=CONFLICT)
+                again = {"note": typed, "status": CONFLICT, "typed": query, "only": only}
+                return self._queue(definition, about, "", problem=text, **again)
             return self._response_to(definition, reader, fields, about, seen, back)
         except WrongForm as wrong:
             self._refuse(name, str(wrong))
@@ -271,6 +294,7 @@ class Reviews:
             corrects=corrects,
         )  # fmt: skip
         reader.session.notice = queue_rows.result_sentence(done, definition)
+        reader.session.answered = (definition.name, done.decision_id)
         return RedirectResponse(back, 303)
 
     def _refuse(self, model: str, why: str) -> None:
@@ -292,5 +316,17 @@ def _account(reader: Reader | None) -> Account | None:
     return Account(reader.identity.issuer, reader.identity.subject)
 
 
+def _codes(found: Iterable[str], words: Mapping[str, str], chosen: str) -> dict[str, str]:
+    """Code → words, of the reasons that a filter offers: those of the queue, in words' order."""
+    codes = dict.fromkeys((*found, chosen) if chosen else found)
+    return dict(sorted(((c, words.get(c, c)) for c in codes), key=lambda one: one[1]))
+
+
+def _answered(reader: Reader | None, model: str) -> str:
+    """The decision of this model that the reader answered for last; empty if none."""
+    of, decision_id = ("", "") if reader is None else reader.session.answered
+    return decision_id if of == model else ""
+
+
 def _may_answer(reader: Reader | None, model: str) -> bool:
-    return reader is not None and reader.client is not None and reader.client.may(model, "review")
+    return reader is not None and reader.may_review(model)
