@@ -52,7 +52,7 @@ from rollout_world import fraud, gate_report
 OWN_SCRIPT = '<script src="/live.js" defer></script>'
 HOSTILE = "<script>alert('x')</script><img src=x onerror=y>\"'&{{ 7*7 }}"
 FACTS: dict[str, Any] = {"rollout_id": "fraud-v2-1", "model": "fraud", "event_ms": 1, "wall_ms": 2}
-ALONE: dict[str, Any] = {"beside": None, "trace_url": lambda record: ""}
+ALONE: dict[str, Any] = {"review": "", "beside": None, "trace_url": lambda record: ""}
 VALUES = {"share": 0.27, "low": 0.08, "high": 0.54, "limit": 0.01}
 
 

@@ -96,6 +96,8 @@ def _of_schedules(found: ScheduleTable | str | None) -> Iterator[str]:
     if isinstance(found, str):
         yield "It is not known whether the schedules run: Prefect gave no answer."
     elif found is not None:
+        if found.late:
+            yield f"{found.late}."
         rows = found.active
         failed = [f"{r.flow} {r.model}" for r in rows if r.last and r.last.tone == BAD]
         late = [f"{r.flow} {r.model}" for r in rows if r.next and r.next.tone == BAD]

@@ -1,4 +1,4 @@
-"""A part of the review queue, and its order: which waiting decisions a person wants to see first."""
+"""A part of the review queue, and its order: which decisions a person wants to see first."""
 
 from __future__ import annotations
 

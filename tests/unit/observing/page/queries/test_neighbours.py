@@ -124,7 +124,7 @@ def test_each_neighbour_says_how_much_earlier_or_later_it_was() -> None:
     assert [row.apart for row in shown.rows] == apart
     page = render(
         "decision.html", here="", name="d1", shown=decisions.decision(()), reasons={}, why=None,
-        beside=[shown], trace_url=lambda record: "",
+        beside=[shown], review="", trace_url=lambda record: "",
     )  # fmt: skip
     assert "Of the same customer, the nearest within" in page
     assert '<a href="/decisions?unit=7">Of the same customer: search further</a>' in page

@@ -6,27 +6,39 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
+
+import httpx
 
 from mlplatform.operations.prefect_client import names
 from mlplatform.operations.prefect_client.prefect import Deployment, FlowRun
 from mlplatform.runtime.errors import PlatformError, Unavailable
+from mlplatform.runtime.times import second_text
 from mlplatform.runtime.units import MINUTE_MS
 
-TIMEOUT_S: Final = 1.0
-"""Seconds to connect to Prefect, and between two parts of an answer."""
-ASKED_S: Final = 4.0
-"""Seconds after which no further question is sent, and Prefect counts as silent."""
+T = TypeVar("T")
+
+TIMEOUT_S: Final = 10.0
+"""Seconds to connect to Prefect, and between two parts of an answer; no view waits for them."""
+ASKED_S: Final = 30.0
+"""Seconds after which no further question is sent."""
+LATE_AFTER_S: Final = 4.0
+"""Seconds that an answer takes from which Prefect answers late."""
+SILENT_S: Final = 60.0
+"""Seconds without any answer to a question from which Prefect counts as silent. A server that
+refuses connections is silent at once."""
 FIRST_S: Final = 2.0
 """Seconds for which a view waits if nothing is known yet."""
 AGAIN_S: Final = 0.15
 """Seconds for which a view waits for a newer answer."""
 KEPT_S: Final = 15.0
-"""Seconds for which an answer, or its absence, is kept."""
-STALE_S: Final = 120.0
+"""Seconds for which an answer is kept."""
+FAILED_S: Final = 5.0
+"""Seconds for which the absence of an answer is kept: then Prefect is asked again."""
+STALE_S: Final = 600.0
 """Seconds after which an answer is shown no more, if no newer one comes."""
 EACH: Final = 4
 """Runs that are asked for of each deployment of a flow, before single deployments are asked."""
@@ -38,6 +50,10 @@ MOST_TEXT: Final = 200
 _BAD: Final = frozenset({"FAILED", "CRASHED"})
 _DAILY: Final = re.compile(r"(\d{1,2}) (\d{1,2}) \* \* \* (\S+)")
 _RAISED: Final = "Flow run encountered an exception: "
+
+
+class OutOfTime(Exception):
+    """Prefect has answered, but not all questions in time."""
 
 
 class Prefect(Protocol):
@@ -104,11 +120,13 @@ class ScheduleTable:
     Args:
         asked_ms: wall time of Prefect's answer.
         not_asked: whether some last runs are not known, because Prefect was asked long enough.
+        late: the sentence that Prefect answers late; empty if it does not.
     """
 
     rows: tuple[ScheduleRow, ...]
     asked_ms: int
     not_asked: bool = False
+    late: str = ""
 
     def without(self, hidden: Collection[str]) -> ScheduleTable:
         """The table without the rows of these models."""
@@ -146,11 +164,11 @@ class Schedules:
         self._wall_ms = wall_ms
         self._clock = clock
         self._lock = threading.Lock()
-        self._thread = ThreadPoolExecutor(1, "schedules")
+        self._heard: Heard | None = None
         self._asking: Future[ScheduleTable] | None = None
         self._known: ScheduleTable | None = None
         self._failed: PlatformError | None = None
-        self._known_s = self._failed_s = self._asked_s = -KEPT_S
+        self._known_s = self._failed_s = self._asked_s = self._begun_s = -KEPT_S
 
     def read(self) -> ScheduleTable:
         """The newest answer that is known in time.
@@ -167,29 +185,59 @@ class Schedules:
         with self._lock:
             self._take()
             if self._known is not None and self._is_fresh():
-                return self._known
+                late = self._lateness()
+                return replace(self._known, late=late) if late else self._known
             if self._failed is not None:
                 raise self._failed
-        raise Unavailable(f"Prefect has not answered in {FIRST_S:g} s: load this page again")
+        raise Unavailable(
+            f"Prefect has not answered in {FIRST_S:g} s, and is still asked: this page shows its"
+            " answer once it is there"
+        )
 
     def silence(self) -> str:
-        """Why there is no answer to the newest question; empty if there is one, or if Prefect still
-        has time for it. Waits for nothing, so a view that shows no schedules may ask."""
+        """Why Prefect counts as silent; empty if it does not. Waits for nothing, so a view that
+        shows no schedules may ask."""
         with self._lock:
             self._begin()
-            waits = self._asking is not None and self._clock() - self._asked_s >= ASKED_S
-            if waits and not self._is_fresh():
-                return f"no answer to this page in {ASKED_S:g} s"
-            if isinstance(self._failed, Unavailable):
-                return f"no answer to this page: {self._failed}"
+            why = self._why_silent()
+            if not why or self._heard is None:
+                return why
+            return f"{why}; its last answer came at {second_text(self._heard.wall_ms)} UTC"
+
+    def _lateness(self) -> str:
+        """The sentence that newer answers are late or missing, with the time of the last one; empty
+        if Prefect answers in time."""
+        if self._heard is None:
+            return ""
+        told = f"its last answer came at {second_text(self._heard.wall_ms)} UTC"
+        if self._why_silent():
+            return f"Prefect does not answer: {told}"
+        waits = self._asking is not None and self._clock() - self._asked_s >= LATE_AFTER_S
+        is_late = waits or isinstance(self._failed, Unavailable)
+        return f"Prefect answers late: {told}" if is_late else ""
+
+    def _why_silent(self) -> str:
+        """Why there is no answer; empty while there is one, or while Prefect has time for it."""
+        heard_s = self._begun_s if self._heard is None else self._heard.at_s
+        quiet_s = self._clock() - max(heard_s, self._begun_s)
+        if self._asking is not None and quiet_s >= SILENT_S:
+            return f"no answer to this page for {quiet_s:.0f} s"
+        failed = self._failed
+        if isinstance(failed, Unavailable) and (_is_away(failed) or quiet_s >= SILENT_S):
+            return f"no answer to this page: {failed}"
         return ""
 
     def _begin(self) -> None:
         """Ask again if the last result is old enough."""
         self._take()
-        newest_s = max(self._known_s, self._failed_s)
-        if self._asking is None and self._clock() - newest_s >= KEPT_S:
-            self._asking, self._asked_s = self._thread.submit(self._ask), self._clock()
+        now_s = self._clock()
+        is_due = now_s - self._known_s >= KEPT_S and now_s - self._failed_s >= FAILED_S
+        if self._asking is None and is_due:
+            if now_s - self._failed_s >= SILENT_S:  # nobody has asked since: it says nothing now
+                self._failed = None
+            if self._failed is None:
+                self._begun_s = now_s
+            self._asking, self._asked_s = _beside(self._ask), now_s
 
     def prepare(self) -> None:
         """Make a client once, and close it: what it imports and loads is then there."""
@@ -208,13 +256,71 @@ class Schedules:
         except PlatformError as error:
             self._failed, self._failed_s = error, self._clock()
 
+    def _hear(self) -> None:
+        self._heard = Heard(self._clock(), self._wall_ms())
+
     def _ask(self) -> ScheduleTable:
         until_s = self._clock() + ASKED_S
         with closing(self._open_prefect()) as prefect:
             try:
-                return ask(prefect, self._wall_ms(), lambda: self._clock() > until_s)
+                listened = _Listened(prefect, self._hear)
+                return ask(listened, self._wall_ms(), lambda: self._clock() > until_s)
             except (KeyError, TypeError, ValueError) as error:
                 raise Unavailable(f"Prefect's answer can't be read: {error!r}") from error
+
+
+def _beside(ask: Callable[[], T]) -> Future[T]:
+    """The result of a function on a thread of its own, for which no process waits at its end."""
+    asked: Future[T] = Future()
+
+    def settle() -> None:
+        try:
+            asked.set_result(ask())
+        except BaseException as error:  # noqa: BLE001 -- it is raised where the result is read
+            asked.set_exception(error)
+
+    threading.Thread(target=settle, name="schedules", daemon=True).start()
+    return asked
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The last answer of Prefect to any question."""
+
+    at_s: float
+    wall_ms: int
+
+
+class _Listened:
+    """Prefect, of which each answer is noted when it comes: a table takes several."""
+
+    def __init__(self, prefect: Prefect, hear: Callable[[], None]) -> None:
+        self._prefect = prefect
+        self._hear = hear
+
+    def deployments(self) -> list[Deployment]:
+        return self._noted(self._prefect.deployments())
+
+    def newest_runs(self, flows: Sequence[str], most: int) -> list[FlowRun]:
+        return self._noted(self._prefect.newest_runs(flows, most))
+
+    def newest_run_of(self, deployment: str) -> FlowRun | None:
+        return self._noted(self._prefect.newest_run_of(deployment))
+
+    def next_runs(self, flows: Sequence[str], most: int) -> list[FlowRun]:
+        return self._noted(self._prefect.next_runs(flows, most))
+
+    def close(self) -> None:
+        self._prefect.close()
+
+    def _noted(self, answer: T) -> T:
+        self._hear()
+        return answer
+
+
+def _is_away(error: Unavailable) -> bool:
+    """Whether nobody takes connections, or what answers is broken: not that an answer is late."""
+    return not isinstance(error.__cause__, httpx.TimeoutException | OutOfTime)
 
 
 def ask(prefect: Prefect, now_ms: int, is_over: Callable[[], bool]) -> ScheduleTable:
@@ -237,7 +343,8 @@ def ask(prefect: Prefect, now_ms: int, is_over: Callable[[], bool]) -> ScheduleT
     singles: list[Deployment] = []
     for flow, own in by_flow.items():
         if is_over():
-            raise Unavailable(f"Prefect takes longer than {ASKED_S:g} s to name the flows' runs")
+            why = f"Prefect takes longer than {ASKED_S:g} s to name the flows' runs"
+            raise Unavailable(why) from OutOfTime()
         most = EACH * len(own)
         begun = prefect.newest_runs([flow], most)
         _first_of_each(begun, last)

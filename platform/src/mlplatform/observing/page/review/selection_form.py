@@ -53,7 +53,7 @@ def selection(fields: Mapping[str, str], definition: ModelDefinition) -> Selecti
     _check("Field", given["field"], able)
     _check("Sort", given["sort"], orderly)
     field = given["field"] or (able[0] if able else "")
-    order = next((one for one in orderly if one == given["sort"]), "oldest")
+    order: Order = next((one for one in orderly if one == given["sort"]), "oldest")
     found = Selection(
         decision=given["decided"],
         reason=given["reason"],

@@ -123,8 +123,8 @@ class Reviews:
             try:
                 selected = selection_form.selection(query, definition)
             except InputInvalid as wrong:
-                shown = {"problem": f"{wrong}.", "status": 400, "typed": query}
-                return self._queue(definition, wanted, "", **shown)
+                text = f"{wrong}."
+                return self._queue(definition, wanted, "", problem=text, status=400, typed=query)
             after = query.get("after", "")
             return self._queue(definition, wanted, after, note=typed, typed=query, only=selected)
         except NotFound as missing:
@@ -256,8 +256,10 @@ class Reviews:
                     raise
                 self._refuse(name, str(wrong))
                 text = f"Nothing was recorded: {wrong}. {KEPT}"
-                again = {"note": typed, "status": CONFLICT, "typed": query, "only": only}
-                return self._queue(definition, about, "", problem=text, **again)
+                return self._queue(
+                    definition, about, "", problem=text, note=typed, status=CONFLICT, typed=query,
+                    only=only,
+                )  # fmt: skip
             return self._response_to(definition, reader, fields, about, seen, back)
         except WrongForm as wrong:
             self._refuse(name, str(wrong))
