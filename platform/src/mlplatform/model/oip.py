@@ -42,6 +42,15 @@ OWN_FAILURES: Final = ("queue_full", "bulkhead", "stalled", "killed")
 switched the model off. They are no evidence about an arm, whatever answered in its place."""
 
 
+_IN_WORDS: Final = {"killed": "switched off"}
+"""Reason of the API, records and metrics → words that people read elsewhere; others are words."""
+
+
+def reason_words(reason: str) -> str:
+    """Why an answer is degraded, in words: "features", "invalid output", "switched off"."""
+    return _IN_WORDS.get(reason, reason.replace("_", " "))
+
+
 class PredictionFailed(Exception):
     """A predictor gave no usable scores; `reason` is the word that goes into the record.
 

@@ -791,3 +791,14 @@ def test_words_of_reasons_are_those_of_the_files_as_they_are_now(
     assert words.reason_words(fraud())["AMOUNT"] == "Sum of the payment"
     reasons.write_text("none")
     assert words.reason_words(fraud()).keys() == {c for c in found if c.startswith("RULE_")}
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [("killed", "switched off"), ("invalid_output", "invalid output"), ("features", "features")],
+)
+def test_a_degraded_answer_says_the_buttons_word(reason: str, told: str) -> None:
+    found = recorded({**RECORD, "degraded": True, "degraded_reason": reason})
+    text = decided("d1", found)
+    assert f'<dt>degraded</dt><dd class="bad">{told}' in text
+    assert "<td>killed" not in text

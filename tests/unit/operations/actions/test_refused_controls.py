@@ -46,7 +46,7 @@ def kept(platform: Platform) -> list[Refusal]:
         ("resume", "resume of ROLLOUT", "rolled_back"),
         ("abort", "abort of ROLLOUT", "nothing to abort"),
         ("kill", "kill of fraud", "has no champion"),
-        ("lift", "lift of fraud", "is not killed"),
+        ("lift", "lift of fraud", "is not switched off"),
         ("clear", "clear of fraud", "nothing to clear"),
         ("roll-back", "roll-back of fraud", "there is nothing to roll back"),
     ],

@@ -167,7 +167,7 @@ def test_a_promotion_is_confirmed_and_replaced_where_that_is_true() -> None:
 
 def test_a_killed_model_is_not_confirmed_without_routes_either() -> None:
     killed = dataclasses.replace(MINE_LEADS, killed=True)
-    with pytest.raises(Refused, match="fraud is killed"):
+    with pytest.raises(Refused, match="fraud is switched off"):
         check_may_move(CONFIRMED, killed, None)
     check_may_move(CONFIRMED, MINE_LEADS, None)
 

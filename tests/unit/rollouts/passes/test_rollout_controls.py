@@ -67,7 +67,7 @@ def test_a_control_is_read_as_it_was_written(fact: Control) -> None:
 
 def test_nobody_is_switched_off_twice_or_on_without_having_been_off() -> None:
     assert fold_controls([Killed(**FACT), KillLifted(**FACT)]).killed is None
-    with pytest.raises(Refused, match="killed already, by ana"):
+    with pytest.raises(Refused, match="switched off already, by ana"):
         fold_controls([Killed(**FACT), Killed(**FACT)])
     with pytest.raises(Refused, match="nothing to lift"):
         fold_controls([Killed(**FACT), KillLifted(**FACT), KillLifted(**FACT)])
@@ -102,7 +102,7 @@ def test_a_rollout_of_a_killed_model_waits_and_says_for_what(world: World) -> No
     killed(world)
     rollout_id = world.open(2)
     report = world.settle()
-    assert report.waits[0] == f"{rollout_id}: fraud is killed: it waits for `rollouts lift`"
+    assert report.waits[0] == f"{rollout_id}: fraud is switched off: it waits for `rollouts lift`"
     assert world.plane.names() == [arm(1).service]
     lift(world.rollouts, "fraud", **WHO, clock=world.clock)
     world.settle()
@@ -114,7 +114,7 @@ def test_the_journal_itself_refuses_what_a_stale_plan_would_do(world: World) -> 
     present = world.rollouts.routes("fraud")
     last = world.rollouts.read(rollout_id)[-1]
     off = dataclasses.replace(present, killed=True)
-    with pytest.raises(Refused, match="is killed"):
+    with pytest.raises(Refused, match="is switched off"):
         check_may_move(last, off, dataclasses.replace(off, generation=99))
     with pytest.raises(Refused, match="can't change what people control"):
         check_may_move(last, present, off)

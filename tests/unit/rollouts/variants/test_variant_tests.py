@@ -312,7 +312,7 @@ def test_the_kill_switch_ends_the_test(world: World) -> None:
     assert world.rollouts.routes("fraud").test is None
     assert not state_of(world).is_running
     assert settle(world) == VariantReport()
-    with pytest.raises(Refused, match="fraud is killed: `rollouts lift`"):
+    with pytest.raises(Refused, match="fraud is switched off: `rollouts lift`"):
         started(world)
     lift(world.rollouts, "fraud", clock=world.clock, **WHO)
     assert world.rollouts.routes("fraud").test is None

@@ -58,7 +58,7 @@ def kill(model: Model, actor: Actor, reason: Reason, json: AsJson = False) -> No
 
 
 def lift(model: Model, actor: Actor, reason: Reason, json: AsJson = False) -> None:
-    """Switch a killed model on again: its versions answer as its routes say.
+    """Switch a model on again that was switched off: its versions answer as its routes say.
 
     Example: mlplatform rollouts lift fraud --actor ana --reason "the data are right again"
     """

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from mlplatform.commands.terminal.output import OUT, print_fields, print_table
+from mlplatform.model.oip import reason_words
 from mlplatform.model.policies.cut_offs import RowThresholds
 from mlplatform.runtime.text import shown
 from mlplatform.runtime.times import second_text
@@ -51,7 +52,7 @@ def _head(explanation: Explanation) -> dict[str, object]:
         explanation.kind: f"{explanation.decision_id} of {explanation.model}",
         "event time": f"{second_text(explanation.event_ms)} UTC",
         "answered": by,
-        "degraded": explanation.degraded_reason,
+        "degraded": explanation.degraded_reason and reason_words(explanation.degraded_reason),
         "logged": _words(explanation.logged),
         "again": _words(explanation.again),
         "equal": None if explanation.again is None else not explanation.differences,

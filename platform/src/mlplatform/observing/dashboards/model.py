@@ -105,7 +105,8 @@ def _time() -> Row:
 def _gaps() -> Row:
     return Row("What answers lacked", (
         Panel(
-            "stacked", "Degraded decisions", "Made without all that should be there, and why.",
+            "stacked", "Degraded decisions", "Made without all that should be there, and why. "
+            "killed: a person has switched the model off.",
             (Query(rate(signals.DEGRADED, "reason"), "{{reason}}"),), "reqps",
         ),
         Panel(

@@ -10,6 +10,7 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from mlplatform.model.oip import reason_words
 from mlplatform.observing.page.people.reader import READER
 from mlplatform.observing.page.pictures.scales import NONE, probability
 from mlplatform.runtime.text import shown
@@ -74,8 +75,8 @@ def script() -> str:
 
 
 def words(name: str) -> str:
-    """A name of the code in words: "awaiting approval"."""
-    return name.replace("_", " ")
+    """A name of the code in words: "awaiting approval", and of a reason: "switched off"."""
+    return reason_words(name)
 
 
 def coded(sentence: str) -> Markup:

@@ -169,7 +169,7 @@ def _under_way(platform: Platform, model: str) -> str:
 
 
 def kill_sentences(platform: Platform, model: str | None) -> list[str]:
-    """Returns one sentence for each killed model.
+    """Returns one sentence for each model that is switched off.
 
     Args:
         model: name of the only model to check; None means all models.

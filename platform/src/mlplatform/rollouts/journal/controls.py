@@ -174,21 +174,21 @@ def apply_control(state: ControlState, fact: Control) -> ControlState:
     """The state after one more fact.
 
     Raises:
-        Refused: the fact can't follow: the model is killed already, or it is not killed; or a test
+        Refused: the fact can't follow: the model is switched off already, or it is on; or a test
             runs already, or the fact is about a test that does not run.
     """
     match fact:
         case Killed():
             if state.killed is not None:
                 who = f"{state.killed.actor}: {state.killed.reason}"
-                raise Refused(f"{fact.model} is killed already, by {who}")
+                raise Refused(f"{fact.model} is switched off already, by {who}")
             test = state.test
             if test is not None and test.is_running:
                 test = dataclasses.replace(test, end=fact)
             return dataclasses.replace(state, killed=fact, test=test)
         case KillLifted():
             if state.killed is None:
-                raise Refused(f"{fact.model} is not killed: there is nothing to lift")
+                raise Refused(f"{fact.model} is not switched off: there is nothing to switch on")
             return dataclasses.replace(state, killed=None)
         case StopsCleared():
             return state
@@ -299,12 +299,14 @@ def check_may_move(fact: Transition, present: Routes, following: Routes | None) 
     """Raises unless a rollout's transition may write these routes; None leaves the present ones.
 
     Raises:
-        Refused: the model is killed or an A/B/n test runs, and the transition leads forward; or the
-            transition changes fields that only a control may change.
+        Refused: the model is switched off or an A/B/n test runs, and the transition leads forward;
+            or the transition changes fields that only a control may change.
     """
     forward = ShadowStarted | CanaryStepped | Promoted | Confirmed
     if present.killed and isinstance(fact, forward):
-        raise Refused(f"{fact.model} is killed: no rollout moves until `rollouts lift` ends it")
+        raise Refused(
+            f"{fact.model} is switched off: no rollout moves until `rollouts lift` switches it on"
+        )
     if present.test is not None and isinstance(fact, forward):
         raise Refused(
             f"test {present.test.test_id} runs, and no rollout moves beside it: `mlplatform"

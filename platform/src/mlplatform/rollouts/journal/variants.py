@@ -71,14 +71,14 @@ def check_start(
         state: the model's controls before the fact.
 
     Raises:
-        Refused: the model is killed or has no champion, or one of its rollouts is not finished; or
-            a version is champion, has never been, or was taken back for harm since; or the person
+        Refused: the model is switched off or has no champion, or one of its rollouts is not
+            finished; or a version is champion, has never been, or was taken back for harm since; or the person
             made a version whose rollout needed an approval; or the test is too long or has too many
             variants.
     """
     model, states = fact.model, list(earlier)
     if present.killed:
-        raise Refused(f"{model} is killed: `rollouts lift` switches it on first")
+        raise Refused(f"{model} is switched off: `rollouts lift` switches it on first")
     if fact.champion != present.champion:
         raise Refused(f"version {fact.champion.version} is no longer the champion of {model}")
     if open_ := [s for s in states if not s.finished]:

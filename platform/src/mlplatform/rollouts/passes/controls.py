@@ -45,7 +45,7 @@ def kill(
             other functions here have the same parameter.
 
     Raises:
-        Refused: the model is killed already, or it has no champion.
+        Refused: the model is switched off already, or it has no champion.
     """
     if journal.routes(model).champion is None:
         raise Refused(f"{model} has no champion, so no version of it answers requests")
@@ -65,7 +65,7 @@ def lift(
     """Switch a model on again: its versions are asked as its routes say.
 
     Raises:
-        Refused: the model is not killed.
+        Refused: the model is not switched off.
     """
     fact = control_fact(KillLifted, model, clock, actor=actor, reason=reason, identity=identity)
     return write_control(journal, fact)

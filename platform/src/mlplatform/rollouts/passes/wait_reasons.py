@@ -1,4 +1,4 @@
-"""Reasons to wait whatever the verdict says: a killed model, a pause, a freeze."""
+"""Reasons to wait whatever the verdict says: a model that is switched off, a pause, a freeze."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlplatform.rollouts.passes.freeze import frozen_at, frozen_ms
 def reason_to_wait(state: RolloutState, routes: Routes, policy: RolloutPolicy, wall_ms: int) -> str:
     """Why no step leads forward now; empty if one may. Rollbacks never wait."""
     if routes.killed:
-        return f"{routes.model} is killed: it waits for `rollouts lift`"
+        return f"{routes.model} is switched off: it waits for `rollouts lift`"
     if state.paused is not None:
         return f"paused by {state.paused.actor}: {state.paused.reason}"
     if not state.emergency and (frozen := frozen_at(policy.freeze, wall_ms)):

@@ -21,6 +21,7 @@ from mlplatform.model.bundle import MODEL_FILE, Bundle, load_bundle
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.inputs import InputPlan, recorded_plan
+from mlplatform.model.oip import reason_words
 from mlplatform.model.policies.calibration import held_many
 from mlplatform.model.policies.cut_offs import NO_THRESHOLDS, RowThresholds
 from mlplatform.model.policies.decision_scale import Decision
@@ -283,7 +284,9 @@ def _drawn(own: _Payload) -> str | None:
 
 def _again(record: Record, payload: _Payload, decider_of: DeciderOf) -> _ReExplanation:
     if record.decision is None:
-        return _ReExplanation(None, note=f"nothing was decided: {record.degraded_reason}")
+        return _ReExplanation(
+            None, note=f"nothing was decided: {reason_words(record.degraded_reason or '')}"
+        )
     if record.answered_by == "default":
         is_stale = record.degraded_reason == FEATURES
         why = record.degraded_reason
