@@ -69,9 +69,9 @@ def test_nobody_is_switched_off_twice_or_on_without_having_been_off() -> None:
     assert fold_controls([Killed(**FACT), KillLifted(**FACT)]).killed is None
     with pytest.raises(Refused, match="switched off already, by ana"):
         fold_controls([Killed(**FACT), Killed(**FACT)])
-    with pytest.raises(Refused, match="nothing to lift"):
+    with pytest.raises(Refused, match="nothing to switch on"):
         fold_controls([Killed(**FACT), KillLifted(**FACT), KillLifted(**FACT)])
-    with pytest.raises(Refused, match="nothing to lift"):
+    with pytest.raises(Refused, match="nothing to switch on"):
         fold_controls([StopsCleared(**FACT), KillLifted(**FACT)])
 
 

@@ -72,9 +72,9 @@ def check_start(
 
     Raises:
         Refused: the model is switched off or has no champion, or one of its rollouts is not
-            finished; or a version is champion, has never been, or was taken back for harm since; or the person
-            made a version whose rollout needed an approval; or the test is too long or has too many
-            variants.
+            finished; or a version is champion, has never been, or was taken back for harm since; or
+            the person made a version whose rollout needed an approval; or the test is too long or
+            has too many variants.
     """
     model, states = fact.model, list(earlier)
     if present.killed:
