@@ -23,10 +23,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mlplatform.learning.features.columns import (
+    Check,
     ExpectedColumn,
     FileCheck,
     kept_refusals,
     match_columns,
+    value_problem,
 )
 from mlplatform.learning.features.csv_files import CsvFiles
 from mlplatform.learning.features.history_files import matured_times
@@ -38,12 +40,10 @@ from mlplatform.learning.features.input_files import (
 )
 from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.learning.features.rows import (
-    Check,
     in_order,
     is_missing,
     known_by,
     unique_values,
-    value_problem,
     within_bounds,
     within_calendar,
 )

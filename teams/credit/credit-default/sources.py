@@ -22,13 +22,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mlplatform.learning.features.columns import (
+    Check,
     ExpectedColumn,
     FileCheck,
     kept_refusals,
     match_columns,
 )
 from mlplatform.learning.features.parquet_files import ParquetFiles
-from mlplatform.learning.features.rows import Check, is_missing, unique_values, within_bounds
+from mlplatform.learning.features.rows import is_missing, unique_values, within_bounds
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.errors import InputInvalid
 

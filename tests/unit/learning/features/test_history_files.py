@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlplatform.learning.features import rows
+from mlplatform.learning.features.columns import MOST_ALIKE
 from mlplatform.learning.features.csv_files import MOST_ROW
 from mlplatform.learning.features.history_files import columns_of, examine_history
 from mlplatform.learning.features.input_files import MOST_FILE_BYTES, MOST_FILES
@@ -53,6 +54,13 @@ def written(folder: Path, **renamed: str) -> Path:
         table = table.set_column(position, name, table[name].cast(pa.timestamp("us")))
     pq.write_table(table.append_column("branch", pa.array(["a", "b"])), folder / "own.parquet")
     return folder / "own.parquet"
+
+
+def checked(path: Path, **how: Any) -> None:
+    """Raises the first refusal, as an import does."""
+    found = examine_history(path, definition=FRAUD, **{"now_ms": None, "columns": {}, **how})
+    for one in found.refusals:
+        raise one
 
 
 def test_columns_have_the_models_names_and_types() -> None:
@@ -162,7 +170,7 @@ def test_other_types_are_refused_with_the_cast(
 ) -> None:
     pq.write_table(usual(**{name: values}), tmp_path / "own.parquet")
     with pytest.raises(InputInvalid, match=why):
-        examine_history(tmp_path, definition=FRAUD, now_ms=None, columns={})
+        checked(tmp_path)
 
 
 def texted() -> ModelDefinition:
@@ -247,7 +255,7 @@ def test_a_column_that_is_taken_from_its_own_field_is_named_with_both(tmp_path: 
 
 def test_no_request_may_be_later_than_now(tmp_path: Path) -> None:
     with pytest.raises(InputInvalid, match="event_time is in the future"):
-        examine_history(written(tmp_path), definition=FRAUD, now_ms=0, columns={})
+        checked(written(tmp_path), now_ms=0, columns={})
 
 
 def beside(folder: Path, name: str) -> None:
@@ -307,9 +315,7 @@ def test_a_time_that_no_request_may_have_is_refused_in_a_history(
     times = pa.array([count, count], pa.int64()).cast(pa.timestamp(unit))
     told = rf"own\.parquet, row 0, counted from 0: event_time is not from 1970 to 9999 .*: {shown}$"
     with pytest.raises(InputInvalid, match=told):
-        examine_history(
-            with_event_times(tmp_path, times), definition=FRAUD, now_ms=None, columns={}
-        )
+        checked(with_event_times(tmp_path, times), now_ms=None, columns={})
 
 
 SLIPPED_NS = 1_790_000_000_000_000_000
@@ -327,7 +333,7 @@ def test_a_time_beyond_the_calendar_is_named_with_its_count(tmp_path: Path, name
     with pytest.raises(
         InputInvalid, match=rf"own\.parquet, row 1, counted from 0: {name} .*: {SLIPPED_NS} us$"
     ):
-        examine_history(path, definition=FRAUD, now_ms=now_ms, columns={})
+        checked(path, now_ms=now_ms, columns={})
 
 
 def with_times(folder: Path, *times: datetime | None) -> Path:
@@ -361,7 +367,7 @@ def test_no_label_may_be_known_later_than_now(tmp_path: Path) -> None:
     with pytest.raises(
         InputInvalid, match=r"row 1, counted from 0: label_time is in the future.*2026-03-03"
     ):
-        examine_history(path, definition=FRAUD, now_ms=now_ms, columns={})
+        checked(path, now_ms=now_ms, columns={})
 
 
 def test_a_number_that_its_column_can_not_hold_is_refused(tmp_path: Path) -> None:
@@ -421,5 +427,34 @@ def test_a_text_that_no_request_may_have_is_refused_in_a_history(
 ) -> None:
     path = with_texts(tmp_path, ["web", value])
     found = examine_history(path, definition=SHOPS, now_ms=None, columns={})
-    with pytest.raises(InputInvalid, match=told):
-        rows.check_history(found.table, SHOPS, "history")
+    assert re.search(told, str(found.refusals[0]))
+
+
+def test_every_refusal_is_told_with_its_file_row_and_number(tmp_path: Path) -> None:
+    """A model without sources.py has the report that the example's own reader gives."""
+    many = MOST_ALIKE + 5
+    first = {
+        "request_id": [str(number) for number in range(many + 3)],
+        "event_time": [day(1)] * (many + 3),
+        "customer_id": [7.5, *[8.0] * (many + 2)],
+        "terminal_id": [3] * (many + 3),
+        "amount": [1.0, None, *[-5.0] * many, 2.0],
+        "label": [0] * (many + 3),
+        "label_time": [day(4)] * (many + 3),
+    }
+    second = {**ROWS, "request_id": ["0", "x"], "event_time": [day(3), day(2)], "label": [2, 1]}
+    for name, found in (("a.parquet", first), ("b.parquet", second)):
+        pq.write_table(pa.table(found), tmp_path / name)
+    found_all = examine_history(tmp_path, definition=FRAUD, now_ms=None, columns={})
+    told = [str(one) for one in found_all.refusals]
+    for wanted in (
+        "a.parquet, row 0, counted from 0: customer_id is not a whole number: 7.5",
+        "a.parquet, row 1, counted from 0: amount is missing",
+        "a.parquet, row 2, counted from 0: amount is less than",
+        "b.parquet, row 1, counted from 0: event_time is before that of the row above",
+        "b.parquet, row 0, counted from 0: label is not 0 or 1: 2",
+    ):
+        assert any(one.startswith(wanted) for one in told), (wanted, told)
+    below = next(kind for kind in found_all.refused if "less than" in kind[1])
+    assert found_all.refused[below] == many
+    assert sum("less than" in one for one in told) == MOST_ALIKE, "bounded, and counted in full"

@@ -9,9 +9,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
@@ -29,6 +31,8 @@ UNKNOWN: Final = "?"
 """The column of a proposal that nothing in the file is like."""
 LABEL: Final = "label"
 MOST_NAMED: Final = 20
+SHOWN: Final = 60
+"""Most characters of a value in a refusal."""
 MOST_ALIKE: Final = 100
 """Most refusals of one kind that are kept, so that refusals of other kinds are kept too."""
 _WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
@@ -79,6 +83,48 @@ class FileCheck:
     names: Mapping[str, str]
     unread: tuple[str, ...]
     refused: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A check of rows: which are wrong, and the problem; with `values`, a refusal shows the row's
+    value."""
+
+    wrong: NDArray[np.bool_]
+    problem: str
+    values: pa.ChunkedArray[Any] | None = None
+
+    def refusals(self, source: str, numbers: NDArray[np.int64]) -> Iterator[InputInvalid]:
+        """One refusal for each wrong row, with its number in the source."""
+        for row in map(int, np.flatnonzero(self.wrong)):
+            yield self.refusal(source, row, int(numbers[row]))
+
+    def refusal(self, source: str, row: int, number: int) -> InputInvalid:
+        """The refusal of a row.
+
+        Args:
+            number: its number in the source.
+        """
+        problem = self.problem
+        if self.values is not None:
+            problem = value_problem(problem, self.values[row])
+        return InputInvalid(source, number, problem, self.problem)
+
+
+def value_problem(problem: str, value: pa.Scalar[Any]) -> str:
+    """The problem with its value, cut to what fits a line."""
+    is_time = pa.types.is_timestamp(value.type) and value.is_valid
+    text = _time_text(value) if is_time else repr(value.as_py())
+    return f"{problem}: {text if len(text) <= SHOWN else f'{text[:SHOWN]}…'}"
+
+
+def _time_text(time: pa.Scalar[Any]) -> str:
+    """The time; beyond Python's calendar, its count and unit."""
+    kind: Any = time.type
+    try:
+        return str(time.as_py().isoformat())
+    except (OverflowError, ValueError):
+        return f"{time.cast(pa.int64()).as_py()} {kind.unit}"
 
 
 def kept_refusals(

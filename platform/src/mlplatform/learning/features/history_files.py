@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -11,10 +12,13 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from mlplatform.learning.features.columns import (
     INTEGERS,
+    MOST_ALIKE,
     TIMES,
+    Check,
     ExpectedColumn,
     FileCheck,
     fields_of_empty_texts,
@@ -28,8 +32,9 @@ from mlplatform.learning.features.input_files import CSV, CSV_FILES, PARQUET, ta
 from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.learning.features.parquet_work import VECTORS
 from mlplatform.learning.features.rows import (
-    Check,
     Column,
+    checks_of_presence,
+    checks_of_values,
     completed,
     history_schema,
     is_missing,
@@ -112,8 +117,9 @@ def examine_history(
             given in `columns_of`.
     """
     files = _files_at(path, definition)
-    wanted, tables, names = columns_of(definition), list[pa.Table](), list[dict[str, str]]()
-    refusals = list[InputInvalid]()
+    wanted, names = columns_of(definition), list[dict[str, str]]()
+    schema, refusals = history_schema(definition), list[InputInvalid]()
+    rows = CheckedRows(schema.empty_table())
     with ExitStack() as until:
         opened = opened_files(files, until)
         every = {column for one in opened for column in one.types}
@@ -125,26 +131,27 @@ def examine_history(
             read, wrong = read_columns(one, names[-1], _accepted_types(definition), empty)
             refusals += wrong
             if not wrong:
-                refuse(is_missing(read.column("request_id")), one.name, "request_id is missing")
-                read = completed(read, definition)
-                tables.append(in_schema(read, history_schema(definition), one.name))
+                rows.add(one.name, *_typed(completed(read, definition), schema, one.name))
     unread = tuple(n for n in opened[0].types if n not in names[0].values())
-    table = pa.concat_tables([history_schema(definition).empty_table(), *tables])
-    if refusals:
-        kept, refused = kept_refusals(refusals, MOST_REFUSALS)
-        return FileCheck(table, kept, names[0], unread, refused)
+    rows.drop(checks_of_presence(rows.table, definition))
     if now_ms is not None:
-        late = table.column("event_time").cast(pa.int64()).to_numpy() > now_ms * 1000
-        refuse(late, str(path), "event_time is in the future", table.column("event_time"))
-        is_binary = definition.task == "binary"
-        times = table.column("label_time")
-        known = known_by(times, "label_time", now_ms, may_be_empty=is_binary)
-        refuse(known.wrong, str(path), known.problem, known.values)
+        rows.note(_of_later(rows.table, definition, now_ms))
     if definition.task == "binary":
-        known_times = matured_times(table, definition.label.maturity_days)
-        place = table.schema.get_field_index("label_time")
-        table = table.set_column(place, "label_time", known_times)
-    return FileCheck(table, (), names[0], unread)
+        known_times = matured_times(rows.table, definition.label.maturity_days)
+        place = schema.get_field_index("label_time")
+        rows.table = rows.table.set_column(place, "label_time", known_times)
+    rows.note(checks_of_values(rows.table, definition))
+    kept, refused = kept_refusals(refusals, MOST_REFUSALS)
+    kept = (*kept, *rows.refusals)[:MOST_REFUSALS]
+    return FileCheck(rows.table, kept, names[0], unread, {**refused, **rows.refused})
+
+
+def _of_later(table: pa.Table, definition: ModelDefinition, now_ms: int) -> Iterator[Check]:
+    """Checks that nothing is later than now."""
+    times, known = table.column("event_time"), table.column("label_time")
+    late = times.cast(pa.int64()).to_numpy() > now_ms * 1000
+    yield Check(late, "event_time is in the future", times)
+    yield known_by(known, "label_time", now_ms, may_be_empty=definition.task == "binary")
 
 
 def matured_times(table: pa.Table, maturity_days: int) -> Column:
@@ -177,6 +184,61 @@ def _files_at(path: Path, definition: ModelDefinition) -> list[Path]:
         problem = f"a history of {definition.name} is read from {PARQUET} or {CSV} files"
         raise InputInvalid(path.name, None, problem)
     return files
+
+
+class CheckedRows:
+    """Rows of files in their order, and the refusals so far.
+
+    Args:
+        table: a table without rows, of the schema that all files have.
+
+    Attributes:
+        table: the rows that are left.
+        refusals: the first of each kind in each file, in the order of the checks.
+        refused: file and kind of refusal → number of rows.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+        self.refusals: list[InputInvalid] = []
+        self.refused: Counter[tuple[str, str]] = Counter()
+        self._files: list[str] = []
+        self._of = np.zeros(0, np.int64)
+        self._numbers = np.zeros(0, np.int64)
+
+    def add(self, name: str, table: pa.Table, checks: Iterable[Check]) -> None:
+        """Add a file's rows, without those that its own checks find wrong."""
+        count, before = table.num_rows, self.table
+        self.table = table
+        of, numbers, self._of = self._of, self._numbers, np.full(count, len(self._files))
+        self._numbers = np.arange(count)
+        self._files.append(name)
+        self.drop(checks)
+        self.table = pa.concat_tables([before, self.table])
+        self._of = np.concatenate([of, self._of])
+        self._numbers = np.concatenate([numbers, self._numbers])
+
+    def drop(self, checks: Iterable[Check]) -> None:
+        """Note the refusals of these checks, and leave out the rows."""
+        wrong = self.note(checks)
+        if wrong.any():
+            self.table = self.table.filter(pa.array(~wrong))
+            self._of, self._numbers = self._of[~wrong], self._numbers[~wrong]
+
+    def note(self, checks: Iterable[Check]) -> NDArray[np.bool_]:
+        """Note the refusals of these checks of the rows that are left. Returns which are wrong."""
+        every = np.zeros(self.table.num_rows, np.bool_)
+        for check in checks:
+            every |= check.wrong
+            at = np.flatnonzero(check.wrong)
+            for file in np.unique(self._of[at]):
+                rows = at[self._of[at] == file]
+                name = self._files[file]
+                kept = max(0, MOST_ALIKE - self.refused[name, check.problem])
+                self.refused[name, check.problem] += len(rows)
+                for row in map(int, rows[:kept]):
+                    self.refusals.append(check.refusal(name, row, int(self._numbers[row])))
+        return every
 
 
 class OpenedFile(NamedTuple):
@@ -258,7 +320,20 @@ def in_schema(table: pa.Table, schema: pa.Schema, source: str) -> pa.Table:
     Raises:
         InputInvalid: a value is none of its column's type; the message names its row.
     """
-    columns = list[Any]()
+    found, checks = _typed(table, schema, source)
+    for check in checks:
+        refuse(check.wrong, source, check.problem, check.values)
+    return found
+
+
+def _typed(table: pa.Table, schema: pa.Schema, source: str) -> tuple[pa.Table, list[Check]]:
+    """The columns of the schema in its types, null for NaN and where a check finds a value wrong;
+    and the checks.
+
+    Raises:
+        InputInvalid: a column has values that its type can't hold.
+    """
+    columns, every = list[Any](), list[Check]()
     for field in schema:
         name, is_time = field.name, pa.types.is_timestamp(field.type)
         values, checks = without_nan(table.column(name)), list[Check]()
@@ -268,13 +343,15 @@ def in_schema(table: pa.Table, schema: pa.Schema, source: str) -> pa.Table:
             values, checks = truths(values, name)
         elif is_time:
             checks = [within_calendar(values, name)]  # a cast to microseconds may overflow
-        for check in checks:
-            refuse(check.wrong, source, check.problem, check.values)
+        every += checks
+        if is_time and checks[0].wrong.any():
+            there: Any = pa.array(~checks[0].wrong)
+            values = pc.if_else(there, values, pa.scalar(None, values.type))
         try:
             columns.append(pc.cast(values, field.type, safe=not is_time))
         except pa.ArrowInvalid as error:
             raise InputInvalid(source, None, f"{name} is not {field.type}: {error}") from error
-    return pa.table(columns, schema=schema)
+    return pa.table(columns, schema=schema), every
 
 
 def whole_numbers(values: Column, name: str) -> tuple[Column, list[Check]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from operator import attrgetter
 from typing import Annotated, Any, Final, TypeAlias
 
@@ -18,7 +18,7 @@ from mlplatform.decisions.records.last_labels import RANK
 from mlplatform.decisions.records.payloads import decoded_payloads
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.decisions.records.record import LABEL_VALUES, MODELS
-from mlplatform.learning.features.columns import UNITS
+from mlplatform.learning.features.columns import UNITS, Check, value_problem
 from mlplatform.model.definition import ModelDefinition, RequestField
 from mlplatform.model.features.views import quote
 from mlplatform.runtime.clock import LAST_MS
@@ -30,7 +30,6 @@ Flags = NDArray[np.bool_]
 
 TIME = pa.timestamp("us")
 _NOTHING: Final[Any] = 0
-SHOWN = 60
 MOST_CHARACTERS = 1024
 """Most characters of a text without a `max_length` of its own, as in requests."""
 ARROW: dict[str, pa.DataType] = {
@@ -114,23 +113,33 @@ def check_history(table: pa.Table, definition: ModelDefinition, source: str) -> 
     check_columns(table.schema, history_schema(definition), source)
     if not table.num_rows:
         raise InputInvalid(source, None, "there is no row in it")
-    columns = {name: table.column(name) for name in ("request_id", *definition.request)}
-    for name, column in {"event_time": table.column("event_time"), **columns}.items():
+    for checks in (checks_of_presence, checks_of_values):
+        for found in checks(table, definition):
+            refuse(found.wrong, source, found.problem, found.values)
+
+
+def checks_of_presence(table: pa.Table, definition: ModelDefinition) -> Iterator[Check]:
+    """Checks that a history's rows have all that they need; the others take rows that do."""
+    for name in ("event_time", "request_id", *definition.request):
         if name not in definition.optional:
-            refuse(is_missing(column), source, f"{name} is missing")
+            yield Check(is_missing(table.column(name)), f"{name} is missing")
     for name in ("event_time", "label_time"):
-        found = within_calendar(table.column(name), name)
-        refuse(found.wrong, source, found.problem, found.values)
+        yield within_calendar(table.column(name), name)
+
+
+def checks_of_values(table: pa.Table, definition: ModelDefinition) -> Iterator[Check]:
+    """Checks of the values of a history's rows, of their order, and of their labels."""
     for name in ("request_id", *(n for n, f in definition.request.items() if f.type == "string")):
-        check_printable(columns[name], name, source)
+        yield printable(table.column(name), name)
     unit = definition.assignment_unit
     for name, field in definition.request.items():
-        known = ~is_missing(columns[name])
-        for found in within_bounds(columns[name], name, field, is_unit=name == unit):
-            refuse(found.wrong & known, source, found.problem, found.values)
-    check_order(table.column("event_time"), "event_time", source)
-    check_unique(table.column("request_id"), "request_id", source)
-    _check_labels(table, definition, source)
+        values = table.column(name)
+        known = ~is_missing(values)
+        for found in within_bounds(values, name, field, is_unit=name == unit):
+            yield replace(found, wrong=found.wrong & known)
+    yield in_order(table.column("event_time"), "event_time")
+    yield unique_values(table.column("request_id"), "request_id")
+    yield from _label_checks(table, definition)
 
 
 def check_columns(found: pa.Schema, wanted: pa.Schema, source: str) -> None:
@@ -145,26 +154,6 @@ def check_columns(found: pa.Schema, wanted: pa.Schema, source: str) -> None:
         if field.type != right:
             problem = f"column {field.name} is of type {field.type}; wanted: {right}"
             raise InputInvalid(source, None, problem)
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """A check of rows: which are wrong, and the problem; with `values`, a refusal shows the row's
-    value."""
-
-    wrong: NDArray[np.bool_]
-    problem: str
-    values: Column | None = None
-
-    def refusals(self, source: str, numbers: NDArray[np.int64]) -> Iterator[InputInvalid]:
-        """One refusal for each wrong row, with its number in the source."""
-        for row in map(int, np.flatnonzero(self.wrong)):
-            problem = (
-                self.problem
-                if self.values is None
-                else value_problem(self.problem, self.values[row])
-            )
-            yield InputInvalid(source, int(numbers[row]), problem, self.problem)
 
 
 def within_calendar(times: Column, name: str) -> Check:
@@ -278,8 +267,14 @@ def check_order(times: Column, name: str, source: str) -> None:
 
 def check_printable(values: Column, name: str, source: str) -> None:
     """Raise for a text with control characters or others that show nothing."""
-    printable = pc.utf8_is_printable(values).fill_null(True)
-    refuse(~printable.to_numpy(), source, f"{name} holds a character that is not printed", values)
+    found = printable(values, name)
+    refuse(found.wrong, source, found.problem, values)
+
+
+def printable(values: Column, name: str) -> Check:
+    """Check that no text has control characters or others that show nothing."""
+    shows = pc.utf8_is_printable(values).fill_null(True)
+    return Check(~shows.to_numpy(), f"{name} holds a character that is not printed", values)
 
 
 def check_unique(values: Column, name: str, source: str) -> None:
@@ -298,22 +293,6 @@ def refuse(
         raise InputInvalid(
             source, row, problem if values is None else value_problem(problem, values[row])
         )
-
-
-def value_problem(problem: str, value: pa.Scalar[Any]) -> str:
-    """The problem with its value, cut to what fits a line."""
-    is_time = pa.types.is_timestamp(value.type) and value.is_valid
-    text = _time_text(value) if is_time else repr(value.as_py())
-    return f"{problem}: {text if len(text) <= SHOWN else f'{text[:SHOWN]}…'}"
-
-
-def _time_text(time: pa.Scalar[Any]) -> str:
-    """The time; beyond Python's calendar, its count and unit."""
-    kind: Any = time.type
-    try:
-        return str(time.as_py().isoformat())
-    except (OverflowError, ValueError):
-        return f"{time.cast(pa.int64()).as_py()} {kind.unit}"
 
 
 def is_missing(values: Column) -> NDArray[np.bool_]:
@@ -456,15 +435,15 @@ def pseudonyms(values: Column, key: bytes) -> Column:
     return pa.chunked_array([pa.array(hidden, pa.int64()).take(encoded.indices)])
 
 
-def _check_labels(table: pa.Table, definition: ModelDefinition, source: str) -> None:
+def _label_checks(table: pa.Table, definition: ModelDefinition) -> Iterator[Check]:
     unknown = is_missing(table.column("label"))
     half = unknown != is_missing(table.column("label_time"))
-    refuse(half, source, "label and label_time must both be there or both be missing")
+    yield Check(half, "label and label_time must both be there or both be missing")
     other, problem = IMPOSSIBLE_LABELS[definition.task](table.column("label"), definition)
-    refuse(other & ~unknown, source, problem, table.column("label"))
-    early = table.column("label_time").to_numpy() < table.column("event_time").to_numpy()
+    yield Check(other & ~unknown, problem, table.column("label"))
     times = table.column("label_time")
-    refuse(early & ~unknown, source, "label_time is before event_time", times)
+    early = times.to_numpy() < table.column("event_time").to_numpy()
+    yield Check(early & ~unknown, "label_time is before event_time", times)
 
 
 def _not_binary(labels: Column, _: ModelDefinition) -> tuple[Flags, str]:

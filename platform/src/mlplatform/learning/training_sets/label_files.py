@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from mlplatform.learning.features.columns import (
     TIMES,
+    Check,
     ExpectedColumn,
     FileCheck,
     kept_refusals,
@@ -29,7 +30,6 @@ from mlplatform.learning.features.input_files import CSV, CSV_FILES, PARQUET
 from mlplatform.learning.features.rows import (
     IMPOSSIBLE_LABELS,
     LABELS,
-    Check,
     is_missing,
     known_by,
     labels_schema,

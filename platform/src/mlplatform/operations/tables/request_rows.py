@@ -11,16 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mlplatform.learning.features.columns import Check, value_problem
 from mlplatform.learning.features.history_files import truths, whole_numbers
 from mlplatform.learning.features.rows import (
     ARROW,
     TIME,
-    Check,
     Column,
     is_missing,
     pseudonyms,
     request_schema,
-    value_problem,
     within_bounds,
     within_calendar,
     without_nan,

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mlplatform.learning.features.columns import INTEGERS, MOST_NAMED, UNITS
+from mlplatform.learning.features.columns import INTEGERS, MOST_NAMED, UNITS, value_problem
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
-from mlplatform.learning.features.rows import is_missing, pseudonyms, value_problem, within_bounds
+from mlplatform.learning.features.rows import is_missing, pseudonyms, within_bounds
 from mlplatform.model.definition import ModelDefinition, RequestField
 from mlplatform.model.features.views import MOST_WHOLE, FeatureView, ValueType
 from mlplatform.runtime.errors import InputInvalid
