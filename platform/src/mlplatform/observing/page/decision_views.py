@@ -220,8 +220,8 @@ class DecisionViews:
         return [*made, BesideRows.of(title, found.of_model, decided.event_ms, scale, every)]
 
     def _review(self, model: str, name: str) -> str:
-        """What the reader may do in the review of this decision, as a link's text; empty if
-        nothing."""
+        """The act of review that the reader may do on this decision, as a link's text; empty if
+        none."""
         reader, platform = READER.get(), self._sources.platform
         if reader is None or not reader.may_review(model):
             return ""

@@ -209,12 +209,12 @@ class Schedules:
         if Prefect answers in time."""
         if self._heard is None:
             return ""
-        told = f"its last answer came at {second_text(self._heard.wall_ms)} UTC"
+        last = f"its last answer came at {second_text(self._heard.wall_ms)} UTC"
         if self._why_silent():
-            return f"Prefect does not answer: {told}"
+            return f"Prefect does not answer: {last}"
         waits = self._asking is not None and self._clock() - self._asked_s >= LATE_AFTER_S
         is_late = waits or isinstance(self._failed, Unavailable)
-        return f"Prefect answers late: {told}" if is_late else ""
+        return f"Prefect answers late: {last}" if is_late else ""
 
     def _why_silent(self) -> str:
         """Why there is no answer; empty while there is one, or while Prefect has time for it."""

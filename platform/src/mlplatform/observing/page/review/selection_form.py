@@ -46,22 +46,22 @@ def selection(fields: Mapping[str, str], definition: ModelDefinition) -> Selecti
     Raises:
         InputInvalid: a field is wrong; the message names it, its value and what is wanted.
     """
-    given = typed(fields)
+    filled = typed(fields)
     decided = definition.label.review.reviewed(definition.decision)
     able, orderly = numbers(definition), orders(definition)
-    _check("Decided", given["decided"], decided)
-    _check("Field", given["field"], able)
-    _check("Sort", given["sort"], orderly)
-    field = given["field"] or (able[0] if able else "")
-    order: Order = next((one for one in orderly if one == given["sort"]), "oldest")
+    _check("Decided", filled["decided"], decided)
+    _check("Field", filled["field"], able)
+    _check("Sort", filled["sort"], orderly)
+    field = filled["field"] or (able[0] if able else "")
+    order: Order = next((one for one in orderly if one == filled["sort"]), "oldest")
     found = Selection(
-        decision=given["decided"],
-        reason=given["reason"],
-        from_score=_number("Score from", given["from_score"]),
-        to_score=_number("Score to", given["to_score"]),
+        decision=filled["decided"],
+        reason=filled["reason"],
+        from_score=_number("Score from", filled["from_score"]),
+        to_score=_number("Score to", filled["to_score"]),
         field=field,
-        from_value=_number(f"{field} from", given["from_value"]) if field else None,
-        to_value=_number(f"{field} to", given["to_value"]) if field else None,
+        from_value=_number(f"{field} from", filled["from_value"]) if field else None,
+        to_value=_number(f"{field} to", filled["to_value"]) if field else None,
         order=order,
     )
     _check_bounds("Score", found.from_score, found.to_score)
@@ -71,10 +71,10 @@ def selection(fields: Mapping[str, str], definition: ModelDefinition) -> Selecti
 
 def link(fields: Mapping[str, str]) -> str:
     """The query of a link with what was typed; empty if nothing was."""
-    given = {name: value for name, value in typed(fields).items() if value}
-    if set(given) <= {"field"} or given == {"sort": "oldest"}:
+    filled = {name: value for name, value in typed(fields).items() if value}
+    if set(filled) <= {"field"} or filled == {"sort": "oldest"}:
         return ""
-    return f"?{urlencode(given)}"
+    return f"?{urlencode(filled)}"
 
 
 def _check(name: str, value: str, able: tuple[str, ...]) -> None:

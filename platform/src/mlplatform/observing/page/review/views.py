@@ -155,9 +155,8 @@ class Reviews:
             about = queue_rows.row(chosen, label.name, words, name, account)
         last_pass = last_results.last(platform.settings.home.measured, model, last_results.Pass)
         waits_for_others = about is not None and about.mine and label.review.four_eyes
-        has_answered = waits_for_others and not (
-            chosen is not None and is_disputed(chosen.opinions)
-        )
+        disputed = chosen is not None and is_disputed(chosen.opinions)
+        has_answered = waits_for_others and not disputed
         is_asked = chosen is not None and may_answer and not has_answered
         waiting, corrections = job.pending_corrections(platform, model, MOST_CORRECTIONS)
         labelled, gone = None, ""
@@ -175,11 +174,8 @@ class Reviews:
             total=found.total,
             selected=found.selected,
             selection=only,
-            typed=selection_form.typed(typed),
-            at=selection_form.link(typed),
-            numbers=selection_form.numbers(definition),
-            orders=selection_form.orders(definition),
             codes=_codes(found.codes, words, only.reason),
+            **_form(typed, definition),
             answered=_answered(reader, model),
             complete=found.complete,
             unread=unread(self._sources.log_heads(), found.position),
@@ -196,9 +192,7 @@ class Reviews:
                 if labelled
                 else ()
             ),
-            corrections=[
-                queue_rows.correction_row(one, label.name, name, account) for one in waiting
-            ],
+            corrections=[queue_rows.correction_row(c, label.name, name, account) for c in waiting],
             correction_count=corrections,
             may_answer=may_answer,
             asks=self._offer(reader, chosen) if is_asked else None,
@@ -322,6 +316,16 @@ def _codes(found: Iterable[str], words: Mapping[str, str], chosen: str) -> dict[
     """Code → words, of the reasons that a filter offers: those of the queue, in words' order."""
     codes = dict.fromkeys((*found, chosen) if chosen else found)
     return dict(sorted(((c, words.get(c, c)) for c in codes), key=lambda one: one[1]))
+
+
+def _form(typed: Mapping[str, str], definition: ModelDefinition) -> dict[str, object]:
+    """The form that narrows the queue, for its template."""
+    return {
+        "typed": selection_form.typed(typed),
+        "at": selection_form.link(typed),
+        "numbers": selection_form.numbers(definition),
+        "orders": selection_form.orders(definition),
+    }
 
 
 def _answered(reader: Reader | None, model: str) -> str:
