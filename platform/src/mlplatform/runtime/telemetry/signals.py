@@ -117,8 +117,7 @@ DECISIONS: Final = Metric(
 )  # fmt: skip
 DEGRADED: Final = Metric(
     "mlplatform_gateway_degraded", "counter", "decisions",
-    "Decisions made without all that should be there; reason killed: a person has switched the "
-    "model off.",
+    "Decisions made without all that should be there (killed: the model is switched off).",
     (MODEL, Label("reason", (*FAILURES, "features"))),
 )  # fmt: skip
 STEP_FAILURES: Final = Metric(
