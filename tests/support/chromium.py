@@ -95,10 +95,15 @@ class Chromium:
         """Press what is there, and return once the page that it leads to is loaded."""
         self.run("window.before = true")
         self.run(f"document.querySelector({json.dumps(selector)}).click()")
-        wait(
-            lambda: self.run("!window.before && document.readyState == 'complete'"),
-            f"what {selector} leads to",
-        )
+        wait(self._is_another_page, f"what {selector} leads to")
+
+    def _is_another_page(self) -> bool:
+        try:
+            return bool(self.run("!window.before && document.readyState == 'complete'"))
+        except AssertionError as error:
+            if "navigated or closed" in str(error):  # the page left while it was asked
+                return False
+            raise
 
     def run(self, script: str) -> Any:
         """What a script comes to, promises awaited: the tools' world, where no policy holds."""

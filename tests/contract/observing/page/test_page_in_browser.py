@@ -251,7 +251,7 @@ def test_a_person_signs_in_reads_the_evidence_and_answers(
     person.click("button.act")
     assert person.run("location.pathname") == f"/rollouts/{rollout}"
     assert "stands in the journal" in person.run(
-        "document.querySelector('[role=status]').innerText"
+        "document.querySelector('.verdict[role=status]').innerText"
     )
     given = people.state(rollout).answer
     assert given is not None

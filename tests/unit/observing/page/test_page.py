@@ -26,7 +26,7 @@ from mlplatform.model.policies.decision_scale import EARLIER, DecisionScale, Qua
 from mlplatform.model.profile import column
 from mlplatform.model.routes import Arm, Variant, VariantTest, no_routes
 from mlplatform.observing.page import causes, incidents
-from mlplatform.observing.page.decision_views import check_customer, check_reason
+from mlplatform.observing.page.decision_views import check_customer
 from mlplatform.observing.page.queries import decisions, rollouts
 from mlplatform.observing.page.queries import reason_words as words
 from mlplatform.observing.page.queries.plots import WIDTH, PlottedInterval, plot
@@ -593,22 +593,6 @@ def test_a_customer_that_no_model_can_have_is_refused(
         check_customer(text, [fraud()], model)
     words = replace_key(fraud(), "string")
     check_customer(text, [fraud(), words], None)
-
-
-@pytest.mark.parametrize(
-    ("code", "model", "known"),
-    [("HOUR", None, ""), ("HOUR", "fraud", ""), ("hour", None, "HOUR, NIGHT, AGE"),
-     ("AGE", "fraud", "HOUR, NIGHT"), ("AGE", "credit", ""), ("AGE", "another", "")],
-)  # fmt: skip
-def test_a_reason_that_no_searched_model_declares_is_refused_with_those_it_has(
-    code: str, model: str | None, known: str
-) -> None:
-    words = {"fraud": {"HOUR": "Hour", "NIGHT": "Night"}, "credit": {"AGE": "Age", "HOUR": "H"}}
-    if known:
-        with pytest.raises(InputInvalid, match=f"Reason is '{code}'; wanted: one of {known}$"):
-            check_reason(code, words, model)
-    else:
-        check_reason(code, words, model)
 
 
 def replace_key(definition: Any, kind: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -100,22 +101,6 @@ def check_customer(text: str, models: Iterable[ModelDefinition], asked: str | No
     raise InputInvalid("search", None, f"Customer id is {text[:MOST_TYPED]!a}; wanted: {wanted}")
 
 
-def check_reason(code: str, words: Mapping[str, Mapping[str, str]], asked: str | None) -> None:
-    """Raises if no model that is searched declares a reason of this code.
-
-    Args:
-        words: model → code → words.
-        asked: as in `check_customer`.
-
-    Raises:
-        InputInvalid: it is unknown; the message names the known ones.
-    """
-    known = dict.fromkeys(c for name, of in words.items() if asked in (None, name) for c in of)
-    if known and code not in known:
-        wanted = f"one of {', '.join(known)}"
-        raise InputInvalid("search", None, f"Reason is {code!a}; wanted: {wanted}")
-
-
 def _bounds(key: RequestField) -> str:
     least = "" if key.minimum is None else f" of {key.minimum:,.0f} or more"
     most = "" if key.maximum is None else f" of {key.maximum:,.0f} or less"
@@ -170,7 +155,7 @@ class DecisionViews:
         Raises:
             InputInvalid: a field of the search is wrong.
         """
-        query = self._query(dict(request.query_params))
+        query = search.query(dict(request.query_params))
         found = self._sources.decisions(query, PAGE_ROWS)
         return self._list(query, found, search.typed(query), problem="")
 
@@ -254,17 +239,11 @@ class DecisionViews:
         if decision_id:
             return f"/decisions/{quote(decision_id, safe='')}"
         customer = fields.pop("customer", "").strip()
-        query = self._query(fields)
+        query = search.query(fields)
         if customer:
             check_customer(customer, self._models(), query.model)
             query = replace(query, unit=self._sources.pseudonym(customer))
         return f"{query.link()}#found"
-
-    def _query(self, fields: Mapping[str, str]) -> search.Query:
-        query = search.query(fields)
-        if query.reason is not None:
-            check_reason(query.reason, self._reasons(self._models()), query.model)
-        return query
 
     def _reasons(self, models: Iterable[ModelDefinition]) -> dict[str, Mapping[str, str]]:
         """Model → code → words, of models with reasons."""
@@ -293,6 +272,7 @@ class DecisionViews:
         problem: str,
     ) -> str:
         known = self._models()
+        reasons = self._reasons(known)
         there = {row["model"] for row in found.rows} if found is not None else set()
         scales = {name: self._sources.scale(name) for name in there}
         words = {name: self._sources.reasons(name) for name in there}
@@ -307,14 +287,15 @@ class DecisionViews:
             score=lambda model, score: decisions.score_text(scales[model], score),
             score_heading=decisions.score_heading(scales.values()),
             reason=lambda model, code: words[model].get(code, code),
-            reasons=self._reasons(known),
+            reasons=reasons,
+            retired=query.reason if query.reason not in {*chain(*reasons.values())} else None,
             names=[model.name for model in known],
             outcomes=list(dict.fromkeys(name for m in known for name in m.decision.scale.names)),
             most_exported=exports.MOST_ROWS,
         )
 
     def _file(self, request: Request) -> Response:
-        query = self._query(dict(request.query_params))
+        query = search.query(dict(request.query_params))
         found = self._sources.decisions(query, exports.MOST_ROWS, search.READ, exports.BUDGET_S)
         made = exports.export(found)
         named = {"Content-Disposition": f'attachment; filename="{made.name}"'}
