@@ -36,7 +36,7 @@ def plan(
 
     Args:
         model: a model folder's name.
-        version: the version to plan for; default: any version, planned without a replay.
+        version: the version to plan for; default: none, so that the plan uses no replay.
         days: days of event time to read from the decision log.
     """
     made = make(model, version, days)

@@ -174,7 +174,7 @@ def test_each_refusal_comes_as_its_type(client: Any, world: OneGateway) -> None:
     with pytest.raises(InputRefused, match=r"amount.*422 invalid-field") as refused:
         client.score(MODEL, payment(-5.0))
     assert (refused.value.field, refused.value.attempts) == ("amount", 1)
-    with pytest.raises(Conflict, match="Another request takes another idempotency key"):
+    with pytest.raises(Conflict, match="belongs to another request: give this one a new"):
         client.score(MODEL, payment(11.0), key=key)
     with pytest.raises(NotFound, match="unknown-model"):
         client.score("nobodys", payment())

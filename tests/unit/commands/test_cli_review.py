@@ -107,7 +107,7 @@ def test_a_correction_that_waits_is_listed_and_confirmed_by_command(
     assert (one["decision_id"], one["label"], one["labelled_by"]) == (name, 1, "bo")
     assert one["opinions"][0]["analyst"] == "ana"
     keeps = run("correct", name, "fraud", *own["cy"], "--reason", "it was stolen").stdout
-    assert "is right, you say; another asks for the opposite, and a third decides" in keeps
+    assert "is right; another person asks for the opposite, and a third person decides" in keeps
     assert "  cy says that the label is right: it was stolen" in run("corrections", "fraud").stdout
     done = run("correct", name, "not-fraud", *own["bo"], "--reason", "the wrong key").stdout
     assert "not fraud; it is labelled" in done

@@ -179,7 +179,7 @@ def waiting(decision_id: str) -> Call[Answer]:
     facts = Facts(
         call=name,
         message="it is still pending",
-        way_out="Wait for it again by the same id.",
+        way_out="Ask for the decision again by the same id.",
         status=202,
     )
 

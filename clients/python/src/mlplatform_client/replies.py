@@ -62,10 +62,10 @@ _BY_NAME: Final[Mapping[str, type[CallFailed]]] = {
 }
 _WAYS_OUT: Final[Mapping[type[CallFailed], str]] = {
     InputRefused: "Correct the request: the same one is refused again.",
-    NotExplained: "The same request is refused again, until what is named here has changed.",
-    NotFound: "Check the name or id, and that this key asked for it.",
+    NotExplained: "The same request is refused until the cause named here has changed.",
+    NotFound: "Check the name or id, and that this key's client asked for the decision.",
     NotAuthenticated: "Give a valid API key; `mlplatform keys create` makes one.",
-    NotAllowed: "Ask with a key whose scopes cover it (`mlplatform keys create --scope`).",
+    NotAllowed: "Use a key whose scopes cover this call (`mlplatform keys create --scope`).",
     AnswerNotUnderstood: "Check that the address is that of a gateway with API v2.",
 }
 
@@ -239,8 +239,10 @@ def _way_out(
     if kind in _WAYS_OUT:
         return _WAYS_OUT[kind]
     if kind is Conflict and not is_under_way:
-        return f"Another request takes another idempotency key than {key!r}."
+        return f"The key {key!r} belongs to another request: give this one a new idempotency key."
     wait = f"after {asked_s:g} s" if asked_s else "in a moment"
     if key is None:
         return f"Ask again {wait}."
-    return f"Ask again {wait} with the idempotency key {key!r}: it is decided once at most."
+    return (
+        f"Ask again {wait} with the idempotency key {key!r}: the request is decided once at most."
+    )

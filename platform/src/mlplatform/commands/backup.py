@@ -45,7 +45,8 @@ def backup(
         int | None,
         typer.Option(
             min=1,
-            help="TARGET is a folder: write a .tar named by its time, check it, keep this many.",
+            help="Write a .tar named by the time into the folder TARGET, check it, and keep this "
+            "many.",
         ),
     ] = None,
     json: AsJson = False,

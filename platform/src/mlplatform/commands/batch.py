@@ -44,12 +44,14 @@ def batch(
         typer.Option(
             "--map",
             metavar="NAME=COLUMN",
-            help="The column of request_id, event_time (if missing: now) or a field.",
+            help="The column that holds NAME: request_id, event_time (if missing: now) or a field.",
         ),
     ] = None,
     first: Annotated[
         datetime | None,
-        typer.Option(formats=["%Y-%m-%d"], help="Instead of an input: the first past day (UTC)."),
+        typer.Option(
+            formats=["%Y-%m-%d"], help="Score past days instead of an input: the first day (UTC)."
+        ),
     ] = None,
     last: Annotated[
         datetime | None,

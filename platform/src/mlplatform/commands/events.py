@@ -80,8 +80,8 @@ def replay(
         typer.Option(
             min=0,
             max=MOST_HOURS,
-            help="Send again the events of this many hours, with the same ids. 0: skip what "
-            "waits. Default: continue where it is.",
+            help="Send the events of this many hours again, with the same ids. 0: skip what "
+            "waits. Default: continue where sending stopped.",
         ),
     ] = None,
     json: AsJson = False,
@@ -115,7 +115,7 @@ def verify(
     webhook_timestamp: Annotated[str, typer.Option(help="The header webhook-timestamp.")],
     webhook_signature: Annotated[str, typer.Option(help="The header webhook-signature.")],
     at: Annotated[
-        int | None, typer.Option(help="Unix time at which it arrived. Default: now.")
+        int | None, typer.Option(help="Unix time at which the body arrived. Default: now.")
     ] = None,
     json: AsJson = False,
 ) -> None:

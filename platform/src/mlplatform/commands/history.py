@@ -39,10 +39,10 @@ SHOWN_ALIKE = 3
 MORE_DAYS = 14
 NEXT = "next: mlplatform retrain {model}{as_of} --actor NAME --reason WHY --rollout"
 FIT_REFUSED = "a fit to this history would be refused"
-AT_ONCE = "An import takes later rows afterwards, but no earlier ones: bring all days at once"
+AT_ONCE = "Later imports can add later rows, but no earlier ones: bring all days at once"
 ENDED_EARLY = (
-    "the labels of the last day with requests matured by {day}: train as of that day, because later"
-    " days have nothing to judge a version by"
+    "the labels of the last requests have matured by {day}: train as of that day, because no later"
+    " day has requests to judge a version by"
 )
 
 CONVERT = (

@@ -44,13 +44,14 @@ def create(
         float | None, typer.Option(help="Requests per second. Default: no limit.")
     ] = None,
     burst: Annotated[
-        int | None, typer.Option(help="Most requests at once. Default: as many as in a second.")
+        int | None,
+        typer.Option(help="The most requests at once. Default: as many as --rate gives a second."),
     ] = None,
     expires_days: Annotated[int | None, typer.Option(help="Days until the key ends.")] = None,
     to: Annotated[
         Path | None,
         typer.Option(
-            help="A new file for the secret, in place of showing it. Only you can read it."
+            help="Write the secret to this new file, which only you can read; do not show it."
         ),
     ] = None,
     json: AsJson = False,
@@ -115,7 +116,7 @@ def revoke(
     if json:
         print_json({"revoked": revoked})
     else:
-        typer.echo(f"revoked: {', '.join(revoked) or 'nothing, as it was revoked before'}")
+        typer.echo(f"revoked: {', '.join(revoked) or 'no key, as all were revoked before'}")
 
 
 def _priority(text: str) -> Priority:

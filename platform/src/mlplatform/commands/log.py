@@ -52,15 +52,15 @@ OnlyNew = Annotated[
     bool,
     typer.Option(
         "--new",
-        help="Skip segments that the last check found whole: bytes changed in them since are"
-        " found only without --new.",
+        help="Skip segments that the last check found whole. Only a check without --new finds"
+        " bytes that have changed in them since.",
     ),
 ]
 Cores = Annotated[int, typer.Option(min=1, max=64, help="Processes that check segments.")]
 JournalOf = Callable[[Settings], JournalAnchor | None]
 MISSING = (
-    "the rollout journal is missing: without the head that it anchors, nobody can tell whether the "
-    "log's end is"
+    "the rollout journal is missing: it anchors the log's head, and without it nobody can tell "
+    "whether records at the log's end are missing too"
 )
 
 _ID: Final = "0198c2f0a4b7d1e2f3a4b5c6d7e8f90211a2b3c4d5"

@@ -166,9 +166,13 @@ def _record(
 
 
 def _sentence(done: ReviewResult, label: str) -> str:
-    answer = f"{done.decision_id}: {outcome_text(done.outcome, label)}"
+    said = outcome_text(done.outcome, label)
+    answer = f"{done.decision_id}: {said}"
     if done.keeps and done.differs:
-        return f"{answer} is right, you say; another asks for the opposite, and a third decides"
+        return (
+            f"{done.decision_id}: you say that {said} is right; another person asks for the"
+            " opposite, and a third person decides"
+        )
     if done.keeps:
         return f"{answer}; the label stays"
     if done.is_label:

@@ -132,7 +132,7 @@ def plan(
     challenger: Annotated[
         int | None,
         typer.Option(
-            min=1, help="A validated version. Default: any version, planned without a replay."
+            min=1, help="A validated version. Default: none, so that the plan uses no replay."
         ),
     ] = None,
     days: Annotated[
@@ -205,7 +205,7 @@ def approve(
     ] = False,
     by_page: Annotated[
         bool,
-        typer.Option("--page-code", help="Answer by a code that the page gave; it is asked for."),
+        typer.Option("--page-code", help="Answer by a code of the page; the command asks for it."),
     ] = False,
     reason: OptionalReason = None,
     json: AsJson = False,
@@ -368,7 +368,7 @@ def _wait_for_asking_run(platform: Platform, question: approval_codes.Question) 
         NotFound: no run asked the question within `ASK_LIMIT_S`.
     """
     give_up_at = time.monotonic() + ASK_LIMIT_S
-    with progress("waiting until the next pass asks in Prefect, up to two minutes"):
+    with progress("waiting up to two minutes, until the next pass asks in Prefect"):
         while True:
             try:
                 return job.asking_run(platform.prefect.suspended(), question)

@@ -34,14 +34,16 @@ def skew(
     model: Model,
     since: Annotated[
         datetime | None,
-        typer.Option(parser=moment, help="Decisions since this event time (UTC); nothing is kept."),
+        typer.Option(
+            parser=moment, help="Check decisions since this event time (UTC); keep no result."
+        ),
     ] = None,
     days: Annotated[
         int | None,
-        typer.Option(min=1, max=366, help="Decisions of the last days; nothing is kept."),
+        typer.Option(min=1, max=366, help="Check decisions of the last days; keep no result."),
     ] = None,
     sample: Annotated[
-        int, typer.Option(min=1, max=MOST_SAMPLED, help="Decisions that are counted again.")
+        int, typer.Option(min=1, max=MOST_SAMPLED, help="The most decisions to check.")
     ] = SAMPLE,
     json: AsJson = False,
 ) -> None:
@@ -84,7 +86,10 @@ def _print(report: SkewReport) -> None:
             ("feature", "decision", "event time", "served", "expected", "at position"), examples
         )
     if report.unreadable:
-        print_line(f"{report.unreadable:,} records were not read: erased, or not as declared now")
+        print_line(
+            f"{report.unreadable:,} records were not read: their payload is erased, or not as"
+            " model.yaml declares it now"
+        )
     counted = f"{report.sampled:,} of {report.population:,} decisions were counted again"
     print_line(f"{report.summary}; {counted}")
 

@@ -34,7 +34,7 @@ def worker(
         typer.Option(help="A file with the API key to score with, instead of the first one."),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, max=MAX_BATCH, help="Messages of a commit.")
+        int | None, typer.Option(min=1, max=MAX_BATCH, help="Messages in one commit.")
     ] = None,
 ) -> None:
     """Score a model's request topic until Ctrl-C, beside the worker that the platform runs.

@@ -48,7 +48,7 @@ FILE: Final = "model.yaml"
 READY_FILE: Final = "model.onnx"
 TRAINING_FILE: Final = "training.py"
 GATES_FILE: Final = "gates.py"
-NAMED_ALIKE: Final = "named alike: services have - in place of _"
+NAMED_ALIKE: Final = "has the same service name, as services have - in place of _"
 PACKAGE_PREFIX: Final = "mlplatform_model_"
 """Prefix of the package as which a folder's Python is imported; no installed package begins like
 it. Two models never have the same package."""

@@ -387,7 +387,7 @@ TAMPERINGS = {
     ),
     "tail cut": (
         "DELETE FROM records WHERE seq > 45",
-        "records 46 to 50 of writer gw are missing at the end; the writer's head says 50",
+        "records 46 to 50 of writer gw are missing at the end; the writer's head ends at 50",
     ),
     "everything removed": (
         "DELETE FROM records",

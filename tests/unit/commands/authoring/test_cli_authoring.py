@@ -183,12 +183,12 @@ def test_rules_that_name_no_input_and_a_folder_of_another_name_are_told(folder: 
 def test_a_name_that_services_could_not_tell_apart_is_not_written(folder: Path) -> None:
     done = asked("new-model", "credit_default", "--into", str(folder.parent))
     assert isinstance(done.exception, Refused)
-    assert "credit-default is there already, named alike" in str(done.exception)
+    assert "credit-default is there already and has the same service name" in str(done.exception)
     assert not (folder.parent / "credit_default").exists()
     change(folder / "model.yaml", "name: credit-default", "name: credit_default")
     other = folder.with_name("credit_default")
     shutil.copytree(folder, other)
-    assert f"credit_default: {folder} is named alike" in problems(other)[0]
+    assert f"credit_default: {folder} has the same service name" in problems(other)[0]
 
 
 def test_a_folder_that_others_may_write_is_not_read(folder: Path) -> None:

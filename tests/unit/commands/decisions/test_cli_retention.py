@@ -99,7 +99,7 @@ def test_what_is_due_goes_and_is_told_wherever_it_is_missed(platform: wiring.Pla
     verified = RUN(commands.app, ["log", "verify", "--json"])
     assert json.loads(verified.stdout)["erased"] == 20
     shown = RUN(commands.app, ["log", "show", f"{20:032x}"], env=WIDE)
-    assert "The payload went by retention on " in shown.stdout
+    assert "The payload was removed by retention on " in shown.stdout
     asked = RUN(commands.log.app, ["explain", f"{20:032x}"], env=WIDE)
     assert asked.exit_code == 2
     assert "after the 60 days for which fraud keeps payloads" in asked.stderr

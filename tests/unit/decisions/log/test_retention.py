@@ -410,7 +410,7 @@ def test_a_decision_says_that_its_payload_went_by_age(folder: Path, log: SqliteD
     log.seal()
     words = erased_by(log, logged_records(log, f"{1:032x}fraud"))
     assert words == (
-        f"went by retention on 1971-02-05, after the 60 days for which fraud keeps payloads"
+        f"was removed by retention on 1971-02-05, after the 60 days for which fraud keeps payloads"
         f" (act act{WALL_MS})"
     )
     assert erased_by(log, logged_records(log, f"{6:032x}credit")) is None
@@ -540,4 +540,4 @@ def test_a_rule_of_no_time_explains_nothing_and_stops_nothing(
     log.append("elsewhere", [strange])
     words = erased_by(log, logged_records(log, f"{1:032x}fraud"))
     assert words is not None
-    assert words.count("went by retention") == 1
+    assert words.count("was removed by retention") == 1

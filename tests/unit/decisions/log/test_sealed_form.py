@@ -120,11 +120,14 @@ def test_a_sealed_record_is_far_smaller_than_with_every_column(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"score": 0.9}, "was changed, or record 2 was"),
-        ({"payload": '{"client":"else"}'}, "was changed, or record 2 was"),
-        ({"decision_id": OWN}, "was changed, or record 2 was"),
-        ({"payload": None, "payload_digest": b"x" * 32}, "was changed, or record 2 was"),
-        ({"chain": b"x" * 32}, "was changed, or record 2 was"),
+        ({"score": 0.9}, "does not follow record 2: one of the two was changed"),
+        ({"payload": '{"client":"else"}'}, "does not follow record 2: one of the two was changed"),
+        ({"decision_id": OWN}, "does not follow record 2: one of the two was changed"),
+        (
+            {"payload": None, "payload_digest": b"x" * 32},
+            "does not follow record 2: one of the two was changed",
+        ),
+        ({"chain": b"x" * 32}, "does not follow record 2: one of the two was changed"),
     ],
     ids=["score", "payload", "decision", "digest of no payload", "chain"],
 )

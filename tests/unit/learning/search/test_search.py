@@ -313,7 +313,7 @@ def test_a_trial_that_ends_its_process_again_and_again_has_failed(
         with pytest.raises(Killed):
             found(searching, study=Study(tmp_path), fit=deadly)
     report = found(searching, study=Study(tmp_path), fit=deadly)
-    assert report.trials[1].reason == "its process ended in it 3 times"
+    assert report.trials[1].reason == "its process ended 3 times during this trial"
     assert len(report.trials) == POLICY.trials
 
 

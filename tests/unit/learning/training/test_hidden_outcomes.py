@@ -99,7 +99,7 @@ def test_declines_count_as_fraud_where_known_ones_show_that_they_are(tmp_path: P
     ("known", "why"),
     [
         ([], "no stopped request has a known outcome"),
-        (confirmed(40, 30), "of those stopped are positive"),
+        (confirmed(40, 30), "or more of those stopped are positive"),
         (confirmed(40, 40), "no stopped request has a known outcome"),
     ],
     ids=["none is known", "too few are fraud", "only frauds are told of, as reports are"],

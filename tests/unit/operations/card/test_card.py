@@ -331,7 +331,7 @@ def test_a_window_of_every_aggregate_is_told_in_words(known: VersionRecords) -> 
 
 def test_inputs_whose_features_are_declared_no_more_are_told(known: VersionRecords) -> None:
     found = {i.name: i for i in card_inputs(known.definition, (), None)}
-    assert "declares no more" in found["terminal_risk_7d"].made_of
+    assert "no longer declares" in found["terminal_risk_7d"].made_of
     assert "not recorded" in found["terminal_risk_7d"].missing
 
 
@@ -489,7 +489,7 @@ def test_labels_say_when_they_come_and_what_declines_hide(known: VersionRecords)
     labels = card(known).labels
     assert (labels.maturity_days, labels.hides, labels.come_share) == (3, ("decline",), 0.97)
     shown = words(told(card(known), "Labels and hidden outcomes"))
-    assert "97.00 % of those that come within 3 days were there" in shown
+    assert "97.00 % of the labels that come within 3 days had arrived" in shown
 
 
 def test_what_is_not_on_record_is_said_to_be_so_everywhere(known: VersionRecords) -> None:
@@ -510,7 +510,7 @@ def test_what_is_not_on_record_is_said_to_be_so_everywhere(known: VersionRecords
         "No gate report is recorded",
         "It was never rolled out",
         "It was never champion",
-        "No labels of requests that it and its champion both scored",
+        "No labels were judged of requests that both it and its champion scored",
         "How it treats groups of customers of any kind is not recorded",
     ):
         assert said in limits, said
@@ -633,7 +633,7 @@ def test_a_stretch_without_a_label_is_told_as_not_known(known: VersionRecords) -
     nothing = dataclasses.replace(tenure(), stretches=())
     made = card(dataclasses.replace(known, tenure=nothing))
     assert f"As champion: {NOT_RECORDED}." in words(told(made, "Matured performance"))
-    assert "No day of it as champion has all of its labels yet" in "\n".join(made.limits)
+    assert "No day on which it was champion has all labels yet" in "\n".join(made.limits)
 
 
 def test_every_table_is_as_wide_as_its_head(known: VersionRecords, tmp_path: Path) -> None:

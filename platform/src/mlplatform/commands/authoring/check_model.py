@@ -124,7 +124,7 @@ def _of_files(folder: Path) -> Iterator[str]:
         finding = valued(("name",), definition.name, f"the folder's, {folder.name!r}")
         yield str(DocumentInvalid(FILE, [finding], document.lines(text)))
     if (other := folder_alike(folder)) is not None:
-        yield f"{folder.name}: {other} is {NAMED_ALIKE}; wanted: another name for one of them"
+        yield f"{folder.name}: {other} {NAMED_ALIKE}; wanted: another name for one of them"
     try:
         views = load_views(folder)
         if wrong := [valued(*fault) for fault in feature_faults(definition, views)]:
@@ -141,8 +141,8 @@ def _of_files(folder: Path) -> Iterator[str]:
     yield from _of_entities(definition, folder)
     if not (folder / TRAINING_FILE).is_file() and not is_ready(folder):
         yield (
-            f"{TRAINING_FILE} is missing: `fit(x, y, *, seed, weight=None)`; or {READY_FILE}, a "
-            "model that is ready (docs/adding-a-model.md)"
+            f"{TRAINING_FILE} is missing; wanted: {TRAINING_FILE} with `fit(x, y, *, seed, "
+            f"weight=None)`, or {READY_FILE}, a ready model (docs/adding-a-model.md)"
         )
 
 

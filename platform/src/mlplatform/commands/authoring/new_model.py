@@ -82,13 +82,13 @@ def new_model(
         raise ConfigInvalid("--file", None if file is None else str(file), wanted)
     for option, value in (("--column", column), ("--task", task)):
         if file is None and value is not None:
-            raise ConfigInvalid(option, value, "nothing but with --template onnx")
+            raise ConfigInvalid(option, value, "no such option without --template onnx")
     kind = BINARY if task is None else task
     if kind not in TEMPLATES:
         raise ConfigInvalid("--task", kind, f"one of {', '.join(TEMPLATES)}")
     folder = into.absolute() / name
     if (other := folder_alike(folder)) is not None:
-        raise Refused(f"{other} is there already, {NAMED_ALIKE}; name another")
+        raise Refused(f"{other} is there already and {NAMED_ALIKE}; choose another name")
     if file is None:
         written = write(folder, name, template)
     else:

@@ -173,7 +173,7 @@ def shares_of(texts: list[str]) -> dict[int, float]:
             problem = f"{text!r} is not VERSION=PERCENT, as in 5=20"
             raise InputInvalid("--version", None, problem) from error
         if number in found or not 0 < value < 100:
-            problem = f"{text!r}: each version once, with more than 0 and less than 100 percent"
+            problem = f"{text!r}; wanted: each version once, with over 0 and under 100 percent"
             raise InputInvalid("--version", None, problem)
         found[number] = value
     return found

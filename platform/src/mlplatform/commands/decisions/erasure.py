@@ -74,16 +74,16 @@ def erase(
     unit: Annotated[
         int | None,
         typer.Option(
-            help="Every decision about a customer, and their rows of features: `unit` of"
-            " `mlplatform log show`."
+            help="Every decision about this customer, and their rows of features. `mlplatform log"
+            " show` shows the value as `unit`."
         ),
     ] = None,
     entity: Annotated[
         str | None,
         typer.Option(
             metavar="NAME=KEY",
-            help="Erases as --unit does, by the key that requests have, like customer=4711. The key"
-            " need not be a unit, and no decision need be about it.",
+            help="What --unit erases, by the key in requests, such as customer=4711. It works for a"
+            " key that is not a unit, and for one without decisions.",
         ),
     ] = None,
     model: OfModel = None,

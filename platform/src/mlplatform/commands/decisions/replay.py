@@ -136,7 +136,7 @@ def replay_verdicts(rollout_id: RolloutId, json: AsJson = False) -> None:
 
 def _print_verdicts(found: Sequence[ReplayedVerdict]) -> None:
     if not found:
-        print_line("no transition of this rollout followed from a verdict yet")
+        print_line("no verdict has moved this rollout to another phase yet")
         return
     rows = [
         (

@@ -201,5 +201,9 @@ def take_over(json: AsJson = False) -> None:
     if json:
         print_json({"stores": stores})
     else:
-        at = f"the tables at {', '.join(stores)}" if stores else "no tables: it had all of them"
-        print_line(f"this home has taken over {at}")
+        at = ", ".join(stores)
+        print_line(
+            f"this home has taken over the tables at {at}"
+            if stores
+            else "this home had all the tables already: nothing was taken over"
+        )

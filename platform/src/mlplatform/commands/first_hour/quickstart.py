@@ -86,7 +86,7 @@ def quickstart(
         up.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             up.wait(STOP_LIMIT_S)
-        ERR.print("the platform that was started for it is stopped; its logs are in", end=" ")
+        ERR.print("quickstart has stopped the platform that it started; the logs are in", end=" ")
         ERR.print(str(settings.home.logs), soft_wrap=True)
         raise
     explained = _run("log", "explain", str(answer["decision_id"]))

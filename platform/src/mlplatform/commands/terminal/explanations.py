@@ -73,8 +73,8 @@ def _thresholds(explanation: Explanation) -> str | None:
 def _method(method: str | None) -> str | None:
     words = {
         "tree_shap": "TreeSHAP: contributions to the margin, before the link to the raw score",
-        "reference_values": "reference values: the raw score's fall with the input at its usual "
-        "value",
+        "reference_values": "reference values: by how much the raw score falls with the input at "
+        "its usual value",
     }
     return None if method is None else words[method]
 

@@ -40,8 +40,8 @@ def _unanswered(environment: Mapping[str, str]) -> str:
             " `mlplatform doctor` what is wrong"
         )
     if other := _other(environment):
-        beside = "`mlplatform doctor` ends in the command that starts it on free ports"
-        return f"{other}; for that of {home.root}, {beside}"
+        beside = "`mlplatform doctor` shows last the command that starts it on free ports"
+        return f"{other}; if you mean the platform of {home.root}, {beside}"
     return (
         f"nothing runs in {home.root}: `mlplatform up` starts it; for a platform elsewhere name"
         " its home, MLPLATFORM_HOME=FOLDER"

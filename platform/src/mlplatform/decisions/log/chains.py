@@ -61,7 +61,7 @@ class Chain:
             computed = record_digest(self.writer, seq, scalars, payload_digest)
             problem = _problem(computed, payload_digest, digest, payload)
             if problem is None and seq == self.seq + 1 and link(self.chain, computed) != chain:
-                problem = f"was changed, or record {self.seq} was: it does not follow that record"
+                problem = f"does not follow record {self.seq}: one of the two was changed"
             if problem is not None:
                 decision = f"(decision {row[_DECISION_ID]})"
                 yield f"record {seq} of writer {self.writer} {decision} {problem}"
@@ -85,9 +85,9 @@ class Chain:
     def ends(self, seq: int, chain: bytes, source: str) -> Iterator[str]:
         """Compare the end of the walk with the end that another source names."""
         if self.seq < seq:
-            yield f"{self._range(self.seq + 1, seq)} missing at the end; {source} says {seq}"
+            yield f"{self._range(self.seq + 1, seq)} missing at the end; {source} ends at {seq}"
         elif self.seq > seq:
-            yield f"{self._range(seq + 1, self.seq)} beyond the end; {source} says {seq}"
+            yield f"{self._range(seq + 1, self.seq)} beyond the end; {source} ends at {seq}"
         elif self.chain != chain:
             yield f"record {seq} of writer {self.writer} is not the one that {source} names"
 

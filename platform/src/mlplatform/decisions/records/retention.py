@@ -93,7 +93,7 @@ class RetentionRule(NamedTuple):
     def summary(self) -> str:
         """A sentence on what became of a payload that this record covers."""
         return (
-            f"went by retention on {day_text(self.recorded_ms)}, after the"
+            f"was removed by retention on {day_text(self.recorded_ms)}, after the"
             f" {self.retention.payload_days} days for which {self.model} keeps payloads"
             f" (act {self.retention.act})"
         )

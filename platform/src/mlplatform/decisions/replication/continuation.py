@@ -120,14 +120,14 @@ def _finding(
         if item.seq > head.seq:
             return Gap(head.seq + 1, item.seq)
         if item.seq == head.seq and item.chain != head.chain:
-            return Divergence(f"record {item.seq} of writer {writer} is another one here")
+            return Divergence(f"record {item.seq} of writer {writer} differs from the one here")
         return None
     if item.seq > head.seq + 1:
         return Gap(head.seq + 1, item.seq - 1)
     if item.seq <= head.seq:
         if places.get(item.seq) == RecordIdentity(item.digest, item.chain):
             return None
-        return Divergence(f"record {item.seq} of writer {writer} is another one here")
+        return Divergence(f"record {item.seq} of writer {writer} differs from the one here")
     if item.payload is None and item.seq not in erased:
         return Gap(item.seq, item.seq)
     problem = next(Chain(writer, *head).follow([item.row()]), None)

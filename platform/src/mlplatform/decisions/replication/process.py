@@ -18,5 +18,5 @@ def require_brokers(settings: Settings) -> None:
         ConfigInvalid: the settings name no brokers.
     """
     if not settings.kafka:
-        wanted = "brokers: the topics of a home folder reach nobody else"
+        wanted = "addresses of Kafka's brokers, as topics in a home folder reach no other machine"
         raise ConfigInvalid(f"{PREFIX}KAFKA", "", wanted)

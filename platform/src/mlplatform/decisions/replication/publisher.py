@@ -272,7 +272,10 @@ def parser() -> argparse.ArgumentParser:
         "--name", required=True, help="The name of the gateway, which no other log has."
     )
     parser.add_argument(
-        "--keep-h", type=float, default=KEEP_H, help="Hours that records stay once they are safe."
+        "--keep-h",
+        type=float,
+        default=KEEP_H,
+        help="Hours for which records stay here after another log has them.",
     )
     return parser
 

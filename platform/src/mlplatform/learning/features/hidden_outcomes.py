@@ -92,7 +92,10 @@ class HiddenOutcomes:
             "counts as negative, and no gate judges by them"
         )
         if self.explored:
-            text += f". {self.explored:,} requests that chance let through stand for them by weight"
+            text += (
+                f". {self.explored:,} requests that were let through at random represent them, by"
+                " weight"
+            )
         if self.precision is not None:
             text += (
                 f". {self.positives:,} of {self.known:,} stopped requests with a known outcome "
@@ -166,7 +169,7 @@ def training_labels(
         elif open_.any():
             warning = _untrusted(precision, known, policy.pseudo_label_precision)
     elif policy.hidden_outcomes == "weight" and (hidden & ~covered).any():
-        warning = "the requests that chance let through do not stand for all that were stopped"
+        warning = "the requests let through at random do not represent all that were stopped"
     taught = np.where(as_positive, 1, y).astype(np.int8)
     weight[as_positive] = 1.0
     found = HiddenOutcomes(
@@ -212,8 +215,9 @@ def _untrusted(precision: float | None, known: int, floor: float) -> str:
     if precision is None:
         return f"no stopped request has a known outcome, so none counts as positive: {hint}"
     return (
-        f"{known:,} stopped requests with a known outcome prove only that {percent(precision)} of "
-        f"those stopped are positive; pseudo_label_precision asks for {percent(floor)}: {hint}"
+        f"{known:,} stopped requests with a known outcome prove only that {percent(precision)} or "
+        f"more of those stopped are positive, and pseudo_label_precision asks for "
+        f"{percent(floor)}: {hint}"
     )
 
 

@@ -190,7 +190,7 @@ def _trial(plan: Search, done: Sequence[Trial], study: Study | None, left_s: flo
     state: TrialState = "complete"
     value, reason = None, ""
     if study is not None and study.begin(len(done)) > MOST_STARTS:
-        state, reason = "failed", f"its process ended in it {MOST_STARTS} times"
+        state, reason = "failed", f"its process ended {MOST_STARTS} times during this trial"
     else:
         try:
             value = running.run()

@@ -116,7 +116,7 @@ class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
         if self.is_known:
             return f"all {len(self.features)} features are what they should be"
         open_ = sum(f.verdict == "not known" for f in self.features)
-        return f"{open_} features could not be judged by {self.sampled:,} decisions"
+        return f"{open_} features could not be judged from {self.sampled:,} sampled decisions"
 
 
 @dataclass(slots=True)
@@ -215,7 +215,7 @@ _NOTES: Final[Mapping[Note, str]] = {
     "empty": "defaults served: the state knew nothing of entities that had requests",
     "store": "the online store holds other values than the snapshot that it was filled from",
     "snapshot": "the snapshot holds other values than the records give",
-    "redefined": "definition changed: the snapshot was made by the definition before",
+    "redefined": "definition changed: the snapshot was made with the former definition",
     "table": "the online store held other values than the imported table",
 }
 

@@ -38,7 +38,7 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
 
 COLUMNS: Final = LABELS.names[:3]
-AT_IMPORT: Final = "a label then counts as stated when it is imported"
+AT_IMPORT: Final = "without it, a label counts as stated when it is imported"
 _LAST: Final[Any] = 2**63 - 1
 _PARSED: Final[Mapping[str, Callable[[str], Any]]] = {"binary": int, "classes": str, "real": float}
 

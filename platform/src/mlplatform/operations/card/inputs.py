@@ -96,12 +96,12 @@ def _origin(spec: InputSpec, features: _Features, bundle: Bundle | None) -> str:
         case "view" | "window":
             found = features.get(spec.name)
             if found is None:
-                return f"{spec.kind} {spec.of}, which the model's folder declares no more"
+                return f"{spec.kind} {spec.of}, which the model's folder no longer declares"
             return _aggregate(*found)
         case "hour_of_day" | "day_of_week" | "is_weekend" | "is_night":
             return TIMES[spec.kind]
         case "remainder":
-            return f"what float32 does not hold of {spec.of}"
+            return f"the part of {spec.of} that float32 does not hold"
         case _:
             assert_never(spec.kind)
 
@@ -138,9 +138,15 @@ def _missing_text(
         case "field" | "vector":
             return sent
         case "text":
-            return f"{sent}; an empty text has no tokens, one that is not known is unknown"
+            return (
+                f"{sent}; an empty text has no tokens, and a token outside the vocabulary "
+                "counts as unknown"
+            )
         case "category":
-            return f"{sent}; an empty text is a missing value, a word that is not known is unknown"
+            return (
+                f"{sent}; an empty text is a missing value, and a word outside the vocabulary "
+                "counts as unknown"
+            )
         case "ratio":
             when = (
                 "the model gets no value where either is missing, or where the divisor is nearly 0"

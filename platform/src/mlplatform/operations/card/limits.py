@@ -141,7 +141,7 @@ def _of_groups(card: Card, definition: ModelDefinition) -> Iterator[str]:
         few = [g.group for g in found.groups if (r := g.adverse_share_ratio) and r.low is None]
         if few:
             yield (
-                f"Too few requests of {', '.join(few)} (by {found.attribute}) were there to"
+                f"There were too few requests of {', '.join(few)} (by {found.attribute}) to"
                 " compare their adverse outcomes with those of others."
             )
     named = ", ".join(dict.fromkeys([*judged, *watched, *compared]))
@@ -213,7 +213,10 @@ def _of_matured(card: Card) -> Iterator[str]:
         else:
             yield "It was never champion: no outcome of its own decisions is known."
     elif not matured.stretches:
-        yield "No day of it as champion has all of its labels yet: its outcomes are not known."
+        yield (
+            "No day on which it was champion has all labels yet, so the outcomes of its decisions"
+            " are not known."
+        )
     else:
         hidden = sum(stretch.hidden for stretch in matured.stretches)
         if hidden:
@@ -224,7 +227,7 @@ def _of_matured(card: Card) -> Iterator[str]:
         yield from (f"Matured days: {gap}." for gap in matured.gaps)
     are_judged = any(gate.name in (ACCURACY, ERROR) for gate in _all_gates(card))
     if card.pairs is None and not are_judged:
-        yield "No labels of requests that it and its champion both scored were judged."
+        yield "No labels were judged of requests that both it and its champion scored."
     elif card.pairs is not None and card.pairs.hidden:
         yield (
             f"{card.pairs.rollout}: {card.pairs.hidden:,} requests that both versions scored were"

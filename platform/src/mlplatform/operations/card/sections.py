@@ -35,8 +35,9 @@ from mlplatform.runtime.times import text_of_any, utc_minute_text
 
 TREATMENTS = {
     "leave_out": "they are left out",
-    "weight": "those that chance let through stand for them",
-    "pseudo_label": "they count as positive while known ones are precise enough, else left out",
+    "weight": "requests that were let through at random represent them",
+    "pseudo_label": "they count as positive if the known outcomes are precise enough; otherwise"
+    " they are left out",
 }
 CLASS_WEIGHTS = {
     "none": "as all others",
@@ -45,7 +46,8 @@ CLASS_WEIGHTS = {
 }
 METHODS = {
     "tree_shap": "TreeSHAP: Shapley values of the margin, which add up to it",
-    "reference_values": "reference values: the {word}'s fall with one input at its usual value",
+    "reference_values": "reference values: by how much the {word} falls with one input at its usual"
+    " value",
 }
 
 
@@ -216,8 +218,8 @@ def _labels(card: Card) -> Fields:
     come = "not judged: no gate on labels in traffic has spoken"
     if None not in (labels.come_share, labels.come_low, labels.come_high, labels.come_days):
         come = (
-            f"{percent(labels.come_share or 0.0)} of those that come within"
-            f" {labels.come_days:.3g} days were there when last judged"
+            f"{percent(labels.come_share or 0.0)} of the labels that come within"
+            f" {labels.come_days:.3g} days had arrived when they were last judged"
             f" (interval {span(labels.come_low or 0.0, labels.come_high or 0.0)})"
         )
     explored = labels.exploration_share
@@ -400,7 +402,7 @@ def _incidents(card: Card) -> Parts:
     rows = tuple(
         (i.id, i.kind, i.relation, i.state, _moment(i.opened_ms), i.note) for i in card.incidents
     )
-    head = ("incident", "kind", "how it concerns it", "state", "opened", "note")
+    head = ("incident", "kind", "relation to the version", "state", "opened", "note")
     return (), (), (Table("Drift, drops of performance and faults of data", head, rows),)
 
 

@@ -22,8 +22,8 @@ MOST_OFFSET_S: Final = 1.0
 MOST_NAMED: Final = 5
 LEFT_OUT: Final = "MLPLATFORM_MODELS leads to no folder of {}, and this home holds its history"
 NAME_THEM: Final = (
-    "to serve it, add to MLPLATFORM_MODELS the folder that holds the model's folder (of an example:"
-    " `examples`)"
+    "to serve it, add to MLPLATFORM_MODELS the folder that holds the model's folder (for an example"
+    " model: `examples`)"
 )
 
 

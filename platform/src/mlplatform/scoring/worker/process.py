@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--key-file", type=Path, help="A file with the API key to score with.")
     add_options(parser, must_be_read=False)
     parser.add_argument(
-        "--batch", type=_batch_size, help="Messages of a commit, instead of model.yaml's."
+        "--batch", type=_batch_size, help="Messages in one commit, instead of model.yaml's number."
     )
     parser.add_argument(
         "--outbox",

@@ -90,7 +90,8 @@ class ExternalColumns:
         assert source is not None
         meaning = {
             self.view.join_key: f"the {self.view.entity}, as request.{self.view.join_key}",
-            source.event_time: "from when on the row's values hold; not after the next",
+            source.event_time: "from when on the row's values hold; not after "
+            f"{source.available_time}",
             source.available_time: "when they were known; not in the future",
         }
         return {
@@ -173,7 +174,7 @@ class ExternalColumns:
         )
         future = (
             known_s > -(-self.now_ms // 1000),
-            f"{external.available_time} is in the future: what is not known yet is no feature yet",
+            f"{external.available_time} is in the future: a value not known yet is no feature",
             rows.column(external.available_time),
         )
         values = []
@@ -245,6 +246,6 @@ def _value(rows: pa.RecordBatch, name: str, dtype: ValueType) -> tuple[pa.Array[
     if dtype == "int64":
         numbers = column.fill_null(0).to_numpy(zero_copy_only=False)
         wrong = (numbers > MOST_WHOLE) | (numbers < -MOST_WHOLE)
-        problem = f"{name} is beyond 2**53, up to which models tell whole numbers apart"
+        problem = f"{name} is beyond 2**53: models can't tell larger whole numbers apart"
         return column, [(wrong, problem, column)]
     return column, []
