@@ -48,7 +48,7 @@ class _Need(NamedTuple):
 
 
 _ALWAYS_DAYS: Final = 7
-SLICE = "1 of a slice or a share"
+SLICE = "1, where it is a slice or a share of a GPU"
 OF_EVERY_REQUEST = (
     *("request_id", "label", "label_time", "recorded_ms", "seq"),
     *("decision", "by_model", "propensity", "explored"),
@@ -112,7 +112,7 @@ def _categories(model: ModelDefinition) -> Iterator[Rule]:
             value = getattr(field, part)
             yield is_text or value is None, f"{key}.{part}", value, "nothing: only texts have it"
         if field.values is not None:
-            yield bool(field.values), f"{key}.values", field.values, "a text at least"
+            yield bool(field.values), f"{key}.values", field.values, "at least one text"
             words = {name: [word for word in field.values if word]}
             yield from _words(f"{key}.values", field.values, words)
             longest = max(map(len, field.values), default=0)
@@ -286,7 +286,7 @@ def _exploration(model: ModelDefinition) -> Iterator[Rule]:
     hides, policy = model.decision.hides_outcome, model.exploration
     if policy is None:
         return
-    wanted = "a decision at least: where none hides an outcome, there is nothing to let through"
+    wanted = "at least one decision: where none hides an outcome, there is nothing to let through"
     yield bool(hides), "decision.hides_outcome", hides, wanted
     open_ones = [name for name in model.decision.outcomes if name not in hides]
     wanted = f"a decision that hides no outcome: one of {', '.join(open_ones)}"
@@ -413,7 +413,7 @@ def _serving(model: ModelDefinition) -> Iterator[Rule]:
         rows, least = model.serving.batch_rows, max(CALL_ROWS, len(model.inputs))
         wanted = (
             f"{least} or more, where runtime is triton: a call holds so many rows, and Triton "
-            "refuses one of more"
+            "refuses a larger call"
         )
         yield rows >= least, "serving.batch_rows", rows, wanted
 

@@ -43,7 +43,8 @@ class _PlainLoader(yaml.SafeLoader):
         except (ValueError, OverflowError, AttributeError, KeyError, TypeError) as error:
             # For example a date in a 13th month, or a number of ten thousand digits.
             raise _wrong(
-                "a value is not of the kind that it looks like", node.start_mark
+                "a value can't be read as the date or number that it looks like; put it in quotes",
+                node.start_mark,
             ) from error
 
 
@@ -144,7 +145,7 @@ def _events(text: str) -> Iterator[Any]:
         while loader.check_event():
             yield loader.get_event()
     except (ValueError, OverflowError) as error:
-        problem = "an escape or a version with a number that is none"
+        problem = "an escape or a YAML version has an invalid number"
         raise _wrong(problem, loader.get_mark()) from error
     finally:
         loader.dispose()

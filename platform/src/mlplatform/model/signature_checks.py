@@ -81,7 +81,7 @@ def text_rules(model: ModelDefinition) -> Iterator[tuple[bool, str, object, str]
     columns, explained = len(rows), len(spans([spec.name for spec in rows]))
     wanted = f"{MOST_INPUTS} or fewer: one for each input, and for each token of a text"
     yield explained <= MOST_INPUTS, "inputs", f"{explained} columns", wanted
-    wanted = f"{MOST_COLUMNS} or fewer, of which each number of a vector is one"
+    wanted = f"{MOST_COLUMNS} or fewer: each number of a vector counts as one"
     yield columns <= MOST_COLUMNS, "inputs", f"{columns} columns", wanted
     texts = {i.name for i in model.inputs if i.kind == "text"}
     for number, name in enumerate(model.drift.inputs):

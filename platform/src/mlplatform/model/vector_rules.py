@@ -67,6 +67,6 @@ def _unwatched(model: ModelDefinition, vectors: set[str]) -> Iterator[Rule]:
     for number, window in enumerate(model.windows):
         for part in ("where", "matching"):
             chosen = getattr(window, part)
-            wanted = "a field that is a number, a text or a truth, no vector"
+            wanted = "a field that is a number, a text or a boolean, no vector"
             of = None if chosen is None else chosen.field
             yield of not in vectors, f"windows.{number}.{part}.field", of, wanted

@@ -100,7 +100,7 @@ def test_folds_that_the_champion_was_fitted_to_refuse_nothing() -> None:
     found = [replace(fold(number, 0.6, -0.2), is_unseen=number == 3) for number in (1, 2, 3)]
     result = judge_folds(found, GATES, has_champion=True)
     assert result.verdict == "passed"
-    assert "the champion can be compared in 1 of them" in result.reason
+    assert "The champion can be compared in 1 of these folds" in result.reason
 
 
 def test_a_first_version_is_held_to_the_least_that_any_may_reach() -> None:

@@ -257,7 +257,7 @@ def test_an_error_above_its_interval_says_why():
     told = judge_calibration(running, GATES)
     assert told.verdict == "passed"
     assert "lie 3.59 percentage points apart" in told.reason
-    assert "; chance adds to this, and without it the distance is 0.00 to 2.80 p" in told.reason
+    assert "; without what chance adds, the distance is 0.00 to 2.80 points" in told.reason
 
 
 def test_examples_without_any_difference_are_told_as_such():

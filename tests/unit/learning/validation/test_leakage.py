@@ -72,7 +72,7 @@ def test_a_number_of_the_payment_a_name_of_the_customer_and_a_clock_are_found() 
     for values in (numbers, names):
         found = gate(with_input(values))
         assert (found.verdict, found.observed) == ("failed", None)
-        assert "night says whose or which request a row is" in found.reason
+        assert "night identifies a row's customer or request" in found.reason
     found = gate(with_input(clock))
     assert found.verdict == "failed"
     assert "night grows with time" in found.reason

@@ -106,7 +106,7 @@ def test_a_good_version_passes_first_and_beside_its_equal() -> None:
     report = judge_numbers(evidence(30, 30), DEFINITION.gates, DEFINITION.training, "EUR")
     mae = next(gate for gate in report.gates if gate.name == "mae")
     assert "EUR, the champion's" in mae.reason
-    assert "5 % of the champion's" in mae.reason
+    assert "which is 5 % of the champion's error" in mae.reason
 
 
 def test_worse_versions_are_refused_by_name() -> None:

@@ -255,7 +255,7 @@ def test_a_row_holds_a_vector_of_the_greatest_length_and_others_beside_it() -> N
         return text.replace("\ninputs:\n", f"\ninputs:\n{''.join(inputs)}", 1)
 
     assert len(parse(model(1024, 400), "fraud/model.yaml").inputs) > 1424
-    with pytest.raises(ConfigInvalid, match="wanted: 1536 or fewer, of which each number of a vec"):
+    with pytest.raises(ConfigInvalid, match="wanted: 1536 or fewer: each number of a vector count"):
         parse(model(1024, 1024), "fraud/model.yaml")
 
 

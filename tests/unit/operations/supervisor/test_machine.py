@@ -81,7 +81,7 @@ def test_where_nothing_is_lacking_nothing_is_to_do() -> None:
         ({"locked": None}, "unknown", "no lock is here", "requirements"),
         ({"settings": "X is 1; wanted: 2"}, "lacking", "X is 1; wanted: 2", "docs/settings.md"),
         ({"models": "M is '/x'; wanted: folders"}, "lacking", "M is '/x'", "correct MLPLATFORM_"),
-        ({"left_out": ("fraud",)}, "optional", "no folder of fraud", "of an example: `examples`"),
+        ({"left_out": ("fraud",)}, "optional", "no folder of fraud", "for an example model: `examples`"),
         ({"home": HomeFacts(HOME, 7)}, "lacking", "belongs to uid 7, not to 1000", "chown -R 1000"),
         ({"home": HomeFacts(HOME, 1000, (HOME / "a",))}, "lacking", "others", "chmod -R go= /home"),
         (
@@ -155,7 +155,10 @@ def test_a_platform_that_runs_in_another_home_is_named_where_none_runs() -> None
     facts = dataclasses.replace(FINE, running="stopped", ports=held(77, "python", Path("/b")))
     (found,) = (finding for finding in check(facts) if finding.what == "platform")
     assert found.seen == f"none runs in {HOME}; a platform runs in /b: export MLPLATFORM_HOME=/b"
-    assert found.do == "that, or beside it: MLPLATFORM_GATEWAY_PORT=9080 mlplatform up"
+    assert (
+        found.do
+        == "use that, or start another beside it: MLPLATFORM_GATEWAY_PORT=9080 mlplatform up"
+    )
 
 
 def test_what_differs_from_the_lock_is_found(tmp_path: Path) -> None:

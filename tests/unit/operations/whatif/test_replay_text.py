@@ -97,7 +97,8 @@ def test_of_numbers_the_differences_are_told() -> None:
     told, drawn = fields(NUMBERS), tables(NUMBERS)
     assert told["moved by more than 20 EUR"].startswith("50 (5.00 %)")
     assert told["to where"] == (
-        "10 numbers are lower, 40 higher; the mean change is +1.25 EUR, without its sign 6.5 EUR"
+        "10 numbers are lower, 40 higher; the mean change is +1.25 EUR, "
+        "the mean absolute change 6.5 EUR"
     )
     assert told["without a number"] == "2 requests, by one version or both"
     differences, segments = drawn

@@ -358,7 +358,7 @@ def test_what_counts_is_what_a_retrain_as_of_now_would_fit_on(
     assert found.matured.positives == 1000
 
 
-BROKEN = Fault("amount", "amount is missing in 70.00 % of 5,000 payments; mend what fills it")
+BROKEN = Fault("amount", "amount is missing in 70.00 % of 5,000 payments; Mend its source")
 SOUND = Shift("amount", 5000, 0.01, 0.2, 0.01, 0.1, 0.0)
 
 

@@ -120,7 +120,8 @@ def test_values_that_go_missing_are_a_data_fault_and_no_drift() -> None:
     (fault,) = verdict.faults
     assert fault.source == "amount"
     assert re.match(
-        r"amount is missing in 4\d.\d\d % of 5,000 requests, in 0.00 % of", fault.reason
+        r"amount is missing in 4\d.\d\d % of 5,000 requests; it was missing in 0.00 % of",
+        fault.reason,
     )
 
 
@@ -171,8 +172,8 @@ def without(window: Window, name: str) -> Window:
         (lambda w: dataclasses.replace(w, gaps=("gateway-1 is behind",)), "gateway-1 is behind"),
         (
             lambda w: emptied(w, "amount"),
-            "data fault: amount is missing in 100.00 % of 5,000 requests, in 0.00 % of those that "
-            "the model learned from; mend what fills it",
+            "data fault: amount is missing in 100.00 % of 5,000 requests; it was missing in 0.00 % "
+            "of those that the model learned from. Mend its source",
         ),
         (lambda w: without(w, "amount"), "amount is not in the window"),
         (

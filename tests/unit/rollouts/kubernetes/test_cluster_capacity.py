@@ -61,8 +61,8 @@ def test_too_few_gpus_are_refused_with_the_numbers() -> None:
     answer = room_for(need(2), [node(2, pod(1)), node(1, pod(1), name="n2")], [])
 
     assert answer == CapacityShortage(
-        "fraud-v8-01234567 needs 2 pods with 1 nvidia.com/gpu each, and there is room for 1: the 2 "
-        "of 2 nodes that suit it have 3 nvidia.com/gpu, of which 2 are taken"
+        "fraud-v8-01234567 needs 2 pods with 1 nvidia.com/gpu each, and there is room for 1. 2 "
+        "of 2 nodes suit it; they have 3 nvidia.com/gpu, and 2 are taken"
     )
 
 
@@ -92,7 +92,7 @@ def test_nodes_of_another_kind_or_kept_for_others_do_not_count(unsuited: Node) -
     answer = room_for(wanted, [unsuited], [])
 
     assert isinstance(answer, CapacityShortage)
-    assert "the 0 of 1 nodes" in answer.reason
+    assert "0 of 1 nodes" in answer.reason
 
 
 def test_pods_of_less_priority_make_room() -> None:

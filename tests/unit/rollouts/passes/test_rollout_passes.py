@@ -814,7 +814,9 @@ def test_what_has_changed_since_a_verdict_is_named(tmp_path: Path) -> None:
     )
     noted = again(world, second)[-1]
     assert noted.differences == (), "it is held to the policy of its time"
-    assert noted.notes == ("model.yaml has changed since: rollout.stop.alerts was 0.15, is 0.5",)
+    assert noted.notes == (
+        "model.yaml has changed since: rollout.stop.alerts was 0.15 and is now 0.5",
+    )
 
     nothing = again(world, second, evidence={"verdict": "HEALTHY"})[-1]
     assert (nothing.again, len(nothing.differences)) == (None, 1)

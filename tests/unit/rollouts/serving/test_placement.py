@@ -131,8 +131,8 @@ def written(gpu: str, accelerator: str = "cuda") -> str:
     ("text", "told"),
     [
         (written("{resource: nvidia.com/gpu}", "cpu"), "accelerator is cpu"),
-        (written("{resource: nvidia.com/mig-1g.10gb, count: 2}"), "1 of a slice"),
-        (written("{resource: nvidia.com/gpu.shared, count: 2}"), "1 of a slice"),
+        (written("{resource: nvidia.com/mig-1g.10gb, count: 2}"), "1, where it is a slice"),
+        (written("{resource: nvidia.com/gpu.shared, count: 2}"), "1, where it is a slice"),
         (written("{resource: amd.com/gpu}"), "gpu.resource"),
         (written("{resource: nvidia.com/gpu, count: 0}"), "gpu.count"),
     ],

@@ -122,7 +122,7 @@ def test_payments_that_were_let_through_stand_for_those_that_were_drawn_with_the
     assert seen.requests.seen.tolist() == [True, True, True, True, False, False]
     assert seen.requests.positive.tolist() == [False, False, False, True, False, False]
     reason = judged(seen).reason
-    assert "1 of 2 requests that chance could let through were let through" in reason
+    assert "1 of the 2 requests that could be let through at random were let through" in reason
     assert "1 stopped requests have no known outcome." in reason
 
 

@@ -402,10 +402,12 @@ def test_a_segment_too_small_to_be_shown_is_told_and_refused_where_it_is_require
     plan = plan_rollout(definition, thin, PREDICTED, report, of_segments)
     told = {note.split(":")[0]: note for note in plan.notes if note.startswith("segment ")}
     assert list(told) == ["segment large", "segment rare", "segment unseen"]
-    assert "100 % of the challengers as good as the champion pass them" in told["segment large"]
+    passing = "Of the challengers as good as the champion, 100 % pass them"
+    assert passing in told["segment large"]
     assert told["segment unseen"].endswith("too few alerts for a plan. No step waits for it")
     assert "in time" in told["segment rare"]
-    assert ": its gates take 17.2 days. 23 % of the challengers" in told["segment rare"]
+    assert ": its gates take 17.2 days. Of the challengers" in told["segment rare"]
+    assert "champion, 23 % pass them in time" in told["segment rare"]
     refused = [r for r in map(str, plan.refusals) if "rare" in r]
     assert len(refused) == required
     if required:

@@ -278,7 +278,7 @@ def _lacking(
     if policy.shares is not None:
         last = outcomes[-1]
         wanted = math.ceil(LEAST / policy.shares[last] - 1e-9)
-        short = f"{rows:,} held-out requests, {wanted:,} wanted: {LEAST} of them get {last}"
+        short = f"{rows:,} held-out requests, {wanted:,} wanted, so that {LEAST} of them get {last}"
         return short if rows < wanted else ""
     positives = int((y == 1).sum())
     short = (

@@ -60,7 +60,10 @@ def judge_counts(of_class: Mapping[str, int], limit: int) -> GateResult:
     few = sum(count < limit for count in of_class.values())
     more = f"; {few} classes have fewer" if few > 1 else ""
     count = of_class[least]
-    reason = f"{count:,} labelled requests of {least}, the fewest (at least {limit:,} wanted){more}"
+    reason = (
+        f"class {least} has the fewest labelled requests: {count:,} (at least {limit:,} "
+        f"wanted){more}"
+    )
     return GateResult("classes", "failed" if few else "passed", count, limit, reason)
 
 
@@ -71,7 +74,7 @@ def judge_accuracy(evidence: LabelledEvidence, gates: ClassGates) -> GateResult:
         reason = (
             f"a loss of accuracy is proven on days that the champion was not fitted to: "
             f"the whole {100 * QUALITY_LEVEL:g} % interval, {lost.low:+.3f} to {lost.high:+.3f}, "
-            f"lies below {-gates.accuracy_loss:+.3f}, which is tolerated"
+            f"lies below the tolerated {-gates.accuracy_loss:+.3f}"
         )
         ends = (lost.low, lost.high)
         return GateResult("accuracy", "failed", lost.value, -gates.accuracy_loss, reason, ends)

@@ -28,8 +28,8 @@ def judge_stability(found: Stability, gates: GatePolicy) -> GateResult:
     shown = ", ".join(f"{one} {index:.3f}" for one, index in [*largest.items()][:SHOWN_INPUTS])
     days = ", ".join(day_text(at_ms) for at_ms in found.from_ms[1:])
     reason = (
-        f"largest population stability index of an input, of the days from {days} against those"
-        f" from {day_text(found.from_ms[0])}: {shown}"
+        "largest population stability index, of the inputs that moved most, between the days"
+        f" from {day_text(found.from_ms[0])} and those from {days}: {shown}"
     )
     if limit is None:
         return GateResult(name, "passed", value, None, reason)

@@ -97,8 +97,8 @@ def _alone(found: Sequence[FoldFinding], text: str, limit: float, worst: float) 
     measures = [m for fold in found if (m := fold.quality) is not None]
     bad = sum(m.candidate.high < limit for m in measures)
     reason = (
-        f"{text}. It is proven to be less than {limit:.3f} in {bad} of these folds, and may be in "
-        "half at most"
+        f"{text}. It is proven to be less than {limit:.3f} in {bad} of these folds; this may "
+        "happen in half of them at most"
     )
     return GateResult(NAME, _verdict(bad, len(measures)), worst, limit, reason)
 
@@ -111,16 +111,16 @@ def _compared(found: Sequence[FoldFinding], text: str, limit: float) -> GateResu
     ]
     if len(gaps) < FEWEST_COMPARED:
         reason = (
-            f"{text}; the champion can be compared in {len(gaps)} of them"
-            f" ({FEWEST_COMPARED} wanted)"
-            ": it was fitted to days of the others, or can't be run; the gate `quality` compares it"
+            f"{text}. The champion can be compared in {len(gaps)} of these folds"
+            f" ({FEWEST_COMPARED} wanted), because it was fitted to days of the other folds or"
+            " can't be run. The gate `quality` compares it"
         )
         return GateResult(NAME, "passed", min(_values(found)), None, reason)
     bad, worst = sum(gap.high < limit for gap in gaps), min(gap.value for gap in gaps)
     reason = (
         f"{text}. The champion was not fitted to {len(gaps)} of the folds; the worst difference to "
-        f"it is {worst:+.3f}. A loss beyond {limit:+.3f} is proven in {bad} of these folds, and "
-        "may be in half at most"
+        f"it is {worst:+.3f}. A loss beyond {limit:+.3f} is proven in {bad} of these folds; this "
+        "may happen in half of them at most"
     )
     return GateResult(NAME, _verdict(bad, len(gaps)), worst, limit, reason)
 

@@ -209,10 +209,13 @@ def judge_feeds(data: DataEvidence, gates: GatePolicy) -> tuple[GateResult, ...]
             "missing_values", "inconclusive", None, gates.missing_share, "no rows to count"
         )
     else:
-        finding, share = "no input must be there", 0.0
+        finding, share = "no input is required", 0.0
         if worst is not None:
             share = shares[worst]
-            finding = f"{worst} is missing in {percent(share)} of rows, most of all required inputs"
+            finding = (
+                f"{worst} is missing in {percent(share)} of rows, more often than any other "
+                "required input"
+            )
         missing = at_most(
             "missing_values", share, gates.missing_share, finding, percent(gates.missing_share)
         )
@@ -246,7 +249,10 @@ def judge_schema(schema: SchemaEvidence) -> GateResult:
     if list(schema.candidate) == list(schema.declared):
         reason = f"a change declared in model.yaml: {', '.join(differing) or 'the order'}"
         return GateResult("schema", "passed", count, None, reason)
-    reason = f"inputs differ undeclared: {', '.join(differing) or 'their order'}"
+    reason = (
+        "inputs differ, and model.yaml does not declare the change: "
+        f"{', '.join(differing) or 'their order'}"
+    )
     return GateResult("schema", "failed", count, 0.0, reason)
 
 
@@ -275,7 +281,7 @@ def judge_quality(quality: QualityEvidence, gates: GatePolicy) -> GateResult:
         limit = -gates.average_precision_loss
         reason = (
             f"{text}. The loss is proven: the whole {100 * QUALITY_LEVEL:g} % interval, "
-            f"{lost.low:+.3f} to {lost.high:+.3f}, lies below {limit:+.3f}, which is tolerated"
+            f"{lost.low:+.3f} to {lost.high:+.3f}, lies below the tolerated {limit:+.3f}"
         )
         return GateResult(name, "failed", lost.value, limit, reason, (lost.low, lost.high))
     return floor_gate(name, quality.difference, -gates.average_precision_drop, text, "{:+.3f}")
@@ -285,7 +291,7 @@ def judge_leakage(leakage: LeakageEvidence, gates: GatePolicy) -> GateResult:
     """Checks that no input knows the outcome, the future, or whose request it is."""
     name, limit = "leakage", gates.single_input_average_precision
     if leakage.identifiers or leakage.growing:
-        problems = [f"{n} says whose or which request a row is" for n in leakage.identifiers]
+        problems = [f"{n} identifies a row's customer or request" for n in leakage.identifiers]
         problems += [
             f"{n} grows with time, so live values lie beyond all that was learned"
             for n in leakage.growing
@@ -304,7 +310,7 @@ def judge_leakage(leakage: LeakageEvidence, gates: GatePolicy) -> GateResult:
         f"itself on {leakage.positives:,} positives"
     )
     if value < limit:
-        reason = f"{finding} (less than {limit:.3f} wanted; more would be the outcome itself)"
+        reason = f"{finding} (less than {limit:.3f} wanted; more would mean it holds the outcome)"
         return GateResult(name, "passed", value, limit, reason)
     reason = (
         f"{finding}, {limit:.3f} or more: it holds the outcome, or what is known only after it; "

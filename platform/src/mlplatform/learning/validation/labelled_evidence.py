@@ -64,12 +64,12 @@ class LabelledEvidence:
 
 def judge_leaks(evidence: LabelledEvidence) -> GateResult:
     """Checks that no input says whose request it is, or grows with time."""
-    problems = [f"{n} says whose or which request a row is" for n in evidence.identifiers]
+    problems = [f"{n} identifies a row's customer or request" for n in evidence.identifiers]
     problems += [f"{n} grows with time" for n in evidence.growing]
     if problems:
         reason = f"{'; '.join(problems)}: take it out of the inputs"
         return GateResult("leakage", "failed", float(len(problems)), 0.0, reason)
-    reason = "no input says whose or which request a row is, or grows with time"
+    reason = "no input identifies a row's customer or request, or grows with time"
     return GateResult("leakage", "passed", 0.0, 0.0, reason)
 
 

@@ -75,8 +75,7 @@ def judge_mae(evidence: LabelledEvidence, gates: RealGates, unit: str) -> GateRe
         if rise.low > limit:
             reason = (
                 f"a rise of the {WORDS[name]} is proven on days that the champion was not fitted "
-                f"to: the whole {_level(rise, '+')} {unit} lies beyond {limit:+.4g}, which is "
-                "tolerated"
+                f"to: the whole {_level(rise, '+')} {unit} lies beyond the tolerated {limit:+.4g}"
             )
             return GateResult(name, "failed", rise.value, limit, reason, (rise.low, rise.high))
     if found is None or found.champion is not None or undecided_reason(evidence, name) is not None:
@@ -97,8 +96,8 @@ def judge_bias(evidence: LabelledEvidence, gates: RealGates, unit: str) -> GateR
         return GateResult(name, "inconclusive", None, limit, why or "it was not measured")
     own = found.candidate
     reason = (
-        f"numbers are {own.value:+.4g} {unit} off their labels on average; {_level(own, '+')}, "
-        f"some of which must lie between -{limit:.4g} and +{limit:.4g}"
+        f"numbers are {own.value:+.4g} {unit} off their labels on average ({_level(own, '+')}; "
+        f"part of it must lie between -{limit:.4g} and +{limit:.4g})"
     )
     verdict: Verdict = "failed" if own.low > limit or own.high < -limit else "passed"
     return GateResult(name, verdict, own.value, limit, reason, (own.low, own.high))
@@ -117,7 +116,7 @@ def _no_larger(evidence: LabelledEvidence, name: str, rise: float, unit: str) ->
     reason = (
         f"{text}, the champion's {found.champion.value:.4g} on the same {evidence.labelled:,} "
         f"labelled requests; difference {gap.value:+.4g} ({_level(gap, '+')}; all of it must be "
-        f"{limit:+.4g} or less, {100 * rise:g} % of the champion's)"
+        f"{limit:+.4g} or less, which is {100 * rise:g} % of the champion's error)"
     )
     return GateResult(name, _below(gap, limit), gap.value, limit, reason, (gap.low, gap.high))
 

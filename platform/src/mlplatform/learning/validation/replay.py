@@ -79,8 +79,8 @@ def predicted_band(alerts: NDArray[np.bool_], recent: Recent, *, factor: float) 
         raise InputInvalid(recent.source, None, "a replay needs two days and two customers")
     how = (
         f"replay of {band.rows:,} requests of {band.units:,} customers on {band.days:,} days "
-        f"({recent.source}): {percent(band.low)} to {percent(band.high)} for a coming day, "
-        f"widened by a factor of {factor:g}"
+        f"({recent.source}): alerts on {percent(band.low)} to {percent(band.high)} of a coming "
+        f"day's requests, widened by a factor of {factor:g}"
     )
     return AlertBand(
         low=band.low / factor, high=min(1.0, band.high * factor), share=band.share, how=how

@@ -162,9 +162,9 @@ def error_bound(error: Interval, limit: float) -> str:
     """The interval of a calibration error beside its limit, in words. The interval may lie below
     the error, because it leaves out the part that chance adds."""
     return (
-        f"chance adds to this, and without it the distance is {100 * error.low:.2f} to "
-        f"{100 * error.high:.2f} points ({100 * CALIBRATION_LEVEL:g} % interval), of which the "
-        f"lower end must be {100 * limit:.2f} or less"
+        f"without what chance adds, the distance is {100 * error.low:.2f} to "
+        f"{100 * error.high:.2f} points ({100 * CALIBRATION_LEVEL:g} % interval; its lower end "
+        f"must be {100 * limit:.2f} or less)"
     )
 
 

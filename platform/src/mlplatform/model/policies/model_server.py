@@ -84,7 +84,7 @@ def server_rules(serving: ServingPolicy, signature: Signature | None) -> Iterato
         for key, value in named.items():
             yield not value, key, value, wanted
         return
-    wanted = "mlplatform, triton, or another ServingRuntime than those that they stand for"
+    wanted = "mlplatform, triton, or a ServingRuntime other than those of these two"
     yield serving.runtime not in RESERVED, "serving.runtime", serving.runtime, wanted
     wanted = f"what {serving.runtime} loads on a cluster, or an address for one machine"
     is_there = bool(serving.storage or serving.address)

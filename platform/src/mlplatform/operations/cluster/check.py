@@ -128,7 +128,7 @@ def _controller(facts: ClusterFacts, wanted: ClusterRequirements) -> Iterator[Ch
                 "lacking", what, "no pod of it answers", "see its pods and their logs"
             )
         if found.version is None:
-            seen = "neither its image's tag nor its labels say"
+            seen = "neither its image's tag nor its labels name a version"
             yield CheckFinding("unknown", of, seen, f"see by hand that it is {oldest} or newer")
         else:
             yield _at_least(of, found.version, OLDEST_KSERVE)

@@ -129,7 +129,8 @@ def entities_named(platform: Platform, named: str, model: str | None) -> FoundEn
     definitions, unread = _definitions(platform, model)
     there = {known for one in definitions.values() for known in one.entities}
     if name not in there:
-        raise ConfigInvalid("--entity", name, f"one of {', '.join(sorted(there)) or 'none'}")
+        wanted = f"one of {', '.join(sorted(there))}" if there else "no entity, as no model has one"
+        raise ConfigInvalid("--entity", name, wanted)
     found, secret = [], platform.pseudonym_key()
     for of, definition in definitions.items():
         if name in definition.entities:
@@ -229,8 +230,8 @@ def not_reached(platform: Platform, found: FoundViews) -> list[str]:
         if topic is not None and settings.kafka:
             sentences.append(
                 f"Kafka, topics {topic} and {letters_of(topic)}: messages stay for their retention"
-                " (dead letters 14 days); kafka-delete-records.sh removes a partition's up to an"
-                " offset"
+                " (dead letters 14 days); kafka-delete-records.sh removes the messages of a"
+                " partition up to an offset"
             )
         elif topic is not None:
             sentences.append(
@@ -263,7 +264,10 @@ def _definitions(
             platform.views(name)
             found[name] = platform.definition(name)
         except (ConfigInvalid, OSError) as error:
-            unread.append(f"rows of {name}, which cannot be read: {error}; then erase again")
+            unread.append(
+                f"rows of {name}: its folder cannot be read ({error}); correct that, then erase"
+                " again"
+            )
     return found, unread
 
 

@@ -293,10 +293,12 @@ class PrefectGate:
             return requests.StartRefusal(f"your key has no scope {model or '*'}:{needed}")
         if wanted == "cancel":
             if flow in requests.STARTED_BY_THE_PLATFORM:
-                return requests.StartRefusal(f"runs of {flow} end with an answer")
+                return requests.StartRefusal(
+                    f"a run of {flow} asks a question, and only an answer ends it"
+                )
             if isinstance(person, Client) and flow in requests.RUN_BY_A_SCHEDULE:
                 return requests.StartRefusal(
-                    f"runs of {flow} are the schedule's: the operator ends one"
+                    f"a schedule starts the runs of {flow}, and only the operator ends one"
                 )
             return json.dumps(requests.CANCELLING).encode()
         name = person.name if isinstance(person, Client) else None
@@ -307,7 +309,7 @@ class PrefectGate:
             if name is not None and not self._answers.takes(name):
                 within = f"{MOST_ANSWERS} answers in {WITHIN_S / 60:.0f} minutes"
                 return requests.StartRefusal(
-                    f"no more than {within} are taken of {name}: try later"
+                    f"{name} has given {within}, the most of one person: try later"
                 )
             if (why := await self._unproven(person, about, answer)) is not None:
                 return requests.StartRefusal(why)
@@ -338,7 +340,7 @@ class PrefectGate:
         asked = run.json().get("parameters") if run.is_success else None
         question = requests.question_of(asked, answer)
         if question is None:
-            return "the form takes decision, code and reason, of a question that a rollout asks"
+            return "wanted: decision, code and reason, in answer to a question of a rollout"
         code = str(answer.body["run_input"].get(requests.CODE, ""))
         try:
             approval_codes.approver(self._approval_key(), code, question, now_s=time.time())

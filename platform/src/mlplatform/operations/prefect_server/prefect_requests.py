@@ -84,7 +84,8 @@ def run_start(
     for key in sorted(set(body) - _TAKEN - _DROPPED):
         if body[key] not in (None, {}, [], "", "default"):
             return StartRefusal(
-                f"{key} can't be chosen: a run takes parameters, and its place is declared"
+                f"{key} can't be chosen: a run takes only parameters; its deployment says where it"
+                " runs"
             )
     when = _scheduled(body.get("state"))
     if when is None:

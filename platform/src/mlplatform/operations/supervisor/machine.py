@@ -158,7 +158,10 @@ def _machine(facts: MachineFacts) -> Iterator[CheckFinding]:
 def _clock(facts: MachineFacts) -> CheckFinding:
     if facts.synchronised is None:
         return CheckFinding(
-            "unknown", "clock", "the kernel does not say", "date -u, beside another's"
+            "unknown",
+            "clock",
+            "the kernel does not say whether anything keeps it on time",
+            "compare `date -u` with another machine's",
         )
     if not facts.synchronised:
         seen = "nothing keeps it on time; a request more than 5 minutes off is refused"
@@ -254,7 +257,10 @@ def _running(facts: MachineFacts) -> Iterator[CheckFinding]:
         seen, do = f"none runs in {facts.home.root}", "mlplatform up"
         held = [port.holder for port in facts.ports if port.holder is not None]
         if other := other_home(held, facts.home.root):
-            seen, do = f"{seen}; {way_to(other)}", f"that, or beside it: {start_elsewhere(facts)}"
+            seen, do = (
+                f"{seen}; {way_to(other)}",
+                f"use that, or start another beside it: {start_elsewhere(facts)}",
+            )
         yield CheckFinding("optional", what, seen, do)
         return
     silent = [f"{name}: {why}" for name, why in sorted(facts.silent.items())]

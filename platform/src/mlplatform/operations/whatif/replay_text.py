@@ -194,7 +194,8 @@ def _moves(moves: NumberDifferences | None) -> dict[str, str]:
         return {}
     where = (
         f"{moves.lower:,} numbers are lower, {moves.higher:,} higher; the mean change is "
-        f"{moves.mean:+.4g} {moves.unit}, without its sign {moves.mean_absolute:.4g} {moves.unit}"
+        f"{moves.mean:+.4g} {moves.unit}, the mean absolute change {moves.mean_absolute:.4g} "
+        f"{moves.unit}"
     )
     without = (
         {"without a number": f"{moves.without:,} requests, by one version or both"}
@@ -259,8 +260,9 @@ def _outcomes(known: LabelCounts) -> Mapping[str, str]:
     }
     if known.more is not None and known.low is not None and known.high is not None:
         shown["candidate finds"] = (
-            f"{100 * known.more:+.1f} percentage points of the positives with as many alerts "
-            f"(interval {100 * known.low:+.1f} to {100 * known.high:+.1f})"
+            f"{abs(100 * known.more):.1f} percentage points {'fewer' if known.more < 0 else 'more'}"
+            f" of the positives, with as many alerts (interval {100 * known.low:+.1f} to "
+            f"{100 * known.high:+.1f})"
         )
     shown["unknown"] = (
         f"{known.immature:,} outcomes have not matured, {known.hidden:,} are hidden by the decision"

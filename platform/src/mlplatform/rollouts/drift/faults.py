@@ -62,8 +62,8 @@ def missing_fault(name: str, column: Column, values: Floats, limit: float) -> Fa
     if missing <= column.missing_share or share_psi(before, now) <= limit:
         return None
     reason = (
-        f"{name} is missing in {percent(missing)} of {len(values):,} requests, in "
-        f"{percent(column.missing_share)} of those that the model learned from; mend what fills it"
+        f"{name} is missing in {percent(missing)} of {len(values):,} requests; it was missing in "
+        f"{percent(column.missing_share)} of those that the model learned from. Mend its source"
     )
     return Fault(name, reason)
 
@@ -81,9 +81,9 @@ def stuck_fault(name: str, column: Column, values: Floats) -> Fault | None:
     if share < STUCK_SHARE or usual:
         return None
     reason = (
-        f"{name} is {value:g} in {percent(share)} of {len(present):,} requests, in "
-        f"{percent(before)} of those that the model learned from: it is at a default, or its feed "
-        "has stopped; mend what fills it"
+        f"{name} is {value:g} in {percent(share)} of {len(present):,} requests; it was so in "
+        f"{percent(before)} of those that the model learned from. It is at a default, or its feed "
+        "has stopped. Mend its source"
     )
     return Fault(name, reason)
 

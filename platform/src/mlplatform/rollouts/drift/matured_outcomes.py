@@ -202,9 +202,9 @@ def _numbers(
 
 def _silence(number: int, task: Task) -> str:
     day = np.datetime64(number, "D")
-    last = f"none came on the last day on which one of {day} could arrive"
+    last = f"none came on the last day on which a label of {day} could arrive"
     text = f"labels have stopped coming: {last}"
-    return f"{text}, so no label does not mean negative" if task == "binary" else text
+    return f"{text}, so a missing label does not mean negative" if task == "binary" else text
 
 
 @dataclass(slots=True)

@@ -79,7 +79,7 @@ EMERGENCY: Final = _rollout(
 )  # fmt: skip
 DEPLOY_REFUSED: Final = _rollout(
     "deploy-refused", "The service of a version can't be started",
-    "Make room for it, or take the rollout back; it is tried again until its deadline.",
+    "Make room for it, or take the rollout back. The start is tried again until the deadline.",
 )  # fmt: skip
 SHADOW: Final = _rollout("shadow-started", "A challenger gets copies of answered requests")
 APPROVAL_ASKED: Final = _rollout(
@@ -122,12 +122,12 @@ TEST_ENDED: Final = _model(
 )  # fmt: skip
 INCIDENT_OPENED: Final = _incident(
     "opened", "A model has drifted, finds less than before, or gets broken data",
-    "Look at what it says. Broken data is mended at its source; else a retrain follows by itself.",
+    "Look at the incident. Mend broken data at its source; otherwise a retrain follows by itself.",
 )  # fmt: skip
 INCIDENT_CLAIMED: Final = _incident("claimed", "A retrain works on an incident")
 INCIDENT_ANSWERED: Final = _incident(
     "answered", "A retrain has ended",
-    "See how it ended: in a version, which rolls out, or in none; then a person has to decide.",
+    "See how it ended. A new version rolls out; where there is none, a person has to decide.",
 )  # fmt: skip
 INCIDENT_CLOSED: Final = _incident("closed", "An incident is closed")
 TEST: Final = EventType(f"{PREFIX}.test", "A test of this receiver, by `mlplatform events test`")

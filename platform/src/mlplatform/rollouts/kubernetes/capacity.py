@@ -196,9 +196,9 @@ def _numbers(need: Need, suited: Sequence[Node], all_nodes: int, free: int) -> s
     taken = sum((pod.amounts.get(scarce, Decimal(0)) for n in suited for pod in n.pods), Decimal(0))
     return (
         f"{need.service} needs {need.pods} pod{'s' if need.pods != 1 else ''} with"
-        f" {amount.normalize():f} {scarce} each, and there is room for {free}: the {len(suited)} of"
-        f" {all_nodes} nodes that suit it have "
-        f"{have.normalize():f} {scarce}, of which {taken.normalize():f} are taken"
+        f" {amount.normalize():f} {scarce} each, and there is room for {free}. {len(suited)} of"
+        f" {all_nodes} nodes suit it; they have {have.normalize():f} {scarce}, and"
+        f" {taken.normalize():f} are taken"
     )
 
 

@@ -376,7 +376,7 @@ def _promoted(
         return undone
     if judgement is not None and judgement.verdict == "UNHEALTHY":
         if routes.previous is None:
-            return Hold(f"no predecessor to go back to: {judgement.reason}")
+            return Hold(f"there is no predecessor to go back to: {judgement.reason}")
         if routes.challenger is not None:
             # The load of the challenger may be the cause: judge it first, then the champion.
             first = routes.challenger.version
@@ -411,7 +411,7 @@ def _undone(state: RolloutState, observation: Observation, now: Now) -> RollBack
     else:
         return None
     if observation.routes.previous is None:
-        return Hold(f"no predecessor to go back to, though {reason}")
+        return Hold(f"{reason}, but there is no predecessor to go back to")
     return _back(state, observation, reason, {})
 
 

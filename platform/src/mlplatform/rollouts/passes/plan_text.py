@@ -89,7 +89,8 @@ def harm_rows(plan: Plan) -> list[tuple[str, ...]]:
 def harm_title() -> str:
     """The title of the table of `harm_rows`."""
     return (
-        f"what a challenger with {HARM:g} times the limit does until it is stopped or the step ends"
+        f"what a challenger with {HARM:g} times the harm that a limit allows does until it is "
+        "stopped or the step ends"
     )
 
 
@@ -132,7 +133,10 @@ def _findings(plan: Plan) -> Iterator[str]:
         together = length(plan.hours)
         yield f"shadow and canary together take {together}, without the wait for an approval"
     caught = ", ".join(f"{gate} {_chance(chance)}" for gate, chance in plan.stops.items())
-    yield f"chance that some step stops a challenger with {HARM:g} times the limit: {caught}"
+    yield (
+        f"chance that some step stops a challenger with {HARM:g} times the harm that a limit "
+        f"allows: {caught}"
+    )
     if plan.confirmation is not None:
         yield from _confirmation_lines(plan.confirmation)
     yield from (f"note: {note}" for note in plan.notes)
@@ -142,12 +146,12 @@ def _findings(plan: Plan) -> Iterator[str]:
 def _confirmation_lines(found: Confirmation) -> Iterator[str]:
     yield f"confirmation: {found.positives:,} positives are expected in shadow"
     yield (
-        f"confirmation: {_chance(found.passes)} of the versions as good as the champion are "
+        f"confirmation: of the versions as good as the champion, {_chance(found.passes)} are "
         "confirmed"
     )
     yield (
-        f"confirmation: {_chance(found.stops)} of the versions that miss {HARM:g} times the limit "
-        "are taken back"
+        f"confirmation: of the versions that miss {HARM:g} times as many positives as the limit "
+        f"allows, {_chance(found.stops)} are taken back"
     )
     if found.hidden:
         yield (
@@ -274,9 +278,9 @@ def step_sentence(plan: RolloutPlan, step: PlannedStep) -> str:
         f"The step {_place(step)} is planned to take {length(step.hours, step.deadline_h)} at a "
         f"traffic of {plan.requests_h:,.0f} requests/h. Its deadline is "
         f"{duration_text(step.deadline_h * HOUR_S)}. Its slowest gate is {step.decides}. "
-        f"{_chance(step.passes)} of the challengers as good as the champion pass in time. "
-        f"A challenger with {HARM:g} times the harm of a limit reaches {step.exposed:,} customers "
-        "before it is stopped."
+        f"Of the challengers as good as the champion, {_chance(step.passes)} pass in time. "
+        f"A challenger with {HARM:g} times the harm that a limit allows reaches "
+        f"{step.exposed:,} customers before it is stopped."
     )
     return f"{sentence} Opened despite its plan: {plan.despite}." if plan.despite else sentence
 

@@ -199,8 +199,8 @@ def _segment_notes(shadow: Stage, plans: Mapping[str, StagePlan]) -> Iterator[st
         if plan.hours is not None:
             takes = duration_text(plan.hours * HOUR_S)
         yield (
-            f"segment {segment.name}: its gates take {takes}. {100 * plan.passes:.0f} % of the "
-            f"challengers as good as the champion pass them in time. Chance that shadow stops a "
+            f"segment {segment.name}: its gates take {takes}. Of the challengers as good as the "
+            f"champion, {100 * plan.passes:.0f} % pass them in time. Chance that shadow stops a "
             f"challenger with twice a limit: {caught}. {then}"
         )
 

@@ -117,7 +117,7 @@ def _differences(recorded: Mapping[str, Any], again: Mapping[str, Any]) -> tuple
 def _policy_notes(then: RolloutPolicy, now: RolloutPolicy) -> tuple[str, ...]:
     pair = (msgspec.to_builtins(policy) for policy in (then, now))
     return tuple(
-        f"model.yaml has changed since: rollout.{path} was {_short(one)}, is {_short(other)}"
+        f"model.yaml has changed since: rollout.{path} was {_short(one)} and is now {_short(other)}"
         for path, one, other in _leaves(*pair)
     )
 

@@ -61,7 +61,7 @@ def consequences(evidence: Evidence) -> tuple[str, str]:
     if evidence.get("emergency"):
         who = evidence.get("opened_by")
         approved = f"it stays champion; {who} alone promoted it in an emergency"
-        rejected = "the champion before it answers again, as it does if no one answers within a day"
+        rejected = "the champion before it answers again; so it does if nobody decides within a day"
     elif evidence.get("bootstrap"):
         approved = "it becomes champion and answers every customer at once: there is none before it"
     else:

@@ -90,7 +90,7 @@ def score_differences(bundle: Bundle, score: Score) -> str:
             if not abs(found - wanted) <= tolerance:
                 return (
                     f"golden row {place // numbers} scores {found:.6g} {how}; the bundle says "
-                    f"{wanted:.6g} within {tolerance:g}"
+                    f"{wanted:.6g} (\u00b1{tolerance:g})"
                 )
     return ""
 

@@ -340,8 +340,8 @@ def _unknown(seen: Outcomes, found: Recall) -> Iterator[str]:
     if drawn.any():
         through = int((drawn & requests.seen).sum())
         yield (
-            f"{through:,} of {int(drawn.sum()):,} requests that chance could let through were let "
-            "through; they stand for all of them."
+            f"{through:,} of the {int(drawn.sum()):,} requests that could be let through at random "
+            "were let through; they represent all of these."
         )
     if never:
         yield f"{never:,} stopped requests have no known outcome."

@@ -289,7 +289,7 @@ def allowed_text(
     """The sentences on what a step allows and on whether what was counted keeps it waiting."""
     allowed = f"This step allows up to {unit(tolerance)}."
     if counted > limit:
-        return f"{allowed} What was counted is beyond the limit, which is {unit(limit)}."
+        return f"{allowed} What was counted is beyond the limit of {unit(limit)}."
     return allowed
 
 

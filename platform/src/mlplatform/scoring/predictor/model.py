@@ -274,7 +274,7 @@ def self_test(score: Score, served: PredictorBundle) -> None:
             row = worst // max(1, served.classes)
             raise Corrupt(
                 f"golden row {row} scores {scores.flat[worst]:.6g}; the bundle says "
-                f"{served.golden_scores.flat[worst]:.6g} within {served.tolerance:g}"
+                f"{served.golden_scores.flat[worst]:.6g} (\u00b1{served.tolerance:g})"
             )
 
 
