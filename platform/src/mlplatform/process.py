@@ -174,7 +174,7 @@ def _run(name: str, entry: Entry, arguments: Sequence[str]) -> None:
         module.run(*parts)
     except PlatformError as error:
         if has_end_signal():
-            log.warning("%s ends as requested; this error was still there: %s", name, error)
+            log.warning("%s ends as requested; an error came meanwhile: %s", name, error)
             return
         if error.__cause__ is not None:  # otherwise the line below says everything
             log.error("%s ends", name, exc_info=error)

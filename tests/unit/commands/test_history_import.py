@@ -133,7 +133,7 @@ def test_days_that_are_added_later_give_what_they_give_at_once(
     first_days = pc.less(table.column("event_time"), pa.scalar((START_MS + 2 * DAY_MS) * 1000, US))
     before, after = table.filter(first_days), table.filter(pc.invert(first_days))
     import_history(platform, "fraud", before, "march")
-    with pytest.raises(InputInvalid, match=r"begins at .* as those before were imported already"):
+    with pytest.raises(InputInvalid, match=r"begins at .* as earlier ones were imported already"):
         import_history(platform, "fraud", table, "march")
     # A platform that is up makes snapshots of days that have no payment yet.
     materialize(platform, "fraud")
@@ -237,7 +237,7 @@ def test_days_are_added_where_training_reaches_further_back_by_now(
     import_history(platform, "fraud", b := payments(2, START_MS + 3 * DAY_MS, 10_000), "b")
     train_on_more_days(monkeypatch, 5)
     held = inodes(platform)
-    with pytest.raises(InputInvalid, match="as those before were imported already"):
+    with pytest.raises(InputInvalid, match="as earlier ones were imported already"):
         import_history(platform, "fraud", b, "b")
     assert inodes(platform) == held
     before = snapshot_files(platform)
@@ -350,14 +350,16 @@ def test_an_import_says_what_a_fit_would_lack_and_leads_into_no_refusal(csv: Pat
     assert told.startswith(lacking)
     assert "requests begin 2026-01-01; wanted: the 21 days (training.window_days)" in told
     shown = run(str(csv), "MAP", "--dry-run").output
-    assert f"a fit to this history would be refused: {told}. An import takes later rows" in shown
+    assert (
+        f"a fit to this history would be refused: {told}. Later imports can add later rows" in shown
+    )
     assert not (csv.parent / "home").exists()
     done = run(str(csv), "MAP").output
     assert f"a fit to this history would be refused: {told}" in done
     assert "mlplatform retrain" not in done
     again = json.loads(run(str(csv), "MAP", "--dry-run", "--json").stdout)
     assert again["refusals"][0].endswith(
-        "a history with earlier ones takes another home (MLPLATFORM_HOME=FOLDER mlplatform history"
+        "a history with earlier ones needs another home (MLPLATFORM_HOME=FOLDER mlplatform history"
         " import fraud …)"
     )
 
@@ -689,7 +691,7 @@ def test_no_snapshot_is_taken_of_a_day_to_come(platform: wiring.Platform) -> Non
     """Its rows would pass for fresh ones until then."""
     import_history(platform, "fraud", payments(), "march")
     today_ms = platform.clock.event_ms() // DAY_MS * DAY_MS
-    with pytest.raises(InputInvalid, match="is to come; wanted"):
+    with pytest.raises(InputInvalid, match="is in the future; wanted"):
         materialize(platform, "fraud", today_ms + 2 * DAY_MS)
     assert materialize(platform, "fraud", today_ms)
     assert materialize(platform, "fraud") == materialize(platform, "fraud", today_ms)

@@ -48,7 +48,7 @@ def test_a_home_of_a_newer_release_is_refused_before_anything_starts(
     before = sorted(path.name for path in home.iterdir())
     monkeypatch.setattr("mlplatform.commands.platform.Supervisor", lambda *a, **k: pytest.fail("!"))
     told = "rollouts.db is at schema version"
-    way = "run that release, or restore a backup of before it"
+    way = "run that release, or restore a backup from before it"
     started = CliRunner().invoke(commands.app, ["up"])
     assert isinstance(started.exception, Refused)
     assert told in str(started.exception)

@@ -182,7 +182,7 @@ class InputPlan:
             case "vector":
                 length, read = self._vectors[spec.of or ""], length_of(spec.name)
                 if length != read:
-                    wanted = f"{read}, the length that this bundle reads; another takes a new field"
+                    wanted = f"{read}, as this bundle reads; another length needs a new field"
                     raise ConfigInvalid(f"length of request field {spec.of}", length, wanted)
         if spec.kind in transforms.TIME_SCALAR:
             return ModelInput(spec.name, "request", spec.kind)

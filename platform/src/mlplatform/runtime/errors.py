@@ -27,7 +27,8 @@ class PlatformError(Exception):
 
 
 class ConfigInvalid(PlatformError):
-    """A setting or a model folder is wrong: names the key, the value and what is wanted."""
+    """A setting or a model folder is wrong. The error names the key, the value and what is
+    wanted."""
 
     def __init__(self, key: str, value: object, wanted: str) -> None:
         shown = "missing" if value is None else repr(value)
@@ -53,8 +54,8 @@ class SettingsInvalid(ConfigInvalid):
 
 
 class InputInvalid(PlatformError):
-    """Data from outside was refused as a whole: names the file and the row, the first of which is
-    row 0, as in results of a batch."""
+    """Data from outside was refused as a whole. The error names the file and the row; the first row
+    is row 0, as in results of a batch."""
 
     def __init__(self, source: str, row: int | None, problem: str, kind: str = "") -> None:
         where = source if row is None else f"{source}, row {row}, counted from 0"

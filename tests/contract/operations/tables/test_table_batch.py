@@ -335,7 +335,7 @@ def test_a_folder_of_somebody_else_stays_as_it_was(
     for name, content in kept.items():
         (theirs / name).parent.mkdir(parents=True, exist_ok=True)
         (theirs / name).write_text(content)
-    with pytest.raises(Refused, match=r"theirs holds _drafts, of no batch"):
+    with pytest.raises(Refused, match=r"theirs holds _drafts, which no batch wrote"):
         scored(platform, path, theirs)
     found = {p.relative_to(theirs).as_posix(): p for p in theirs.rglob("*") if p.is_file()}
     assert {name: p.read_text() for name, p in found.items()} == kept

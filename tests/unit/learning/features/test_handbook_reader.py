@@ -112,7 +112,7 @@ def test_another_kind_of_file_is_named_with_those_that_are_read(tmp_path: Path, 
     with pytest.raises(InputInvalid, match=told):
         read_transactions(tmp_path / name)
     if name != "own":
-        with pytest.raises(InputInvalid, match=r"ends with \.parquet, \.csv or \.tsv"):
+        with pytest.raises(InputInvalid, match=r"end with \.parquet, \.csv or \.tsv"):
             read_transactions(tmp_path)
 
 
@@ -282,7 +282,7 @@ def test_files_that_overlap_in_time_or_ids_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputInvalid, match=r"whose name ends with \.parquet"):
+    with pytest.raises(InputInvalid, match=r"whose name end with \.parquet"):
         read_transactions(tmp_path)
     (tmp_path / "tx.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(InputInvalid, match=r"tx\.parquet: no readable Parquet"):

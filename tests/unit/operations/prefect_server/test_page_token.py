@@ -35,9 +35,9 @@ def test_the_server_reads_the_pages_token_from_its_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("of the page", "reader:a secret of some length"),
-        ("reader:", "reader:a secret of some length"),
-        ("platform:of the page", "reader:a secret of some length"),
+        ("of the page", "reader:SECRET, with a secret of your own"),
+        ("reader:", "reader:SECRET, with a secret of your own"),
+        ("platform:of the page", "reader:SECRET, with a secret of your own"),
         ("reader:all", "another token than that of PREFECT_API_AUTH_STRING"),
     ],
 )

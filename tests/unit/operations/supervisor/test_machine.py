@@ -81,7 +81,7 @@ def test_where_nothing_is_lacking_nothing_is_to_do() -> None:
         ({"locked": None}, "unknown", "no lock is here", "requirements"),
         ({"settings": "X is 1; wanted: 2"}, "lacking", "X is 1; wanted: 2", "docs/settings.md"),
         ({"models": "M is '/x'; wanted: folders"}, "lacking", "M is '/x'", "correct MLPLATFORM_"),
-        ({"left_out": ("fraud",)}, "optional", "no folder of fraud", "for an example model: `examples`"),
+        ({"left_out": ("fraud",)}, "optional", "no folder of fraud", "model: `examples`)"),
         ({"home": HomeFacts(HOME, 7)}, "lacking", "belongs to uid 7, not to 1000", "chown -R 1000"),
         ({"home": HomeFacts(HOME, 1000, (HOME / "a",))}, "lacking", "others", "chmod -R go= /home"),
         (

@@ -221,5 +221,5 @@ def test_an_account_of_the_author_approves_nothing_under_another_name(
 
 
 def test_an_emergency_promotion_has_somebody_who_asked_for_it() -> None:
-    with pytest.raises(Refused, match="nobody is named who asked"):
+    with pytest.raises(Refused, match="does not name who asked for it"):
         admit(None, msgspec.structs.replace(opened(emergency=True), actor=" "))

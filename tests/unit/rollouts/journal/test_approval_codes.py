@@ -68,7 +68,7 @@ def test_a_code_can_be_neither_renamed_nor_prolonged() -> None:
 
 def test_a_code_ends() -> None:
     assert approver(KEY, CODE, ASKED, now_s=NOW_S + VALID_S - 1) == BO
-    with pytest.raises(Refused, match="it is good for 10 minutes"):
+    with pytest.raises(Refused, match="a code is valid 10 minutes"):
         approver(KEY, CODE, ASKED, now_s=NOW_S + VALID_S)
 
 

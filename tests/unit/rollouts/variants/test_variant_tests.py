@@ -148,8 +148,8 @@ def test_the_buckets_of_a_test_are_these() -> None:
     ("shares", "before", "why"),
     [
         ({5: 60.0, 6: 40.0}, None, "100 % together; wanted: less than 100 %"),
-        ({5: 0.001}, None, r"0.001 % of the customers: 0.01 % or more"),
-        ({5: 10.0}, {5: ((0, 2000),)}, "10 % of the customers: 20 % or more"),
+        ({5: 0.001}, None, r"0.001 % of the customers; wanted: 0.01 % or more"),
+        ({5: 10.0}, {5: ((0, 2000),)}, "10 % of the customers; wanted: 20 % or more"),
     ],
 )
 def test_a_share_that_can_not_be_had_is_refused(
@@ -321,7 +321,9 @@ def test_the_kill_switch_ends_the_test(world: World) -> None:
 
 def test_no_rollout_is_opened_beside_a_test_and_no_test_beside_a_rollout(world: World) -> None:
     started(world)
-    with pytest.raises(Busy, match="fraud-variants-1 runs; one at a time for fraud: `mlplatform"):
+    with pytest.raises(
+        Busy, match="fraud-variants-1 runs, and no rollout is opened beside it: `mlplatform"
+    ):
         world.open(3)
     with pytest.raises(Refused, match="fraud-variants-1 runs already: `mlplatform variants end"):
         started(world)
@@ -369,7 +371,11 @@ def test_an_emergency_promotion_ends_the_test_first(world: World) -> None:
 def test_only_versions_that_were_champion_and_not_taken_back_are_variants(world: World) -> None:
     for version, why in [
         (2, "is its champion"),
-        (9, "has never been champion; a variant has been champion and was not taken back: 1, 2"),
+        (
+            9,
+            "has never been champion; wanted: a version that has been champion and was not taken "
+            "back: 1, 2",
+        ),
     ]:
         with pytest.raises(Refused, match=why):
             started(world, **{f"v{version}": 10.0})
@@ -416,7 +422,7 @@ def test_a_larger_share_adds_customers_and_a_smaller_one_is_refused(world: World
     assert after.answering
     assert after.variants == raised.variants
     assert (before.variants[0].buckets, after.variants[0].buckets) == (((0, 2000),), ((0, 3500),))
-    with pytest.raises(Refused, match="10 % of the customers: 35 % or more"):
+    with pytest.raises(Refused, match="10 % of the customers; wanted: 35 % or more"):
         commands.raise_shares(world.rollouts, "fraud", {1: 10.0}, clock=world.clock, **WHO)
     with pytest.raises(Refused, match="version 7 is not a variant of test fraud-variants-1"):
         commands.raise_shares(world.rollouts, "fraud", {7: 10.0}, clock=world.clock, **WHO)

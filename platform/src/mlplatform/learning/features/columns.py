@@ -192,7 +192,7 @@ def match_columns(
     twice = sorted({c for c in names.values() if list(names.values()).count(c) > 1})
     if twice:
         both = " and ".join(name for name, column in names.items() if column == twice[0])
-        raise InputInvalid(source, None, f"column {twice[0]} is mapped to {both}; wanted: to one")
+        raise InputInvalid(source, None, f"column {twice[0]} is mapped to {both}; map it to one")
     missing = [w for w in wanted if w.is_needed and w.name not in names]
     lacking = [
         w

@@ -212,7 +212,7 @@ def _head_problem(names: Sequence[str]) -> str | None:
     """The problem of a line of names; None if there is none."""
     if len(names) > MOST_COLUMNS:
         return f"{len(names)} columns; the limit is {MOST_COLUMNS}: write only those that are used"
-    wanted = "wanted: a first line with a name for each column, each another"
+    wanted = "wanted: a first line with a different name for each column"
     if not names:
         return f"it has no first line; {wanted}"
     if not all(names):

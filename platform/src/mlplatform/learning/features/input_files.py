@@ -140,9 +140,9 @@ def refuse_others(source: str, others: Sequence[str], ends: Sequence[str]) -> No
     raise InputInvalid(
         source,
         None,
-        f"it has {', '.join(others[:MOST_NAMED])}{more}, whose rows would be missed; wanted: files"
-        f" alone whose name ends with {', '.join(ends[:-1])} or {ends[-1]}, not packed (a name"
-        " that begins with _ is left out)",
+        f"it has {', '.join(others[:MOST_NAMED])}{more}, whose rows would be missed; wanted: only"
+        f" files whose names end with {', '.join(ends[:-1])} or {ends[-1]}, not packed (files whose"
+        " names begin with _ are left out)",
     )
 
 

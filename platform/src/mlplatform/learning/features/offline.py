@@ -187,7 +187,7 @@ class OfflineTable:
         if first < least:
             problem = (
                 f"it begins at {first.isoformat()}; wanted: requests from"
-                f" {least.isoformat()} on, as those before were imported already; a history with"
+                f" {least.isoformat()} on, as earlier ones were imported already; a history with"
                 f" earlier ones {unfinished_import.another_home(self.definition.name)}"
             )
             raise InputInvalid(source, 0, problem)

@@ -56,7 +56,7 @@ def closed_history(model: str) -> Refused:
 
 def another_home(model: str) -> str:
     """The way out for a history that does not go into this home, as the end of a sentence."""
-    return f"takes another home (MLPLATFORM_HOME=FOLDER mlplatform history import {model} …)"
+    return f"needs another home (MLPLATFORM_HOME=FOLDER mlplatform history import {model} …)"
 
 
 def remove(folder: Path) -> None:

@@ -83,7 +83,7 @@ def trees(model: Mapping[str, Any]) -> Ensemble:
         raise ConfigInvalid("CatBoostClassifier: loss_function", loss, " or ".join(LINKS))
     for kind in ("categorical", "text", "embedding"):
         if features.get(f"{kind}_features"):
-            wanted = "none: places are numbers"
+            wanted = "none: a category is a number here, its place in the vocabulary"
             raise ConfigUnusable("CatBoostClassifier", f"it has {kind} features", wanted)
     missing_left = {
         feature["feature_index"]: _MISSING_LEFT[feature["nan_value_treatment"]]
@@ -101,7 +101,7 @@ def trees(model: Mapping[str, Any]) -> Ensemble:
             return float(node["value"] * scale)
         split = node["split"]
         if split["split_type"] != NUMERIC:
-            wanted = f"{NUMERIC}: places are numbers"
+            wanted = f"{NUMERIC}: a category is a number here, its place in the vocabulary"
             raise ConfigInvalid("CatBoostClassifier: split", split["split_type"], wanted)
         return Split(
             feature=split["float_feature_index"],

@@ -79,7 +79,7 @@ def _node(node: Node) -> Split[Node] | float:
             raise ConfigInvalid("LGBMClassifier: linear_tree", True, "False: leaves are numbers")
         return float(node["leaf_value"])
     if node["decision_type"] != "<=":
-        wanted = "none: places are numbers"
+        wanted = "none: a category is a number here, its place in the vocabulary"
         raise ConfigInvalid("LGBMClassifier: categorical_feature", node["split_feature"], wanted)
     match node["missing_type"]:
         case "NaN":

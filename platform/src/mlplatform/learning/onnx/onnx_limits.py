@@ -304,8 +304,8 @@ def _data_tensor(tensor: TensorProto, data: Mapping[str, int]) -> DataTensor:
     )
     if length != declared or offset + length > data[file]:
         raise ModelRefused(
-            f"tensor {named} declares {declared} bytes; it has {length} from byte {offset} of "
-            f"{_printable(file)}, which has {data[file]}"
+            f"tensor {named} declares {declared} bytes; its data is {length} bytes from byte "
+            f"{offset} of {_printable(file)}, and that file has {data[file]} bytes"
         )
     return DataTensor(tensor.name, tensor.data_type, shape, file, offset, length)
 

@@ -162,7 +162,7 @@ def _fit(
     with one_thread(), _missing_values(estimator):
         estimator.fit(np.where(empty, np.float32(0), x), y, **more)
     if np.any(getattr(last, "is_categorical_", None)):
-        wanted = "none: a category is a number to trees, its place"
+        wanted = "none: a category is a number here, its place in the vocabulary"
         raise _unusable(estimator, "ONNX has no splits by categorical_features", wanted)
     round_thresholds(last)
 

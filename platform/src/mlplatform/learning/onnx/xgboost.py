@@ -71,7 +71,9 @@ def trees(model: Mapping[str, Any]) -> Ensemble:
     if (link := LINKS[objective]) == "identity":
         return tree_sum(roots, _node, base=float(start), link=link)
     if not 0 < start < 1:
-        wanted = "between 0 and 1; without one it is the share of positives, of both classes"
+        wanted = (
+            "between 0 and 1; left out, it is the share of positives, if there are both classes"
+        )
         raise ConfigInvalid("XGBClassifier: base_score", start, wanted)
     return tree_sum(roots, _node, base=math.log(start / (1 - start)))
 
@@ -82,7 +84,8 @@ def _node(place: tuple[Tree, int]) -> Split[tuple[Tree, int]] | float:
     if left < 0:
         return float(condition)
     if tree["split_type"][at]:
-        raise ConfigInvalid("XGBClassifier: enable_categorical", True, "False: places are numbers")
+        wanted = "False: a category is a number here, its place in the vocabulary"
+        raise ConfigInvalid("XGBClassifier: enable_categorical", True, wanted)
     return Split(
         feature=tree["split_indices"][at],
         threshold=np.nextafter(condition, np.float32(-np.inf)),

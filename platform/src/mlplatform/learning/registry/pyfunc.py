@@ -99,7 +99,9 @@ class BundleModel:
     def _rows(self, frame: pd.DataFrame) -> NDArray[np.float32]:
         declared = by_declared(self.bundle.inputs)
         if lacking := [name for name in declared if name not in frame.columns]:
-            raise InputInvalid(lacking[0], None, "a column of the data frame, one for each input")
+            raise InputInvalid(
+                lacking[0], None, "is missing; wanted: a column of the data frame for each input"
+            )
         return np.column_stack([self._column(s, frame[n]) for n, s in declared.items()])
 
     def _column(self, spec: InputSpec, values: pd.Series[Any]) -> NDArray[np.float32]:

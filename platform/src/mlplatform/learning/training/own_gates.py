@@ -113,8 +113,8 @@ def _changed(model: str, fitted_by: str) -> str:
     if found == fitted_by:
         return ""
     return (
-        f"the folder has content {found[:12]}, the candidate was made by {fitted_by[:12]}; "
-        "retrain to be judged by the gates that are there now"
+        f"the folder has content {found[:12]}, but the candidate was fitted by content "
+        f"{fitted_by[:12]}; retrain, so that the present gates judge"
     )
 
 

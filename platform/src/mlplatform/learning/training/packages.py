@@ -73,7 +73,7 @@ def import_problems(
     except OSError as error:
         if (missing := _LIBRARY.match(str(error))) is None:
             raise
-        wanted = "a library of this system: for libgomp.so.1 Debian's package libgomp1"
+        wanted = "a library of this system; Debian's package libgomp1 has libgomp.so.1"
         raise ConfigInvalid(key, missing[1], f"{wanted} ({document})") from error
 
 

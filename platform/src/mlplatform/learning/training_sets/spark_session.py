@@ -108,4 +108,4 @@ def _gateway() -> Any:
     try:
         return launch_gateway()
     except PySparkRuntimeError as error:
-        raise ConfigUnusable(java, "Spark did not start by it", STARTS) from error
+        raise ConfigUnusable(java, "Spark did not start with it", STARTS) from error

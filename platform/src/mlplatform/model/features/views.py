@@ -325,7 +325,7 @@ def check_purposes(views: Sequence[FeatureView], purposes: Sequence[str]) -> Non
     for view in external(views):
         assert view.external is not None
         if not purposes:
-            wanted = f"what the model uses views for: {view.name} may not be used for everything"
+            wanted = f"the model's purposes, as view {view.name} may be used for some purposes only"
             raise ConfigInvalid("PURPOSES in features.py", (), wanted)
         for purpose in sorted({*purposes} - {*view.external.purposes}):
             allowed = ", ".join(view.external.purposes)

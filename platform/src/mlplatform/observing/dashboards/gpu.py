@@ -55,8 +55,8 @@ def _hours() -> Row:
             (Query(f"({taken}) * {HOUR_S} / {asked}", _NAME),), "s", width=12, empty=_NONE,
         ),
         Panel(
-            "bars", "Energy", "Without the rest of the machine.", (Query(energy, _NAME),), "watth",
-            width=12, empty=_NONE,
+            "bars", "Energy", "Of GPUs alone, without the rest of the machine.",
+            (Query(energy, _NAME),), "watth", width=12, empty=_NONE,
         ),
     ))  # fmt: skip
 

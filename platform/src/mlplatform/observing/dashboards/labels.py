@@ -30,7 +30,7 @@ def _labels(objectives: Objectives) -> Row:
             "s", at_most(seconds(limits.labels_missing)), width=6, empty="no label yet",
         ),
         Panel(
-            "stat", "Mature decisions", "Whose label can be trusted, of the days counted.",
+            "stat", "Mature decisions", "Of the days counted, those whose label can be trusted.",
             (Query(level(signals.LABELS_MATURED), "mature"),), width=6, empty="no check yet",
         ),
         Panel(

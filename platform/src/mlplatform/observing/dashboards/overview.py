@@ -32,7 +32,7 @@ def dashboard(objectives: Objectives) -> Dashboard:
     )  # fmt: skip
     return Dashboard(
         "overview", "mlplatform: overview",
-        "Every model and process at a glance; from a model one comes to its own dashboard.",
+        "Every model and process at a glance; each model links to its own dashboard.",
         rows, of_model=False, links=(links.PAGE, links.DECISIONS, links.EXPERIMENTS, links.PREFECT),
     )  # fmt: skip
 

@@ -49,7 +49,7 @@ def _log(objectives: Objectives) -> Row:
         ),
         Panel(
             "lines", "Records that are lost or contradict", "Refused: the answer was not given. "
-            "Unlogged: it was, without a record. Conflicts are voided.",
+            "Unlogged: it was given without a record. Conflicts are voided.",
             tuple(counts[name] for name in lost), "cps",
         ),
         Panel(

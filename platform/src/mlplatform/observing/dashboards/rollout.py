@@ -139,8 +139,8 @@ def _applied(objectives: Objectives) -> Row:
     return Row("Routes", (
         Panel(
             "lines", "Generations of routes", "What gateways are to apply, and what each of them "
-            f"does. A difference of {lasting} pages: a window counts only the present one's "
-            "records.",
+            f"does. A difference for {lasting} wakes somebody: a window counts only records of the "
+            "present generation.",
             (
                 Query(level(signals.ROUTES_GENERATION), "wanted"),
                 Query(level(signals.GENERATION, "instance"), "{{instance}}"),

@@ -81,7 +81,7 @@ def batch(
     """
     days = (to_ms - from_ms) // DAY_MS
     if from_ms % DAY_MS or to_ms % DAY_MS or not 0 < days <= MAX_ITEMS:
-        problem = f"from {from_ms} to {to_ms} are not 1 to {MAX_ITEMS} whole days (UTC)"
+        problem = f"{from_ms} to {to_ms} ms; wanted: 1 to {MAX_ITEMS} whole days (UTC)"
         raise InputInvalid("batch", None, problem)
     if version is not None:
         found = platform.registry.get(model, version)

@@ -351,7 +351,7 @@ def materialize(platform: Platform, model: str, at_ms: int | None = None) -> dic
         problem = f"{iso_second_text(midnight_ms)} is not a midnight in UTC; wanted: one, as"
         raise InputInvalid("at", None, f"{problem} {day_text(midnight_ms)}")
     if midnight_ms > last_ms:
-        wanted = f"{day_text(midnight_ms)} is to come; wanted: {day_text(last_ms)} or before"
+        wanted = f"{day_text(midnight_ms)} is in the future; wanted: {day_text(last_ms)} or before"
         raise InputInvalid("at", None, wanted)
     offline = platform.project_offline(model)
     views, online = platform.views(model), platform.online(model)

@@ -171,8 +171,8 @@ def _run(name: str, address: Address, *options: str) -> None:
     program = shutil.which(name)
     if program is None:
         raise NotFound(
-            f"{name} is not on this machine; PostgreSQL's client programs are needed, of the"
-            f" server's release or a later one, to copy {address}"
+            f"{name} is not on this machine; to copy {address}, install PostgreSQL's client"
+            " programs, of the server's release or a later one"
         )
     argv = [program, "--no-owner", "--no-privileges", "--no-password", *options]
     done = subprocess.run(argv, env=_environment(address), capture_output=True, check=False)

@@ -54,7 +54,7 @@ def tokens(settings: Settings, reader_file: Path | None = None) -> PrefectSecret
     """
     name, _, token = settings.servers.prefect_auth.partition(":")
     if name != PLATFORM or not token:
-        raise ConfigInvalid(PREFECT_AUTH, "...", f"{PLATFORM}:a secret of some length")
+        raise ConfigInvalid(PREFECT_AUTH, "...", f"{PLATFORM}:SECRET, with a secret of your own")
     reader = _reader_token(reader_file) if reader_file is not None else ""
     if reader == token:
         wanted = f"another token than that of {PREFECT_AUTH}, which may start everything"
@@ -70,7 +70,7 @@ def _reader_token(file: Path) -> str:
         return ""
     name, _, token = text.partition(":")
     if name != READER or not token:
-        raise ConfigInvalid(str(file), "...", f"{READER}:a secret of some length")
+        raise ConfigInvalid(str(file), "...", f"{READER}:SECRET, with a secret of your own")
     return token
 
 

@@ -205,7 +205,7 @@ def reviewable_decision(
     valued = [r for r in labels if r["label"] is not None]
     if valued:
         held = valued[-1]["payload"] or {}
-        known = f"{decision_id} has a label by now, of {held.get('client') or 'an application'}"
+        known = f"{decision_id} has a label by now, from {held.get('client') or 'an application'}"
         if opinion(held) is None:
             raise Refused(f"{known}: {_BY_APPLICATION}")
         raise Refused(

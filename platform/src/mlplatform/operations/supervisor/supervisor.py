@@ -273,5 +273,5 @@ async def _restart_on_failure(what: str, run: Callable[[], Awaitable[None]]) -> 
         try:
             return await run()
         except Exception:  # no caller could handle it better
-            log.exception("%s failed and goes on", what)
+            log.exception("%s failed and is started again", what)
             await asyncio.sleep(AGAIN_S)

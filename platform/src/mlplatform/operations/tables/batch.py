@@ -147,7 +147,7 @@ def _refuse_own(platform: Platform, batch: TableBatch, place: Input, target: Out
         case _:
             is_same = False
     if is_same:
-        raise ConfigInvalid("--output", batch.output, "a folder beside the input, not the input's")
+        raise ConfigInvalid("--output", batch.output, "a folder outside of the input's")
 
 
 def _scored(

@@ -84,7 +84,8 @@ def opened(output: Output) -> Iterator[Results]:
 def _refuse_others(names: Iterable[str], where: str) -> None:
     there = {name for name in names if not name.endswith(DRAFT)} - {LOCK}
     if there and PLAN not in there:
-        raise Refused(f"{where} holds {min(there)}, of no batch; name an empty folder for --output")
+        held = f"{where} holds {min(there)}, which no batch wrote"
+        raise Refused(f"{held}; name an empty folder for --output")
 
 
 class _FolderResults:

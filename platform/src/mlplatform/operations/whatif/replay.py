@@ -221,7 +221,7 @@ def _check_begins(
     in_unit = "" if number is None else f"numbers in {number.unit}, each above the one before"
     wanted = in_unit or "scores of 0 to 1, none below the one before it"
     asked = ", ".join(f"{name}={score:g}" for name, score in begins.items())
-    raise ConfigInvalid("--from", asked, f"{wanted}; with it the outcomes begin at {named}")
+    raise ConfigInvalid("--from", asked, f"{wanted}; by this value they would begin at {named}")
 
 
 def _may_begin(
@@ -318,7 +318,7 @@ def replay_versions(
     reference = side_of_version(platform, model, against)
     with closing(reference.model):
         if reference.version == version and not begins:
-            wanted = "a version other than the one beside it, or outcomes in begins"
+            wanted = "a version other than the reference, or `begins` with outcomes"
             raise ConfigInvalid("version", version, wanted)
         candidate = with_thresholds(side_of_version(platform, model, version), begins)
         with closing(candidate.model):

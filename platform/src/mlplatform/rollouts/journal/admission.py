@@ -67,11 +67,13 @@ def check_emergency(earlier: Iterable[RolloutState], arm: Arm) -> None:
     for state in earlier:
         if state.emergency and state.phase == "promoted" and state.answer is None:
             raise Refused(
-                f"the emergency promotion {state.rollout_id} waits for a second person: there is"
-                " no other one before that"
+                f"the emergency promotion {state.rollout_id} waits for a second person: another one"
+                " can only follow their answer"
             )
         if state.ramping and state.challenger == arm and not state.emergency:
-            raise Busy(f"rollout {state.rollout_id} is {state.phase}: `rollouts abort` it first")
+            raise Busy(
+                f"rollout {state.rollout_id} is {state.phase}: end it first, by `rollouts abort`"
+            )
         unconfirmed = state.answer is None or state.answer.answer == "reject"
         same = state.challenger.bundle == arm.bundle  # under any version number
         if state.emergency and same and state.finished and unconfirmed:

@@ -84,7 +84,7 @@ def code(key: bytes, approver: Approver, question: Question, *, until_s: int) ->
         made += f":{_encoded(approver.identity)}"
     if len(made) > MOST_CHARACTERS:
         raise Refused(
-            f"a code of {approver.name} has {len(made)} characters, of {MOST_CHARACTERS} at most:"
+            f"a code of {approver.name} has {len(made)} characters; the limit is {MOST_CHARACTERS}:"
             " answer on the page itself"
         )
     return made
@@ -114,7 +114,7 @@ def approver(key: bytes, text: str, question: Question, *, now_s: float) -> Appr
     if now_s >= int(until):
         minutes = VALID_S // 60
         how = _HOW.format(question.rollout_id)
-        raise Refused(f"the code of {name} ended: it is good for {minutes} minutes; {how}")
+        raise Refused(f"the code of {name} has expired: a code is valid {minutes} minutes; {how}")
     return found
 
 

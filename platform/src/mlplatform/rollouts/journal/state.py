@@ -172,7 +172,7 @@ def _check_opening(fact: Opened) -> None:
     if fact.approval is None:
         raise Refused(f"{fact.rollout_id} does not say whether it needs an approval")
     if fact.emergency and not fact.actor.strip():
-        raise Refused(f"nobody is named who asked for the emergency promotion {fact.rollout_id}")
+        raise Refused(f"the emergency promotion {fact.rollout_id} does not name who asked for it")
 
 
 def _check_ramp(state: RolloutState, fact: PhaseChange | PhaseRemark) -> None:
@@ -317,11 +317,13 @@ def _check_somebody_else(
 
 
 def _is_author(state: RolloutState, approver: str) -> Refused:
-    return Refused(f"{approver} made version {state.challenger.version}; somebody else approves")
+    made = f"{approver} made version {state.challenger.version}"
+    return Refused(f"{made}; somebody else has to approve it")
 
 
 def _is_opener(approver: str) -> Refused:
-    return Refused(f"{approver} asked for this emergency promotion; somebody else confirms it")
+    asked = f"{approver} asked for this emergency promotion"
+    return Refused(f"{asked}; somebody else has to confirm it")
 
 
 def _appearance(name: str) -> frozenset[str]:
@@ -462,7 +464,10 @@ def _check(state: RolloutState, fact: PhaseChange | PhaseRemark) -> None:
     at_once = state.emergency and isinstance(fact, Promoted) and state.phase == "deploying"
     skips_ramp = isinstance(fact, Promoted) and state.phase == "deploying" and not state.bootstrap
     if skips_ramp and not at_once:
-        raise Refused(f"rollout {state.rollout_id} is {state.phase}, and there is a champion")
+        raise Refused(
+            f"rollout {state.rollout_id} is {state.phase}: while there is a champion, it can't skip"
+            " shadow and canary"
+        )
     asks = state.phase == "awaiting_approval"
     approved_first = isinstance(fact, Promoted | CanaryStepped) and (asks or state.needs_approval)
     if (approved_first and not at_once) or (state.emergency and isinstance(fact, Confirmed)):

@@ -54,7 +54,8 @@ def allotted(
         if wanted < 1 or missing < 0:
             least = max(_size(kept[version]), 1) * 100 / BUCKETS
             raise Refused(
-                f"version {version} can't have {percent:g} % of the customers: {least:g} % or more"
+                f"version {version} can't have {percent:g} % of the customers; wanted: "
+                f"{least:g} % or more"
             )
         free = _free(range_ for ranges in kept.values() for range_ in ranges)
         kept[version] = _joined((*kept[version], *_first(free, missing)))
@@ -84,10 +85,11 @@ def check_start(
     if open_ := [s for s in states if not s.finished]:
         raise Refused(
             f"rollout {open_[-1].rollout_id} is {open_[-1].phase}, and no test runs beside it: wait"
-            " until it is confirmed, or `rollouts abort` it"
+            " until it is confirmed, or end it by `rollouts abort`"
         )
     if not 0 < fact.days <= MOST_DAYS:
-        raise Refused(f"a test can't run {fact.days:g} days: more than 0, {MOST_DAYS:g} at most")
+        wanted = f"wanted: more than 0 and at most {MOST_DAYS:g}"
+        raise Refused(f"a test can't run {fact.days:g} days; {wanted}")
     arms = [variant.arm for variant in fact.variants]
     if not 0 < len(arms) <= MOST_VARIANTS or len({a.bundle for a in arms}) < len(arms):
         raise Refused(
@@ -112,8 +114,8 @@ def former_champion(version: int, earlier: Sequence[RolloutState], model: str) -
     fit = sorted(number for number, state in newest.items() if state.phase in _STOOD)
     why = "has never been champion" if found is None else f"was last {found.phase}: {found.reason}"
     raise Refused(
-        f"version {version} of {model} {why}; a variant has been champion and was not taken back:"
-        f" {', '.join(map(str, fit)) or 'none so far'}. Open a rollout of it instead"
+        f"version {version} of {model} {why}; wanted: a version that has been champion and was not"
+        f" taken back: {', '.join(map(str, fit)) or 'none so far'}. Or open a rollout of this one"
     )
 
 

@@ -83,13 +83,13 @@ def open_rollout(
         if state.ramping and state.challenger == arm:
             return state.rollout_id
         if state.ramping:
-            raise Busy(f"rollout {state.rollout_id} is {state.phase}; one at a time for {model}")
+            raise Busy(f"rollout {state.rollout_id} is {state.phase}; {model} has one at a time")
     routes = rollouts.routes(model)
     check_not_champion(arm, routes)
     if routes.test is not None and not emergency:  # an emergency promotion ends it
         raise Busy(
-            f"test {routes.test.test_id} runs; one at a time for {model}: `mlplatform variants end"
-            f" {model}` ends it"
+            f"test {routes.test.test_id} runs, and no rollout is opened beside it: `mlplatform"
+            f" variants end {model}` ends it"
         )
     made = None if plan is None else plan(routes)
     if made is not None and made.refusal and not made.despite:

@@ -167,8 +167,8 @@ def lay_out(definition: ModelDefinition, service: str, bundle: Path, into: Path)
     """
     loaded = load_bundle(bundle)
     if beside := data_names(loaded.files):
-        wanted = "serving.runtime: mlplatform for a model with weights beside its graph"
-        raise Refused(f"Triton is given one file, and {bundle.name} has {beside[0]}; {wanted}")
+        wanted = "a model with weights beside its graph needs serving.runtime: mlplatform"
+        raise Refused(f"Triton loads one file, and {bundle.name} also has {beside[0]}; {wanted}")
     content = (bundle / MODEL_FILE).read_bytes()
     if digest(content) != loaded.files[MODEL_FILE]:
         raise BundleCorrupt(f"{bundle / MODEL_FILE} was changed while it was read")

@@ -118,8 +118,8 @@ GROUPS: Final = (
         "A home remembers the settings of its last start (`run/settings.json`): commands from any "
         "shell find the platform\nthat runs there, if they are given in the folder of the start, "
         "or `MLPLATFORM_HOME` names the home by its absolute\npath. The next start takes over "
-        "ports, profile and clock where no variable is set. A variable that names others than\n"
-        "the running platform has is refused, with the way out."
+        "ports, profile and clock where no variable is set. A variable that differs from the\n"
+        "running platform's is refused, with the way out."
     )),
     Group("Scoring and recording", (
         Setting("GATEWAYS", number(1, 64, "gateway processes"), "1", ("gateway", _UP, "commands"),
@@ -128,10 +128,10 @@ GROUPS: Final = (
                 ("gateway", "worker", "log-replicator", "page", *_WORK),
                 "`disk`: an answer survives a power cut too"),
         Setting("KEY_CLAIMS", kinds.KeyClaims, "own", ("gateway", "commands"),
-                "who knows an idempotency key: `own`: the gateways of this home; `shared`: those "
-                "of all homes, by a claim on the Redis server; while that does not answer, a "
-                "request is decided by the home's own keys; `strict`: then it is refused with 503 "
-                "(`docs/cluster.md`)"),
+                "which gateways know an idempotency key. `own`: those of this home. `shared`: "
+                "those of all homes, by a claim on the Redis server; while Redis does not answer, "
+                "the home's own keys decide. `strict`: as `shared`, but while Redis does not "
+                "answer, a request is refused with 503 (`docs/cluster.md`)"),
         Setting("SPILL_MAX_MIB", number(1, 65_536, "MiB"), "256", ("gateway",),
                 "what a gateway process may keep while the decision log is down"),
         Setting("PSEUDONYM_KEY_FILE", kinds.SECRET_FILE, "", ("gateway", "worker", "page", *_WORK),
@@ -223,7 +223,7 @@ GROUPS: Final = (
                 "its password", place="mlflow_postgres.password_file"),
         Setting("MLFLOW_ARTIFACTS", text(r"s3://[a-z0-9.-]+(/[^\s?#]*)?", "s3://bucket/prefix"),
                 "", ("mlflow", "commands"),
-                "the registry's bundles; who and where by the variables of AWS's SDK",
+                "the registry's bundles; keys and server come from the variables of AWS's SDK",
                 in_cluster=True, unless="MLFLOW_URL"),
         Setting("GATEWAY_URL", kinds.SERVER, "", ("worker", "page", "flows", _UP, *_WORK),
                 "the scoring API", place="servers.gateway"),

@@ -144,7 +144,7 @@ OTHERS: Final = (
     OtherVariable(
         ("AWS_*",),
         "AWS's SDK",
-        "who and where for each `s3://` place: bundles, files of jobs, tables, backups; of them"
+        "keys and server for each `s3://` place: bundles, files of jobs, tables, backups;"
         " `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN` are secrets",
         read_by=_SDK,
         holds="a secret",
@@ -166,7 +166,8 @@ OTHERS: Final = (
         ("SPARK_CONF_DIR", "JAVA_HOME", "PYSPARK_PYTHON"),
         "Apache Spark",
         "the folder of `spark-defaults.conf`, Java, and the Python of executors, where retrains are"
-        " joined by Spark (`docs/training.md`); not set: none, that of the path, and this one",
+        " joined by Spark (`docs/training.md`); not set: no such folder, the Java of the path, and"
+        " this Python",
         read_by=("flow-run",),
     ),
     OtherVariable(
@@ -207,7 +208,7 @@ OTHERS: Final = (
     OtherVariable(
         ("CUBLAS_WORKSPACE_CONFIG",),
         "NVIDIA's cuBLAS",
-        "the same sums each time in fits of PyTorch on a GPU; set unless it is there",
+        "the same sums each time in fits of PyTorch on a GPU; a value of yours stays",
         read_by=("job-item", "flow-run", "commands"),
         set_by=("job-item", "flow-run", "commands"),
     ),

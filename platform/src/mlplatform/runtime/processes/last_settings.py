@@ -63,7 +63,7 @@ def for_command(environment: Mapping[str, str]) -> dict[str, str]:
     for name, value in _lasting(known).items():
         if environment.get(name, value) != value:
             wanted = (
-                f"{value}, as the platform has it that runs in {home.root}: unset the variable,"
+                f"{value}, the value of the platform that runs in {home.root}: unset the variable,"
                 " or `mlplatform down` and start it again with this one"
             )
             raise ConfigInvalid(name, environment[name], wanted)

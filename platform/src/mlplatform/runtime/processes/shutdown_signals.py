@@ -75,7 +75,7 @@ def ended_by_signals() -> Iterator[None]:
         if not has_end_signal():
             raise
         log.warning(
-            "an error came while the process was ending, which goes on: %s: %s",
+            "the process ends all the same; an error came meanwhile: %s: %s",
             type(error).__name__,
             error,
         )

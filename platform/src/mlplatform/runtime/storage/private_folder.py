@@ -84,8 +84,8 @@ def check_content(root: Path, variable: str) -> None:
         if status.st_uid not in (_ROOT, os.geteuid()) or _is_open(status):
             wanted = (
                 f"a path that only you may change; it belongs to uid {status.st_uid} with mode"
-                f" {stat.S_IMODE(status.st_mode):o}: make it yours, or take the right to write"
-                f" from others (chmod -R go-w {root})"
+                f" {stat.S_IMODE(status.st_mode):o}: make it yours, or remove the right of others"
+                f" to write (chmod -R go-w {root})"
             )
             raise ConfigInvalid(variable, str(path), wanted)
 
@@ -146,7 +146,7 @@ def _check_above(folder: Path, root: Path, variable: str) -> None:
         wanted = (
             f"a folder that nobody else can replace; {folder} belongs to uid"
             f" {status.st_uid} with mode {stat.S_IMODE(status.st_mode):o}: name one in a folder of"
-            f" yours, or take the right to write from others (chmod go-w {folder})"
+            f" yours, or remove the right of others to write (chmod go-w {folder})"
         )
         raise ConfigInvalid(variable, str(root), wanted)
 

@@ -75,7 +75,7 @@ class Schema:
 
 
 NEWER: Final = (
-    "a newer release has written it; run that release, or restore a backup of before it into an"
+    "a newer release has written it; run that release, or restore a backup from before it into an"
     " empty home (`mlplatform restore`)"
 )
 """What is wrong with state that this release does not know, and the way out."""

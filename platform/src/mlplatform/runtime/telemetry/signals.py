@@ -150,7 +150,7 @@ SCORE: Final = Metric(
 )  # fmt: skip
 FEATURE_AGE: Final = Metric(
     "mlplatform_gateway_feature_age_seconds", "histogram", "seconds",
-    "Event time since the features of a view that a decision used were true.",
+    "Age, in event time, of the features of a view that a decision used.",
     (MODEL, Label("view", bound="feature views of the model")),
     (60.0, 300.0, 900.0, 3600.0, 21600.0, 43200.0, 86400.0, 129600.0, 172800.0, 259200.0, 604800.0),
 )  # fmt: skip
@@ -444,14 +444,18 @@ DRIFT_VERDICT: Final = _state(
 )  # fmt: skip
 DRIFT_UNDECIDED: Final = _state(
     "drift_undecided_since_seconds", "seconds",
-    "Unix time of the first of the drift checks that have been undecided since; none while they "
-    "decide.", MODEL,
+    "Unix time since which all drift checks have been undecided; no value while they decide.",
+    MODEL,
 )  # fmt: skip
 DRIFT_PSI: Final = _state(
     "drift_psi", "1", "Population stability index of the newest window.", MODEL, _INPUT
 )
 DRIFT_PSI_LIMIT: Final = _state(
-    "drift_psi_limit", "1", "What the index may be in a window of that size.", MODEL, _INPUT
+    "drift_psi_limit",
+    "1",
+    "Limit of the index in a window of the newest one's size.",
+    MODEL,
+    _INPUT,
 )
 DRIFT_DISTANCE: Final = _state(
     "drift_distance", "standard deviations", "Wasserstein distance of the newest window.",
@@ -459,7 +463,7 @@ DRIFT_DISTANCE: Final = _state(
 )  # fmt: skip
 DRIFT_DISTANCE_LIMIT: Final = _state(
     "drift_distance_limit", "standard deviations",
-    "What the distance may be in a window of that size.", MODEL, _INPUT,
+    "Limit of the distance in a window of the newest one's size.", MODEL, _INPUT,
 )  # fmt: skip
 DRIFT_MISSING: Final = _state(
     "drift_missing_share", "share", "Share of the newest window that lacks the input.",

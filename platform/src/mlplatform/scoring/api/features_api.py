@@ -78,7 +78,7 @@ def _path(view: str, body: RowsBody) -> Json:
     _, push = body.types
     return post(
         f"push_{view}",
-        f"Values of the view {view}, of which {body.owner} is the owner. All rows are taken or "
+        f"Values of the view {view}, owned by {body.owner}. All rows are taken or "
         "none. When this answers, they are durable, requests read them, and training joins them "
         "from then on. Every feature has a value or null.",
         parameters=[key_header(), priority_header()],

@@ -56,7 +56,7 @@ _UNEXPLAINED: Final = {
     "409": "The decision is still to come.",
     "422": "Nothing explains the decision, or a header is wrong. The problem says why: the record "
     "was erased, the version is no longer here, no model and no rule decided, rows of inputs were "
-    "scored, or the decision does not come out again as it is on record.",
+    "scored, or the decision, computed again, differs from its record.",
     "503": "Too many explanations are under way, or this one was not ready in time.",
 }
 """Status of an explanation → what it means there."""
@@ -187,7 +187,7 @@ def _model_paths(version: ApiVersion, definition: ModelDefinition, payloads: Pay
             "Report outcomes, with the time at which they became known (now, if left out). The "
             "same label with the same time is stored once. A label without a time is stored once "
             "until the other label is sent. Of several labels for one decision the latest counts."
-            " A decision of another client is an unknown one, unless the key's scope says"
+            " A decision of another client counts as unknown, unless the key's scope says"
             " any-client.",
             parameters=[priority_header()],
             body=request_list("labels", _label(definition).__name__),
@@ -197,9 +197,9 @@ def _model_paths(version: ApiVersion, definition: ModelDefinition, payloads: Pay
         ),
         f"{root}/voids": post(
             f"void_{name}",
-            "Take a decision back, which keeps its record: features, training, drift and rollouts "
+            "Take a decision back. Its record stays, but features, training, drift and rollouts "
             "leave it out from then on. The first reason given stays. A decision of another client "
-            "is an unknown one, unless the key's scope says any-client.",
+            "counts as unknown, unless the key's scope says any-client.",
             parameters=[priority_header()],
             body=ref("VoidBody"),
             example=examples.void(),
@@ -225,7 +225,7 @@ def _explanation(version: ApiVersion, definition: ModelDefinition) -> Json:
         "operationId": f"explain_{name}",
         "summary": "Why a decision came out as it did, computed again from its record and its "
         "bundle: what each input added to the score, or which rules decided. It takes a key with "
-        "scope explain. A decision of another client is an unknown one, unless the key's scope "
+        "scope explain. A decision of another client counts as unknown, unless the key's scope "
         "says any-client. What cannot be explained is 422, with a problem that says why.",
         "parameters": [identity, priority_header(), trace_header()],
         "responses": {"200": success(ref(ExplanationAnswer.__name__)), **found},

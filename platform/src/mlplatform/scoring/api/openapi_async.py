@@ -42,9 +42,9 @@ def paths(version: ApiVersion, definition: ModelDefinition, payloads: Payloads) 
     }
     accepting = post(
         f"score_{name}_async",
-        "Leave a request to be decided later, at its own event time: it is durable before the "
-        "answer, which names the decision to ask for. Idempotency keys are of one space with "
-        "score's.",
+        "Leave a request to be decided later, at its own event time. The request is durable before "
+        "the answer, and the answer names the decision to ask for. This call and score share one "
+        "space of idempotency keys.",
         parameters=[key_header(), priority_header(), trace_header()],
         body=ref(payloads.request.__name__),
         example=examples.score(definition),

@@ -205,8 +205,8 @@ def _named_tensors(definition: ModelDefinition) -> tuple[int, Json]:
         shape={"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1},
     )
     tensor["description"] = (
-        "One for each input, or those of the model's signature, each once: as the model's metadata "
-        "says them."
+        "One tensor for each input, or each tensor of the model's signature once, as the model's "
+        "metadata lists them."
     )
     tensor["properties"]["data"] = {
         "type": "array",

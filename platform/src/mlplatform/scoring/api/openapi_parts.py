@@ -53,9 +53,9 @@ _REASONS: Final = {
     422: "A field or header is missing, unknown or out of range, the event time is too far from "
     "the clock, or the Idempotency-Key was used with another body or operation.",
     429: "Too many requests of this client or for this model; Retry-After says when to come back. "
-    "A batch counts an item as a request.",
-    503: "No version is promoted yet, too much is being answered, the version that the request "
-    "names gave no score, or the decision could not be recorded: none is given.",
+    "Each item of a batch counts as a request.",
+    503: "No decision is given: no version is promoted yet, too much is being answered, the "
+    "version that the request names gave no score, or the decision could not be recorded.",
 }
 _HEADERS: Final[dict[int, str]] = {
     401: "WWW-Authenticate",

@@ -85,7 +85,7 @@ class DecisionExplainer:
             if (row := by_kind.get("decision")) is not None:
                 return row
         if "inference" in by_kind:
-            what = "its rows of inputs came from its caller, and no request"
+            what = "its caller sent rows of inputs, not a request"
             return NoExplanation("raw-scores", f"decision {decision_id} is not explained: {what}")
         if "accepted" in by_kind:
             detail = f"decision {decision_id} is still to come; ask again once it is there"
@@ -157,7 +157,7 @@ class DecisionExplainer:
 
 def _not_reproduced(decision_id: str, why: str) -> NoExplanation:
     detail = (
-        f"decision {decision_id} does not come out again as it is on record, so nothing explains"
-        f" it: {why}; the model's owner finds more by `mlplatform log explain {decision_id}`"
+        f"decision {decision_id}, computed again, differs from its record, so nothing explains it:"
+        f" {why}; the model's owner finds more by `mlplatform log explain {decision_id}`"
     )
     return NoExplanation("not-reproduced", detail)

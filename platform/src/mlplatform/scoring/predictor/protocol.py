@@ -290,7 +290,7 @@ def _tensors_of(inputs: Sequence[_InputTensor], tail: memoryview) -> list[SentTe
             found.append(from_json(*what, tensor.data))
         elif type(size) is not int or not 0 <= size <= len(tail) - at:
             left = len(tail) - at
-            raise ValueError(f"{tensor.name!r} has {size!r} bytes, of which {left} follow the JSON")
+            raise ValueError(f"{tensor.name!r} has {size!r} bytes, but {left} follow the JSON")
         else:
             found.append(from_bytes(*what, tail[at : at + size]))
             at += size

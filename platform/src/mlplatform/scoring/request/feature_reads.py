@@ -65,7 +65,7 @@ class FeatureReads:
         if self._is_remote:
             return True
         if not self._is_apart and self.store.is_held_up():
-            self._go_apart("somebody holds up readers of their store")
+            self._go_apart("another process holds up readers of the features' store")
         return self._is_apart
 
     def read(self, keys: Mapping[str, int | str], event_ms: int) -> OnlineRow:

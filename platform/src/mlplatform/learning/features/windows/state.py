@@ -294,8 +294,10 @@ def catch_up(
     query = "SELECT max(last) FROM segments WHERE writer = ?"
     (sealed,) = db.execute(query, (writer,)).fetchone()
     if sealed is not None and sealed > position:
-        problem = f"windows of {model} stand at record {position} of {writer}, which is sealed"
-        raise Unavailable(f"{problem} to {sealed}; run `mlplatform history windows {model}`")
+        problem = f"windows of {model} end at record {position} of {writer}, and its records up to"
+        raise Unavailable(
+            f"{problem} {sealed} are sealed; run `mlplatform history windows {model}`"
+        )
     rows = db.execute(_RECORDS, (writer, position, head, most)).fetchall()
     records = [ProjectedRecord(*row) for row in rows]
     written = add(db, model, series, records)

@@ -20,7 +20,7 @@ DECISION_ID: Final = "0" * 42
 """Placeholder of the id of a decision that the caller was given."""
 PLACEHOLDERS: Final = (
     f" In examples, `event_time` {NOW_MS} stands for now, in milliseconds, and the `decision_id` of"
-    " zeros for one that a request of yours was answered with."
+    " zeros for the id in an answer to one of your requests."
 )
 _NUMBER: Final = 7
 _AMOUNT: Final = 31.5
