@@ -282,7 +282,7 @@ def test_files_that_overlap_in_time_or_ids_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputInvalid, match=r"whose name end with \.parquet"):
+    with pytest.raises(InputInvalid, match=r"whose name ends with \.parquet"):
         read_transactions(tmp_path)
     (tmp_path / "tx.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(InputInvalid, match=r"tx\.parquet: no readable Parquet"):

@@ -420,7 +420,7 @@ def test_a_slip_is_corrected_back_and_forth_and_the_log_keeps_all(world: World) 
     name, ana, bo = world.decide(), person("ana"), person("bo")
     world.say(name, ana, 1)
     with pytest.raises(
-        Refused, match=rf"of ana; if it is wrong, `mlplatform review correct {name}"
+        Refused, match=rf"from ana; if it is wrong, `mlplatform review correct {name}"
     ):
         world.say(name, ana, 0)
     for who, outcome in ((ana, 0), (bo, 1), (ana, 0)):

@@ -338,7 +338,7 @@ def test_no_rollout_is_opened_beside_a_test_and_no_test_beside_a_rollout(world: 
 def test_a_rollout_that_a_test_keeps_from_opening_is_not_planned(world: World) -> None:
     """A plan reads days of the log."""
     started(world)
-    with pytest.raises(Busy, match="runs; one at a time"):
+    with pytest.raises(Busy, match="runs, and no rollout is opened"):
         open_rollout(
             world.rollouts, "fraud", validated(3), approval="none", actor="dan", reason="better",
             clock=world.clock, plan=lambda _: pytest.fail("nothing is planned"),

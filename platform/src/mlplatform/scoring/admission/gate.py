@@ -163,8 +163,8 @@ class AdmissionGate:
         if isinstance(verdict, ShedRequest):
             self._counted("shed", admitted.priority)
             detail = (
-                f"{self.in_flight} requests are being answered; {admitted.priority} ones are let "
-                f"in below {verdict.ceiling}"
+                f"{self.in_flight} requests are being answered; one of priority "
+                f"{admitted.priority} is let in only below {verdict.ceiling}"
             )
             raise Problem(503, "overloaded", detail, retry_after_s=verdict.retry_after_s)
         self.in_flight += 1
