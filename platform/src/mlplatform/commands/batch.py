@@ -49,9 +49,7 @@ def batch(
     ] = None,
     first: Annotated[
         datetime | None,
-        typer.Option(
-            formats=["%Y-%m-%d"], help="Score past days instead of an input: the first day (UTC)."
-        ),
+        typer.Option(formats=["%Y-%m-%d"], help="Score past days instead: the first day (UTC)."),
     ] = None,
     last: Annotated[
         datetime | None,

@@ -166,11 +166,11 @@ def _record(
 
 
 def _sentence(done: ReviewResult, label: str) -> str:
-    said = outcome_text(done.outcome, label)
-    answer = f"{done.decision_id}: {said}"
+    outcome = outcome_text(done.outcome, label)
+    answer = f"{done.decision_id}: {outcome}"
     if done.keeps and done.differs:
         return (
-            f"{done.decision_id}: you say that {said} is right; another person asks for the"
+            f"{done.decision_id}: you say that {outcome} is right; another person asks for the"
             " opposite, and a third person decides"
         )
     if done.keeps:

@@ -355,7 +355,7 @@ def test_gates_of_another_content_than_the_candidates_are_not_run(
     folder, candidate = fraud
     bundle = replace_folder(candidate)
     report = judged(monkeypatch, (folder, bundle), tmp_path, OF_A_TEAM)
-    assert "the candidate was made by 0000" in " ".join(report.reasons)
+    assert "the candidate was fitted by content 0000" in " ".join(report.reasons)
 
 
 def test_a_candidate_of_a_folder_that_had_gates_is_no_version_once_they_are_gone(
@@ -368,7 +368,7 @@ def test_a_candidate_of_a_folder_that_had_gates_is_no_version_once_they_are_gone
         folder, replace_folder(candidate), payments(1), champion=None, seed=1
     )
     assert [gate.verdict for gate in found.gates] == ["inconclusive"]
-    assert "the candidate was made by 0000" in found.gates[0].reason
+    assert "the candidate was fitted by content 0000" in found.gates[0].reason
 
 
 def replace_folder(candidate: Candidate) -> Any:

@@ -125,7 +125,7 @@ def test_measures_and_protected_groups_stand_beside_what_they_do_not_show(
     assert "1.400 (too few for an interval)" in groups
     assert "0.70 (under four fifths)" in groups
     assert "The sex of 20 of the requests is not known." in groups
-    assert any("Too few requests of male" in limit for limit in made.limits)
+    assert any("There were too few requests of male" in limit for limit in made.limits)
     without = card(known)
     assert "no groups were compared" in words(told(without, "Protected attributes"))
 

@@ -69,8 +69,8 @@ def test_a_silent_feed_is_told_and_nothing_is_said_of_negatives() -> None:
     """Of classes a request without a label is unknown."""
     matured = read([0.8] * 3, until_day=9)
     assert matured.gaps == (
-        "labels have stopped coming: none came on the last day on which one of 1970-01-06 could"
-        " arrive",
+        "labels have stopped coming: none came on the last day on which a label of 1970-01-06"
+        " could arrive",
     )
 
 

@@ -129,7 +129,9 @@ def test_a_rollout_that_does_not_say_whether_it_needs_an_approval_is_not_opened(
             id="a canary after a rejection",
         ),
         pytest.param(
-            (opened("none"), PROMOTED), "there is a champion", id="a promotion without a canary"
+            (opened("none"), PROMOTED),
+            "shadow and canary come first",
+            id="a promotion without a canary",
         ),
         pytest.param(
             (opened(bootstrap=True), PROMOTED), "was not approved", id="a first version, unapproved"

@@ -232,7 +232,7 @@ def test_the_fold_confirms_no_emergency_without_a_second_person(world: World) ->
 
 def test_the_fold_promotes_nobody_at_once_who_did_not_ask_for_an_emergency(world: World) -> None:
     opening, promotion = world.rollouts.read(promoted(world))
-    with pytest.raises(Refused, match="there is a champion"):
+    with pytest.raises(Refused, match="shadow and canary come first"):
         fold([Opened(**(fields(opening) | {"emergency": False})), promotion])
 
 

@@ -212,10 +212,7 @@ def judge_feeds(data: DataEvidence, gates: GatePolicy) -> tuple[GateResult, ...]
         finding, share = "no input is required", 0.0
         if worst is not None:
             share = shares[worst]
-            finding = (
-                f"{worst} is missing in {percent(share)} of rows, more often than any other "
-                "required input"
-            )
+            finding = f"{worst}, the worst required input, is missing in {percent(share)} of rows"
         missing = at_most(
             "missing_values", share, gates.missing_share, finding, percent(gates.missing_share)
         )
@@ -249,10 +246,7 @@ def judge_schema(schema: SchemaEvidence) -> GateResult:
     if list(schema.candidate) == list(schema.declared):
         reason = f"a change declared in model.yaml: {', '.join(differing) or 'the order'}"
         return GateResult("schema", "passed", count, None, reason)
-    reason = (
-        "inputs differ, and model.yaml does not declare the change: "
-        f"{', '.join(differing) or 'their order'}"
-    )
+    reason = f"a change not declared in model.yaml: {', '.join(differing) or 'the order'}"
     return GateResult("schema", "failed", count, 0.0, reason)
 
 

@@ -317,13 +317,11 @@ def _check_somebody_else(
 
 
 def _is_author(state: RolloutState, approver: str) -> Refused:
-    made = f"{approver} made version {state.challenger.version}"
-    return Refused(f"{made}; somebody else has to approve it")
+    return Refused(f"{approver} made version {state.challenger.version}: another has to approve it")
 
 
 def _is_opener(approver: str) -> Refused:
-    asked = f"{approver} asked for this emergency promotion"
-    return Refused(f"{asked}; somebody else has to confirm it")
+    return Refused(f"{approver} asked for this emergency promotion: another has to confirm it")
 
 
 def _appearance(name: str) -> frozenset[str]:
@@ -464,10 +462,7 @@ def _check(state: RolloutState, fact: PhaseChange | PhaseRemark) -> None:
     at_once = state.emergency and isinstance(fact, Promoted) and state.phase == "deploying"
     skips_ramp = isinstance(fact, Promoted) and state.phase == "deploying" and not state.bootstrap
     if skips_ramp and not at_once:
-        raise Refused(
-            f"rollout {state.rollout_id} is {state.phase}: while there is a champion, it can't skip"
-            " shadow and canary"
-        )
+        raise Refused(f"rollout {state.rollout_id} is {state.phase}: shadow and canary come first")
     asks = state.phase == "awaiting_approval"
     approved_first = isinstance(fact, Promoted | CanaryStepped) and (asks or state.needs_approval)
     if (approved_first and not at_once) or (state.emergency and isinstance(fact, Confirmed)):

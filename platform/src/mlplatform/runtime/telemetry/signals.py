@@ -444,18 +444,13 @@ DRIFT_VERDICT: Final = _state(
 )  # fmt: skip
 DRIFT_UNDECIDED: Final = _state(
     "drift_undecided_since_seconds", "seconds",
-    "Unix time since which all drift checks have been undecided; no value while they decide.",
-    MODEL,
+    "Unix time since which all drift checks are undecided; no value while they decide.", MODEL,
 )  # fmt: skip
 DRIFT_PSI: Final = _state(
     "drift_psi", "1", "Population stability index of the newest window.", MODEL, _INPUT
 )
 DRIFT_PSI_LIMIT: Final = _state(
-    "drift_psi_limit",
-    "1",
-    "Limit of the index in a window of the newest one's size.",
-    MODEL,
-    _INPUT,
+    "drift_psi_limit", "1", "Limit of the index, by the newest window's size.", MODEL, _INPUT
 )
 DRIFT_DISTANCE: Final = _state(
     "drift_distance", "standard deviations", "Wasserstein distance of the newest window.",
@@ -463,7 +458,7 @@ DRIFT_DISTANCE: Final = _state(
 )  # fmt: skip
 DRIFT_DISTANCE_LIMIT: Final = _state(
     "drift_distance_limit", "standard deviations",
-    "Limit of the distance in a window of the newest one's size.", MODEL, _INPUT,
+    "Limit of the distance, by the newest window's size.", MODEL, _INPUT,
 )  # fmt: skip
 DRIFT_MISSING: Final = _state(
     "drift_missing_share", "share", "Share of the newest window that lacks the input.",

@@ -174,7 +174,7 @@ class ExternalColumns:
         )
         future = (
             known_s > -(-self.now_ms // 1000),
-            f"{external.available_time} is in the future: a value not known yet is no feature",
+            f"{external.available_time} is in the future: a value has to be known by then",
             rows.column(external.available_time),
         )
         values = []
