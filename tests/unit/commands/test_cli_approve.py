@@ -200,7 +200,7 @@ def test_the_author_is_refused_before_the_form_is_answered(
 ) -> None:
     result, form = approve(author)
     assert isinstance(result.exception, Refused)
-    assert "another has to approve" in str(result.exception)
+    assert "somebody else must decide" in str(result.exception)
     assert form.answers == []
     assert len(refused(platform)) == 1
 

@@ -476,7 +476,7 @@ def test_a_record_changed_inside_a_segment_is_named(folder: Path, log: SqliteDec
     segments.write(path, stored)
     changed, record = log.verify().findings
     assert "segment gw/000000000021-000000000040.parquet was changed" in changed
-    assert record.startswith("record 25 of writer gw (decision d25) was changed")
+    assert record.startswith("record 25 of writer gw (decision d25) does not follow record 24")
 
 
 @pytest.mark.parametrize(

@@ -423,6 +423,6 @@ def test_the_author_of_a_version_cannot_answer_whatever_wrote_the_journal() -> N
         world.take(verdict)
     assert world.state.phase == "awaiting_approval"
     for name in ("ann", "Ann", "\u0430nn"):  # the last begins with a Cyrillic a
-        with pytest.raises(Refused, match="another has to approve"):
+        with pytest.raises(Refused, match="somebody else must decide"):
             world.answer("approve", name)
     world.answer("approve", "bob")

@@ -317,11 +317,11 @@ def _check_somebody_else(
 
 
 def _is_author(state: RolloutState, approver: str) -> Refused:
-    return Refused(f"{approver} made version {state.challenger.version}: another has to approve it")
+    return Refused(f"{approver} made version {state.challenger.version}; somebody else must decide")
 
 
 def _is_opener(approver: str) -> Refused:
-    return Refused(f"{approver} asked for this emergency promotion: another has to confirm it")
+    return Refused(f"{approver} asked for this emergency promotion; somebody else must confirm it")
 
 
 def _appearance(name: str) -> frozenset[str]:
