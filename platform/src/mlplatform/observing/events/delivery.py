@@ -132,14 +132,23 @@ class Delivery:
                 self._failures += 1
                 await self._record(Attempt(why))
                 wait_s = delay_s(self._failures, random.random(), asked)  # noqa: S311
-                problem = "%s did not take %s: %s; it is sent again in %.0f s"
-                log.warning(problem, name, event.id, why, wait_s)
+                log.warning(
+                    "%s did not take %s: %s; it is sent again in %.0f s",
+                    name,
+                    event.id,
+                    why,
+                    wait_s,
+                )
                 return wait_s
             case GoneReceiver(why):
                 await self._record(Attempt(why, gone=True))
                 self._claim = None
-                problem = "%s is stopped: %s; `mlplatform events replay %s` starts it again"
-                log.error(problem, name, why, name)
+                log.error(
+                    "%s is stopped: %s; `mlplatform events replay %s` starts it again",
+                    name,
+                    why,
+                    name,
+                )
                 return self._ports.poll_s
             case _:
                 assert_never(tried)
