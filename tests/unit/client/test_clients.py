@@ -277,6 +277,6 @@ def test_both_clients_have_the_same_methods() -> None:
 
     assert methods(Client) == methods(AsyncClient)
     assert json.dumps(sorted(m for m in methods(Client) if m[0] != "_")) == (
-        '["carry_out", "close", "decision", "explain", "label", "push", "score", '
+        '["carry_out", "close", "decision", "explain", "label", "push", "rank", "score", '
         '"score_batch", "score_later", "void", "wait"]'
     )

@@ -1,5 +1,5 @@
-"""Asks the scoring API of mlplatform (v2): decisions, batches, later decisions, explanations,
-labels, voids and values of features.
+"""Asks the scoring API of mlplatform (v2): decisions, orders, batches, later decisions,
+explanations, labels, voids and values of features.
 
 `Client` is for programs with threads, `AsyncClient` for asyncio. Both carry out the same calls
 (`calls`), read the same answers (`answers`) and follow the same steps (`steps`), which are pure.
@@ -18,6 +18,8 @@ from mlplatform_client.answers import (
     ModelVersion,
     PendingDecision,
     PushReceipt,
+    RankedItem,
+    Ranking,
     Reason,
     Route,
     VoidReceipt,
@@ -68,6 +70,8 @@ __all__ = [
     "Overloaded",
     "PendingDecision",
     "PushReceipt",
+    "RankedItem",
+    "Ranking",
     "Reason",
     "Retries",
     "Route",

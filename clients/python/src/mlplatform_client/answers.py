@@ -87,6 +87,54 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     top: tuple[ClassProbability, ...] = ()
 
 
+class RankedItem(msgspec.Struct, frozen=True, kw_only=True):
+    """One item at its place.
+
+    Args:
+        place: 1 for the best.
+        item: its number among the items of the request, from 0.
+        decision_id: names it for labels, voids and explanations.
+        decision: an outcome of the model, of the item by itself.
+        score: 0 to 1; None where no model gave one.
+        reasons: of an alert, strongest first.
+        reasons_omitted: why an alert comes without them.
+    """
+
+    place: int
+    item: int
+    decision_id: str
+    decision: str
+    score: float | None
+    reasons: tuple[Reason, ...]
+    reasons_omitted: str | None
+
+
+class Ranking(msgspec.Struct, frozen=True, kw_only=True):
+    """The best items of one request, in order; all of its items are on record.
+
+    Args:
+        ranking_id: decision id of the first place.
+        items: the first places, the best first.
+        of: how many items the request had.
+        ordered_by: `score`, or `request` where some item had no score: items are then in the order
+            in which they were sent.
+        answered_by: who scored the first place, as of `Answer`.
+        model: None where no version decided.
+        degraded: None where everything was there that the decisions need.
+        replayed: whether the key had this answer already.
+    """
+
+    ranking_id: str
+    items: tuple[RankedItem, ...]
+    of: int
+    ordered_by: str
+    answered_by: str
+    model: ModelVersion | None
+    route: Route
+    degraded: Degradation | None
+    replayed: bool = False
+
+
 class Contribution(msgspec.Struct, frozen=True):
     """One input's part in a score.
 

@@ -19,6 +19,7 @@ from mlplatform_client.answers import (
     LabelReceipt,
     PendingDecision,
     PushReceipt,
+    Ranking,
     VoidReceipt,
 )
 from mlplatform_client.errors import DeadlineExceeded, Facts, refused, refused_as
@@ -55,6 +56,7 @@ _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _TRACE: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,17}|[0-9a-f]{64}")
 _JSON: Final = ("content-type", "application/json")
+ITEMS: Final = "items"
 _KEY_FIELD: Final = "idempotency_key"
 _encode: Final = msgspec.json.Encoder(decimal_format="number").encode
 
@@ -117,6 +119,51 @@ def score(model: str, request: Request, key: str, terms: Terms = PLAIN) -> Call[
         read=read,
         headers=(_JSON, _keyed(name, key), *_headers(name, terms)),
         body=_body(name, request),
+        key=key,
+        takes_s=_takes_s(terms),
+    )
+
+
+def rank(
+    model: str,
+    shared: Mapping[str, object],
+    items: Sequence[Mapping[str, object]],
+    key: str,
+    terms: Terms = PLAIN,
+) -> Call[Ranking]:
+    """Put the items of one request in order.
+
+    Args:
+        shared: the fields that all items have in common, with `event_time`.
+        items: for each item, the fields that it has of its own.
+
+    Raises:
+        InputRefused: names what is wrong; nothing is to be sent.
+    """
+    name = f"rank {_model(model)}"
+    _count(name, ITEMS, len(items))
+    if ITEMS in shared:
+        raise refused_as(name, ITEMS, "a field of the request", "the items in `items`")
+    own = [_body(f"{name}, {ITEMS}[{number}]", item) for number, item in enumerate(items)]
+    whole = {**shared, ITEMS: [msgspec.Raw(one) for one in own]}
+    for field, value in shared.items():
+        _check_value(name, str(field), value)
+
+    def read(reply: Reply) -> Result[Ranking]:
+        found = decoded(name, key, reply, Ranking)
+        numbers = [item.item for item in found.items]
+        if found.of != len(items) or not set(numbers) <= set(range(len(items))):
+            raise not_understood(name, key, reply, f"it is not about the {len(items)} items sent")
+        is_replayed = reply.headers.get("idempotency-replayed") == "true"
+        return Result(msgspec.structs.replace(found, replayed=is_replayed))
+
+    return Call(
+        name=name,
+        method="POST",
+        path=f"/api/v2/models/{model}/rank",
+        read=read,
+        headers=(_JSON, _keyed(name, key), *_headers(name, terms)),
+        body=_encoded(name, whole),
         key=key,
         takes_s=_takes_s(terms),
     )

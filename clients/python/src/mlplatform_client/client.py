@@ -18,6 +18,7 @@ from mlplatform_client.answers import (
     LabelReceipt,
     PendingDecision,
     PushReceipt,
+    Ranking,
     VoidReceipt,
 )
 from mlplatform_client.calls import PLAIN, Label, Request, Terms
@@ -95,6 +96,30 @@ class Client:
             CallFailed: a subclass says what can be done about it.
         """
         return self.carry_out(calls.score(model, request, wire.own_key(key), terms), deadline_s)
+
+    def rank(
+        self,
+        model: str,
+        shared: Mapping[str, object],
+        items: Sequence[Mapping[str, object]],
+        *,
+        key: str | None = None,
+        terms: Terms = PLAIN,
+        deadline_s: float | None = None,
+    ) -> Ranking:
+        """Put the items of one request in order, the best first.
+
+        Args:
+            shared: the fields that all items have in common, with `event_time`.
+            items: for each item, the fields that it has of its own.
+            key: an idempotency key, 1 to 255 printable characters; None: a new one.
+            deadline_s: of all attempts, seconds; None: the client's.
+
+        Raises:
+            CallFailed: a subclass says what can be done about it.
+        """
+        call = calls.rank(model, shared, items, wire.own_key(key), terms)
+        return self.carry_out(call, deadline_s)
 
     def score_batch(
         self,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import typer
@@ -14,7 +15,12 @@ from mlplatform.commands.decisions.erasure import erase
 from mlplatform.commands.decisions.opened_log import errors_as_exit_codes, open_log
 from mlplatform.commands.decisions.retention import retention
 from mlplatform.commands.terminal.exit_codes import FAILED
-from mlplatform.commands.terminal.explanations import explain_again, print_explanations
+from mlplatform.commands.terminal.explanations import (
+    explain_again,
+    order_again,
+    print_explanations,
+    print_order,
+)
 from mlplatform.commands.terminal.gateway import gateway
 from mlplatform.commands.terminal.output import (
     OUT,
@@ -25,13 +31,23 @@ from mlplatform.commands.terminal.output import (
     print_line,
     progress,
 )
-from mlplatform.decisions.log.lookup import all_records, erased_by, logged_records
+from mlplatform.decisions.log.lookup import (
+    all_records,
+    decisions_beside,
+    erased_by,
+    logged_records,
+)
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import ManifestHead, VerifyReport, Watermark
+from mlplatform.decisions.records.rankings import place_of
 from mlplatform.decisions.records.record import trace_of
 from mlplatform.decisions.spill.backlog import SpillBacklog
 from mlplatform.operations import wiring
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Corrupt, NotFound
+
+if TYPE_CHECKING:  # imports ONNX Runtime
+    from mlplatform.scoring.rankings.again import RankingAgain
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +178,9 @@ def explain(
 ) -> None:
     """Decide again from the record and its bundle, and explain the decision.
 
-    Exit code 1: the decision is not the same. Reasons are the inputs that raised the score most, by
-    the method that the bundle carries. If no model gave the answer, they are the rules that
-    decided.
+    Exit code 1: the decision is not the same, or of a request with items their order. Reasons are
+    the inputs that raised the score most, by the method that the bundle carries. If no model gave
+    the answer, they are the rules that decided.
     """
     settings = wiring.settings()
     with errors_as_exit_codes(), closing(open_log(settings)) as log:
@@ -173,15 +189,31 @@ def explain(
             raise NotFound(f"the payload of decision {decision_id} {acts}")
         _fetch_bundles(records)
         explanations = explain_again(records, settings.home.bundles)
-    equal = all(not e.differences for e in explanations)
+        order = _order_again(log, records, settings.home.bundles)
+    equal = not any(e.differences for e in explanations) and not (order and order.differences)
     trace_id = _traced(records[0])["trace_id"]
     if json:
         explained = msgspec.to_builtins(explanations)
-        print_json({"equal": equal, "explanations": explained, "trace_id": trace_id})
+        ranking = {} if order is None else {"ranking": msgspec.to_builtins(order)}
+        found = {"equal": equal, "explanations": explained, **ranking, "trace_id": trace_id}
+        print_json(found)
     else:
         print_explanations(explanations)
+        if order is not None:
+            print_order(order)
         print_line(f"trace and log lines: mlplatform trace {trace_id}")
     raise typer.Exit(0 if equal else FAILED)
+
+
+def _order_again(
+    log: SqliteDecisionLog, records: Sequence[Mapping[str, Any]], bundles: Path
+) -> RankingAgain | None:
+    """The order that a decision is part of, computed again; None for a request without items."""
+    decision = next((one for one in records if one["kind"] == "decision"), None)
+    place = None if decision is None else place_of(decision["payload"])
+    if decision is None or place is None:
+        return None
+    return order_again(place.id, decisions_beside(log, decision), bundles)
 
 
 def void(

@@ -1,5 +1,5 @@
 """How data becomes a version: features, training sets, fits, gates and the registry.
 
 Packages from the ground up: `features` and `onnx`; `training_sets`; `skew`; `validation`;
-`registry`; `search`; `training`. Imports `decisions`, `model` and `runtime`.
+`rankings`; `registry`; `search`; `training`. Imports `decisions`, `model` and `runtime`.
 """

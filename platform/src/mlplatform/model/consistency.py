@@ -25,6 +25,7 @@ from mlplatform.model.folds import history_days
 from mlplatform.model.freeze_times import WANTED, LocalTime, is_before, is_zone, local_time
 from mlplatform.model.inputs import fields_read, reference_rules
 from mlplatform.model.policies.model_server import server_rules
+from mlplatform.model.policies.ranking import ranking_rules
 from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.model.policies.search import search_rules
 from mlplatform.model.policies.segments import MOST_GROUPS
@@ -71,6 +72,7 @@ def contradictions(model: ModelDefinition) -> Iterator[DocumentFinding]:
         _learning,
         _review,
         _exploration,
+        _ranking,
         _rollout,
         _retention,
         _serving,
@@ -302,6 +304,21 @@ def _exploration(model: ModelDefinition) -> Iterator[Rule]:
     yield known, "exploration.amount", policy.amount, wanted
     enough, key = policy.maximum_sum >= policy.maximum_amount, "exploration.maximum_sum"
     yield enough, key, policy.maximum_sum, f"maximum_amount ({policy.maximum_amount:g}) or more"
+
+
+def _ranking(model: ModelDefinition) -> Iterator[Rule]:
+    if (policy := model.ranking) is None:
+        return
+    refuses = model.when_unrecordable == "refuse"
+    refused = (
+        ("decision.hides_outcome", model.decision.hides_outcome, "the places say what was shown"),
+        ("decision.limit", model.decision.limit, "it counts decisions about customers, not items"),
+        ("exploration", model.exploration, "the places say what was shown"),
+        ("windows", model.windows, "each item would count as a request of its own"),
+        ("when_unrecordable", "" if refuses else model.when_unrecordable, "give `refuse`"),
+    )
+    request, unit = list(model.request), model.assignment_unit
+    yield from ranking_rules(policy, request=request, unit=unit, refused=refused)
 
 
 def _rollout(model: ModelDefinition) -> Iterator[Rule]:

@@ -16,6 +16,7 @@ from mlplatform.model.policies.classes import (
 )
 from mlplatform.model.policies.decision_scale import DecisionPolicy, ReviewPolicy, Task
 from mlplatform.model.policies.monitoring import DriftPolicy, RetentionPolicy
+from mlplatform.model.policies.ranking import RankingPolicy
 from mlplatform.model.policies.real import RealDecision, RealGates, RealRollout, RealTraining
 from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.model.policies.serving import (
@@ -330,6 +331,7 @@ class ModelDefinition(Section, frozen=True):
         windows: real-time windows of the request's entities, as fresh as the last request
             (docs/features.md).
         exploration: requests whose hidden outcome is explored; None: none.
+        ranking: the items that a request puts in order; None: a request is one item.
         retention: how long payloads are kept; None until somebody erases them.
         vocabularies: the words of category and text inputs that are not learned, in the order of
             their places.
@@ -370,6 +372,7 @@ class ModelDefinition(Section, frozen=True):
     features: FeaturesPolicy = FeaturesPolicy()
     windows: tuple[Window, ...] = ()
     exploration: ExplorationPolicy | None = None
+    ranking: RankingPolicy | None = None
     retention: RetentionPolicy | None = None
     vocabularies: dict[str, Words] = msgspec.field(default_factory=dict)
     signature: Signature | None = None

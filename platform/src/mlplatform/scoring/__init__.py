@@ -2,7 +2,7 @@
 asynchronous requests.
 
 Packages from the ground up: `protos`; `admission` and `predictor`; `predictor_client`; `arms` and
-`key_claims`; `request`; `labels` and `pushes`; `explanations`; `api`; `gateway` and `worker`.
-`wiring` makes the adapters that this area and those above have in common. Imports `rollouts`,
-`learning`, `decisions`, `model` and `runtime`.
+`key_claims`; `request`; `labels`, `pushes` and `rankings`; `explanations`; `api`; `gateway` and
+`worker`. `wiring` makes the adapters that this area and those above have in common. Imports
+`rollouts`, `learning`, `decisions`, `model` and `runtime`.
 """

@@ -28,7 +28,9 @@ from mlplatform.runtime.errors import ConfigInvalid, Refused
 from mlplatform.runtime.storage.large_files import copy
 from mlplatform.runtime.storage.plain_files import Rule
 
-Template = Literal["sklearn", "classes", "real", "xgboost", "lightgbm", "catboost", "torch", "onnx"]
+Template = Literal[
+    "sklearn", "classes", "real", "ranking", "xgboost", "lightgbm", "catboost", "torch", "onnx"
+]
 SHARED: Final = "sklearn"
 """The template whose files other templates use if they have none of their own."""
 TEMPLATES: Final[Mapping[Task, str]] = {"binary": SHARED, "classes": "classes", "real": "real"}
@@ -66,7 +68,8 @@ def new_model(
     """Write a model folder that can be trained as it is, or one around a ready ONNX file.
 
     Lines marked CHANGE are for you to change. For a model that decides a class, use --template
-    classes; for one that gives a number, --template real (both scikit-learn).
+    classes; for one that gives a number, --template real; for one that puts items in order,
+    --template ranking (all scikit-learn).
 
     For a model that is an ONNX file already: --template onnx --file limits.onnx. Files beside it
     that hold its weights are copied too.

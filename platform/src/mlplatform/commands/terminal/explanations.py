@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.markup import escape
 
@@ -15,7 +16,11 @@ from mlplatform.runtime.text import shown
 from mlplatform.runtime.times import second_text
 
 if TYPE_CHECKING:  # imports ONNX Runtime
+    from mlplatform.scoring.rankings.again import RankingAgain
     from mlplatform.scoring.request.explain import Explanation, InputCause, Outcome, RuleCause
+
+MOST_SHOWN: Final = 10
+"""Most items of an order that are printed."""
 
 
 def explain_again(rows: Sequence[Mapping[str, Any]], bundles: Path) -> list[Explanation]:
@@ -33,6 +38,37 @@ def explain_again(rows: Sequence[Mapping[str, Any]], bundles: Path) -> list[Expl
     from mlplatform.scoring.request import explain  # imports ONNX Runtime
 
     return explain.explain_rows(rows, lambda *of: explain.load_decider(bundles, *of))
+
+
+def order_again(ranking_id: str, rows: Sequence[Mapping[str, Any]], bundles: Path) -> RankingAgain:
+    """The order of a request's items, computed again.
+
+    Args:
+        rows: decisions of the request's time, as of `explain_again`.
+
+    Raises:
+        NotFound: a bundle is not here.
+        Corrupt: a payload or a bundle is damaged.
+    """
+    from mlplatform.scoring.rankings import again  # imports ONNX Runtime
+    from mlplatform.scoring.request.explain import load_decider
+
+    decider_of = functools.cache(lambda model, digest: load_decider(bundles, model, digest))
+    return again.order_again(ranking_id, rows, decider_of)
+
+
+def print_order(found: RankingAgain) -> None:
+    """Print a request's order beside what was computed again."""
+    order = ", ".join(found.items[:MOST_SHOWN]) + (", …" if len(found.items) > MOST_SHOWN else "")
+    print_fields(
+        {
+            "ranking": f"{found.id}, by {found.ordered_by}",
+            "order": order,
+            "order equal": not found.differences,
+        }
+    )
+    for difference in found.differences:
+        OUT.print(f"[red]differs:[/] {escape(shown(difference))}", soft_wrap=True)
 
 
 def print_explanations(explanations: Sequence[Explanation]) -> None:

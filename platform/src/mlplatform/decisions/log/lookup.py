@@ -48,6 +48,26 @@ def logged_records(
     return records
 
 
+def decisions_beside(log: SqliteDecisionLog, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The decisions about one model, unit and time: of a request with items, those of all items.
+
+    Args:
+        record: one of them, as `logged_records` returns it.
+    """
+    query = RecordQuery(
+        record["model"],
+        ("decision",),
+        from_ms=record["event_ms"],
+        to_ms=record["event_ms"] + 1,
+        unit=record["unit"],
+        columns=tuple(COLUMNS),
+    )
+    records: list[dict[str, Any]] = log.read(query).to_pylist()
+    for one in records:
+        one["payload"] = json.loads(one["payload"] or "null")
+    return records
+
+
 def erased_by(log: SqliteDecisionLog, records: Sequence[Mapping[str, Any]]) -> str | None:
     """Why the payload of a decision is missing, as a clause; None if it is there.
 

@@ -17,6 +17,7 @@ from mlplatform.decisions.records.draws import LoggedDraw
 from mlplatform.decisions.records.last_labels import RANK
 from mlplatform.decisions.records.payloads import decoded_payloads
 from mlplatform.decisions.records.pseudonym import pseudonym
+from mlplatform.decisions.records.rankings import LoggedPlace
 from mlplatform.decisions.records.record import LABEL_VALUES, MODELS
 from mlplatform.learning.features.columns import UNITS, Check, value_problem
 from mlplatform.model.definition import ModelDefinition, RequestField
@@ -327,21 +328,22 @@ def split_history(
 
 
 def decided_of(decisions: pa.Table, payloads: Sequence[Any], hides: Sequence[str]) -> pa.Table:
-    """Rows of `DECIDED` from decision records: of requests that were stopped or explored.
+    """Rows of `DECIDED` from decision records: of requests stopped, explored or shown to nobody.
 
     Args:
         payloads: their `payloads_of`.
     """
+    withheld = pa.array([p.ranking is not None and p.ranking.withheld for p in payloads], pa.bool_())
     table = pa.table(
         [
             decisions.column("decision_id"), decisions.column("decision"),
-            pc.is_in(decisions.column("answered_by"), value_set=pa.array(MODELS)),
+            pc.and_not(pc.is_in(decisions.column("answered_by"), pa.array(MODELS)), withheld),
             *(pa.array(map(attrgetter(f.name), payloads), f.type) for f in list(DECIDED)[-2:]),
         ],
         schema=DECIDED,
     )  # fmt: skip
     hidden = pc.is_in(table.column("decision"), value_set=pa.array(hides, pa.string()))
-    return table.filter(pc.or_(hidden, table.column("explored")))
+    return table.filter(pc.or_(pc.or_(hidden, withheld), table.column("explored")))
 
 
 def requests_of(
@@ -403,7 +405,7 @@ def _stored_type(field: RequestField) -> pa.DataType:
 
 
 def payloads_of(decisions: pa.Table, definition: ModelDefinition) -> list[Any]:
-    """Decision records' payloads, each with its `request`, its draw and `windows_at`.
+    """Decision records' payloads, each with its `request`, draw, `windows_at` and `ranking`.
 
     Raises:
         Corrupt: a payload is not what was logged.
@@ -414,7 +416,8 @@ def payloads_of(decisions: pa.Table, definition: ModelDefinition) -> list[Any]:
         for name, f in definition.request.items()
     ]
     request = msgspec.defstruct("Request", fields, kw_only=True, gc=False)
-    parts: list[Any] = [("request", request), ("windows_at", dict[str, int] | None, None)]
+    parts: list[Any] = [("request", request), ("windows_at", dict[str, int] | None, None),
+                        ("ranking", LoggedPlace | None, None)]  # fmt: skip
     payload = msgspec.defstruct("Payload", parts, bases=(LoggedDraw,), kw_only=True, frozen=True)
     return decoded_payloads(decisions, payload)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,15 @@ from numpy.typing import NDArray
 
 from mlplatform.learning.onnx.confined_model import ConfinedModel
 from mlplatform.learning.onnx.onnx_file import OnnxFile, ScoringSession
+from mlplatform.learning.rankings.gates import OrderEvidence, judge_order
+from mlplatform.learning.rankings.orders import (
+    NDCG,
+    OrderFigures,
+    figures,
+    first_changes,
+    order_measures,
+    requests_of,
+)
 from mlplatform.learning.registry.versions import TRAINED_HERE
 from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.learning.training.candidate import Candidate
@@ -31,7 +40,7 @@ from mlplatform.learning.validation.gates import (
     judge,
 )
 from mlplatform.learning.validation.leakage import leakage_evidence
-from mlplatform.learning.validation.measures import Measure, binary_measures
+from mlplatform.learning.validation.measures import Measure, binary_measures, mean_measure
 from mlplatform.learning.validation.replay import Recent, flip_share, replay, replay_volume
 from mlplatform.learning.validation.statistics import (
     Interval,
@@ -44,6 +53,7 @@ from mlplatform.learning.validation.statistics import (
 from mlplatform.model.bundle import MODEL_FILE, Bundle, load_bundle
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.inputs import fields_read, segment_sources
+from mlplatform.model.policies.ranking import RankingPolicy
 from mlplatform.model.policies.segments import Flags, SegmentSource
 from mlplatform.model.scorecard import SmallScorer
 from mlplatform.model.weights.data_files import data_of
@@ -101,7 +111,12 @@ class JudgingInputs:
 
 def gate_report(definition: ModelDefinition, inputs: JudgingInputs) -> GateReport:
     """The report on a candidate of two outcomes."""
-    return judge(gather(definition, inputs), definition.gates, definition.training)
+    report = judge(gather(definition, inputs), definition.gates, definition.training)
+    if (policy := definition.ranking) is None:
+        return report
+    found = order_evidence(inputs, policy)
+    gates = (*report.gates, *judge_order(found, policy))
+    return replace(report, gates=gates, measures=(*report.measures, *found.measures))
 
 
 def gather(definition: ModelDefinition, inputs: JudgingInputs) -> Evidence:
@@ -139,6 +154,37 @@ def gather(definition: ModelDefinition, inputs: JudgingInputs) -> Evidence:
         has_features=bool(written.views or definition.windows),
         measures=_measures(challenger, champion, holdout.rows(judging).known, seed),
         fairness=_fairness(definition, challenger, holdout.rows(judging)),
+    )
+
+
+def order_evidence(inputs: JudgingInputs, policy: RankingPolicy) -> OrderEvidence:
+    """The evidence about the order of items, on the days for the gates and on replayed requests."""
+    candidate, champion, seed = inputs.candidate, inputs.champion, inputs.seed
+    challenger = Runnable(candidate.bundle, candidate.model)
+    holdout = inputs.dataset.holdout.share(candidate.customers)
+    days = holdout.rows(slice(holdout.before(inputs.dataset.window.gates_from_ms), None)).known
+    recent = inputs.recent or Recent(inputs.dataset.holdout.matrix, "held-out days")
+    matrix = recent.share(candidate.customers).matrix
+    known, replayed = (requests_of(m.event_ms, m.unit) for m in (days.matrix, matrix))
+
+    def figured(scores: NDArray[np.float64]) -> OrderFigures:
+        return figures(scores, days.y, known, top=policy.top, seed=seed)
+
+    own, other = figured(challenger.raw(days)), None
+    changes = None if champion is None else math.nan
+    if champion is not None:
+        with suppress(InputInvalid):  # as in _quality
+            other = figured(champion.raw(days))
+            raws = [one.model.scores(matrix.of(one.bundle)) for one in (challenger, champion)]
+            changes = first_changes(raws[0], raws[1], replayed, seed=seed)
+    over_chance = mean_measure(NDCG, own.values[NDCG] - own.by_chance, own.unit, seed=seed)
+    return OrderEvidence(
+        requests=len(own.unit),
+        measures=order_measures(own, other, seed=seed),
+        over_chance=over_chance.candidate,
+        has_champion=champion is not None,
+        replayed=len(matrix),
+        changes=changes,
     )
 
 

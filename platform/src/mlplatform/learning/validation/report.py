@@ -54,6 +54,8 @@ TITLES = {
     "rmse": "large errors",
     "bias": "errors to one side",
     "quantile_loss": "errors by a quantile of the labels",
+    "order": "order of items",
+    "first_items": "changed first items",
 }
 MEASURES = {
     "average_precision": "average precision",
@@ -69,6 +71,9 @@ MEASURES = {
     "rmse": "root mean square error",
     "bias": "bias",
     "quantile_loss": "quantile loss",
+    "ndcg": "NDCG",
+    "mrr": "mean reciprocal rank",
+    "hit_rate": "requests with a good item in the answer",
 }
 GATE_COLUMNS = ("gate", "verdict", "observed", "limit", "reason")
 

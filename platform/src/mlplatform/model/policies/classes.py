@@ -171,6 +171,7 @@ NOT_OF_CLASSES: Final[Mapping[str, str]] = {
     "decision.hides_outcome": "a class stops no request",
     "exploration": "no class hides its outcome, so there is nothing to let through",
     "label.review": "analysts answer yes or no, not by a class",
+    "ranking": "items are put in order by one score, and classes have one each",
     "training.minimum_positives": "a label is a class: minimum_per_class says how many of each",
     "training.small_model": NO_SMALL,
     "training.hidden_outcomes": "no class hides its outcome",

@@ -141,6 +141,7 @@ NOT_OF_NUMBERS: Final[Mapping[str, str]] = {
     "decision.hides_outcome": _UNKNOWN,
     "exploration": "no outcome is hidden, so there is nothing to let through",
     "label.review": "analysts answer yes or no, not by a number",
+    "ranking": "items are put in order by a probability, whose labels are 0 and 1",
     "training.minimum_positives": "a label is a number: minimum_labelled says how many of them",
     "training.small_model": NO_SMALL,
     "training.hidden_outcomes": _UNKNOWN,

@@ -15,7 +15,7 @@ Name = Literal[
     "availability", "latency", "deadline", "freshness", "log_completeness", "drift_check",
     "labels", "rollout",
 ]  # fmt: skip
-SCORING: Final = "score|score_batch|infer|grpc_Score|grpc_ScoreBatch|grpc_ModelInfer"
+SCORING: Final = "score|score_batch|rank|infer|grpc_Score|grpc_ScoreBatch|grpc_ModelInfer"
 """Operations that answer with decisions."""
 
 

@@ -83,6 +83,7 @@ class Gateway:
             **probes.endpoints(health, self._metrics, models, documents),
             **scoring_api.endpoints(models, labels, self._voids, gate),
             **scoring_api.explanation_endpoints(self._explanations, models, gate),
+            **scoring_api.ranking_endpoints(models, gate),
             **async_api.endpoints(models, deferral),
             **inference_api.endpoints(models, health, gate),
             **features_api.endpoints(self._pushes, gate),

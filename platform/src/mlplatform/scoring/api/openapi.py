@@ -42,6 +42,8 @@ from mlplatform.scoring.api.versions import LATEST, VERSIONS, ApiVersion
 from mlplatform.scoring.arms.states import ModelState
 from mlplatform.scoring.explanations.answer import ExplanationAnswer
 from mlplatform.scoring.labels.kinds import ITEMS, AnyLabel
+from mlplatform.scoring.rankings.answers import RankedItem, RankingAnswer
+from mlplatform.scoring.rankings.bodies import RankingBodies
 from mlplatform.scoring.request.answers import BatchResult, LabelsAnswer, ModelsAnswer, VoidAnswer
 from mlplatform.scoring.request.payloads import (
     MAX_ITEMS,
@@ -121,6 +123,9 @@ def render(
         types += openapi_async.TYPES_USED
     types += features_api.types_used(pushed)
     types += [ExplanationAnswer] if version is LATEST else []
+    ranked = {d.name: RankingBodies(d, d.ranking) for d in definitions if d.ranking is not None}
+    ranked = ranked if version is LATEST else {}
+    types += [RankingAnswer, *(bodies.request for bodies in ranked.values())] if ranked else []
     types += [ProblemDetails, *(t for p in payloads.values() for t in (p.request, p.item))]
     _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     schemas["BatchResult"]["properties"]["answer"] = ref(answer.__name__)
@@ -130,6 +135,10 @@ def render(
     if version is LATEST:
         schemas[ExplanationAnswer.__name__]["properties"]["decision"] = {"enum": decisions}
         paths |= {path: one for d in definitions for path, one in _explanation(version, d).items()}
+    for d in definitions:
+        if (bodies := ranked.get(d.name)) is not None:
+            schemas[RankedItem.__name__]["properties"]["decision"] = {"enum": decisions}
+            paths |= _ranking(version, d, bodies)
     announced = [name.decode().title() for name, _ in version.headers]
     announce(paths, announced)
     info = {
@@ -206,6 +215,26 @@ def _model_paths(version: ApiVersion, definition: ModelDefinition, payloads: Pay
             answer=ref("VoidAnswer"),
             statuses=POST_STATUSES,
         ),
+    }
+
+
+def _ranking(version: ApiVersion, definition: ModelDefinition, bodies: RankingBodies) -> Json:
+    name, policy = definition.name, bodies.policy
+    headers = [timeout_header(definition), priority_header(), trace_header(), version_header()]
+    return {
+        f"{version.models}/{name}/rank": post(
+            f"rank_{name}",
+            f"Put up to {policy.most} items in order; the answer has the first {policy.top}. Each "
+            "item is decided and recorded by itself, and counts as a request. All of them are "
+            "scored by one version. Labels name an item by its decision_id; a label by the "
+            "idempotency key is about the first place.",
+            parameters=[key_header(), *headers],
+            body=ref(bodies.request.__name__),
+            example=examples.ranking(definition),
+            answer=ref(RankingAnswer.__name__),
+            statuses=_SCORE_STATUSES,
+            headers=replayed_header(),
+        )
     }
 
 

@@ -21,6 +21,7 @@ from mlplatform.scoring.api.versions import LATEST, VERSIONS, ApiVersion
 from mlplatform.scoring.explanations.explanations import Explanations
 from mlplatform.scoring.labels.labels import Labels
 from mlplatform.scoring.labels.voids import Voids
+from mlplatform.scoring.rankings.scoring import RankingScoring
 from mlplatform.scoring.request.answers import (
     BatchAnswer,
     BatchResult,
@@ -92,6 +93,31 @@ def explanation_endpoints(
     return {f"{LATEST.models}/{name}/decisions/*/explanation": endpoint(name) for name in models}
 
 
+def ranking_endpoints(models: Mapping[str, Scoring], gate: AdmissionGate) -> dict[str, Endpoint]:
+    """Path → its endpoint, for every model that puts items in order; in the latest version."""
+
+    def endpoint(model: str, scoring: RankingScoring) -> Endpoint:
+        async def rank(request: Request) -> Reply:
+            caller, asked = caller_of(scoring, request), scoring.bodies.parse(await request.body())
+            assert request.admitted is not None
+            gate.charge(request.admitted, len(asked.items) - 1)
+            response = await scoring.answer(asked, caller)
+            return Reply(response.body, [JSON, REPLAYED] if response.replayed else [JSON])
+
+        return Endpoint(
+            "rank",
+            ("POST",),
+            rank,
+            takes=(JSON_TYPE,),
+            headers=LATEST.lines,
+            model=model,
+            scope="score",
+        )
+
+    found = {n: s for n, s in models.items() if isinstance(s, RankingScoring)}
+    return {f"{LATEST.models}/{name}/rank": endpoint(name, one) for name, one in found.items()}
+
+
 def model_of(path: str) -> str | None:
     """The model that a path of the API names, known or not."""
     for version in VERSIONS:
@@ -108,6 +134,9 @@ def unknown(path: str, models: Mapping[str, Scoring]) -> Problem:
         return Problem(404, "unknown-model", f"there is no model {name[:64]!r}; {SHOWN}")
     if name and path.endswith("/score:async"):  # each model that takes them has such a path
         detail = f"{name} takes no request to be scored later: `async` in its model.yaml enables it"
+        return Problem(404, "unknown-path", detail)
+    if name and path.endswith("/rank"):  # each model that ranks has such a path in v2
+        detail = f"{name} puts no items in order here: `ranking` in model.yaml enables it, in v2"
         return Problem(404, "unknown-path", detail)
     return Problem(404, "unknown-path", f"there is nothing at {path}; {SHOWN}")
 

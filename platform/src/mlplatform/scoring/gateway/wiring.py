@@ -56,6 +56,7 @@ from mlplatform.scoring.labels.ownership import Ownership
 from mlplatform.scoring.labels.voids import Voids
 from mlplatform.scoring.predictor_client.predictor import ClientLimits, Predictor
 from mlplatform.scoring.pushes.pushes import FeaturePushes
+from mlplatform.scoring.rankings.scoring import RankingScoring
 from mlplatform.scoring.request.deferred_requests import AsyncAcceptor
 from mlplatform.scoring.request.metrics import Metrics, ModelMetrics
 from mlplatform.scoring.request.recording import KeptAnswers, Recorder
@@ -318,7 +319,8 @@ def _scoring(
         store = former.features.store
     else:
         store = scoring_wiring.online_for_requests(shared.settings, definition, views)
-    scoring = Scoring(
+    kind = Scoring if definition.ranking is None else RankingScoring
+    scoring = kind(
         live,
         store,
         shared.answers,

@@ -6,6 +6,7 @@ takes 0.7 us to make, such a Struct 0.1 us.
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -14,9 +15,15 @@ from mlplatform.decisions.records.record import FEATURES, VARIANT, Record
 from mlplatform.learning.features.policy import Gaps
 from mlplatform.model.policies.decision_scale import Decision
 from mlplatform.model.routes import Arm
-from mlplatform.runtime.telemetry.context import TraceContext
+from mlplatform.runtime.telemetry.context import (
+    ACCEPTED,
+    TraceContext,
+    derived_span_id,
+    trace_id_of,
+)
 from mlplatform.scoring.arms.exploration import Draw
 from mlplatform.scoring.arms.live import Live
+from mlplatform.scoring.arms.named_versions import not_answered
 from mlplatform.scoring.arms.routing import Assignment
 from mlplatform.scoring.request.answers import ScoreBody
 from mlplatform.scoring.request.prediction import (
@@ -139,6 +146,28 @@ class AcceptedForLater(NamedTuple):
 
 RequestOutcome = FinishedDecision | AcceptedForLater
 """The outcome of a request."""
+
+
+def check_named(decided: DecidedRequest, caller: Caller) -> None:
+    """Raises Problem: 503 if the request names a version, and that one did not answer."""
+    if caller.version is not None and decided.prediction is None:
+        note(decided, caller, time.monotonic(), is_recorded=False)
+        raise not_answered(caller.version, decided.degraded_reason)
+
+
+def note(
+    decided: DecidedRequest, caller: Caller, now_s: float, *, is_recorded: bool = True
+) -> None:
+    """Note a decision for the spans of the request, if it gets any."""
+    if caller.finished is None:
+        return
+    accepted = None
+    if caller.was_accepted:
+        decision_id = decided.routed.decision_id
+        trace_id = caller.trace_id or trace_id_of(decision_id)
+        accepted = trace_id, derived_span_id(decision_id, ACCEPTED)
+    finished = FinishedDecision(decided, caller.started_s, now_s, is_recorded, accepted)
+    caller.finished.append(finished)
 
 
 def score_body(decided: DecidedRequest) -> ScoreBody:

@@ -20,7 +20,7 @@ from mlplatform.decisions.records.record import Record
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.key_claims.shared_keys import KeyedRequest, KeyHold, SharedKeys
-from mlplatform.scoring.request.accepted_request import AcceptedRequest, sealed
+from mlplatform.scoring.request.accepted_request import AcceptedRequest, answer_owner, sealed
 from mlplatform.scoring.request.answers import PendingAnswer, ScoreResponse, encode, replay
 from mlplatform.scoring.request.decision import AcceptedForLater, Caller
 from mlplatform.scoring.request.decision_ids import is_owned, made_ms, owned_decision_id
@@ -35,7 +35,7 @@ from mlplatform.scoring.request.recording import (
     log_unavailable,
     look_up_until_s,
 )
-from mlplatform.scoring.request.scoring import Scoring, answer_owner
+from mlplatform.scoring.request.scoring import Scoring
 
 _PURPOSE = b"score-async"
 

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from mlplatform.decisions.records.rankings import LoggedPlace
 from mlplatform.decisions.records.record import FEATURES, Record
 from mlplatform.model.bundle import MODEL_FILE, Bundle, load_bundle
 from mlplatform.model.features.views import load_views
@@ -149,6 +150,7 @@ class _Payload(msgspec.Struct, frozen=True):
     propensity: float | None = None
     explored_instead_of: str | None = None
     not_explored: str | None = None
+    ranking: LoggedPlace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +221,7 @@ def explain_records(records: Sequence[Record], decider_of: DeciderOf) -> list[Ex
 def _explanation(record: Record, payload: _Payload, decider_of: DeciderOf) -> Explanation:
     own = _payload(record)
     again = _again(record, payload, decider_of)
+    said = again.note or _failures(own), _drawn(own), own.ranking.sentence if own.ranking else None
     logged = None
     if record.decision is not None:
         logged = Outcome(record.decision, record.score, own.raw, own.reasons)
@@ -240,7 +243,7 @@ def _explanation(record: Record, payload: _Payload, decider_of: DeciderOf) -> Ex
         segment=again.held_to.segment,
         thresholds=again.held_to.begins or None,
         contributions=again.contributions,
-        note="; ".join(filter(None, (again.note or _failures(own), _drawn(own)))) or None,
+        note="; ".join(filter(None, said)) or None,
         differences=_differences(
             _before_draw(own, logged),
             again.outcome,

@@ -120,9 +120,9 @@ class Payloads:
             for name, kind in types.items()
         ]
         shape: list[Any] = [*fields, (EVENT_TIME, EventTime)]
-        self.request: type[msgspec.Struct] = _struct(definition.name, "Request", shape)
+        self.request: type[msgspec.Struct] = body_struct(definition.name, "Request", shape)
         item = [*shape, (BATCH_KEY, Key | None, None)]
-        self.item: type[msgspec.Struct] = _struct(definition.name, "BatchItem", item)
+        self.item: type[msgspec.Struct] = body_struct(definition.name, "BatchItem", item)
         self._request = msgspec.json.Decoder(self.request)
         self._item = msgspec.json.Decoder(self.item)
         self._encoder = msgspec.json.Encoder()
@@ -148,7 +148,7 @@ class Payloads:
         event_time = fields.pop(EVENT_TIME)
         for name, allowed in self._closed.items():
             if fields[name] not in allowed and fields[name] is not None:
-                raise _not_listed(name, allowed)
+                raise not_listed(name, allowed)
         # Every member needs its quotes once: if there are no more quotes, no member stands twice.
         quotes = self._quotes + 2 * (type(event_time) is not int) + 4 * (key is not None)
         sent = fields
@@ -238,13 +238,13 @@ def idempotency_key(header: bytes | None) -> str | None:
     return header.decode("ascii")
 
 
-def _not_listed(name: str, allowed: Collection[str]) -> Problem:
+def not_listed(name: str, allowed: Collection[str]) -> Problem:
     shown = ", ".join(word or "an empty text" for word in sorted(allowed)[:MAX_LISTED])
     more = ", …" if len(allowed) > MAX_LISTED else ""
     return Problem(422, "invalid-field", f"{name} must be one of {shown}{more}", field=name)
 
 
-def _struct(model: str, name: str, fields: list[Any]) -> type[msgspec.Struct]:
+def body_struct(model: str, name: str, fields: list[Any]) -> type[msgspec.Struct]:
     title = "".join(part.capitalize() for part in dns_name(model).split("-")) + name
     return msgspec.defstruct(title, fields, frozen=True, kw_only=True, forbid_unknown_fields=True)
 

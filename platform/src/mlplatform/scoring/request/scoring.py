@@ -8,38 +8,43 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from mlplatform.decisions.records.port import DuplicateKey, StoredAnswer, UnloggedAnswer
+from mlplatform.decisions.records.port import DuplicateKey, Entry, StoredAnswer, UnloggedAnswer
 from mlplatform.decisions.records.pseudonym import pseudonym
-from mlplatform.decisions.records.record import NAMED, VARIANT
+from mlplatform.decisions.records.record import NAMED, VARIANT, Record
 from mlplatform.learning.features.online import OnlineFeatures, OnlineRow
 from mlplatform.learning.features.policy import NO_GAPS
 from mlplatform.model.definition import REQUEST_UNIT, ModelDefinition
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.http.problems import Problem
-from mlplatform.runtime.telemetry.context import ACCEPTED, Origin, derived_span_id, trace_id_of
+from mlplatform.runtime.telemetry.context import Origin, trace_id_of
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 from mlplatform.runtime.units import HOUR_MS
 from mlplatform.scoring.arms.exploration import Exploration
 from mlplatform.scoring.arms.fallback import features_until, predict_until
 from mlplatform.scoring.arms.freshness import Freshness
 from mlplatform.scoring.arms.live import LiveModel, no_champion
-from mlplatform.scoring.arms.named_versions import named_assignment, not_answered
+from mlplatform.scoring.arms.named_versions import named_assignment
 from mlplatform.scoring.arms.routing import Assignment, assign
 from mlplatform.scoring.arms.states import ModelState
 from mlplatform.scoring.key_claims.shared_keys import KeyedRequest, SharedKeys
-from mlplatform.scoring.request.accepted_request import AcceptedRequest, is_genuine
+from mlplatform.scoring.request.accepted_request import (
+    AcceptedRequest,
+    answer_owner,
+    is_genuine,
+)
 from mlplatform.scoring.request.answers import ScoreResponse, encode, replay
 from mlplatform.scoring.request.decision import (
     Caller,
     DecidedRequest,
-    FinishedDecision,
     RoutedRequest,
+    check_named,
+    note,
     record,
     score_body,
     unlogged_answer,
@@ -163,7 +168,7 @@ class Scoring:
             Problem: 409, 422 or 503, as the OpenAPI document says.
         """
         if caller.key is None:
-            return await self._answer(self._parse(request, self._new_id(caller)), caller, None)
+            return await self._begin(request, self._new_id(caller), caller, None)
         hashed = hashlib.blake2b(request.body, key=self._key, digest_size=32)
         if caller.version is not None:  # another version is another request
             hashed.update(b"\0" + caller.version.encode())
@@ -175,8 +180,7 @@ class Scoring:
             if stored is not None:
                 return replay(stored.answer, same_body=stored.is_of(body_digest))
             claim = IdempotencyClaim(caller.client, caller.key, body_digest)
-            parsed = self._parse(request, self._new_id(caller))
-            return await self._answer(parsed, caller, claim)
+            return await self._begin(request, self._new_id(caller), caller, claim)
 
     async def _answer_shared(
         self, request: ScoreRequest, caller: Caller, body_digest: str, stored: StoredAnswer | None
@@ -192,7 +196,7 @@ class Scoring:
             return replay(held.answer, same_body=held.is_of(body_digest))
         claim = IdempotencyClaim(caller.client, caller.key, body_digest, hold=held)
         try:
-            return await self._answer(self._parse(request, decision_id), caller, claim)
+            return await self._begin(request, decision_id, caller, claim)
         finally:
             held.let_go()
 
@@ -295,6 +299,11 @@ class Scoring:
         wall_ms = self._clock.wall_ms()
         return new_decision_id(self.definition.name, caller.client, wall_ms, self._key)
 
+    def _begin(
+        self, request: ScoreRequest, new_id: str, caller: Caller, claim: IdempotencyClaim | None
+    ) -> Awaitable[ScoreResponse]:
+        return self._answer(self._parse(request, new_id), caller, claim)
+
     def _parse(self, request: ScoreRequest, decision_id: str) -> ScoringInput:
         self.check_accepts(request.event_ms)
         return ScoringInput(decision_id, self.pseudonymised(request.fields), request.event_ms)
@@ -361,20 +370,32 @@ class Scoring:
                 return DecidedRequest(routed, verdict, (), prediction, time.monotonic(), draw)
         return DecidedRequest(routed, verdict, tuple(failures), prediction, time.monotonic())
 
-    async def _record(
+    def _record(
         self, decided: DecidedRequest, caller: Caller, claim: IdempotencyClaim | None
-    ) -> ScoreResponse:
+    ) -> Awaitable[ScoreResponse]:
         """The answer, once its record is durable; another request's answer, if that came first
         under the same key."""
-        if caller.version is not None and decided.prediction is None:
-            self._note(decided, caller, time.monotonic(), is_recorded=False)
-            raise not_answered(caller.version, decided.degraded_reason)
-        body = encode(score_body(decided))
+        check_named(decided, caller)
+        entry = self._entry(decided, caller)
+        return self._append(decided, caller, claim, entry, encode(score_body(decided)))
+
+    def _entry(self, decided: DecidedRequest, caller: Caller) -> Record:
         latency_us = round((time.monotonic() - caller.started_s) * 1e6)
-        entry = record(decided, caller, recorded_ms=self._clock.wall_ms(), latency_us=latency_us)
+        return record(decided, caller, recorded_ms=self._clock.wall_ms(), latency_us=latency_us)
+
+    async def _append(
+        self,
+        decided: DecidedRequest,
+        caller: Caller,
+        claim: IdempotencyClaim | None,
+        entry: Record,
+        body: bytes,
+        others: Sequence[Entry] = (),
+    ) -> ScoreResponse:
+        """Args: others: entries of the same transaction."""
         item = keyed_entry(entry, claim, body, self.keep_ms)
         hold = None if claim is None else claim.hold
-        beside = () if hold is None else hold.beside(entry)
+        beside = others if hold is None else (*others, *hold.beside(entry))
         try:
             outcome = await self._recorder.append(item, caller.deadline_s, beside)
         except LogUnavailable as error:
@@ -382,7 +403,7 @@ class Scoring:
             trace_id = caller.trace_id or trace_id_of(decision_id)
             extra = {"decision_id": decision_id, "trace_id": trace_id}
             log.error("a decision was not recorded: %s", error, extra=extra)
-            self._note(decided, caller, time.monotonic(), is_recorded=False)
+            note(decided, caller, time.monotonic(), is_recorded=False)
             raise log_unavailable() from error
         if isinstance(outcome, DuplicateKey):
             if hold is not None and claim is not None:  # another process of this home was first
@@ -392,7 +413,7 @@ class Scoring:
             return replay(outcome.answer, same_body=outcome.same_body)
         if isinstance(outcome, UnloggedAnswer):
             if claim is not None and not claim.may_be_unlogged:
-                self._note(decided, caller, time.monotonic(), is_recorded=False)
+                note(decided, caller, time.monotonic(), is_recorded=False)
                 raise log_unavailable()
             body = encode(unlogged_answer(decided))
             self._answers.keep_unlogged(item, body)
@@ -423,7 +444,7 @@ class Scoring:
         self._metrics.count_decision(
             decided, latency_s=now_s - caller.started_s, late=now_s > caller.deadline_s
         )
-        self._note(decided, caller, now_s)
+        note(decided, caller, now_s)
         if each.isEnabledFor(logging.DEBUG):
             verdict, decision_id = decided.verdict, decided.routed.decision_id
             took_ms = (now_s - caller.started_s) * 1000
@@ -444,21 +465,6 @@ class Scoring:
             arm = decided.prediction.target.arm
             why = "" if volume.stopped is None else volume.stopped.reason
             log.error("%s is no longer asked: its bundle %s", arm.service, why)
-
-    @staticmethod
-    def _note(
-        decided: DecidedRequest, caller: Caller, now_s: float, *, is_recorded: bool = True
-    ) -> None:
-        """Note a decision for the spans of the request, if it gets any."""
-        if caller.finished is None:
-            return
-        accepted = None
-        if caller.was_accepted:
-            decision_id = decided.routed.decision_id
-            trace_id = caller.trace_id or trace_id_of(decision_id)
-            accepted = trace_id, derived_span_id(decision_id, ACCEPTED)
-        finished = FinishedDecision(decided, caller.started_s, now_s, is_recorded, accepted)
-        caller.finished.append(finished)
 
     async def _find_answer(self, client: str, key: str, caller: Caller) -> StoredAnswer | None:
         return await find_stored_answer(
@@ -489,9 +495,3 @@ class Scoring:
         chain = self.definition.chain
         until_s = features_until(chain, caller.started_s, caller.deadline_s)
         return await self.features.read_apart(keys, event_ms, until_s)
-
-
-def answer_owner(client: str) -> str:
-    """The owner of answers to accepted requests, by decision id. Names of clients hold no slash, so
-    these keys never meet an Idempotency-Key."""
-    return f"{client}/decisions"

@@ -10,6 +10,7 @@ import math
 from typing import Any, Final
 
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField
+from mlplatform.model.policies.ranking import ITEMS
 from mlplatform.scoring.pushes.rows import RowsBody
 
 Json = dict[str, Any]
@@ -31,6 +32,15 @@ def score(definition: ModelDefinition) -> Json:
     """A request with every field of the model, except those that may be left out."""
     needed = {n: f for n, f in definition.request.items() if n not in definition.optional}
     return {**{name: _value(field) for name, field in needed.items()}, EVENT_TIME: NOW_MS}
+
+
+def ranking(definition: ModelDefinition) -> Json:
+    """A request with two items; one item's fields are those of a request about it alone."""
+    own = definition.ranking.items if definition.ranking is not None else ()
+    one = score(definition)
+    item = {name: value for name, value in one.items() if name in own}
+    shared = {name: value for name, value in one.items() if name not in own}
+    return {**shared, ITEMS: [item, item]}
 
 
 def batch(definition: ModelDefinition) -> Json:

@@ -1,0 +1,1 @@
+"""Requests that name several items, which one answer puts in order (decision 0159)."""
