@@ -21,7 +21,7 @@ MINIMUM_REQUESTS = 100
 
 @dataclass(frozen=True, slots=True)
 class OrderEvidence:
-    """What is known of the order that a candidate gives.
+    """The evidence about the order that a candidate gives.
 
     Args:
         requests: on the days for the gates, those with good and other items.

@@ -96,7 +96,7 @@ def _item(place: int, number: int, decided: DecidedRequest) -> RankedItem:
 
 
 def logged_place(order: Order, place: int, ranking_id: str, top: int) -> dict[str, Any]:
-    """What the record of an item keeps of its ranking.
+    """The place of an item, as its record keeps it.
 
     Args:
         place: of the item, from 1.

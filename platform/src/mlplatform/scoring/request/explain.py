@@ -221,7 +221,7 @@ def explain_records(records: Sequence[Record], decider_of: DeciderOf) -> list[Ex
 def _explanation(record: Record, payload: _Payload, decider_of: DeciderOf) -> Explanation:
     own = _payload(record)
     again = _again(record, payload, decider_of)
-    said = again.note or _failures(own), _drawn(own), own.ranking.sentence if own.ranking else None
+    notes = again.note or _failures(own), _drawn(own), own.ranking.sentence if own.ranking else None
     logged = None
     if record.decision is not None:
         logged = Outcome(record.decision, record.score, own.raw, own.reasons)
@@ -243,7 +243,7 @@ def _explanation(record: Record, payload: _Payload, decider_of: DeciderOf) -> Ex
         segment=again.held_to.segment,
         thresholds=again.held_to.begins or None,
         contributions=again.contributions,
-        note="; ".join(filter(None, said)) or None,
+        note="; ".join(filter(None, notes)) or None,
         differences=_differences(
             _before_draw(own, logged),
             again.outcome,
