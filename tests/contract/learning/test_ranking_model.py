@@ -238,6 +238,22 @@ def test_a_model_that_ranks_still_scores_one_item(world: ScoringWorld) -> None:
     assert httpx.post(url, json=body, headers=world.headers, timeout=10).status_code == 200
 
 
+def test_a_challenger_in_shadow_scores_every_item(
+    world: ScoringWorld, made: tuple[Candidate, GateReport]
+) -> None:
+    world.shadow(world.serve(2, made[0].bundle.digest))
+    answer = rank(world).json()
+    own = {r["decision_id"]: r["score"] for r in placed(world, answer["ranking_id"])}
+    assert len(own) == ITEMS
+
+    def copies() -> dict[str, float]:
+        shadows = world.records("shadow")
+        return {r["decision_id"]: r["score"] for r in shadows if r["decision_id"] in own}
+
+    wait_for(lambda: len(copies()) == ITEMS)
+    assert copies() == own, "the same bundle gives each item the same score"
+
+
 def test_without_a_predictor_the_small_model_orders_all(world: ScoringWorld) -> None:
     """The last test: it kills the predictor."""
     answer = rank(world).json()
