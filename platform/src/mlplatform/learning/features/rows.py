@@ -333,7 +333,9 @@ def decided_of(decisions: pa.Table, payloads: Sequence[Any], hides: Sequence[str
     Args:
         payloads: their `payloads_of`.
     """
-    withheld = pa.array([p.ranking is not None and p.ranking.withheld for p in payloads], pa.bool_())
+    withheld = pa.array(
+        [p.ranking is not None and p.ranking.withheld for p in payloads], pa.bool_()
+    )
     table = pa.table(
         [
             decisions.column("decision_id"), decisions.column("decision"),
