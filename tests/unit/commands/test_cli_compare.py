@@ -130,7 +130,9 @@ def test_the_page_shows_the_same_and_nothing_of_it_is_markup(page: Page) -> None
     assert f'<td data-head="v2">{"e" * 64}</td>' in answer.text
     assert "Equal in Data: " in answer.text
     section = answer.text.split("<h2>Limits: ")[1].split("<h2>")[0]
-    assert "Only the card of v2 says" in section, "a sentence is in a list, and in no table"
+    assert "Figures that only the card of v2 has" in section, (
+        "a sentence is in a list, and in no table"
+    )
     assert "not there" not in section
     shown = int(re.search(r"They differ in (\d+) figures", answer.text)[1])  # type: ignore[index]
     differing = answer.text.split("Where nothing differs")[0]

@@ -538,7 +538,8 @@ def test_an_incident_says_where_no_retrain_goes_on_any_more(
         ("shadow", "The rollout fraud-v2-1 of version 2 decides", "mlplatform rollouts show fraud"),
         ("rolled_back", "The rollout fraud-v2-1 of version 2 was taken back: too many",
          "mlplatform retrain fraud"),
-        ("promoted", "The rollout fraud-v2-1 of version 2 has promoted it", "mlplatform rollouts"),
+        ("promoted", "The rollout fraud-v2-1 of version 2 has promoted the version",
+ "mlplatform rollouts"),
         (None, "Version 2 has no rollout yet: the next drift check opens one", ""),
     ],
 )  # fmt: skip

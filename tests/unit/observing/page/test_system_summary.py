@@ -73,7 +73,7 @@ WELL: dict[str, Any] = {
             LogLag((writer("a", "spilled", "bad"), writer("b", "live", "bad")), 0, 9, 60.0),
             [
                 "Records wait beside the decision log, written by a.",
-                "More than 60 s behind the event clock: b.",
+                "Writers more than 60 s behind the event clock: b.",
             ],
         ),
         ("lags", "it is locked", ["The decision log cannot be read."]),
@@ -81,7 +81,7 @@ WELL: dict[str, Any] = {
             "queues",
             [queue("late", "9", "bad"), *(queue(f"q{n}", None, "") for n in range(5))],
             [
-                "Stopped, or longer than an alert allows: fraud: late.",
+                "Stopped, or waiting for longer than an alert allows: fraud: late.",
                 "Not known how much waits: fraud: q0, fraud: q1, fraud: q2 and 2 more.",
             ],
         ),

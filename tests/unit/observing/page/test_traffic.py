@@ -214,7 +214,7 @@ def test_a_busy_model_that_nobody_asks_any_more_is_a_warning() -> None:
     now_ms = NEWEST_MS + 14 * 60_000
     told = newest(until(day(), now_ms - 30_000), now_ms)
     assert told.age == "14 min"
-    assert told.warning.startswith("No request was counted for 14 min, and about 8,")
+    assert told.warning.startswith("No request was counted in the last 14 min, and about 8,")
     assert "traffic has stopped, or is not logged" in told.warning
     assert "14 min old" in page(traffic.traffic_detail(fraud(), day(), "day", now_ms))
 

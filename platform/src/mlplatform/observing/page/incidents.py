@@ -255,8 +255,8 @@ def _advice(incident: Incident, now_ms: int, *, trains: bool) -> str:
         return "Nothing is left to do."
     if incident.found.kind == FAULT:
         return (
-            "Mend the source of the data: nothing is retrained while this incident is open. It"
-            " closes by itself with the first whole window of sound data."
+            "Mend the source of the data: nothing is retrained while this incident is open. The"
+            " incident closes by itself with the first whole window of sound data."
         )
     if incident.state == "open" and not trains:
         return (
@@ -274,8 +274,8 @@ def _advice(incident: Incident, now_ms: int, *, trains: bool) -> str:
         return "A retrain is under way. Another one starts only if it does not finish."
     if incident.state == "answered" and incident.answer is not None:
         return (
-            f"The rollout of version {incident.answer} decides whether it mends this. Where it was"
-            " taken back, find out why, then retrain by hand."
+            f"The rollout of version {incident.answer} decides whether the version mends this. If"
+            " the rollout was taken back, find out why, then retrain by hand."
         )
     if incident.state == "answered":
         return "The retrain made no version: find out why, then retrain by hand."
@@ -301,8 +301,8 @@ def _advice_on_answer(incident: Incident, rollout: RolloutState | None) -> str:
     if rollout.phase == "rolled_back":
         return f"{of} was taken back: {rollout.reason}. Find out why, then retrain by hand."
     if rollout.ramping:
-        return f"{of} decides whether it mends this. Nothing else starts meanwhile."
-    return f"{of} has promoted it: the next drift check closes this incident."
+        return f"{of} decides whether the version mends this. Nothing else starts meanwhile."
+    return f"{of} has promoted the version: the next drift check closes this incident."
 
 
 def _command(incident: Incident, now_ms: int, answer: RolloutState | None, *, trains: bool) -> str:

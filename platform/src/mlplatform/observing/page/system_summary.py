@@ -77,7 +77,7 @@ def _of_log(found: LogLag | str | None) -> Iterator[str]:
         if spilled:
             yield f"Records wait beside the decision log, written by {_named(spilled)}."
         if late:
-            yield f"More than {found.limit_s:g} s behind the event clock: {_named(late)}."
+            yield f"Writers more than {found.limit_s:g} s behind the event clock: {_named(late)}."
 
 
 def _of_queues(found: Sequence[QueueRow] | str) -> Iterator[str]:
@@ -87,7 +87,7 @@ def _of_queues(found: Sequence[QueueRow] | str) -> Iterator[str]:
     long = [row.title for row in found if row.tone == BAD]
     unknown = [row.title for row in found if row.waits is None]
     if long:
-        yield f"Stopped, or longer than an alert allows: {_named(long)}."
+        yield f"Stopped, or waiting for longer than an alert allows: {_named(long)}."
     if unknown:
         yield f"Not known how much waits: {_named(unknown)}."
 

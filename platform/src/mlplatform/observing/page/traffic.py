@@ -162,8 +162,8 @@ def newest_record(found: TrafficReport, now_ms: int) -> NewestRecord:
         warning = f"Nothing was counted for {late}: passes are late, and newer traffic is not shown"
     elif quiet_ms > QUIET_MS and expected >= EXPECTED:
         warning = (
-            f"No request was counted for {age}, and about {expected:,.0f} were to be expected:"
-            " traffic has stopped, or is not logged"
+            f"No request was counted in the last {age}, and about {expected:,.0f} were to be"
+            " expected: traffic has stopped, or is not logged"
         )
     return NewestRecord(found.newest_ms, age, warning)
 

@@ -42,8 +42,8 @@ def test_the_spend_of_latency_is_of_all_answers_but_copies() -> None:
     assert one.objective == "99 % of the decisions are durable within 10 ms"
     assert one.note == (
         "30 of 10,000 answers (0.3 %) took longer than 10 ms before their record was written; the "
-        "budget is 100 (1 %). The log does not know how long the writing took: Grafana shows it "
-        "with that."
+        "budget is 100 (1 %). The log does not know how long the writing took: Grafana shows the "
+        "latency with the writing."
     )
 
 
@@ -69,7 +69,7 @@ def test_a_budget_that_one_answer_would_exceed_is_not_said_to_be_spent(
     found = budgets(read([TrafficBucket(NEWEST_MS, "champion", 1, one_slow)]))["latency"]
     assert found.text == text
     assert found.tone == ("bad" if answers >= 100 else "")
-    assert ("A single slow one of fewer than 100 answers" in found.note) is (answers < 100)
+    assert ("With fewer than 100 answers, one slow answer" in found.note) is (answers < 100)
 
 
 @pytest.mark.parametrize("found", [None, read([])])

@@ -20,12 +20,14 @@ TOO_FEW: Final = "too few answers to say"
 NEARLY: Final = 0.8
 """Share of a budget; more than this is shown as bad."""
 UNCOUNTED: Final = (
-    "The decision log cannot tell: a request that was answered 5xx leaves no record in it. The "
+    "The decision log cannot tell: a request that was answered 5xx leaves no record. The "
     "gateways' metrics count those; MLPLATFORM_PROMETHEUS_URL names no Prometheus that has them."
 )
 UNSEEN: Final = "Prometheus has counted no request of this model in this time."
 
-UNWRITTEN: Final = "The log does not know how long the writing took: Grafana shows it with that."
+UNWRITTEN: Final = (
+    "The log does not know how long the writing took: Grafana shows the latency with the writing."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ def _latency(objective: Objective, goal_ms: float, found: TrafficReport | None) 
     if (least := answers_to_judge(objective.budget)) > total:
         note = (
             f"{bad:,} of {total:,} answers took longer than {goal_ms:g} ms before their record was "
-            f"written. A single slow one of fewer than {least:,} answers is more than the budget."
+            f"written. With fewer than {least:,} answers, one slow answer is more than the budget."
         )
         return BudgetRow("latency", sentence, TOO_FEW, note, "")
     spent = bad / total / objective.budget
