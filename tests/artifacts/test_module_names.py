@@ -29,6 +29,7 @@ NOUNS: Final = {
     "observing": "the area of metrics, events and the page",
     "planning": "making a plan",
     "pruning": "databases: dropping what another copy has",
+    "ranking": "information retrieval: items in order by their scores",
     "recording": "putting a fact on record",
     "rendering": "templates to text",
     "routing": "which version answers a request",

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlplatform.model.folders import parse
-from mlplatform.model.policies.ranking import Scored, in_order
+from mlplatform.model.policies.ranking import ItemScore, in_order
 from mlplatform.runtime.errors import ConfigInvalid
 
 TEMPLATE = resources.files("mlplatform.commands.authoring").joinpath("templates/ranking/model.yaml")
@@ -19,16 +19,16 @@ TEMPLATE = resources.files("mlplatform.commands.authoring").joinpath("templates/
 def test_scores_fall_and_equal_ones_stay_as_they_were_sent(
     pairs: list[tuple[float, float]],
 ) -> None:
-    order = in_order([Scored(*pair) for pair in pairs])
+    order = in_order([ItemScore(*pair) for pair in pairs])
     assert order.by == "score"
     assert sorted(order.places) == list(range(len(pairs)))
     found = [(-pairs[n][0], -pairs[n][1], n) for n in order.places]
     assert found == sorted(found)
 
 
-@pytest.mark.parametrize("lacking", [Scored(None, None), Scored(float("nan"), 0.1)])
-def test_where_an_item_has_no_score_all_stay_as_they_were_sent(lacking: Scored) -> None:
-    order = in_order([Scored(0.1, 0.1), lacking, Scored(0.9, 0.9)])
+@pytest.mark.parametrize("lacking", [ItemScore(None, None), ItemScore(float("nan"), 0.1)])
+def test_where_an_item_has_no_score_all_stay_as_they_were_sent(lacking: ItemScore) -> None:
+    order = in_order([ItemScore(0.1, 0.1), lacking, ItemScore(0.9, 0.9)])
     assert order == ("request", (0, 1, 2))
 
 

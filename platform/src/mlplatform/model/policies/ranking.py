@@ -39,7 +39,7 @@ class RankingPolicy(Section, frozen=True):
     first_changes: Share = 1.0
 
 
-class Scored(NamedTuple):
+class ItemScore(NamedTuple):
     """The score of an item, and the model's own number behind it; None where no model gave one."""
 
     score: float | None
@@ -58,7 +58,7 @@ class Order(NamedTuple):
     places: tuple[int, ...]
 
 
-def in_order(items: Sequence[Scored]) -> Order:
+def in_order(items: Sequence[ItemScore]) -> Order:
     """The items by falling score. Equal scores are ordered by the number behind them, then as they
     were sent; where an item has no score, all are."""
     found = [(one.score, one.raw) for one in items]

@@ -9,7 +9,7 @@ import msgspec
 
 from mlplatform.decisions.records.rankings import LoggedPlace, place_of
 from mlplatform.decisions.records.record import Record
-from mlplatform.model.policies.ranking import OrderedBy, Scored, in_order
+from mlplatform.model.policies.ranking import ItemScore, OrderedBy, in_order
 from mlplatform.scoring.request.explain import DeciderOf, Explanation, explain_records
 
 
@@ -62,12 +62,14 @@ def order_again(
     )
 
 
-def _scored(items: Sequence[Explanation]) -> list[Scored]:
+def _scored(items: Sequence[Explanation]) -> list[ItemScore]:
     """The scores computed again; none counts if several deciders gave them."""
     if len({(one.answered_by, one.bundle) for one in items}) > 1:
-        return [Scored(None, None)] * len(items)
+        return [ItemScore(None, None)] * len(items)
     again = [one.again for one in items]
-    return [Scored(None, None) if one is None else Scored(one.score, one.raw) for one in again]
+    return [
+        ItemScore(None, None) if one is None else ItemScore(one.score, one.raw) for one in again
+    ]
 
 
 def _moved(logged: Sequence[LoggedPlace], places: Sequence[int]) -> list[str]:

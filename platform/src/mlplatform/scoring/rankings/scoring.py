@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from mlplatform.decisions.records.port import Entry
-from mlplatform.model.policies.ranking import Order, RankingPolicy, Scored, in_order
+from mlplatform.model.policies.ranking import ItemScore, Order, RankingPolicy, in_order
 from mlplatform.runtime.telemetry.context import Origin
 from mlplatform.scoring.arms.fallback import predict_until
 from mlplatform.scoring.arms.live import Live
@@ -70,7 +70,9 @@ class RankingScoring(Scoring):
             for one, fields in zip(ids, request.items, strict=True)
         ]
         with self.times.answering(request.event_ms):
-            decided, order = await self._decide_items(await self._routed(inputs, caller), caller)
+            decided, order = await self._decide_items(
+                await self._route_items(inputs, caller), caller
+            )
             response = await self._record_items(decided, order, caller, claim)
         if not response.replayed:
             for one in decided:
@@ -78,7 +80,9 @@ class RankingScoring(Scoring):
                 self._copy(one.routed)
         return response
 
-    async def _routed(self, inputs: Sequence[ScoringInput], caller: Caller) -> list[RoutedRequest]:
+    async def _route_items(
+        self, inputs: Sequence[ScoringInput], caller: Caller
+    ) -> list[RoutedRequest]:
         """The items, all by the same routes."""
         while True:
             routed = await asyncio.gather(*(self._route(one, caller) for one in inputs))
@@ -116,7 +120,7 @@ class RankingScoring(Scoring):
             )
         else:
             verdicts = [_without_model(live, one) for one in routed]
-            order = in_order([Scored(one.score, one.raw) for one in verdicts])
+            order = in_order([ItemScore(one.score, one.raw) for one in verdicts])
         decided_s, failed = time.monotonic(), tuple(failures)
         return [
             DecidedRequest(one, verdict, failed, found.get(number), decided_s)
@@ -162,7 +166,7 @@ def _without_model(live: Live, routed: RoutedRequest) -> Verdict:
     return without_predictor(live, routed.facts)
 
 
-def _scored(prediction: Prediction | None) -> Scored:
+def _scored(prediction: Prediction | None) -> ItemScore:
     if prediction is None or isinstance(prediction.raw, tuple):
-        return Scored(None, None)
-    return Scored(prediction.target.bundle.calibrate(prediction.raw), prediction.raw)
+        return ItemScore(None, None)
+    return ItemScore(prediction.target.bundle.calibrate(prediction.raw), prediction.raw)
