@@ -52,7 +52,7 @@ MOST_TEXT: Final = 200
 REVISION: Final = 2
 """Of what is kept: a file of an earlier one is made again. Since 2 it keeps corrections."""
 _ENDS: Final = ["decision_id", "event_ms"]
-MOST_CODED: Final = 5_000
+MOST_CODED: Final = 4_000
 """Oldest decisions of the queue whose reasons are offered for a filter."""
 MOST_CODES: Final = 200
 _CODES: Final = (

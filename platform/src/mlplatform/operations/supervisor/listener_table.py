@@ -120,7 +120,7 @@ LISTENERS: Final = (
         *("the platform's own page", "page", *_by_setting("PAGE_PORT")),
         "a session of a person, by key or identity provider; to look, `run/page.token` too",
         *(
-            "`/health`, `/sign-in`, `/sign-in/*`, `/session-ended`, `/style.css`",
+            "`/health`, `/sign-in`, `/sign-in/*`, `/session-ended`, `/style.css`, `/live.js`",
             _uvicorn(uvicorn_limits.LIMITS),
         ),
     ),

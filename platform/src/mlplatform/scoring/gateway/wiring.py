@@ -299,9 +299,8 @@ def _live_model(
     def new_predictor(service: str, limits: ClientLimits, codec: Codec) -> Predictor:
         return Predictor(service, endpoint, token, limits, codec)
 
-    definition, views = declaration.definition, declaration.views
-    need = shared.fetches.need
-    return LiveModel(definition, views, home.bundles, new_predictor, former, need)
+    declared, need = (declaration.definition, declaration.views), shared.fetches.need
+    return LiveModel(*declared, home.bundles, new_predictor, former, need)
 
 
 def _scoring(

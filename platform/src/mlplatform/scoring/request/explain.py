@@ -286,18 +286,14 @@ def _drawn(own: _Payload) -> str | None:
 
 
 def _again(record: Record, payload: _Payload, decider_of: DeciderOf) -> _ReExplanation:
+    why = record.degraded_reason or ""
     if record.decision is None:
-        return _ReExplanation(
-            None, note=f"nothing was decided: {reason_words(record.degraded_reason or '')}"
-        )
+        return _ReExplanation(None, note=f"nothing was decided: {reason_words(why)}")
     if record.answered_by == "default":
-        is_stale = record.degraded_reason == FEATURES
-        why = record.degraded_reason
-        reason = {FEATURES: STALE_REASON, "killed": KILLED_REASON}.get(why or "", DEFAULT_REASON)
+        reason = {FEATURES: STALE_REASON, "killed": KILLED_REASON}.get(why, DEFAULT_REASON)
         outcome = Outcome(_safe(record.model), reasons=(reason.code,))
-        tried = _failures(payload) or (
-            "features were out of date" if is_stale else "no model answered"
-        )
+        absent = "features were out of date" if why == FEATURES else "no model answered"
+        tried = _failures(payload) or absent
         return _ReExplanation(outcome, note=f"{tried}; the rules abstained: the safe default holds")
     if record.bundle is None:
         raise Corrupt(f"decision {record.decision_id} names no bundle")

@@ -164,7 +164,7 @@ class Schedules:
         self._wall_ms = wall_ms
         self._clock = clock
         self._lock = threading.Lock()
-        self._heard: Heard | None = None
+        self._heard: LastAnswer | None = None
         self._asking: Future[ScheduleTable] | None = None
         self._known: ScheduleTable | None = None
         self._failed: PlatformError | None = None
@@ -257,14 +257,14 @@ class Schedules:
             self._failed, self._failed_s = error, self._clock()
 
     def _hear(self) -> None:
-        self._heard = Heard(self._clock(), self._wall_ms())
+        self._heard = LastAnswer(self._clock(), self._wall_ms())
 
     def _ask(self) -> ScheduleTable:
         until_s = self._clock() + ASKED_S
         with closing(self._open_prefect()) as prefect:
             try:
-                listened = _Listened(prefect, self._hear)
-                return ask(listened, self._wall_ms(), lambda: self._clock() > until_s)
+                listener = _PrefectListener(prefect, self._hear)
+                return ask(listener, self._wall_ms(), lambda: self._clock() > until_s)
             except (KeyError, TypeError, ValueError) as error:
                 raise Unavailable(f"Prefect's answer can't be read: {error!r}") from error
 
@@ -284,14 +284,14 @@ def _beside(ask: Callable[[], T]) -> Future[T]:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class LastAnswer:
     """The last answer of Prefect to any question."""
 
     at_s: float
     wall_ms: int
 
 
-class _Listened:
+class _PrefectListener:
     """Prefect, of which each answer is noted when it comes: a table takes several."""
 
     def __init__(self, prefect: Prefect, hear: Callable[[], None]) -> None:
