@@ -375,7 +375,8 @@ class Scoring:
     ) -> Awaitable[ScoreResponse]:
         """The answer, once its record is durable; another request's answer, if that came first
         under the same key."""
-        check_named(decided, caller)
+        if caller.version is not None:
+            check_named(decided, caller)
         entry = self._entry(decided, caller)
         return self._append(decided, caller, claim, entry, encode(score_body(decided)))
 
