@@ -58,6 +58,7 @@ ACTS: Final = {
     "log retention": ("--dry-run",),
     "log void": (DECISION, "--reason", "sent twice"),
     "models feast": ("fraud",),
+    "models store": ("fraud",),
     "review correct": (DECISION, "fraud", "--analyst", "ana", "--reason", "the wrong key"),
     "review record": (DECISION, "fraud", "--analyst", "ana"),
     "rollouts abort": ("fraud-v2-1", *WHY),
