@@ -375,9 +375,9 @@ class ScoringWorld:
         self._gateway.terminate()
         return self._gateway.wait(20)
 
-    def start_worker(self, model: str = MODEL) -> None:
+    def start_worker(self, model: str | None = None) -> None:
         """One that publishes the log's records too."""
-        self._worker = self._start("worker", "--model", model, "--outbox")
+        self._worker = self._start("worker", "--model", model or MODEL, "--outbox")
 
     def kill_worker(self) -> None:
         assert self._worker is not None

@@ -360,7 +360,7 @@ def test_the_platforms_home_is_no_place_of_a_table(
 
 @pytest.mark.parametrize("output", ["s3://bank/in", "s3://bank/in/out"])
 def test_results_do_not_become_their_own_input(platform: wiring.Platform, output: str) -> None:
-    with pytest.raises(ConfigInvalid, match=r"--output.*beside the input"):
+    with pytest.raises(ConfigInvalid, match=r"--output.*outside of the input"):
         score_table(platform, TableBatch("fraud", "s3://bank/in", output), lambda one: None)
 
 

@@ -190,8 +190,8 @@ def test_a_trained_bundle_carries_its_segments_and_keeps_their_shares(tmp_path: 
     [
         pytest.param(
             msgspec.structs.replace(LARGE, at_least=500.0),
-            r"^decision.thresholds.segments: large has \d+ held-out requests, 200 wanted: 10 of "
-            "them get decline: widen it, give it `scores`, or raise training.holdout_days$",
+            r"^decision.thresholds.segments: large has \d+ held-out requests, 200 wanted, so that "
+            "10 of them get decline: widen it, give it `scores`, or raise training.holdout_days$",
             id="by shares, few requests",
         ),
         pytest.param(

@@ -34,7 +34,7 @@ def test_a_missing_package_is_named_with_the_remedy(
 
 
 def test_a_missing_library_of_the_system_is_named() -> None:
-    said = "import is 'libgomp-none.so.1'; wanted: a library of this system: .* libgomp1"
+    said = "import is 'libgomp-none.so.1'; wanted: a library of this system; .* libgomp1"
     with pytest.raises(ConfigInvalid, match=said), import_problems():
         ctypes.CDLL("libgomp-none.so.1")
 

@@ -41,11 +41,13 @@ def test_a_failed_gate_ends_the_flow_and_answers_with_no_version(
     platform: Any, claimed: Incident, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retrain, "register", lambda *_, **__: REJECTED)
+    report: Any = SimpleNamespace(passed=False)
+    failed = job.GateOutcome(report, None)
     with (
         pytest.raises(GateFailed, match="quality: the champion is better"),
         job.incident_answer(platform, "fraud", claimed.id, 1) as answer,
     ):
-        answer(job.register(platform, None, job.GateOutcome(None, None), author="ana").version)
+        answer(job.register(platform, None, failed, author="ana").version)
     (kept,) = platform.incidents.list("fraud")
     assert kept.answer is None
     assert "quality: the champion is better" in kept.note

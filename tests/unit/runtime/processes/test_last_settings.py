@@ -79,7 +79,9 @@ def test_a_command_that_contradicts_the_running_platform_says_so(
 ) -> None:
     run(shell)
     known = {**PORTS, "MLPLATFORM_CLOCK": "replay"}[name]
-    with pytest.raises(ConfigInvalid, match=rf"{name} is '{value}'; wanted: {known}, as the.*down"):
+    with pytest.raises(
+        ConfigInvalid, match=rf"{name} is '{value}'; wanted: {known}, the value of.*down"
+    ):
         for_command({**shell, name: value})
     assert for_command({**shell, name: known}) == for_command(shell)
     run(shell, alive=False)
