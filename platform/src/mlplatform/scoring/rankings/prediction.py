@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 
-from mlplatform.model.oip import PredictionFailed
+from mlplatform.model.oip import Scores
 from mlplatform.model.policies.classes import ClassChoice
 from mlplatform.runtime.telemetry.context import Origin
 from mlplatform.scoring.arms.fallback import FallbackStep, step_until
@@ -19,6 +18,7 @@ from mlplatform.scoring.request.prediction import (
     RequestFacts,
     Verdict,
     decide,
+    scores_of,
 )
 
 
@@ -62,28 +62,14 @@ async def _ask(
         slice_until_s = step_until(live.chain, now_s, until_s, len(order) - position)
         if origin is not None and origin.step != step.name:
             origin = Origin(origin.decision_id, origin.trace, step.name)
-        try:
-            found = await target.predictor.predict(rows, slice_until_s, origin)
-        except PredictionFailed as failure:
-            if failure.speaks:
-                target.breaker.record_failure(now_s, clock())
-            else:
-                target.breaker.withdrawn(now_s)
-            failures.append(Failure(step.name, failure.reason, now_s, clock()))
-            continue
-        except asyncio.CancelledError:
-            target.breaker.withdrawn(now_s)
-            raise
-        answered_s = clock()
-        if found.speaks:
-            target.breaker.record_answer(now_s, answered_s, slice_until_s - now_s)
-        else:
-            target.breaker.withdrawn(now_s)
-        timing = found.timing
-        return [
-            Prediction(step.name, target, row, raw, False, now_s, answered_s, timing)
-            for row, raw in zip(rows, found, strict=True)
-        ], failures
+        outcome = await scores_of(target, rows, now_s, slice_until_s, origin)
+        if isinstance(outcome, Scores):
+            answered_s, timing = clock(), outcome.timing
+            return [
+                Prediction(step.name, target, row, raw, False, now_s, answered_s, timing)
+                for row, raw in zip(rows, outcome, strict=True)
+            ], failures
+        failures.append(Failure(step.name, outcome, now_s, clock()))
     return [], failures
 
 

@@ -152,7 +152,7 @@ async def _ask(
         slice_until_s = step_until(live.chain, now_s, until_s, len(order) - position)
         if origin is not None and origin.step != step.name:
             origin = Origin(origin.decision_id, origin.trace, step.name)
-        outcome = await _score(target, row, now_s, slice_until_s, origin)
+        outcome = await scores_of(target, (row,), now_s, slice_until_s, origin)
         if isinstance(outcome, Scores):
             raw = outcome[0] if len(outcome) == 1 else tuple(outcome)
             if cache is not None:
@@ -163,13 +163,17 @@ async def _ask(
     return None, failures
 
 
-async def _score(
-    target: Target, row: Sequence[float], asked_s: float, until_s: float, origin: Origin | None
+async def scores_of(
+    target: Target,
+    rows: Sequence[Sequence[float]],
+    asked_s: float,
+    until_s: float,
+    origin: Origin | None,
 ) -> Scores | FailureReason:
-    """The score, or why there is none. The breaker counts either, once for each call."""
+    """The scores of rows, or why there are none. The breaker counts either, once for each call."""
     breaker = target.breaker
     try:
-        found = await target.predictor.predict((row,), until_s, origin)
+        found = await target.predictor.predict(rows, until_s, origin)
     except PredictionFailed as failure:
         if failure.speaks:
             breaker.record_failure(asked_s, time.monotonic())
