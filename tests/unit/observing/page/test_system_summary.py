@@ -64,7 +64,7 @@ WELL: dict[str, Any] = {
         (
             "alerts",
             AlertTable((alert("ticket"),), 0, watched=True),
-            ["1 alert fires, none of them urgent"],
+            ["1 alert fires. It is not urgent enough to wake a person."],
         ),
         ("disk", "no such folder", ["The disk of the home folder cannot be read."]),
         ("disk", disk("it is full"), ["fills up: 3.10 % is free."]),

@@ -56,8 +56,12 @@ def _of_alerts(found: AlertTable | str | None) -> Iterator[str]:
         count = len(found.alerts) + found.left_out
         urgent = sum(one.severity == URGENT for one in found.alerts)
         if count:
-            fire = "1 alert fires" if count == 1 else f"{count:,} alerts fire"
-            yield f"{fire}, {urgent or 'none'} of them urgent enough to wake a person."
+            if count == 1:
+                is_urgent = "is" if urgent else "is not"
+                yield f"1 alert fires. It {is_urgent} urgent enough to wake a person."
+            else:
+                some = f"{urgent or 'none'} of them urgent enough to wake a person"
+                yield f"{count:,} alerts fire, {some}."
 
 
 def _of_disk(found: HomeDisk | str) -> Iterator[str]:
