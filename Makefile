@@ -10,7 +10,7 @@ export PYTHONPATH :=
 .PHONY: gpu-report test-docs test-tutorial test-guide test-images test test-servers server-images test-observability test-page test-cluster test-other-cluster test-mlserver test-train test-spark test-torch test-terraform load-test test-load
 .PHONY: demo-cluster cluster-build cluster-up cluster-down cluster-state
 .PHONY: drill-kill drill-restore drill-async drill-idempotency drill-scoring drill-client drill-disk drill-large drill-soak drill-attack
-.PHONY: bench-scoring bench-claims bench-capacity bench-rollouts bench-passes bench-outcomes bench-scale bench-planner bench-drift bench-images bench-labels bench-hidden bench-quality bench-categories bench-page bench-features bench-feature-path bench-training-joins bench-windows bench-handbook bench-batch bench-retention
+.PHONY: bench-scoring bench-claims bench-capacity bench-rollouts bench-passes bench-outcomes bench-scale bench-planner bench-drift bench-images bench-labels bench-hidden bench-quality bench-categories bench-page bench-features bench-feature-path bench-training-joins bench-windows bench-handbook bench-batch bench-retention bench-week
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -114,7 +114,8 @@ test-train: .venv/.train-xgboost .venv/.train-lightgbm .venv/.train-catboost .ve
 	@MLPLATFORM_TEST_TRAIN=required $(BIN)/python -m pytest tests/contract/learning/training/test_boosted_models.py \
 	  tests/contract/learning/test_credit_default.py tests/contract/learning/training/test_drift_answered.py \
 	  tests/contract/rollouts/drift/test_shipped_models.py \
-	  tests/unit/learning/onnx/test_boosted_trees.py tests/unit/learning/training/test_train_packages.py \
+	  tests/unit/learning/onnx/test_boosted_trees.py tests/unit/learning/onnx/test_boosted_classes.py \
+	  tests/unit/learning/training/test_train_packages.py \
 	  tests/unit/learning/search/test_search.py tests/unit/learning/training/test_searched_fit.py \
 	  -k "not torch and not spark and not fraud and not merchant" $(TEST_FLAGS)
 
@@ -308,6 +309,9 @@ bench-scale: .venv/.dev ## what the decision log costs by its size: reads, seal,
 
 bench-retention: .venv/.dev ## what it costs to let payloads go by their age; build/bench/retention.json (BENCH_FLAGS="--records 1000000")
 	@$(RUN) tests.bench.retention $(BENCH_FLAGS)
+
+bench-week: .venv/.dev ## what days of steady traffic cost the log, in fast time; build/bench/week.json (BENCH_FLAGS="--days 1 --rate 10")
+	@$(RUN) tests.bench.week $(BENCH_FLAGS)
 
 bench-page: .venv/.dev ## how long the page's overview takes after how many decisions; build/bench/page.json (BENCH_FLAGS="--decisions 100000")
 	@$(RUN) tests.bench.page $(BENCH_FLAGS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 from prefect import flow, suspend_flow_run
-from prefect.artifacts import create_markdown_artifact
 from prefect.input import RunInput
 from pydantic import Field
 
@@ -13,6 +12,7 @@ from mlplatform.operations import wiring
 from mlplatform.operations.actions import rollouts as job
 from mlplatform.operations.actions.person_fields import REASON
 from mlplatform.operations.prefect_client import names
+from mlplatform.operations.prefect_server import artifacts
 from mlplatform.rollouts.journal.approval_codes import MOST_CHARACTERS, Question
 from mlplatform.runtime import text
 from mlplatform.runtime.errors import InputInvalid, Refused
@@ -54,7 +54,7 @@ def approval(model: str, rollout_id: str, evidence_digest: str) -> str:
     key = names.evidence_key(rollout_id, evidence_digest)
     for attempt in range(ATTEMPTS):
         shown = job.evidence(platform, rollout_id, evidence_digest)
-        create_markdown_artifact(shown, key=key, description=f"Evidence of rollout {rollout_id}")
+        artifacts.keep_page(key, shown, about=f"Evidence of rollout {rollout_id}")
         form = Approval.with_initial_data(description=note + where + shown)
         answer = suspend_flow_run(form, timeout=WAIT_S, key=f"{key}-{attempt}")
         question = Question(rollout_id, evidence_digest, answer.decision)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 from prefect import flow, get_run_logger, runtime, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
@@ -15,6 +14,7 @@ from mlplatform.operations import wiring
 from mlplatform.operations.actions import batch as job
 from mlplatform.operations.compute.jobs import Job, JobStatus
 from mlplatform.operations.prefect_client import names
+from mlplatform.operations.prefect_server import artifacts
 from mlplatform.operations.prefect_server.forms import Day, OptionalVersion
 from mlplatform.operations.tables import batch as tables
 from mlplatform.operations.tables.plan import LEAST_ROWS, MOST_ROWS, PARTITION_ROWS, Partition
@@ -79,7 +79,7 @@ def batch(
         case (None, True):
             batch = tables.TableBatch(model, input, output, version, columns or {}, partition_rows)
             text = score_table(batch)
-            create_markdown_artifact(text, key=f"batch-{model}", description="A table, scored")
+            artifacts.keep_page(f"batch-{model}", text, about="A table, scored")
             return output
         case (date(), False):
             return _days(model, first, last or first, version, deadline_s)
@@ -100,9 +100,8 @@ def _days(model: str, first: date, last: date, version: int | None, deadline_s: 
         deadline_s=deadline_s,
     )
     folder = score(batch, prepare(batch))
-    create_markdown_artifact(
-        job.page(folder), key=f"batch-{model}", description="The days that were scored again"
-    )
+    about = "The days that were scored again"
+    artifacts.keep_page(f"batch-{model}", job.page(folder), about=about)
     return str(folder)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from mlplatform.operations import wiring
@@ -42,9 +41,7 @@ def drift(model: str, report: bool | None = None) -> str:
     check = watch(model)
     for request in check.requests:
         emit(events.event_of(request, check.wall_ms))
-    create_markdown_artifact(
-        job.page(model, check), key=f"drift-{model}", description=f"Has {model} drifted?"
-    )
+    artifacts.keep_page(f"drift-{model}", job.page(model, check), about=f"Has {model} drifted?")
     columns, rows = job.windows_table(check)
     artifacts.keep_table(f"windows-{model}", columns, rows, about="The judged windows")
     incidents = [found.incident.id for found in check.incidents]
@@ -52,9 +49,6 @@ def drift(model: str, report: bool | None = None) -> str:
     artifacts.keep_links(artifacts.incident_links(settings, model, incidents))
     if report or (report is None and check.opened):
         path = write_report(model, check)
-        create_markdown_artifact(
-            job.report_note(path),
-            key=f"drift-report-{model}",
-            description="Evidently's report on this machine",
-        )
+        about = "Evidently's report on this machine"
+        artifacts.keep_page(f"drift-report-{model}", job.report_note(path), about=about)
     return check.summary

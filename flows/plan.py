@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
@@ -42,7 +41,7 @@ def plan(
     made = make(model, version, days)
     subject = model if version is None else f"version {version} of {model}"
     page = plan_text.page(subject, made)
-    create_markdown_artifact(page, key=f"plan-{model}", description="Can it decide in time?")
+    artifacts.keep_page(f"plan-{model}", page, about="Can it decide in time?")
     match made:
         case Plan():
             _keep_tables(model, made)

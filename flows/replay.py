@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
@@ -56,7 +55,7 @@ def replay(
     """
     found = decide(model, version, against, begins or {}, days)
     page = replay_text.page(found)
-    create_markdown_artifact(page, key=f"replay-{model}", description="What would differ")
+    artifacts.keep_page(f"replay-{model}", page, about="What would differ")
     for number, table in enumerate(replay_text.tables(found), start=1):
         key = f"replay-{number}-{model}"
         artifacts.keep_table(key, table.columns, table.rows, about=f"By {table.columns[0]}")

@@ -73,11 +73,28 @@ def validate(
     retry_condition_fn=unavailable,
     persist_result=False,
     cache_policy=NO_CACHE,
+)
+def made_before(model: str, candidate: Candidate, prepared: job.TrainingInputs) -> str:
+    """What to say of a candidate that is a version already; empty for a new one. It is asked before
+    the registration, whose other tries find the version of the first."""
+    known = job.version_of(wiring.platform(), model, candidate.bundle.digest)
+    if known is None:
+        return ""
+    last_day_ms, champion = prepared.dataset.window.to_ms - 1, prepared.champion_version
+    return next_commands.of_known_version(known, last_day_ms=last_day_ms, champion=champion)
+
+
+@task(
+    retries=3,
+    retry_delay_seconds=3,
+    retry_condition_fn=unavailable,
+    persist_result=False,
+    cache_policy=NO_CACHE,
     timeout_seconds=LIMIT_S,
 )
-def register(candidate: Candidate, judged: job.GateOutcome, author: str) -> Version:
+def register(candidate: Candidate, judged: job.GateOutcome, author: str, reason: str) -> Version:
     platform = wiring.platform()
-    version = job.register(platform, candidate, judged, author=author)
+    version = job.register(platform, candidate, judged, author=author, reason=reason)
     choices.offer_versions(platform, version.model)
     return version
 
@@ -112,14 +129,20 @@ def retrain(
         candidate = fit(prepared)
         judged = validate(model, candidate, prepared, try_folds(model, prepared))
         artifacts.keep_gates(model, to_dict(judged.report))
-        version = register(candidate, judged, actor).version
-        answer(version)
+        nothing_new = made_before(model, candidate, prepared)
+        version = register(candidate, judged, actor, reason).version
+        is_champion = version == prepared.champion_version
+        answer(version, nothing_new if is_champion else "")
     platform = wiring.platform()
-    if not open_rollout:
+    if is_champion or not open_rollout:
         artifacts.keep_links(artifacts.version_links(platform.settings, model, version))
-        return Completed(message=next_commands.of_version(model, version), data=version)
+        message = (
+            nothing_new if is_champion else next_commands.of_version(model, version, nothing_new)
+        )
+        return Completed(message=message, data=version)
     rollout_id = drift.open_retrained(
         platform, model, version, actor=actor, reason=reason, incident=incident
     )
     artifacts.keep_links(artifacts.rollout_links(platform.settings, model, version, rollout_id))
-    return Completed(message=next_commands.of_retrained(version, rollout_id), data=version)
+    message = next_commands.of_retrained(version, rollout_id, nothing_new)
+    return Completed(message=message, data=version)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import skew as job
 from mlplatform.operations.prefect_client import names
+from mlplatform.operations.prefect_server import artifacts
 from mlplatform.runtime.errors import NotFound
 
 
@@ -31,7 +31,6 @@ def skew(model: str) -> str:
     report = check(model)
     if isinstance(report, str):
         return report
-    create_markdown_artifact(
-        job.page(report), key=f"skew-{model}", description="Did decisions read what they should?"
-    )
+    about = "Did decisions read what they should?"
+    artifacts.keep_page(f"skew-{model}", job.page(report), about=about)
     return report.summary

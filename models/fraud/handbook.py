@@ -111,8 +111,9 @@ COLUMNS = (
         "when that was known, not in the future; may be empty where the label is 0, which then "
         "counts as known at the end of the label's maturity",
         is_needed=False,
-        without="without it, a fraud counts as known at a random time within the label's maturity,"
-        " all else at its end",
+        without="without it, the import sets the time at which each label became known: for a"
+        " fraud a time drawn at random within label.maturity_days after the payment, for any other"
+        " payment the end of those days",
     ),
 )
 """What a history of this model needs; usual names are the handbook's, and the history's own."""

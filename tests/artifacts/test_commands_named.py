@@ -29,7 +29,7 @@ SHELL: Final = re.compile(r"[|&>;]|\d>")
 OPENS: Final = "\u2039"
 """Before the name of a value, in documents that are generated of templates."""
 SPAN: Final = re.compile(r"`mlplatform\s([^`]+)`")
-OF_TEAMS: Final = frozenset(("credit-default", "limits"))
+OF_TEAMS: Final = frozenset(("credit-default", "credit_default", "limits"))
 """Models that a document lets its reader make; here the one that there is stands for them."""
 VALUES: Final = {"$as_of": "2026-11-28"}
 """What a shell's variables hold that stand for one value."""

@@ -27,7 +27,6 @@ ACCEPTED: Final = {
     "image mlplatform": "an image's name after the noun",
     "claim mlplatform": "a claim's name after the noun",
     "server dry run": "kubectl",
-    "more serverside": "kubectl",
     "Refs is": "the condition ResolvedRefs of the Gateway API",
     "only grows": "a trigger's name in SQL",
     "is shadow": "a phase after the verb",

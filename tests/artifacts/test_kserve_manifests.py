@@ -13,6 +13,7 @@ from mlplatform.model.folders import load_definition, model_names
 from mlplatform.model.policies.model_server import ModelServer
 from mlplatform.rollouts.serving.ignored_fields import refuse_ignored
 from mlplatform.rollouts.serving.manifest import (
+    DIGEST_ANNOTATION,
     MODEL_FORMAT,
     PREDICTORS,
     RUNTIME,
@@ -114,12 +115,31 @@ def test_predictors_are_told_their_level_by_the_runtime_and_no_service_changes_b
         assert "env" not in example(load_definition(name))["spec"]["predictor"]["model"]
 
 
+def filled(args: list[str], annotations: dict[str, str]) -> list[str]:
+    """As KServe's template fills them from a service's metadata."""
+    pattern = re.compile(r"\{\{index \.Annotations `([^`]+)`\}\}")
+    return [pattern.sub(lambda found: annotations.get(found[1], ""), arg) for arg in args]
+
+
+def test_the_runtime_asks_for_the_digest_that_manifests_say() -> None:
+    """Of services that run too: they have the annotation, and a runtime may change."""
+    [container] = content(ROOT / "kserve/runtimes/mlplatform-onnx.yaml")["spec"]["containers"]
+    for name in model_names():
+        metadata = example(load_definition(name))["metadata"]
+        args = filled(container["args"], metadata["annotations"])
+        assert f"--digest={metadata['annotations'][DIGEST_ANNOTATION]}" in args
+
+
 def test_the_runtime_passes_arguments_that_the_predictor_takes() -> None:
     from mlplatform.scoring.predictor.process import parser
 
     [container] = content(ROOT / "kserve/runtimes/mlplatform-onnx.yaml")["spec"]["containers"]
 
-    options = parser().parse_args(container["args"])
+    with pytest.raises(SystemExit):  # a placeholder that is left is no digest
+        parser().parse_args(container["args"])
+    options = parser().parse_args(filled(container["args"], {DIGEST_ANNOTATION: "a" * 64}))
+    assert options.digest == "a" * 64
+    assert parser().parse_args(filled(container["args"], {})).digest == ""
     assert (options.host, options.port) == ("0.0.0.0", 8080)
     assert re.search(r":[0-9]+\.[0-9]+\.[0-9]+$", container["image"])
 

@@ -19,7 +19,8 @@ SOURCE = ROOT / "platform" / "src" / "mlplatform"
 FOLDERS = (
     "base",
     "workloads",
-    *(f"components/{name}" for name in ("backup", "events", "gateways", "sign-in", "spark")),
+    *(f"components/{name}" for name in ("backup", "bundle-store", "events", "gateways")),
+    *("components/sign-in", "components/spark"),
 )
 PLATFORM, MODELS = "mlplatform", "mlplatform-models"
 Path_ = tuple[str, int]
@@ -103,8 +104,9 @@ OPENS: dict[str, set[Path_]] = {
     # Journal and online store, of views that a topic feeds.
     "worker-fraud": {own("gateway"), *KAFKA, POSTGRES, REDIS, COLLECTOR},
     "exporter": {POSTGRES},
-    # The identity provider of people is where the bank says, as receivers of events are.
-    "page": {POSTGRES, own("mlflow"), own("prefect"), ("addresses but a few", 443)},
+    # Bundles in a bucket; the identity provider of people is where the bank says, as receivers of
+    # events are.
+    "page": {POSTGRES, HTTPS, own("mlflow"), own("prefect"), ("addresses but a few", 443)},
     "mlflow": {POSTGRES, HTTPS},
     "prefect": {POSTGRES},
     "prefect-worker": {own("prefect"), *API_SERVER},

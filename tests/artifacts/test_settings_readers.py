@@ -63,6 +63,7 @@ UNUSED: Final[Mapping[tuple[Unit | str, str], str]] = {
     ("flows", "BUNDLES"): "lists a registry's versions: their digests have the name of a folder",
     ("flows", "BUNDLE_STORE"): "as BUNDLES",
     ("flows", "BUNDLE_CACHE_MIB"): "as BUNDLES",
+    ("flows", "BUNDLE_VOLUME_MIB"): "as BUNDLES",
     ("supervisor", "KEY_FILE"): "the option is declared beside those of `up`, which has it not",
 }
 """Code, or a process, and a setting that it reads without an effect on its work: the reason."""

@@ -31,10 +31,10 @@ from sklearn.metrics import roc_auc_score
 from tests.support.costs import mean_cost
 from tests.support.model_folders import SKLEARN
 
+from mlplatform.learning.fairness.outcomes import GroupRows, fairness_of, judge_fairness
 from mlplatform.learning.training import retrain
 from mlplatform.learning.training.calibration import KnownScores, fit_calibration, fit_thresholds
 from mlplatform.learning.training_sets.dataset import LabelledRows, dataset
-from mlplatform.learning.validation.fairness import GroupRows, fairness_of, judge_fairness
 from mlplatform.learning.validation.measures import binary_measures
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition

@@ -20,7 +20,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -194,6 +194,8 @@ def views(home: Home, decisions: int, rollouts: int) -> dict[str, str]:
         "compare": f"/models/{MODEL}/compare?first=1&second=2",
         "card": f"/models/{MODEL}/versions/2",
         "review": f"/models/{MODEL}/review",
+        "review, of a reason": f"/models/{MODEL}/review?reason={REASON}",
+        "review, by score": f"/models/{MODEL}/review?sort=highest+score",
         "rollouts": "/rollouts",
         "rollouts, the last page": f"/rollouts?from={rollouts // 50 * 50 - 50}",
         "rollout": f"/rollouts/{MODEL}-v{rollouts}-1",
@@ -264,15 +266,13 @@ def peak_mb(pid: int) -> int:
     return int(found[1]) // 1024
 
 
-def of_size(
-    home: Home, decisions: int, rollouts: int, registry: Mapping[str, str]
-) -> dict[str, Any]:
+def of_size(home: Home, paths: Mapping[str, str], registry: Mapping[str, str]) -> dict[str, Any]:
     """Each view in turn, by one process.
 
     Args:
+        paths: view → its path.
         registry: the settings by which the page finds its registry.
     """
-    paths = views(home, decisions, rollouts)
     page, found = PageProcess(home, **TOLD, **registry), {}
     try:
         found["started_mb"] = peak_mb(page.process.pid)
@@ -286,13 +286,11 @@ def of_size(
     return found
 
 
-def cold(
-    home: Home, paths: Mapping[str, str], names: Sequence[str], registry: Mapping[str, str]
-) -> dict[str, Any]:
+def cold(home: Home, paths: Mapping[str, str], registry: Mapping[str, str]) -> dict[str, Any]:
     """The first answer of a process that has just started, in milliseconds: at once, and `COLD_S`
     later."""
     found: dict[str, Any] = {}
-    for name, waits_s in itertools.product(names, (0.0, COLD_S)):
+    for name, waits_s in itertools.product((v for v in COLD if v in paths), (0.0, COLD_S)):
         page = PageProcess(home, **TOLD, **registry)
         time.sleep(waits_s)
         try:
@@ -310,6 +308,7 @@ def main() -> None:
     parser.add_argument("--decisions", type=int, nargs="+", default=[1_000_000, 10_000_000])
     parser.add_argument("--rollouts", type=int, default=500)
     parser.add_argument("--folder", type=Path, help="keeps the homes there, and takes those there")
+    parser.add_argument("--only", nargs="+", default=[""], help="views, by parts of their names")
     parser.add_argument("--out", type=Path, default=Path("build/bench/page.json"))
     given = parser.parse_args()
     results = []
@@ -323,11 +322,12 @@ def main() -> None:
                 took = made(home, count, given.rollouts)
                 (home.root / "made.json").write_text(json.dumps(took))
             found["made"] = json.loads((home.root / "made.json").read_text())
-            paths = views(home, count, given.rollouts)
+            every = views(home, count, given.rollouts)
+            paths = {v: path for v, path in every.items() if any(of in v for of in given.only)}
             found["20 ms of computing"] = busy()
             with registered_versions(home) as registry:
-                found["cold_ms"] = cold(home, paths, COLD, registry)
-                results.append(found | of_size(home, count, given.rollouts, registry))
+                found["cold_ms"] = cold(home, paths, registry)
+                results.append(found | of_size(home, paths, registry))
     finally:
         if given.folder is None:
             shutil.rmtree(folder)

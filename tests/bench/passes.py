@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,10 +38,10 @@ from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.model.folders import load_definition
 from mlplatform.rollouts.journal.basis_evidence import Role
 from mlplatform.rollouts.journal.journal import GatewayLease
-from mlplatform.rollouts.passes.count_cache import count
+from mlplatform.rollouts.passes.count_cache import LogCounts, count
 from mlplatform.rollouts.passes.observe import step_limits
 from mlplatform.rollouts.verdicts.facts import Subject
-from mlplatform.rollouts.verdicts.judgement import Sources, judge
+from mlplatform.rollouts.verdicts.judgement import Judgement, Sources, judge
 from mlplatform.rollouts.verdicts.verdict import Prediction
 from mlplatform.runtime.storage import sqlite
 
@@ -156,17 +157,25 @@ def append(folder: Path, traffic: Traffic, role: Role, decisions: int) -> None:
         log.heartbeat(WRITER, table.column("event_ms")[-1].as_py() + 1)
 
 
-def one_pass(folder: Path, counted: Path, role: Role) -> dict[str, Any]:
-    """Read, count and judge, as a pass does for a rollout."""
+def judged(
+    folder: Path, counted: Path, subject: Subject, writers: Sequence[str], now_ms: int
+) -> tuple[LogCounts, Judgement]:
+    """Read, count and judge, as a pass does for a rollout in its shadow step or its second one."""
     policy = load_definition(MODEL).rollout
-    asked = policy.shadow if role == "shadow" else policy.canary[1]
+    asked = policy.shadow if subject.role == "shadow" else policy.canary[1]
     limits = step_limits(policy, asked, Prediction(1.0, 1.0), pods=2)
-    subject = Subject(GENERATION, role, VERSION, WITHIN_US)
-    started, started_cpu = time.perf_counter(), time.process_time()
-    with closing(SqliteDecisionLog(folder, lambda: NOW_MS)) as log:
-        sources = Sources(tuple(log.watermarks()), (GatewayLease(WRITER, GENERATION),))
+    leases = tuple(GatewayLease(writer, subject.generation) for writer in writers)
+    with closing(SqliteDecisionLog(folder, lambda: now_ms)) as log:
+        sources = Sources(tuple(log.watermarks()), leases)
         found = count(counted, log, MODEL, subject, sources.watermarks)
-    judgement = judge(found.seen, found.complete, limits, sources)
+    return found, judge(found.seen, found.complete, limits, sources)
+
+
+def one_pass(folder: Path, counted: Path, role: Role) -> dict[str, Any]:
+    """What `judged` costs."""
+    started, started_cpu = time.perf_counter(), time.process_time()
+    subject = Subject(GENERATION, role, VERSION, WITHIN_US)
+    found, judgement = judged(folder, counted, subject, [WRITER], NOW_MS)
     seconds, cpu = time.perf_counter() - started, time.process_time() - started_cpu
     evidence = hashlib.sha256(msgspec.json.encode(judgement.evidence["gates"], order="sorted"))
     return {

@@ -87,6 +87,7 @@ def smaller(built: Dataset, definition: Any) -> dict[str, Any]:
         champion=average_precision(other, y),
         difference=difference,
         positives=int(y.sum()),
+        units=len(np.unique(unit)),
         unseen=difference,
     )
     gate = judge_quality(quality, definition.gates)

@@ -117,6 +117,7 @@ def _validated(found: Payments, run: PlayedPayments, seed: int) -> GateResult:
         champion=average_precision(other, y),
         difference=gap,
         positives=int(y.sum()),
+        units=len(np.unique(unit)),
         unseen=gap,
     )
     gates = load_definition("fraud").gates

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from tests.cluster.layout import Layout
+from tests.cluster.layout import Layout, second
 
 DAYS: Final = 30
 KUBECONFIGS: Final = {
@@ -59,6 +59,10 @@ class Authority:
             names = [place.node, place.node_ip] if file == "kubelet" else []
             self.issue(file, user.format(node=place.node), group=group, names=names)
             self._kubeconfig(file)
+        other = second(place)
+        names = [other.node, other.node_ip]
+        self.issue(other.node, f"system:node:{other.node}", group="system:nodes", names=names)
+        self._kubeconfig(other.node)
         self._service_accounts()
 
     def issue(

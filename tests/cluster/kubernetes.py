@@ -1,27 +1,21 @@
-"""A Kubernetes of one node on this machine: up, and down again without a trace."""
+"""A Kubernetes on this machine, of one node or two: up, and down again without a trace."""
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
 import time
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Literal
 
-import yaml
-from tests.cluster.build import cni_folder
 from tests.cluster.certificates import Authority
 from tests.cluster.layout import Layout
-from tests.cluster.processes import Failed, Holder, make_cgroups, remove_cgroups, until
+from tests.cluster.node import Node
+from tests.cluster.processes import Failed, Holder, remove_cgroups, run_here, until
+from tests.cluster.second_node import SecondNode
 
 from mlplatform.rollouts.kubernetes.api import KubernetesApi
 
 Level = Literal["control", "node"]
-DISK_BYTES: Final = 40 << 30
-"""At most, for images and containers: of a file that grows as it is written."""
-PAUSE: Final = "mlplatform.test/pause:1"
-CONTAINERD_NAMESPACE: Final = "k8s.io"
 
 
 class TestCluster:
@@ -32,6 +26,8 @@ class TestCluster:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self._holder = Holder(layout)
+        self.node = Node(layout, self._holder)
+        self.second = SecondNode(layout, self._holder)
         self._began = time.monotonic()
 
     @property
@@ -54,7 +50,7 @@ class TestCluster:
         self._control_plane()
         self._say("control plane")
         if level == "node":
-            self._node()
+            self.node.start()
             self._say("node")
 
     def refuse_second(self) -> None:
@@ -67,6 +63,7 @@ class TestCluster:
     def down(self) -> None:
         """End it, if it runs, and remove what it left."""
         self._began = time.monotonic()
+        self.second.forget()
         self._holder.end()
         self._clear()
         self._say("down")
@@ -75,7 +72,7 @@ class TestCluster:
         print(f"cluster: {what}, {time.monotonic() - self._began:.1f} s", flush=True)
 
     def _clear(self) -> None:
-        _run(["ip", "link", "delete", f"{self.layout.link}"], check=False)
+        run_here(["ip", "link", "delete", f"{self.layout.link}"], check=False)
         remove_cgroups(self.layout.cgroup)
         shutil.rmtree(self.layout.run, ignore_errors=True)
 
@@ -83,9 +80,9 @@ class TestCluster:
         place = self.layout
         self._holder.start()
         peer = ["peer", "name", "eth0", "netns", str(self._holder.pid)]
-        _run(["ip", "link", "add", place.link, "type", "veth", *peer])
-        _run(["ip", "address", "add", f"{place.host_ip}/30", "dev", place.link])
-        _run(["ip", "link", "set", place.link, "up"])
+        run_here(["ip", "link", "add", place.link, "type", "veth", *peer])
+        run_here(["ip", "address", "add", f"{place.host_ip}/30", "dev", place.link])
+        run_here(["ip", "link", "set", place.link, "up"])
         inside = self._holder.run
         inside(["ip", "link", "set", "lo", "up"])
         inside(["ip", "address", "add", f"{place.node_ip}/30", "dev", "eth0"])
@@ -94,7 +91,7 @@ class TestCluster:
         # default route: nothing in here reaches further than this machine.
         inside(["ip", "route", "add", place.service_range, "dev", "eth0"])
         for reached in (place.pod_range, place.service_range):
-            _run(["ip", "route", "add", reached, "via", place.node_ip])
+            run_here(["ip", "route", "add", reached, "via", place.node_ip])
         inside(["sysctl", "-qw", "net.ipv4.ip_forward=1"])
         inside(["sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=1"], check=False)
 
@@ -130,58 +127,17 @@ class TestCluster:
         log = self._log("kube-controller-manager")
         until(lambda: self.api.find(account), "the controllers", within_s=60, log=log)
 
-    def _node(self) -> None:
-        place = self.layout
-        make_cgroups(place.cgroup)
-        self._configure_node()
-        self._make_disk()
-        self._holder.daemon("containerd", ["containerd", "--config", place.run / "containerd.toml"])
-        until(lambda: self.ctr("version"), "containerd", within_s=30, log=self._log("containerd"))
-        for archive in sorted(place.images.glob("*.tar")):
-            if not self.ctr("images", "import", str(archive)):
-                raise Failed(f"containerd did not take {archive}")
-        self._daemon(
-            "kubelet",
-            f"--config={place.run / 'kubelet.yaml'}",
-            f"--kubeconfig={place.run / 'kubelet.conf'}",
-            f"--root-dir={place.run / 'kubelet'}",
-            f"--hostname-override={place.node}",
-            f"--node-ip={place.node_ip}",
-            f"--cert-dir={place.run / 'pki'}",
-        )
-        self._daemon("kube-proxy", f"--config={place.run / 'proxy.yaml'}")
-        until(self._node_ready, "the node", within_s=90, log=self._log("kubelet"))
-        probe = ["curl", "-fsS", "-m", "1", "http://127.0.0.1:10256/healthz"]
-        proxied = lambda: self._holder.run(probe, check=False)  # noqa: E731
-        until(proxied, "kube-proxy", within_s=60, log=self._log("kube-proxy"))
-
-    def _make_disk(self) -> None:
-        """A file system in one file for what images hold, where loop devices are: to remove their
-        hundred thousand files one by one takes minutes on some disks."""
-        root, disk = self.layout.run / "containerd" / "root", self.layout.run / "containerd.ext4"
-        root.mkdir(parents=True)
-        with disk.open("wb") as file:
-            file.truncate(DISK_BYTES)
-        for command in (
-            ["mkfs.ext4", "-q", str(disk)],
-            ["mount", "-o", "loop", str(disk), str(root)],
-        ):
-            if not self._holder.run(command, check=False):
-                self._say(f"images lie in a folder, as {command[0]} failed")
-                return
-
     def ctr(self, *arguments: str) -> bool:
-        """Whether containerd's own client ended well."""
-        command = ["ctr", "-a", str(self.layout.socket), "-n", CONTAINERD_NAMESPACE, *arguments]
-        return self._holder.run(command, check=False)
+        """Whether the client of the node's containerd ended well."""
+        return self.node.ctr(*arguments)
 
     def pids(self) -> set[int]:
         """Every process of the cluster and its pods."""
-        return self._holder.pids()
+        return self._holder.pids() | self.second.pids()
 
     def link_address(self, address: str) -> None:
         """One more address of this machine on its link to the cluster."""
-        _run(["ip", "address", "replace", f"{address}/32", "dev", self.layout.link])
+        run_here(["ip", "address", "replace", f"{address}/32", "dev", self.layout.link])
 
     def inside(self, *command: str) -> bool:
         """Whether a command ended well that ran in the cluster's own network."""
@@ -196,23 +152,6 @@ class TestCluster:
 
     def _log(self, name: str) -> Path:
         return self.layout.run / "log" / f"{name}.log"
-
-    def _node_ready(self) -> bool:
-        node = self.api.find(f"/api/v1/nodes/{self.layout.node}")
-        conditions = [] if node is None else node["status"].get("conditions", [])
-        return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
-
-    def _configure_node(self) -> None:
-        place = self.layout
-        plugins = cni_folder()
-        if plugins is None:
-            raise Failed("no network plug-ins: containernetworking-plugins")
-        (place.run / "containerd.toml").write_text(_containerd(place, plugins))
-        network = place.run / "cni"
-        network.mkdir()
-        (network / "10-bridge.conflist").write_text(json.dumps(_bridge(place)))
-        (place.run / "kubelet.yaml").write_text(yaml.safe_dump(_kubelet(place)))
-        (place.run / "proxy.yaml").write_text(yaml.safe_dump(_proxy(place)))
 
 
 def _api_server_flags(place: Layout, pki: Path) -> list[str]:
@@ -243,101 +182,3 @@ def _api_server_flags(place: Layout, pki: Path) -> list[str]:
         f"--proxy-client-cert-file={pki / 'front-proxy.crt'}",
         f"--proxy-client-key-file={pki / 'front-proxy.key'}",
     ]
-
-
-def _containerd(place: Layout, plugins: Path) -> str:
-    # Lowering an OOM score takes a capability that sandboxes withhold: it is left as it is.
-    return f"""version = 2
-root = "{place.run}/containerd/root"
-state = "{place.run}/containerd/state"
-oom_score = 0
-[grpc]
-  address = "{place.socket}"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{PAUSE}"
-  restrict_oom_score_adj = true
-  disable_apparmor = true
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "{plugins}"
-    conf_dir = "{place.run}/cni"
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "overlayfs"
-"""
-
-
-def _bridge(place: Layout) -> dict[str, Any]:
-    addresses = {
-        "type": "host-local",
-        "dataDir": str(place.run / "cni-addresses"),
-        "ranges": [[{"subnet": place.pod_range}]],
-        "routes": [{"dst": "0.0.0.0/0"}],
-    }
-    bridge = {
-        "type": "bridge",
-        "bridge": "cni0",
-        "isGateway": True,
-        "ipMasq": False,
-        "hairpinMode": True,
-        "ipam": addresses,
-    }
-    return {"cniVersion": "0.4.0", "name": "pods", "plugins": [bridge]}
-
-
-def _kubelet(place: Layout) -> dict[str, Any]:
-    pki = place.run / "pki"
-    return {
-        "apiVersion": "kubelet.config.k8s.io/v1beta1",
-        "kind": "KubeletConfiguration",
-        "address": "0.0.0.0",
-        "authentication": {
-            "anonymous": {"enabled": False},
-            "webhook": {"enabled": True},
-            "x509": {"clientCAFile": str(pki / "ca.crt")},
-        },
-        "authorization": {"mode": "Webhook"},
-        "tlsCertFile": str(pki / "kubelet.crt"),
-        "tlsPrivateKeyFile": str(pki / "kubelet.key"),
-        "containerRuntimeEndpoint": f"unix://{place.socket}",
-        "cgroupDriver": "cgroupfs",
-        "cgroupRoot": f"/{place.cgroup}",
-        "failCgroupV1": False,
-        "failSwapOn": False,
-        "oomScoreAdj": 0,
-        "clusterDNS": [place.node_ip],
-        "clusterDomain": "cluster.local",
-        "resolvConf": "",
-        "enforceNodeAllocatable": ["pods"],
-        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%"},
-        "nodeStatusUpdateFrequency": "5s",
-        "syncFrequency": "10s",
-        "maxPods": 60,
-        "imageMinimumGCAge": "24h",
-        "volumePluginDir": str(place.run / "static"),
-    }
-
-
-def _proxy(place: Layout) -> dict[str, Any]:
-    return {
-        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
-        "kind": "KubeProxyConfiguration",
-        "mode": "iptables",
-        "clientConnection": {"kubeconfig": str(place.run / "proxy.conf")},
-        "hostnameOverride": place.node,
-        "clusterCIDR": place.pod_range,
-        "oomScoreAdj": 0,
-        # These settings of the kernel are read-only in a namespace: they are not touched.
-        "conntrack": {
-            "maxPerCore": 0,
-            "min": 0,
-            "tcpEstablishedTimeout": "0s",
-            "tcpCloseWaitTimeout": "0s",
-        },
-        "bindAddress": "0.0.0.0",
-        "metricsBindAddress": "127.0.0.1:10249",
-    }
-
-
-def _run(command: list[str], *, check: bool = True) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if check and done.returncode != 0:
-        raise Failed(f"{' '.join(command)}: {done.stderr.strip()}")

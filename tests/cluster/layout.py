@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,9 @@ class Layout:
     Args:
         cache: what is built once: binaries and images. Outside the working tree.
         run: certificates, logs and container storage of the cluster that runs; `down` removes it.
+        link: of this machine to the node.
+        host_ip: at the other end of the node's link.
+        control_ip: of the API server, and of what knows names.
     """
 
     cache: Path
@@ -28,6 +31,7 @@ class Layout:
     node: str = "mlp-node"
     host_ip: str = "10.77.0.1"
     node_ip: str = "10.77.0.2"
+    control_ip: str = "10.77.0.2"
     pod_range: str = "10.244.0.0/24"
     service_range: str = "10.96.0.0/16"
     service_ip: str = "10.96.0.1"
@@ -71,7 +75,7 @@ class Layout:
 
     @property
     def server(self) -> str:
-        return f"https://{self.node_ip}:6443"
+        return f"https://{self.control_ip}:6443"
 
 
 def layout() -> Layout:
@@ -80,3 +84,16 @@ def layout() -> Layout:
     named = os.environ.get("MLPLATFORM_CLUSTER_CACHE")
     cache = Path(named) if named else Path(cache_home) / "mlplatform" / "cluster"
     return Layout(cache.absolute(), cache.absolute() / "run")
+
+
+def second(first: Layout) -> Layout:
+    """Of a second node of the same cluster, whose link is to the first one."""
+    return replace(
+        first,
+        run=first.run / "second",
+        node="mlp-second",
+        host_ip="10.77.0.5",
+        node_ip="10.77.0.6",
+        pod_range="10.244.1.0/24",
+        cgroup="mlplatform-second",
+    )

@@ -7,6 +7,9 @@ import base64
 import json
 import os
 import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -25,8 +28,6 @@ MODELS: Final = "mlplatform-models"
 MANIFESTS: Final = ROOT / "platform" / "manifests"
 READY_S: Final = 300.0
 RUN_S: Final = 600.0
-IMAGES: Final = {"mlplatform/gateway:0.3.0": predictor_image.NAME}
-"""The predictor's image is of the same lock."""
 PROGRAM: Final = ("python", "-m", "mlplatform.commands")
 """The command `mlplatform`, which this image has not: its packages are unpacked, not installed."""
 FIRST: Final = "gateway-0"
@@ -35,17 +36,44 @@ BESIDE: Final = ("exporter", "page", "worker", "mlflow", "prefect", "prefect-wor
 """Pods with one replica, by what their label `app.kubernetes.io/name` says."""
 
 
+@dataclass(frozen=True)
+class Release:
+    """What is installed.
+
+    Args:
+        root: its files.
+        images: what its manifests name, without the tag → the image of the test cluster.
+        patches: of an overlay, without which it does not run here.
+    """
+
+    root: Path
+    images: Mapping[str, str]
+    patches: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def manifests(self) -> Path:
+        return self.root / "platform" / "manifests"
+
+    def image(self, name: str) -> str:
+        return self.images.get(name.rpartition(":")[0], name)
+
+
+THIS: Final = Release(ROOT, {"mlplatform/gateway": predictor_image.NAME})
+"""This tree. The predictor's image is of the gateway's lock."""
+
+
 class Platform:
     """The installation. Components join it as an overlay that names them is applied."""
 
-    def __init__(self) -> None:
+    def __init__(self, release: Release = THIS) -> None:
         self.api, self.place = test_cluster()
+        self.release = release
         self.cluster = TestCluster(self.place)
         for archive in sorted(self.place.flow_images.glob("*.tar")):
             assert self.cluster.ctr("images", "import", str(archive)), archive
         self.servers = BankServers(self.api, self.place)
         self.at = self.servers.empty()
-        self.kubectl("apply", "--server-side", "-k", str(MANIFESTS / "base"))
+        self.apply_base()
         self.home = volumes.empty_folder(self.place, "home-gateway-0")
         self.bundles = volumes.empty_folder(self.place, "bundles")
         bundles_volume(self.api, MODELS, self.bundles)
@@ -54,6 +82,11 @@ class Platform:
         self.apply(volumes.of_claim(self.place, "home-gateway-0"))
         self.apply(volumes.of_claim(self.place, "bundles"))
         self.apply_overlay()
+
+    def apply_base(self) -> None:
+        """Of the release that is installed."""
+        folder = str(self.release.manifests / "base")
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-k", folder)
 
     def apply_overlay(self, *components: str, at: Addresses | None = None) -> None:
         """What is there, with these components besides, and at other addresses where some are
@@ -66,6 +99,7 @@ class Platform:
             "kind": "Kustomization",
             "resources": [self._below("workloads"), self._below("commands")],
             "components": [self._below(f"components/{each}") for each in self._components],
+            "patches": self.release.patches,
         }
         folder = self.place.run / "overlay"
         folder.mkdir(exist_ok=True)
@@ -78,11 +112,13 @@ class Platform:
         if document["kind"] == "ConfigMap" and document["metadata"]["name"] == "platform":
             document["data"] |= self.at.variables
         for container in _containers(document):
-            container["image"] = IMAGES.get(container["image"], container["image"])
+            container["image"] = self.release.image(container["image"])
             container["resources"]["requests"] = {"cpu": "20m", "memory": "128Mi"}
             for variable in container.get("env", []):
                 if variable["name"] in self.at.mlflow:
                     variable["value"] = self.at.mlflow[variable["name"]]
+                elif variable["name"] == "FLOW_RUN_IMAGE":
+                    variable["value"] = self.release.image(variable["value"])
         return document
 
     def apply(self, *documents: dict[str, Any]) -> None:
@@ -143,6 +179,12 @@ class Platform:
         spec = self.api.get(f"/api/v1/namespaces/{NAMESPACE}/services/{service}")["spec"]
         return f"http://{spec['clusterIP']}:{spec['ports'][0]['port']}"
 
+    def pod_url(self, name: str) -> str:
+        """Of a gateway's pod, as this machine reaches it."""
+        found = self.pod(name)
+        assert found is not None, name
+        return f"http://{found['status']['podIP']}:8080"
+
     def api_key(self) -> str:
         return (self.home / "home" / "secrets" / "api.key").read_text().strip()
 
@@ -199,8 +241,12 @@ class Platform:
         return subprocess.run([*command, *args], input=given, capture_output=True, text=True)
 
     def _below(self, folder: str) -> str:
-        """A folder of the manifests, as a file of the overlay names it."""
-        return os.path.relpath(MANIFESTS / folder, self.place.run / "overlay")
+        """A folder of the manifests, as a file of the overlay names it. Release 0.3.0 has no pod of
+        commands: it gets this tree's."""
+        found = self.release.manifests / folder
+        return os.path.relpath(
+            found if found.exists() else MANIFESTS / folder, self.place.run / "overlay"
+        )
 
 
 def _containers(document: dict[str, Any]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import itertools
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -21,8 +21,10 @@ from mlplatform_client.errors import CallFailed
 from mlplatform_client.wire import Settings
 
 RANGE: Final = "10.77.1.0/24"
-ADDRESSES: Final = tuple(f"10.77.1.{number}" for number in range(1, 11))
-"""Of the clients; the cluster's own are elsewhere (`layout.py`)."""
+CLIENTS: Final = 10
+"""At once, each with an address; the cluster's own are elsewhere (`layout.py`)."""
+NUMBERS: Final = itertools.count(1)
+"""Of addresses. Each load has its own: the Service keeps a former one where that has been."""
 CUSTOMERS: Final = 300
 RATE_PER_S: Final = 20.0
 DEADLINE_S: Final = 20.0
@@ -34,9 +36,10 @@ def load(cluster: TestCluster, url: str, api_key: str, model: str) -> Iterator[L
     """From clients on addresses of their own, which the link's end takes with it."""
     if not cluster.inside("ip", "route", "replace", RANGE, "via", cluster.layout.host_ip):
         raise Failed(f"the cluster has no way back to {RANGE}")
-    for address in ADDRESSES:
+    addresses = [f"10.77.1.{number}" for number in itertools.islice(NUMBERS, CLIENTS)]
+    for address in addresses:
         cluster.link_address(address)
-    made = Load(url, api_key, model, rate_per_s=RATE_PER_S)
+    made = Load(url, api_key, model, addresses, rate_per_s=RATE_PER_S)
     try:
         yield made
     finally:
@@ -50,23 +53,25 @@ class Load:
         bodies: idempotency key → each payment.
         moments: idempotency key → its event time, which no other payment has, epoch ms.
         answers: idempotency key → decision id, of each payment that was answered.
-        failures: what the library raised, after its last attempt.
+        failures: what the library raised after its last attempt, and when, on the monotonic clock.
         retries: why each attempt beyond a call's first was made, with its idempotency key.
     """
 
-    def __init__(self, url: str, api_key: str, model: str, *, rate_per_s: float) -> None:
+    def __init__(
+        self, url: str, api_key: str, model: str, addresses: Sequence[str], *, rate_per_s: float
+    ) -> None:
         self.bodies: dict[str, dict[str, Any]] = {}
         self.moments: dict[str, int] = {}
         self.answers: dict[str, str] = {}
-        self.failures: list[str] = []
+        self.failures: dict[str, float] = {}
         self.retries: list[tuple[str | None, str]] = []
         self._model = model
-        self._pause_s = len(ADDRESSES) / rate_per_s
+        self._pause_s = len(addresses) / rate_per_s
         self._customers = itertools.cycle(range(CUSTOMERS))
         self._last_ms = 0
         self._over = threading.Event()
         self._lock = threading.Lock()
-        self._clients = [self._client(url, api_key, address) for address in ADDRESSES]
+        self._clients = [self._client(url, api_key, address) for address in addresses]
         self._threads = [
             threading.Thread(target=self._send, args=(number, client), daemon=True)
             for number, client in enumerate(self._clients)
@@ -88,6 +93,11 @@ class Load:
             assert time.monotonic() < end_s, f"{len(self.answers)} answers, not {wanted}"
             time.sleep(0.1)
 
+    def told(self) -> str:
+        """Its figures, in words."""
+        counts = (len(self.bodies), len(self.failures), len(self.retries))
+        return "{} payments, {} failed, {} tries again".format(*counts)
+
     def repeated_ms(self) -> set[int]:
         """Event times of the payments that were sent more than once."""
         return {self.moments[key] for key, _ in self.retries if key is not None}
@@ -101,7 +111,7 @@ class Load:
         self.retries.append((error.key, str(error)))
 
     def _send(self, number: int, client: Client) -> None:
-        next_s = time.monotonic() + self._pause_s * number / len(ADDRESSES)
+        next_s = time.monotonic() + self._pause_s * number / len(self._clients)
         while not self._over.wait(max(0.0, next_s - time.monotonic())):
             next_s = max(next_s + self._pause_s, time.monotonic())
             key = uuid.uuid4().hex
@@ -112,7 +122,7 @@ class Load:
             try:
                 answer = client.score(self._model, body, key=key)
             except CallFailed as error:
-                self.failures.append(f"{key}: {error}")
+                self.failures[f"{key}: {error}"] = time.monotonic()
             else:
                 self.answers[key] = answer.decision_id
 

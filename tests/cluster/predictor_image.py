@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from tests.cluster import last_release
 from tests.cluster.images import Image, layer, pack
 from tests.cluster.layout import ROOT, Layout
 from tests.cluster.processes import Failed
@@ -25,6 +26,12 @@ FLOWS: Final = "mlplatform/flows:0.3.0"
 """As platform/manifests/workloads name it: 1.6 GB, so the suite that needs it brings it in."""
 BACKUP: Final = "mlplatform/backup:0.3.0"
 """The same with PostgreSQL's client programs, as platform/manifests/components/backup names it."""
+LAST: Final = {
+    "mlplatform/gateway": "mlplatform.test/last-gateway:1",
+    "mlplatform/predictor": "mlplatform.test/last-gateway:1",
+    "mlplatform/flows": "mlplatform.test/last-flows:1",
+}
+"""What the last release's manifests name, by the image here that has its code and its locks."""
 CLIENTS: Final = "postgresql-client"
 OF_THE_PAGE: Final = (
     *("anyio", "certifi", "click", "h11", "httpcore", "httpx", "idna", "jinja2", "markupsafe"),
@@ -89,7 +96,7 @@ def _debian(layout: Layout, name: str, *packages: str) -> Path:
 
 def build(layout: Layout) -> None:
     """Both archives; layers of libraries are made again when their locks change."""
-    base_, code = layout.cache / "base.tar", _code(layout)
+    base_, code = layout.cache / "base.tar", _code(layout, "code", ROOT)
     libraries = _libraries(layout, "libraries", (REQUIREMENTS / "serve.txt").read_text())
     lock = _entries((REQUIREMENTS / "flows.txt").read_text(), OF_THE_PAGE)
     of_page = _libraries(layout, "page-libraries", lock)
@@ -98,14 +105,41 @@ def build(layout: Layout) -> None:
 
 
 def build_flows(layout: Layout) -> None:
-    """The archive of the flow runner's image, as platform/images/flows.Dockerfile makes it, and of
-    the backups', which is another layer on it."""
+    """The archive of the flow runner's image, as platform/images/flows.Dockerfile makes it, of the
+    backups', which is another layer on it, and of the last release's."""
     layout.flow_images.mkdir(exist_ok=True)
     libraries = _libraries(layout, "flow-libraries", (REQUIREMENTS / "flows.txt").read_text())
     flows = layer(layout.cache / "flows.tar", {ROOT / "flows": "opt/mlplatform/flows"})
-    layers = [layout.cache / "base.tar", libraries, flows, _code(layout, ROOT / "clients/python")]
-    images = {FLOWS: layers, BACKUP: [*layers, _clients(layout)]}
+    code = _code(layout, "flow-code", ROOT, ROOT / "clients/python")
+    layers = [layout.cache / "base.tar", libraries, flows, code]
+    images = {FLOWS: layers, BACKUP: [*layers, _clients(layout)], **_last(layout)}
     _images(layout, "flow-run", images, layout.flow_images)
+
+
+def _last(layout: Layout) -> dict[str, list[Path]]:
+    """The layers of each image of the last release; none where its commit is not here."""
+    try:
+        tree = last_release.tree(layout)
+    except last_release.LastReleaseMissing as missing:
+        print(f"build: no images of the last release: {missing}", flush=True)
+        return {}
+    flows = layer(layout.cache / "last-flows.tar", {tree / "flows": "opt/mlplatform/flows"})
+    code = _code(layout, "last-code", tree, tree / "clients/python")
+    base_, lock = layout.cache / "base.tar", tree / "requirements"
+    gateway = _last_libraries(layout, "libraries", lock / "serve.txt")
+    flow_run = _last_libraries(layout, "flow-libraries", lock / "flows.txt")
+    return {
+        LAST["mlplatform/gateway"]: [base_, gateway, code],
+        LAST["mlplatform/flows"]: [base_, flow_run, flows, code],
+    }
+
+
+def _last_libraries(layout: Layout, kind: str, lock: Path) -> Path:
+    """The layer of a lock of the last release: today's where that has all of it, to the hash."""
+    today, wanted = (REQUIREMENTS / lock.name).read_text(), lock.read_text()
+    if set(_split(wanted)) <= set(_split(today)):
+        return _libraries(layout, kind, today)
+    return _libraries(layout, f"last-{kind}", wanted)
 
 
 def has_flows(layout: Layout) -> bool:
@@ -145,7 +179,7 @@ def _images(layout: Layout, module: str, layers_of: Mapping[str, list[Path]], fo
 
 def _code_in(archive: Path) -> bool:
     """Whether a layer has code of this repository, which its name does not tell."""
-    return archive.name in ("code.tar", "flow-code.tar", "flows.tar")
+    return archive.name.removeprefix("last-") in ("code.tar", "flow-code.tar", "flows.tar")
 
 
 def _entries(lock: str, names: Sequence[str]) -> str:
@@ -154,10 +188,15 @@ def _entries(lock: str, names: Sequence[str]) -> str:
     Raises:
         Failed: one is not locked.
     """
-    entries = [e for e in re.split(r"\n(?=[a-z0-9])", lock) if e.partition("==")[0] in names]
+    entries = [e for e in _split(lock) if e.partition("==")[0] in names]
     if missing := set(names) - {e.partition("==")[0] for e in entries}:
         raise Failed(f"requirements/flows.txt does not lock {', '.join(sorted(missing))}")
-    return "".join(f"{entry.rstrip()}\n" for entry in entries)
+    return "".join(f"{entry}\n" for entry in entries)
+
+
+def _split(lock: str) -> list[str]:
+    """The entries of a lock, each with its hashes."""
+    return [entry.rstrip() for entry in re.split(r"\n(?=[a-z0-9])", lock)]
 
 
 def _libraries(layout: Layout, kind: str, lock: str) -> Path:
@@ -186,20 +225,20 @@ def _libraries(layout: Layout, kind: str, lock: str) -> Path:
     return target
 
 
-def _code(layout: Layout, *others: Path) -> Path:
-    """A layer of our own packages: the platform, and those that lie in these folders."""
+def _code(layout: Layout, name: str, *packages: Path) -> Path:
+    """A layer of our own packages, which lie in these folders."""
     folder = layout.cache / "code"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     wheel = (sys.executable, "-m", "pip", "wheel", "--disable-pip-version-check", "--quiet")
     flags = ("--no-deps", "--no-build-isolation", "--wheel-dir", str(folder))
-    subprocess.run([*wheel, *flags, str(ROOT), *map(str, others)], check=True)
+    subprocess.run([*wheel, *flags, *map(str, packages)], check=True)
     tree = folder / "tree"
     for built in folder.glob("*.whl"):
         with zipfile.ZipFile(built) as archive:
             archive.extractall(tree)
     _compile(tree)
-    target = layout.cache / ("flow-code.tar" if others else "code.tar")
+    target = layout.cache / f"{name}.tar"
     return layer(target, {tree: f"{VENV}/lib/python3.11/site-packages"})
 
 

@@ -33,7 +33,7 @@ class Holder:
 
     def start(self) -> None:
         resolver = self._layout.run / "resolv.conf"
-        resolver.write_text(f"nameserver {self._layout.node_ip}\noptions timeout:1\n")
+        resolver.write_text(f"nameserver {self._layout.control_ip}\noptions timeout:1\n")
         script = (
             'mount --make-rshared / && mount --bind "$0" /etc/resolv.conf && exec sleep infinity'
         )
@@ -49,7 +49,9 @@ class Holder:
         )
         self._file.write_text(str(process.pid))
         until(
-            lambda: self.run(["grep", "-q", self._layout.node_ip, "/etc/resolv.conf"], check=False),
+            lambda: self.run(
+                ["grep", "-q", self._layout.control_ip, "/etc/resolv.conf"], check=False
+            ),
             "namespaces of the cluster's own",
             within_s=10,
         )
@@ -113,6 +115,17 @@ def until(
             tail = "" if log is None else "\n".join(log.read_text().splitlines()[-5:])
             raise Failed(f"{what}: not within {within_s:g} s\n{tail}")
         time.sleep(POLL_S)
+
+
+def run_here(command: list[str], *, check: bool = True) -> None:
+    """Run a command outside of all namespaces.
+
+    Raises:
+        Failed: it did not end well.
+    """
+    done = subprocess.run(command, capture_output=True, text=True)
+    if check and done.returncode != 0:
+        raise Failed(f"{' '.join(command)}: {done.stderr.strip()}")
 
 
 def pids_of_pod(layout: Layout, uid: str) -> list[int]:

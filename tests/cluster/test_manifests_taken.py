@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
 import pytest
-import yaml
 from tests.cluster.layout import ROOT
 
 from support.kserve_world import any_cluster, is_ours
+from support.kustomize import write_overlay
 
 MANIFESTS = ROOT / "platform" / "manifests"
 BASE = MANIFESTS / "base"
@@ -31,7 +30,7 @@ def kubectl() -> list[str]:
     "folder",
     [
         *("platform/manifests/base", "platform/manifests/workloads", "platform/manifests/restore"),
-        *("platform/manifests/components/backup", "kserve/examples", "kserve/runtimes"),
+        *("kserve/examples", "kserve/runtimes", "kserve/bundle-store.yaml"),
     ],
 )
 def test_manifests_are_taken_as_they_are(kubectl: list[str], folder: str) -> None:
@@ -41,23 +40,23 @@ def test_manifests_are_taken_as_they_are(kubectl: list[str], folder: str) -> Non
     assert "(server dry run)" in tried(kubectl, flag, ROOT / folder)
 
 
-def test_an_installation_of_several_gateways_is_taken_as_it_is(
-    kubectl: list[str], tmp_path: Path
+@pytest.mark.parametrize(
+    "components",
+    [("gateways",), ("backup",), ("gateways", "backup", "bundle-store")],
+    ids="+".join,
+)
+def test_an_installation_of_components_is_taken_as_it_is(
+    kubectl: list[str], tmp_path: Path, components: tuple[str, ...]
 ) -> None:
-    """What the component patches has to be there, so it is not asked for alone."""
-    places = {
-        "resources": ["workloads"],
-        "components": ["components/gateways"],
-    }
-    overlay = {
-        name: [os.path.relpath(MANIFESTS / place, tmp_path.resolve()) for place in listed]
-        for name, listed in places.items()
-    }
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    """What they patch has to be there, so they are not asked for alone."""
+    write_overlay(tmp_path, components, ["workloads"])
 
     taken = tried(kubectl, "-k", tmp_path)
 
-    assert "statefulset.apps/gateway-more serverside-applied (server dry run)" in taken
+    made = [line.split()[0] for line in taken.splitlines()]
+    assert ("statefulset.apps/gateway-more" in made) == ("gateways" in components)
+    assert ("cronjob.batch/backup" in made) == ("backup" in components)
+    assert ("persistentvolumeclaim/bundles" in made) == ("bundle-store" not in components)
 
 
 def tried(kubectl: list[str], flag: str, path: Path) -> str:

@@ -16,6 +16,7 @@ from tests.cluster.layout import ROOT
 from mlplatform.model.folders import load_definition
 from mlplatform.rollouts.kubernetes.api import INFERENCE_SERVICES, KubernetesApi
 from mlplatform.rollouts.serving.kserve import KServePlane
+from mlplatform.rollouts.serving.manifest import DIGEST_ANNOTATION
 from mlplatform.runtime.errors import Refused
 from support.kserve_world import KServe, test_cluster
 from support.platform_process import wait
@@ -155,6 +156,11 @@ def test_nobody_changes_a_service_by_hand(world: KServe) -> None:
     }
 
     with pytest.raises(Refused, match="immutable; register a new version"):
+        world.api.apply(path, change, force=True, manager="somebody")
+
+    change = {**change, "metadata": {"annotations": {DIGEST_ANNOTATION: "0" * 64}}}
+    del change["spec"]
+    with pytest.raises(Refused, match="digest of the bundle that a service is for stays"):
         world.api.apply(path, change, force=True, manager="somebody")
 
     world.plane.apply(manifest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -191,3 +192,14 @@ def test_without_an_autoscaler_the_replicas_are_written() -> None:
 
     assert autoscaler(source, variant, RUNTIME) is None
     assert deployment(source, variant, RUNTIME)["spec"]["replicas"] == 1
+
+
+def test_it_fills_a_runtime_with_the_annotations_of_a_service() -> None:
+    """As KServe's template does: one that is not there is empty."""
+    runtime, source = copy.deepcopy(RUNTIME), service()
+    source["metadata"]["annotations"]["team/for"] = "a"
+    asked = ("--for={{index .Annotations `team/for`}}", "--no={{index .Annotations `no`}}")
+    runtime["spec"]["containers"][0]["args"] = list(asked)
+    [variant] = variants(source)
+    pod = deployment(source, variant, runtime)["spec"]["template"]["spec"]
+    assert pod["containers"][0]["args"] == ["--for=a", "--no="]

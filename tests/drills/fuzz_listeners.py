@@ -34,7 +34,7 @@ from tests.drills.fuzz_mutations import near
 
 from mlplatform.scoring.protos import open_inference_pb2 as oip
 from mlplatform.scoring.protos import scoring_pb2 as pb
-from support.api_cases import DOCUMENTS, prepare, schema, sent
+from support.api_cases import DOCUMENTS, made_decision, prepare, schema, sent
 from support.ports import free_port
 from support.scoring_world import MODEL, ScoringWorld, payment
 
@@ -187,10 +187,11 @@ def document(path: str, piece: Piece) -> Report:
     """Requests that a document allows and forbids; each answer is held to it."""
     world = piece.world
     with world.client() as client:
-        decision = _accepted(client)
+        waiting = _accepted(client)
+    decided = made_decision(world)
 
     def send(case: Any) -> int | str:
-        if not prepare(case, decision):
+        if not prepare(case, waiting, decided):
             return "left out"
         return int(sent(case, world.url, world.headers).status_code)
 

@@ -30,6 +30,7 @@ from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.prepared_record import prepared
 from mlplatform.decisions.records.record import Record
+from mlplatform.decisions.records.tables import unsealed_rows
 from mlplatform.decisions.replication import messages as replication_messages
 from mlplatform.decisions.spill import files
 from mlplatform.decisions.topics.local import LocalTopics
@@ -402,8 +403,8 @@ def _spilled(data: bytes) -> None:
 
 
 _COLUMNS: Final = (
-    "payload", "chain", "seq", "kind", "decision_id", "event_ms", "recorded_ms", "model", "score",
-    "label", "decision",
+    "payload", "numbers", "shape", "chain", "place", "context", "decision_id", "event_ms",
+    "recorded_ms", "score", "label",
 )  # fmt: skip
 
 
@@ -419,14 +420,14 @@ def _log(change: tuple[int, str, Any]) -> None:
         log.close()
         [database] = [p for p in Path(folder).glob("*.db")]
         with contextlib.closing(sqlite3.connect(database)) as db:
-            table = "records"
-            old = db.execute(f"SELECT {column} FROM {table} WHERE seq = ?", [seq]).fetchone()
+            update = f"UPDATE unsealed_records SET {column} = ? WHERE place & 255 = ?"
+            old = unsealed_rows(db, "g", after=0, is_lenient=True)
             try:
-                db.execute(f"UPDATE {table} SET {column} = ? WHERE seq = ?", [stored, seq])
+                db.execute(update, [stored, seq])
                 db.commit()
             except (sqlite3.IntegrityError, UnicodeEncodeError):
                 return
-            new = db.execute(f"SELECT {column} FROM {table} WHERE seq = ?", [seq]).fetchone()
+            new = unsealed_rows(db, "g", after=0, is_lenient=True)
         log = SqliteDecisionLog(Path(folder), segment_rows=(100, 100))
         try:
             if log.verify().ok and repr(old) != repr(new):

@@ -44,6 +44,14 @@ class Server:
     home: Path
 
 
+def asking(server: Server) -> httpx.Client:
+    """A client that opens a connection for each request: one that it kept could be closed by the
+    server, for having been idle, in the moment of the next request."""
+    name, _, token = AUTH.partition(":")
+    limits = httpx.Limits(max_keepalive_connections=0)
+    return httpx.Client(base_url=f"{server.url}/api", auth=(name, token), limits=limits)
+
+
 def container(of: str, kind: str = "containers") -> dict[str, Any]:
     found = yaml.safe_load_all((WORKLOADS / "prefect.yaml").read_text())
     [made] = [d for d in found if (d["kind"], d["metadata"]["name"]) == ("Deployment", of)]
@@ -173,7 +181,7 @@ def test_a_person_looks_and_changes_nothing(server: Server) -> None:
 
 
 def test_the_pool_takes_as_many_runs_at_a_time_as_one_machine(server: Server) -> None:
-    with httpx.Client(base_url=f"{server.url}/api", auth=tuple(AUTH.split(":"))) as client:  # type: ignore[arg-type]
+    with asking(server) as client:
         pool = client.get("/work_pools/kubernetes").json()
 
     assert pool["concurrency_limit"] == RUNS_AT_A_TIME
@@ -183,7 +191,7 @@ def test_more_heavy_runs_than_places_keep_no_pass_from_the_worker(server: Server
     api = PrefectApi(server.url, auth=lambda: AUTH)
     days = {"model": "fraud", "first": "2026-01-01", "last": "2026-01-02"}
     heavy = {api.start("batch", days).id for _ in range(RUNS_AT_A_TIME + 2)}
-    with httpx.Client(base_url=f"{server.url}/api", auth=tuple(AUTH.split(":"))) as client:  # type: ignore[arg-type]
+    with asking(server) as client:
         now = {"scheduled_before": datetime.now(UTC).isoformat()}
 
         def given() -> list[str]:
@@ -209,7 +217,7 @@ def test_more_heavy_runs_than_places_keep_no_pass_from_the_worker(server: Server
 
 def test_registering_again_changes_nothing(server: Server) -> None:
     def known() -> dict[str, Any]:
-        with httpx.Client(base_url=f"{server.url}/api", auth=tuple(AUTH.split(":"))) as client:  # type: ignore[arg-type]
+        with asking(server) as client:
             found = client.post("/deployments/filter", json={}).json()
             return {d["name"] + d["flow_id"]: (d["id"], len(d["schedules"])) for d in found}
 
@@ -228,7 +236,7 @@ def test_registering_again_keeps_the_versions_to_choose_from(server: Server) -> 
         schema: dict[str, Any] = client.get(path).json()["parameter_openapi_schema"]
         return schema["properties"]["version"]  # type: ignore[no-any-return]
 
-    with httpx.Client(base_url=f"{server.url}/api", auth=tuple(AUTH.split(":"))) as client:  # type: ignore[arg-type]
+    with asking(server) as client:
         assert "enum" not in version("promote")
         found = client.get(f"/deployments/name/promote/{names.deployment('promote', 'fraud')}")
         schema = with_versions(found.json()["parameter_openapi_schema"], ["version"], [3, 1])

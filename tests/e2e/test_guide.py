@@ -30,7 +30,7 @@ TEXT: Final = PAGE.partition(HEADING)[2].partition("\n## ")[0]
 LIMIT_S: Final = 15 * 60
 MOST_LINES: Final = 150
 OWN_SECTIONS: Final = re.compile(r"^(?:request|inputs|label|decision):\n(?: .*\n)+", re.MULTILINE)
-MADE: Final = "new-model credit-default"
+MADE: Final = "new-model credit_default"
 TEMPLATES: Final = os.environ.get(NAMED, "sklearn").split(",")
 
 
@@ -72,7 +72,7 @@ def test_the_first_version_answers_and_is_explained(guide: TypedGuide) -> None:
 
 def test_the_change_in_the_folder_makes_the_second_version(guide: TypedGuide) -> None:
     said = guide.said("slower steps")
-    assert re.search(r"credit-default\W+2\W", said), said
+    assert re.search(r"credit_default\W+2\W", said), said
 
 
 def test_a_team_owns_few_lines_and_the_platform_none_of_them(guide: TypedGuide) -> None:

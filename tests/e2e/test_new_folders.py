@@ -188,3 +188,32 @@ def test_prefect_gets_its_flows_its_automation_and_runs_its_first_pass(
     wait(passed, within_s=START_S)
     automations = call(prefect, "/automations/filter", limit=50).json()
     assert names.automation(LATER) in {one["name"] for one in automations}
+
+
+def test_schedules_of_a_folder_that_is_gone_are_paused_until_it_is_back(
+    prefect: str, models: Path
+) -> None:
+    shutil.move(models / "fraud", models.parent / "away")
+    wait(lambda: is_paused(prefect, "rollout") is True, within_s=START_S)
+    wait(lambda: is_paused(prefect, "materialize") is True, within_s=START_S)
+    wait(lambda: is_paused(prefect, "retrain") is False, "it has no schedule", within_s=START_S)
+    wait(lambda: planned(prefect) == 0, "no run is left that would fail", within_s=START_S)
+    shutil.move(models.parent / "away", models / "fraud")
+    wait(lambda: is_paused(prefect, "rollout") is False, within_s=START_S)
+    wait(lambda: planned(prefect), within_s=START_S)
+
+
+def is_paused(url: str, flow: str) -> bool | None:
+    """Whether a flow's deployment is paused; None: Prefect is too busy to say it."""
+    named = f"{flow}/{names.deployment(flow, 'fraud')}"
+    found = call(url, f"/deployments/name/{named}")
+    return None if found.status_code == 503 else bool(found.raise_for_status().json()["paused"])
+
+
+def planned(url: str) -> int | None:
+    """Number of runs that Prefect has planned by schedules; None: it is too busy to say it."""
+    of = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    found = call(url, "/flow_runs/filter", **of)
+    if found.status_code == 503:
+        return None
+    return sum(bool(run["auto_scheduled"]) for run in found.raise_for_status().json())

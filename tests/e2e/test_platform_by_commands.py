@@ -435,6 +435,7 @@ def test_a_ramping_version_is_taken_back_and_opened_again(commands: Commands) ->
     who = ("--actor", "ana", "--reason", "the new terminals first")
     back = commands.json("rollouts", "rollback", "fraud", *who)
     assert back["state"] == "COMPLETED", back
+    assert back["message"] == f"{opened['rollout_id']} is rolled back; version 1 answers"
     assert phase(commands, opened["rollout_id"]) == "rolled_back"
     again = commands.json("rollouts", "open", "fraud", "2", *who)
     assert again["state"] == "COMPLETED", again

@@ -36,7 +36,7 @@ from mlplatform.operations.prefect_server import choices, local_flows
 from mlplatform.runtime.configuration.settings import load
 
 def ready(settings, models):
-    local_flows.settle()
+    local_flows.settle(models)
     local_flows.keep_automations(models)
     choices.write_versions("fraud", [3, 1])
     assert choices.offered_versions("fraud") == [3, 1]

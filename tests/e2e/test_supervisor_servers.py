@@ -57,7 +57,7 @@ def ready():
         asked = client.create_flow_run_from_deployment(
             former.id, parameters=given, state=Suspended()
         )
-        retire_former(client)
+        retire_former(client, ["fraud"])
     Path(sys.argv[1], "asked").write_text(str(asked.id))
     level = logging.getLogger("mlplatform").getEffectiveLevel()
     Path(sys.argv[1], "level").write_text(logging.getLevelName(level))
@@ -241,8 +241,8 @@ def test_flow_runs_are_forks_of_a_warm_process_and_end_as_any_run_does(
 
 def _check_schedules(prefect: PrefectApi) -> None:
     """What the page shows of Prefect, by the server's own answers."""
-    table = ask(prefect, time.time_ns() // 1_000_000, lambda: False)
-    (row,) = table.active
+    wait(lambda: prefect.next_runs(["rollout"], 1), "its scheduler plans", within_s=START_S)
+    (row,) = ask(prefect, time.time_ns() // 1_000_000, lambda: False).active
     assert (row.flow, row.model, row.every) == ("rollout", "fraud", "daily at 04:00 UTC")
     assert row.last is not None
     assert (row.last.state, row.last.tone) == ("Crashed", "bad")

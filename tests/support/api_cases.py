@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import httpx
 import msgspec
 import schemathesis
 from schemathesis.checks import (
@@ -21,7 +22,7 @@ from mlplatform.model.definition import MAX_DEADLINE_MS, MIN_DEADLINE_MS
 from mlplatform.model.folders import load_definition, model_names
 from mlplatform.runtime.clock import LAST_MS
 from mlplatform.scoring.api import openapi
-from support.scoring_world import SERVED
+from support.scoring_world import MODEL, SERVED, ScoringWorld, payment, wait_for
 
 DOCUMENTS = openapi.documents([load_definition(name) for name in model_names()])
 TIMEOUT = "X-Request-Timeout-Ms"
@@ -36,6 +37,15 @@ def schema(path: str) -> Any:
 
 EXPLANATION = "/explanation"
 """End of the path of a call that only a decision answers which has been made."""
+
+
+def made_decision(world: ScoringWorld) -> str:
+    """The id of a decision that can be explained, as it was once."""
+    with world.client() as client:
+        made: str = client.post("/score", json=payment(950.0)).json()["decision_id"]
+        url = f"{world.url}/api/v2/models/{MODEL}/decisions/{made}{EXPLANATION}"
+        wait_for(lambda: client.get(url).status_code == httpx.codes.OK)
+    return made
 
 
 def prepare(case: Any, decision_id: str, decided: str) -> bool:

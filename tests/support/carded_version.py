@@ -58,6 +58,7 @@ def version(bundle: str, number: int = 2, **changes: Any) -> Version:
     facts = VersionFacts(
         bundle=bundle, data_from_ms=0, data_to_ms=21 * DAY_MS, data_digest="d" * 64,
         code_version="1.4.0", metrics={}, report=gate_report(bundle, "c" * 64), author="ana",
+        reason="new terminals",
         validated=True, alert_low=0.005, alert_high=0.02, seed=7, folder=FOLDER,
     )  # fmt: skip
     return Version(

@@ -44,6 +44,7 @@ class Process:
                     *(sys.executable, "-m", "mlplatform.process", "predictor"),
                     f"--model-dir={folder / 'bundle'}",
                     f"--model-name={self.name}",
+                    f"--digest={self.digest}",
                     f"--address-file={self.address}",
                     f"--token-file={folder / 'token'}",
                     f"--accelerator={ACCELERATOR}",

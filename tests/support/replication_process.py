@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.replication import replica_log as replication_module
+from mlplatform.decisions.records.unsealed_records import UnsealedWriter
 from mlplatform.decisions.replication.messages import Names
 from mlplatform.decisions.replication.publisher import Publisher
 from mlplatform.decisions.replication.replica_log import ReplicaLog
@@ -95,9 +95,7 @@ def publish(folder: Path, name: str, topics: Topics, names: Names, moments: Mome
 
 
 def replicate(folder: Path, place: str, topics: Topics, names: Names, moments: Moments) -> None:
-    replication_module.tables.insert_records = moments.around(
-        replication_module.tables.insert_records
-    )
+    UnsealedWriter.insert = moments.around(UnsealedWriter.insert)  # type: ignore[method-assign]
     into = ReplicaLog(folder)
     into.replicate = moments.around(into.replicate)  # type: ignore[method-assign]
     subscription = topics.subscribe([names.records], names.replicators, "replicator")

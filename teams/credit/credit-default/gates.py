@@ -40,7 +40,8 @@ def decision_cost(rows: HeldOut) -> GateResult:
 
 
 def _held(rows: HeldOut, own: Floats, other: Floats, whose: str, limit: float) -> GateResult:
-    found = mean_measure("difference", own - other, rows.unit, seed=rows.seed).candidate
+    found = mean_measure("cost", own, rows.unit, seed=rows.seed, champion=other).difference
+    assert found is not None
     verdict: Verdict = "inconclusive"
     if found.high <= limit:
         verdict = "passed"

@@ -25,7 +25,8 @@ from mlplatform.runtime.errors import NotFound, PlatformError
 EVERY_S: Final = 0.3
 MANAGER: Final = "kserve-standin"
 SERVICES: Final = "/apis/serving.kserve.io/v1beta1/inferenceservices"
-RUNTIMES: Final = "/apis/serving.kserve.io/v1alpha1/clusterservingruntimes"
+_SERVING: Final = "/apis/serving.kserve.io/v1alpha1"
+RUNTIMES: Final = f"{_SERVING}/clusterservingruntimes"
 MADE: Final = {
     "Deployment": Resource("apps/v1", "deployments"),
     "Service": Resource("v1", "services"),
@@ -85,11 +86,12 @@ def reconcile(api: KubernetesApi, service: Object) -> None:
 
 
 def _runtime(api: KubernetesApi, service: Object) -> Object:
-    model = service["spec"]["predictor"]["model"]
-    try:
-        runtime = api.get(f"{RUNTIMES}/{model['runtime']}")
-    except NotFound:
-        raise NotFound("Waiting for runtime to become available") from None
+    """The one of the service's namespace, where there is one; else the cluster's."""
+    model, namespace = service["spec"]["predictor"]["model"], service["metadata"]["namespace"]
+    own = f"{_SERVING}/namespaces/{namespace}/servingruntimes/{model['runtime']}"
+    runtime = api.find(own) or api.find(f"{RUNTIMES}/{model['runtime']}")
+    if runtime is None:
+        raise NotFound("Waiting for runtime to become available")
     if model.get("protocolVersion", "v1") not in runtime["spec"]["protocolVersions"]:
         raise NotFound("Specified runtime does not support specified protocol version")
     formats = {f["name"] for f in runtime["spec"]["supportedModelFormats"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -256,7 +257,7 @@ def _pod(service: Object, variant: Variant, runtime: Object) -> Object:
     model = variant.predictor["model"]
     [base] = [c for c in runtime["spec"]["containers"] if c["name"] == CONTAINER]
     container = _merged(base, {k: v for k, v in model.items() if k not in IN_MODEL and v != ""})
-    container = json.loads(json.dumps(container).replace("{{.Name}}", service["metadata"]["name"]))
+    container = json.loads(_filled(json.dumps(container), service["metadata"]))
     mark = {"name": "INFERENCE_SERVICE_NAME", "value": service["metadata"]["name"]}
     container["env"] = [*container.get("env", []), mark]
     container.setdefault("imagePullPolicy", "IfNotPresent")
@@ -267,6 +268,15 @@ def _pod(service: Object, variant: Variant, runtime: Object) -> Object:
     return pod
 
 
+def _filled(text: str, metadata: Object) -> str:
+    """A runtime's container with what it asks of the service's metadata, as KServe's template
+    writes it: an annotation that is not there is empty."""
+    annotations = metadata.get("annotations", {})
+    text = text.replace("{{.Name}}", metadata["name"])
+    return _ANNOTATION.sub(lambda found: annotations.get(found[1], ""), text)
+
+
+_ANNOTATION: Final = re.compile(r"\{\{index \.Annotations `([^`]+)`\}\}")
 _OF_RUNTIME: Final = {
     *("annotations", "labels", "supportedModelFormats", "protocolVersions", "containers"),
     *("multiModel", "disabled", "grpcEndpoint", "grpcDataEndpoint"),

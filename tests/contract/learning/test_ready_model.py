@@ -85,7 +85,9 @@ def version(root: Path, registry: MlflowRegistry) -> Version:
     until_ms = time.time_ns() // 1_000_000 // DAY_MS * DAY_MS
     history = root / "history.parquet"
     pq.write_table(requests(until_ms, days=DAYS, per_day=PER_DAY), history)
-    assert str(PER_DAY * DAYS) in command("history", "import", NAME, str(history))
+    imported = command("history", "import", NAME, str(history))
+    assert str(PER_DAY * DAYS) in imported
+    assert f"next: mlplatform validate {NAME} " in imported
     platform = Platform(load(os.environ))
     prepared = training.prepare_training(platform, NAME, until_ms)
     bad = root / "bad.onnx"

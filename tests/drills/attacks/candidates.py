@@ -35,7 +35,7 @@ from mlplatform.model.bundle import load_bundle
 platform = wiring.platform()
 arm = platform.rollouts.routes("fraud").champion
 champion = types.SimpleNamespace(bundle=load_bundle(platform.bundle("fraud", arm)))
-prepared = training.Prepared(None, champion, None)
+prepared = training.TrainingInputs(None, champion, None)
 try:
     training.bring(platform, "fraud", pathlib.Path(sys.argv[1]), "eve", prepared)
 except PlatformError as error:

@@ -108,7 +108,7 @@ def attacks() -> tuple[Attack, ...]:
         Attack(
             "home, a process's umask",
             "low",
-            "`keys list` in a fresh home under umask 000",
+            "`history generate` in a fresh home under umask 000",
             "no file for group or others",
             umask,
             by_operator=True,
@@ -214,7 +214,7 @@ def umask(target: Target) -> AttackResult:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
         Path(folder).chmod(0o700)
-        done = _keys(home, umask=0)
+        done = _history(home, umask=0)
         loose = [
             f"{p.relative_to(home)} {stat.S_IMODE(p.lstat().st_mode):o}"
             for p in [home, *home.rglob("*")]
@@ -226,11 +226,11 @@ def umask(target: Target) -> AttackResult:
 
 
 def _refused(home: Path) -> AttackResult:
-    done = _keys(home)
-    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    return AttackResult(
-        done.returncode != 0, f"exit {done.returncode}: {lines[-1][:120] if lines else ''}"
-    )
+    """Whether a command that would make the home names it as one that it does not take."""
+    done = _history(home)
+    said = " ".join(done.stderr.split())
+    is_named = f"MLPLATFORM_HOME is {str(home)!r}" in said
+    return AttackResult(done.returncode != 0 and is_named, f"exit {done.returncode}: {said[:120]}")
 
 
 def _start_refused(home: Path) -> AttackResult:
@@ -256,9 +256,10 @@ def _start_refused(home: Path) -> AttackResult:
     return AttackResult(up.returncode != 0 and not started, f"exit {up.returncode}: {said}")
 
 
-def _keys(home: Path, umask: int = 0o022) -> subprocess.CompletedProcess[str]:
+def _history(home: Path, umask: int = 0o022) -> subprocess.CompletedProcess[str]:
+    """A command that works before the first start, and makes a home for its rows."""
     return subprocess.run(
-        [sys.executable, "-m", "mlplatform.commands", "keys", "list"],
+        [sys.executable, "-m", "mlplatform.commands", "history", "generate", "fraud", "--days=1"],
         env={**os.environ, "MLPLATFORM_HOME": str(home)},
         capture_output=True,
         text=True,

@@ -109,6 +109,33 @@ def test_times_and_decimals_are_written_as_the_api_takes_them() -> None:
     assert calls.score("fraud", b'{"amount": 1}', KEY).body == b'{"amount": 1}'
 
 
+SCALARS: list[tuple[Any, bytes]] = [
+    (np.int64(7), b"7"),
+    (np.uint64(2**64 - 1), b"18446744073709551615"),
+    (np.int8(-1), b"-1"),
+    (np.float64(31.5), b"31.5"),
+    (np.float32(0.1), b"0.10000000149011612"),
+    (np.float16(0.5), b"0.5"),
+    (np.bool_(True), b"true"),
+    (np.str_("web"), b'"web"'),
+    (np.array(7), b"7"),
+]
+
+
+@pytest.mark.parametrize(("value", "written"), SCALARS, ids=repr)
+def test_scalars_of_numpy_are_written_as_plain_values_everywhere(
+    value: Any, written: bytes
+) -> None:
+    one = b'{"a":' + written + b"}"
+    assert calls.score("fraud", {"a": value}, KEY).body == one
+    assert calls.score("faces", {"a": [value]}, KEY).body == b'{"a":[' + written + b"]}"
+    assert calls.push("device", [{"a": value}], KEY).body == b'{"rows":[' + one + b"]}"
+    assert one[:-1] in (calls.score_batch("fraud", [{"a": value}], [KEY]).body or b"")
+    assert one in (calls.rank("offers", {"b": value}, [{"a": value}], KEY).body or b"")
+    labelled = calls.labels("fraud", [Label(label=value, decision_id=ID)]).body or b""
+    assert b'"label":' + written in labelled
+
+
 @pytest.mark.parametrize(
     ("make", "field", "said"),
     [
@@ -120,8 +147,22 @@ def test_times_and_decimals_are_written_as_the_api_takes_them() -> None:
         (lambda: calls.score("faces", {"face": [0.5, math.nan]}, KEY), "face[1]", "finite"),
         (lambda: calls.score("faces", {"face": (math.inf, 0.5)}, KEY), "face[0]", "finite"),
         (lambda: calls.score("faces", {"face": {0.5, 0.25}}, KEY), "face", "a list, which has"),
-        (lambda: calls.score("faces", {"face": np.zeros(2)}, KEY), "face", "as its tolist() gives"),
-        (lambda: calls.score("faces", {"face": [np.float32(1)]}, KEY), "face[0]", "tolist()"),
+        (lambda: calls.score("faces", {"face": np.zeros(2)}, KEY), "face", "or a list of them"),
+        (lambda: calls.score("faces", {"face": np.zeros(1)}, KEY), "face", "a ndarray of NumPy"),
+        (lambda: calls.score("faces", {"face": [np.float32("nan")]}, KEY), "face[0]", "finite"),
+        (lambda: calls.score("fraud", {"amount": np.float64("inf")}, KEY), "amount", "finite"),
+        (lambda: calls.score("fraud", {"amount": np.longdouble(1)}, KEY), "amount", "scalar"),
+        (lambda: calls.score("fraud", {"amount": np.complex64(1)}, KEY), "amount", "scalar"),
+        (
+            lambda: calls.score("fraud", {"event_time": np.datetime64(1, "ns")}, KEY),
+            "event_time",
+            "a datetime64 of NumPy",
+        ),
+        (
+            lambda: calls.push("device", [{"a": 1}, {"a": np.float32("inf")}], KEY),
+            "rows[1].a",
+            "finite",
+        ),
         (
             lambda: calls.score("fraud", {"event_time": datetime(2026, 1, 1)}, KEY),  # noqa: DTZ001
             "event_time",

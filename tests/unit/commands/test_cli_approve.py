@@ -490,13 +490,19 @@ def test_a_proof_that_has_ended_or_gives_no_scope_is_refused_and_kept(
 def test_an_answer_with_a_key_that_may_not_is_refused_and_kept(
     platform: wiring.Platform, rollout: str
 ) -> None:
+    key(platform, "bo", "fraud:read")
+    (without_scope,) = (k.id for k in platform.keys.all_keys())
     question = Question(rollout, DIGEST, "approve")
-    with pytest.raises(Refused, match="may not approve rollouts of fraud"):
-        job.record_answer(
-            platform,
-            question,
-            Approver("bo", "00000000"),
-            reason="it was read",
-            proven_by="session",
-        )
-    assert len(refused(platform)) == 1
+    for used, why in (
+        (without_scope, "may not approve rollouts of fraud"),
+        ("00000000", "key 00000000 of bo is not live any more"),
+    ):
+        with pytest.raises(Refused, match=why):
+            job.record_answer(
+                platform,
+                question,
+                Approver("bo", used),
+                reason="it was read",
+                proven_by="session",
+            )
+    assert len(refused(platform)) == 2

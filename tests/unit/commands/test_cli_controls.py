@@ -71,6 +71,9 @@ def test_a_model_is_switched_off_and_on(platform: wiring.Platform) -> None:
     assert "fraud is switched off by ana: whole countries declined" in listed
     assert isinstance(rollouts("kill", "fraud", *WHO).exception, Refused)
     facts("lift", "fraud", *WHO)
+    back = "next: `mlplatform rollouts lift fraud` switches it on again"
+    assert back in rollouts("kill", "fraud", *WHO).stdout.splitlines()
+    assert back not in rollouts("lift", "fraud", *WHO).stdout
     assert not platform.rollouts.routes("fraud").killed
     assert "switched off" not in rollouts("list").stdout
     assert isinstance(rollouts("lift", "fraud", *WHO).exception, Refused)

@@ -12,6 +12,7 @@ from mlplatform import commands as command_line
 from mlplatform.commands.terminal.exit_codes import REFUSED
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import rollouts as job
+from mlplatform.rollouts.passes.planning import NO_CHAMPION
 from mlplatform.rollouts.verdicts.planner import GatePlan, StagePlan
 from mlplatform.rollouts.verdicts.ramp import Plan, Refusal, Remedy
 
@@ -59,7 +60,17 @@ def test_a_plan_that_cannot_decide(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_plan_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    why = "no plan: fewer than 24 hours of traffic in the log"
-    assert run(monkeypatch, why) == (0, f"{why}\n")
+    why = "no plan: the log holds 3 of the 24 hours with traffic that a plan needs"
+    code, shown = run(monkeypatch, why, "--challenger", "2")
+    assert (code, shown.splitlines()[0]) == (0, why)
+    told = " ".join(shown.split())
+    opens = "mlplatform rollouts open fraud 2 --actor YOU --reason WHY"
+    assert f"a rollout needs no plan: `{opens}` starts it in shadow" in told
+    assert "at least 20,000 requests of 500 customers and ends after 10 days at the lat" in told
+    assert f"`{opens} --emergency` promotes it at once" in told
     code, shown = run(monkeypatch, why, "--json")
     assert (code, json.loads(shown)) == (0, {"missing": why})
+
+
+def test_a_first_version_is_offered_no_shadow(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, NO_CHAMPION) == (0, f"{NO_CHAMPION}\n")

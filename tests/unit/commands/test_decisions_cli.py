@@ -57,10 +57,10 @@ def test_what_is_new_is_checked_alone(decisions: Path) -> None:
 def test_a_changed_record_is_named_with_exit_code_1(decisions: Path) -> None:
     """In words and in JSON."""
     with closing(sqlite3.connect(decisions / "decisions.db", isolation_level=None)) as db:
-        db.execute("UPDATE records SET score = 0.5 WHERE seq = 2")
+        db.execute("UPDATE unsealed_records SET score = 0.5 WHERE place & 255 = 2")
     result = RUNNER.invoke(log_commands.app, ["verify"])
     assert result.exit_code == 1
-    assert "record 2 of writer gw (decision d2) was changed" in result.output
+    assert "record 2 of writer gw (decision d2) does not follow record 1" in result.output
     result = RUNNER.invoke(log_commands.app, ["verify", "--json"])
     assert result.exit_code == 1
     report = json.loads(result.output)

@@ -343,6 +343,15 @@ def test_a_csv_of_other_names_is_shown_and_then_taken_in(csv: Path) -> None:
     assert "wanted: requests from 2026-01-03" in json.loads(again.stdout)["refusals"][0]
 
 
+def test_a_dry_run_without_a_refusal_ends_in_what_is_next(
+    csv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following = "next: the same command without --dry-run"
+    assert following not in run(str(csv), "MAP", "--dry-run").stdout, "a fit would be refused"
+    monkeypatch.setattr(history.job, "first_fit", lambda *_, **__: None)
+    assert run(str(csv), "MAP", "--dry-run").stdout.splitlines()[-1] == following
+
+
 def test_an_import_says_what_a_fit_would_lack_and_leads_into_no_refusal(csv: Path) -> None:
     """A sample of a day closes the home to the days before it, so the dry run says it too."""
     told = json.loads(run(str(csv), "MAP", "--dry-run", "--json").stdout)["lacks"]
@@ -461,8 +470,9 @@ KNOWN_AT = (
     "1,2026-01-01 10:00:00,7,1,9.5,0,\n2,2026-01-01 11:00:00,7,1,9.5,1,2026-01-02 09:00:00\n"
 )
 WITHOUT = (
-    "without it, a fraud counts as known at a random time within the label's maturity, all else"
-    " at its end"
+    "without it, the import sets the time at which each label became known: for a fraud a time"
+    " drawn at random within label.maturity_days after the payment, for any other payment the end"
+    " of those days"
 )
 
 

@@ -93,7 +93,7 @@ def test_the_title_names_what_is_not_ready(home: Path, monkeypatch: pytest.Monke
     found = PlatformStatus("ready", (prefect,))
     monkeypatch.setattr("mlplatform.commands.platform.processes", lambda home: found)
     result = CliRunner().invoke(commands.app, ["status"])
-    assert "ready, but prefect is not, 80 MB" in result.output
+    assert "ready to answer, but prefect is not, 80 MB" in result.output
     assert result.exit_code == 1
     told = json.loads(CliRunner().invoke(commands.app, ["status", "--json"]).stdout)
     assert (told["state"], told["healthy"]) == ("ready", False)

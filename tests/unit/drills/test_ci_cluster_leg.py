@@ -102,11 +102,20 @@ DEMO = "demo-cluster"
 def test_what_is_cached_runs_whole_and_says_which_controller(ci: Ci) -> None:
     ran = ci.run(BUILT, 50)
     assert (ran.status, ran.calls) == (0, ["cluster-up", "cluster-down", FULL, DEMO])
-    assert "test-cluster ran FULL=1; KServe controller: the stand-in" in ran.legs
+    assert "test-cluster ran FULL=1 PART=upgrade; KServe controller: the stand-in" in ran.legs
+
+
+@pytest.mark.parametrize(
+    ("count", "part"), [(0, "upgrade"), (2, "upgrade"), (3, "node-loss"), (5, "node-loss")]
+)
+def test_upgrade_and_loss_of_a_node_take_turns(count: int, part: str) -> None:
+    counted = f"git() {{ echo {count}; }}; source .ci/cluster.sh; whole_part"
+    said = subprocess.run(["bash", "-c", counted], cwd=ROOT, capture_output=True, text=True)
+    assert said.stdout == f"{part}\n"
 
 
 def test_a_machine_that_has_nothing_builds_all_of_it_in_the_time_that_is_left(ci: Ci) -> None:
-    ran = ci.run("to be built", 40)
+    ran = ci.run("to be built", 38)
     assert ran.calls == ["cluster-up", "cluster-down", "cluster-build FULL=1", FULL, DEMO]
 
 
@@ -138,7 +147,7 @@ def test_later_nothing_is_built(ci: Ci) -> None:
             BUILT,
             {"test_cluster_FULL": [124]},
             ["cluster-up", "cluster-down", FULL],
-            "not through in 15 minutes",
+            "not through in 20 minutes",
             id="too slow",
         ),
     ],

@@ -439,8 +439,7 @@ def test_all_that_is_wrong_is_told_at_once_with_its_line() -> None:
         "model.yaml: 6 things are wrong:",
         f"  line {line('tier: 9')}: tier is 9; wanted: one of 1, 2, 3",
         f"  line {line('kind: hour}')}: inputs.1.kind is 'hour'; wanted: one of field, category,"
-        " text, vector, hour_of_day, day_of_week, is_weekend, is_night, ratio, view, window,"
-        " remainder",
+        " text, vector, hour_of_day, day_of_week, is_weekend, is_night, ratio, view, window",
         f"  line {line('rollout:')}: rollout.approval is missing; wanted: one of required, none",
         f"  line {line('percnt')}: rollout.canary.0.percnt is an unknown key; wanted: one of"
         " percent, minimum_units, deadline_h, tolerance; the nearest is percent",

@@ -21,7 +21,8 @@ MISTAKES = [
      "is 'customer'; wanted: a request field (customer_id, terminal_id, amount) or 'request'"),
     ("minimum_rows: 5000", "minimum_rows: many", "is 'many'; wanted: a whole number, not a text"),
     ("maturity_days: 3 ", "maturity_days: 0.5 ", "is 0.5; wanted: a whole number, without a frac"),
-    ("kind: hour_of_day", "kind: hour", "inputs.1.kind is 'hour'; wanted: one of field, category"),
+    ("kind: hour_of_day", "kind: hour",
+     "inputs.1.kind is 'hour'; wanted: one of field, category, text, vector, hour_of_day, "),
     ("field, of: amount}", "field, of: amout}",
      "inputs.0.of is 'amout'; wanted: one of amount, terminal_id; the nearest is amount"),
     ("field, of: amount}", "ratio, of: customer_id, to: amount}",
@@ -61,3 +62,11 @@ def test_a_mistake_is_answered_by_line_key_value_and_what_is_wanted(
     assert told.startswith("fraud/model.yaml: ")
     assert "line " in told
     assert said in told
+
+
+def test_no_message_offers_a_kind_of_input_that_the_platform_alone_writes() -> None:
+    with pytest.raises(ConfigInvalid) as refused:
+        parse(TEXT.replace("kind: hour_of_day", "kind: hour", 1), "fraud/model.yaml")
+    assert str(refused.value).endswith("ratio, view, window")
+    with pytest.raises(ConfigInvalid, match=r"inputs.1.kind is 'remainder'; wanted: another kind"):
+        parse(TEXT.replace("kind: hour_of_day", "kind: remainder", 1), "fraud/model.yaml")

@@ -9,6 +9,7 @@ import msgspec
 import pyarrow as pa
 import pytest
 import yaml
+from tests.support.class_model import template
 
 from mlplatform.commands.authoring.check_model import problems
 from mlplatform.learning.features import rows
@@ -108,6 +109,66 @@ def test_what_compares_groups_without_deciding_is_taken() -> None:
     policy = parse(yaml.safe_dump(document(gates__fairness=fairness)), "model.yaml").gates.fairness
     assert policy is not None
     assert (policy.adverse, policy.not_shown) == (("review", "decline"), "refuse")
+
+
+OF_TASKS = (
+    ("classes", "accuracy_difference: 0.05"),
+    ("real", "mae_ratio: 1.25, bias_difference: 10"),
+)
+
+
+def of_task(kind: str, limits: str) -> str:
+    """The task's template with a protected field, and limits on its groups."""
+    found = template("sizes", kind)
+    field = "request:\n  sex: {type: string, values: [female, male]}\n"
+    found = found.replace("request:\n", field, 1).replace(
+        "inputs:\n", "protected: [sex]\ninputs:\n", 1
+    )
+    return found.replace("gates:\n", f"gates:\n  fairness: {{{limits}}}\n", 1)
+
+
+@pytest.mark.parametrize(("kind", "limits"), OF_TASKS)
+def test_classes_and_numbers_have_groups_and_limits_on_their_errors(kind: str, limits: str) -> None:
+    found = parse(of_task(kind, limits), "model.yaml")
+    assert found.protected == ("sex",)
+    assert found.gates.fairness is not None
+    assert ", ".join(f"{k}: {v:g}" for k, v in found.gates.fairness.limits.items()) == limits
+
+
+@pytest.mark.parametrize(
+    ("kind", "limits", "named"),
+    [
+        ("classes", "reference: {sex: male}", "gates.fairness.accuracy_difference is missing"),
+        ("classes", "accuracy_difference: 0", "gates.fairness.accuracy_difference is 0"),
+        ("classes", "accuracy_difference: 0.1, reference: {sex: x}", "wanted: of female, male"),
+        (
+            "classes",
+            "accuracy_difference: 0.1, adverse_share_ratio: 1.2",
+            "nothing, where task is classes: gates.fairness.accuracy_difference compares classes",
+        ),
+        ("real", "not_shown: tell", "wanted: a limit: mae_ratio, bias_difference or both"),
+        ("real", "mae_ratio: 1", "gates.fairness.mae_ratio is 1"),
+        (
+            "real",
+            "mae_ratio: 1.2, adverse: [high]",
+            "nothing, where task is real: mae_ratio and bias_difference compare numbers",
+        ),
+        ("real", "accuracy_difference: 0.1", "accuracy_difference is an unknown key"),
+    ],
+)
+def test_limits_that_a_task_does_not_have_are_refused(kind: str, limits: str, named: str) -> None:
+    with pytest.raises(ConfigInvalid) as caught:
+        parse(of_task(kind, limits), "model.yaml")
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "limits"), OF_TASKS)
+def test_no_input_of_classes_or_numbers_reads_a_protected_field(kind: str, limits: str) -> None:
+    reading = of_task(kind, limits).replace(
+        "inputs:\n", "inputs:\n  - {name: sex, kind: category, of: sex}\n", 1
+    )
+    with pytest.raises(ConfigInvalid, match=r"inputs\.0\.of is 'sex'; wanted: nothing that is"):
+        parse(reading, "model.yaml")
 
 
 def test_no_rule_and_no_view_reads_one(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, cast
 
 import msgspec
 
@@ -58,6 +58,8 @@ _VERSION: Final = re.compile(r"[1-9][0-9]{0,17}|[0-9a-f]{64}")
 _JSON: Final = ("content-type", "application/json")
 ITEMS: Final = "items"
 _KEY_FIELD: Final = "idempotency_key"
+_KINDS: Final = frozenset("biufU")
+"""Kinds of NumPy's types whose scalars are bool, int, float or str in Python."""
 _encode: Final = msgspec.json.Encoder(decimal_format="number").encode
 
 
@@ -145,9 +147,7 @@ def rank(
     if ITEMS in shared:
         raise refused_as(name, ITEMS, "a field of the request", "the items in `items`")
     own = [_body(f"{name}, {ITEMS}[{number}]", item) for number, item in enumerate(items)]
-    whole = {**shared, ITEMS: [msgspec.Raw(one) for one in own]}
-    for field, value in shared.items():
-        _check_value(name, str(field), value)
+    whole = {**_plain_fields(name, "", shared), ITEMS: [msgspec.Raw(one) for one in own]}
 
     def read(reply: Reply) -> Result[Ranking]:
         found = decoded(name, key, reply, Ranking)
@@ -249,11 +249,14 @@ def labels(model: str, items: Sequence[Label]) -> Call[LabelReceipt]:
     """
     name = f"label {_model(model)}"
     _count(name, "labels", len(items))
+    sent = []
     for number, item in enumerate(items):
         if (item.decision_id is None) == (item.idempotency_key is None):
             wanted = "either decision_id or idempotency_key"
             raise refused(name, f"labels[{number}]", item, wanted)
-        _check_value(name, f"labels[{number}].event_time", item.event_time)
+        label = _plain(name, f"labels[{number}].label", item.label)
+        at = _plain(name, f"labels[{number}].event_time", item.event_time)
+        sent.append(msgspec.structs.replace(item, label=label, event_time=at))
 
     def read(reply: Reply) -> Result[LabelReceipt]:
         receipt = decoded(name, None, reply, LabelReceipt)
@@ -268,7 +271,7 @@ def labels(model: str, items: Sequence[Label]) -> Call[LabelReceipt]:
         path=f"/api/v2/models/{model}/labels",
         read=read,
         headers=(_JSON,),
-        body=_encoded(name, {"labels": items}),
+        body=_encoded(name, {"labels": sent}),
         is_repeatable=all(item.event_time is not None for item in items),
     )
 
@@ -288,9 +291,7 @@ def push(view: str, rows: Sequence[Mapping[str, object]], key: str) -> Call[Push
         raise refused("call", "view", view, "the name of a view")
     name = f"push {view}"
     _count(name, "rows", len(rows))
-    for number, row in enumerate(rows):
-        for field, value in row.items():
-            _check_value(name, f"rows[{number}].{field}", value)
+    sent = [_plain_fields(name, f"rows[{number}].", row) for number, row in enumerate(rows)]
 
     def read(reply: Reply) -> Result[PushReceipt]:
         receipt = decoded(name, key, reply, PushReceipt)
@@ -304,7 +305,7 @@ def push(view: str, rows: Sequence[Mapping[str, object]], key: str) -> Call[Push
         path=f"/api/v2/features/{view}",
         read=read,
         headers=(_JSON, _keyed(name, key)),
-        body=_encoded(name, {"rows": rows}),
+        body=_encoded(name, {"rows": sent}),
         key=key,
     )
 
@@ -513,22 +514,22 @@ def _count(name: str, of: str, count: int) -> None:
 def _body(name: str, request: Request) -> bytes:
     if isinstance(request, bytes):
         return request
-    for field, value in request.items():
-        _check_value(name, str(field), value)
-    return _encoded(name, request)
+    return _encoded(name, _plain_fields(name, "", request))
 
 
-def _check_value(name: str, field: str, value: object) -> None:
-    """Refuses what the encoder would write as something else, or as what is no JSON."""
+def _plain_fields(name: str, place: str, fields: Mapping[str, object]) -> dict[str, Any]:
+    return {key: _plain(name, f"{place}{key}", value) for key, value in fields.items()}
+
+
+def _plain(name: str, field: str, value: object) -> Any:
+    """The value as the encoder writes it. Refuses what the encoder would write as something else,
+    or as what is no JSON."""
     if isinstance(value, list | tuple):
-        for index, number in enumerate(value):
-            _check_value(name, f"{field}[{index}]", number)
-        return
+        return [_plain(name, f"{field}[{index}]", one) for index, one in enumerate(value)]
     if isinstance(value, set | frozenset):
         raise refused_as(name, field, "a set", "a list, which has an order")
-    if hasattr(value, "tolist") and not isinstance(value, int | float | str):
-        kind = f"a {type(value).__name__} of NumPy or the like"
-        raise refused_as(name, field, kind, "a plain value, as its tolist() gives it")
+    if hasattr(value, "tolist"):
+        value = _of_scalar(name, field, value)
     if isinstance(value, Decimal):
         is_finite = value.is_finite()
     else:
@@ -537,6 +538,19 @@ def _check_value(name: str, field: str, value: object) -> None:
         raise refused(name, field, value, "a finite number")
     if isinstance(value, datetime) and value.tzinfo is None:
         raise refused(name, field, value, "a datetime with a time zone")
+    return value
+
+
+def _of_scalar(name: str, field: str, value: Any) -> int | float | bool | str:
+    """The plain value of a scalar of NumPy or the like. Of its times `item()` may give a number
+    without a unit, so those are refused, as arrays are."""
+    is_scalar = getattr(value, "shape", None) == ()
+    if is_scalar and getattr(getattr(value, "dtype", None), "kind", "f") in _KINDS:
+        plain: object = value.item()
+        if type(plain) in (int, float, bool, str):
+            return cast(int | float | bool | str, plain)
+    kind = f"a {type(value).__name__} of NumPy or the like"
+    raise refused_as(name, field, kind, "a scalar number, bool or text, or a list of them")
 
 
 def _encoded(name: str, value: Any) -> bytes:

@@ -24,7 +24,7 @@ from mlplatform.learning.features.columns import ExpectedColumn, FileCheck
 from mlplatform.learning.features.history_files import columns_of, examine_history
 from mlplatform.learning.features.input_files import refuse_tables
 from mlplatform.model.folder_code import load_module
-from mlplatform.model.folders import load_definition, model_folder
+from mlplatform.model.folders import is_ready, load_definition, model_folder
 from mlplatform.model.folds import history_days
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features as job
@@ -38,11 +38,14 @@ SHOWN_ALIKE = 3
 """Most refusals of one kind that are shown, each with another value."""
 MORE_DAYS = 14
 NEXT = "next: mlplatform retrain {model}{as_of} --actor NAME --reason WHY --rollout"
+NEXT_OF_READY = "next: mlplatform validate {model} --actor NAME"
+"""Of a ready ONNX file, which is judged by the history and not fitted to it."""
 FIT_REFUSED = "a fit to this history would be refused"
+SHORT = "this history is short: {why}"
 AT_ONCE = "Later imports can add later rows, but no earlier ones: bring all days at once"
 ENDED_EARLY = (
-    "the labels of the last requests have matured by {day}: train as of that day, because no later"
-    " day has requests to judge a version by"
+    "the history ends before today: its last labels have matured by {day}. Train as of that day,"
+    " because a version is judged by the days just before it, and later ones have no requests"
 )
 
 CONVERT = (
@@ -96,8 +99,8 @@ def import_history(
         found = examine(path, now_ms=now_ms, columns=column_names(map_))
     if dry_run:
         refusals = found.refusals or _unaddable(platform, model, found.table, path.name)
-        lacks = "" if refusals else _lacks(platform, model, found.table)
-        show_check(found, refusals, _assumed(wanted, found), lacks, json)
+        fit = None if refusals else _fit_if_in(platform, model, found.table)
+        show_check(found, refusals, _assumed(wanted, found), fit, json)
         raise typer.Exit(USAGE if refusals else 0)
     if found.refusals:
         raise first_refusal(found)
@@ -106,7 +109,7 @@ def import_history(
     fit = job.first_fit(platform, model, found.table, platform.clock.event_ms(), is_in=True)
     facts = {"model": model, "rows": rows, **_span(found.table)}
     if json:
-        print_json({**facts, "lacks": fit.problem})
+        print_json({**facts, "lacks": fit.problem, "short": fit.short})
         return
     print_fields(facts)
     _show_left_out(found, _assumed(wanted, found))
@@ -221,10 +224,9 @@ def _unaddable(
     return [] if table.num_rows else [InputInvalid(source, None, "there is no row in it")]
 
 
-def _lacks(platform: wiring.Platform, model: str, table: Any) -> str:
-    """The lack of a fit to the history once this table were in it; empty if nothing lacks."""
-    now_ms = platform.clock.event_ms()
-    return job.first_fit(platform, model, table, now_ms, is_in=False).problem
+def _fit_if_in(platform: wiring.Platform, model: str, table: Any) -> job.FirstFit:
+    """The fit that the history would lead to once this table were in it."""
+    return job.first_fit(platform, model, table, platform.clock.event_ms(), is_in=False)
 
 
 def first_refusal(found: FileCheck) -> InputInvalid:
@@ -252,15 +254,16 @@ def show_check(
     found: FileCheck,
     refusals: Sequence[PlatformError],
     assumed: Mapping[str, str],
-    lacks: str,
+    fit: job.FirstFit | None,
     as_json: bool,
 ) -> None:
     """Print what an import of these files would do.
 
     Args:
         assumed: column that the files lack → what is assumed without it.
-        lacks: what a fit to the rows would lack; empty if nothing.
+        fit: the fit that they would lead to; None if they are refused.
     """
+    lacks, short = ("", "") if fit is None else (fit.problem, fit.short)
     names = found.table.column_names
     first = found.table.slice(0, SHOWN_ROWS).to_pylist()
     if as_json:
@@ -273,6 +276,7 @@ def show_check(
             "refusals": [str(r) for r in refusals],
             "refused": sum(found.refused.values()) or len(refusals),
             "lacks": lacks,
+            "short": short,
         }
         print_json(facts)
         return
@@ -295,8 +299,12 @@ def show_check(
     print_line(verdict)
     if lacks:
         print_line(f"{FIT_REFUSED}: {lacks}. {AT_ONCE}")
+    elif short:
+        print_line(SHORT.format(why=short))
     if found.refusals:
         print_line(CONVERT)
+    elif not refusals and not lacks:
+        print_line("next: the same command without --dry-run")
 
 
 def _refusal_lines(
@@ -326,6 +334,11 @@ def _cell(value: object) -> object:
 def _show_next(model: str, fit: job.FirstFit) -> None:
     if fit.problem:
         ERR.print(f"{FIT_REFUSED}: {fit.problem}", soft_wrap=True, markup=False)
+        return
+    if fit.short:
+        ERR.print(SHORT.format(why=fit.short), soft_wrap=True, markup=False)
+    if is_ready(model_folder(model)):
+        ERR.print(NEXT_OF_READY.format(model=model), soft_wrap=True)
         return
     if fit.as_of_ms is None:
         ERR.print(NEXT.format(model=model, as_of=""), soft_wrap=True)

@@ -71,7 +71,7 @@ def import_labels(
             except InputInvalid as error:
                 refusals.append(error)
         assumed = {} if "label_time" in found.names else {"label_time": AT_IMPORT}
-        show_check(found, refusals, assumed, "", json)
+        show_check(found, refusals, assumed, None, json)
         raise typer.Exit(USAGE if refusals else 0)
     with progress("recording"):
         done = job.import_labels(platform, model, found.table, path.name)

@@ -164,14 +164,6 @@ def show(
             print_line(f"The payload {gone}.")
 
 
-def _fetch_bundles(records: Sequence[Mapping[str, Any]]) -> None:
-    """Fetch the bundles of records that are not here, where there is a store."""
-    bundles = wiring.existing_platform().bundles
-    if bundles.store is not None:
-        for bundle in {record["bundle"] for record in records} - {None}:
-            bundles.get(bundle)
-
-
 def explain(
     decision_id: Annotated[str, typer.Argument(help="The decision's id, as the answer has it.")],
     json: AsJson = False,
@@ -187,7 +179,7 @@ def explain(
         records = logged_records(log, decision_id)
         if acts := erased_by(log, records):
             raise NotFound(f"the payload of decision {decision_id} {acts}")
-        _fetch_bundles(records)
+        wiring.existing_platform().bundles.fetch({r["bundle"] for r in records} - {None})
         explanations = explain_again(records, settings.home.bundles)
         order = _order_again(log, records, settings.home.bundles)
     equal = not any(e.differences for e in explanations) and not (order and order.differences)

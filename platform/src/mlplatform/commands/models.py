@@ -126,6 +126,7 @@ def _print_version(found: Version, needed_mib: int | None) -> None:
             "version": f"{found.version} of {found.model}",
             "bundle": found.digest,
             "author": facts.author,
+            "reason": facts.reason or None,
             "registered (UTC)": second_text(found.created_at_ms),
             "data (UTC)": f"{second_text(facts.data_from_ms)} to {second_text(facts.data_to_ms)}",
             "data digest": facts.data_digest,

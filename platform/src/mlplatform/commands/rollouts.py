@@ -32,6 +32,7 @@ from mlplatform.commands.terminal.output import (
     progress,
 )
 from mlplatform.commands.terminal.secrets import page_code, secret_of
+from mlplatform.model.folders import load_definition
 from mlplatform.model.routes import Arm
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import controls
@@ -43,7 +44,7 @@ from mlplatform.rollouts.journal import approval_codes
 from mlplatform.rollouts.journal.state import RolloutState, fold
 from mlplatform.rollouts.passes import plan_text
 from mlplatform.rollouts.passes.commands import subject_of_roll_back
-from mlplatform.rollouts.passes.planning import PLANNED_DAYS
+from mlplatform.rollouts.passes.planning import NO_CHAMPION, PLANNED_DAYS
 from mlplatform.rollouts.passes.summary import judged, to_markdown, undecided
 from mlplatform.rollouts.verdicts.ramp import Plan
 from mlplatform.runtime.errors import ConfigUnusable, MissingHere, NotFound, Refused, Unavailable
@@ -153,6 +154,10 @@ def plan(
         print_json(plan_text.as_values(made))
     elif isinstance(made, str):
         print_line(made)
+        if made != NO_CHAMPION:
+            policy = load_definition(model).rollout
+            for way in plan_text.without_plan(model, challenger, policy):
+                print_line(way)
     else:
         _show_plan(made)
     if not isinstance(made, str) and made.refusal:
@@ -304,8 +309,9 @@ def rollback(
 ) -> None:
     """Take a model's traffic back at once (the Prefect deployment MODEL-rollback).
 
-    The command rolls back the rollout that has the traffic at that moment, and no other one. If
-    Prefect does not answer, use `--without-prefect`: it needs only the journal.
+    The command rolls back the rollout that is under way at that moment, in shadow too, or else the
+    champion's, and no other one. If Prefect does not answer, use `--without-prefect`: it needs only
+    the journal.
 
     Example: mlplatform rollouts rollback fraud --actor ana --reason "too many declines"
     """

@@ -176,9 +176,8 @@ def _fairness(model: ModelDefinition) -> Iterator[Rule]:
     policy, names, key = model.gates.fairness, model.decision.outcomes, "gates.fairness"
     if policy is None:
         return
-    limits = (policy.adverse_share_ratio, policy.false_positive_ratio)
-    wanted = "a limit: adverse_share_ratio, false_positive_ratio or both"
-    yield limits != (None, None), key, list(limits), wanted
+    wanted = f"a limit: {', '.join(policy.limit_keys)} or both"
+    yield bool(policy.limits), key, [None for _ in policy.limit_keys], wanted
     yield bool(model.protected), key, "without protected", "`protected`, the fields with the groups"
     last = policy.adverse == names[len(names) - len(policy.adverse) :] != names
     wanted = f"the last of {', '.join(names)}, in this order, and not the first"

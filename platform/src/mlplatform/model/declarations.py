@@ -17,9 +17,11 @@ from typing import Final
 from mlplatform.model import folders
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features import views as feature_views
+from mlplatform.model.features.purposes import DeclaredViews, RefusedView, refused_views
 from mlplatform.model.features.views import FeatureView, load_views
 from mlplatform.model.folders import (
     FileState,
+    declared_views,
     load_definition,
     model_folder,
     model_names,
@@ -70,6 +72,9 @@ class Declarations:
         """Models of `present` that have no folder any more."""
         self.refused: Sequence[str] = ()
         """The reasons why other folders are no models."""
+        self._declared: Mapping[str, DeclaredViews] = {}
+        self.refused_views: Sequence[RefusedView] = ()
+        """Views that a folder, followed or not, does not let a followed model use as it would."""
         self.poll()
 
     def poll(self) -> bool:
@@ -106,11 +111,18 @@ class Declarations:
         for problem in refused:
             if problem not in self.refused:
                 log.error("a folder can't be a model: %s", problem)
-        before = self.present, self.problems, self.gone
+        kept = {name: self._declared[name] for name in gone if name in self._declared}
+        declared = kept | declared_views(self._declared)
+        withheld = tuple(one for one in refused_views([*declared.values()]) if one.model in names)
+        for view in withheld:
+            if view not in self.refused_views:
+                log.error("a view is refused, but for what serves by it: %s", view.error())
+        before = self.present, self.problems, self.gone, self.refused_views
         self._tell(present, problems, is_first=is_first)
+        self._declared, self.refused_views = declared, withheld
         self.present, self.problems, self.gone = present, problems, gone
         self.refused = refused
-        return before != (present, problems, gone)
+        return before != (present, problems, gone, withheld)
 
     def _tell(
         self,

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from mlplatform.model.findings import NOT_WRITTEN
 from mlplatform.model.policies.classes import (
     ClassDecision,
     ClassGates,
@@ -111,6 +112,8 @@ InputKind = Literal[
 ]
 
 
+WrittenKind = Annotated[InputKind, Meta(extra={NOT_WRITTEN: ("remainder",)})]
+"""A kind of which the platform alone writes some values: no error and no document offers them."""
 WORDED: Final = ("category", "text")
 """Kinds of inputs whose values are places of words."""
 WIDE: Final = ("text", "vector", "remainder")
@@ -132,7 +135,6 @@ class InputSpec(Section, frozen=True):
         kind: the source of the input's number: a request field (`field`, `category`, `text`,
             `vector`), the time of the request (`hour_of_day`, `day_of_week`, `is_weekend`,
             `is_night`), one number divided by another (`ratio`), or a feature (`view`, `window`).
-            Nobody writes `remainder`: the platform adds such columns to a row.
         of: the request field that is read, for `ratio` the one that is divided; for `view` the
             view, for `window` the entity that has the feature.
         to: for `ratio`, the request field or feature by which `of` is divided.
@@ -142,7 +144,7 @@ class InputSpec(Section, frozen=True):
     """
 
     name: str
-    kind: InputKind
+    kind: WrittenKind
     of: str | None = None
     to: str | None = None
     tokens: Tokens | UnsetType = UNSET

@@ -20,6 +20,9 @@ MOST_SHOWN: Final = 80
 MOST_FINDINGS: Final = 100
 NEAR: Final = 0.75
 """Likeness from which on an unknown key may be a misspelt known one."""
+NOT_WRITTEN: Final = "not written"
+"""In the extra facts of a type: those of its values that no document may have. Nothing offers
+them."""
 _NO_CHOICE: Final = "Invalid enum value"
 _PLACE: Final = re.compile(r" - at `[^`]*`$")
 
@@ -144,7 +147,7 @@ def _wanted_text(wanted: Any, message: str) -> str:
 def _described(wanted: Any) -> str:
     kind = _bare(wanted)
     if get_origin(kind) is Literal:
-        return "one of " + ", ".join(map(str, get_args(kind)))
+        return "one of " + ", ".join(map(str, _choices(wanted)))
     if get_origin(kind) in (Union, types.UnionType):
         return " or ".join(map(_described, get_args(kind)))
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
@@ -152,6 +155,14 @@ def _described(wanted: Any) -> str:
     names = {dict: "a mapping", tuple: "a list", list: "a list"}
     named = names.get(get_origin(kind) or kind)
     return named or in_words(f"`{getattr(kind, '__name__', kind)}`")
+
+
+def _choices(wanted: Any) -> list[object]:
+    """The values of a type that a document may have."""
+    metadata = get_args(wanted)[1:] if get_origin(wanted) is Annotated else ()
+    extras = [meta.extra or {} for meta in metadata if isinstance(meta, msgspec.Meta)]
+    hidden = {value for extra in extras for value in extra.get(NOT_WRITTEN, ())}
+    return [value for value in get_args(_bare(wanted)) if value not in hidden]
 
 
 def _line(path: Path, lines: Mapping[Path, int]) -> int:

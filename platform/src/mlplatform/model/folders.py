@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -29,7 +30,8 @@ from mlplatform.model.definition import (
     row_inputs,
     row_signature,
 )
-from mlplatform.model.features.views import load_views
+from mlplatform.model.features.purposes import DeclaredViews, RefusedView, refused_views
+from mlplatform.model.features.views import load_views, read_file
 from mlplatform.model.findings import DocumentFinding, DocumentInvalid, of_shape, valued
 from mlplatform.model.policies.decision_scale import renewed
 from mlplatform.model.policies.refused_keys import REFUSED, refused_keys
@@ -190,6 +192,48 @@ def load_definition(name: str) -> ModelDefinition:
     if definition.name != name:
         raise ConfigInvalid(f"{path.name}: name", definition.name, f"the folder's name, {name!r}")
     return definition
+
+
+def declared_views(
+    known: Mapping[str, DeclaredViews] = MappingProxyType({}), beside: Path | None = None
+) -> dict[str, DeclaredViews]:
+    """Model → what its features.json declares, right or wrong, of all folders that have one.
+
+    Args:
+        known: model → what counts of a folder whose file can't be read; without it, nothing does.
+        beside: a folder with more model folders.
+    """
+    folders = [*(_model_folders(beside) if beside else ()), *_find_folders()[0].values()]
+    found: dict[str, DeclaredViews] = {}
+    for folder in folders:
+        try:
+            written = read_file(folder)
+        except ConfigInvalid:
+            if folder.name in known:
+                found[folder.name] = known[folder.name]
+            continue
+        found[folder.name] = DeclaredViews(folder.name, written.purposes, written.views)
+    return found
+
+
+def views_refused(own: DeclaredViews, beside: Path | None = None) -> list[RefusedView]:
+    """The views of one folder that the other folders do not let its model use as it would.
+
+    Args:
+        beside: a folder with more model folders.
+    """
+    declared = declared_views(beside=beside) | {own.model: own}
+    return [one for one in refused_views([*declared.values()]) if one.model == own.model]
+
+
+def check_shared_views(own: DeclaredViews) -> None:
+    """Raise if another folder of this installation does not let a model use a view as it would.
+
+    Raises:
+        ConfigInvalid: the message names both folders, the view, the purposes and the way out.
+    """
+    for refused in views_refused(own):
+        raise refused.error()
 
 
 def file_states(names: Sequence[str]) -> Mapping[Path, FileState]:

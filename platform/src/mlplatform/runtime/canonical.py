@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from typing import Any, Final
 
 import msgspec
@@ -12,6 +13,9 @@ import msgspec
 NOT_JSON: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """Exceptions of decoding bytes that are no JSON, or not of the wanted shape. For text that is not
 UTF-8 msgspec raises Python's `UnicodeDecodeError`."""
+
+DIGEST: Final = re.compile("[0-9a-f]{64}")
+"""The form of a `digest`, for a full match."""
 
 
 def canonical_json(value: Any) -> bytes:

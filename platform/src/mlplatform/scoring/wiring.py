@@ -474,6 +474,7 @@ def bundle_cache(settings: Settings) -> BundleCache:
         lambda: named_bundles(
             home.serving, lambda: rollouts(settings) if has_rollouts(settings) else None
         ),
+        settings.bundle_volume_mib * MIB,
     )
 
 

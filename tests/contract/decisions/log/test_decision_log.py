@@ -31,8 +31,7 @@ from mlplatform.decisions.records.port import (
     ManifestHead,
     RecordQuery,
 )
-from mlplatform.decisions.records.record import COLUMNS, Record, link, record_digest
-from mlplatform.decisions.records.tables import STORED
+from mlplatform.decisions.records.record import COLUMNS, STORED, Record, link, record_digest
 from mlplatform.runtime.errors import Busy, Corrupt, InputInvalid, PlatformError, StaleFence
 from mlplatform.runtime.units import HOUR_MS
 from support.wall import Wall
@@ -353,7 +352,7 @@ def test_a_changed_record_is_not_sealed(folder: Path, log: SqliteDecisionLog) ->
     """Sealing must not put a good seal on a bad record."""
     filled(log, 5)
     with closing(database(folder)) as db:
-        db.execute("UPDATE records SET score = 0.9 WHERE seq = 3")
+        db.execute("UPDATE unsealed_records SET score = 0.9 WHERE place & 255 = 3")
     with pytest.raises(Corrupt, match="record 3 of writer gw"):
         log.seal()
 
@@ -373,24 +372,39 @@ def test_a_whole_log_counts_what_it_checked(log: SqliteDecisionLog) -> None:
 
 TAMPERINGS = {
     "score": (
-        "UPDATE records SET score = 0.9 WHERE seq = 7",
+        "UPDATE unsealed_records SET score = 0.9 WHERE place & 255 = 7",
         "record 7 of writer gw (decision d7)",
     ),
     "payload": (
-        "UPDATE records SET payload = replace(payload, '12.5', '12.6') WHERE seq = 7",
-        "record 7 of writer gw (decision d7) was changed: its payload",
+        "UPDATE unsealed_records SET numbers = x'1f' WHERE place & 255 = 7",
+        "record 7 of writer gw (decision d7) does not follow record 6",
     ),
-    "removed": ("DELETE FROM records WHERE seq = 7", "record 7 of writer gw is missing"),
+    "payload of another shape": (
+        "UPDATE unsealed_records SET payload = '1' WHERE place & 255 = 7",
+        "record 7 of writer gw (decision d7) was changed: its payload can't be read",
+    ),
+    "shape": (
+        "UPDATE unsealed_records SET shape = 99 WHERE place & 255 = 7",
+        "record 7 of writer gw (decision d7) was changed: its payload can't be read",
+    ),
+    "context": (
+        "UPDATE unsealed_records SET context = 99 WHERE place & 255 = 7",
+        "record 7 of writer gw (decision d7) does not follow record 6",
+    ),
+    "removed": (
+        "DELETE FROM unsealed_records WHERE place & 255 = 7",
+        "record 7 of writer gw is missing",
+    ),
     "range removed": (
-        "DELETE FROM records WHERE seq BETWEEN 7 AND 9",
+        "DELETE FROM unsealed_records WHERE place & 255 BETWEEN 7 AND 9",
         "records 7 to 9 of writer gw are missing",
     ),
     "tail cut": (
-        "DELETE FROM records WHERE seq > 45",
+        "DELETE FROM unsealed_records WHERE place & 255 > 45",
         "records 46 to 50 of writer gw are missing at the end; the writer's head ends at 50",
     ),
     "everything removed": (
-        "DELETE FROM records",
+        "DELETE FROM unsealed_records",
         "records 1 to 50 of writer gw are missing at the end",
     ),
     "head removed": ("DELETE FROM writers", "writer gw has records and no head"),
@@ -417,9 +431,9 @@ def test_a_tail_cut_together_with_its_head_is_behind_the_anchor(
     with closing(SqliteDecisionLog(folder, segment_rows=(1_000, 1_000))) as sealing:
         anchor = sealing.seal()
     with closing(database(folder)) as db:
-        db.execute("DELETE FROM records WHERE seq > 45")
+        db.execute("DELETE FROM unsealed_records WHERE place & 255 > 45")
         db.execute(
-            "UPDATE writers SET seq = 45, chain = (SELECT chain FROM records WHERE seq = 45)"
+            "UPDATE writers SET seq = 45, chain = (SELECT chain FROM unsealed WHERE seq = 45)"
         )
     assert log.verify().ok
     (found,) = log.verify(anchor).findings
@@ -454,16 +468,16 @@ def test_a_changed_byte_in_a_segment_is_named(folder: Path, log: SqliteDecisionL
 
 
 def test_a_changed_byte_in_the_database_file_is_named(folder: Path, log: SqliteDecisionLog) -> None:
-    """One digit of one amount, changed behind SQLite's back."""
-    log.append("gw", [entry(f"d{i}", payload={"amount": 1000 + i}) for i in range(1, 31)])
+    """One character of one name, changed behind SQLite's back."""
+    log.append("gw", [entry(f"d{i}", payload={"name": f"Ann {1000 + i}"}) for i in range(1, 31)])
     log.close()
     path = folder / "decisions.db"
     data = path.read_bytes()
-    assert data.count(b'{"amount":1007}') == 1
-    path.write_bytes(data.replace(b'{"amount":1007}', b'{"amount":1107}'))
+    assert data.count(b"Ann 1007") == 1
+    path.write_bytes(data.replace(b"Ann 1007", b"Ann 1107"))
     with closing(open_log(folder)) as again:
         (found,) = again.verify().findings
-    assert found.startswith("record 7 of writer gw (decision d7) was changed: its payload")
+    assert found.startswith("record 7 of writer gw (decision d7) does not follow record 6")
 
 
 def test_a_record_changed_inside_a_segment_is_named(folder: Path, log: SqliteDecisionLog) -> None:

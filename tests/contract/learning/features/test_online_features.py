@@ -126,6 +126,20 @@ def test_a_read_finds_all_in_one_place_also_where_feast_made_the_tables(
         assert sum("COVERING INDEX" in one for one in searches) == made_by_feast
 
 
+def test_a_value_has_no_text_of_another_value(tmp_path: Path) -> None:
+    """Feast stores a value's text as well, for its search of documents, and we do not."""
+    path, table = tmp_path / "online.db", '"fraud_customer_stats"'
+    with contextlib.closing(FeastSqlite(path, "fraud", VIEWS)) as store:
+        store.write("customer_stats", rows(CUSTOMERS, {1: 1.5}))
+        with contextlib.closing(sqlite3.connect(path)) as feast, feast:
+            feast.execute(f"UPDATE {table} SET value_text='1.5'")
+        store.write("customer_stats", rows(CUSTOMERS, {1: 2.5}))
+        assert one(store, 1) == 2.5
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        texts = db.execute(f"SELECT DISTINCT value_text FROM {table}").fetchall()
+    assert texts == [(None,)]
+
+
 def test_a_store_says_that_a_stopped_writer_holds_up_its_readers(tmp_path: Path) -> None:
     path = tmp_path / "online.db"
     with (

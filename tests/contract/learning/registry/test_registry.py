@@ -92,6 +92,7 @@ def facts_of(bundle: Bundle, *, passed: bool = True) -> VersionFacts:
         metrics={"latency": 1.0},
         report={"passed": passed, "gates": [gate]},
         author="somebody",
+        reason="new terminals",
         validated=passed,
         alert_low=0.01,
         alert_high=0.2,
@@ -172,6 +173,18 @@ def test_a_validated_bundle_becomes_a_version_with_its_facts(registry, tmp_path)
     assert registry.get("facts", 1) == version
 
 
+def test_facts_longer_than_a_run_has_room_for_are_those_of_the_version(registry, tmp_path):
+    """A tag of a run has 8,000 characters on PostgreSQL, and a report of many gates has more."""
+    folder, bundle = written(tmp_path, 1, "long")
+    facts = facts_of(bundle)
+    [gate] = facts.report["gates"]
+    long = [{**gate, "name": f"gate {number}", "reason": "measured " * 30} for number in range(40)]
+    facts = msgspec.structs.replace(facts, report={"passed": True, "gates": long})
+    version = registry.register(folder, facts)
+    assert isinstance(version, Version)
+    assert registry.get("long", version.version).facts == facts
+
+
 def test_mlflows_own_client_finds_the_run_the_report_and_the_bundle(registry, theirs, tmp_path):
     folder, bundle = written(tmp_path / "made", 1, "theirs")
     version = registry.register(folder, facts_of(bundle))
@@ -179,6 +192,7 @@ def test_mlflows_own_client_finds_the_run_the_report_and_the_bundle(registry, th
     assert (run.info.status, run.info.run_name) == ("FINISHED", f"theirs-v1-{bundle.digest[:8]}")
     assert run.info.end_time >= run.info.start_time > 0
     assert (run.data.metrics, run.data.tags["author"]) == ({"gates/latency": 1.0}, "somebody")
+    assert run.data.tags["reason"] == "new terminals"
     (tmp_path / "theirs").mkdir()
     report = theirs.download_artifacts(version.run_id, "gates.json", str(tmp_path / "theirs"))
     assert msgspec.json.decode(Path(report).read_bytes()) == facts_of(bundle).report

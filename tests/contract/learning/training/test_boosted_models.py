@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
-from tests.support import scoring_world
+from tests.support import class_history, scoring_world
 from tests.support.credit_history import DAY_US, history
 from tests.support.scoring_world import ScoringWorld
 from tests.support.team_folder import command, team_folder
@@ -36,6 +36,12 @@ METHODS = {
 }
 """Library → how its scores are explained."""
 FLOAT32_ROUNDING = 2e-6
+OF_CLASSES = {
+    "xgboost": "XGBClassifier(n_estimators=30, max_depth=3, random_state=seed)",
+    "lightgbm": "LGBMClassifier(n_estimators=20, num_leaves=5, random_state=seed, verbosity=-1)",
+    "catboost": "CatBoostClassifier(iterations=30, random_seed=seed, verbose=False)",
+}
+"""Library → the classifier that a team writes into the template of classes."""
 
 
 @dataclass(frozen=True)
@@ -107,3 +113,34 @@ def test_a_predictor_scores_as_the_library_does(
     finally:
         world.close()
     assert np.abs(scores - made.fitted.scores(rows)).max() <= FLOAT32_ROUNDING
+
+
+@pytest.mark.parametrize("library", OF_CLASSES)
+def test_a_model_of_three_classes_passes_its_gates(root: Path, library: str) -> None:
+    needed(library)
+    name, made = f"size-by-{library}", OF_CLASSES[library]
+    command("new-model", name, "--template", "classes", "--into", str(root))
+    path = root / name / "training.py"
+    text = path.read_text().replace(
+        ".onnx.sklearn import FittedClassifier", f".onnx.{library} import"
+    )
+    text = text.replace("import, fitted", "import fitted").replace(
+        "-> FittedClassifier:", "-> object:"
+    )
+    begun = text.index("    from sklearn")
+    text = (
+        text[:begun]
+        + f"    from {library} import {made.partition('(')[0]}\n\n    classifier = {made}\n"
+    )
+    path.write_text(text + "    return fitted(classifier, x, y, weight, classes=len(classes))\n")
+    assert "nothing is wrong" in command("check-model", str(root / name))
+    until_us = time.time_ns() // 1000 // DAY_US * DAY_US
+    pq.write_table(class_history.history(until_us), root / "classes.parquet")
+    command("history", "import", name, str(root / "classes.parquet"))
+    platform = Platform(load(os.environ))
+    prepared = training.prepare_training(platform, name, until_us // 1000)
+    candidate = fitting.fit(platform, prepared.dataset, prepared.recent, lambda status: None)
+    report = training.validate(name, candidate, prepared).report
+    assert report.reasons == ()
+    assert candidate.parity.difference <= FLOAT32_ROUNDING
+    assert load_bundle(candidate.folder).attribution.method == "reference_values"

@@ -6,18 +6,24 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.support.class_history import CHANNELS, CLASSES, DAY_US, history
 from tests.support.scoring_world import ScoringWorld, wait_for
+from tests.support.searched_folder import searched
+from tests.support.segment_gates import beside_itself, segments
+from tests.support.spoiled_labels import with_labels_by_phone
 from tests.support.team_folder import command, team_folder
+from tests.support.train_libraries import needed
 
 from mlplatform.learning.training import evaluate, retrain
 from mlplatform.learning.training.candidate import Candidate
+from mlplatform.learning.training.folder import load_folder
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.model.bundle import load_bundle
@@ -29,10 +35,6 @@ from mlplatform.runtime.configuration.settings import load
 pytestmark = pytest.mark.slow
 
 NAME = "purchase-size"
-CLASSES = ("small", "usual", "large")
-CHANNELS = ("web", "shop", "phone")
-PER_DAY, DAYS, DAY_US = 300, 26, 86_400_000_000
-
 BASELINE = """
 
 class Shares:
@@ -57,28 +59,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield root
 
 
-def history(until_us: int) -> pa.Table:
-    """Four in five requests are of the class that their channel tells, one in ten has no label."""
-    random = np.random.default_rng(3)
-    count = PER_DAY * DAYS
-    event_us = np.sort(random.integers(until_us - DAYS * DAY_US, until_us, count))
-    channel = random.integers(0, 3, count)
-    place = np.where(random.random(count) < 0.8, channel, random.integers(0, 3, count))
-    unknown = random.random(count) < 0.1
-    known_us = np.minimum(event_us + 2 * DAY_US, until_us)
-    return pa.table(
-        {
-            "request_id": np.arange(count),
-            "event_time": pa.array(event_us, pa.timestamp("us")),
-            "customer_id": random.integers(0, 900, count),
-            "channel": pa.array(np.array(CHANNELS)[channel].tolist(), pa.string()),
-            "amount": np.round(random.lognormal(3, 1, count), 2),
-            "label": pa.array(np.array(CLASSES)[place].tolist(), pa.string(), mask=unknown),
-            "label_time": pa.array(known_us, pa.timestamp("us"), mask=unknown),
-        }
-    )
-
-
 TrainedCandidate = tuple[Candidate, GateReport, training.TrainingInputs]
 
 
@@ -90,7 +70,9 @@ def made(root: Path) -> TrainedCandidate:
         file.write(BASELINE)
     path = root / NAME / "model.yaml"
     text = path.read_text().replace("deadline_ms: 50\n", "deadline_ms: 2000\n")
-    text = text.replace("alerts: []", "alerts: [large]")
+    text = text.replace("alerts: []", "alerts: [large]").replace(
+        "gates:\n", segments("accuracy_drop: 0.1")
+    )
     path.write_text(text)
     assert "nothing is wrong" in command("check-model", str(root / NAME))
     until_us = time.time_ns() // 1000 // DAY_US * DAY_US
@@ -122,6 +104,28 @@ def test_a_first_version_passes_gates_that_count_classes(made: TrainedCandidate)
     assert accuracy.difference.low > 0
 
 
+def test_its_segments_are_compared_by_accuracy(made: TrainedCandidate) -> None:
+    candidate, report, prepared = made
+    same = beside_itself(NAME, candidate, report, prepared.dataset)
+    assert same.interval is not None
+    assert -0.1 < same.interval[0] < 0 < same.interval[1]
+    assert same.reason.startswith("accuracy 0.")
+
+
+def test_a_version_that_got_worse_by_phone_is_refused_for_that_segment(
+    made: TrainedCandidate,
+) -> None:
+    candidate, _, prepared = made
+    folder, champion = training.load_folder(NAME), evaluate.load_runnable(candidate.folder)
+    taught = with_labels_by_phone(prepared.dataset, lambda y: (y + 1) % len(CLASSES))
+    worse = retrain.fit(folder, taught, bundles=candidate.folder.parent)
+    found = retrain.validate(folder, worse, prepared.dataset, champion=champion)
+    gate = next(gate for gate in found.gates if gate.name == "segment_by_phone")
+    assert gate.verdict == "failed"
+    assert not retrain.version_facts(worse, found, author="ana").validated
+    assert "the loss is proven, on days" in to_markdown(to_dict(found))
+
+
 def test_its_bundle_holds_the_classes_in_order_and_their_probabilities(
     made: TrainedCandidate,
 ) -> None:
@@ -133,7 +137,7 @@ def test_its_bundle_holds_the_classes_in_order_and_their_probabilities(
     assert np.abs(golden.sum(axis=1) - 1).max() < 1e-5
 
 
-def test_a_champion_is_held_to_the_same_rows_and_nothing_differs_from_itself(
+def test_a_champion_is_held_to_the_same_rows_and_does_not_differ_from_itself(
     made: TrainedCandidate,
 ) -> None:
     candidate, _, prepared = made
@@ -145,7 +149,8 @@ def test_a_champion_is_held_to_the_same_rows_and_nothing_differs_from_itself(
     for measure in again.measures:
         assert measure.champion == measure.candidate
         assert measure.difference is not None
-        assert (measure.difference.low, measure.difference.high) == (0, 0)
+        assert measure.difference.value == 0
+        assert measure.difference.low <= 0 <= measure.difference.high
     assert again.replayed is not None
     assert again.replayed.flips == 0
     assert to_dict(again)["replayed"]["flips"] == 0
@@ -158,6 +163,20 @@ def test_mlflow_gets_its_figures(made: TrainedCandidate) -> None:
     confusion = json.loads(record.artifacts["curves/confusion.json"])
     assert confusion["columns"] == ["class", *CLASSES]
     assert sum(sum(row[1:]) for row in confusion["data"]) == len(prepared.dataset.holdout.known)
+
+
+def test_its_trees_are_searched_by_log_loss(root: Path, made: TrainedCandidate) -> None:
+    needed("optuna")
+    folder = searched(root / NAME, "log-loss-searched", "log_loss")
+    assert "nothing is wrong" in command("check-model", str(folder))
+    dataset, platform = replace(made[2].dataset, model=folder.name), Platform(load(os.environ))
+    candidate = fitting.fit(platform, dataset, None, lambda status: None)
+    assert candidate.search is not None
+    assert (candidate.search.measure, candidate.search.count("complete")) == ("log_loss", 4)
+    assert candidate.parameters["trees"] == candidate.search.best.parameters["trees"]
+    report = retrain.validate(load_folder(folder.name), candidate, dataset, champion=None)
+    assert report.reasons == ()
+    assert "4 of 4 trials" in to_markdown(to_dict(report))
 
 
 @pytest.fixture(scope="module")

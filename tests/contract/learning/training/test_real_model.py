@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -16,12 +17,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.support.scoring_world import ScoringWorld, wait_for
+from tests.support.searched_folder import searched
+from tests.support.segment_gates import beside_itself, segments
+from tests.support.spoiled_labels import with_labels_by_phone
 from tests.support.team_folder import command, team_folder
+from tests.support.train_libraries import needed
 
 from mlplatform.learning.features.policy import Gaps
 from mlplatform.learning.registry.pyfunc import BundleModel
 from mlplatform.learning.training import evaluate, retrain
 from mlplatform.learning.training.candidate import Candidate
+from mlplatform.learning.training.folder import load_folder
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.model.bundle import load_bundle
@@ -96,7 +102,8 @@ def made(root: Path) -> TrainedCandidate:
     with (root / NAME / "training.py").open("a") as file:
         file.write(BASELINE)
     path = root / NAME / "model.yaml"
-    path.write_text(path.read_text().replace("deadline_ms: 50\n", "deadline_ms: 2000\n"))
+    text = path.read_text().replace("deadline_ms: 50\n", "deadline_ms: 2000\n")
+    path.write_text(text.replace("gates:\n", segments("mae_rise: 0.1")))
     assert "nothing is wrong" in command("check-model", str(root / NAME))
     until_us = time.time_ns() // 1000 // DAY_US * DAY_US
     pq.write_table(history(until_us), root / "history.parquet")
@@ -123,6 +130,29 @@ def test_a_first_version_passes_gates_of_errors(made: TrainedCandidate) -> None:
     assert prepared.dataset.rows.y.dtype == np.float64
     assert len(prepared.dataset.holdout) > len(prepared.dataset.holdout.known)
     assert "- mean absolute error: " in to_markdown(to_dict(report))
+
+
+def test_its_segments_are_compared_by_absolute_error(made: TrainedCandidate) -> None:
+    candidate, report, prepared = made
+    same = beside_itself(NAME, candidate, report, prepared.dataset)
+    assert same.observed == 0
+    assert same.interval is not None
+    assert same.interval[0] < 0 < same.interval[1]
+    assert " EUR" in same.reason
+
+
+def test_a_version_that_got_worse_by_phone_is_refused_for_that_segment(
+    made: TrainedCandidate,
+) -> None:
+    candidate, _, prepared = made
+    folder, champion = training.load_folder(NAME), evaluate.load_runnable(candidate.folder)
+    taught = with_labels_by_phone(prepared.dataset, lambda y: y + 60)
+    worse = retrain.fit(folder, taught, bundles=candidate.folder.parent)
+    found = retrain.validate(folder, worse, prepared.dataset, champion=champion)
+    gate = next(gate for gate in found.gates if gate.name == "segment_by_phone")
+    assert gate.verdict == "failed"
+    assert not retrain.version_facts(worse, found, author="ana").validated
+    assert "the rise is proven, on days" in to_markdown(to_dict(found))
 
 
 def test_it_is_measured_beside_the_baseline_of_its_folder(made: TrainedCandidate) -> None:
@@ -158,7 +188,8 @@ def test_a_champion_is_held_to_the_same_rows_and_nothing_differs_from_itself(
     for measure in again.measures:
         assert measure.champion == measure.candidate
         assert measure.difference is not None
-        assert (measure.difference.low, measure.difference.high) == (0, 0)
+        assert measure.difference.value == 0
+        assert measure.difference.low <= 0 <= measure.difference.high
     assert again.replayed is not None
     assert again.replayed.flips == 0
 
@@ -198,6 +229,20 @@ def test_tables_and_shards_are_scored_as_by_a_gateway(
     assert counted["decisions"]["high"] == int((raw >= 500).sum()) > 0
     found = pq.read_table(tmp_path / "scores.parquet")["score"].to_pylist()
     assert found == pytest.approx(scored.scores.tolist(), rel=1e-6)
+
+
+def test_its_trees_are_searched_by_absolute_error(root: Path, made: TrainedCandidate) -> None:
+    needed("optuna")
+    folder = searched(root / NAME, "absolute-error-searched", "mae")
+    assert "nothing is wrong" in command("check-model", str(folder))
+    dataset, platform = replace(made[2].dataset, model=folder.name), Platform(load(os.environ))
+    candidate = fitting.fit(platform, dataset, None, lambda status: None)
+    assert candidate.search is not None
+    assert (candidate.search.measure, candidate.search.count("complete")) == ("mae", 4)
+    assert candidate.parameters["trees"] == candidate.search.best.parameters["trees"]
+    report = retrain.validate(load_folder(folder.name), candidate, dataset, champion=None)
+    assert report.reasons == ()
+    assert "4 of 4 trials" in to_markdown(to_dict(report))
 
 
 @pytest.fixture(scope="module")

@@ -356,9 +356,9 @@ def test_decisions_are_found_by_a_reason_and_listed_with_its_words(tmp_path: Pat
         MarkupChecker(answer.text)
         assert '<option value="HOUR" selected>Hour of the day (UTC)</option>' in answer.text
         assert re.findall(r'href="/decisions/(d\d+)"', answer.text) == ["d9"]
-        assert "<td>Hour of the day (UTC); RETIRED</td>" in answer.text
+        assert '<td data-head="Reasons">Hour of the day (UTC); RETIRED</td>' in answer.text
         every = process.get("/decisions").text
-        assert "<td>Payment at night (UTC)</td>" in every
+        assert '<td data-head="Reasons">Payment at night (UTC)</td>' in every
         assert every.count("</td></tr>") == 10
         assert every.count("Hour of the day (UTC); RETIRED") == 1
         head, *rows = csv.reader(process.get("/decisions.csv?reason=HOUR").text.splitlines())

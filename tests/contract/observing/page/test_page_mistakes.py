@@ -110,4 +110,4 @@ def test_what_was_answered_is_not_answered_again(bo: Visitor, world: PeopleWorld
     assert f"Rollout {rollout} is awaiting approval, and bo has given the answer approve, so" in (
         told(late)
     )
-    assert 'so "Approve" is not possible now; possible for you: ' in told(late)
+    assert 'so "Approve" is not possible now. You can press ' in told(late)

@@ -82,3 +82,23 @@ def test_what_only_the_store_has_is_in_the_backup_and_goes_into_the_new_store(
     assert restore(tmp_path / "backup.tar", with_store, now_ms=7).findings == ()
     assert store_at(other).bundles() == sorted((stored, kept))
     assert all(is_complete(store_at(other), bundle) for bundle in (stored, kept))
+
+
+def test_a_restore_leaves_the_cache_of_a_pod_empty(
+    world: HomeWorld, places: Places, tmp_path: Path
+) -> None:
+    """It may have less room than all bundles need: they are in the store, which it is for."""
+    bundle = weighty_bundle(world.home.bundles, 50_000)
+    repository = world.home.bundles / f"fraud-v1-{bundle[:8]}"
+    repository.mkdir()
+    (repository / "config.pbtxt").write_text("")
+    back_up(settings_of(world.home.root), tmp_path / "backup.tar", now_ms=7)
+
+    only_here = {"ab", repository.name}  # the first is damaged, and no store takes it
+
+    for place, left in ((places(), only_here), ("", {*only_here, bundle})):
+        home = Home(tmp_path / f"home-{bool(place)}", tmp_path / f"cache-{bool(place)}")
+        settings = dataclasses.replace(load({}), home=home, bundle_store=place)
+        assert restore(tmp_path / "backup.tar", settings, now_ms=7).findings == ()
+        assert {p.name for p in home.bundles.iterdir()} == left
+        assert not place or is_complete(store_at(place), bundle)

@@ -66,6 +66,11 @@ def test_the_limit_is_the_manifests(tmp_path: Path) -> None:
     assert predictor_spec(Home(tmp_path), read(old)).memory_bytes is None, "from before limits"
 
 
+def test_a_predictor_is_told_the_whole_digest_that_the_service_is_for(tmp_path: Path) -> None:
+    service = read(manifest())
+    assert f"--digest={service.digest}" in predictor_spec(Home(tmp_path), service).argv
+
+
 def test_the_time_to_load_is_the_manifests_and_grows_with_the_bundle(tmp_path: Path) -> None:
     home, patient = Home(tmp_path), manifest()
     assert predictor_spec(home, read(patient)).start_deadline_s == 60

@@ -228,7 +228,11 @@ def test_processes_that_need_one_bundle_at_once_fetch_it_once(place: Place, tmp_
     assert contents(there / bundle) == contents(folder / bundle)
 
 
-def test_a_machine_fetches_few_bundles_at_once(place: Place, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("volume_bytes", "at_once"), [(0, AT_ONCE), (10**9, 1)])
+def test_a_machine_fetches_few_bundles_at_once(
+    place: Place, tmp_path: Path, volume_bytes: int, at_once: int
+) -> None:
+    """One at a time into a volume with a limit, where each has to count what the others took."""
     folder = tmp_path / "made"
     bundles = [weighty_bundle(folder, SMALL, seed) for seed in range(4)]
     for bundle in bundles:
@@ -241,11 +245,14 @@ def test_a_machine_fetches_few_bundles_at_once(place: Place, tmp_path: Path) -> 
         most = max(most, len(list(drafts.glob("*"))))
         time.sleep(0.05)
 
-    caches = [BundleCache(there, WatchedStore(place.store, count)) for _ in bundles]
+    caches = [
+        BundleCache(there, WatchedStore(place.store, count), volume_bytes=volume_bytes)
+        for _ in bundles
+    ]
     with ThreadPoolExecutor(len(bundles)) as threads:
         list(threads.map(lambda one: one[0].get(one[1]), zip(caches, bundles, strict=True)))
     assert bundles_in(there) == set(bundles)
-    assert most == AT_ONCE
+    assert most == at_once
 
 
 def test_a_store_that_breaks_off_is_read_on_and_one_that_gives_nothing_is_given_up(
@@ -292,6 +299,26 @@ def test_a_full_disk_is_told_before_weights_are_read(
     with pytest.raises(Unavailable, match=rf"bundle {bundle} in .* needs .* are free: make room"):
         cache.get(bundle)
     assert watched.read_bytes < SMALL
+
+
+def test_a_volume_with_a_limit_is_never_outgrown(place: Place, tmp_path: Path) -> None:
+    """What routes name stays, as on a full disk; what nothing needs leaves for what is fetched."""
+    made = tmp_path / "made"
+    first, second = (weighty_bundle(made, SMALL, seed) for seed in range(2))
+    for bundle in (first, second):
+        put_bundle(place.store, made / bundle, bundle)
+    named, there = [first], machine(tmp_path)
+    volume = int(1.5 * SMALL) + LEFT_FREE_BYTES
+    cache = BundleCache(there, place.store, 99 * SMALL, lambda: named, volume)
+    cache.get(first)
+    with pytest.raises(Unavailable, match="of its volume are left"):
+        cache.get(second)
+    assert [p.name for p in there.glob("[!.]*")] == [first]
+    used = there / ".store" / "used" / first
+    os.utime(used, (0, 0))
+    named.clear()
+    cache.get(second)
+    assert [p.name for p in there.glob("[!.]*")] == [second]
 
 
 def test_a_disk_that_fills_up_meanwhile_keeps_what_is_there(

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from mlplatform.scoring.api.reference.examples import as_sent
-from support.api_cases import DOCUMENTS, EXPLANATION, prepare, schema, sent
+from support.api_cases import DOCUMENTS, made_decision, prepare, schema, sent
 from support.http_file import calls, filled
-from support.scoring_world import MODEL, SERVED, ScoringWorld, payment, serving, wait_for
+from support.scoring_world import SERVED, ScoringWorld, payment, serving
 
 pytestmark = pytest.mark.slow
 EXAMPLES = 25
@@ -43,12 +43,7 @@ def decision_id(world: ScoringWorld) -> str:
 
 @pytest.fixture(scope="module")
 def decided(world: ScoringWorld) -> str:
-    """Of a decision that can be explained, as it was once."""
-    with world.client() as client:
-        made: str = client.post("/score", json=payment(950.0)).json()["decision_id"]
-    url = f"{world.url}/api/v2/models/{MODEL}/decisions/{made}{EXPLANATION}"
-    wait_for(lambda: httpx.get(url, headers=world.headers, timeout=10).status_code == 200)
-    return made
+    return made_decision(world)
 
 
 bounded = settings(

@@ -29,6 +29,9 @@ from mlplatform.model.bundle import MODEL_FILE
 from mlplatform.model.inputs import InputPlan
 from mlplatform.observing.page.queries.sources import Sources
 from mlplatform.operations import wiring
+from mlplatform.rollouts.bundles.folder_store import FolderStore
+from mlplatform.rollouts.bundles.store import put_bundle
+from mlplatform.runtime.errors import NotFound
 from mlplatform.scoring.explanations.answer import (
     ExplanationAnswer,
     ExplanationRequest,
@@ -262,3 +265,22 @@ def test_what_is_no_decision_says_what_it_is(shop: Shop) -> None:
     other = asked(shop, "d1", "credit")
     assert isinstance(other, NoExplanation)
     assert other.name == "record-not-here"
+
+
+def test_the_page_fetches_the_bundle_of_a_decision_that_it_explains(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pod has a cache of its own, in which no gateway puts bundles."""
+    shop.decide("d1", 120.0)
+    kept = of_page("d1")
+    bundles, digest = shop.bundles, kept["bundle"]
+    (tmp_path / "store").mkdir()
+    put_bundle(FolderStore(tmp_path / "store"), bundles / digest, digest)
+    shutil.rmtree(bundles / digest)
+    with pytest.raises(NotFound, match=digest):
+        of_page("d1")
+    monkeypatch.setenv("MLPLATFORM_BUNDLE_STORE", str(tmp_path / "store"))
+    wiring.settings.cache_clear()
+    wiring.platform.cache_clear()
+    assert of_page("d1") == kept
+    assert (bundles / digest).is_dir()

@@ -204,14 +204,16 @@ def test_a_gateway_shows_how_far_windows_on_a_server_are_behind(world: World) ->
 def test_a_window_that_is_declared_later_counts_once_its_tiles_are_built(
     world: World, models: Path
 ) -> None:
-    def answer() -> dict[str, Any]:
+    def fresh() -> dict[str, Any] | None:
         sent = {"customer_id": 3, "terminal_id": 1, "amount": 99.99}
-        found = wait_for(
-            lambda: world.ask("gateway-0", **sent, event_time=time.time_ns() // 1_000_000)
-        )
-        stale: dict[str, Any] = found.get("feature_gaps") or {}
-        assert "stale" not in stale, found
-        return found
+        found = world.ask("gateway-0", **sent, event_time=time.time_ns() // 1_000_000)
+        gaps = (found or {}).get("feature_gaps") or {}
+        lost = {*gaps.get("stale", ()), *gaps.get("unavailable", ())}
+        return None if lost & {"customer_windows", "terminal_windows"} else found
+
+    def answer() -> dict[str, Any]:
+        """An answer by windows; one that a busy machine let come too late for them is repeated."""
+        return wait_for(fresh)
 
     def detail() -> str:
         url = f"http://127.0.0.1:{world.ports['gateway-0']}/readyz"

@@ -17,7 +17,7 @@ import pytest
 
 from mlplatform.model.oip import Reply, infer_request, scores
 from mlplatform.runtime.processes.gpus import has_gpu
-from support.onnx_bundles import INPUTS, SLOW
+from support.onnx_bundles import INPUTS, SLOW, sigmoid_bundle
 from support.predictor_process import ACCELERATOR, DEADLINE_S, TOKEN, Process, wait
 
 ROWS = [[0.0, 0.0, 0.0], [1.0, -2.0, 0.5]]
@@ -350,6 +350,20 @@ def test_it_says_why_it_is_never_ready_and_lives_on(tmp_path: Path) -> None:
         assert process.infer(ROWS).status_code == 503
         assert process.client.get("/v2/health/ready").status_code == 503
         assert process.client.get("/v2/health/live").status_code == 200
+    finally:
+        process.close()
+
+
+def test_another_bundle_of_the_same_first_digits_is_not_served(tmp_path: Path) -> None:
+    """Who writes where bundles lie may put a whole bundle there, whose files fit each other."""
+    own = sigmoid_bundle(tmp_path / "own")
+    wanted = own[:8] + "0" * 56
+    process = Process(tmp_path, f"--digest={wanted}", f"--termination-log={tmp_path / 'why'}")
+    try:
+        assert process.popen.wait(timeout=30) == 1
+        assert process.digest == own, "the name fits"
+        told = (tmp_path / "why").read_text()
+        assert f"is for bundle {wanted}, and {tmp_path / 'bundle'} has {own}" in told
     finally:
         process.close()
 

@@ -14,6 +14,8 @@ from typer.testing import CliRunner, Result
 from mlplatform import commands
 from mlplatform.runtime.errors import ConfigInvalid, Refused
 
+ROOT = Path(__file__).parents[4]
+
 
 def asked(*words: str) -> Result:
     return CliRunner().invoke(commands.app, words)
@@ -97,6 +99,28 @@ def test_own_gates_are_run_before_anything_is_fitted(
     found = problems(folder)[0]
     assert found.startswith("gates.py: its run on made-up rows failed:")
     assert told in found
+
+
+def test_own_gates_see_rows_within_the_bounds_of_the_fields(folder: Path) -> None:
+    """The gate of docs/adding-a-model.md, which would have no number without a large loan."""
+    page = (ROOT / "docs" / "adding-a-model.md").read_text()
+    (block,) = [
+        b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "large_loans" in b
+    ]
+    (folder / "gates.py").write_text(block.replace("MEASURES = (expected_cost,)\n", ""))
+    (folder / "training.py").write_text("def fit(")
+    assert [told.partition(":")[0] for told in problems(folder)] == ["training.py"]
+
+
+def test_a_fit_finds_its_inputs_by_their_names(folder: Path) -> None:
+    """An input that is added before another one moves a position, and no name."""
+    file = folder / "training.py"
+    change(file, "    weight: NDArray[np.float64] | None = None,\n", "    weight=None, context,\n")
+    change(file, "    classifier = ", "    x[:, context.columns('income')]\n    classifier = ")
+    assert problems(folder) == []
+    change(file, "'income'", "'height'")
+    (told,) = problems(folder)
+    assert "context.columns: no input height; wanted: amount, income" in told
 
 
 def test_output_that_is_no_text_is_told_too(folder: Path) -> None:

@@ -19,6 +19,7 @@ from mlplatform.decisions.log import erasure, seal, sealed_files, segments
 from mlplatform.decisions.log.erasure_acts import ErasureRequest, erase
 from mlplatform.decisions.log.lookup import erased_by, logged_records
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records import unsealed_records
 from mlplatform.decisions.records.erasures import Erasure, erasure_of, erasure_record
 from mlplatform.decisions.records.port import Entry, Idempotency, RecordQuery
 from mlplatform.decisions.records.prepared_record import prepared
@@ -204,7 +205,7 @@ def test_a_payload_that_is_gone_without_an_act_is_named(
     """An erasure of other records is no excuse."""
     erase(log, folder, ASKED, now_ms=9_000)
     with closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as db:
-        db.execute("UPDATE records SET payload = NULL WHERE writer = 'gw' AND seq = 48")
+        unsealed_records.remove_payloads(db, "gw", [48])
     (finding,) = log.verify().findings
     assert finding.startswith("record 48 of writer gw (decision 0")
     assert finding.endswith("has lost its payload, and no erasure is on record")
@@ -213,8 +214,8 @@ def test_a_payload_that_is_gone_without_an_act_is_named(
 def test_an_act_that_was_changed_covers_nothing(folder: Path, log: SqliteDecisionLog) -> None:
     erase(log, folder, ASKED, now_ms=9_000)
     with closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as db:
-        db.execute("UPDATE records SET payload = replace(payload, 'Ann', 'Eve')")
-    assert any("its payload is not what its digest says" in f for f in log.verify().findings)
+        db.execute("UPDATE unsealed_records SET payload = replace(payload, 'Ann', 'Eve')")
+    assert any("was changed" in finding for finding in log.verify().findings)
 
 
 def test_of_one_model_alone(folder: Path) -> None:
@@ -247,7 +248,7 @@ def test_a_long_read_of_the_database_is_waited_for(
     before = rows(log)
     with closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as reading:
         reading.execute("BEGIN")
-        reading.execute("SELECT count(*) FROM records").fetchone()
+        reading.execute("SELECT count(*) FROM unsealed_records").fetchone()
         assert not erase(log, folder, ASKED, now_ms=9_000).is_done
         reading.execute("COMMIT")
     log.seal()

@@ -33,7 +33,7 @@ from mlplatform.decisions.log.sealed_form import id_columns
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry, RecordQuery
 from mlplatform.decisions.records.record import COLUMNS, Record
-from mlplatform.decisions.records.tables import DATABASE
+from mlplatform.decisions.records.tables import DATABASE, SCHEMA
 from mlplatform.runtime.storage import sqlite
 
 EVERYTHING = RecordQuery(columns=tuple(COLUMNS))
@@ -461,6 +461,7 @@ def test_a_log_of_before_there_were_merged_files_goes_on(
     with closing(sqlite3.connect(folder / DATABASE)) as db, db:
         db.execute("DROP TRIGGER sealed_files")
         db.execute("DROP TABLE files")
+        db.execute(SCHEMA.steps[0][0])
         db.execute("UPDATE schema_versions SET version = 3 WHERE part = 'decisions'")
         assert len(sealed_files.names(db)) == 5
     with closing(SqliteDecisionLog(folder, segment_rows=(1, 20))) as again:

@@ -18,13 +18,13 @@ from mlplatform.decisions.log import sealed_form, segments
 from mlplatform.decisions.log.chains import Chain
 from mlplatform.decisions.records.record import (
     GENESIS,
+    STORED,
     Record,
     arrow_table,
     link,
     record_digest,
     stored_form,
 )
-from mlplatform.decisions.records.tables import STORED
 
 Row = tuple[Any, ...]
 BROKEN_LINK = "does not follow record 2: one of the two was changed"

@@ -8,8 +8,14 @@ from typing import Any
 import pytest
 
 from mlplatform.decisions.log.chains import Chain
-from mlplatform.decisions.records.record import GENESIS, Record, link, record_digest, stored_form
-from mlplatform.decisions.records.tables import STORED
+from mlplatform.decisions.records.record import (
+    GENESIS,
+    STORED,
+    Record,
+    link,
+    record_digest,
+    stored_form,
+)
 
 Row = tuple[Any, ...]
 

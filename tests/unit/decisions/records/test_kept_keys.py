@@ -461,7 +461,7 @@ def test_a_transaction_that_fails_leaves_neither_table_nor_shape_in_mind(
 ) -> None:
     """Killed or refused between its key and its record, a decision has neither."""
     with monkeypatch.context() as patch:
-        patch.setattr("mlplatform.decisions.records.tables.insert_records", _dies)
+        patch.setattr("mlplatform.decisions.records.unsealed_records.UnsealedWriter.insert", _dies)
         with pytest.raises(KeyboardInterrupt):
             log.append("gw", [entry("k0", named(0))])
     assert found(log, "k0") is None

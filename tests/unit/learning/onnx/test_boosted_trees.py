@@ -247,7 +247,7 @@ def test_a_lightgbm_model_that_is_no_plain_sum_is_refused(
     ("settings", "said"),
     [
         ({"loss_function": "Focal:focal_alpha=0.5;focal_gamma=1"}, "loss_function is 'Focal'"),
-        ({"loss_function": "MultiClass"}, "loss_function is 'MultiClass'"),
+        ({"loss_function": "MultiClassOneVsAll"}, "loss_function is 'MultiClassOneVsAll'"),
         ({"early_stopping_rounds": 3}, "early_stopping_rounds is 3"),
     ],
 )

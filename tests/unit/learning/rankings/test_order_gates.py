@@ -16,6 +16,7 @@ from mlplatform.model.policies.ranking import RankingPolicy
 POLICY = RankingPolicy(items=("offer",), most=20, top=3, ndcg_drop=0.02, first_changes=0.3)
 FIRST = OrderEvidence(
     requests=500,
+    units=200,
     measures=(Measure("ndcg", Interval(0.6, 0.57, 0.63)),),
     over_chance=Interval(0.2, 0.17, 0.23),
     has_champion=False,

@@ -25,6 +25,7 @@ from mlplatform.learning.training import handover
 from mlplatform.learning.training.candidate import fit_rows
 from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows
 from mlplatform.learning.validation.gate_report import GateReport
+from mlplatform.learning.validation.measures import plain_measures
 from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.learning.validation.search_report import SearchReport, Trial
 from mlplatform.model.policies.search import SearchParameter, SearchPolicy
@@ -89,8 +90,10 @@ def found(
     fit: Any = fit,
     **more: Any,
 ) -> SearchReport:
-    folds = search_folds(data, policy, maturity_days=MATURE)
-    asked = searching.Search(policy, folds, NAMES, fit, 7, **{"clock_s": lambda: 0.0, **more})
+    folds = search_folds(DEFINITION, data, policy)
+    asked = searching.Search(
+        policy, DEFINITION, folds, NAMES, fit, 7, **{"clock_s": lambda: 0.0, **more}
+    )
     report: SearchReport = searching.search(asked, study)
     return report
 
@@ -100,7 +103,7 @@ def changed(**parts: Any) -> SearchPolicy:
 
 
 def test_folds_are_of_days_to_fit_with_the_gap_of_service() -> None:
-    folds = search_folds(DATA, changed(folds=4, fold_days=2), maturity_days=MATURE)
+    folds = search_folds(DEFINITION, DATA, changed(folds=4, fold_days=2))
     assert len(folds) == 4
     for number, fold in enumerate(folds):
         first = DATA.window.holdout_from_ms - (4 - number) * 2 * DAY_MS
@@ -112,14 +115,14 @@ def test_folds_are_of_days_to_fit_with_the_gap_of_service() -> None:
 def test_a_fold_of_one_label_is_refused_with_the_way_out() -> None:
     data = replace(DATA, rows=replace(DATA.rows, y=np.zeros(len(DATA.rows), np.int8)))
     with pytest.raises(InputInvalid, match=r"0 positives .* in fold 1 .*; raise fold_days"):
-        search_folds(data, POLICY, maturity_days=MATURE)
+        search_folds(DEFINITION, data, POLICY)
 
 
 def test_a_parameter_that_leaks_the_test_days_is_not_chosen(searching: ModuleType) -> None:
     """On the held-out days the leaking input is perfect; a search that saw them would take it."""
     held = DATA.holdout
     leaked, honest = (
-        searching.plain_measures(score(held.matrix.x, {"column": c, "power": 1.0}), held.y)
+        plain_measures(score(held.matrix.x, {"column": c, "power": 1.0}), held.y)
         for c in (LEAKING, HONEST)
     )
     assert leaked["average_precision"] == 1.0 > honest["average_precision"]

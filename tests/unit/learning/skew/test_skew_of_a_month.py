@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from mlplatform.decisions.records import unsealed_records
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.features.offline import OfflineTable
@@ -174,9 +175,10 @@ def test_defaults_and_features_that_are_not_served_are_told(
 def test_erased_payments_name_no_feature_that_counted_them(tmp_path: Path) -> None:
     """Those who were served with them cannot be counted again; a fault beside them is still one."""
     world = World(tmp_path, Faults(served=doubled)).run(DAYS, A_DAY)
-    some = "SELECT rowid FROM records WHERE kind = 'decision' AND event_ms < ? LIMIT 20"
+    some = "SELECT writer, seq FROM unsealed WHERE kind = 'decision' AND event_ms < ? LIMIT 20"
     with closing(sqlite3.connect(tmp_path / DATABASE)) as db:
-        db.execute(f"UPDATE records SET payload = NULL WHERE rowid IN ({some})", (SINCE_MS,))
+        for writer, seq in db.execute(some, (SINCE_MS,)).fetchall():
+            unsealed_records.remove_payloads(db, writer, [seq])
         db.commit()
     report = world.compare(from_ms=SINCE_MS).report
 

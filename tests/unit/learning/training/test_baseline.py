@@ -15,8 +15,9 @@ from tests.support.model_folders import copied
 from tests.support.team_folder import command, team_folder
 from tests.support.training_rows import payments
 
+from mlplatform.learning.search.scores import checked_scores
 from mlplatform.learning.training import handover, retrain
-from mlplatform.learning.training.folder import call_baseline, checked_scores, load_folder
+from mlplatform.learning.training.folder import call_baseline, load_folder
 from mlplatform.learning.validation.measures import RANKING
 from mlplatform.learning.validation.report import to_dict
 from mlplatform.model.folders import load_definition

@@ -55,6 +55,7 @@ def finding(bundle: Bundle, champion: tuple[str, ...], rows: int = ROWS) -> Any:
     fitted: Any = SimpleNamespace(bundle=own.bundle, model=own.model, customers=1.0)
     dataset: Any = SimpleNamespace(fitting=SimpleNamespace(training_rows=range(900)))
     return folds.tested_fold(
+        DEFINITION,
         Fold(1, 0, 1, 2),
         fitted,
         dataset,
@@ -91,4 +92,4 @@ def test_own_gates_see_both_models_in_one_order_of_classes(bundle: Bundle) -> No
 
 def test_a_fold_with_few_labels_says_that_labels_are_few(bundle: Bundle) -> None:
     gate = judge_folds([finding(bundle, CLASSES, 3)], DEFINITION.gates, has_champion=True)
-    assert "only 3 labelled requests (at least 10 wanted)" in gate.reason
+    assert "only 3 labelled requests (at least 100 wanted)" in gate.reason

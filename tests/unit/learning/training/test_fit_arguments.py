@@ -24,7 +24,7 @@ from mlplatform.learning.training.folder import call_fit, load_folder
 from mlplatform.learning.training.packages import import_problems
 from mlplatform.learning.training_sets.moved_inputs import STRETCHES
 from mlplatform.model.definition import RequestField
-from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
+from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable, InputInvalid
 
 X, Y = np.zeros((4, 2), np.float32), np.zeros(4, np.int8)
 FITTED = SimpleNamespace(scores=lambda x: x[:, 0], onnx=lambda: b"")
@@ -74,6 +74,25 @@ def test_a_fit_with_a_context_is_given_one_without_a_search_too() -> None:
     fit_rows(module(fit), data, data.matrix.names, seed=8, context=own)
     assert [(c.seed, c.device, c.budget_s) for c in seen] == [(7, "cpu", None), (8, "cuda", 60.0)]
     assert [(len(c.rows), dict(c.parameters)) for c in seen] == [(0, {}), (0, {})]
+    for context in seen:
+        assert context.inputs == data.matrix.names
+        assert context.event_ms.tolist() == data.matrix.event_ms.tolist()
+        assert context.unit.tolist() == data.matrix.unit.tolist()
+    seen[0].unit[:] = 0
+    assert data.matrix.unit.any(), "a fit may change what it is given, and not the rows"
+
+
+def test_a_context_says_where_an_input_is() -> None:
+    names = ["amount", "kind", "text.w1.1", "text.w1.2", "face.v3.1", "face.v3.2", "face.v3.3"]
+    none = np.empty(0, np.int64)
+    context = last_fit({}, len(names)).of_rows(
+        names, {"kind": ("web", "shop"), "text": ()}, none, none
+    )
+    assert context.columns("face", "amount") == [4, 5, 6, 0]
+    assert context.columns("text") == [2, 3]
+    assert context.categories == ("kind",)
+    with pytest.raises(InputInvalid, match="no input height; wanted: amount, kind, text, face"):
+        context.columns("height")
 
 
 def test_progress_is_logged_and_kept_within_bounds(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlplatform.learning.training.evaluate import Runnable
-from mlplatform.learning.training.segment_gates import segment_gates
 from mlplatform.learning.training_sets.dataset import LabelledRows, Matrix
 from mlplatform.learning.validation.gate_result import GateResult
 from mlplatform.model.bundle import Bundle, load_bundle
@@ -20,22 +16,13 @@ from mlplatform.model.definition import ModelDefinition, RequestField
 from mlplatform.model.folders import load_definition
 from mlplatform.model.policies.segments import SegmentGates, ValidatedSegment
 from support.scoring_world import write_amount_bundle
+from support.segment_gates import gates_of_scores
 
 ROWS = 6_000
 DROP = 0.1
 LARGE = ValidatedSegment(name="large", input="amount", at_least=100.0)
 SMALL = ValidatedSegment(name="small", field="amount", below=100.0)
 FEMALE = ValidatedSegment(name="female", field="sex", values=("female",))
-
-
-class Graph:
-    """Knows the label, but for noise of the rows' places in the table."""
-
-    def __init__(self, scores: NDArray[np.float64]) -> None:
-        self._scores = scores
-
-    def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        return self._scores
 
 
 @pytest.fixture
@@ -75,15 +62,8 @@ class World:
         seen: int = 0,
     ) -> dict[str, GateResult]:
         """Args: seen: the number of rows that the champion was fitted to."""
-        champion: Any = None
-        if other is not None:
-            graph: Any = Graph(other)
-            data = msgspec.structs.replace(self.bundle.data, holdout_from_ms=seen)
-            champion = Runnable(msgspec.structs.replace(self.bundle, data=data), graph)
-        candidate: Any = SimpleNamespace(bundle=self.bundle, model=Graph(own), customers=1.0)
-        dataset: Any = SimpleNamespace(holdout=self.rows)
-        found = segment_gates(definition(*segments), candidate, dataset, champion=champion, seed=1)
-        return {gate.name: gate for gate in found}
+        model = definition(*segments)
+        return gates_of_scores(model, self.bundle, self.rows, own, other, seen=seen)
 
 
 def definition(*segments: ValidatedSegment) -> ModelDefinition:

@@ -282,7 +282,8 @@ class MemoryRegistry:
 def test_only_a_candidate_whose_own_report_passed_becomes_a_version(trained):
     report = retrain.validate(FOLDER, trained, DATA, champion=None)
     registry = MemoryRegistry()
-    version = retrain.register(trained, report, registry, author="somebody")
+    version = retrain.register(trained, report, registry, author="ana", reason="new terminals")
+    assert (version.facts.author, version.facts.reason) == ("ana", "new terminals")
     assert version.facts.metrics["quality"] > 0
     assert version.facts.data_digest == DATA.digest
     stopped = replace(report, gates=())

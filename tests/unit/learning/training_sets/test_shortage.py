@@ -5,10 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from msgspec import structs
 from tests.support.training_rows import DEFINITION, NAMES, TO_MS, payments
 
 from mlplatform.learning.training_sets.dataset import Dataset
-from mlplatform.learning.training_sets.shortage import FirstDays, Holdings, holdings, shortage
+from mlplatform.learning.training_sets.shortage import (
+    FirstDays,
+    Holdings,
+    holdings,
+    short_history,
+    shortage,
+)
+from mlplatform.model.features.views import load_views
+from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.runtime.times import day_text
 from mlplatform.runtime.units import DAY_MS
 
@@ -69,3 +78,27 @@ def test_counts_alone_say_what_a_fit_would_say() -> None:
     few = payments(1, per_day=20)
     counted = Holdings(len(few.rows), int(few.rows.y.sum()))
     assert shortage(DEFINITION, counted, WHOLE, few.as_of_ms) == told_of(few, WHOLE)
+
+
+def test_a_history_without_values_of_a_feature_says_how_many_days_are_enough() -> None:
+    fraud, views = load_definition("fraud"), load_views(model_folder("fraud"))
+    told = short_history(fraud, views, 5, 19 * DAY_MS + 7)
+    assert told.startswith(
+        "it has 20 days, and terminal_risk_7d_ago_14d looks 14 to 21 days back: "
+    )
+    assert "about 100% of the requests" in told
+    assert "(at most 80%: gates.missing_share). Bring 25 days or more" in told
+    assert short_history(fraud, views, 5, 23 * DAY_MS + 7) != ""
+    assert short_history(fraud, views, 5, 24 * DAY_MS + 7) == ""
+    assert short_history(fraud, (), 0, 0) == "", "without features nothing looks back"
+
+
+def test_a_feature_with_a_default_is_never_without_a_value() -> None:
+    fraud, views = load_definition("fraud"), load_views(model_folder("fraud"))
+    filled = tuple(
+        structs.replace(
+            view, fields=tuple(structs.replace(field, default=0.0) for field in view.fields)
+        )
+        for view in views
+    )
+    assert short_history(fraud, filled, 0, 19 * DAY_MS) == ""

@@ -18,7 +18,14 @@ def fold(number: int, value: float, lost: float | None = None) -> FoldFinding:
     own = Interval(value, value - 0.02, value + 0.02)
     measure = Measure("accuracy", own, own if gap else None, gap)
     return FoldFinding(
-        number, 0, 1, rows=500, positives=500, is_unseen=lost is not None, measures=(measure,)
+        number,
+        0,
+        1,
+        rows=500,
+        positives=500,
+        units=60,
+        is_unseen=lost is not None,
+        measures=(measure,),
     )
 
 

@@ -71,7 +71,7 @@ def fold(number: int, value: float, gap: float | None = None, half: float = 0.03
         gap_interval = Interval(gap, gap - half, gap + half)
     measure = Measure("average_precision", around, other, gap_interval)
     return FoldFinding(
-        number, number * DAY_MS, (number + 1) * DAY_MS, 900, 500, 40, True, (measure,)
+        number, number * DAY_MS, (number + 1) * DAY_MS, 900, 500, 40, 60, True, (measure,)
     )
 
 

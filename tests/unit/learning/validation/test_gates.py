@@ -54,6 +54,7 @@ GOOD = Evidence(
         champion=0.59,
         difference=Interval(0.01, -0.02, 0.04),
         positives=150,
+        units=2_000,
     ),
     running=ModelEvidence(
         calibration_error=Interval(0.001, 0.0, 0.003),

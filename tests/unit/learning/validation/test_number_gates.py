@@ -51,6 +51,7 @@ def evidence(
             ROWS, "held-out days", AlertBand(0, 0, 0, ""), 0.0, None if champion is None else 0.1
         ),
         labelled=labelled,
+        units=len(np.unique(UNIT)),
         of_class={},
         identifiers=(),
         growing=(),

@@ -161,7 +161,8 @@ def test_no_function_changes_the_rows_of_the_next() -> None:
     made.__dict__.update(GATES=(own,), COLUMNS=("amount",))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(running, "load_module", lambda model, name: made)
-        assert running.try_own_gates(load_definition("fraud"), 1).wrong == ()
+        inputs = {"amount": np.linspace(0, 100, running.MADE_UP_ROWS)}
+        assert running.try_own_gates(load_definition("fraud"), inputs, 1).wrong == ()
     rows = seen[0]
     for held in (rows.y, rows.candidate.decisions, rows.columns["amount"]):
         with pytest.raises(ValueError, match="read-only"):
@@ -253,7 +254,8 @@ def test_a_mean_has_the_interval_of_its_units_and_the_difference_that_of_pairs()
     own, gap = found.candidate, found.difference
     assert own.high - own.low == pytest.approx(2 * half, rel=0.15), "1/sqrt(2000) would be half"
     assert gap is not None
-    assert (gap.value, gap.low, gap.high) == pytest.approx((-1, -1, -1))
+    assert gap.value == pytest.approx(-1)
+    assert -1.02 < gap.low < gap.value < gap.high < -0.98, "pairs differ by 1, and one more by 2"
 
 
 # The two gates of a folder, over a candidate that is fitted to made-up payments.
@@ -317,7 +319,9 @@ def test_own_results_stand_beside_the_platforms(
     assert gates["ranks"].verdict == "passed"
     found = {measure.name: measure for measure in report.measures}["stopped_amount"]
     assert found.candidate.value > 0
-    assert found.difference == Interval(0, 0, 0)
+    assert found.difference is not None
+    assert found.difference.value == 0
+    assert found.difference.high == -found.difference.low > 0
     page = to_markdown(to_dict(report))
     assert "**ranks**" in page
     assert "- stopped\\_amount: " in page

@@ -61,7 +61,6 @@ def test_a_number_may_be_all_there_is() -> None:
     [
         ("decision.capacity", "decision:\n  capacity: 0.1"),
         ("decision.hides_outcome", "decision:\n  hides_outcome: [high]"),
-        ("training.folds", "training:\n  folds: 3"),
         ("training.class_weight", "training:\n  class_weight: balanced"),
         ("training.small_model", "training:\n  small_model: {inputs: 2, bins: 5}"),
         ("gates.calibration_error", "gates:\n  calibration_error: 0.1"),

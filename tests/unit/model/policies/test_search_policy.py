@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.support.class_model import template
 from tests.unit.model.test_definition import changed, refused
 
 from mlplatform.model.folders import parse
@@ -27,6 +28,34 @@ def test_a_search_is_read_with_its_defaults() -> None:
         *("average_precision", 3, 1, "median"),
     )
     assert policy.space["growth"].choices == ("depthwise", "lossguide")
+
+
+@pytest.mark.parametrize(
+    ("kind", "usual", "measures"),
+    [
+        ("classes", "accuracy", ("macro_f1", "log_loss", "own")),
+        ("real", "mae", ("rmse", "quantile_loss", "own")),
+    ],
+)
+def test_a_search_of_another_task_has_measures_of_its_own(
+    kind: str, usual: str, measures: tuple[str, ...]
+) -> None:
+    def text(more: str = "") -> str:
+        search = (
+            f"{{space: {{depth: {{type: int, low: 2, high: 8}}}}, trials: 3, budget_s: 9{more}}}"
+        )
+        return template("sizes", kind).replace(
+            "\ntraining:\n", f"\ntraining:\n  search: {search}\n"
+        )
+
+    found = parse(text(), "model.yaml").training.search
+    assert found is not None
+    assert found.measure == usual
+    for measure in measures:
+        of_own = parse(text(f", measure: {measure}"), "model.yaml").training.search
+        assert of_own is not None
+        assert of_own.measure == measure
+    refused(text(", measure: average_precision"), f"{KEY}.measure", "one of ", usual)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -69,7 +70,12 @@ def test_the_platform_is_ready_and_not_healthy() -> None:
     ("state", "processes", "headline"),
     [
         ("ready", {"prefect": "ready"}, "ready"),
-        ("ready", {"gateway-0": "ready", "prefect": "not ready"}, "ready, but prefect is not"),
+        ("ready", {"gateway-0": "ready", "prefect": "gone"}, "ready to answer, but prefect is not"),
+        (
+            "ready",
+            {"gateway-0": "gone", "prefect": "gone"},
+            "ready, but gateway-0 and prefect are not",
+        ),
         ("ready", {"mlflow": "gone", "page": "not ready"}, "ready, but mlflow and page are not"),
         ("ready", {"page": "restarting"}, "ready, but page is not"),
         ("ready", dict.fromkeys("abcde", "gone"), "ready, but a, b, c and 2 more are not"),
@@ -83,21 +89,44 @@ def test_the_headline_names_what_is_not_ready(
     assert PlatformStatus(state, each).headline == headline
 
 
+def test_the_headline_names_what_warns_beside_what_is_not_ready() -> None:
+    warns = [process(f"gateway-{n}", "ready", STALE) for n in range(2)]
+    both = PlatformStatus("ready", (*warns, process("prefect", "gone", "")))
+    told = "ready to answer, but prefect is not, and gateway-0 and gateway-1 warn"
+    assert both.headline == told
+
+
 def test_a_process_that_does_not_answer_the_page_is_not_shown_as_ready() -> None:
     """The supervisor's probes notice it later: the view would say both."""
     status = PlatformStatus("ready", (process("prefect", "ready", ""),))
     assert status.unanswered("prefect", "") == status
     silent = status.unanswered("prefect", "no answer to this page in 2 s")
-    assert silent.headline == "ready, but prefect is not"
+    assert silent.headline == "ready to answer, but prefect is not"
     assert overview(silent).count("no answer to this page in 2 s") == 2  # above, and in the table
+
+
+def test_a_prefect_that_is_away_is_a_note_and_what_answers_need_is_red() -> None:
+    gateway = process("gateway-0", "not ready", "it is silent")
+    away = process("prefect", "not ready", "no answer to this page for 60 s")
+    page = overview(PlatformStatus("ready", (process("gateway-0", "ready", ""), away)))
+    assert "bad" not in page.partition("<h1>")[2], "nothing is red, in the table neither"
+    note = page.partition('<p class="away">')[2].partition("</p>")[0]
+    assert "Answers to requests" in note
+    assert "no pass moves a rollout on" in note
+    assert "<code>mlplatform rollouts pass MODEL</code> makes a pass without it" in note
+    both = overview(PlatformStatus("ready", (gateway, away)))
+    (red,) = re.findall(r'<p class="verdict bad">(.*)</p>', both)
+    assert red.endswith("</a> is not ready: it is silent.")
+    assert both.count('<p class="away"><a href="#processes">prefect</a>') == 1
+    assert both.count('class="n bad"') == 1, "the gateway's state in the table"
 
 
 def test_the_page_says_so_first() -> None:
     page = overview(PlatformStatus("ready", (process("gateway-0", "ready", STALE),)))
-    assert "The platform is ready, not healthy" in page
+    assert "<h1>The platform is ready, but gateway-0 warns</h1>" in page
     assert page.index(STALE) < page.index("Models")
     page = overview(PlatformStatus("ready", (process("prefect", "not ready", "no answer"),)))
-    assert "<h1>The platform is ready, but prefect is not</h1>" in page
+    assert "<h1>The platform is ready to answer, but prefect is not</h1>" in page
 
 
 def overview(status: PlatformStatus) -> str:

@@ -31,7 +31,7 @@ from mlplatform.observing.page.queries import decisions, rollouts
 from mlplatform.observing.page.queries import reason_words as words
 from mlplatform.observing.page.queries.plots import WIDTH, PlottedInterval, plot
 from mlplatform.observing.page.queries.sources import ModelRow
-from mlplatform.observing.page.rendering import coded, counted, render
+from mlplatform.observing.page.rendering import coded, counted, render, templates
 from mlplatform.rollouts.drift import measures
 from mlplatform.rollouts.drift import verdict as verdicts
 from mlplatform.rollouts.drift.incidents import Change, Incident, IncidentFinding, State
@@ -135,7 +135,7 @@ def test_what_people_write_is_text_on_every_page() -> None:
         RECORD | {"payload": {"features": {HOSTILE: HOSTILE}, "request": {HOSTILE: HOSTILE}}}
     )
     pages = [
-        render("rollout.html", here="rollouts", shown=shown, waiting=[], buttons=()),
+        render("rollout.html", here="rollouts", shown=shown, waiting=[], buttons=(), killed=None),
         render("evidence.html", here="rollouts", found=found),
         render("rollouts.html", here="", rollouts=[shown.state], older=None, tones={}),
         render("incident.html", here="", shown=incidents.incident(incident, 0)),
@@ -163,7 +163,7 @@ def test_a_promoted_version_is_not_among_the_rollouts_under_way() -> None:
         "overview.html", here="", status=None, links={}, refused={}, waiting=[], reviews=[],
         models=[], traffic={}, budgets={}, rollouts=[promoted, under_way], incidents=[], tones={},
     )  # fmt: skip
-    moving, _, watched = text.partition("<h2>Promoted, and watched until confirmed</h2>")
+    moving, _, watched = text.partition("<h2>Promoted versions that are not confirmed yet</h2>")
     assert ("fraud-v2-1" in moving, "fraud-v9-1" in moving) == (True, False)
     assert "fraud-v9-1" in watched
 
@@ -516,6 +516,28 @@ def test_an_incident_names_its_cause_and_what_to_do(
 
 
 @pytest.mark.parametrize(
+    ("kind", "state", "trains", "is_linked"),
+    [
+        ("drift", "open", True, True),
+        ("drift", "open", False, True),
+        ("performance", "open", True, True),
+        ("drift", "claimed", True, False),
+        ("data fault", "open", True, False),
+        ("drift", "closed", True, False),
+    ],
+)
+def test_advice_to_roll_back_leads_to_the_models_page_where_the_button_is(
+    kind: str, state: State, trains: bool, is_linked: bool
+) -> None:
+    open_now = incident_of(kind, state, {}, None)
+    found = incidents.incident(open_now, UNTIL_MS - 1, trains=trains)
+    assert ("roll the champion back" in found.advice) == is_linked
+    page = render("incident.html", here="", shown=found)
+    link = 'rolls back on <a href="/models/fraud">the page of fraud</a>'
+    assert (link in page) == is_linked
+
+
+@pytest.mark.parametrize(
     ("claim", "now_ms", "advice", "has_command"),
     [
         (MAX_CLAIMS, UNTIL_MS - 1, "A retrain is under way", False),
@@ -575,8 +597,29 @@ def test_the_plot_of_calibration_has_the_unit_of_its_sentence() -> None:
     }  # fmt: skip
     (row,) = rollouts.validation_gates({"gates": [gate]})
     assert row.plot is not None
-    told = "0.41 points; interval 0.20 points to 0.55 points; limit 1.00 points"
+    told = (
+        "0.41 points; interval 0.20 points to 0.55 points; judged is the lower end, the dot, at"
+        " 0.20 points; at most 1.00 points allowed"
+    )
     assert row.plot.description == told
+
+
+def test_the_dot_of_calibration_marks_the_end_that_is_judged() -> None:
+    """An estimate beyond the limit passes if the low end of its interval does not lie there."""
+    gate = {
+        "name": "calibration", "verdict": "passed", "observed": 0.012, "limit": 0.01,
+        "interval": (0.004, 0.013), "reason": "1.2 percentage points apart on average",
+    }  # fmt: skip
+    (row,) = rollouts.validation_gates({"gates": [gate]})
+    assert row.plot is not None
+    assert row.plot.judged == row.plot.low
+    assert row.plot.well is not None
+    assert row.plot.judged < sum(row.plot.well) < (row.plot.value or 0)
+    drawn = templates().get_template("parts.html").module.plot(row.plot)
+    assert f'<circle cx="{row.plot.low}"' in drawn
+    (other,) = rollouts.validation_gates({"gates": [{**gate, "name": "ranking"}]})
+    assert other.plot is not None
+    assert other.plot.judged == other.plot.value
 
 
 @pytest.mark.parametrize(

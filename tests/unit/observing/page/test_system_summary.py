@@ -81,7 +81,7 @@ WELL: dict[str, Any] = {
             "queues",
             [queue("late", "9", "bad"), *(queue(f"q{n}", None, "") for n in range(5))],
             [
-                "Stopped, or waiting for longer than an alert allows: fraud: late.",
+                "Receivers that stopped, or wait for longer than an alert allows: fraud: late.",
                 "Not known how much waits: fraud: q0, fraud: q1, fraud: q2 and 2 more.",
             ],
         ),
@@ -117,9 +117,12 @@ def test_nothing_needs_a_look_where_everything_is_well_or_not_set_up() -> None:
 def test_the_view_says_what_it_is_not_told_of_and_leads_to_the_parts() -> None:
     shown = {**WELL, "here": "system", "prefect": "", "disk": "away", "lags": None}
     well = render("system.html", concerns=(), **shown)
-    assert "Nothing needs a look.</p>" in well
+    assert "Nothing here needs a look.</p>" in well
     partly = render("system.html", concerns=(), **{**shown, "alerts": None, "schedules": None})
-    assert "as far as this page knows: it is not told of alerts or of schedules.</p>" in partly
+    assert (
+        "This page does not know alerts and schedules: no setting names where they are.</p>"
+        in partly
+    )
     concerned = render("system.html", concerns=(Concern("disk", "It <fills> up."),), **shown)
     assert "1 thing needs a look" in concerned
     assert '<a href="#disk">It &lt;fills&gt; up.</a>' in concerned

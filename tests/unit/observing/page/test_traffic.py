@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -89,8 +90,9 @@ def test_variants_of_a_test_have_a_line_beside_the_champions() -> None:
 def test_the_newest_numbers_are_those_of_the_traffic() -> None:
     found = metrics(day())
     assert {key: metric.text for key, metric in found.items()} == {
-        "rate": "10", "p50": "4.0 ms", "p99": "4.0 ms", "alerts": "2 %", "degraded": "0.8 %",
-        "precision": "60 %", "recall": "75 %", "drift": "steady", "ages": "2.1 days",
+        "rate": "10 a second", "p50": "4.0 ms", "p99": "4.0 ms", "alerts": "2 %",
+        "degraded": "0.8 %", "precision": "60 %", "recall": "75 %", "drift": "steady",
+        "ages": "2.1 days",
     } | {key: found[key].text for key in ("p50", "p99")}  # fmt: skip
     assert float(found["p50"].text.split()[0]) == pytest.approx(4.0, rel=0.09)
     assert found["p99"].tone == "good"
@@ -110,7 +112,9 @@ def test_what_a_model_of_classes_or_numbers_does_not_have_is_not_awaited() -> No
     ]  # fmt: skip
     shown = traffic.traffic_detail(classes, day(), "day", NEWEST_MS)
     assert shown is not None
-    assert shown.columns == ("requests/s", "p50", "p99", "degraded")
+    assert shown.columns == (
+        "requests", "usual latency (p50)", "slowest answers (p99)", "degraded"
+    )  # fmt: skip
     assert {len(values) for _, values in shown.rows} == {4}
     assert real.decision.alerts
     assert "alerts" in metrics(day(), definition=real)
@@ -121,7 +125,7 @@ def test_a_point_that_has_hardly_begun_is_told_with_the_one_before() -> None:
     before = TrafficBucket(NEWEST_MS - 300_000, "champion", 1, counts(1800))
     found = metrics(read([before, TrafficBucket(NEWEST_MS, "champion", 1, counts(1, degraded=1))]))
     assert found["degraded"].text == "0.056 %"
-    assert found["rate"].text == "0.86", "1,801 requests in 35 minutes"
+    assert found["rate"].text == "51 a minute", "1,801 requests in 35 minutes"
 
 
 def test_a_goal_that_is_missed_is_told() -> None:
@@ -163,13 +167,39 @@ def test_ages_that_no_pass_has_sampled_lately_say_when_they_were_sampled() -> No
     old_ms = NEWEST_MS - 20 * HOUR_MS
     found = read([], **{AGES: [(old_ms, {"customer_stats": 9 * HOUR_MS})]})
     note = metrics(found)["ages"].note
-    assert note.startswith("as of ")
-    assert note.endswith("UTC, as no newer decision was sampled: customer_stats 9 h")
+    assert note.startswith("customer_stats 9 h at ")
+    assert note.endswith(" UTC; no newer decision was sampled")
     assert metrics(read([]))["ages"].note == "no pass has seen a decision that read a feature"
 
 
 def test_the_rate_names_its_window() -> None:
-    assert metrics(day())["rate"].note.startswith("over ")
+    note = metrics(day())["rate"].note
+    assert re.fullmatch(r"[\d,]+ requests in the last \d+ minutes that were counted", note)
+
+
+@pytest.mark.parametrize(
+    ("count", "seconds", "told"),
+    [(90_000, 1800, "50 a second"), (420, 1800, "14 a minute"), (20, 1800, "40 an hour"),
+     (3, 43_200, "6 a day"), (1, 86_400, "less than 2 a day"), (0, 1800, "none")],
+)  # fmt: skip
+def test_a_rate_has_the_unit_in_which_a_person_counts(count: int, seconds: int, told: str) -> None:
+    assert traffic.rate_text(count / seconds) == told
+
+
+def test_one_measurement_is_told_in_words_and_not_drawn() -> None:
+    one = read([TrafficBucket(NEWEST_MS - 300_000, "champion", 1, counts(900))])
+    shown = spark([("all", [(1, None), (60_000, 3.0)])], percents, (0, 120_000))
+    assert shown is not None
+    assert shown.once_ms == 60_000
+    many = metrics(one)["rate"].spark
+    assert many is not None
+    assert many.once_ms is None, "each point of the period before it counted nothing"
+    told = metrics(one)["p50"].spark
+    assert told is not None
+    assert told.once_ms is not None
+    drawn = page(traffic.traffic_detail(fraud(), one, "day", NEWEST_MS))
+    assert drawn.count("Measured once so far, at") >= 2
+    assert "UTC.</span> A course takes two measurements." in drawn, "no line begins with a mark"
 
 
 def test_what_nobody_measured_is_said() -> None:
@@ -177,7 +207,7 @@ def test_what_nobody_measured_is_said() -> None:
     assert empty["recall"].text == "not known yet"
     assert empty["drift"].text == "not checked yet"
     assert empty["p50"].text == "nothing asked"
-    assert empty["rate"].text == "0"
+    assert empty["rate"].text == "none"
     assert spark([("all", [(1, None)])], percents, (0, 1)) is None
     assert traffic.traffic_detail(fraud(), None, "day", NEWEST_MS) is None
 
@@ -199,11 +229,11 @@ def test_traffic_that_has_stopped_falls_to_zero_and_the_axis_ends_now(period: st
     back_ms, point_ms = traffic.PERIODS[period]
     now_ms = NEWEST_MS + 3 * point_ms + 60_000
     rate = metrics(until(day(), now_ms), period, now_ms=now_ms)["rate"]
-    assert rate.text == "0"
+    assert rate.text == "none"
     assert rate.spark is not None
     course = rate.spark.lines[0].stretches[-1].split()
     assert float(course[-1].split(",")[1]) == pytest.approx(rate.spark.height - 6)
-    assert "the last value is 0" in rate.spark.description
+    assert "the last value is none" in rate.spark.description
     long_after = NEWEST_MS + 2 * back_ms
     assert metrics(until(day(), long_after), period, now_ms=long_after)["p50"].text == (
         "nothing asked"
@@ -256,7 +286,8 @@ def test_the_page_leads_to_a_review_only_where_people_look_at_decisions() -> Non
 
 def test_the_page_has_each_number_with_its_picture_and_a_table() -> None:
     text = page(traffic.traffic_detail(fraud(), day(), "day", NEWEST_MS))
-    assert text.count('<svg class="spark"') == 9
-    assert text.count("<tr><td") == traffic.TABLE_ROWS
+    assert text.count('<svg class="spark"') == 8
+    assert text.count("Measured once so far, at") == 1, "features' ages were sampled once"
+    assert text.count('<tr><th scope="row" class="n">') == traffic.TABLE_ROWS
     assert 'href="/models/fraud?period=week"' in text
     assert "Nothing has been counted yet" in page(None)

@@ -8,9 +8,13 @@ from types import SimpleNamespace
 from typing import Any, cast, get_args
 
 import msgspec
+import numpy as np
 import pytest
 
+from mlplatform.learning.fairness.errors import MeasuredRows, group_measures
 from mlplatform.learning.registry.versions import Version
+from mlplatform.learning.validation.gate_report import GateReport
+from mlplatform.learning.validation.report import to_dict
 from mlplatform.model.bundle import Bundle
 from mlplatform.model.definition import InputSpec, ModelDefinition
 from mlplatform.model.folders import load_definition
@@ -130,6 +134,38 @@ def test_measures_and_protected_groups_stand_beside_what_they_do_not_show(
     assert "no groups were compared" in words(told(without, "Protected attributes"))
 
 
+def test_errors_of_protected_groups_are_shown_beside_each_other_and_the_champions(
+    known: VersionRecords,
+) -> None:
+    random, unit = np.random.default_rng(1), np.repeat(np.arange(200), 4)
+    errors = {name: random.normal(0, 10, 800) for name in ("own", "champion")}
+    rows = {name: {"mae": np.abs(found), "bias": found} for name, found in errors.items()}
+    groups = {"sex": np.where(unit < 90, 0, np.where(unit < 180, 1, -1))}
+    groups["age"] = np.where(unit < 180, 0, 1)
+    values = {"sex": ("female", "male"), "age": ("young", "old")}
+    for champion in (rows["champion"], None):
+        measured = MeasuredRows(rows["own"], champion, unit)
+        found = group_measures(measured, groups, values, policy=None, unit="EUR", seed=1)
+        written = to_dict(GateReport("m", "b", None, (), group_measures=found))
+        report = {**known.version.facts.report, "group_measures": written["group_measures"]}
+        facts = msgspec.structs.replace(known.version.facts, report=report)
+        version = dataclasses.replace(known.version, facts=facts)
+        made = card(dataclasses.replace(known, version=version))
+        section = told(made, "Protected attributes")
+        by_sex, by_age = section.tables
+        assert by_sex.caption == "By sex; the reference is female"
+        assert by_sex.head[:5] == ("group", "requests", "customers", "mean absolute error", "bias")
+        assert by_sex.head[-1] == "bias beside that of female"
+        assert ("bias, to the champion's" in by_sex.head) == (champion is not None)
+        assert {len(row) for row in by_sex.rows} == {len(by_sex.head)}
+        assert by_sex.rows[0][-2:] == ("reference", "reference")
+        assert "(too few for an interval)" in by_age.rows[1][-1]
+        assert dict(section.fields)["unit"] == "EUR"
+        assert "The sex of 80 of the requests is not known." in section.lines
+        assert any("too few requests of old (by age)" in limit for limit in made.limits)
+        assert "no groups were compared" not in words(section)
+
+
 def test_a_version_is_shown_beside_the_baseline_of_its_folder(known: VersionRecords) -> None:
     assert "baseline" not in words(told(card(known), "On held-out requests"))
     report = {**known.version.facts.report, "baseline": MEASURES}
@@ -150,6 +186,7 @@ def test_it_says_who_answers_and_how_an_approver_was_known(known: VersionRecords
     assert approval.bound_to == known.journals[0][2].evidence_digest
     assert (made.identity.author, made.identity.place) == ("ana", "champion")
     assert "code of key 12ab" in words(told(made, "Who answers for it"))
+    assert "new terminals" in words(told(made, "Who answers for it"))
 
 
 def test_outcomes_have_their_thresholds_and_planned_shares(known: VersionRecords) -> None:
@@ -194,6 +231,19 @@ def test_segments_with_thresholds_of_their_own_are_shown(known: VersionRecords) 
 def segmented(known: VersionRecords, *segments: SegmentThresholds) -> Bundle:
     assert known.bundle is not None
     return msgspec.structs.replace(known.bundle, segment_thresholds=segments)
+
+
+def test_a_gate_of_validation_that_had_nothing_to_check_has_no_tick(known: VersionRecords) -> None:
+    gates = [
+        {"name": "decision_flips", "verdict": "passed", "reason": "there is no champion"},
+        {"name": "rows", "verdict": "passed", "observed": 9.0, "limit": 5.0, "reason": "enough"},
+        {"name": "volume_limit", "verdict": "passed", "reason": "the policy has a limit"},
+    ]
+    facts = msgspec.structs.replace(known.version.facts, report={"champion": "", "gates": gates})
+    version = dataclasses.replace(known.version, facts=facts)
+    made = card(dataclasses.replace(bare(known), version=version))
+    (table,) = told(made, "Gates of validation").tables
+    assert [row[1] for row in table.rows] == ["\N{EN DASH} nothing to check yet", *["✔ passed"] * 2]
 
 
 def test_numbers_are_shown_with_their_unit_and_moved_ones_are_counted(

@@ -15,6 +15,7 @@ from prefect.artifacts import Artifact
 
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import rollouts
+from mlplatform.operations.prefect_client import names
 from mlplatform.operations.prefect_server import artifacts
 from mlplatform.operations.whatif.decided_pages import Speed
 from mlplatform.operations.whatif.replay import Replay
@@ -54,8 +55,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> RunArtifacts:
 
     monkeypatch.setattr(artifacts, "create_link_artifact", link)
     monkeypatch.setattr(artifacts, "create_table_artifact", table)
-    for module in (artifacts, flows.plan, flows.replay):
-        monkeypatch.setattr(module, "create_markdown_artifact", page)
+    monkeypatch.setattr(artifacts, "create_markdown_artifact", page)
     monkeypatch.setattr(wiring, "platform", lambda: SimpleNamespace(settings=SETTINGS))
     return found
 
@@ -164,3 +164,23 @@ def test_a_replay_is_a_page_and_tables_beside_the_version(
     assert [row["refuse"] for row in matrix] == ["30", "10"]
     assert segments[0]["most changed"] == "amount up to 50"
     check_keys(kept)
+
+
+def test_a_model_with_an_underscore_has_artifacts_and_a_question(kept: RunArtifacts) -> None:
+    model = "loan_book"
+    artifacts.keep_links(artifacts.rollout_links(SETTINGS, model, 3, f"{model}-v3-1"))
+    artifacts.keep_links(artifacts.incident_links(SETTINGS, model, [f"{model}-drift-1"]))
+    artifacts.keep_page(f"batch-{model}", "text", about="what it says")
+    artifacts.keep_table(f"windows-{model}", ("day",), [("1",)], about="what they are")
+    artifacts.keep_page(names.evidence_key(f"{model}-v3-1", "0" * 64), "text", about="evidence")
+    check_keys(kept)
+    assert kept.links["rollout-loan-book"] == f"{PAGE}/rollouts/loan_book-v3-1"
+    assert set(kept.pages) == {"batch-loan-book", "evidence-loan-book-v3-1-00000000"}
+
+
+def test_flows_keep_artifacts_in_one_place() -> None:
+    """There keys are made for Prefect's server, which refuses a model's `_`."""
+    found = {
+        path.name for path in Path("flows").glob("*.py") if "prefect.artifacts" in path.read_text()
+    }
+    assert not found

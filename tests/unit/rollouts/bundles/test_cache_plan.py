@@ -12,6 +12,7 @@ from mlplatform.rollouts.bundles.plan import (
     FetchSpace,
     bytes_to_fetch,
     evictions,
+    fetch_space,
     space_problem,
 )
 
@@ -59,6 +60,18 @@ def test_a_fetch_without_room_says_what_it_needs_and_the_way_out() -> None:
     problem = space_problem(FetchSpace(6 * GB, 2 * GB, 0))
     assert problem.startswith("needs 6,067 MB, and 2,000 MB of the disk are free")
     assert "MLPLATFORM_BUNDLES" in problem
+
+
+def test_a_volume_with_a_limit_counts_where_it_has_less_than_the_disk() -> None:
+    """A pod whose volume outgrows its limit is evicted; the node's disk says nothing of it."""
+    free = fetch_space(GB, 99 * GB, 2 * GB, most=4 * GB, volume=6 * GB)
+    assert free == FetchSpace(GB, 4 * GB, 4 * GB, is_limited=True)
+    assert fetch_space(GB, 3 * GB, 2 * GB, most=GB, volume=6 * GB) == FetchSpace(GB, 3 * GB, GB)
+    assert fetch_space(GB, 9 * GB, 2 * GB, most=GB, volume=0) == FetchSpace(GB, 9 * GB, GB)
+    assert fetch_space(GB, 9 * GB, 7 * GB, most=GB, volume=6 * GB).free == 0
+    problem = space_problem(fetch_space(5 * GB, 99 * GB, 2 * GB, most=4 * GB, volume=6 * GB))
+    assert problem.startswith("needs 5,067 MB, and 4,000 MB of its volume are left")
+    assert "MLPLATFORM_BUNDLE_VOLUME_MIB" in problem
 
 
 @given(

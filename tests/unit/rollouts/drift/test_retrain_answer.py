@@ -47,7 +47,7 @@ def test_a_failed_gate_ends_the_flow_and_answers_with_no_version(
         pytest.raises(GateFailed, match="quality: the champion is better"),
         job.incident_answer(platform, "fraud", claimed.id, 1) as answer,
     ):
-        answer(job.register(platform, None, failed, author="ana").version)
+        answer(job.register(platform, None, failed, author="ana").version, "")
     (kept,) = platform.incidents.list("fraud")
     assert kept.answer is None
     assert "quality: the champion is better" in kept.note
@@ -55,9 +55,17 @@ def test_a_failed_gate_ends_the_flow_and_answers_with_no_version(
 
 def test_a_version_answers_the_incident(platform: Any, claimed: Incident) -> None:
     with job.incident_answer(platform, "fraud", claimed.id, 1) as answer:
-        answer(2)
+        answer(2, "")
     (kept,) = platform.incidents.list("fraud")
     assert (kept.state, kept.answer) == ("answered", 2)
+
+
+def test_the_champion_once_more_is_no_answer(platform: Any, claimed: Incident) -> None:
+    with job.incident_answer(platform, "fraud", claimed.id, 1) as answer:
+        answer(1, "nothing is new: this made version 1 again")
+    (kept,) = platform.incidents.list("fraud")
+    assert (kept.state, kept.answer) == ("answered", None)
+    assert kept.note == "nothing is new: this made version 1 again"
 
 
 def test_a_retrain_that_broke_leaves_its_claim_to_expire(platform: Any, claimed: Incident) -> None:

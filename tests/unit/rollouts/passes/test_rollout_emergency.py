@@ -69,7 +69,9 @@ def test_one_person_promotes_at_once_and_a_second_is_asked(world: World) -> None
     assert state.asked_digest in world.approvals.asked
     evidence = world.rollouts.read(rollout_id)[-1].evidence
     assert evidence["validation"], "who confirms sees the version's gate report"
-    assert "eve alone promoted it in an emergency" in question(rollout_id, evidence)
+    asked = question(rollout_id, evidence)
+    assert "eve alone promoted it in an emergency" in asked
+    assert "**reject**: the champion before it answers again; so it does if nobody decides" in asked
 
 
 def test_it_stays_once_a_second_person_confirms(world: World) -> None:

@@ -27,6 +27,7 @@ from mlplatform.rollouts.passes.planning import rollout_plan
 from mlplatform.rollouts.passes.summary import question
 from mlplatform.rollouts.verdicts.ramp import Plan
 from mlplatform.runtime.errors import PlanRefused
+from mlplatform.runtime.times import utc_minute_text
 from mlplatform.runtime.units import HOUR_MS
 from rollout_world import StoppedClock, arm, fraud
 
@@ -174,9 +175,17 @@ def test_too_little_traffic_is_said_and_refuses_nothing(
     made = rollout_plan(fraud(), log, no_routes("fraud"), {}, days=7, now_event_ms=START_MS)
     assert made == "no plan: there is no champion to compare a first version with"
     made = rollout_plan(fraud(), log, WITH_CHAMPION, {}, days=7, now_event_ms=START_MS)
-    assert made == "no plan: fewer than 24 hours of traffic in the log"
+    assert isinstance(made, str)
+    assert made.startswith(
+        "no plan: the log holds 0 of the 24 hours with traffic that a plan needs"
+    )
     end_ms = filled(log, 0.5)
-    assert rollout_plan(fraud(), log, WITH_CHAMPION, {}, days=7, now_event_ms=end_ms) == made
+    made = rollout_plan(fraud(), log, WITH_CHAMPION, {}, days=7, now_event_ms=end_ms)
+    assert made == (
+        "no plan: the log holds 12 of the 24 hours with traffic that a plan needs; it is possible "
+        f"from {utc_minute_text(end_ms + 12 * HOUR_MS)} on at the earliest, with requests in each "
+        "hour until then"
+    )
     assert opened(tmp_path, RolloutPlan(missing=str(made))).plan == RolloutPlan(missing=str(made))
 
 

@@ -689,7 +689,15 @@ def test_a_pass_reads_the_real_decision_log_and_anchors_it(tmp_path: Path) -> No
         (unchanged,) = again(world, second)
         assert unchanged.differences == (), "what came later changes nothing"
     with contextlib.closing(sqlite3.connect(tmp_path / "decisions" / DATABASE)) as db:
-        db.execute("UPDATE records SET decision = 'decline' WHERE seq = 5")
+        fields = "kind, model, rollout_id, arm, answered_by, version, bundle"
+        db.execute(
+            f"INSERT INTO record_contexts ({fields}, decision, degraded, degraded_reason)"
+            f" SELECT {fields}, 'decline', degraded, degraded_reason FROM unsealed WHERE seq = 5"
+        )
+        db.execute(
+            "UPDATE unsealed_records SET context = (SELECT max(number) FROM record_contexts)"
+            " WHERE place IN (SELECT place FROM unsealed WHERE seq = 5)"
+        )
         db.commit()
     with contextlib.closing(SqliteDecisionLog(tmp_path / "decisions")) as log:
         world.log = log  # type: ignore[assignment]
@@ -888,7 +896,7 @@ def test_a_promotion_is_not_confirmed_by_days_without_traffic_or_without_labels(
     world.settle()
     world.generation()
     world.clock.event += 8 * DAY_MS
-    assert any("no request by generation" in wait for wait in world.settle().waits)
+    assert any("no request since its share was set" in wait for wait in world.settle().waits)
     world.live_on()
     world.settle()
     assert world.state(first).phase == "confirmed"

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from mlplatform.learning.validation import report
+from mlplatform.learning.validation.report_entries import NOTHING_YET
 from mlplatform.model.policies.rollout import Tolerance
-from mlplatform.rollouts.passes.summary import TITLES, question, to_markdown
+from mlplatform.rollouts.passes.summary import TITLES, mark, question, to_markdown
 from mlplatform.rollouts.verdicts.comparison import GATES
 from mlplatform.rollouts.verdicts.judgement import GateLimits, Sources, StepPolicy
 from mlplatform.rollouts.verdicts.verdict import ALIKE, Errors
@@ -51,12 +52,25 @@ def challenger() -> dict[str, Any]:
     return shared | seen.evidence
 
 
+def test_a_gate_with_nothing_to_check_is_told_alike_before_and_in_traffic() -> None:
+    shown = mark("HEALTHY", reason=f"{NOTHING_YET}: no arm has had a request.")
+    before = report.mark({"name": "decision_flips", "verdict": "passed", "observed": None})
+    assert shown == before == f"\N{EN DASH} {NOTHING_YET.lower()}"
+
+
 def test_a_first_version_is_approved_by_its_gate_report() -> None:
     page = question("fraud-v1-1", FIRST)
     assert page.startswith("## May version 1 of fraud answer customers?")
     for gate in FIRST["validation"]["gates"]:
         assert gate["reason"] in page
     assert "2 of 2 gates passed. Compared with no champion" in page
+
+
+def test_a_gate_with_nothing_to_check_is_not_among_those_that_passed() -> None:
+    empty = {"name": "decision_flips", "verdict": "passed", "observed": None, "reason": "a first"}
+    shown = {**gate_report("b" * 64), "champion": ""}
+    told = report.summary({**shown, "gates": [*shown["gates"], empty]})
+    assert told.startswith("2 of 3 gates passed, and 1 had nothing to check yet. Compared with no")
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def alerts() -> Iterator[Gate]:
 
 def disagreement() -> Iterator[Gate]:
     bound = Bound(0.15, 0.25)
-    for only, either in ((300, 1_000), (20, 60), (900, 1_000)):
+    for only, either in ((0, 1_000), (300, 1_000), (20, 60), (900, 1_000)):
         yield comparison.disagreement_gate(sums(only, either, 0, either), bound, ERRORS, PREDICTED)
     yield comparison.disagreement_gate(sums(0, 0, 0, 0), bound, ERRORS, PREDICTED)
     yield comparison.disagreement_gate(sums(1, 9, 0, 9), bound, ERRORS, ALIKE)

@@ -208,7 +208,7 @@ def test_a_step_without_an_alert_has_shown_nothing_about_alerts() -> None:
 
 def test_a_step_without_a_request_has_no_verdict_on_alerts_for_that_reason() -> None:
     reason = shadow([]).evidence["gates"]["alerts"]["reason"]
-    assert reason == "No verdict is possible yet: the challenger has answered no request."
+    assert reason == "Nothing to check yet: the challenger has answered no request."
 
 
 def test_a_champions_alerts_are_left_to_drift() -> None:
@@ -343,7 +343,7 @@ def test_where_only_the_guardrail_is_read_calm_is_healthy() -> None:
 def test_a_champion_that_nobody_asked_is_not_called_healthy() -> None:
     verdict = judged([], "champion", CHAMPION, COMPLETE)
     assert verdict.verdict == "INCONCLUSIVE"
-    assert "no request by generation 1" in verdict.reason
+    assert "(generation 1 of the routes)" in verdict.reason
 
 
 def test_a_champions_guardrail_waits_for_enough_failures() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from mlplatform.runtime.http import uvicorn_limits
 from mlplatform.runtime.http.connection import MAX_HEAD_BYTES, MAX_HEADERS
 from mlplatform.runtime.http.token_gate import TokenGate
 from mlplatform.runtime.http.uvicorn_limits import MAX_PIPELINED, ListenerConnections, UvicornLimits
@@ -285,3 +287,18 @@ async def test_there_are_fewer_places_where_there_are_few_open_files(
     monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
 
     assert ListenerConnections("page")._open._room.connections <= 32
+
+
+async def test_what_lay_unread_while_the_server_was_busy_ends_no_connection(
+    running: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first check after it ends nothing, the second one does."""
+    now_s = time.monotonic()
+    await running.connect(HEAD)
+    await asyncio.sleep(0.1)
+    assert running.server.server_state.connections
+    for later_s, is_open in ((100.0, True), (200.0, False)):
+        monkeypatch.setattr(uvicorn_limits.time, "monotonic", lambda at=now_s + later_s: at)
+        await running.connections.check_limits()
+        monkeypatch.undo()
+        assert bool([*running.connections._open]) is is_open

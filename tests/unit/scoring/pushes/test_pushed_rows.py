@@ -53,7 +53,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"customer_id": "7"}, "rows[0].customer_id", ""),
     ({"customer_id": None}, "rows[0].customer_id", ""),
     ({"customer_id": 7.5}, "rows[0].customer_id", ""),
-    ({"as_of": NOW_MS + 1_000}, "rows[0].as_of", "1 s after the clock"),
+    ({"as_of": NOW_MS + 1_000}, "rows[0].as_of", "1 s after the platform's clock"),
     ({"as_of": -1}, "rows[0].as_of", ""),
     ({"as_of": 2**70}, "rows[0].as_of", ""),
     ({"as_of": "1969-01-01T00:00:00Z"}, "rows[0].as_of", "1970"),
@@ -83,7 +83,7 @@ def test_a_message_of_a_clock_that_is_ahead_holds_from_its_arrival() -> None:
     for ahead_s in (0, 1, 30):
         sent = json.dumps(ROW | {"as_of": NOW_MS + ahead_s * 1_000}).encode()
         assert body.row(sent, NOW_MS).event_s == NOW_MS // 1000
-    with pytest.raises(Problem, match="31 s after the clock"):
+    with pytest.raises(Problem, match="31 s after the platform's clock"):
         body.row(json.dumps(ROW | {"as_of": NOW_MS + 31_000}).encode(), NOW_MS)
 
 

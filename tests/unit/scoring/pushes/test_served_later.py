@@ -101,7 +101,7 @@ def test_a_push_costs_a_token_a_row_and_is_told_when_training_joins_it(
     entry = PushEntry([target], lambda: journal, lambda: next(times))
     entry.serve_all()
     pushes, gate = FeaturePushes({"bureau": [target]}, entry), ChargingGate()
-    endpoint = endpoints(pushes, gate)[f"{ROOT}/*"]  # type: ignore[arg-type]
+    endpoint = endpoints(pushes, gate, {})[f"{ROOT}/*"]  # type: ignore[arg-type]
     sent: Any = Body([ROW | {"customer_id": key} for key in range(7)])
     admitted = AdmittedRequest(Client("all", EVERYTHING, "standard", None), "standard")
     request = Request(

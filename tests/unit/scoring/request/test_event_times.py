@@ -78,3 +78,35 @@ async def test_the_clock_of_a_replay_is_that_of_all_gateways(
     await asyncio.sleep(0.01)
     assert watermark.event_ms == T_MS + HOUR_MS
     await watermark.stop()
+
+
+@pytest.mark.parametrize(
+    ("event_ms", "said"),
+    [
+        (T_MS - 3 * HOUR_MS,
+         "event_time is 2020-09-13T09:26:40.000Z, 3 h before the platform's clock; accepted now: "
+         "2020-09-13T12:21:40.000Z to 2020-09-13T12:31:40.000Z; send the time at which the request"
+         " is made; `mlplatform batch` scores past ones as a table"),
+        (T_MS + 10 * 60_000,
+         "event_time is 2020-09-13T12:36:40.000Z, 10 min after the platform's clock; accepted"),
+        (T_MS // 1000, "event_time is 1970-01-19T12:26:40.000Z, 18,500 days before"),
+        (T_MS // 1000, "; event_time counts milliseconds since 1970: multiply seconds by 1000"),
+        (T_MS * 1000, "event_time is 1600000000000000 ms, "),
+    ],
+    ids=["3 hours ago", "in 10 minutes", "a date", "seconds", "beyond the calendar"],
+)  # fmt: skip
+def test_a_refused_time_is_told_as_a_date_with_the_range_and_the_way_out(
+    event_ms: int, said: str
+) -> None:
+    world = World("system")
+    world.event_ms = T_MS
+    with pytest.raises(Problem) as refused:
+        world.times.check(event_ms)
+    assert said in (refused.value.details.detail or "")
+
+
+def test_a_refused_arrival_of_a_label_says_that_it_may_be_left_out() -> None:
+    world = World("system")
+    world.event_ms = T_MS
+    with pytest.raises(Problem, match=r"; leave it out for a label of now$"):
+        world.times.check_arrival(T_MS - HOUR_MS)

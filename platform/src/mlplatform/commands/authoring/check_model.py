@@ -16,7 +16,8 @@ from mlplatform.learning.training.folder import read_folder
 from mlplatform.learning.training.golden import check_ready
 from mlplatform.model import document
 from mlplatform.model.definition import ModelDefinition, word_inputs
-from mlplatform.model.features.views import load_views
+from mlplatform.model.features.purposes import DeclaredViews
+from mlplatform.model.features.views import load_views, read_file
 from mlplatform.model.findings import DocumentInvalid, valued
 from mlplatform.model.folders import (
     FILE,
@@ -28,6 +29,7 @@ from mlplatform.model.folders import (
     folder_digest,
     is_ready,
     parse,
+    views_refused,
 )
 from mlplatform.model.inputs import InputPlan, feature_faults
 from mlplatform.model.weights.memory import needed_mib
@@ -139,6 +141,7 @@ def _of_files(folder: Path) -> Iterator[str]:
     except PlatformError as error:
         yield str(error)
     yield from _of_entities(definition, folder)
+    yield from _of_shared_views(folder)
     if not (folder / TRAINING_FILE).is_file() and not is_ready(folder):
         yield (
             f"{TRAINING_FILE} is missing; wanted: {TRAINING_FILE} with `fit(x, y, *, seed, "
@@ -155,6 +158,15 @@ def _of_entities(definition: ModelDefinition, folder: Path) -> Iterator[str]:
         if definition.entities.get(view.entity) != view.join_key:
             wanted = f"a request field {view.join_key} with entity: {view.entity}"
             yield f"{FILE}: view {view.name} finds no key; wanted: {wanted}"
+
+
+def _of_shared_views(folder: Path) -> Iterator[str]:
+    try:
+        own = DeclaredViews(folder.name, read_file(folder).purposes, load_views(folder))
+    except PlatformError:
+        return  # there is none, or it is reported above
+    for refused in views_refused(own, beside=folder.parent):
+        yield str(refused.error())
 
 
 def _of_a_ready_file(folder: Path) -> Iterator[str]:

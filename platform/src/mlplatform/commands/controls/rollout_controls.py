@@ -94,3 +94,5 @@ def _of_model(model: str, act: OfModel, done: str, actor: str, reason: str, as_j
         print_json({"model": model, "act": act, "actor": actor, "generation": generation})
         return
     print_line(f"{model} {done}, from generation {generation} of its routes on")
+    if act == "kill":
+        print_line(f"next: `mlplatform rollouts lift {model}` switches it on again")

@@ -9,6 +9,8 @@ from typing import Final
 import msgspec
 from msgspec import inspect as types
 
+from mlplatform.model.findings import NOT_WRITTEN
+
 MOST_EXAMPLE: Final = 60
 """Most characters of an example; a longer value is left out."""
 _ENDS: Final = re.compile(r"\\[AZ]")
@@ -18,6 +20,9 @@ _NOT_BLANK: Final = r"\S"
 def takes(kind: types.Type) -> str:
     """The kind and bounds of a key's values, in words."""
     match kind:
+        case types.Metadata(type=types.LiteralType(values=values), extra=extra):
+            hidden = (extra or {}).get(NOT_WRITTEN, ())
+            return _either(_code(value) for value in values if value not in hidden)
         case types.Metadata():
             return takes(kind.type)
         case types.UnionType():

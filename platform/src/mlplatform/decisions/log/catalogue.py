@@ -39,6 +39,9 @@ _LISTED: Final = ("kind", "model", "generation", "rollout_id")
 _MOST_LISTED: Final = 64
 _MOST_ROWS: Final = 8_192
 _PRINT_BYTES: Final = 3
+_MOST_KEYS: Final = 500
+"""Most ids that are looked up for a query between two times: half a millisecond each. More ids are
+searched for in all files of that time."""
 _BITE_FILES: Final = 100
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -273,7 +276,8 @@ def _keys(query: RecordQuery) -> Iterator[Sequence[str]]:
     starts = query.decision_id_starts
     if query.decision_id is None and starts is not None and len(starts) >= ID_LENGTH:
         ids = [starts]
-    if ids is not None:
+    is_bounded = query.from_ms is not None and query.to_ms is not None
+    if ids is not None and not (is_bounded and len(ids) > _MOST_KEYS):
         yield [one[:ID_LENGTH] for one in ids]
 
 

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from mlplatform.decisions.records.record import SCALARS, link, record_digest
+from mlplatform.decisions.records.record import SCALARS, STORED, link, record_digest
 from mlplatform.decisions.records.retention import AbsentPayload, ExpiredRange
-from mlplatform.decisions.records.tables import STORED
 
 _SEQ: Final = STORED.index("seq")
 _DECISION_ID: Final = STORED.index("decision_id")
 _DEGRADED: Final = STORED.index("degraded")
+_CHAIN: Final = STORED.index("chain")
+_PAYLOAD: Final = STORED.index("payload")
 _END: Final = len(SCALARS)
 _PLACES: Final = tuple(STORED.index(name) for name in AbsentPayload._fields[1:])
 
@@ -42,7 +43,7 @@ class Chain:
 
     def follow(self, rows: Sequence[Sequence[Any]]) -> Iterator[str]:
         """Continue the walk over stored records in the order of their numbers. Yields a sentence
-        per finding.
+        per finding. A payload that can't be read is bytes.
 
         After a finding the walk continues from what is stored, so that one change gives one
         finding.
@@ -51,17 +52,10 @@ class Chain:
             if not _well_formed(row):
                 yield f"a record after {self.seq} of writer {self.writer} has a value of wrong type"
                 continue
-            seq, (payload_digest, digest, chain, payload) = row[_SEQ], row[_END:]
+            seq, chain, payload = row[_SEQ], row[_CHAIN], row[_PAYLOAD]
             if seq > self.seq + 1:
                 yield f"{self._range(self.seq + 1, seq - 1)} missing"
-            scalars = [*row[2:_END]]
-            scalars[_DEGRADED - 2] = bool(scalars[_DEGRADED - 2])
-            if payload_digest is None:  # a sealed file holds those that nothing else determines
-                payload_digest = hashlib.sha256(payload.encode()).digest()
-            computed = record_digest(self.writer, seq, scalars, payload_digest)
-            problem = _problem(computed, payload_digest, digest, payload)
-            if problem is None and seq == self.seq + 1 and link(self.chain, computed) != chain:
-                problem = f"does not follow record {self.seq}: one of the two was changed"
+            problem = self._problem(row)
             if problem is not None:
                 decision = f"(decision {row[_DECISION_ID]})"
                 yield f"record {seq} of writer {self.writer} {decision} {problem}"
@@ -69,6 +63,21 @@ class Chain:
                 self._note(AbsentPayload(seq, *(row[place] for place in _PLACES)))
             self.continue_from(seq, chain)
             self.records += 1
+
+    def _problem(self, row: Sequence[Any]) -> str | None:
+        payload_digest, digest, chain, payload = row[_END:]
+        if isinstance(payload, bytes):
+            return "was changed: its payload can't be read"
+        scalars = [*row[2:_END]]
+        scalars[_DEGRADED - 2] = bool(scalars[_DEGRADED - 2])
+        if payload_digest is None:  # only those are stored that nothing else determines
+            payload_digest = hashlib.sha256(payload.encode()).digest()
+        computed = record_digest(self.writer, row[_SEQ], scalars, payload_digest)
+        problem = _problem(computed, payload_digest, digest, payload)
+        follows = row[_SEQ] != self.seq + 1 or link(self.chain, computed) == chain
+        if problem is None and not follows:
+            return f"does not follow record {self.seq}: one of the two was changed"
+        return problem
 
     def _note(self, absent: AbsentPayload) -> None:
         if any(one.covers(absent) for one in self.expired):
@@ -101,7 +110,8 @@ def _well_formed(row: Sequence[Any]) -> bool:
     payload_digest, digest, chain, payload = row[_END:]
     digests = isinstance(chain, bytes) and isinstance(digest, bytes | None)
     is_bound = isinstance(payload_digest, bytes) or (payload_digest is None and payload is not None)
-    return isinstance(row[_SEQ], int) and digests and is_bound and isinstance(payload, str | None)
+    is_whole = digests and is_bound and isinstance(payload, str | bytes | None)
+    return isinstance(row[_SEQ], int) and is_whole
 
 
 def _problem(

@@ -26,7 +26,7 @@ from mlplatform.decisions.log import (
     segments,
 )
 from mlplatform.decisions.log.sealed_files import SealedFile
-from mlplatform.decisions.records import kept_keys, tables
+from mlplatform.decisions.records import kept_keys, tables, unsealed_records
 from mlplatform.decisions.records.erasures import WRITERS, Erasure, erasure_of, numbers_of
 from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.retention import (
@@ -370,11 +370,7 @@ def _rows(db: sqlite3.Connection, numbers: Mapping[str, Sequence[int]]) -> Itera
         for start in range(0, len(held), _BITE_ROWS):
             bite = held[start : start + _BITE_ROWS]
             with sqlite.throttled(), sqlite.transaction(db):
-                db.execute(
-                    "UPDATE records SET payload = NULL WHERE writer = ? AND payload IS NOT NULL"
-                    f" AND seq IN ({','.join('?' * len(bite))})",
-                    (writer, *bite),
-                )
+                unsealed_records.remove_payloads(db, writer, bite)
             yield "payloads of rows erased"
 
 
@@ -382,15 +378,22 @@ def _expired_rows(
     db: sqlite3.Connection, ranges: Mapping[str, Sequence[ExpiredRange]]
 ) -> Iterator[str]:
     due = (
-        "SELECT seq FROM records WHERE writer = ? AND seq BETWEEN ? AND ? AND model = ?"
-        f" AND event_ms < ? AND kind NOT IN ({','.join('?' * len(KEPT_KINDS))})"
-        " AND payload IS NOT NULL LIMIT ?"
+        f"model = ? AND event_ms < ? AND kind NOT IN ({','.join('?' * len(KEPT_KINDS))})"
+        " AND payload IS NOT NULL"
     )
     for writer, of_writer in sorted(ranges.items()):
         for one in of_writer:
-            asked = (writer, one.first, one.last, one.model, one.before_ms, *KEPT_KINDS)
-            while bite := [seq for (seq,) in db.execute(due, (*asked, _BITE_ROWS))]:
-                yield from _rows(db, {writer: bite})
+            while found := unsealed_records.select(
+                db,
+                ("seq",),
+                writer,
+                after=one.first - 1,
+                last=one.last,
+                where=due,
+                values=(one.model, one.before_ms, *KEPT_KINDS),
+                limit=_BITE_ROWS,
+            ):
+                yield from _rows(db, {writer: [seq for (seq,) in found]})
 
 
 def _close_writers(db: sqlite3.Connection) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from mlplatform.decisions.records import kept_keys, tables
+from mlplatform.decisions.records import kept_keys, tables, unsealed_records
 from mlplatform.decisions.records.sqlite_errors import Translation
 from mlplatform.runtime.storage import sqlite
 
@@ -31,19 +32,14 @@ def prune(folder: Path, writer: str, *, seq: int, chain: bytes, before_ms: int, 
     with Translation(path), closing(sqlite.connect(path)) as db:
         for _ in kept_keys.expire(db, now_ms):
             pass
-        known = db.execute(
-            "SELECT chain FROM records WHERE writer = ? AND seq = ?", (writer, seq)
-        ).fetchone()
-        if known is None or known[0] != chain:
+        known = unsealed_records.select(db, ("chain",), writer, after=seq - 1, last=seq)
+        if known != [(chain,)]:
             return 0
         # In small steps: a gateway that appends waits for one step at most.
         while True:
             with sqlite.transaction(db):
-                bite = db.execute(
-                    "SELECT seq, chain, recorded_ms FROM records WHERE writer = ? AND seq <= ?"
-                    " ORDER BY seq LIMIT ?",
-                    (writer, seq, BITE_ROWS),
-                ).fetchall()
+                columns = ("seq", "chain", "recorded_ms")
+                bite = unsealed_records.select(db, columns, writer, last=seq, limit=BITE_ROWS)
                 old = list(_old(bite, before_ms))
                 if not old:
                     return dropped
@@ -51,7 +47,7 @@ def prune(folder: Path, writer: str, *, seq: int, chain: bytes, before_ms: int, 
             dropped += len(old)
 
 
-def _old(bite: list[tuple[int, bytes, int]], before_ms: int) -> list[tuple[int, bytes]]:
+def _old(bite: Sequence[tuple[int, bytes, int]], before_ms: int) -> list[tuple[int, bytes]]:
     found: list[tuple[int, bytes]] = []
     for seq, chain, recorded_ms in bite:
         if recorded_ms >= before_ms:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from mlplatform.decisions.log import catalogue, sealed_files
 from mlplatform.decisions.log.by_keys import by_keys, has_keys
 from mlplatform.decisions.log.sealed_files import SealedFile
-from mlplatform.decisions.log.sealed_form import id_columns, sealed_schema, with_ids
-from mlplatform.decisions.records import tables
+from mlplatform.decisions.log.sealed_form import ID, id_columns, sealed_schema, with_ids
+from mlplatform.decisions.records import tables, unsealed_records
 from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.record import COLUMNS, KINDS, arrow_schema, arrow_table
 from mlplatform.runtime.errors import InputInvalid
@@ -124,26 +124,34 @@ def _from_rows(
     db: sqlite3.Connection, writer: str, done: int, query: RecordQuery, schema: pa.Schema
 ) -> pa.Table:
     conditions, values = _conditions(query)
-    statement = (
-        f"SELECT {', '.join(query.columns)} FROM records WHERE writer = ? AND seq > ?"
-        f"{''.join(f' AND {c}' for c in conditions)} ORDER BY seq LIMIT ?"
+    rows = unsealed_records.select(
+        db,
+        query.columns,
+        writer,
+        after=max(done, _after(query, writer)),
+        where=" AND ".join(conditions),
+        values=values,
+        limit=query.limit,
     )
-    after, room = max(done, _after(query, writer)), -1 if query.limit is None else query.limit
-    return arrow_table(db.execute(statement, (writer, after, *values, room)).fetchall(), schema)
+    return arrow_table(rows, schema)
 
 
 def _conditions(query: RecordQuery) -> tuple[list[str], list[Any]]:
-    conditions = [f"{name} = ?" for name, _ in _equalities(query)]
-    values: list[Any] = [value for _, value in _equalities(query)]
+    equal = [(name, value) for name, value in _equalities(query) if name != ID]
+    conditions = [f"{name} = ?" for name, _ in equal]
+    values: list[Any] = [value for _, value in equal]
     if query.kinds != KINDS:
         conditions.append(f"kind IN ({','.join('?' * len(query.kinds))})")
         values += query.kinds
     if query.decision_id_starts is not None:
         conditions.append("substr(decision_id, 1, ?) = ?")
         values += (len(query.decision_id_starts), query.decision_id_starts)
-    if query.decision_ids is not None:
-        conditions.append(f"decision_id IN ({','.join('?' * len(query.decision_ids))})")
-        values += query.decision_ids
+    one = None if query.decision_id is None else (query.decision_id,)
+    for ids in (one, query.decision_ids):
+        if ids is not None:
+            held = [*ids, *map(unsealed_records.stored_id, ids)]
+            conditions.append(f"stored_id IN ({','.join('?' * len(held))})")
+            values += held
     if query.from_ms is not None:
         conditions.append("event_ms >= ?")
         values.append(query.from_ms)

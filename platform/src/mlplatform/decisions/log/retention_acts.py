@@ -24,7 +24,7 @@ from mlplatform.decisions.log.retention import (
 )
 from mlplatform.decisions.log.sealed_files import SealedFile
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records import tables
+from mlplatform.decisions.records import tables, unsealed_records
 from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.retention import (
     KEPT_KINDS,
@@ -40,15 +40,6 @@ from mlplatform.runtime.units import DAY_MS
 
 _READ: Final = ("model", "kind", "event_ms")
 _OWN: Final = f"model = ? AND kind NOT IN ({','.join('?' * len(KEPT_KINDS))})"
-_FIRST_KEPT: Final = f"""
-SELECT seq, event_ms FROM records WHERE writer = ? AND seq >= ? AND {_OWN} AND event_ms >= ?
-ORDER BY seq LIMIT 1
-"""
-_BEFORE: Final = f"""
-SELECT max(seq), count(*), min(event_ms), max(event_ms) FROM records
-WHERE writer = ? AND seq >= ? AND seq < ? AND {_OWN}
-"""
-_NO_END: Final = 2**63 - 1
 _logger = logging.getLogger(__name__)
 
 
@@ -197,10 +188,22 @@ def _of_rows(
     name, own = writer.writer, (model, *KEPT_KINDS)
     start = tables.sealed_end(db, name)[0] + 1
     start = max([start, *(r.last + 1 for r in covered if r.first <= start <= r.last)])
-    kept = db.execute(_FIRST_KEPT, (name, start, *own, before_ms)).fetchone()
-    end = _NO_END if kept is None else kept[0]
-    last, payloads, *times = db.execute(_BEFORE, (name, start, end, *own)).fetchone()
-    if payloads:
-        yield HeldPayloads(name, start, last, payloads, *times)
-    if kept is not None:
-        yield HeldPayloads(name, end, max(writer.seq, end), 0, kept[1], kept[1])
+    columns = ("seq", "event_ms")
+    kept = unsealed_records.select(
+        db,
+        columns,
+        name,
+        after=start - 1,
+        where=f"{_OWN} AND event_ms >= ?",
+        values=(*own, before_ms),
+        limit=1,
+    )
+    end = kept[0][0] - 1 if kept else None
+    before = unsealed_records.select(
+        db, columns, name, after=start - 1, last=end, where=_OWN, values=own
+    )
+    if before:
+        times = [event_ms for _, event_ms in before]
+        yield HeldPayloads(name, start, before[-1][0], len(before), min(times), max(times))
+    for seq, event_ms in kept:
+        yield HeldPayloads(name, seq, max(writer.seq, seq), 0, event_ms, event_ms)

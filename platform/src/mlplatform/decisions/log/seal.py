@@ -13,7 +13,7 @@ from typing import Any
 
 from mlplatform.decisions.log import catalogue, compaction, erasure, sealed_files, segments
 from mlplatform.decisions.log.chains import Chain
-from mlplatform.decisions.records import kept_keys, tables
+from mlplatform.decisions.records import kept_keys, tables, unsealed_records
 from mlplatform.runtime.errors import Busy, Corrupt
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.storage.files import locked, sync
@@ -120,7 +120,7 @@ def _seal_writer(
     chain = Chain(name, *tables.sealed_end(db, name))
     while writer.seq - chain.seq >= max(limits.minimum_rows, 1):
         count = min(writer.seq - chain.seq, limits.maximum_rows)
-        rows = tables.unsealed_rows(db, name, after=chain.seq, limit=count)
+        rows = tables.unsealed_rows(db, name, after=chain.seq, limit=count, is_lenient=True)
         _check(chain, rows, count, writer)
         sealed_files.begin(folder)
         path = segments.path_of(folder, name, rows)
@@ -146,8 +146,7 @@ def _check(chain: Chain, rows: list[tuple[Any, ...]], count: int, writer: tables
 
 def _delete_rows(db: sqlite3.Connection, writer: str, last: int) -> Iterator[str]:
     # in small steps: a process that appends waits for one step at most
-    query = "SELECT seq FROM records WHERE writer = ? AND seq <= ? ORDER BY seq LIMIT ?"
-    while bite := db.execute(query, (writer, last, _DELETE_ROWS)).fetchall():
+    while bite := unsealed_records.select(db, ("seq",), writer, last=last, limit=_DELETE_ROWS):
         with sqlite.throttled(), sqlite.transaction(db):
-            db.execute("DELETE FROM records WHERE writer = ? AND seq <= ?", (writer, bite[-1][0]))
+            unsealed_records.delete(db, writer, bite[-1][0])
         yield "sealed rows deleted"

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from mlplatform.decisions.records.record import SCALARS, arrow_schema, record_digest
-from mlplatform.decisions.records.tables import STORED
+from mlplatform.decisions.records.record import SCALARS, STORED, arrow_schema, record_digest
 
 if TYPE_CHECKING:  # a gateway starts without pyarrow
     import pyarrow as pa
@@ -29,6 +28,7 @@ _PAIRS: Final = np.frombuffer(b"".join(b"%02x" % one for one in range(256)), np.
 _NIBBLES: Final = np.zeros(256, np.uint8)
 _NIBBLES[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16)
 _SCALARS: Final = slice(2, len(SCALARS))
+_DEGRADED: Final = SCALARS.index("degraded") - 2
 _PAYLOAD_DIGEST, _DIGEST, _PAYLOAD = map(STORED.index, ("payload_digest", "digest", "payload"))
 _Row = tuple[Any, ...]
 
@@ -150,13 +150,15 @@ def rows(batch: pa.RecordBatch) -> Iterator[_Row]:
 
 
 def whole(row: _Row) -> _Row:
-    """A record as `rows` gives it, with the digests that its file does not hold."""
+    """A record as `rows` gives it, or unsealed, with the digests that are not stored."""
     if row[_DIGEST] is not None:
         return row
     payload_digest = row[_PAYLOAD_DIGEST]
     if payload_digest is None:
         payload_digest = hashlib.sha256(row[_PAYLOAD].encode()).digest()
-    digest = record_digest(row[0], row[1], row[_SCALARS], payload_digest)
+    scalars = [*row[_SCALARS]]
+    scalars[_DEGRADED] = bool(scalars[_DEGRADED])  # of an unsealed row it is 0 or 1
+    digest = record_digest(row[0], row[1], scalars, payload_digest)
     return (*row[:_PAYLOAD_DIGEST], payload_digest, digest, *row[_DIGEST + 1 :])
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mlplatform.decisions.log import sealed_form
-from mlplatform.decisions.records.record import GENESIS, SCALARS, arrow_schema, arrow_table
-from mlplatform.decisions.records.tables import STORED
+from mlplatform.decisions.records.record import GENESIS, SCALARS, STORED, arrow_schema, arrow_table
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import Corrupt
 from mlplatform.runtime.storage.files import open_private

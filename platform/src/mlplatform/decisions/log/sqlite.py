@@ -31,6 +31,7 @@ from mlplatform.decisions.records.prepared_record import Key, StorableRecord, pr
 from mlplatform.decisions.records.projection import Projection, committed
 from mlplatform.decisions.records.record import GENESIS, WRITER_NAME, Record, link, record_digest
 from mlplatform.decisions.records.sqlite_errors import Translation
+from mlplatform.decisions.records.unsealed_records import UnsealedWriter
 from mlplatform.decisions.spill import files
 from mlplatform.decisions.spill.backlog import (
     SpillBacklog,
@@ -151,6 +152,7 @@ class SqliteDecisionLog:
             self._lookups.execute(f"PRAGMA busy_timeout={_LOOKUP_WAIT_MS}")
             self._kept = kept_keys.KeptKeys(self._lookups)
             self._keys = kept_keys.KeyWriter(self._db)
+            self._records = UnsealedWriter(self._db)
         self._readers = WalReaders(self._path)
         self._were_held_up = False
         self._heads: dict[str, _Head] = {}
@@ -217,9 +219,7 @@ class SqliteDecisionLog:
     def find(self, client: str, model: str, key: str) -> StoredAnswer | None:
         """The answer given under a key, while it is kept: as long as claimed, or a little
         longer."""
-        self._check_readers()
-        with self._lookups_lock, self._translation:
-            return self._kept.find((client, model, key))
+        return self.find_all([(client, model, key)])[0]
 
     def find_all(self, keys: Sequence[Key]) -> list[StoredAnswer | None]:
         """The answers for several keys, as `find` gives each, by one read of the log."""
@@ -381,9 +381,8 @@ class SqliteDecisionLog:
             digest = record_digest(writer, seq, form.scalars, form.payload_digest)
             chain = link(chain, digest)
             outcomes.append(AppendReceipt(seq))
-            rows.append(
-                (writer, seq, *form.scalars, form.payload_digest, digest, chain, form.payload)
-            )
+            digests = (form.payload_digest, digest, chain)
+            rows.append((writer, seq, *form.scalars, *digests, form.payload))
             if item.idempotency is not None:
                 keys.add(item)
         after = _Head(before.session, seq, chain)
@@ -392,7 +391,7 @@ class SqliteDecisionLog:
         if keys.ended:
             self._keys.end(keys.ended)
         self._keys.write(keys.items, now_ms)
-        tables.insert_records(self._db, rows)
+        self._records.insert(rows)
         if self.projection is not None:
             self._project(self.projection, writer, before.seq, rows)
         return after, outcomes
@@ -445,8 +444,7 @@ class SqliteDecisionLog:
             return known
         if not WRITER_NAME.fullmatch(writer):
             raise InputInvalid(f"writer {writer!r}", None, f"wanted: {WRITER_NAME.pattern}")
-        row = self._db.execute(_CLAIM, (writer, GENESIS, self._wall_ms())).fetchone()
-        return _Head(*row)
+        return _Head(*self._db.execute(_CLAIM, (writer, GENESIS, self._wall_ms())).fetchone())
 
     def _advance(self, writer: str, before: _Head, after: _Head, event_ms: int | None) -> None:
         now_ms = self._wall_ms()
@@ -471,6 +469,7 @@ class SqliteDecisionLog:
                 raise
             except BaseException:
                 self._keys.forget()
+                self._records.forget()
                 raise
 
 

@@ -16,7 +16,7 @@ from mlplatform.decisions.log.chains import Chain
 from mlplatform.decisions.log.file_checks import FileCheck
 from mlplatform.decisions.log.sealed_files import SealedFile
 from mlplatform.decisions.log.segments import Segment
-from mlplatform.decisions.records import tables
+from mlplatform.decisions.records import tables, unsealed_records
 from mlplatform.decisions.records.port import ManifestHead, VerifyReport
 from mlplatform.decisions.records.record import GENESIS
 from mlplatform.decisions.records.retention import ExpiredRange
@@ -249,7 +249,7 @@ class _Walk:
 
     def _unsealed(self, chain: Chain) -> Iterator[str]:
         while rows := tables.unsealed_rows(
-            self.db, chain.writer, after=chain.seq, limit=_BATCH_ROWS
+            self.db, chain.writer, after=chain.seq, limit=_BATCH_ROWS, is_lenient=True
         ):
             before = chain.seq
             yield from chain.follow(rows)
@@ -301,7 +301,7 @@ def _follows(file: SealedFile, end: int, ends: Mapping[int, bytes]) -> Iterator[
 
 
 def _named_elsewhere(db: sqlite3.Connection, manifest: Sequence[Segment]) -> set[str]:
-    names = [name for (name,) in db.execute("SELECT DISTINCT writer FROM records")]
+    names = unsealed_records.writers(db)
     names += [segment.writer for segment in manifest]
     return {name for name in names if isinstance(name, str)}
 

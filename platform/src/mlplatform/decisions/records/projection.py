@@ -48,5 +48,5 @@ _SEQ, _KIND, _MODEL, _EVENT_MS, _PAYLOAD = 1, 2, 4, 5, -1
 
 
 def committed(row: Sequence[Any]) -> ProjectedRecord:
-    """The record of a table row, whose columns are in the order of `tables.STORED`."""
+    """The record of a table row, whose columns are in the order of `record.STORED`."""
     return ProjectedRecord(row[_SEQ], row[_KIND], row[_MODEL], row[_EVENT_MS], row[_PAYLOAD])

@@ -128,6 +128,9 @@ SCALARS: Final = tuple(name for name in COLUMNS if name != "payload")
 """All columns but the payload: those that a reader gets without asking for any. `record_digest`
 hashes them by position (see `COLUMNS`)."""
 
+STORED: Final = (*SCALARS, "payload_digest", "digest", "chain", "payload")
+"""Columns of a stored record, in order."""
+
 REQUIRED: Final = frozenset(
     (
         "writer",

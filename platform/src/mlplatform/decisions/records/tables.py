@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from mlplatform.decisions.records import kept_keys, recent_keys
+from mlplatform.decisions.records import kept_keys, recent_keys, unsealed_records
 from mlplatform.decisions.records.port import ManifestHead, WriterHead
-from mlplatform.decisions.records.record import GENESIS, SCALARS
-from mlplatform.runtime.storage.batches import chunks, inserting
+from mlplatform.decisions.records.record import GENESIS, STORED
 from mlplatform.runtime.storage.sql import Schema
 
 DATABASE: Final = "decisions.db"
-STORED: Final = (*SCALARS, "payload_digest", "digest", "chain", "payload")
-"""Columns of a stored record; the payload is last, so that reading the others skips its pages."""
 
 SCHEMA: Final = Schema(
     "decisions",
@@ -126,11 +123,12 @@ END""",
         ),
         kept_keys.STEP,
         recent_keys.STEP,
+        unsealed_records.STEP,
     ),
 )
-"""The migrations of decisions.db. The columns of `records` are those of `STORED`, in that order.
-A step must not change them: digests cover them by position (`record.COLUMNS`). What a record is to
-hold besides goes into its payload.
+"""The migrations of decisions.db. Records were in a table `records` before they got their packed
+form (`unsealed_records`). A step must not change which columns a record has: digests cover them by
+position (`record.COLUMNS`). What a record is to hold besides goes into its payload.
 
 The table `idempotency` holds keys of an earlier release, until they end.
 
@@ -163,16 +161,6 @@ class Writer(NamedTuple):
     session: int
 
 
-def insert_records(db: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> int:
-    """Write stored records. Returns the number written."""
-    written = 0
-    for chunk in chunks(rows):
-        flat = [value for row in chunk for value in row]
-        statement = inserting("records", len(STORED), len(chunk))
-        written += db.execute(statement, flat).rowcount
-    return written
-
-
 def writers(db: sqlite3.Connection) -> list[Writer]:
     """All writers that this log has seen, sorted by name."""
     query = f"SELECT {', '.join(Writer._fields)} FROM writers ORDER BY writer"
@@ -201,7 +189,7 @@ def move_pruned(db: sqlite3.Connection, writer: str, seq: int, chain: bytes) -> 
     ON CONFLICT (writer) DO UPDATE SET seq = excluded.seq, chain = excluded.chain
     """
     db.execute(move, (writer, seq, chain))
-    db.execute("DELETE FROM records WHERE writer = ? AND seq <= ?", (writer, seq))
+    unsealed_records.delete(db, writer, seq)
 
 
 def sealed_numbers(db: sqlite3.Connection) -> dict[str, int]:
@@ -236,13 +224,25 @@ def head(db: sqlite3.Connection) -> ManifestHead:
 
 
 def unsealed_rows(
-    db: sqlite3.Connection, writer: str, *, after: int, limit: int = -1
+    db: sqlite3.Connection,
+    writer: str,
+    *,
+    after: int,
+    limit: int | None = None,
+    is_lenient: bool = False,
 ) -> list[tuple[Any, ...]]:
-    """A writer's stored records with larger numbers, in order."""
-    query = (
-        f"SELECT {', '.join(STORED)} FROM records WHERE writer = ? AND seq > ? ORDER BY seq LIMIT ?"
+    """A writer's stored records with larger numbers, in order; None for a digest that follows from
+    the rest.
+
+    Args:
+        is_lenient: whether a payload that can't be read is returned as bytes.
+
+    Raises:
+        Corrupt: a payload can't be read.
+    """
+    return unsealed_records.select(
+        db, STORED, writer, after=after, limit=limit, is_lenient=is_lenient
     )
-    return db.execute(query, (writer, after, limit)).fetchall()
 
 
 def spill_mark(db: sqlite3.Connection, spill: str) -> int | None:

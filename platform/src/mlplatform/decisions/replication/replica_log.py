@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from mlplatform.decisions.log import erasure, sealed_files, segments
+from mlplatform.decisions.log import erasure, sealed_files, sealed_form, segments
 from mlplatform.decisions.log.sqlite import LIVE_WITHIN_MS
-from mlplatform.decisions.records import tables
-from mlplatform.decisions.records.record import GENESIS
+from mlplatform.decisions.records import tables, unsealed_records
+from mlplatform.decisions.records.record import GENESIS, STORED
 from mlplatform.decisions.records.sqlite_errors import Translation
-from mlplatform.decisions.records.tables import STORED
+from mlplatform.decisions.records.unsealed_records import UnsealedWriter
 from mlplatform.decisions.replication.continuation import (
     AppendPlan,
     Divergence,
@@ -102,6 +102,7 @@ class ReplicaLog:
                 threads=True,
                 shrinks=True,
             )
+        self._records = UnsealedWriter(self._db, is_foreign=True)
 
     def replicate(self, items: Sequence[Item]) -> list[ReplicaPosition]:
         """Append the records that continue each writer, in one transaction. Returns one position
@@ -176,7 +177,7 @@ class ReplicaLog:
             raise Busy(f"another process wrote records of {writer} while they were checked")
         if not batch.is_kept:
             self._adopt(writer)
-        tables.insert_records(self._db, found.rows)
+        self._records.insert(found.rows)
         # a writer with new records is not closed
         self._db.execute(
             "UPDATE writers SET seq = ?, chain = ?, closed = closed AND ? WHERE writer = ?",
@@ -213,11 +214,8 @@ class ReplicaLog:
         if not numbers:
             return {}
         first, last = min(numbers), max(numbers)
-        rows = self._db.execute(
-            "SELECT seq, digest, chain FROM records WHERE writer = ? AND seq BETWEEN ? AND ?",
-            (writer, first, last),
-        ).fetchall()
-        known = {seq: RecordIdentity(digest, chain) for seq, digest, chain in rows}
+        rows = unsealed_records.select(self._db, STORED, writer, after=first - 1, last=last)
+        known = _identities(map(sealed_form.whole, rows))
         within = "writer = ? AND first <= ? AND last >= ?"
         for file in sealed_files.present(self._db, within, writer, last, first):
             known |= _places(file.path(self._folder), first, last)
@@ -234,8 +232,13 @@ class ReplicaLog:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._lock, self._translation, sqlite.transaction(self._db):
-            yield
+        with self._lock, self._translation:
+            try:
+                with sqlite.transaction(self._db):
+                    yield
+            except BaseException:
+                self._records.forget()
+                raise
 
 
 def _position(batch: _CheckedBatch) -> ReplicaPosition:
@@ -245,14 +248,14 @@ def _position(batch: _CheckedBatch) -> ReplicaPosition:
     )
 
 
+def _identities(rows: Iterable[Sequence[Any]]) -> dict[int, RecordIdentity]:
+    return {row[_SEQ]: RecordIdentity(row[_DIGEST], row[_CHAIN]) for row in rows}
+
+
 def _places(path: Path, first: int, last: int) -> dict[int, RecordIdentity]:
     found: dict[int, RecordIdentity] = {}
     for rows in segments.stored(path, first - 1):
-        found |= {
-            row[_SEQ]: RecordIdentity(row[_DIGEST], row[_CHAIN])
-            for row in rows
-            if row[_SEQ] <= last
-        }
+        found |= _identities(row for row in rows if row[_SEQ] <= last)
         if rows[-1][_SEQ] >= last:
             break
     return found

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from mlplatform.decisions.log import sealed_files, segments
+from mlplatform.decisions.log import sealed_files, sealed_form, segments
 from mlplatform.decisions.log.sealed_files import SealedFile
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records import tables
@@ -185,7 +185,7 @@ class ReplicationReader:
                 return [_record(row) for row in rows[:limit]]
             self._decoded.pop(writer, None)
             rows = tables.unsealed_rows(db, writer, after=after, limit=limit)
-            return [_record(row) for row in rows]
+            return [_record(sealed_form.whole(row)) for row in rows]
 
     def _from_file(self, file: SealedFile, after: int) -> list[_Row]:
         """Rows of a file after a number. The rows decoded last are reused if they hold the next

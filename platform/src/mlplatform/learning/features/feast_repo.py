@@ -16,6 +16,7 @@ import feast
 import msgspec
 
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.features.purposes import DeclaredViews
 from mlplatform.model.features.views import (
     FILE,
     SOURCE,
@@ -26,7 +27,12 @@ from mlplatform.model.features.views import (
     source_digest,
 )
 from mlplatform.model.folder_code import load_module
-from mlplatform.model.folders import load_definition, model_folder, model_names
+from mlplatform.model.folders import (
+    check_shared_views,
+    load_definition,
+    model_folder,
+    model_names,
+)
 from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable, PlatformError
 
 DTYPES = {"Float64": "float64", "Int64": "int64", "Bool": "bool"}
@@ -87,11 +93,13 @@ def write(models: Iterable[str]) -> None:
     """Write features.json of each of these models whose folder defines features.
 
     Raises:
-        ConfigInvalid: for the same reasons as in `views`.
+        ConfigInvalid: for the same reasons as in `views`, or another folder does not let the model
+            use a view as it would.
     """
     for model in models:
         folder = model_folder(model)
         if (folder / SOURCE).is_file():
+            check_shared_views(DeclaredViews(model, purposes(model), views(model)))
             (folder / FILE).write_text(render(model))
 
 

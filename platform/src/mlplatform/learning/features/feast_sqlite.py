@@ -10,14 +10,12 @@ feast/infra/online_stores/sqlite.py (0.67).
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
 import sqlite3
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,7 +33,7 @@ from mlplatform.learning.features.online import (
     FeatureRow,
     OnlineRow,
 )
-from mlplatform.model.features.views import FeatureView, ValueType, view_named
+from mlplatform.model.features.views import FeatureView, view_named
 from mlplatform.runtime.errors import StaleFence, Unavailable
 from mlplatform.runtime.storage.sql import Schema
 from mlplatform.runtime.storage.sqlite import (
@@ -159,14 +157,16 @@ class FeastSqlite:
     def write(self, view: str, rows: pa.Table) -> int:
         definition = view_named(view, self._views)
         newest_s = max(_seconds(rows, EVENT_TIMESTAMP), default=None)
-        return self._stored_rows(definition, _cells(definition, rows), newest_s)
+        return self._stored_rows(definition, _entities(definition, rows), newest_s)
 
     def put(self, view: str, rows: Sequence[FeatureRow], *, fence: str | None = None) -> int:
         definition = view_named(view, self._views)
         newest_s = max((event_us // SECOND_US for _, event_us, _, _ in rows), default=None)
         with self._translated():
             self._follow()
-            return self._stored_rows(definition, _row_cells(definition, rows), newest_s, fence)
+            return self._stored_rows(
+                definition, _pushed_entities(definition, rows), newest_s, fence
+            )
 
     def fence(self, view: str) -> str:
         with self._translated():
@@ -245,14 +245,14 @@ class FeastSqlite:
     def _stored_rows(
         self,
         view: FeatureView,
-        found: Iterator[Cell],
+        entities: Iterator[_Entity],
         newest_s: int | None,
         fence: str | None = None,
     ) -> int:
         with transaction(self._db):
             if fence is not None and self._fence(view.name) != fence:
                 raise StaleFence(f"rows of {view.name} were erased since these were read")
-            changed = self._db.executemany(self._upsert(view), found)
+            changed = self._db.executemany(self._upsert(view), entities)
             if newest_s is not None:
                 self._db.execute(_NOTE, (self._project, view.name, newest_s))
         return changed.rowcount // len(view.fields)
@@ -306,59 +306,49 @@ class FeastSqlite:
                 )
 
     def _upsert(self, view: FeatureView) -> str:
+        """Stores an `_Entity`: all of its features by one statement, which takes half of the time
+        of one for each feature. Feast's `value_text` is for its search of documents only."""
+        names = [f.name for f in view.fields]
+        cells = [(name, f"?{place}") for place, name in enumerate(names, start=4)]
+        # In the order of the table's key
+        rows = ", ".join(f"(?1, '{name}', {value}, ?2, ?3)" for name, value in sorted(cells))
         return (
             f"INSERT INTO {self._table(view)} AS old"
-            " (entity_key, feature_name, value, value_text, event_ts, created_ts)"
-            " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT(entity_key, feature_name) DO UPDATE SET"
-            " value=excluded.value, value_text=excluded.value_text, event_ts=excluded.event_ts,"
+            f" (entity_key, feature_name, value, event_ts, created_ts) VALUES {rows}"
+            " ON CONFLICT(entity_key, feature_name) DO UPDATE SET"
+            " value=excluded.value, value_text=NULL, event_ts=excluded.event_ts,"
             " created_ts=excluded.created_ts WHERE excluded.event_ts > old.event_ts OR"
             " (excluded.event_ts = old.event_ts"
             " AND excluded.created_ts >= ifnull(old.created_ts, excluded.created_ts))"
         )
 
 
-Cell = tuple[bytes, str, bytes, str | None, int, int | float]
+_Entity = tuple[bytes | int | float, ...]
+"""An entity's key, event time, time of creation, and the value of each feature."""
 
 
-def _cells(view: FeatureView, rows: pa.Table) -> Iterator[Cell]:
-    """The cells of all rows, in the order of the table's key: a page of the file is then changed
-    once, and not once for each feature."""
+def _entities(view: FeatureView, rows: pa.Table) -> Iterator[_Entity]:
+    """The entities of all rows, in the order of the table's key: a page of the file is then changed
+    once."""
     check_columns(view, rows)
     prefix = entity_key_prefix(view.join_key)
     listed: list[Any] = rows.column(view.join_key).to_pylist()
     keys = [prefix + key_value(key) for key in listed]
-    fields = sorted(view.fields, key=_name_of)
     order = sorted(range(len(keys)), key=keys.__getitem__)
     for start in range(0, len(order), _ROWS_AT_ONCE):
         places = order[start : start + _ROWS_AT_ONCE]
         some = rows.take(places)
-        columns = [(f.name, *_encoded(cells(some, f), f.dtype)) for f in fields]
-        times = zip(_seconds(some, EVENT_TIMESTAMP), _created_s(some), strict=True)
-        for row, (place, (event, created)) in enumerate(zip(places, times, strict=True)):
-            for name, values, texts in columns:
-                yield keys[place], name, values[row], texts[row], event, created
+        times = _seconds(some, EVENT_TIMESTAMP), _created_s(some)
+        columns = [[encode(value, f.dtype) for value in cells(some, f)] for f in view.fields]
+        yield from zip(map(keys.__getitem__, places), *times, *columns, strict=True)
 
 
-def _encoded(
-    values: Sequence[float | None], dtype: ValueType
-) -> tuple[list[bytes], list[str | None]]:
-    """A column's values as Feast stores them, and as texts."""
-    return [encode(value, dtype) for value in values], [*map(_text, values)]
-
-
-_name_of: Final = attrgetter("name")
-
-
-def _row_cells(view: FeatureView, rows: Sequence[FeatureRow]) -> Iterator[Cell]:
+def _pushed_entities(view: FeatureView, rows: Sequence[FeatureRow]) -> Iterator[_Entity]:
     prefix = entity_key_prefix(view.join_key)
+    kinds = [f.dtype for f in view.fields]
     for key, event_us, made_us, values in rows:
-        place, event_s, made_s = prefix + key_value(key), event_us // SECOND_US, _exact_s(made_us)
-        for field, value in zip(view.fields, values, strict=True):
-            yield place, field.name, encode(value, field.dtype), _text(value), event_s, made_s
-
-
-def _text(value: float | None) -> str | None:
-    return None if value is None or math.isnan(value) else str(value)
+        encoded = map(encode, values, kinds)
+        yield prefix + key_value(key), event_us // SECOND_US, _exact_s(made_us), *encoded
 
 
 def _exact_s(micros: int) -> int | float:

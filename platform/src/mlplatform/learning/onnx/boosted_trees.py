@@ -1,5 +1,5 @@
-"""Boosted trees of two classes, or of a number, from other libraries: raw scores, and ONNX written
-from the trees.
+"""Boosted trees of classes, or of a number, from other libraries: raw scores, and ONNX written from
+the trees.
 
 Converters of these libraries round thresholds to nearest, guess base scores, and lag behind
 releases. Here every split decides as the library itself does for float32 rows: a threshold is the
@@ -8,7 +8,7 @@ largest float32 for which a value goes left.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -43,20 +43,41 @@ class Split(Generic[Node]):
 
 
 @dataclass(frozen=True, slots=True)
+class ClassTrees:
+    """Trees that add to the margins of several classes, of which the softmax is the probabilities.
+
+    Args:
+        splits: the trees; its values and base are not used.
+        weights: what each node adds to each class [nodes, classes]; 0 for splits.
+        bases: the margin of each class before any tree is added.
+    """
+
+    splits: Ensemble
+    weights: NDArray[np.float64]
+    bases: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
 class FittedTrees:
-    """A fitted classifier of two classes, whose score is the second one's probability, 0-1; or a
-    regressor, whose score is its number."""
+    """A fitted classifier of two classes, whose score is the second one's probability, 0-1; one of
+    several, whose scores are the probabilities of all; or a regressor, whose score is its number.
+
+    Args:
+        classes: number of classes whose probabilities are scores; 0: one score a row.
+    """
 
     classifier: Any
-    trees: Ensemble
+    trees: Ensemble | ClassTrees
     inputs: int
+    classes: int = 0
 
     def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        """One raw score a row, by the library itself."""
+        """One raw score a row [n], or probabilities [n, classes], by the library itself."""
         with one_thread():
-            if self.trees.link == "identity":
+            if isinstance(self.trees, Ensemble) and self.trees.link == "identity":
                 return np.asarray(self.classifier.predict(x), np.float64).reshape(len(x))
-            return np.asarray(self.classifier.predict_proba(x)[:, 1], np.float64)
+            found = np.asarray(self.classifier.predict_proba(x), np.float64)
+            return found if self.classes else found[:, 1]
 
     @property
     def parameters(self) -> Mapping[str, Any]:
@@ -65,8 +86,11 @@ class FittedTrees:
         return parameters
 
     def onnx(self) -> bytes:
-        """The trees with input "inputs" float32 [n, F] and output "scores" float32 [n]."""
-        return ensemble_file(self.trees, inputs=self.inputs)
+        """The trees with input "inputs" float32 [n, F] and output "scores" float32 [n], or
+        [n, classes]."""
+        if isinstance(self.trees, ClassTrees):
+            return class_file(self.trees, inputs=self.inputs)
+        return ensemble_file(self.trees, inputs=self.inputs, classes=self.classes)
 
 
 def fit_on_one_thread(
@@ -152,9 +176,88 @@ def tree_sum(
     )
 
 
-def ensemble_file(ensemble: Ensemble, *, inputs: int) -> bytes:
+def class_sum(
+    roots: Iterable[Node],
+    read: Callable[[Node], Split[Node] | Sequence[float]],
+    bases: Sequence[float],
+) -> ClassTrees:
+    """Trees whose leaves add to the margins of classes.
+
+    Args:
+        roots: as in `tree_sum`.
+        read: returns what a node is: a split, or what a leaf adds to each class.
+        bases: the margin of each class before any tree is added.
+    """
+    leaves: list[Sequence[float]] = []
+
+    def numbered(node: Node) -> Split[Node] | float:
+        found = read(node)
+        if isinstance(found, Split):
+            return found
+        leaves.append(found)
+        return float(len(leaves) - 1)
+
+    splits = tree_sum(roots, numbered, link="identity")
+    weights = np.zeros((len(splits.feature), len(bases)))
+    (places,) = np.nonzero(splits.feature < 0)
+    weights[places] = np.array(leaves, np.float64)[splits.value[places].astype(np.int64)]
+    return ClassTrees(splits, weights, np.array(bases, np.float64))
+
+
+def of_one_class(
+    read: Callable[[Node], Split[Node] | float], classes: int
+) -> Callable[[tuple[int, Node]], Split[tuple[int, Node]] | Sequence[float]]:
+    """Returns what a node of a tree that adds to one class is, by that class and the node.
+
+    Args:
+        read: as in `tree_sum`.
+    """
+    shares: list[list[float]] = np.eye(classes).tolist()
+
+    def of_class(place: tuple[int, Node]) -> Split[tuple[int, Node]] | Sequence[float]:
+        number, node = place
+        found = read(node)
+        if not isinstance(found, Split):
+            return [found * share for share in shares[number]]
+        left, right = (number, found.left), (number, found.right)
+        return Split(found.feature, found.threshold, found.missing_left, left, right)
+
+    return of_class
+
+
+def class_file(trees: ClassTrees, *, inputs: int) -> bytes:
+    """Trees of classes as an ONNX file, whose scores are the probabilities [n, classes].
+
+    Source: ONNX, ai.onnx.ml, TreeEnsembleRegressor-3; Softmax-13.
+    """
+    from onnx import helper  # commands start without onnx
+
+    attributes = {**_attributes(trees.splits), "base_values": trees.bases.tolist()}
+    (tree, number), (nodes, classes) = _places(trees.splits), np.nonzero(trees.weights)
+    if not len(nodes):  # the operator wants a leaf that adds something
+        nodes, classes = trees.splits.roots[:1], np.zeros(1, np.int64)
+    margins = helper.make_node(
+        "TreeEnsembleRegressor",
+        [INPUT_NAME],
+        ["margins"],
+        domain="ai.onnx.ml",
+        **attributes,
+        n_targets=len(trees.bases),
+        target_treeids=tree[nodes].tolist(),
+        target_nodeids=number[nodes].tolist(),
+        target_ids=classes.tolist(),
+        target_weights=trees.weights[nodes, classes].tolist(),
+    )
+    softmax = helper.make_node("Softmax", ["margins"], [OUTPUT_NAME], axis=1)
+    return _file([margins, softmax], [], inputs=inputs, scores=[None, len(trees.bases)])
+
+
+def ensemble_file(ensemble: Ensemble, *, inputs: int, classes: int = 0) -> bytes:
     """Trees as an ONNX file, whose score is the probability of log-odds, or the sum itself; leaves
     become float32.
+
+    Args:
+        classes: 2 for the probabilities of both classes, [n, 2].
 
     Source: ONNX, ai.onnx.ml, TreeEnsembleClassifier-3 and TreeEnsembleRegressor-3.
     """
@@ -169,12 +272,26 @@ def ensemble_file(ensemble: Ensemble, *, inputs: int) -> bytes:
         **_attributes(ensemble),
         **leaves(ensemble),
     )
+    if classes:
+        both = helper.make_node("Identity", [outputs[-1]], [OUTPUT_NAME])
+        return _file([trees, both], [], inputs=inputs, scores=[None, classes])
+    place = helper.make_tensor("column", TensorProto.INT64, [], [column])
+    one = helper.make_node("Gather", [outputs[-1], "column"], [OUTPUT_NAME], axis=1)
+    return _file([trees, one], [place], inputs=inputs, scores=[None])
+
+
+def _file(
+    nodes: Sequence[Any], constants: Sequence[Any], *, inputs: int, scores: list[int | None]
+) -> bytes:
+    """An ONNX file of these nodes, from the inputs [n, F] to scores of this shape."""
+    from onnx import TensorProto, helper  # commands start without onnx
+
     graph = helper.make_graph(
-        [trees, helper.make_node("Gather", [outputs[-1], "column"], [OUTPUT_NAME], axis=1)],
+        nodes,
         GRAPH,
         [helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, [None, inputs])],
-        [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, [None])],
-        [helper.make_tensor("column", TensorProto.INT64, [], [column])],
+        [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, scores)],
+        constants,
     )
     opset = [helper.make_opsetid(domain, version) for domain, version in OPSET.items()]
     model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION)

@@ -9,13 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlplatform.learning.onnx.boosted_trees import (
+    ClassTrees,
     FittedTrees,
     Split,
+    class_sum,
     fit_on_one_thread,
     float32_below,
+    of_one_class,
     tree_sum,
 )
 from mlplatform.learning.onnx.ensembles import Ensemble
+from mlplatform.learning.onnx.sklearn import check_classes
 from mlplatform.model.bundle import Link
 from mlplatform.runtime.errors import ConfigInvalid
 
@@ -28,6 +32,8 @@ LINKS: Final[Mapping[str, Link]] = {
     "quantile": "identity",
 }
 """Objective → link of the sum of trees."""
+CLASSES: Final = "multiclass"
+"""Objective of three classes or more; what follows it is their number."""
 ZERO = np.float32(1e-35)
 """Largest absolute value that counts as 0 (kZeroThreshold)."""
 
@@ -37,6 +43,8 @@ def fitted(
     x: NDArray[np.float32],
     y: NDArray[Any],
     weights: NDArray[np.float64] | None = None,
+    *,
+    classes: int = 0,
 ) -> FittedTrees:
     """The classifier or regressor, fitted, whose ONNX form scores float32 rows as it does.
 
@@ -44,33 +52,43 @@ def fitted(
         classifier: an LGBMClassifier or LGBMRegressor that is not fitted yet; without `n_jobs` it
             takes one thread.
         weights: weight of each row; None means that all rows count equally.
+        classes: number of classes, if `y` holds their positions, from 0; 0 for one score a row.
 
     Raises:
+        InputInvalid: a class has no row.
         ConfigInvalid: the classifier is not a sum over trees that ONNX can hold; the message names
             its parameter.
     """
+    check_classes(y, classes)
     fit_on_one_thread(classifier, x, y, weights)
-    return FittedTrees(classifier, trees(classifier.booster_.dump_model()), x.shape[1])
+    return FittedTrees(classifier, trees(classifier.booster_.dump_model()), x.shape[1], classes)
 
 
-def trees(model: Mapping[str, Any]) -> Ensemble:
+def trees(model: Mapping[str, Any]) -> Ensemble | ClassTrees:
     """The trees of a model as LightGBM dumps it.
 
     Source: LightGBM, Booster.dump_model; Tree::NumericalDecision in include/LightGBM/tree.h.
 
     Raises:
-        ConfigInvalid: the model is not a sum of trees for two classes or for a number; the message
+        ConfigInvalid: the model is not a sum of trees for classes or for a number; the message
             names the parameter.
     """
     objective = model.get("objective", "a function")  # a custom objective has no name here
     link = LINKS.get(objective.split(" alpha:")[0])
-    if link is None:
-        raise ConfigInvalid("LGBMClassifier: objective", objective, " or ".join(LINKS))
+    is_of_classes = objective.split(" ")[0] == CLASSES
+    if link is None and not is_of_classes:
+        wanted = " or ".join((*LINKS, CLASSES))
+        raise ConfigInvalid("LGBMClassifier: objective", objective, wanted)
     if model["average_output"]:
         raise ConfigInvalid(
             "LGBMClassifier: boosting_type", "rf", "gbdt or dart: trees that add up"
         )
-    return tree_sum([tree["tree_structure"] for tree in model["tree_info"]], _node, link=link)
+    roots = [tree["tree_structure"] for tree in model["tree_info"]]
+    if link is None:  # each tree adds to one class, in turn
+        count = model["num_tree_per_iteration"]
+        numbered = [(at % count, root) for at, root in enumerate(roots)]
+        return class_sum(numbered, of_one_class(_node, count), [0.0] * count)
+    return tree_sum(roots, _node, link=link)
 
 
 def _node(node: Node) -> Split[Node] | float:

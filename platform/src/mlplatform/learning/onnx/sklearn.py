@@ -139,12 +139,24 @@ def fitted(
         ConfigInvalid: the estimator takes no weights or no missing values, gives no probabilities,
             or has no ONNX form that scores alike; the message names it and the way out.
     """
-    if classes and (lacking := sorted({*range(classes)} - {*np.unique(y).tolist()})):
-        raise InputInvalid("training rows", None, f"no row of class {lacking[0]}, counted from 0")
+    check_classes(y, classes)
     _fit(classifier, x, y, weights)
     if not hasattr(classifier, "predict_proba"):
         raise _unusable(classifier, "it gives no probabilities", "one that has predict_proba")
     return FittedClassifier(classifier, x.shape[1], classes)
+
+
+def check_classes(y: NDArray[Any], classes: int) -> None:
+    """Check that each class has a row: a library would number those that have some.
+
+    Args:
+        classes: number of classes; 0 if the labels are 0 and 1, or numbers.
+
+    Raises:
+        InputInvalid: a class has none.
+    """
+    if classes and (lacking := sorted({*range(classes)} - {*np.unique(y).tolist()})):
+        raise InputInvalid("training rows", None, f"no row of class {lacking[0]}, counted from 0")
 
 
 def _fit(

@@ -7,8 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mlplatform.learning.rankings.orders import NDCG
-from mlplatform.learning.validation.gate_result import GateResult
-from mlplatform.learning.validation.gates import MINIMUM_REPLAYED, at_most, floor_gate
+from mlplatform.learning.validation.gate_result import (
+    GateResult,
+    floor_gate,
+    not_shown,
+    too_few_units,
+)
+from mlplatform.learning.validation.gates import MINIMUM_REPLAYED, at_most
 from mlplatform.learning.validation.measures import Measure
 from mlplatform.learning.validation.statistics import Interval
 from mlplatform.model.policies.ranking import RankingPolicy
@@ -24,7 +29,8 @@ class OrderEvidence:
     """The evidence about the order that a candidate gives.
 
     Args:
-        requests: on the days for the gates, those with good and other items.
+        requests, units: on the days for the gates, those with good and other items, and the number
+            of units of whom they are.
         measures: means over these requests; empty without any.
         over_chance: NDCG less the mean NDCG of all orders of the same items.
         has_champion: whether there is a champion; it may be incomparable.
@@ -34,6 +40,7 @@ class OrderEvidence:
     """
 
     requests: int
+    units: int
     measures: tuple[Measure, ...]
     over_chance: Interval
     has_champion: bool
@@ -66,14 +73,18 @@ def _judge_ndcg(evidence: OrderEvidence, policy: RankingPolicy) -> GateResult:
             f"{MINIMUM_REQUESTS} wanted)"
         )
         return GateResult(ORDER, "inconclusive", None, None, reason)
+    if (few := too_few_units(evidence.units)) is not None:
+        return GateResult(ORDER, "inconclusive", None, None, few)
+    more = not_shown(evidence.units)
     ndcg = next(one for one in evidence.measures if one.name == NDCG)
     text = f"NDCG at {policy.top} {ndcg.candidate.value:.3f} on {evidence.requests:,} requests"
     if not evidence.has_champion:
         chance = ndcg.candidate.value - evidence.over_chance.value
         text += f", {chance:.3f} by chance; difference {evidence.over_chance.value:+.3f}"
-        return floor_gate(ORDER, evidence.over_chance, 0.0, text, "{:+.3f}", "NDCG")
+        return floor_gate(ORDER, evidence.over_chance, 0.0, text, "{:+.3f}", more, "NDCG")
     if ndcg.champion is None or ndcg.difference is None:
         reason = f"{text}; the champion can't be compared on these requests"
         return GateResult(ORDER, "inconclusive", None, -policy.ndcg_drop, reason)
     text += f", the champion's {ndcg.champion.value:.3f}; difference {ndcg.difference.value:+.3f}"
-    return floor_gate(ORDER, ndcg.difference, -policy.ndcg_drop, text, "{:+.3f}", "NDCG")
+    limit, more = -policy.ndcg_drop, not_shown(evidence.units, "ranking.ndcg_drop")
+    return floor_gate(ORDER, ndcg.difference, limit, text, "{:+.3f}", more, "NDCG")

@@ -119,6 +119,7 @@ def order_measures(
             own.unit,
             seed=seed,
             champion=None if champion is None else champion.values[name],
+            bounds=(0.0, 1.0),
         )
         for name in MEASURES
     )

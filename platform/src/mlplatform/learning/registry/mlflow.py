@@ -61,6 +61,8 @@ READ_TIMEOUT_S: Final = 5.0
 LEAST_BYTES_PER_S: Final = 20_000_000
 """Least bytes a second at which a file is sent and stored."""
 TRIES: Final = 3
+MOST_CHARACTERS: Final = 300
+"""Most characters of MLflow's reason that an error repeats."""
 PAUSE_S: Final = 0.2  # MLflow's database is sometimes locked for a moment
 
 
@@ -176,7 +178,7 @@ class MlflowRegistry:
             experiment_id=experiment,
             run_name=f"{bundle.model}-{facts.bundle[:8]}",
             start_time=_now_ms(),
-            tags=[*_tags(facts, status), *run_tags(shown, facts.author)],
+            tags=[*_short_tags(facts, status), *run_tags(shown, facts.author)],
         )["run"]["info"]
         run_id, artifacts = run["run_id"], self._artifacts(run)
         gates = [gate["name"] for gate in facts.report.get("gates", [])]
@@ -349,7 +351,8 @@ class MlflowRegistry:
             case "RESOURCE_ALREADY_EXISTS":
                 return AlreadyThere(f"MLflow at {self._uri} has it already")
             case _:
-                return Refused(f"MLflow at {self._uri} refused the request")
+                reason = message[:MOST_CHARACTERS] or str(response.status_code)
+                return Refused(f"MLflow at {self._uri} refused the request: {reason}")
 
 
 def _error_of(response: httpx.Response) -> tuple[str, str]:
@@ -374,6 +377,7 @@ def _tags(facts: VersionFacts, status: str) -> list[dict[str, str]]:
         STATUS_TAG: status,
         FACTS_TAG: canonical_json(msgspec.to_builtins(facts)).decode(),
         "author": facts.author,
+        "reason": facts.reason,
         "code_version": facts.code_version,
         "folder_digest": facts.folder,
         "data_digest": facts.data_digest,
@@ -382,7 +386,13 @@ def _tags(facts: VersionFacts, status: str) -> list[dict[str, str]]:
         "alert_band": f"{facts.alert_low:.5f} to {facts.alert_high:.5f}",
         "seed": str(facts.seed),
     }
-    return [{"key": key, "value": value} for key, value in tags.items()]
+    return [{"key": key, "value": value} for key, value in tags.items() if value]
+
+
+def _short_tags(facts: VersionFacts, status: str) -> list[dict[str, str]]:
+    """The tags of a run, for which PostgreSQL has room of 8,000 characters: its version has the
+    facts, and its artifact `gates.json` the report."""
+    return [tag for tag in _tags(facts, status) if tag["key"] != FACTS_TAG]
 
 
 def _version(found: dict[str, Any]) -> Version | None:

@@ -24,7 +24,8 @@ class VersionFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     `folder` is the digest of the model folder that fitted it; empty for a model from elsewhere.
     `report` is the gate report as JSON can hold it, `validated` whether it passed. `seed` is the
-    one that fitting and intervals were drawn with.
+    one that fitting and intervals were drawn with. `reason` is why it was asked for; empty if it
+    was made before reasons were stored.
     """
 
     bundle: str
@@ -40,6 +41,7 @@ class VersionFacts(msgspec.Struct, frozen=True, kw_only=True):
     alert_high: float
     seed: int
     folder: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows
+from mlplatform.learning.training_sets.shortage import LEARN, TEST, untrainable_reason
+from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.policies.search import SearchPolicy
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.units import DAY_MS
@@ -19,15 +21,15 @@ class SearchFold:
 
 
 def search_folds(
-    dataset: Dataset, policy: SearchPolicy, *, maturity_days: int
+    definition: ModelDefinition, dataset: Dataset, policy: SearchPolicy
 ) -> tuple[SearchFold, ...]:
     """Folds of rolling origin within the days to fit, oldest first. They hold none of the held-out
     days, and `maturity_days` lie between fitted and tested rows, as in service.
 
     Raises:
-        InputInvalid: a fold has one label alone.
+        InputInvalid: a fold has one label of two alone, lacks a class, or has no label.
     """
-    rows = dataset.fitting
+    rows, maturity_days = dataset.fitting, definition.label.maturity_days
     found = []
     for number in range(policy.folds):
         later = policy.folds - number
@@ -38,11 +40,10 @@ def search_folds(
             rows.rows(slice(0, until)).training_rows,
             rows.rows(slice(rows.before(from_ms), rows.before(to_ms))).known,
         )
-        for part, use in ((fold.fitted, "fit"), (fold.tested, "test on")):
-            if not 0 < (positives := int(part.y.sum())) < len(part):
+        for part, use in ((fold.fitted, LEARN), (fold.tested, TEST)):
+            if why := untrainable_reason(definition, part, use):
                 problem = (
-                    f"{positives} positives among {len(part)} requests to {use} in fold "
-                    f"{number + 1} of the search; raise fold_days, or lower folds"
+                    f"{why} in fold {number + 1} of the search; raise fold_days, or lower folds"
                 )
                 raise InputInvalid("training.search", None, problem)
         found.append(fold)

@@ -15,16 +15,19 @@ from numpy.typing import NDArray
 from mlplatform.learning.search.context import Device, FitContext, TrialStopped
 from mlplatform.learning.search.folds import SearchFold
 from mlplatform.learning.search.optuna import Suggestion, importances, suggestion
+from mlplatform.learning.search.scores import OwnMeasure, checked_scores, plain_of_task
 from mlplatform.learning.search.study import Study
 from mlplatform.learning.training_sets.dataset import LabelledRows
-from mlplatform.learning.validation.measures import LESS_IS_BETTER, plain_measures
+from mlplatform.learning.training_sets.known_labels import Labels
+from mlplatform.learning.validation.measures import LESS_IS_BETTER
 from mlplatform.learning.validation.search_report import (
     MOST_REASON,
     SearchReport,
     Trial,
     TrialState,
 )
-from mlplatform.model.policies.calibration import are_probabilities, held_many
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.policies.calibration import UNCHANGED, score_map
 from mlplatform.model.policies.search import OWN, SearchPolicy
 from mlplatform.runtime.errors import InputInvalid
 
@@ -38,7 +41,6 @@ time."""
 
 Scorer = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 Fit = Callable[[LabelledRows, FitContext], Scorer]
-OwnMeasure = Callable[[NDArray[np.int8], NDArray[np.float64]], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +48,16 @@ class Search:
     """The parts that all trials of a search share.
 
     Args:
+        definition: the model, whose task says what scores are and how they are measured.
         names: names of the inputs, in the order in which a fit takes them.
-        fit: fits a model whose raw scores are 0 to 1.
+        fit: fits a model that gives raw scores.
         own: the measure function of training.py; None unless model.yaml asks for it.
         device: the device of every fit.
         clock_s: returns seconds of the monotonic clock.
     """
 
     policy: SearchPolicy
+    definition: ModelDefinition
     folds: Sequence[SearchFold]
     names: Sequence[str]
     fit: Fit
@@ -62,21 +66,20 @@ class Search:
     device: Device = "cpu"
     clock_s: Callable[[], float] = time.monotonic
 
-    def measured(self, scores: NDArray[np.float64], y: NDArray[np.int8]) -> float:
-        """The measure of scores [n] of rows with these labels.
+    def measured(self, scores: NDArray[np.float64], y: Labels) -> float:
+        """The measure of raw scores of rows with these labels.
 
         Raises:
-            InputInvalid: the scores are not n numbers of 0-1, or the measure is not a finite
+            InputInvalid: the scores are not what the task wants, or the measure is not a finite
                 number.
         """
-        if scores.shape != y.shape or not are_probabilities(scores):
-            problem = f"of shape {scores.shape}; wanted: {len(y)} numbers of 0 to 1"
-            raise InputInvalid("training.py: scores", None, problem)
-        scores, measure = held_many(scores), self.policy.measure
+        raw = checked_scores("training.py", scores, len(y), self.definition)
+        scores = score_map(self.definition.decision.scale, UNCHANGED).many(raw)
+        measure = self.policy.measure
         if measure == OWN and self.own is not None:
             value = float(self.own(y.copy(), scores))
         else:
-            value = plain_measures(scores, y)[measure]
+            value = plain_of_task(self.definition, scores, y)[measure]
         if not math.isfinite(value):
             raise InputInvalid(f"training.search.measure {measure}", None, f"is {value}")
         return value

@@ -42,6 +42,7 @@ from mlplatform.learning.training.parts import Parts, folder_parts
 from mlplatform.learning.training.small_model import fit_scorecard, small_model
 from mlplatform.learning.training_sets.class_weights import recorded_weights, weighted
 from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows, Matrix
+from mlplatform.learning.training_sets.shortage import CALIBRATE, LEARN, untrainable_reason
 from mlplatform.learning.validation.measures import Measure
 from mlplatform.learning.validation.replay import Recent, predicted_band
 from mlplatform.learning.validation.search_report import SearchReport
@@ -71,7 +72,6 @@ from mlplatform.runtime.units import DAY_MS
 GOLDEN_ROWS = 32
 GOLDEN_TOLERANCE = 1e-5
 PARITY_ROWS = 4096
-CALIBRATE = "calibrate with"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ def train(
     definition, fitting = folder.definition, dataset.fitting.training_rows
     # the calibration is fitted last, but missing labels are found before anything is learned
     for source, days, use in (
-        ("training set", fitting, "learn from"),
+        ("training set", fitting, LEARN),
         ("calibration slice", dataset.calibrating.training_rows, CALIBRATE),
     ):
         if problem := untrainable_reason(definition, days, use):
@@ -187,21 +187,6 @@ def train(
     return build_candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
 
 
-def untrainable_reason(definition: ModelDefinition, days: LabelledRows, use: str) -> str:
-    """Why nothing can be learned from these rows; empty where something can."""
-    if definition.task == "binary":
-        positives = int(days.y.sum())
-        found = 0 < positives < len(days)
-        return "" if found else f"{positives} positives among {len(days)} requests to {use}"
-    if not len(days):
-        return f"no labelled request to {use}"
-    if use == CALIBRATE:  # nothing is fitted to these days
-        return ""
-    there = {*days.y.tolist()} if definition.classes else set()
-    lacking = [name for place, name in enumerate(definition.classes) if place not in there]
-    return f"no request of class {', '.join(lacking)} to {use}" if lacking else ""
-
-
 def run_search(
     folder: ModelFolder,
     training: TrainingModule,
@@ -216,10 +201,10 @@ def run_search(
 
     Raises:
         ConfigInvalid: Optuna is not installed, or training.py has no `measure` and should.
-        InputInvalid: a fold has one label alone, or all trials failed.
+        InputInvalid: a fold holds too little, or all trials failed.
     """
-    policy, mature = folder.definition.training.search, folder.definition.label.maturity_days
-    if policy is None:
+    definition = folder.definition
+    if (policy := definition.training.search) is None:
         return None
     check_takes_context(training)
     with import_problems("training.search"):
@@ -227,17 +212,20 @@ def run_search(
         from mlplatform.learning.search.search import Scorer, Search, search
 
     def fit(rows: LabelledRows, context: FitContext) -> Scorer:
-        learned = weighted(rows, folder.definition.training.class_weight)
-        return fit_rows(training, learned, names, seed=seed, context=context).scores
+        learned = weighted(rows, definition.training.class_weight)
+        classes = definition.classes
+        found = fit_rows(training, learned, names, seed=seed, context=context, classes=classes)
+        return found.scores
 
     plan = Search(
         policy=policy,
-        folds=search_folds(dataset, policy, maturity_days=mature),
+        definition=definition,
+        folds=search_folds(definition, dataset, policy),
         names=names,
         fit=fit,
         seed=seed,
         own=own_measure(training) if policy.measure == OWN else None,
-        device=fit_device(folder.definition.accelerator),
+        device=fit_device(definition.accelerator),
     )
     declared = msgspec.to_builtins(policy)
     key = digest([dataset.digest, list(names), declared, seed, folder.digest])
@@ -269,7 +257,8 @@ def fit_rows(
     if takes_context(training):  # a trial may change its rows, and the next one would see that
         x, y = x.copy(), y.copy()
         more |= {"weight": more["weight"].copy()} if "weight" in more else {}
-        more["context"] = context or last_fit({}, len(names), seed=seed)
+        plain, matrix = context or last_fit({}, len(names), seed=seed), rows.matrix
+        more["context"] = plain.of_rows(names, matrix.words, matrix.unit, matrix.event_ms)
     return call_fit(training, x, y, more)
 
 

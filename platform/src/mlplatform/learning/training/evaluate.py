@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mlplatform.learning.fairness.outcomes import GroupRows, fairness_of, judge_fairness
 from mlplatform.learning.onnx.confined_model import ConfinedModel
 from mlplatform.learning.onnx.onnx_file import OnnxFile, ScoringSession
 from mlplatform.learning.rankings.gates import OrderEvidence, judge_order
@@ -26,7 +27,6 @@ from mlplatform.learning.registry.versions import TRAINED_HERE
 from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows
-from mlplatform.learning.validation.fairness import Fairness, GroupRows, fairness_of
 from mlplatform.learning.validation.gate_report import GateReport, ReplayCounts
 from mlplatform.learning.validation.gates import (
     MINIMUM_POSITIVES,
@@ -39,6 +39,7 @@ from mlplatform.learning.validation.gates import (
     SmallModelEvidence,
     judge,
 )
+from mlplatform.learning.validation.group_findings import Fairness
 from mlplatform.learning.validation.leakage import leakage_evidence
 from mlplatform.learning.validation.measures import Measure, binary_measures, mean_measure
 from mlplatform.learning.validation.replay import Recent, flip_share, replay, replay_volume
@@ -112,11 +113,15 @@ class JudgingInputs:
 def gate_report(definition: ModelDefinition, inputs: JudgingInputs) -> GateReport:
     """The report on a candidate of two outcomes."""
     report = judge(gather(definition, inputs), definition.gates, definition.training)
+    found = _fairness(definition, inputs)
+    report = replace(report, fairness=found)
+    if (in_groups := judge_fairness(found, definition.gates.fairness)) is not None:
+        report = replace(report, gates=(*report.gates, in_groups))
     if (policy := definition.ranking) is None:
         return report
-    found = order_evidence(inputs, policy)
-    gates = (*report.gates, *judge_order(found, policy))
-    return replace(report, gates=gates, measures=(*report.measures, *found.measures))
+    order = order_evidence(inputs, policy)
+    gates = (*report.gates, *judge_order(order, policy))
+    return replace(report, gates=gates, measures=(*report.measures, *order.measures))
 
 
 def gather(definition: ModelDefinition, inputs: JudgingInputs) -> Evidence:
@@ -153,7 +158,6 @@ def gather(definition: ModelDefinition, inputs: JudgingInputs) -> Evidence:
         skew=skew,
         has_features=bool(written.views or definition.windows),
         measures=_measures(challenger, champion, holdout.rows(judging).known, seed),
-        fairness=_fairness(definition, challenger, holdout.rows(judging)),
     )
 
 
@@ -177,9 +181,11 @@ def order_evidence(inputs: JudgingInputs, policy: RankingPolicy) -> OrderEvidenc
             other = figured(champion.raw(days))
             raws = [one.model.scores(matrix.of(one.bundle)) for one in (challenger, champion)]
             changes = first_changes(raws[0], raws[1], replayed, seed=seed)
-    over_chance = mean_measure(NDCG, own.values[NDCG] - own.by_chance, own.unit, seed=seed)
+    gained = own.values[NDCG] - own.by_chance
+    over_chance = mean_measure(NDCG, gained, own.unit, seed=seed, bounds=(-1.0, 1.0))
     return OrderEvidence(
         requests=len(own.unit),
+        units=len(np.unique(own.unit)),
         measures=order_measures(own, other, seed=seed),
         over_chance=over_chance.candidate,
         has_champion=champion is not None,
@@ -222,14 +228,15 @@ def _quality(
     """The quality on all held-out days: calibration does not change who ranks above whom."""
     own = challenger.raw(days)
     unit, positives = days.matrix.unit, int(days.y.sum())
+    units = len(np.unique(unit))
     candidate = average_precision_interval(own, days.y, unit, seed=seed)
     if champion is None:
-        return QualityEvidence(candidate, None, None, positives)
+        return QualityEvidence(candidate, None, None, positives, units)
     try:
         other = champion.raw(days)
     except InputInvalid:  # an input of the champion is no longer computed
         nothing = Interval(math.nan, math.nan, math.nan)
-        return QualityEvidence(candidate, math.nan, nothing, positives)
+        return QualityEvidence(candidate, math.nan, nothing, positives, units)
     difference = average_precision_interval(own, days.y, unit, seed=seed, baseline=other)
     first = days.before(champion.bundle.data.holdout_from_ms)  # only calibrated on its holdout
     unseen = difference if not first else None
@@ -242,6 +249,7 @@ def _quality(
         champion=average_precision(other, days.y),
         difference=difference,
         positives=positives,
+        units=units,
         champion_saw_days=len(np.unique(days.matrix.event_ms[:first] // DAY_MS)),
         unseen=unseen,
     )
@@ -260,12 +268,14 @@ def _measures(
     return binary_measures(scores, days.y, days.matrix.unit, seed=seed, champion=other)
 
 
-def _fairness(
-    definition: ModelDefinition, challenger: Runnable, days: LabelledRows
-) -> Fairness | None:
+def _fairness(definition: ModelDefinition, inputs: JudgingInputs) -> Fairness | None:
     """Fairness of a model's decisions; None for a model without protected attributes."""
+    candidate, dataset = inputs.candidate, inputs.dataset
+    holdout = dataset.holdout.share(candidate.customers)
+    days = holdout.rows(slice(holdout.before(dataset.window.gates_from_ms), None))
     if not definition.protected or not len(days):
         return None
+    challenger = Runnable(candidate.bundle, candidate.model)
     policy, bundle = definition.gates.fairness, challenger.bundle
     scores = bundle.calibrate_many(challenger.raw(days))
     names = bundle.scale.names

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mlplatform.learning.onnx.explainer import score_gap
 from mlplatform.learning.onnx.onnx_file import OnnxFile
 from mlplatform.learning.search.context import FitContext, last_fit
+from mlplatform.learning.search.scores import checked_scores
 from mlplatform.learning.training.candidate import parity_rows
 from mlplatform.learning.training.folder import (
     BASELINE,
@@ -24,13 +25,12 @@ from mlplatform.learning.training.folder import (
     call_fit,
     check_takes_classes,
     check_takes_context,
-    checked_scores,
     load_folder,
     load_training,
     own_measure,
     takes_context,
 )
-from mlplatform.learning.training.own_gates import try_own_gates
+from mlplatform.learning.training.own_gates import try_own_gates, worded
 from mlplatform.learning.training.packages import import_problems
 from mlplatform.learning.training.retrain import SEED
 from mlplatform.learning.training_sets.known_labels import Labels
@@ -38,9 +38,8 @@ from mlplatform.learning.training_sets.words import own_words
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField
 from mlplatform.model.features.views import FeatureView
 from mlplatform.model.folder_code import load_module
-from mlplatform.model.folders import load_definition
 from mlplatform.model.inputs import InputPlan
-from mlplatform.model.policies.search import OWN, SearchPolicy
+from mlplatform.model.policies.search import OWN
 from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.model.tensors.signature import Tensors
 from mlplatform.model.tensors.vectors import spans
@@ -78,7 +77,13 @@ def read_sources() -> None:
 def read_gates() -> None:
     """Runs the gates.py of the model that the first argument names on made-up rows."""
     try:
-        found = try_own_gates(load_definition(sys.argv[1]), SEED)
+        folder = load_folder(sys.argv[1])
+        x, _, words = rows(folder.definition, folder.views, SEED)
+        inputs = {
+            spec.name: worded(values, words.get(spec.name))
+            for spec, values in zip(folder.definition.inputs, x.T, strict=True)
+        }
+        found = try_own_gates(folder.definition, inputs, SEED)
     except PlatformError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if found.wrong:
@@ -97,7 +102,7 @@ def run(model: str) -> None:
     x, y, words = rows(folder.definition, folder.views, SEED)
     training = load_training(model)
     classes = folder.definition.classes
-    more = _context(folder.definition.training.search, training, x)
+    more = _context(folder.definition, training, x, words)
     if classes:
         check_takes_classes(training)
         more["classes"] = classes
@@ -147,16 +152,21 @@ def _kind(fitted: Any) -> str:
 
 
 def _context(
-    policy: SearchPolicy | None, training: TrainingModule, x: NDArray[np.float32]
+    definition: ModelDefinition,
+    training: TrainingModule,
+    x: NDArray[np.float32],
+    words: Vocabularies,
 ) -> dict[str, Any]:
-    """The context for a `fit` that takes one; if model.yaml declares a search, with the first
-    trial's parameters, and rows for reports.
+    """The context for a `fit` that takes one, of made-up rows; with the first trial's parameters,
+    and rows for reports, if model.yaml declares a search.
 
     Raises:
         ConfigInvalid: Optuna is not installed, `fit` takes no context, or there is no own measure.
     """
+    policy, numbers = definition.training.search, np.arange(len(x), dtype=np.int64)
+    of_rows = [i.name for i in definition.inputs], words, numbers // 2, numbers * DAY_MS // len(x)
     if policy is None:
-        plain = last_fit({}, x.shape[1], seed=SEED)
+        plain = last_fit({}, x.shape[1], seed=SEED).of_rows(*of_rows)
         return {"context": plain} if takes_context(training) else {}
     check_takes_context(training)
     if policy.measure == OWN:
@@ -166,11 +176,10 @@ def _context(
         from mlplatform.learning.search.optuna import suggestion
 
     def judge(step: int, scores: NDArray[np.float64]) -> None:
-        if scores.shape != (len(x),):
-            problem = f"scores of shape {scores.shape}; wanted: {len(x)} numbers of 0 to 1"
-            raise InputInvalid("training.py: context.report", None, problem)
+        checked_scores("training.py: context.report", scores, len(x), definition)
 
-    return {"context": FitContext(suggestion(policy, (), SEED).parameters, x, judge, seed=SEED)}
+    trial = FitContext(suggestion(policy, (), SEED).parameters, x, judge, seed=SEED)
+    return {"context": trial.of_rows(*of_rows)}
 
 
 def rows(

@@ -13,23 +13,30 @@ from typing import Any, Final, Protocol, cast, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from mlplatform.learning.search.scores import OwnMeasure
 from mlplatform.learning.training.golden import GOLDEN_FILE, GoldenSet, golden_set
 from mlplatform.learning.training.packages import import_problems
 from mlplatform.learning.training_sets.known_labels import Labels
 from mlplatform.model.bundle import Reason, parse_reasons
 from mlplatform.model.definition import WIDE, WORDED, ModelDefinition, declared_names
+from mlplatform.model.features.purposes import DeclaredViews
 from mlplatform.model.features.views import FILE as VIEWS_FILE
-from mlplatform.model.features.views import FeatureView, check_rendered, load_views
+from mlplatform.model.features.views import (
+    FeatureView,
+    check_rendered,
+    load_views,
+    read_file,
+)
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import (
+    check_shared_views,
     folder_digest,
     is_ready,
     load_definition,
     model_folder,
 )
-from mlplatform.model.policies.calibration import are_probabilities
 from mlplatform.model.rules import Rule, parse_rules
-from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable, InputInvalid
+from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
 
 Parameter = str | int | float | bool | None
 
@@ -140,9 +147,14 @@ def load_folder(name: str) -> ModelFolder:
 
     Raises:
         NotFound: there is no such model.
-        ConfigInvalid: a file of the folder is wrong; the message names the file and the key.
+        ConfigInvalid: a file of the folder is wrong, or another folder does not let the model use a
+            view as it would; the message names the file, or both folders, and the key.
     """
-    return read_folder(load_definition(name), model_folder(name))
+    path = model_folder(name)
+    folder = read_folder(load_definition(name), path)
+    if folder.views:
+        check_shared_views(DeclaredViews(name, read_file(path).purposes, folder.views))
+    return folder
 
 
 def read_folder(definition: ModelDefinition, folder: Path) -> ModelFolder:
@@ -302,29 +314,7 @@ def _check_takes(
         raise ConfigUnusable(key, f"it is {name}{signature}: {error}", usual) from error
 
 
-def checked_scores(
-    key: str, scores: object, rows: int, definition: ModelDefinition
-) -> NDArray[np.float64]:
-    """The scores of a model of a folder's Python, if they are what the model's task asks for.
-
-    Raises:
-        InputInvalid: they have another shape, or are no such numbers; the message begins with the
-            key.
-    """
-    found = np.asarray(scores, np.float64)
-    shape = (rows, len(definition.classes)) if definition.classes else (rows,)
-    is_number = definition.task == "real"
-    admitted = np.isfinite(found).all() if is_number else are_probabilities(found)
-    if found.shape != shape or not admitted:
-        wanted = " by ".join(map(str, shape))
-        kind = "finite numbers" if is_number else "numbers of 0 to 1"
-        raise InputInvalid(key, None, f"scores of shape {found.shape}; wanted: {wanted} {kind}")
-    return found
-
-
-def own_measure(
-    training: TrainingModule,
-) -> Callable[[NDArray[np.int8], NDArray[np.float64]], float]:
+def own_measure(training: TrainingModule) -> OwnMeasure:
     """The function `measure(y, scores)` of a training module; larger values are better.
 
     Raises:
@@ -334,7 +324,7 @@ def own_measure(
     if not callable(found):
         wanted = "a function measure(y, scores): training.search.measure is own"
         raise ConfigInvalid("training.py: measure", found, wanted)
-    return cast("Callable[[NDArray[np.int8], NDArray[np.float64]], float]", found)
+    return cast("OwnMeasure", found)
 
 
 def load_training(name: str) -> TrainingModule:

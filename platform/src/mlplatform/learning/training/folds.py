@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+import numpy as np
+
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.snapshots import snapshot_days
-from mlplatform.learning.training.candidate import CALIBRATE, Candidate, untrainable_reason
+from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.evaluate import Runnable
 from mlplatform.learning.training.folder import ModelFolder
-from mlplatform.learning.training.labelled_evaluation import champion_scores
+from mlplatform.learning.training.labelled_evaluation import champion_scores, task_measures
 from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows, any_matrix, label_rows
 from mlplatform.learning.training_sets.port import TrainingJoin
-from mlplatform.learning.validation.class_measures import class_measures
+from mlplatform.learning.training_sets.shortage import CALIBRATE, LEARN, untrainable_reason
 from mlplatform.learning.validation.fold_gate import FoldFinding
-from mlplatform.learning.validation.measures import binary_measures
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.views import request_views
 from mlplatform.model.folds import Fold
@@ -47,7 +48,7 @@ def fold_problem(folder: ModelFolder, offline: OfflineTable, fold: Fold) -> str:
 def untrainable_fold_reason(definition: ModelDefinition, dataset: Dataset) -> str:
     """Why nothing can be fitted to the days of a fold; empty if something can."""
     return untrainable_reason(
-        definition, dataset.fitting.training_rows, "learn from"
+        definition, dataset.fitting.training_rows, LEARN
     ) or untrainable_reason(definition, dataset.calibrating.training_rows, CALIBRATE)
 
 
@@ -73,6 +74,7 @@ def later_rows(
 
 
 def tested_fold(
+    definition: ModelDefinition,
     fold: Fold,
     fitted: Candidate,
     dataset: Dataset,
@@ -89,19 +91,13 @@ def tested_fold(
     """
     days = tested.share(fitted.customers).known
     own = Runnable(fitted.bundle, fitted.model)
-    unit, classes = days.matrix.unit, fitted.bundle.classes
-    other = None
-    if champion is not None and len(days) and classes:
+    other, is_binary = None, definition.task == "binary"
+    if champion is not None and len(days) and not is_binary:
         other = champion_scores(champion, days, own.bundle.scale)
     elif champion is not None and len(days):
         with suppress(InputInvalid):  # an input of the champion is no longer computed
             other = champion.bundle.calibrate_many(champion.raw(days))
     scores = own.bundle.calibrate_many(own.raw(days)) if len(days) else days.y.astype(float)
-    measures = (
-        class_measures(scores, days.y, unit, seed=seed, champion=other)
-        if classes
-        else binary_measures(scores, days.y, unit, seed=seed, champion=other)
-    )
     is_unseen = champion is not None and fold.as_of_ms >= champion.bundle.data.holdout_from_ms
     return FoldFinding(
         number=fold.number,
@@ -109,9 +105,10 @@ def tested_fold(
         to_ms=fold.to_ms,
         fitted=len(dataset.fitting.training_rows),
         rows=len(days),
-        positives=len(days) if classes else int(days.y.sum()),
+        positives=int(days.y.sum()) if is_binary else len(days),
+        units=len(np.unique(days.matrix.unit)),
         is_unseen=is_unseen and other is not None,
-        measures=measures,
+        measures=task_measures(definition, scores, days, other, seed=seed),
     )
 
 

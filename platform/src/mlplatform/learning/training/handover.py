@@ -45,7 +45,7 @@ from mlplatform.model.bundle import (
     load_bundle,
 )
 from mlplatform.model.tensors.categories import Vocabularies
-from mlplatform.runtime.canonical import NOT_JSON, canonical_json, digest, finite_or_none
+from mlplatform.runtime.canonical import DIGEST, NOT_JSON, canonical_json, digest, finite_or_none
 from mlplatform.runtime.errors import Corrupt
 
 ORDER: Final = "order.json"
@@ -57,7 +57,7 @@ _OWN: Final = ("@event_ms", "@unit", "@label", "@hidden", "@weight")
 """Columns before the inputs; no input's name begins like them."""
 _BUNDLE_FILES: Final = (BUNDLE_FILE, MODEL_FILE, EXPLAINER_FILE)
 
-Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+Sha256 = Annotated[str, Meta(pattern=rf"\A{DIGEST.pattern}\Z")]
 ShortText = Annotated[str, Meta(max_length=MOST_CHARACTERS)]
 Parameters = Annotated[
     dict[ShortText, ShortText | int | float | bool | None], Meta(max_length=MOST_PARAMETERS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -19,10 +18,11 @@ from mlplatform.learning.training_sets.dataset import LabelledRows
 from mlplatform.learning.validation.class_gates import judge_classes
 from mlplatform.learning.validation.class_measures import class_measures, in_order_of
 from mlplatform.learning.validation.gate_report import GateReport
+from mlplatform.learning.validation.gate_result import MINIMUM_LABELLED, too_few_units
 from mlplatform.learning.validation.gates import SchemaEvidence
-from mlplatform.learning.validation.labelled_evidence import MINIMUM_LABELLED, LabelledEvidence
+from mlplatform.learning.validation.labelled_evidence import LabelledEvidence
 from mlplatform.learning.validation.leakage import identifying_inputs
-from mlplatform.learning.validation.measures import Measure
+from mlplatform.learning.validation.measures import Measure, binary_measures
 from mlplatform.learning.validation.number_gates import judge_numbers
 from mlplatform.learning.validation.number_measures import number_measures
 from mlplatform.learning.validation.replay import Recent
@@ -31,47 +31,48 @@ from mlplatform.model.definition import ClassesDefinition, ModelDefinition, Real
 from mlplatform.model.policies.decision_scale import DecisionScale
 from mlplatform.runtime.errors import InputInvalid
 
-Compare = Callable[
-    [NDArray[np.float64], LabelledRows, NDArray[np.float64] | None], tuple[Measure, ...]
-]
-"""Function from the candidate's scores, the rows with their labels and the champion's scores to
-measures."""
-
 
 def judged_classes(definition: ModelDefinition, inputs: JudgingInputs) -> GateReport:
     """The report on a candidate of classes."""
     assert isinstance(definition, ClassesDefinition)
-
-    def compare(
-        own: NDArray[np.float64], days: LabelledRows, other: NDArray[np.float64] | None
-    ) -> tuple[Measure, ...]:
-        unit = days.matrix.unit
-        return class_measures(own, days.y, unit, seed=inputs.seed, champion=other)
-
-    found = _gather(definition, inputs, compare)
-    return judge_classes(found, definition.gates, definition.training)
+    return judge_classes(_gather(definition, inputs), definition.gates, definition.training)
 
 
 def judged_numbers(definition: ModelDefinition, inputs: JudgingInputs) -> GateReport:
     """The report on a candidate that gives numbers."""
     assert isinstance(definition, RealDefinition)
-    quantile, seed = definition.gates.quantile, inputs.seed
-
-    def compare(
-        own: NDArray[np.float64], days: LabelledRows, other: NDArray[np.float64] | None
-    ) -> tuple[Measure, ...]:
-        unit = days.matrix.unit
-        return number_measures(own, days.y, unit, quantile=quantile, seed=seed, champion=other)
-
-    found = _gather(definition, inputs, compare)
-    return judge_numbers(
-        found, definition.gates, definition.training, definition.decision.number.unit
-    )
+    found, unit = _gather(definition, inputs), definition.decision.number.unit
+    return judge_numbers(found, definition.gates, definition.training, unit)
 
 
-def _gather(
-    definition: ModelDefinition, inputs: JudgingInputs, compare: Compare
-) -> LabelledEvidence:
+def task_measures(
+    definition: ModelDefinition,
+    scores: NDArray[np.float64],
+    days: LabelledRows,
+    other: NDArray[np.float64] | None,
+    *,
+    seed: int,
+) -> tuple[Measure, ...]:
+    """The measures of the model's task, of calibrated scores of the rows.
+
+    Args:
+        other: another model's scores of the same rows, which are measured beside; None if there is
+            none.
+    """
+    unit = days.matrix.unit
+    match definition:
+        case ClassesDefinition():
+            return class_measures(scores, days.y, unit, seed=seed, champion=other)
+        case RealDefinition():
+            quantile = definition.gates.quantile
+            return number_measures(
+                scores, days.y, unit, quantile=quantile, seed=seed, champion=other
+            )
+        case _:
+            return binary_measures(scores, days.y, unit, seed=seed, champion=other)
+
+
+def _gather(definition: ModelDefinition, inputs: JudgingInputs) -> LabelledEvidence:
     """The evidence from running both bundles. The candidate's folder is read back and checked
     first."""
     candidate, dataset, champion = inputs.candidate, inputs.dataset, inputs.champion
@@ -97,15 +98,17 @@ def _gather(
             candidate=written.inputs,
             champion=champion.bundle.inputs if champion else None,
             declared=definition.inputs,
+            protected=definition.protected,
         ),
         running=running_evidence(challenger, candidate, days, inputs.seed),
         replay=replay_evidence(definition, challenger, champion, replayed),
         labelled=len(days),
+        units=len(np.unique(days.matrix.unit)),
         of_class=dict(zip(names, counts, strict=True)),
         identifiers=identifiers,
         growing=growing,
-        measures=compare(own, days, other),
-        unseen=_unseen(compare, champion, days, own, other),
+        measures=task_measures(definition, own, days, other, seed=inputs.seed),
+        unseen=_unseen(definition, champion, days, own, other, inputs.seed),
         skew=inputs.skew,
         has_features=bool(written.views or definition.windows),
     )
@@ -128,17 +131,20 @@ def champion_scores(
 
 
 def _unseen(
-    compare: Compare,
+    definition: ModelDefinition,
     champion: Runnable | None,
     days: LabelledRows,
     own: NDArray[np.float64],
     other: NDArray[np.float64] | None,
+    seed: int,
 ) -> tuple[Measure, ...]:
     """Measures on the days that the champion was not fitted to."""
     if champion is None or other is None:
         return ()
     first = days.before(champion.bundle.data.holdout_from_ms)
-    if len(days) - first < MINIMUM_LABELLED:
-        return ()
     later = slice(first, None)
-    return compare(own[later], days.rows(later), other[later])
+    if len(days) - first < MINIMUM_LABELLED or too_few_units(
+        len(np.unique(days.matrix.unit[later]))
+    ):
+        return ()
+    return task_measures(definition, own[later], days.rows(later), other[later], seed=seed)

@@ -71,14 +71,21 @@ def own_findings(
     return judge_own(own, _held_out(own, folder.definition, candidate, days, champion, seed))
 
 
-def try_own_gates(definition: ModelDefinition, seed: int) -> OwnFindings:
+def try_own_gates(
+    definition: ModelDefinition, inputs: Mapping[str, NDArray[Any]], seed: int
+) -> OwnFindings:
     """The results of the folder's own functions on made-up rows, once as for a first version and
-    once beside a champion; only `wrong` is of use."""
+    once beside a champion; only `wrong` is of use.
+
+    Args:
+        inputs: input → its value in each made-up row, words for a category.
+    """
     own = _read(definition, "")
     if isinstance(own, OwnFindings):
         return own
-    first = judge_own(own, _made_up(own, definition, seed, is_first=True))
-    later = judge_own(own, _made_up(own, definition, seed, is_first=False))
+    columns = {name: inputs[name] for name in own.columns if name in inputs}
+    first = judge_own(own, _made_up(own, definition, columns, seed, is_first=True))
+    later = judge_own(own, _made_up(own, definition, columns, seed, is_first=False))
     wrong = {gate.name: gate for gate in (*first.wrong, *later.wrong)}
     return OwnFindings(later.gates, later.measures, tuple(wrong.values()))
 
@@ -177,16 +184,28 @@ def held_out_columns(
         if name in definition.protected:
             values = [*(definition.request[name].values or ()), ""]  # -1: not known
             found[name] = np.array(values, object)[days.groups[name]]
-        elif name in bundle.vocabularies:
-            words = np.array([*[""] * FIRST, *bundle.vocabularies[name]], object)
-            places = np.nan_to_num(matrix.columns([name])[:, 0], nan=0.0)
-            found[name] = words[places.astype(np.int64)]
         else:
-            found[name] = matrix.columns([name])[:, 0]
+            found[name] = worded(matrix.columns([name])[:, 0], bundle.vocabularies.get(name))
     return _frozen_columns(found)
 
 
-def _made_up(own: OwnGates, definition: ModelDefinition, seed: int, *, is_first: bool) -> HeldOut:
+def worded(values: NDArray[Any], words: Sequence[str] | None) -> NDArray[Any]:
+    """An input's values; of a category, by its words, empty where missing or not among them."""
+    if words is None:
+        return values
+    places = np.nan_to_num(values, nan=0.0).astype(np.int64)
+    found: NDArray[Any] = np.array([*[""] * FIRST, *words], object)[places]
+    return found
+
+
+def _made_up(
+    own: OwnGates,
+    definition: ModelDefinition,
+    inputs: Mapping[str, NDArray[Any]],
+    seed: int,
+    *,
+    is_first: bool,
+) -> HeldOut:
     random, count = np.random.default_rng(seed), MADE_UP_ROWS
     outcomes = np.array(definition.decision.outcomes, object)
     y: Labels = (random.random(count) < 0.3).astype(np.int8)
@@ -212,15 +231,11 @@ def _made_up(own: OwnGates, definition: ModelDefinition, seed: int, *, is_first:
         return Arm(_frozen(scores), _frozen(outcomes[places]))
 
     segments = [segment.name for segment in definition.decision.thresholds.segments]
-    columns: dict[str, NDArray[Any]] = {}
-    texts = {i.name: ["made up", ""] for i in definition.inputs if i.kind == "category"}
-    texts |= {name: [*(definition.request[name].values or ()), ""] for name in definition.protected}
-    for name in own.columns:
-        columns[name] = (
-            random.choice(np.array(texts[name], object), count)
-            if name in texts
-            else random.gamma(2.0, 1.0, count).astype(np.float32)
-        )
+    groups = {
+        name: random.choice(np.array([*(definition.request[name].values or ()), ""], object), count)
+        for name in own.columns
+        if name in definition.protected
+    }
     return HeldOut(
         y=_frozen(y),
         unit=_frozen(random.integers(0, count // 2, count)),
@@ -228,7 +243,7 @@ def _made_up(own: OwnGates, definition: ModelDefinition, seed: int, *, is_first:
         candidate=arm(),
         champion=None if is_first else arm(),
         is_first=is_first,
-        columns=_frozen_columns(columns),
+        columns=_frozen_columns({**{n: of[:count] for n, of in inputs.items()}, **groups}),
         decision=definition.decision,
         seed=seed,
         segments=random.choice(np.array([*segments, ""], object), count) if segments else None,

@@ -17,6 +17,7 @@ from mlplatform.learning.registry.versions import (
     Version,
     VersionFacts,
 )
+from mlplatform.learning.search.scores import checked_scores
 from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.learning.training.candidate import Candidate, train
 from mlplatform.learning.training.evaluate import JudgingInputs, Runnable, gate_report
@@ -24,27 +25,28 @@ from mlplatform.learning.training.folder import (
     BASELINE,
     ModelFolder,
     call_baseline,
-    checked_scores,
     fit_arguments,
     load_training,
 )
-from mlplatform.learning.training.labelled_evaluation import judged_classes, judged_numbers
+from mlplatform.learning.training.labelled_evaluation import (
+    judged_classes,
+    judged_numbers,
+    task_measures,
+)
 from mlplatform.learning.training.own_gates import own_findings
-from mlplatform.learning.training.segment_gates import segment_gates
+from mlplatform.learning.training.segment_gates import group_gates, segment_gates
 from mlplatform.learning.training_sets import dataset
 from mlplatform.learning.training_sets.class_weights import weighted
 from mlplatform.learning.training_sets.dataset import Dataset
 from mlplatform.learning.training_sets.moved_inputs import stability
 from mlplatform.learning.training_sets.port import TrainingJoin
-from mlplatform.learning.validation.class_measures import class_measures
 from mlplatform.learning.validation.feature_gates import judge_stability
 from mlplatform.learning.validation.fold_gate import FoldFinding, judge_folds
 from mlplatform.learning.validation.gate_report import GateReport
-from mlplatform.learning.validation.measures import RANKING, Measure, binary_measures
-from mlplatform.learning.validation.number_measures import number_measures
+from mlplatform.learning.validation.measures import RANKING, Measure
 from mlplatform.learning.validation.replay import Recent
 from mlplatform.learning.validation.report import to_dict
-from mlplatform.model.definition import ClassesDefinition, ModelDefinition, RealDefinition
+from mlplatform.model.definition import ModelDefinition
 from mlplatform.runtime.code_version import code_version
 from mlplatform.runtime.figures import percent
 from mlplatform.runtime.units import DAY_MS
@@ -180,16 +182,9 @@ def _beside_baseline(
     x = days.matrix.of(bundle)
     other = checked_scores(BASELINE, simpler.scores(x), len(days), definition)
     own = bundle.calibrate_many(candidate.model.scores(x))
-    unit, seed = days.matrix.unit, bundle.seed
-    match definition:
-        case ClassesDefinition():
-            found = class_measures(own, days.y, unit, seed=seed, champion=other)
-        case RealDefinition():
-            quantile = definition.gates.quantile
-            found = number_measures(own, days.y, unit, quantile=quantile, seed=seed, champion=other)
-        case _:
-            found = binary_measures(own, days.y, unit, seed=seed, champion=other)
-            found = tuple(measure for measure in found if measure.name in RANKING)
+    found = task_measures(definition, own, days, other, seed=bundle.seed)
+    if definition.task == "binary":
+        found = tuple(measure for measure in found if measure.name in RANKING)
     return tuple(measure for measure in found if measure.is_known)
 
 
@@ -216,12 +211,16 @@ def validate(
     inputs = JudgingInputs(candidate, dataset, champion, recent, seed, skew)
     report = JUDGED[definition.task](definition, inputs)
     if definition.training.folds > 1 and candidate.bundle.origin == TRAINED_HERE:
-        in_time = judge_folds(folds, definition.gates, has_champion=champion is not None)
+        number, is_beside = definition.decision.scale.number, champion is not None
+        unit = "" if number is None else number.unit
+        in_time = judge_folds(folds, definition.gates, has_champion=is_beside, unit=unit)
         report = replace(report, gates=(*report.gates, in_time), folds=tuple(folds))
     in_segments = segment_gates(definition, candidate, dataset, champion=champion, seed=seed)
+    measured, in_groups = group_gates(definition, candidate, dataset, champion=champion, seed=seed)
     moved = stability(dataset, definition.inputs)
-    in_days = judge_stability(moved, definition.gates)
-    report = replace(report, gates=(*report.gates, *in_segments, in_days), stability=moved)
+    further = (*in_segments, *in_groups, judge_stability(moved, definition.gates))
+    report = replace(report, gates=(*report.gates, *further), stability=moved)
+    report = replace(report, group_measures=measured)
     same = champion is not None and _has_same_rows(candidate, champion)
     report = replace(report, search=candidate.search, same_rows=same, baseline=candidate.baseline)
     own = own_findings(folder, candidate, dataset, champion=champion, seed=seed)
@@ -268,10 +267,11 @@ def register(
     registry: Registry,
     *,
     author: str,
+    reason: str = "",
     record: RunRecord | None = None,
 ) -> Version | Rejection:
     """Register the candidate: as a version if every gate passed, else as a record of the run."""
-    facts = version_facts(candidate, report, author=author)
+    facts = version_facts(candidate, report, author=author, reason=reason)
     outcome = registry.register(candidate.folder, facts, record)
     match outcome:
         case Version(model=model, version=number):
@@ -288,7 +288,9 @@ def metrics(report: GateReport) -> dict[str, float]:
     return gates | {name: value for name, value in values.items() if math.isfinite(value)}
 
 
-def version_facts(candidate: Candidate, report: GateReport, *, author: str) -> VersionFacts:
+def version_facts(
+    candidate: Candidate, report: GateReport, *, author: str, reason: str = ""
+) -> VersionFacts:
     """The facts that the registry stores of a candidate."""
     bundle = candidate.bundle
     return VersionFacts(
@@ -305,4 +307,5 @@ def version_facts(candidate: Candidate, report: GateReport, *, author: str) -> V
         alert_high=bundle.alert_band.high,
         seed=bundle.seed,
         folder=bundle.folder,
+        reason=reason,
     )

@@ -350,7 +350,7 @@ def label_rows(
         known &= arrived
         y = np.where(known, y, np.zeros((), y.dtype))
         hidden, weight = (None, None) if known.all() else (~known, known.astype(np.float64))
-        return LabelledRows(matrix, y, hidden, weight), NOTHING_HIDDEN
+        return LabelledRows(matrix, y, hidden, weight, _groups(definition, table)), NOTHING_HIDDEN
     labels = table.column("label").to_numpy()  # a missing label is NaN there
     y = ((labels == 1) & arrived).astype(np.int8)
     rows = LabelledRows(matrix, y, groups=_groups(definition, table))

@@ -3,15 +3,23 @@ import makes it too, by counts alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from mlplatform.learning.training_sets.dataset import Dataset, window
+from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows, window
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.features.views import FeatureView
 from mlplatform.runtime.times import day_text
 from mlplatform.runtime.units import DAY_MS
+
+LEARN: Final = "learn from"
+CALIBRATE: Final = "calibrate with"
+TEST: Final = "test on"
+SPARSE_DAYS: Final = 3
+"""Days of a window in which most entities have made a request."""
 
 
 class FirstDays(NamedTuple):
@@ -75,6 +83,78 @@ def shortage(definition: ModelDefinition, held: Holdings, first: FirstDays, as_o
     return f"{lacking}; {begins}; {wanted}; {later}, {older}"
 
 
+def short_history(
+    definition: ModelDefinition, views: Sequence[FeatureView], first_ms: int, last_ms: int
+) -> str:
+    """Describe why a history is too short for a first version's features, roughly and before
+    anything is joined; empty if it is long enough.
+
+    A feature has no value for requests before the time that its delay leaves out, and few values in
+    its window's first days. A training set with too many of those is refused by its gates.
+
+    Args:
+        first_ms, last_ms: event times of the first and the last request.
+    """
+    most, reaches = definition.gates.missing_share, _reaches(definition, views)
+    days = last_ms // DAY_MS - first_ms // DAY_MS + 1
+    name = max(reaches, key=lambda n: reaches[n].blind_days, default="")
+    if not name or (share := _blind_share(definition, reaches[name], days)) <= most:
+        return ""
+    enough = next(n for n in count(days) if _blind_share(definition, reaches[name], n) <= most)
+    begins, ends = reaches[name].delay_days, reaches[name].delay_days + reaches[name].window_days
+    return (
+        f"it has {days} days, and {name} looks {begins:g} to {ends:g} days back: about {share:.0%}"
+        f" of the requests to learn from would have no value of it (at most {most:.0%}:"
+        f" gates.missing_share). Bring {enough} days or more; earlier days can't be added later,"
+        " but imported into another home (MLPLATFORM_HOME=FOLDER)"
+    )
+
+
+class _Reach(NamedTuple):
+    """The days before a request at which a feature's window ends and the days that it has."""
+
+    delay_days: float
+    window_days: float
+
+    @property
+    def blind_days(self) -> float:
+        """Days of a history until most entities have a value."""
+        return self.delay_days + min(self.window_days, SPARSE_DAYS)
+
+
+def _blind_share(definition: ModelDefinition, reach: _Reach, days: int) -> float:
+    """The share of a training set without a value, for a history of so many days."""
+    matured = max(days - definition.label.maturity_days, 1)
+    learned = min(matured, definition.training.window_days)
+    return min(max(reach.blind_days - (matured - learned), 0.0) / learned, 1.0)
+
+
+def _reaches(definition: ModelDefinition, views: Sequence[FeatureView]) -> dict[str, _Reach]:
+    """Input → the reach of its feature; of a ratio, of the one of its windows that ends earlier.
+    A feature with a default is never without a value."""
+    own = {
+        w.name: _Reach(w.delay_tiles * w.tile_ms / DAY_MS, w.tiles * w.tile_ms / DAY_MS)
+        for w in definition.windows
+        if w.tile_ms
+    }
+    ratios = {
+        w.name: max((own[of] for of in (w.of, w.to) if of in own), default=_Reach(0, 0))
+        for w in definition.windows
+        if not w.tile_ms
+    }
+    daily = {
+        field.name: _Reach(field.delay_days, field.window_days)
+        for view in views
+        if view.external is None
+        for field in view.fields
+    }
+    every = {**own, **ratios, **daily}
+    defaults = {window.name: window.default for window in definition.windows}
+    defaults |= {field.name: field.default for view in views for field in view.fields}
+    read = (spec.name for spec in definition.inputs if spec.kind in ("view", "window"))
+    return {name: every[name] for name in read if name in every and defaults[name] is None}
+
+
 def _lacking(definition: ModelDefinition, held: Holdings) -> Iterator[str]:
     policy = definition.training
     if held.requests < policy.minimum_rows:
@@ -98,3 +178,23 @@ def _begins(first: FirstDays, from_ms: int) -> tuple[str, int]:
             late.append(f"snapshots of {view} begin {day_text(begin_ms)}")
             at_ms = max(at_ms, begin_ms)
     return ", ".join(late), at_ms
+
+
+def untrainable_reason(definition: ModelDefinition, days: LabelledRows, use: str) -> str:
+    """Why these rows are too few for a use: nothing can be learned from them, or be told by them;
+    empty where something can.
+
+    Args:
+        use: `LEARN`, or another one, for which a class may be lacking: nothing is fitted then.
+    """
+    if definition.task == "binary":
+        positives = int(days.y.sum())
+        found = 0 < positives < len(days)
+        return "" if found else f"{positives} positives among {len(days)} requests to {use}"
+    if not len(days):
+        return f"no labelled request to {use}"
+    if use != LEARN:
+        return ""
+    there = {*days.y.tolist()} if definition.classes else set()
+    lacking = [name for place, name in enumerate(definition.classes) if place not in there]
+    return f"no request of class {', '.join(lacking)} to {use}" if lacking else ""

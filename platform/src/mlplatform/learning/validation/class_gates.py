@@ -7,10 +7,15 @@ from collections.abc import Mapping
 
 from mlplatform.learning.validation.feature_gates import judge_skew
 from mlplatform.learning.validation.gate_report import GateReport
-from mlplatform.learning.validation.gate_result import GateResult, Verdict, window_text
+from mlplatform.learning.validation.gate_result import (
+    GateResult,
+    Verdict,
+    floor_gate,
+    not_shown,
+    window_text,
+)
 from mlplatform.learning.validation.gates import (
     at_least,
-    floor_gate,
     judge_feeds,
     judge_flips,
     judge_golden,
@@ -107,6 +112,8 @@ def judge_log_loss(evidence: LabelledEvidence, gates: ClassGates) -> GateResult:
     verdict: Verdict = (
         "passed" if gap.high <= limit else "failed" if gap.low > limit else "inconclusive"
     )
+    if verdict == "inconclusive":
+        reason += not_shown(evidence.units, "gates.log_loss_rise")
     return GateResult(name, verdict, gap.value, limit, reason, (gap.low, gap.high))
 
 
@@ -134,9 +141,11 @@ def _no_worse(evidence: LabelledEvidence, name: str, drop: float, least: float) 
     text = f"{words} {found.candidate.value:.3f}"
     if found.champion is None or found.difference is None:
         text += f" on {evidence.labelled:,} labelled requests"
-        return floor_gate(name, found.candidate, least, text, "{:.3f}", words)
+        more = not_shown(evidence.units, f"gates.minimum_{name}")
+        return floor_gate(name, found.candidate, least, text, "{:.3f}", more, words)
     text += (
         f", the champion's {found.champion.value:.3f} on the same {evidence.labelled:,} labelled "
         f"requests; difference {found.difference.value:+.3f}"
     )
-    return floor_gate(name, found.difference, -drop, text, "{:+.3f}", words)
+    more = not_shown(evidence.units, f"gates.{name}_drop")
+    return floor_gate(name, found.difference, -drop, text, "{:+.3f}", more, words)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.validation.measures import SMALLEST, Measure, resampled
-from mlplatform.learning.validation.statistics import Floats, Integers
+from mlplatform.learning.validation.measures import (
+    SMALLEST,
+    Measure,
+    bounded_stakes,
+    mean_stakes,
+    resampled,
+)
+from mlplatform.learning.validation.statistics import Floats, Integers, Stakes
 
 TOP: Final = 3
 CLASS_NAMES: Final = ("accuracy", "macro_f1", "log_loss", "top_3_accuracy")
@@ -25,7 +32,7 @@ def class_measures(
     """Accuracy, macro F1, log loss and accuracy of the three most probable classes, of
     probabilities [n, classes] and the places of the right classes [n].
 
-    Whole units are drawn with replacement, the same ones for both models (bootstrap percentiles).
+    Whole units are drawn with replacement, the same ones for both models (`resampled`).
     Macro F1 is the mean over the classes that a request has or is decided as. There are
     none without rows, or where a probability is NaN.
 
@@ -42,6 +49,19 @@ def class_measures(
     position = np.unique(unit, return_inverse=True)[1]
     models = [_Model(p, y, position) for p in both]
     return resampled(CLASS_NAMES, models, units=int(position.max()) + 1, seed=seed)
+
+
+def plain_class_measures(probabilities: Floats, y: Integers) -> dict[str, float]:
+    """The measures of `class_measures` by name, without intervals."""
+    model = _Model(probabilities, y, np.zeros(len(y), np.intp))
+    return dict(zip(CLASS_NAMES, model.values(np.ones(1)), strict=True))
+
+
+def right_classes(probabilities: Floats, y: Integers) -> NDArray[np.float64]:
+    """1 for each row whose most probable class is the right one, else 0; NaN where a probability
+    is NaN. Their mean is the accuracy."""
+    right = probabilities.argmax(axis=1) == y
+    return np.where(np.isnan(probabilities).any(axis=1), np.nan, right)
 
 
 def in_order_of(
@@ -62,9 +82,14 @@ class _Model:
     def __init__(self, probabilities: Floats, y: Integers, position: NDArray[np.intp]) -> None:
         rows, classes = probabilities.shape
         decided = probabilities.argmax(axis=1)
-        own = np.clip(probabilities[np.arange(rows), y], SMALLEST, 1.0)
+        of_right = np.clip(probabilities[np.arange(rows), y], SMALLEST, 1.0)
         rank = (probabilities > probabilities[np.arange(rows), y][:, None]).sum(axis=1)
-        sums = (decided == y, -np.log(own), rank < TOP, np.ones(rows))
+        right = right_classes(probabilities, y)
+        loss = -np.log(of_right)
+        self._losses = [
+            (loss[right == is_right].sum(), (right == is_right).sum()) for is_right in (1, 0)
+        ]
+        sums = (right, loss, rank < TOP, np.ones(rows))
         self._sums = np.array([np.bincount(position, found) for found in sums])
         units = self._sums.shape[1]
 
@@ -73,10 +98,12 @@ class _Model:
             np.add.at(cells, (position[: len(places)], places), 1.0)
             return cells
 
-        right = decided == y
         hits = np.zeros((units, classes))
-        np.add.at(hits, (position[right], y[right]), 1.0)
-        self._hits, self._both = hits, by_class(decided) + by_class(y)
+        np.add.at(hits, (position, y), right)
+        own = by_class(y)
+        self._hits, self._both = hits, by_class(decided) + own
+        there = own[:, own.any(axis=0)]
+        self._weights = (there / there.sum(axis=0)).mean(axis=1)
 
     def values(self, times: Floats) -> list[float]:
         """The measures in the order of `CLASS_NAMES`, each unit counted so many times."""
@@ -84,3 +111,19 @@ class _Model:
         hits, both = times @ self._hits, times @ self._both
         f1 = 2 * hits[both > 0] / both[both > 0]
         return [right / rows, float(f1.mean()), loss / rows, near / rows]
+
+    def stakes(self, other: _Model | None) -> list[Stakes]:
+        """Returns what units have at stake: all of their rows may be decided wrong. In macro F1, a
+        row counts by the number of its class; in log loss, by how much dearer wrong ones are."""
+        rows, loss = self._sums[3], self._sums[1]
+        models = [self] if other is None else [self, other]
+        sums = np.sum([model._losses for model in models], axis=0)
+        usual, wrong = sums[:, 0] / np.maximum(sums[:, 1], 1)
+        dearer = max(float(wrong - usual), 0.0) if sums[1, 1] else math.log(self._hits.shape[1])
+        beside = None if other is None else other._sums[1]
+        return [
+            bounded_stakes(rows, 0.0, 1.0, beside=other),
+            bounded_stakes(self._weights, 0.0, 1.0, beside=other),
+            mean_stakes(loss, rows, beside, stake=[dearer * rows]),
+            bounded_stakes(rows, 0.0, 1.0, beside=other),
+        ]

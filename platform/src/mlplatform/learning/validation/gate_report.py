@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mlplatform.learning.training_sets.stability import Stability
-from mlplatform.learning.validation.fairness import Fairness
 from mlplatform.learning.validation.fold_gate import FoldFinding
 from mlplatform.learning.validation.gate_result import GateResult
+from mlplatform.learning.validation.group_findings import Fairness, GroupMeasures
 from mlplatform.learning.validation.measures import Measure
 from mlplatform.learning.validation.search_report import SearchReport
 from mlplatform.model.policies.volume import VolumeStop
@@ -62,6 +62,8 @@ class GateReport:
         champion_version: the champion's version; None where nobody has said it.
         baseline: measures beside the folder's simpler model, which stands in them where a champion
             does in `measures`; empty if the folder has none.
+        fairness, group_measures: the groups of protected attributes; the latter of a model of
+            classes or of numbers.
         same_rows: whether it was fitted to the champion's rows, with its seed.
         stability: how much each input moved over the days of the training set; None where nobody
             has measured it.
@@ -80,6 +82,7 @@ class GateReport:
     same_rows: bool = False
     baseline: tuple[Measure, ...] = ()
     stability: Stability | None = None
+    group_measures: GroupMeasures | None = None
 
     @property
     def passed(self) -> bool:

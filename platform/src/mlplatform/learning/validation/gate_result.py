@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from mlplatform.learning.validation.statistics import MINIMUM_UNITS, QUALITY_LEVEL, Interval
 from mlplatform.runtime.figures import percent
 from mlplatform.runtime.times import day_text
 from mlplatform.runtime.units import DAY_MS
 
 Verdict = Literal["passed", "failed", "inconclusive"]
+MINIMUM_LABELLED: Final = 100
+"""Labels of classes or numbers, with fewer of which nothing is shown."""
 OF_A_SEGMENT: Final = "segment_"
 """Begins the names of gates on segments, before the segment's name."""
 
@@ -44,3 +48,44 @@ def window_text(units_share: float, to_ms: int, days: int) -> str:
     if units_share >= 1:
         return window
     return f"{window}, of {percent(units_share)} of the customers (training.maximum_rows)"
+
+
+def too_few_units(units: int) -> str | None:
+    """The reason why so few customers show nothing; None if they are enough."""
+    if units >= MINIMUM_UNITS:
+        return None
+    return f"only {units:,} customers to judge by (at least {MINIMUM_UNITS:,} wanted)"
+
+
+def not_shown(units: int, key: str = "") -> str:
+    """The words about a limit that is neither held nor broken, and the way out.
+
+    Args:
+        key: the key of the limit in model.yaml; empty if it has none.
+    """
+    looser = f", or loosen {key}" if key else ""
+    return f"; {units:,} customers do not show it: wait for labels of more{looser}"
+
+
+def floor_gate(
+    name: str,
+    interval: Interval,
+    limit: float,
+    text: str,
+    form: str,
+    more: str,
+    measure: str = "average precision",
+) -> GateResult:
+    """A gate that passes if the whole interval is at or above the limit.
+
+    Args:
+        more: the end of the reason if the limit lies within the interval (`not_shown`).
+    """
+    value, low, high = interval.value, interval.low, interval.high
+    if any(math.isnan(v) for v in (value, low, high)):
+        return GateResult(name, "inconclusive", None, limit, f"{measure} is not a number")
+    level = f"{100 * QUALITY_LEVEL:g} % interval {form.format(low)} to {form.format(high)}"
+    reason = f"{text} ({level}; all of it must be {form.format(limit)} or more)"
+    passed: Verdict = "passed" if low >= limit else "failed" if high < limit else "inconclusive"
+    reason += more if passed == "inconclusive" else ""
+    return GateResult(name, passed, value, limit, reason, (low, high))

@@ -11,10 +11,16 @@ from dataclasses import dataclass
 
 from mlplatform.learning.features.hidden_outcomes import NOTHING_HIDDEN, HiddenOutcomes
 from mlplatform.learning.skew.verdict import SkewReport
-from mlplatform.learning.validation.fairness import Fairness, judge_fairness
 from mlplatform.learning.validation.feature_gates import judge_skew
 from mlplatform.learning.validation.gate_report import GateReport, ReplayCounts, VolumeReplay
-from mlplatform.learning.validation.gate_result import GateResult, Verdict, window_text
+from mlplatform.learning.validation.gate_result import (
+    GateResult,
+    Verdict,
+    floor_gate,
+    not_shown,
+    too_few_units,
+    window_text,
+)
 from mlplatform.learning.validation.measures import Measure
 from mlplatform.learning.validation.statistics import QUALITY_LEVEL, Interval, error_bound
 from mlplatform.model.bundle import AlertBand
@@ -62,6 +68,7 @@ class SchemaEvidence:
 class QualityEvidence:
     """Average precision on the held-out days; differences are candidate less champion.
 
+    `positives` and `units` are numbers of positives, and of the customers of all requests.
     `champion` and `difference` are None for a first version. `champion_saw_days` counts the days to
     which the champion was fitted; on these it looks better than it is. `unseen` is the difference
     on the other days, None if they hold too few positives.
@@ -71,6 +78,7 @@ class QualityEvidence:
     champion: float | None
     difference: Interval | None
     positives: int
+    units: int
     champion_saw_days: int = 0
     unseen: Interval | None = None
 
@@ -153,7 +161,6 @@ class Evidence:
     skew: SkewReport | None = None
     has_features: bool = True
     measures: tuple[Measure, ...] = ()
-    fairness: Fairness | None = None
 
 
 def judge(evidence: Evidence, gates: GatePolicy, training: TrainingPolicy) -> GateReport:
@@ -175,15 +182,13 @@ def judge(evidence: Evidence, gates: GatePolicy, training: TrainingPolicy) -> Ga
             evidence.skew, gates, is_first=not evidence.champion, has_features=evidence.has_features
         ),
     )
-    fairness = judge_fairness(evidence.fairness, gates.fairness)
     return GateReport(
         evidence.model,
         evidence.bundle,
         evidence.champion,
-        results if fairness is None else (*results, fairness),
+        results,
         evidence.replay.counts,
         evidence.measures,
-        evidence.fairness,
     )
 
 
@@ -260,9 +265,13 @@ def judge_quality(quality: QualityEvidence, gates: GatePolicy) -> GateResult:
     name = "quality"
     if quality.positives < MINIMUM_POSITIVES:
         return GateResult(name, "inconclusive", None, None, _too_few_positives(quality.positives))
+    if (few := too_few_units(quality.units)) is not None:
+        return GateResult(name, "inconclusive", None, None, few)
     if quality.champion is None or quality.difference is None:
         text = f"average precision {quality.candidate.value:.3f} on {quality.positives:,} positives"
-        return floor_gate(name, quality.candidate, gates.minimum_average_precision, text, "{:.3f}")
+        least = gates.minimum_average_precision
+        more = not_shown(quality.units, "gates.minimum_average_precision")
+        return floor_gate(name, quality.candidate, least, text, "{:.3f}", more)
     text = (
         f"average precision {quality.candidate.value:.3f}, the champion's {quality.champion:.3f} "
         f"on the same {quality.positives:,} positives"
@@ -278,7 +287,9 @@ def judge_quality(quality: QualityEvidence, gates: GatePolicy) -> GateResult:
             f"{lost.low:+.3f} to {lost.high:+.3f}, lies below the tolerated {limit:+.3f}"
         )
         return GateResult(name, "failed", lost.value, limit, reason, (lost.low, lost.high))
-    return floor_gate(name, quality.difference, -gates.average_precision_drop, text, "{:+.3f}")
+    more = not_shown(quality.units, "gates.average_precision_drop")
+    limit = -gates.average_precision_drop
+    return floor_gate(name, quality.difference, limit, text, "{:+.3f}", more)
 
 
 def judge_leakage(leakage: LeakageEvidence, gates: GatePolicy) -> GateResult:
@@ -360,7 +371,7 @@ def judge_latency(running: ModelEvidence, gates: GatePolicy) -> GateResult:
         if value > limit:
             return GateResult(name, "failed", value, limit, reason)
         return GateResult(name, "inconclusive", _number(value), limit, reason)
-    finding = f"one request on one thread takes {value:.3g} ms (99th percentile of {calls:,} calls)"
+    finding = f"one request on one thread takes {value:.3g} ms (p99 of {calls:,} calls)"
     return at_most(name, value, limit, finding, f"{limit:g} ms")
 
 
@@ -446,24 +457,6 @@ def _judge_maturity(data: DataEvidence) -> GateResult:
         return GateResult(name, "passed", silent_days, 0.0, "labels came until the window's end")
     reason = f"the last label came {silent_days:.1f} days before the window's end"
     return GateResult(name, "failed", silent_days, 0.0, reason)
-
-
-def floor_gate(
-    name: str,
-    interval: Interval,
-    limit: float,
-    text: str,
-    form: str,
-    measure: str = "average precision",
-) -> GateResult:
-    """A gate that passes if the whole interval is at or above the limit."""
-    value, low, high = interval.value, interval.low, interval.high
-    if any(math.isnan(v) for v in (value, low, high)):
-        return GateResult(name, "inconclusive", None, limit, f"{measure} is not a number")
-    level = f"{100 * QUALITY_LEVEL:g} % interval {form.format(low)} to {form.format(high)}"
-    reason = f"{text} ({level}; all of it must be {form.format(limit)} or more)"
-    passed: Verdict = "passed" if low >= limit else "failed" if high < limit else "inconclusive"
-    return GateResult(name, passed, value, limit, reason, (low, high))
 
 
 def at_most(name: str, value: float, limit: float, finding: str, allowed: str) -> GateResult:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.learning.validation.gate_report import GateReport
-from mlplatform.learning.validation.gate_result import GateResult
+from mlplatform.learning.validation.gate_result import (
+    MINIMUM_LABELLED,
+    GateResult,
+    too_few_units,
+)
 from mlplatform.learning.validation.gates import (
     DataEvidence,
     ModelEvidence,
@@ -17,8 +20,6 @@ from mlplatform.learning.validation.gates import (
 )
 from mlplatform.learning.validation.measures import Measure
 
-MINIMUM_LABELLED: Final = 100
-
 
 @dataclass(frozen=True, slots=True)
 class LabelledEvidence:
@@ -26,6 +27,7 @@ class LabelledEvidence:
 
     Args:
         labelled: number of held-out requests whose class or number is known.
+        units: number of customers, or other units, of whom these are.
         of_class: class → number of labelled requests in the window; empty for a model of numbers.
         identifiers, growing: names of inputs that identify the customer or the request, and of
             inputs that rise or fall with event time.
@@ -43,6 +45,7 @@ class LabelledEvidence:
     running: ModelEvidence
     replay: ReplayEvidence
     labelled: int
+    units: int
     of_class: Mapping[str, int]
     identifiers: tuple[str, ...]
     growing: tuple[str, ...]
@@ -80,6 +83,8 @@ def undecided_reason(evidence: LabelledEvidence, name: str) -> str | None:
             f"only {evidence.labelled:,} labelled requests to judge by (at least "
             f"{MINIMUM_LABELLED:,} wanted)"
         )
+    if (few := too_few_units(evidence.units)) is not None:
+        return few
     found = evidence.measure(name)
     if found is None or (evidence.champion is not None and found.difference is None):
         return "the scores of one of the two versions could not be measured"

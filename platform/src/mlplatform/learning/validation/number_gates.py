@@ -6,7 +6,7 @@ from typing import Final
 
 from mlplatform.learning.validation.feature_gates import judge_skew
 from mlplatform.learning.validation.gate_report import GateReport
-from mlplatform.learning.validation.gate_result import GateResult, Verdict, window_text
+from mlplatform.learning.validation.gate_result import GateResult, Verdict, not_shown, window_text
 from mlplatform.learning.validation.gates import (
     at_least,
     judge_feeds,
@@ -85,7 +85,7 @@ def judge_mae(evidence: LabelledEvidence, gates: RealGates, unit: str) -> GateRe
         f"{WORDS[name]} {own.value:.4g} {unit} on {evidence.labelled:,} labelled requests "
         f"({_level(own)}; all of it must be {limit:.4g} or less)"
     )
-    return GateResult(name, _below(own, limit), own.value, limit, reason, (own.low, own.high))
+    return _judged(name, own, limit, reason, not_shown(evidence.units, "gates.maximum_mae"))
 
 
 def judge_bias(evidence: LabelledEvidence, gates: RealGates, unit: str) -> GateResult:
@@ -118,11 +118,17 @@ def _no_larger(evidence: LabelledEvidence, name: str, rise: float, unit: str) ->
         f"labelled requests; difference {gap.value:+.4g} ({_level(gap, '+')}; all of it must be "
         f"{limit:+.4g} or less, which is {100 * rise:g} % of the champion's error)"
     )
-    return GateResult(name, _below(gap, limit), gap.value, limit, reason, (gap.low, gap.high))
+    return _judged(name, gap, limit, reason, not_shown(evidence.units, f"gates.{name}_rise"))
 
 
-def _below(found: Interval, limit: float) -> Verdict:
-    return "passed" if found.high <= limit else "failed" if found.low > limit else "inconclusive"
+def _judged(name: str, found: Interval, limit: float, reason: str, more: str) -> GateResult:
+    verdict: Verdict = "inconclusive"
+    if found.high <= limit:
+        verdict = "passed"
+    elif found.low > limit:
+        verdict = "failed"
+    reason += more if verdict == "inconclusive" else ""
+    return GateResult(name, verdict, found.value, limit, reason, (found.low, found.high))
 
 
 def _level(found: Interval, sign: str = "") -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from mlplatform.learning.validation.fold_gate import QUALITY
 from mlplatform.learning.validation.gate_report import GateReport, ReplayCounts
 from mlplatform.learning.validation.gate_result import GateResult
 from mlplatform.learning.validation.report_entries import (
+    NOTHING_YET,
     FairnessEntry,
     FoldEntry,
     GateEntry,
+    GroupMeasuresEntry,
     IntervalEntry,
     MeasureEntry,
     ReplayEntry,
@@ -23,6 +26,9 @@ from mlplatform.runtime.text import markdown
 from mlplatform.runtime.times import day_text
 
 MARKS = {"passed": "✔ passed", "failed": "✘ failed", "inconclusive": "? inconclusive"}
+UNCHECKED = f"\N{EN DASH} {NOTHING_YET.lower()}"
+WITHOUT_NUMBER = frozenset({"volume_limit"})
+"""Gates that pass without an observed number, after a check."""
 TITLES = {
     "rows": "requests to learn from",
     "positives": "positives to learn from",
@@ -75,6 +81,14 @@ MEASURES = {
     "mrr": "mean reciprocal rank",
     "hit_rate": "requests with a good item in the answer",
 }
+COMPARED = {
+    "accuracy_difference": "accuracy beside that of",
+    "mae_ratio": "mean absolute error as a ratio to that of",
+    "bias_difference": "bias beside that of",
+}
+"""Key of a limit on groups → the comparison with a reference group, in words."""
+SIGNS = {"bias": "+", "accuracy_difference": "+", "bias_difference": "+"}
+"""Measures and comparisons whose numbers have a sign."""
 GATE_COLUMNS = ("gate", "verdict", "observed", "limit", "reason")
 
 
@@ -101,6 +115,8 @@ def to_dict(report: GateReport) -> ValidationReport:
         made["search"] = _finite(report.search.summary())
     if report.fairness is not None:
         made["fairness"] = _finite(asdict(report.fairness))
+    if report.group_measures is not None:
+        made["group_measures"] = _finite(asdict(report.group_measures))
     if report.stability is not None:
         made["stability"] = _finite(asdict(report.stability))
     if report.same_rows:
@@ -155,6 +171,7 @@ def to_markdown(report: ValidationReport) -> str:
             *_folds(report.get("folds", ())),
             *_search(report.get("search")),
             *_fairness(report.get("fairness")),
+            *_group_measures(report.get("group_measures")),
         ]
     )
 
@@ -163,14 +180,28 @@ def summary(report: ValidationReport) -> str:
     """The number of gates that passed, and the champion compared with, in two sentences; in a third
     one, that both were fitted to the same rows."""
     gates, champion = report["gates"], report["champion"]
-    passed = sum(g["verdict"] == "passed" for g in gates)
+    unchecked = sum(not was_checked(gate) for gate in gates)
+    passed = sum(g["verdict"] == "passed" for g in gates) - unchecked
+    nothing = f", and {unchecked} had nothing to check yet" if unchecked else ""
     against = "no champion: it is the first version"
     if champion:
         version = report.get("champion_version")
         against = f"champion {markdown(champion[:16])}"
         against = against if version is None else f"version {version}, the {against}"
     same = " The rows and the seed are those of this champion." if report.get("same_rows") else ""
-    return f"{passed} of {len(gates)} gates passed. Compared with {against}.{same}"
+    return f"{passed} of {len(gates)} gates passed{nothing}. Compared with {against}.{same}"
+
+
+def was_checked(gate: Mapping[str, Any]) -> bool:
+    """Whether a gate had something to check: of a first version, some pass with nothing."""
+    is_number = gate.get("observed") is not None
+    return gate["verdict"] != "passed" or is_number or gate["name"] in WITHOUT_NUMBER
+
+
+def mark(gate: Mapping[str, Any]) -> str:
+    """A gate's verdict for people; one that had nothing to check has no tick."""
+    verdict = gate["verdict"]
+    return MARKS.get(verdict, verdict) if was_checked(gate) else UNCHECKED
 
 
 def findings(report: ValidationReport) -> list[str]:
@@ -179,8 +210,7 @@ def findings(report: ValidationReport) -> list[str]:
     A list, not a table: the form in Prefect's UI is too narrow for a column of sentences.
     """
     return [
-        f"- {MARKS[g['verdict']]}: **{TITLES.get(g['name']) or markdown(g['name'])}**. "
-        f"{markdown(g['reason'])}"
+        f"- {mark(g)}: **{TITLES.get(g['name']) or markdown(g['name'])}**. {markdown(g['reason'])}"
         for g in _stopping_first(report)
     ]
 
@@ -242,7 +272,7 @@ def _folds(folds: Sequence[FoldEntry]) -> list[str]:
     if not folds:
         return []
     measured = (m["name"] for fold in folds for m in fold["measures"])
-    name = "accuracy" if "accuracy" in measured else "average_precision"
+    name = next((name for name in measured if name in QUALITY), QUALITY[0])
     lines = [f"### Folds in time: {MEASURES[name]}", ""]
     for fold in folds:
         days = f"{day_text(fold['from_ms'])} to {day_text(fold['to_ms'] - 1)}"
@@ -252,7 +282,7 @@ def _folds(folds: Sequence[FoldEntry]) -> list[str]:
             lines.append(line + markdown(fold["problem"] or "not measured"))
             continue
         rows = f"{fold['rows']:,} requests"
-        of = rows if name == "accuracy" else f"{fold['positives']:,} positives of {rows}"
+        of = f"{fold['positives']:,} positives of {rows}" if name == QUALITY[0] else rows
         line += f"{_number(found['candidate'])} on {of}, fitted to {fold['fitted']:,}"
         if found["champion"] is not None:
             line += f"; difference to the champion {_number(found['difference'], '+')}"
@@ -294,6 +324,34 @@ def _fairness(fairness: FairnessEntry | None) -> list[str]:
                 f"- {markdown(attribute['attribute'])} {markdown(group['group'])}: "
                 f"{_number(group['adverse_share'])} of {group['rows']:,} requests; "
                 + ("the reference" if ratio is None else compared)
+            )
+    return [*lines, ""]
+
+
+def _group_measures(found: GroupMeasuresEntry | None) -> list[str]:
+    if found is None:
+        return []
+    unit = f", in {markdown(found['unit'])}" if found["unit"] else ""
+    lines = [f"### Protected attributes: errors by group{unit}", ""]
+    for attribute in found["attributes"]:
+        for group in attribute["groups"]:
+            parts = [
+                f"{MEASURES[one['name']]} {_number(one['candidate'], SIGNS.get(one['name'], ''))}"
+                + (
+                    f", difference to the champion {_number(one['difference'], '+')}"
+                    if one["difference"] is not None
+                    else ""
+                )
+                for one in group["measures"]
+            ]
+            reference = markdown(attribute["reference"])
+            parts += [
+                f"{COMPARED[key]} {reference} {_number(one, SIGNS.get(key, ''))}"
+                for key, one in group["compared"].items()
+            ] or ["the reference"]
+            lines.append(
+                f"- {markdown(attribute['attribute'])} {markdown(group['group'])}, "
+                f"{group['rows']:,} requests of {group['units']:,} customers: {'; '.join(parts)}"
             )
     return [*lines, ""]
 

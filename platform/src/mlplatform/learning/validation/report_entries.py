@@ -5,9 +5,13 @@ A report of an earlier release may lack any of it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Generic, NotRequired, TypedDict, TypeVar
 
 from mlplatform.learning.validation.gate_result import Verdict
+
+NOTHING_YET: Final = "Nothing to check yet"
+"""The words about a gate that had nothing to check, before traffic and in it: its verdict says
+nothing. The reason of such a gate in traffic begins with them."""
 
 
 class IntervalEntry(TypedDict):
@@ -107,13 +111,26 @@ class GroupEntry(TypedDict):
     false_positive_ratio: IntervalEntry | None
 
 
-class AttributeEntry(TypedDict):
-    """An `AttributeFairness`."""
+class MeasuredGroupEntry(TypedDict):
+    """A `MeasuredGroup`."""
+
+    group: str
+    rows: int
+    units: int
+    measures: list[MeasureEntry]
+    compared: dict[str, IntervalEntry]
+
+
+OfGroup = TypeVar("OfGroup", GroupEntry, MeasuredGroupEntry)
+
+
+class AttributeEntry(TypedDict, Generic[OfGroup]):
+    """A `ProtectedAttribute`."""
 
     attribute: str
     reference: str
     unknown: int
-    groups: list[GroupEntry]
+    groups: list[OfGroup]
 
 
 class FairnessEntry(TypedDict):
@@ -122,7 +139,16 @@ class FairnessEntry(TypedDict):
     adverse: list[str]
     rows: int
     ratio_level: float
-    attributes: list[AttributeEntry]
+    attributes: list[AttributeEntry[GroupEntry]]
+
+
+class GroupMeasuresEntry(TypedDict):
+    """A `GroupMeasures`."""
+
+    rows: int
+    level: float
+    unit: str
+    attributes: list[AttributeEntry[MeasuredGroupEntry]]
 
 
 class StabilityEntry(TypedDict):
@@ -153,6 +179,7 @@ class ReportEntry(TypedDict, total=False):
     folds: list[FoldEntry]
     search: SearchEntry
     fairness: FairnessEntry
+    group_measures: NotRequired[GroupMeasuresEntry]
     same_rows: bool
     stability: NotRequired[StabilityEntry]
 

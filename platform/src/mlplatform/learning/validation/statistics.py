@@ -5,6 +5,7 @@ Requests of one customer are alike, so whole customers are drawn or summed, neve
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ QUALITY_LEVEL = 0.90
 BAND_LEVEL = 0.95
 CALIBRATION_LEVEL = 0.90
 CALIBRATION_BINS = 20
+MINIMUM_UNITS = 30
+"""Fewest customers that show anything: fewer differ by chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,114 @@ def average_precision(scores: Floats, y: Integers) -> float:
     return Ranking(scores, y).average_precision()
 
 
+def effective_units(sizes: Floats) -> float:
+    """The number of units of one size that a mean over units of these sizes is as certain as.
+
+    Source: Kish, Survey sampling (1965), section 11.2.
+    """
+    squares = float(np.square(sizes).sum())
+    return float(sizes.sum()) ** 2 / squares if squares > 0 else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stakes:
+    """One unit more than a measure was computed from, who is against an end of its interval.
+
+    Without that one, losses that no unit happens to show would be ruled out by any number of units,
+    and the end of a few rare ones would lie too near. It stands for the 1 in the exact upper limit
+    of a Poisson count, a chi-square quantile of 2 (count + 1) degrees.
+
+    Args:
+        sizes: what each unit counts in the measure [units], such as its rows or positives.
+        effective: the number of units of one size that are as certain as these.
+        against: the part of the measure's dividend that the one more has, and its size: for the low
+            end and for the high one.
+        least, most: the range of the measure.
+
+    Source: Garwood, Biometrika 28 (1936) for the limit.
+    """
+
+    sizes: Floats
+    effective: float
+    against: tuple[tuple[float, float], tuple[float, float]]
+    least: float = -np.inf
+    most: float = np.inf
+
+    @classmethod
+    def bounded(cls, sizes: Floats, least: float, most: float) -> Stakes:
+        """The stakes in a measure that has a range: the one more loses, or gains, all of it."""
+        effective = effective_units(sizes)
+        size = float(sizes.sum()) / effective
+        return cls(sizes, effective, ((least * size, size), (most * size, size)), least, most)
+
+    @classmethod
+    def of_sums(
+        cls, parts: Floats, sizes: Floats, stake: Floats, *, least: float = -np.inf
+    ) -> Stakes:
+        """The stakes in a mean that has no range: the one more is the unit that is furthest from
+        it, once again; or gains or loses all that a unit has at stake, if that is more.
+
+        Args:
+            parts: each unit's part of the dividend [units]; their sum over that of the sizes is the
+                mean.
+            stake: what each unit could lose [units], 0 or more, such as its errors.
+        """
+        effective = effective_units(stake)
+        size, mean = float(sizes.mean()), float(parts.sum() / sizes.sum())
+        lost, ends, residual = float(stake.sum()) / effective, [], parts - mean * sizes
+        for sign in (-1, 1):
+            unit = int((sign * residual).argmax())
+            far = (float(parts[unit]), float(sizes[unit]))
+            seen = sign * residual[unit] >= lost
+            ends.append(far if seen else (mean * size + sign * lost, size))
+        return cls(sizes, effective, (ends[0], ends[1]), least)
+
+    def interval(
+        self, value: float, drawn: Floats, sizes: Floats, more: Floats, *, parts: int = 1
+    ) -> Interval:
+        """The interval of a measure, as wide as Student's t for so few units; NaN if no resample
+        has a value.
+
+        Args:
+            drawn: the measure in each resample, without the one more.
+            sizes: the sum of the sizes of each resample's units.
+            more: how often the one more is in each.
+            parts: number of intervals that share the error of one (`shared_error`).
+
+        Source: Carter, Schnepel and Steigerwald, Asymptotic behavior of a t-test robust to cluster
+        heterogeneity (Review of Economics and Statistics 99, 2017).
+        """
+        from scipy.special import stdtrit  # slow to import; most processes judge nothing
+
+        held, ends = np.isfinite(drawn), shared_error(parts)[1]
+        if not held.any() or not np.isfinite(value):
+            return Interval(value, np.nan, np.nan)
+        drawn, sizes, more, found = drawn[held], sizes[held], more[held], []
+        for (part, size), end in zip(self.against, ends, strict=True):
+            moved = (sizes * drawn + more * part) / (sizes + more * size)
+            found.append(float(np.quantile(moved, end)))
+        few = float(stdtrit(max(self.effective - 1, 1), ends[1]) / stdtrit(np.inf, ends[1]))
+        low, high = (value + few * (end - value) for end in found)
+        return Interval(value, min(max(low, self.least), value), max(min(high, self.most), value))
+
+
+def drawn_units(units: int, *, seed: int, parts: int = 1) -> Iterator[tuple[Floats, float]]:
+    """How often each unit is in a resample, and how often the one more (`Stakes`), for each
+    resample of all of them. Resamples of the one more alone are left out.
+
+    Args:
+        parts: number of intervals that share the error of one (`shared_error`).
+
+    Source: Field and Welsh, Bootstrapping clustered data (JRSS B, 2007).
+    """
+    rng = np.random.default_rng(seed)
+    for _ in range(shared_error(parts)[0]):
+        drawn = rng.integers(0, units + 1, units + 1)
+        times = np.bincount(drawn, minlength=units + 1).astype(np.float64)
+        if times[:-1].any():  # one unit, or two, may not be drawn at all
+            yield times[:-1], float(times[-1])
+
+
 def average_precision_interval(
     scores: Floats,
     y: Integers,
@@ -105,15 +216,14 @@ def average_precision_interval(
     """Average precision, or its difference to a baseline's, with a 90 % interval.
 
     Only its low end decides, so it errs on that side 5 times in 100. Customers are drawn with
-    replacement, the same for both scores; the interval is the bootstrap's percentiles. NaN
-    throughout where there is no positive or a score is NaN.
+    replacement, the same for both scores, and one more (`Stakes`) who is against the end: all of
+    that one's positives are found by one of both, and none by the other. NaN throughout where there
+    is no positive or a score is NaN.
 
     Args:
         baseline: scores of another model for the same rows; None for average precision itself.
         parts: number of intervals that share the error of one (Bonferroni); with more of them the
             ends lie further out, and are found from up to four times as many resamples.
-
-    Source: Field and Welsh, Bootstrapping clustered data (JRSS B, 2007).
     """
     nothing = Interval(float("nan"), float("nan"), float("nan"))
     both = [scores] if baseline is None else [scores, baseline]
@@ -121,15 +231,21 @@ def average_precision_interval(
         return nothing
     rankings = [Ranking(s, y) for s in both]
     position = np.unique(unit, return_inverse=True)[1]
-    units = int(position.max()) + 1
-    rng = np.random.default_rng(seed)
-    draws = []
-    for _ in range(RESAMPLES * min(parts, 4)):
-        times = np.bincount(rng.integers(0, units, units), minlength=units).astype(np.float64)
-        draws.append(_difference(rankings, times[position]))
+    positives = np.bincount(position, y == 1).astype(np.float64)
+    stakes = Stakes.bounded(positives, 0.0 if baseline is None else -1.0, 1.0)
+    draws = [
+        (_difference(rankings, times[position]), times @ positives, more)
+        for times, more in drawn_units(len(positives), seed=seed, parts=parts)
+    ]
+    drawn, sizes, more = np.array(draws).T
+    return stakes.interval(_difference(rankings, None), drawn, sizes, more, parts=parts)
+
+
+def shared_error(parts: int) -> tuple[int, tuple[float, float]]:
+    """The number of resamples, and the shares of them below both ends, of one of several intervals
+    that share the error of one (Bonferroni): the ends of more parts lie further out."""
     tail = (1 - QUALITY_LEVEL) / (2 * parts)
-    low, high = np.nanquantile(draws, [tail, 1 - tail])
-    return Interval(_difference(rankings, None), float(low), float(high))
+    return RESAMPLES * min(parts, 4), (tail, 1 - tail)
 
 
 def calibration_error_interval(

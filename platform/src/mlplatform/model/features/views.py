@@ -186,7 +186,7 @@ def load_views(folder: Path) -> tuple[FeatureView, ...]:
     """
     if not (folder / FILE).exists() and not (folder / SOURCE).exists():
         return ()
-    content = _content(folder)
+    content = read_file(folder)
     check(content.views)
     check_purposes(content.views, content.purposes)
     return content.views
@@ -200,7 +200,7 @@ def check_rendered(folder: Path) -> None:
             renders it.
     """
     if (folder / FILE).exists() and (folder / SOURCE).exists():
-        rendered = _content(folder).source
+        rendered = read_file(folder).source
         if rendered and rendered != source_digest(folder):
             raise ConfigUnusable(
                 f"{folder.name}/{FILE}", f"{SOURCE} has changed since it was rendered", _how(folder)
@@ -212,7 +212,12 @@ def source_digest(folder: Path) -> str:
     return hashlib.sha256((folder / SOURCE).read_bytes()).hexdigest()
 
 
-def _content(folder: Path) -> FeatureFile:
+def read_file(folder: Path) -> FeatureFile:
+    """The features.json of a model folder as it is written; what it says is not checked.
+
+    Raises:
+        ConfigInvalid: the file is missing, or has another form.
+    """
     try:
         return msgspec.json.decode((folder / FILE).read_bytes(), type=FeatureFile)
     except (OSError, *NOT_JSON) as error:

@@ -18,6 +18,8 @@ from mlplatform.model.policies.decision_scale import (
 )
 from mlplatform.model.policies.neutral import NO_SMALL, NeutralGates, NeutralStop, NeutralTraining
 from mlplatform.model.policies.rollout import RolloutPolicy
+from mlplatform.model.policies.search import ClassSearch
+from mlplatform.model.policies.segments import ClassFairness, ClassSegmentGates
 from mlplatform.model.policies.values import Count, Positive, Share
 
 MOST_CLASSES: Final = 100
@@ -131,6 +133,8 @@ class ClassGates(NeutralGates, frozen=True, kw_only=True):
     minimum_macro_f1: Share
     log_loss_rise: Positive
     accuracy_loss: Share = 0.01
+    fairness: ClassFairness | None = None
+    segments: ClassSegmentGates | None = None
 
 
 class ClassTraining(NeutralTraining, frozen=True, kw_only=True):
@@ -141,6 +145,7 @@ class ClassTraining(NeutralTraining, frozen=True, kw_only=True):
     """
 
     minimum_per_class: Count
+    search: ClassSearch | None = None
 
 
 class ClassStop(NeutralStop, frozen=True, kw_only=True, omit_defaults=False):
@@ -163,6 +168,7 @@ class ClassRollout(RolloutPolicy, frozen=True, kw_only=True):
 
 
 _NO_SCORE: Final = "each outcome is a class, not a range of one score"
+_IN_GROUPS: Final = "gates.fairness.accuracy_difference compares classes"
 _NO_ALERTS: Final = "the platform plans no share of alerts for classes"
 NOT_OF_CLASSES: Final[Mapping[str, str]] = {
     "decision.thresholds": _NO_SCORE,
@@ -176,7 +182,6 @@ NOT_OF_CLASSES: Final[Mapping[str, str]] = {
     "training.small_model": NO_SMALL,
     "training.hidden_outcomes": "no class hides its outcome",
     "training.pseudo_label_precision": "no class hides its outcome",
-    "training.search": "trials are measured by one score of two outcomes",
     "gates.average_precision_drop": "accuracy_drop and macro_f1_drop compare classes",
     "gates.average_precision_loss": "accuracy_loss compares classes",
     "gates.minimum_average_precision": "minimum_accuracy and minimum_macro_f1 stand for it",
@@ -185,9 +190,10 @@ NOT_OF_CLASSES: Final[Mapping[str, str]] = {
     "gates.alert_share_minimum": _NO_ALERTS,
     "gates.alert_share_maximum": _NO_ALERTS,
     "gates.alert_band_factor": _NO_ALERTS,
-    "gates.segments": "segments compare average precision",
-    "gates.fairness": "it compares outcomes in their order, and classes have none",
-    "protected": "groups are compared by outcomes in their order, and classes have none",
+    "gates.segments.average_precision_drop": "gates.segments.accuracy_drop compares classes",
+    "gates.fairness.adverse": _IN_GROUPS,
+    "gates.fairness.adverse_share_ratio": _IN_GROUPS,
+    "gates.fairness.false_positive_ratio": _IN_GROUPS,
     "rollout.stop.alerts": _NO_ALERTS,
     "rollout.stop.recall": "accuracy compares classes",
     "rollout.stop.error": "accuracy compares classes",

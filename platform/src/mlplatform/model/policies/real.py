@@ -18,6 +18,8 @@ from mlplatform.model.policies.decision_scale import (
 )
 from mlplatform.model.policies.neutral import NO_SMALL, NeutralGates, NeutralStop, NeutralTraining
 from mlplatform.model.policies.rollout import RolloutPolicy
+from mlplatform.model.policies.search import NumberSearch
+from mlplatform.model.policies.segments import NumberFairness, NumberSegmentGates
 from mlplatform.model.policies.values import Count, Positive, Share
 
 NO_DECISION: Final = "none"
@@ -95,6 +97,8 @@ class RealGates(NeutralGates, frozen=True, kw_only=True):
     quantile: PartShare = 0.5
     mae_loss: Share = 0.01
     calibration_error: Share = 1.0
+    fairness: NumberFairness | None = None
+    segments: NumberSegmentGates | None = None
 
 
 class RealTraining(NeutralTraining, frozen=True, kw_only=True):
@@ -105,6 +109,7 @@ class RealTraining(NeutralTraining, frozen=True, kw_only=True):
     """
 
     minimum_labelled: Count
+    search: NumberSearch | None = None
 
 
 class RealStop(NeutralStop, frozen=True, kw_only=True, omit_defaults=False):
@@ -127,6 +132,7 @@ class RealRollout(RolloutPolicy, frozen=True, kw_only=True):
 
 
 _NO_PROBABILITY: Final = "a number is not a probability"
+_IN_GROUPS: Final = "mae_ratio and bias_difference compare numbers"
 _NO_ALERTS: Final = "the platform plans no share of alerts for numbers"
 _BY_NUMBER: Final = "thresholds.scores says from which number on each outcome is given"
 _UNKNOWN: Final = "a request without a label is unknown, whatever was decided"
@@ -147,8 +153,6 @@ NOT_OF_NUMBERS: Final[Mapping[str, str]] = {
     "training.hidden_outcomes": _UNKNOWN,
     "training.pseudo_label_precision": _UNKNOWN,
     "training.class_weight": "labels are numbers, not classes",
-    "training.search": "trials are measured by one score of two outcomes",
-    "training.folds": "folds in time are judged by measures of which more is better",
     "gates.average_precision_drop": _BY_ERROR,
     "gates.average_precision_loss": "mae_loss compares numbers",
     "gates.minimum_average_precision": "maximum_mae stands for it",
@@ -158,9 +162,10 @@ NOT_OF_NUMBERS: Final[Mapping[str, str]] = {
     "gates.alert_share_minimum": _NO_ALERTS,
     "gates.alert_share_maximum": _NO_ALERTS,
     "gates.alert_band_factor": _NO_ALERTS,
-    "gates.segments": "segments compare average precision",
-    "gates.fairness": "it compares shares of outcomes, by labels of 0 and 1",
-    "protected": "groups are compared by shares of outcomes and labels of 0 and 1",
+    "gates.segments.average_precision_drop": "gates.segments.mae_rise compares numbers",
+    "gates.fairness.adverse": _IN_GROUPS,
+    "gates.fairness.adverse_share_ratio": _IN_GROUPS,
+    "gates.fairness.false_positive_ratio": _IN_GROUPS,
     "rollout.stop.alerts": _NO_ALERTS,
     "rollout.stop.recall": "error compares numbers",
     "rollout.stop.accuracy": "error compares numbers",

@@ -12,6 +12,8 @@ from mlplatform.runtime.units import DAY_S
 
 Choice = Annotated[str, Meta(max_length=100)] | int | float | bool
 SearchMeasure = Literal["average_precision", "auc", "gini", "ks", "brier", "log_loss", "own"]
+ClassMeasure = Literal["accuracy", "macro_f1", "log_loss", "own"]
+NumberMeasure = Literal["mae", "rmse", "quantile_loss", "own"]
 OWN: Final = "own"
 """Name of the measure that is the function `measure(y, scores)` of training.py; larger values are
 better."""
@@ -57,6 +59,29 @@ class SearchPolicy(Section, frozen=True):
     folds: Annotated[int, Meta(ge=1, le=10)] = 3
     fold_days: Count = 1
     pruning: Literal["median", "none"] = "median"
+
+
+class ClassSearch(SearchPolicy, frozen=True, kw_only=True):
+    """The hyper-parameters to try before a model of classes is fitted.
+
+    Args:
+        measure: the measure by which trials are compared; `own` is the function `measure(y,
+            scores)` of training.py, which gets places of classes and probabilities [n, classes].
+    """
+
+    measure: ClassMeasure = "accuracy"  # type: ignore[assignment]  # names of this task alone
+
+
+class NumberSearch(SearchPolicy, frozen=True, kw_only=True):
+    """The hyper-parameters to try before a model of numbers is fitted.
+
+    Args:
+        measure: the measure by which trials are compared; the quantile loss is of the `quantile` of
+            the gates. `own` is the function `measure(y, scores)` of training.py, which gets labels
+            and numbers in the unit.
+    """
+
+    measure: NumberMeasure = "mae"  # type: ignore[assignment]  # names of this task alone
 
 
 def search_rules(policy: SearchPolicy, *, days: int, deadline_s: int) -> Iterator[Rule]:

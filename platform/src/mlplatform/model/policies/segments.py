@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
@@ -111,6 +111,30 @@ class SegmentGates(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     groups: Annotated[tuple[ValidatedSegment, ...], Meta(min_length=1, max_length=MOST_SEGMENTS)]
 
 
+class ClassSegmentGates(SegmentGates, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Segments of the held-out requests in which a candidate of classes is compared.
+
+    Args:
+        accuracy_drop: largest tolerated loss of accuracy against the champion in each segment. It
+            is wider than for all requests, because a segment holds fewer.
+    """
+
+    accuracy_drop: Annotated[float, Meta(ge=0, le=1)]
+    average_precision_drop: Annotated[float, Meta(ge=0, le=1)] = 1.0
+
+
+class NumberSegmentGates(SegmentGates, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Segments of the held-out requests in which a candidate of numbers is compared.
+
+    Args:
+        mae_rise: largest tolerated rise of the mean absolute error in each segment, as a share of
+            the champion's there. It is wider than for all requests, because a segment holds fewer.
+    """
+
+    mae_rise: Annotated[float, Meta(ge=0, le=1)]
+    average_precision_drop: Annotated[float, Meta(ge=0, le=1)] = 1.0
+
+
 class FairnessPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How much the outcomes of the groups of a protected attribute may differ.
 
@@ -125,11 +149,46 @@ class FairnessPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             candidate is refused (`refuse`), or it is reported (`tell`).
     """
 
+    limit_keys: ClassVar[tuple[str, ...]] = ("adverse_share_ratio", "false_positive_ratio")
+
     adverse: tuple[str, ...] = ()
     reference: dict[str, str] = {}
     adverse_share_ratio: Annotated[float, Meta(gt=1)] | None = None
     false_positive_ratio: Annotated[float, Meta(gt=1)] | None = None
     not_shown: Literal["refuse", "tell"] = "refuse"
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The declared limits by their keys."""
+        found = {key: getattr(self, key) for key in self.limit_keys}
+        return {key: limit for key, limit in found.items() if limit is not None}
+
+
+class ClassFairness(FairnessPolicy, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How much less often a model of classes may be right for a group of a protected attribute.
+
+    Args:
+        accuracy_difference: how far a group's accuracy may lie below the reference group's.
+    """
+
+    limit_keys: ClassVar[tuple[str, ...]] = ("accuracy_difference",)
+
+    accuracy_difference: Annotated[float, Meta(gt=0, le=1)]
+
+
+class NumberFairness(FairnessPolicy, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How much the errors of a model of numbers may differ by group of a protected attribute.
+
+    Args:
+        mae_ratio: limit of a group's mean absolute error divided by the reference group's.
+        bias_difference: how far a group's bias, the mean of numbers less labels, may lie from the
+            reference group's to either side, in the number's unit.
+    """
+
+    limit_keys: ClassVar[tuple[str, ...]] = ("mae_ratio", "bias_difference")
+
+    mae_ratio: Annotated[float, Meta(gt=1)] | None = None
+    bias_difference: Annotated[float, Meta(gt=0)] | None = None
 
 
 class SegmentSource(msgspec.Struct, frozen=True):

@@ -249,9 +249,13 @@ class Pages:
         waiting = or_why(
             lambda: [w for w in self._actions.waiting_rollouts() if w.rollout_id == name]
         )
-        buttons = self._actions.buttons("rollouts", name)
         return render(
-            "rollout.html", here="rollouts", shown=shown, waiting=waiting, buttons=buttons
+            "rollout.html",
+            here="rollouts",
+            shown=shown,
+            killed=self._sources.killed(facts[0].model) if shown.state.ramping else None,
+            waiting=waiting,
+            buttons=self._actions.buttons("rollouts", name),
         )
 
     def evidence(self, request: Request) -> str:

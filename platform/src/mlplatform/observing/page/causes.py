@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # imports ONNX Runtime
     from mlplatform.scoring.request.explain import Explanation
 
 METHODS: Final = {
-    "tree_shap": "what each input adds to the margin, from which the {word} is made (TreeSHAP)",
+    "tree_shap": "what each input adds to the margin, from which the {word} is computed (TreeSHAP)",
     "reference_values": "by how much the raw {word} would fall if the input had its ordinary value",
 }
 

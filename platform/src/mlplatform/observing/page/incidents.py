@@ -19,6 +19,7 @@ ONE_WAY: Final = 0.5
 """Part of a movement that goes one way, from which on it is told as up or down."""
 MOST_SUMMARY: Final = 80
 """Characters of a window's reasons that a row shows; the rest is folded away."""
+ROLL_BACK: Final = "roll the champion back, if its promotion began this"
 HEALTH = {"HEALTHY": "as the profile", "UNHEALTHY": "drifted", "INCONCLUSIVE": "inconclusive"}
 
 
@@ -102,6 +103,11 @@ class IncidentDetail:
     def has_alerts(self) -> bool:
         """Whether a share of alerts was judged in any window."""
         return any(window.alerts is not None for window in self.windows)
+
+    @property
+    def names_roll_back(self) -> bool:
+        """Whether the advice names the roll back of the champion."""
+        return ROLL_BACK in self.advice
 
 
 def incident(
@@ -261,7 +267,7 @@ def _advice(incident: Incident, now_ms: int, *, trains: bool) -> str:
     if incident.state == "open" and not trains:
         return (
             "Nothing retrains a ready ONNX file: put a newer one into the model's folder and make a"
-            " version of it; or roll the champion back, if its promotion began this."
+            f" version of it; or {ROLL_BACK}."
         )
     if _is_given_up(incident, now_ms):
         return (
@@ -281,8 +287,7 @@ def _advice(incident: Incident, now_ms: int, *, trains: bool) -> str:
         return "The retrain made no version: find out why, then retrain by hand."
     return (
         "A retrain starts by itself once enough labels of the new pattern have matured. Do not"
-        " wait for it where you know the cause: retrain by hand; or roll the champion back, if its"
-        " promotion began this."
+        f" wait for it where you know the cause: retrain by hand; or {ROLL_BACK}."
     )
 
 

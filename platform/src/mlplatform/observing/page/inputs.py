@@ -263,7 +263,7 @@ def _stale(windows: Sequence[InputWindow], span_ms: tuple[int, int]) -> Metric:
     newest = windows[-1]
     share = newest.stale_share
     text = "no decisions" if share is None else percents(share)
-    note = f"{newest.stale:,} of {newest.rows + newest.stale:,} decisions; a fault beyond "
+    note = f"{newest.stale:,} of {newest.rows + newest.stale:,} decisions; a fault is more than "
     tone = "bad" if share is not None and share > STALE_SHARE else ""
     name = "decisions without fresh features"
     return Metric("stale", name, text, note + percents(STALE_SHARE), tone, drawn)

@@ -91,7 +91,7 @@ def _of_queues(found: Sequence[QueueRow] | str) -> Iterator[str]:
     long = [row.title for row in found if row.tone == BAD]
     unknown = [row.title for row in found if row.waits is None]
     if long:
-        yield f"Stopped, or waiting for longer than an alert allows: {_named(long)}."
+        yield f"Receivers that stopped, or wait for longer than an alert allows: {_named(long)}."
     if unknown:
         yield f"Not known how much waits: {_named(unknown)}."
 

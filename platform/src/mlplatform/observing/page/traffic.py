@@ -15,6 +15,7 @@ from mlplatform.observing.page.queries.error_budget import answers_to_judge
 from mlplatform.operations.actions.traffic import AGES, CHECK, ages_of, check_of
 from mlplatform.operations.traffic.buckets import SHADOW, Counts, no_counts, quantile_ms
 from mlplatform.operations.traffic.projection import TrafficReport
+from mlplatform.rollouts.passes.summary import title
 from mlplatform.runtime.times import duration_text, minute_text
 from mlplatform.runtime.units import DAY_MS, HOUR_MS, HOUR_S, MINUTE_MS
 
@@ -27,6 +28,10 @@ PERIODS: Final[Mapping[str, tuple[int, int]]] = {
 SURE: Final = 1.96
 """Standard errors to either side of a share for 95 %."""
 TABLE_ROWS: Final = 24
+LEAST_RATE: Final = 2.0
+"""Least number of requests in the unit of time in which a rate is written."""
+MOST_MINUTES: Final = 100
+"""Minutes from which a length is written in hours."""
 QUIET_MS: Final = 5 * MINUTE_MS
 EXPECTED: Final = 20.0
 """Requests that must have been expected before traffic counts as stopped: at a steady rate, none of
@@ -35,6 +40,10 @@ LATE_MS: Final = 5 * MINUTE_MS
 """Age of the counts from which the page says that they are late; a pass counts every minute."""
 OLD_SAMPLE_MS: Final = 2 * HOUR_MS
 """Age of a sample, before the newest request, from which the page says when it was taken."""
+LATENCIES: Final[Mapping[str, str]] = {
+    quantile: f"{title(f'latency_{quantile}')} ({quantile})" for quantile in ("p50", "p99")
+}
+"""Quantile → its name, by the gate of a rollout."""
 CHAMPION, CHALLENGER, VARIANTS = "champion", "challenger", "variants"
 
 
@@ -136,7 +145,7 @@ def traffic_detail(
         to_ms=span_ms[1],
         newest=newest_record(found, end_ms),
         metrics=metrics,
-        columns=("requests/s", "p50", "p99", *(("alerts",) if flags else ()), "degraded"),
+        columns=("requests", *LATENCIES.values(), *(("alerts",) if flags else ()), "degraded"),
         rows=tuple(_row(point, flags=flags) for point in reversed(points[-TABLE_ROWS:])),
     )
 
@@ -241,9 +250,12 @@ def _traffic(
 
 
 def _rates(points: Sequence[_Point], rates: Points, span_ms: tuple[int, int]) -> Metric:
-    made = _metric("rate", "requests/s", [("all", rates)], _rate, span_ms)
-    note = f"over {duration_text(points[-1].seconds)}" if points else ""
-    return replace(made, note=note)
+    made = _metric("rate", "requests", [("all", rates)], rate_text, span_ms)
+    if not points:
+        return made
+    newest = points[-1]
+    count = f"{newest.answered.requests:,} requests"
+    return replace(made, note=f"{count} in the last {_length(newest.seconds)} that were counted")
 
 
 def _latency(
@@ -254,7 +266,7 @@ def _latency(
     goal_ms: float | None,
 ) -> Metric:
     lines = _by_arm(points, lambda counts: quantile_ms(counts.latency, quantile))
-    made = _metric(key, f"latency {key}", lines, _milliseconds, span_ms, goal=goal_ms)
+    made = _metric(key, LATENCIES[key], lines, _milliseconds, span_ms, goal=goal_ms)
     newest = _newest(lines[0][1])
     if goal_ms is None or newest is None:
         return made
@@ -349,7 +361,7 @@ def _ages(found: TrafficReport, span_ms: tuple[int, int]) -> Metric:
     at, newest = next((at, ages) for at, ages in reversed(samples) if ages)
     note = ", ".join(f"{view} {_hours(age / HOUR_MS)}" for view, age in sorted(newest.items()))
     if found.newest_ms - at >= OLD_SAMPLE_MS:
-        note = f"as of {minute_text(at)} UTC, as no newer decision was sampled: {note}"
+        note += f" at {minute_text(at)} UTC; no newer decision was sampled"
     drawn = spark([("oldest view", _within(line, span_ms))], _hours, span_ms)
     return Metric("ages", "age of features", _hours(line[-1][1]), note, "", drawn)
 
@@ -377,7 +389,7 @@ def _metric(
 def _row(point: _Point, *, flags: bool) -> tuple[int, tuple[str, ...]]:
     counts = point.answered
     values = (
-        (counts.requests / point.seconds, _rate),
+        (counts.requests / point.seconds, rate_text),
         (quantile_ms(counts.latency, 0.5), _milliseconds),
         (quantile_ms(counts.latency, 0.99), _milliseconds),
         *(((_alerts(counts), percents),) if flags else ()),
@@ -398,8 +410,20 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _rate(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+def rate_text(value: float) -> str:
+    """Requests a second in the largest unit of which a person can think: "14 a minute"."""
+    for seconds, unit in ((1, "second"), (60, "minute"), (HOUR_S, "hour"), (24 * HOUR_S, "day")):
+        if value * seconds >= LEAST_RATE:
+            return f"{value * seconds:,.0f} {'an' if unit == 'hour' else 'a'} {unit}"
+    return "none" if value == 0 else "less than 2 a day"
+
+
+def _length(seconds: float) -> str:
+    """A length in whole minutes or hours."""
+    minutes = max(1, round(seconds / 60))
+    if minutes < MOST_MINUTES:
+        return "minute" if minutes == 1 else f"{minutes} minutes"
+    return f"{round(minutes / 60)} hours"
 
 
 def _milliseconds(value: float) -> str:

@@ -28,10 +28,16 @@ from mlplatform.learning.features.feast_folder.registry import registry
 from mlplatform.learning.features.feast_values import project_name
 from mlplatform.learning.features.pushes.gaps import StreamGap
 from mlplatform.learning.training_sets.dataset import window
-from mlplatform.learning.training_sets.shortage import FirstDays, Holdings, shortage
+from mlplatform.learning.training_sets.shortage import (
+    FirstDays,
+    Holdings,
+    short_history,
+    shortage,
+)
 from mlplatform.learning.training_sets.time_order import epoch_ms
 from mlplatform.model.bundle import load_bundle
 from mlplatform.model.features.views import FeatureView, KeyType, external, request_views
+from mlplatform.model.folders import declared_views, views_refused
 from mlplatform.model.folds import history_days, training_day_ms
 from mlplatform.model.windows.declaration import by_entity
 from mlplatform.operations.wiring import Platform
@@ -107,8 +113,11 @@ def import_external(
         NotFound: the model has no such external view.
         InputInvalid: a file is wrong; the message names the file, the row and the problem. Nothing
             was imported.
+        ConfigInvalid: another folder does not let the model use the view as it would, and the
+            champion does not read it yet.
     """
     columns = external_columns(platform, model, view_name)
+    _check_purposes(platform, model, view_name)
     offline = platform.offline(model) if dry_run else platform.with_pushes(model)
     parts = offline.external(view_name)
     with ExitStack() as until:
@@ -117,6 +126,20 @@ def import_external(
             online = platform.online(model)
             until.callback(online.close)
         return import_table(columns, source, parts, online, platform.clock.event_ms, progress)
+
+
+def _check_purposes(platform: Platform, model: str, view_name: str) -> None:
+    for refused in views_refused(declared_views()[model]):
+        if refused.view == view_name and view_name not in _champion_views(platform, model):
+            raise refused.error()
+
+
+def _champion_views(platform: Platform, model: str) -> set[str]:
+    champion = platform.rollouts.routes(model).champion
+    if champion is None:
+        return set()
+    bundle = load_bundle(platform.bundle(model, champion), champion.bundle, data=False)
+    return {view.name for view in bundle.views}
 
 
 def external_columns(platform: Platform, model: str, view_name: str) -> ExternalColumns:
@@ -176,10 +199,12 @@ class FirstFit:
     Args:
         as_of_ms: the moment to train as of; None if the present does as well.
         problem: what a training set as of then would lack; empty if it lacks nothing.
+        short: why the history is short for a first version; empty if it is not.
     """
 
     as_of_ms: int | None
     problem: str
+    short: str = ""
 
 
 def first_fit(
@@ -209,7 +234,13 @@ def first_fit(
             is_positive = table.column("label").to_numpy() == 1
             positives += int((added & is_known & is_positive).sum())
     held = Holdings(requests, positives)
-    return FirstFit(asked_ms, shortage(definition, held, FirstDays(first_ms, {}), as_of_ms))
+    problem = shortage(definition, held, FirstDays(first_ms, {}), as_of_ms)
+    begins_ms = int(event_ms[0]) if first_ms is None else first_ms
+    return FirstFit(
+        asked_ms,
+        problem,
+        short_history(definition, platform.views(model), begins_ms, int(event_ms[-1])),
+    )
 
 
 def feast_folder(platform: Platform, model: str, into: Path | None = None) -> Path:

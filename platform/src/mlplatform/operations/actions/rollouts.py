@@ -173,15 +173,16 @@ def _keep_analyses(platform: Platform, model: str, steps: tuple[JudgedStep, ...]
 def roll_back(
     platform: Platform, model: str, *, actor: str, reason: str, only: str | None = None
 ) -> str:
-    """Return the traffic to the champion at once; returns the id of the rollout that was rolled
-    back.
+    """Return the traffic to the champion at once; says which one was rolled back, and who answers.
 
     Args:
         only: id of the only rollout that may be taken back; None: the one that has the traffic.
     """
     state = take_back(platform, model, actor=actor, reason=reason, only=only)
+    champion = platform.rollouts.routes(model).champion
     rollout_pass(platform, model)
-    return state.rollout_id
+    answers = "no version answers" if champion is None else f"version {champion.version} answers"
+    return f"{state.rollout_id} is rolled back; {answers}"
 
 
 def take_back(
@@ -230,7 +231,8 @@ def question(platform: Platform, rollout_id: str, answer: Answer) -> tuple[Quest
     asked = [f for f in facts if isinstance(f, _Asks) and f.evidence_digest == state.asked_digest]
     if not state.awaits_answer or not asked:
         raise Refused(
-            f"{rollout_id} is {state.phase}: no approval is pending; see `mlplatform rollouts list`"
+            f"{rollout_id} is {state.phase}: no approval is pending; the next pass may ask for one"
+            f" (`mlplatform rollouts pass {state.model}`, or wait a minute)"
         )
     evidence = asked[-1].evidence
     shown = summary.question(rollout_id, evidence)

@@ -282,7 +282,8 @@ def _tried(
             rows = later_rows(
                 folder, offline, fold, as_of_ms=known_ms, champion=champion, join=join
             )
-            return tested_fold(fold, fitted, dataset, rows, champion=champion, seed=retrain.SEED)
+            tested = folder.definition, fold, fitted, dataset, rows
+            return tested_fold(*tested, champion=champion, seed=retrain.SEED)
         finally:
             fitted.model.close()
 
@@ -315,10 +316,19 @@ def validate(
         candidate.model.close()
 
 
+def version_of(platform: Platform, model: str, bundle: str) -> Version | None:
+    """The version that a bundle was registered as, by its digest; None if there is none."""
+    return next((v for v in platform.registry.versions(model) if v.digest == bundle), None)
+
+
 def register(
-    platform: Platform, candidate: Candidate, judged: GateOutcome, *, author: str
+    platform: Platform, candidate: Candidate, judged: GateOutcome, *, author: str, reason: str = ""
 ) -> Version:
     """Register the candidate as a version, whose bundle the store then has.
+
+    Args:
+        author: who asked for it, whose answer to its rollout does not count.
+        reason: why; kept with the version.
 
     Raises:
         GateFailed: gates did not pass; the message names them. The registry keeps the report, and
@@ -328,7 +338,12 @@ def register(
     if judged.report.passed:
         platform.bundles.put(candidate.bundle.digest)
     outcome = retrain.register(
-        candidate, judged.report, platform.registry, author=author, record=judged.record
+        candidate,
+        judged.report,
+        platform.registry,
+        author=author,
+        reason=reason,
+        record=judged.record,
     )
     if isinstance(outcome, Rejection):
         raise GateFailed("; ".join(outcome.reasons))
@@ -338,9 +353,9 @@ def register(
 @contextmanager
 def incident_answer(
     platform: Platform, model: str, incident: str | None, claim: int
-) -> Iterator[Callable[[int], None]]:
+) -> Iterator[Callable[[int, str], None]]:
     """Record in a drift incident what the retrain in the block came to; call the yielded function
-    with the version.
+    with the version, and with why it is no answer (empty if it is one).
 
     The claim holds for as long as this lasts. A failed gate is recorded as no version. Any other
     error leaves the claim to expire, so that the incident is claimed again.
@@ -348,20 +363,26 @@ def incident_answer(
     Raises:
         StaleFence: another retrain has the claim, or the incident is over.
     """
-    made: list[int] = []
+    made: list[tuple[int, str]] = []
+
+    def keep(version: int, why_no_answer: str) -> None:
+        made.append((version, why_no_answer))
+
     if incident is None:
-        yield made.append
+        yield keep
         return
     lasts_s = load_definition(model).drift.claim_s
     wall_ms = platform.clock.wall_ms
     with claims.renewal(platform.incidents, incident, claim, lasts_s=lasts_s, wall_ms=wall_ms):
         try:
-            yield made.append
+            yield keep
         except GateFailed as failed:
             _answer(platform, incident, claim, None, str(failed))
             raise
-        if made:
-            _answer(platform, incident, claim, made[0], f"version {made[0]} was registered")
+        for version, why_no_answer in made:
+            answered = None if why_no_answer else version
+            note = why_no_answer or f"version {version} was registered"
+            _answer(platform, incident, claim, answered, note)
 
 
 def _answer(platform: Platform, incident: str, claim: int, version: int | None, note: str) -> None:

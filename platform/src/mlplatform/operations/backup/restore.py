@@ -10,7 +10,7 @@ import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,9 +102,9 @@ def restore(
             return RestoreReport(manifest, findings, report)
         _move_services(folder, Path(manifest.home), home.root)
         servers.fill(settings, folder)
-        _fill_store(settings, folder / "bundles")
+        stored = _fill_store(settings, folder / "bundles")
         contents = contents_of(dataclasses.replace(settings, home=Home(folder)), now_ms)
-        _put_in_place(folder, home)
+        _put_in_place(folder, home, stored)
     return RestoreReport(manifest, findings, report, contents)
 
 
@@ -252,35 +252,39 @@ def _move_services(folder: Path, before: Path, after: Path) -> None:
             write_atomically(path, canonical_json(manifest))
 
 
-def _fill_store(settings: Settings, bundles: Path) -> None:
-    """Put the bundles of a backup into the bundle store, if there is one; what it has stays."""
-    store = wiring.Platform(settings).bundles.store
+def _fill_store(settings: Settings, bundles: Path) -> frozenset[str]:
+    """Put the bundles of a backup into the bundle store, if there is one; what it has stays.
+    Returns those that the store has then."""
+    store, stored = wiring.Platform(settings).bundles.store, set[str]()
     if store is None:
-        return
+        return frozenset()
     for folder in sorted(bundles.glob("[!.]*")):
         if not (folder / BUNDLE_FILE).is_file():  # a model repository of Triton
             continue
         try:
             put_bundle(store, folder, folder.name)
+            stored.add(folder.name)
         except Corrupt as error:  # it was damaged where the backup was taken
             log.warning("%s is not put into the bundle store: %s", folder.name, error)
+    return frozenset(stored)
 
 
-def _put_in_place(folder: Path, home: Home) -> None:
+def _put_in_place(folder: Path, home: Home, stored: Collection[str]) -> None:
     if home.shared_bundles is not None:
-        _share(folder / "bundles", home.shared_bundles)
+        _share(folder / "bundles", home.shared_bundles, stored)
     sync_folders(folder)
     for path in sorted(folder.iterdir()):
         path.rename(home.root / path.name)
     sync(home.root)
 
 
-def _share(staged: Path, shared: Path) -> None:
+def _share(staged: Path, shared: Path, stored: Collection[str]) -> None:
     """Move bundles to the volume that predictors read; a bundle that exists there is the same by
-    its digest."""
+    its digest. Those in the bundle store are fetched from there: the folder is then a cache, which
+    may have less room than all of them need."""
     shared.mkdir(mode=0o700, parents=True, exist_ok=True)
     for bundle in sorted(staged.glob("[!.]*")):
-        if not (shared / bundle.name).exists():
+        if bundle.name not in stored and not (shared / bundle.name).exists():
             draft = shared / f".{bundle.name}.restoring"
             shutil.rmtree(draft, ignore_errors=True)
             shutil.copytree(bundle, draft)

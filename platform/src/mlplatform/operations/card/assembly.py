@@ -20,9 +20,7 @@ from mlplatform.operations.card.card import (
     AlertComparison,
     Card,
     CardDecision,
-    CardFairness,
     CardIncident,
-    CardMeasure,
     Data,
     Explanations,
     Identity,
@@ -38,6 +36,11 @@ from mlplatform.operations.card.card import (
 )
 from mlplatform.operations.card.inputs import card_inputs
 from mlplatform.operations.card.limits import limits
+from mlplatform.operations.card.measures import (
+    CardFairness,
+    CardGroupMeasures,
+    CardMeasure,
+)
 from mlplatform.operations.card.rollouts import (
     Journal,
     approvals,
@@ -91,6 +94,7 @@ class _Report(msgspec.Struct, frozen=True):
     replayed: AlertComparison | None = None
     measures: tuple[CardMeasure, ...] = ()
     fairness: CardFairness | None = None
+    group_measures: CardGroupMeasures | None = None
     champion_version: int | None = None
     baseline: tuple[CardMeasure, ...] = ()
     stability: _StabilityEntry | None = None
@@ -139,6 +143,7 @@ def _identity(recorded: VersionRecords) -> Identity:
         is_of_present_folder=None if fitted is None else fitted == recorded.folder,
         place=_place(recorded.routes, version.digest),
         author=version.facts.author,
+        reason=version.facts.reason,
         registered_ms=version.created_at_ms,
         code=version.facts.code_version,
         seed=version.facts.seed,
@@ -280,6 +285,7 @@ def _validation(version: Version) -> Validation:
         compared=report.replayed,
         measures=report.measures,
         fairness=report.fairness,
+        group_measures=report.group_measures,
         champion_version=report.champion_version,
         baseline=report.baseline,
     )

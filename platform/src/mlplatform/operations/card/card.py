@@ -10,6 +10,11 @@ from typing import Final
 import msgspec
 
 from mlplatform.model.policies.decision_scale import SCORE_WORDS, Task
+from mlplatform.operations.card.measures import (
+    CardFairness,
+    CardGroupMeasures,
+    CardMeasure,
+)
 
 _KEYS: Final = {
     "requests": "payments",
@@ -37,6 +42,7 @@ class Identity(_Part, frozen=True):
         run_id: id of its run in MLflow; None if it has none.
         author, registered_ms, code: who registered it, when (wall time), and with which version of
             the code.
+        reason: why it was asked for; empty if not recorded.
     """
 
     model: str
@@ -55,6 +61,7 @@ class Identity(_Part, frozen=True):
     code: str
     seed: int
     run_id: str | None = None
+    reason: str = ""
 
 
 class Outcome(_Part, frozen=True):
@@ -211,59 +218,6 @@ class AlertComparison(_Part, frozen=True):
     flips: int | None = None
 
 
-class Estimate(_Part, frozen=True):
-    """A number with its interval; None if there were too few rows."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-class CardMeasure(_Part, frozen=True):
-    """One measure on the days for the gates, as in `learning.validation.measures.Measure`."""
-
-    name: str
-    candidate: Estimate
-    champion: Estimate | None = None
-    difference: Estimate | None = None
-
-
-class CardGroup(_Part, frozen=True, rename={}):
-    """One protected group, with the fields of `learning.validation.fairness.GroupFairness`."""
-
-    group: str
-    rows: int
-    known: int
-    positives: int
-    adverse_share: Estimate
-    true_positive_rate: Estimate
-    false_positive_rate: Estimate
-    mean_score: float | None
-    observed: Estimate
-    calibration_gap: Estimate
-    favourable_ratio: float | None
-    adverse_share_ratio: Estimate | None
-    false_positive_ratio: Estimate | None
-
-
-class CardAttribute(_Part, frozen=True):
-    """The groups of one protected attribute; `unknown` counts rows without a known group."""
-
-    attribute: str
-    reference: str
-    unknown: int
-    groups: tuple[CardGroup, ...]
-
-
-class CardFairness(_Part, frozen=True):
-    """All protected attributes, as in `learning.validation.fairness.Fairness`."""
-
-    adverse: tuple[str, ...]
-    rows: int
-    ratio_level: float
-    attributes: tuple[CardAttribute, ...]
-
-
 class Validation(_Part, frozen=True):
     """The findings of validation; `champion` is the bundle compared with, None if there was none.
 
@@ -271,7 +225,8 @@ class Validation(_Part, frozen=True):
         champion_version: the version of that bundle; None if it is not recorded.
         baseline: measures beside the folder's simpler model, which stands in them in the champion's
             place; empty if there was none.
-        fairness: None if no attribute was protected at that time.
+        fairness: of a model of two outcomes; None if no attribute was protected at that time.
+        group_measures: the same of a model of classes or of numbers.
     """
 
     champion: str | None
@@ -279,6 +234,7 @@ class Validation(_Part, frozen=True):
     compared: AlertComparison | None
     measures: tuple[CardMeasure, ...] = ()
     fairness: CardFairness | None = None
+    group_measures: CardGroupMeasures | None = None
     champion_version: int | None = None
     baseline: tuple[CardMeasure, ...] = ()
 

@@ -134,7 +134,10 @@ def _of_groups(card: Card, definition: ModelDefinition) -> Iterator[str]:
         yield f"No verdict is recorded on the segments that model.yaml declares ({names})."
     fairness = card.validation.fairness
     attributes = () if fairness is None else fairness.attributes
+    measured = card.validation.group_measures
+    by_error = () if measured is None else measured.attributes
     compared = [found.attribute for found in attributes if len(found.groups) > 1]
+    compared += [found.attribute for found in by_error if len(found.groups) > 1]
     if lacking := [name for name in definition.protected if name not in compared]:
         yield f"No groups were compared by what model.yaml protects: {', '.join(lacking)}."
     for found in attributes:
@@ -143,6 +146,13 @@ def _of_groups(card: Card, definition: ModelDefinition) -> Iterator[str]:
             yield (
                 f"There were too few requests of {', '.join(few)} (by {found.attribute}) to"
                 " compare their adverse outcomes with those of others."
+            )
+    for of in by_error:
+        few = [g.group for g in of.groups if any(r.low is None for r in g.compared.values())]
+        if few:
+            yield (
+                f"There were too few requests of {', '.join(few)} (by {of.attribute}) to"
+                " compare their errors with those of others."
             )
     named = ", ".join(dict.fromkeys([*judged, *watched, *compared]))
     others = f"other than {named}" if named else "of any kind"

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from mlplatform.learning.validation import report
 from mlplatform.operations.card.card import (
     Card,
@@ -70,7 +72,7 @@ def sections(card: Card) -> tuple[Section, ...]:
         Section("Data", _data(card)),
         Section("Labels and hidden outcomes", _labels(card)),
         Section("On held-out requests", *held_out(card)),
-        Section("Protected attributes", *fairness_parts(card.validation.fairness)),
+        Section("Protected attributes", *fairness_parts(card.validation)),
         Section("Gates of validation", *_validation(card)),
         Section("Inputs", tables=(_inputs(card.inputs),)),
         *_rollouts(card),
@@ -157,6 +159,7 @@ def _people(card: Card) -> Fields:
         ("team", found.team or NOT_RECORDED),
         ("tier", str(found.tier)),
         ("author of the version", found.author),
+        ("reason for it", found.reason or NOT_RECORDED),
         ("registered", _moment(found.registered_ms)),
         ("bundle", found.bundle),
         ("MLflow run", found.run_id or NOT_RECORDED),
@@ -247,7 +250,7 @@ def _validation(card: Card) -> Parts:
     if not card.validation.gates:
         return (), (f"The gate report is {NOT_RECORDED}.",), ()
     rows = tuple(
-        (report.TITLES.get(g.name, g.name), report.MARKS.get(g.verdict, g.verdict), g.reason)
+        (report.TITLES.get(g.name, g.name), report.mark(msgspec.structs.asdict(g)), g.reason)
         for g in card.validation.gates
     )
     return (), (), (Table("Before it met traffic", ("gate", "verdict", "why"), rows),)
@@ -312,7 +315,11 @@ def _of_steps(rollout: Rollout) -> tuple[Table, ...]:
 
 def _gates(step: CardEvent) -> Table:
     rows = tuple(
-        (title(gate.name), mark(gate.verdict, holds=gate.holds), gate.headline)
+        (
+            title(gate.name),
+            mark(gate.verdict, holds=gate.holds, reason=gate.headline),
+            gate.headline,
+        )
         for gate in step.gates
     )
     counted = "" if step.records is None else f", counted in {step.records:,} records"

@@ -6,14 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from mlplatform.learning.fairness.outcomes import FOUR_FIFTHS
 from mlplatform.learning.validation import report
-from mlplatform.learning.validation.fairness import FOUR_FIFTHS
 from mlplatform.operations.card.card import (
     CardAnalysis,
+    Validation,
+)
+from mlplatform.operations.card.measures import (
     CardAttribute,
     CardFairness,
     CardGroup,
+    CardGroupMeasures,
     CardMeasure,
+    CardMeasuredGroup,
     Estimate,
 )
 from mlplatform.runtime.figures import percent, span
@@ -25,6 +30,7 @@ Lines = tuple[str, ...]
 NOT_RECORDED: Final = "not recorded"
 NOT_KNOWN: Final = "not known"
 TOO_FEW: Final = "too few for an interval"
+NO_ESTIMATE: Final = Estimate(value=None, low=None, high=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +87,12 @@ def baseline_table(measures: Sequence[CardMeasure], days: str) -> tuple[Table, .
     """
     if not measures:
         return ()
-    nothing = Estimate(value=None, low=None, high=None)
     rows = tuple(
         (
             report.MEASURES.get(found.name, found.name),
             _number(found.candidate),
-            _number(found.champion or nothing),
-            _number(found.difference or nothing, "+"),
+            _number(found.champion or NO_ESTIMATE),
+            _number(found.difference or NO_ESTIMATE, "+"),
         )
         for found in measures
     )
@@ -98,10 +103,73 @@ def baseline_table(measures: Sequence[CardMeasure], days: str) -> tuple[Table, .
     return (Table(caption, ("measure", "this version", "the baseline", "difference"), rows),)
 
 
-def fairness_parts(fairness: CardFairness | None) -> Parts:
+def fairness_parts(found: Validation) -> Parts:
+    """The groups of protected attributes, by outcomes or by errors."""
+    if found.group_measures is not None:
+        return _errors(found.group_measures)
+    if found.fairness is not None:
+        return _outcomes(found.fairness)
+    return (), ("No attribute was declared as protected: no groups were compared.",), ()
+
+
+def _errors(found: CardGroupMeasures) -> Parts:
+    """Errors by protected group on the held-out days."""
+    fields = (
+        ("labelled requests", f"{found.rows:,}"),
+        *((("unit", found.unit),) if found.unit else ()),
+        ("intervals", f"90 % by customer; of comparisons {percent(found.level)}"),
+    )
+    lines = (
+        "No input reads one of these.",
+        *_unknown(found.attributes),
+    )
+    return fields, lines, tuple(map(_measured, found.attributes))
+
+
+def _measured(found: CardAttribute[CardMeasuredGroup]) -> Table:
+    measures = [one.name for group in found.groups[:1] for one in group.measures]
+    keys = list(dict.fromkeys(key for group in found.groups for key in group.compared))
+    beside = any(one.difference is not None for group in found.groups for one in group.measures)
+    names = [report.MEASURES[name] for name in measures]
+    head = (
+        *("group", "requests", "customers", *names),
+        *((f"{name}, to the champion's" for name in names) if beside else ()),
+        *(f"{report.COMPARED[key]} {found.reference}" for key in keys),
+    )
+    rows = tuple(
+        (
+            *(group.group, f"{group.rows:,}", f"{group.units:,}"),
+            *(_number(m.candidate, report.SIGNS.get(m.name, "")) for m in group.measures),
+            *(
+                (_number(m.difference or NO_ESTIMATE, "+") for m in group.measures)
+                if beside
+                else ()
+            ),
+            *(
+                _number(group.compared[key], report.SIGNS.get(key, ""))
+                if group.compared
+                else "reference"
+                for key in keys
+            ),
+        )
+        for group in found.groups
+    )
+    note = f"the reference is {found.reference}" if rows else "no group is known"
+    return Table(f"By {found.attribute}; {note}", head, rows)
+
+
+def _unknown(
+    attributes: Sequence[CardAttribute[CardGroup]] | Sequence[CardAttribute[CardMeasuredGroup]],
+) -> Lines:
+    return tuple(
+        f"The {found.attribute} of {found.unknown:,} of the requests is not known."
+        for found in attributes
+        if found.unknown
+    )
+
+
+def _outcomes(fairness: CardFairness) -> Parts:
     """Decisions by protected group on the days for the gates."""
-    if fairness is None:
-        return (), ("No attribute was declared as protected: no groups were compared.",), ()
     fields = (
         ("adverse outcomes", ", ".join(fairness.adverse)),
         ("requests", f"{fairness.rows:,}"),
@@ -111,16 +179,12 @@ def fairness_parts(fairness: CardFairness | None) -> Parts:
         "No input reads one of these. Rates and calibration are of requests whose outcome is"
         " known; a share of favourable outcomes under four fifths of the best group's is marked"
         " (29 CFR 1607.4(D)), as information.",
-        *(
-            f"The {found.attribute} of {found.unknown:,} of the requests is not known."
-            for found in fairness.attributes
-            if found.unknown
-        ),
+        *_unknown(fairness.attributes),
     )
     return fields, lines, tuple(map(_attribute, fairness.attributes))
 
 
-def _attribute(found: CardAttribute) -> Table:
+def _attribute(found: CardAttribute[CardGroup]) -> Table:
     head = (
         *("group", "requests", "positives", "adverse share", "ratio to the reference"),
         *("of positives", "of negatives", "mean score", "observed", "favourable, of the best"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mlplatform.model.definition import dns_name
+
 APPROVAL_FLOW = "approval"
 DRIFT_WATCH = "drift-watch"
 """The author of versions that a drift check asks for, and the holder of its claims."""
@@ -51,7 +53,7 @@ def automation(model: str) -> str:
 
 def evidence_key(rollout_id: str, digest: str) -> str:
     """The key of the artifact that holds the evidence of one question."""
-    return f"evidence-{rollout_id}-{digest[:8]}"
+    return dns_name(f"evidence-{rollout_id}-{digest[:8]}")
 
 
 def run_name(flow: str, parameters: Mapping[str, Any]) -> str | None:

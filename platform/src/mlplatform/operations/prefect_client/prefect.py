@@ -254,7 +254,13 @@ class PrefectApi:
     def _deployment(self, flow: str, model: str) -> str:
         name = f"{flow}/{names.deployment(flow, model)}"
         if name not in self._deployments:
-            found = self._call("GET", f"/deployments/name/{name}")
+            try:
+                found = self._call("GET", f"/deployments/name/{name}")
+            except NotFound as error:
+                raise NotFound(
+                    f"Prefect has no deployment {name} yet: flows of a new model are registered"
+                    " within a minute, while the platform is up; try again then"
+                ) from error
             self._deployments[name] = found["id"]
         return self._deployments[name]
 

@@ -18,6 +18,7 @@ from prefect.artifacts import (
 
 from mlplatform.learning.validation import report as gates
 from mlplatform.learning.validation.report_entries import ValidationReport
+from mlplatform.model.definition import dns_name
 from mlplatform.runtime.configuration.settings import Settings
 
 
@@ -26,7 +27,7 @@ class Link:
     """A link from a flow run.
 
     Args:
-        key: of lower-case letters, digits and dashes.
+        key: of lower-case letters, digits, dashes and a model's name. Prefect takes no `_` in it.
         about: one sentence on what is there.
     """
 
@@ -89,8 +90,18 @@ def keep_links(links: Iterable[Link]) -> None:
     """Keep links with the run that calls this."""
     for link in links:
         create_link_artifact(
-            link.address, link_text=link.title, key=link.key, description=link.about
+            link.address, link_text=link.title, key=dns_name(link.key), description=link.about
         )
+
+
+def keep_page(key: str, text: str, *, about: str) -> None:
+    """Keep a text in Markdown with the run that calls this.
+
+    Args:
+        key: as in `Link`.
+        about: one sentence on what it says.
+    """
+    create_markdown_artifact(text, key=dns_name(key), description=about)
 
 
 def keep_table(
@@ -103,13 +114,13 @@ def keep_table(
     """
     table = [dict(zip(columns, row, strict=True)) for row in rows]
     if table:
-        create_table_artifact(table, key=key, description=about)
+        create_table_artifact(table, key=dns_name(key), description=about)
 
 
 def keep_gates(model: str, report: ValidationReport) -> None:
     """Keep a candidate's gates with the run that calls this, as a page and as a table."""
     about = "What the last candidate passed"
-    create_markdown_artifact(gates.to_markdown(report), key=f"gates-{model}", description=about)
+    keep_page(f"gates-{model}", gates.to_markdown(report), about=about)
     keep_table(f"gate-table-{model}", gates.GATE_COLUMNS, gates.gate_rows(report), about=about)
 
 

@@ -36,6 +36,10 @@ DEFAULT: Final = "default"
 """The queue that every Prefect pool has."""
 HEAVY: Final = "heavy"
 START_LIMIT_S: Final = 300
+BUNDLES: Final = "bundles"
+"""The claim of bundles."""
+KEYS: Final = "s3"
+"""The Secret with keys of object storage."""
 PASSES: Final = frozenset({"rollout", "promote", "rollback", names.APPROVAL_FLOW})
 """Flows that take a pass over rollouts and so create and remove services. Their pods have
 production priority: a rollback does not wait for a retrain."""
@@ -51,7 +55,7 @@ def job_variables(name: str) -> dict[str, str]:
         return {
             "service_account_name": "batches",
             "asks_api_server": "true",
-            "keys_secret": "s3",
+            "keys_secret": KEYS,
         }
     if name not in PASSES:
         return {}
@@ -63,11 +67,13 @@ def job_variables(name: str) -> dict[str, str]:
     }
 
 
-def template(path: Path, image: str) -> dict[str, Any]:
+def template(path: Path, image: str, bundle_cache: str = "") -> dict[str, Any]:
     """The base job template in a file.
 
     Args:
         image: image of flow runs, unless a deployment names another one.
+        bundle_cache: size limit, as Kubernetes writes it, of the cache that each run then has in
+            place of the claim of bundles; empty: runs mount that claim.
 
     Raises:
         ConfigInvalid: the file is not a base job template.
@@ -77,7 +83,19 @@ def template(path: Path, image: str) -> dict[str, Any]:
         wanted = "an object of job_configuration and variables"
         raise ConfigUnusable(str(path), "it is not a base job template", wanted)
     found["variables"]["properties"]["image"] = {"type": "string", "default": image}
+    if bundle_cache:
+        _give_cache(found, bundle_cache)
     return found
+
+
+def _give_cache(job_template: dict[str, Any], size_limit: str) -> None:
+    """Give runs a cache of bundles of their own, and the keys of the store that fills it."""
+    pod = job_template["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
+    for volume in pod["volumes"]:
+        if volume.get("persistentVolumeClaim") == {"claimName": BUNDLES}:
+            del volume["persistentVolumeClaim"]
+            volume["emptyDir"] = {"sizeLimit": size_limit}
+    job_template["variables"]["properties"]["keys_secret"]["default"] = KEYS
 
 
 def register(settings: Settings, job_template: Mapping[str, Any]) -> None:
@@ -98,8 +116,9 @@ def register(settings: Settings, job_template: Mapping[str, Any]) -> None:
     with get_client(sync_client=True) as client:
         client.create_work_pool(pool, overwrite=True)
         _keep_heavy_queue(client)
-    local_flows.settle()
-    register_models(settings, model_names())
+    models = model_names()
+    local_flows.settle(models)
+    register_models(settings, models)
 
 
 def register_models(settings: Settings, models: Sequence[str]) -> None:
@@ -126,15 +145,18 @@ def register_models(settings: Settings, models: Sequence[str]) -> None:
 
 def follow_folders(settings: Settings) -> None:
     """Register the flows of models whose folders appear, until the process is ended. What fails is
-    tried again. Models whose flows the server has already are left as they are."""
+    tried again. Models whose flows the server has already are left as they are. The schedules of a
+    model whose folder goes are paused until it is back."""
     known: set[str] | None = None
-    pause_s = 0.0
+    pause_s, absent = 0.0, local_flows.AbsentFolders()
     while True:
         time.sleep(pause_s)
         pause_s = POLL_S
         try:
-            known = _registered(model_names()) if known is None else known
-            new = [model for model in model_names() if model not in known]
+            present = model_names()
+            known = _registered(present) if known is None else known
+            absent.look(known, present)
+            new = [model for model in present if model not in known]
             if new:
                 register_models(settings, new)
                 known.update(new)
@@ -199,12 +221,19 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="Register what is new while it runs, in the pool that is there. Uses no template.",
     )
+    parser.add_argument(
+        "--bundle-cache",
+        default="",
+        metavar="SIZE",
+        help="The size limit of each run's own cache of bundles (6Gi, say), where a bundle store"
+        " is. Without it, runs mount the claim of bundles.",
+    )
     return parser
 
 
 def run(options: argparse.Namespace, settings: Settings) -> None:
     """Register everything and return; or follow the folders until a signal comes."""
-    job_template = template(options.template, options.image)
+    job_template = template(options.template, options.image, options.bundle_cache)
     # Before Prefect is imported, which reads it then.
     os.environ["PREFECT_API_URL"] = f"{settings.prefect_url}/api"
     os.chdir(options.folder)

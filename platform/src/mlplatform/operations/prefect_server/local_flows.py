@@ -12,7 +12,8 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -54,6 +55,9 @@ HEAVY_QUERY_S = 2.0
 minutes."""
 HEAVY_ELSEWHERE = 4
 """Most heavy runs at a time if heavy work has pods of its own: the runs then mostly wait."""
+RETRIES_OF_NEW = 3
+"""Retries of a call that registers a new folder's flows. Waits double from 2 s: as many as a run
+has would have the folder wait for minutes, and all is tried again anyway."""
 TAG = "mlplatform"
 PRELOADED = (
     "mlplatform.operations.prefect_server.flow_run",
@@ -128,7 +132,7 @@ def _schedules(name: str, settings: Settings) -> list[Schedule]:
 
 def on_ready(settings: Settings, models: Sequence[str]) -> None:
     """Remove what an earlier release left, and begin with these models."""
-    settle()
+    settle(models)
     begin(settings, models)
 
 
@@ -149,24 +153,104 @@ def follow_folders(settings: Settings, served: Sequence[str], add: AddDeployment
     """Serve the flows of models whose folders appear, as those of the models that are served
     already. What fails is tried again; it ends with the process.
 
-    Deployments of a folder that goes stay until the next start: its runs say what is missing.
+    Deployments of a folder that goes stay until the next start, without their schedules: a run that
+    somebody starts says what is missing.
     """
-    known, pause_s = set(served), POLL_S
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    known, pause_s, absent = set(served), POLL_S, AbsentFolders()
     while True:
         time.sleep(pause_s)
-        new = [model for model in model_names() if model not in known]
+        present = model_names()
+        new = [model for model in present if model not in known]
         pause_s = POLL_S
-        if not new:
-            continue
         try:
-            add(deployment_groups(settings, new))
-            begin(settings, new)
+            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: RETRIES_OF_NEW}):
+                absent.look(known, present)
+                if new:
+                    add(deployment_groups(settings, new))
+                    begin(settings, new)
         except Exception:  # the outer loop of a thread: it goes on after any error
-            log.exception("flows of %s are not served yet", ", ".join(new))
+            log.exception("flows of %s do not follow their folders yet", ", ".join(new or known))
             pause_s = AGAIN_S
         else:
             known.update(new)
-            log.info("flows of %s are served: their folders are new", ", ".join(new))
+            if new:
+                log.info("flows of %s are served: their folders are new", ", ".join(new))
+
+
+PAUSES = 2
+"""Looks that pause the schedules of a folder that is gone."""
+GONE = "the folder of %s is gone: the schedules of its flows are paused until it is back"
+
+
+class AbsentFolders:
+    """Models with flows whose folders are gone. Their schedules are paused, because each run of
+    them would fail, and are taken up again once the folder is back."""
+
+    def __init__(self) -> None:
+        self._missing: frozenset[str] = frozenset()
+        self._paused: dict[str, list[UUID]] = {}
+        self._pauses: dict[str, int] = {}
+
+    def look(self, known: Collection[str], present: Collection[str]) -> None:
+        """Pause and resume by the folders that are there now. A folder is gone if two looks miss
+        it: one may find a folder that is being replaced. The look after that pauses once more,
+        which removes the runs that Prefect's scheduler was planning in that moment.
+
+        Args:
+            known: models whose flows are served.
+            present: models that have a folder.
+        """
+        missing = frozenset(known) - frozenset(present)
+        for model in sorted(missing & self._missing):
+            if model not in self._paused:
+                self._paused[model], self._pauses[model] = scheduled_deployments(model), 0
+            if self._pauses[model] == PAUSES:
+                continue
+            pause(self._paused[model])
+            self._pauses[model] += 1
+            if self._pauses[model] == 1:
+                log.warning(GONE, model)
+        for model in sorted(self._paused.keys() - missing):
+            resume(self._paused[model])
+            del self._paused[model]
+            del self._pauses[model]
+            log.info("the folder of %s is back: the schedules of its flows go on", model)
+        self._missing = missing
+
+
+def scheduled_deployments(model: str) -> list[UUID]:
+    """Deployments of a model that follow a schedule and are not paused."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+
+    theirs = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG, model]))
+    with get_client(sync_client=True) as client:
+        found = client.read_deployments(deployment_filter=theirs)
+    return [d.id for d in found if d.schedules and not d.paused]
+
+
+def pause(deployments: Iterable[UUID]) -> None:
+    """Pause these deployments and remove their planned runs; those that are gone are left out."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        for deployment in deployments:
+            with suppress(ObjectNotFound):
+                client.pause_deployment(deployment)
+
+
+def resume(deployments: Iterable[UUID]) -> None:
+    """Have these deployments follow their schedules again; those that are gone are left out."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        for deployment in deployments:
+            with suppress(ObjectNotFound):
+                client.resume_deployment(deployment)
 
 
 def offer_versions(settings: Settings, models: Sequence[str]) -> None:
@@ -182,12 +266,12 @@ def offer_versions(settings: Settings, models: Sequence[str]) -> None:
             time.sleep(REGISTRY_PAUSE_S)
 
 
-def settle() -> None:
-    """Remove what an earlier release left on the server."""
+def settle(models: Sequence[str]) -> None:
+    """Remove what an earlier start left on the server beside the flows of these models."""
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
-        retire_former(client)
+        retire_former(client, models)
 
 
 def keep_automations(models: Sequence[str]) -> None:
@@ -199,8 +283,9 @@ def keep_automations(models: Sequence[str]) -> None:
             _keep_automation(client, model)
 
 
-def retire_former(client: SyncPrefectClient) -> None:
-    """Remove deployments that an earlier release served under other names: no process runs them.
+def retire_former(client: SyncPrefectClient, models: Sequence[str]) -> None:
+    """Remove deployments that an earlier start served, of other models or under other names: no
+    process runs them.
 
     Questions that wait there are cancelled; the next pass asks them again. An automation goes with
     the deployment that it would start.
@@ -216,7 +301,7 @@ def retire_former(client: SyncPrefectClient) -> None:
     from prefect.client.schemas.objects import State, StateType
     from prefect.states import Cancelled
 
-    served = {names.deployment(flow, model) for model in model_names() for flow in names.RUNS}
+    served = {names.deployment(flow, model) for model in models for flow in names.RUNS}
     ours = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
     former = {d.id for d in client.read_deployments(deployment_filter=ours) if d.name not in served}
     if not former:

@@ -196,6 +196,7 @@ def predictor_spec(home: Home, service: Service, port: int = 0, grpc_port: int =
             "predictor",
             f"--model-dir={folder}",
             f"--model-name={service.name}",
+            f"--digest={service.digest}",
             *service.args,
             f"--port={port}",
             f"--grpc-port={grpc_port}",

@@ -23,6 +23,8 @@ from mlplatform.runtime.storage.disk import disk_space
 
 ENDED: Final = ("gone", "not ready")
 """States of a process that needs a look, whatever the platform's state is."""
+SCHEDULER: Final = "prefect"
+"""The process that starts schedules and runs. No answer to a request needs it."""
 MOST_NAMED: Final = 3
 KEPT_S: Final = 15.0
 """Seconds for which the memory of a process is kept: to measure it, the system goes through all of
@@ -53,6 +55,11 @@ class ProcessStatus:
     port: int | None
     ended: str = ""
     ended_ms: int | None = None
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether answers to requests suffer while the process is not ready."""
+        return self.name != SCHEDULER
 
     @property
     def why(self) -> str:
@@ -93,14 +100,23 @@ class PlatformStatus:
 
     @property
     def headline(self) -> str:
-        """The state in a few words, with the names of what is not ready."""
-        names, word = [one.name for one in self.unready], self.state
-        if self.state == "ready" and names:
-            more = len(names) - MOST_NAMED
-            shown = [*names[:MOST_NAMED], *([f"{more} more"] if more > 0 else [])]
-            listed = " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
-            word = f"ready, but {listed} {'is' if len(names) == 1 else 'are'} not"
-        return f"{word}, not healthy" if self.complaints else word
+        """The state in a few words, with the names of what is not ready and of what warns."""
+        lacking = self._lacking
+        warning = [one.name for one in self.processes if one.state == "ready" and one.reason]
+        if not warning:
+            return lacking or self.state
+        verb = "warns" if len(warning) == 1 else "warn"
+        if lacking:
+            return f"{lacking}, and {_listed(warning)} {verb}"
+        return f"{self.state}, but {_listed(warning)} {verb}"
+
+    @property
+    def _lacking(self) -> str:
+        names = [one.name for one in self.unready]
+        if self.state != "ready" or not names:
+            return ""
+        able = "ready" if any(one.is_needed for one in self.unready) else "ready to answer"
+        return f"{able}, but {_listed(names)} {'is' if len(names) == 1 else 'are'} not"
 
     def unanswered(self, name: str, why: str) -> PlatformStatus:
         """The status with a process as not ready that the supervisor found ready, but that has not
@@ -129,6 +145,12 @@ class PlatformStatus:
     def memory_mb(self) -> float:
         """Memory in MB of all processes that are measured."""
         return sum(process.memory_mb or 0.0 for process in self.processes)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMED
+    shown = [*names[:MOST_NAMED], *([f"{more} more"] if more > 0 else [])]
+    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
 
 
 Group = tuple[ProcessId, ...]

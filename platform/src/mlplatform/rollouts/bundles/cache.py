@@ -5,10 +5,9 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import re
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -21,9 +20,11 @@ from mlplatform.rollouts.bundles.plan import (
     FetchSpace,
     bytes_to_fetch,
     evictions,
+    fetch_space,
     space_problem,
 )
 from mlplatform.rollouts.bundles.store import BundleStore, Progress, put_bundle, quiet
+from mlplatform.runtime.canonical import DIGEST
 from mlplatform.runtime.errors import NotFound, Unavailable
 from mlplatform.runtime.storage.disk import says_full
 
@@ -36,7 +37,6 @@ LOG_EVERY_S: Final = 10.0
 DRAFT_S: Final = 86_400.0
 """Seconds after which a draft that nobody fetches on is removed."""
 MOST_BYTES: Final = 20 * 1024**3
-DIGEST: Final = re.compile("[0-9a-f]{64}")
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,8 @@ class BundleCache:
             nothing is fetched or removed.
         most_bytes: what the folder may hold, where bundles that something names leave room.
         named: gives the digests that must stay; None: they are not known now, and all stay.
+        volume_bytes: what the folder's volume may hold; 0: it has no limit of its own. Fetches into
+            one with a limit go one by one, since each counts what the others left.
     """
 
     def __init__(
@@ -57,9 +59,10 @@ class BundleCache:
         store: BundleStore | None = None,
         most_bytes: int = MOST_BYTES,
         named: Callable[[], Collection[str] | None] = tuple,
+        volume_bytes: int = 0,
     ) -> None:
         self.folder, self.store = folder, store
-        self._most, self._named = most_bytes, named
+        self._most, self._named, self._volume = most_bytes, named, volume_bytes
         self._own = folder / KEPT_FOLDER
 
     def get(self, bundle: str, progress: Progress = quiet) -> Path:
@@ -80,6 +83,15 @@ class BundleCache:
             self._fetch(self.store, bundle, progress)
         self._touch(bundle, only_marked=True)
         return folder
+
+    def fetch(self, bundles: Iterable[str]) -> None:
+        """Fetch those of some bundles that are not here, if there is a store.
+
+        Raises as `get`.
+        """
+        if self.store is not None:
+            for bundle in bundles:
+                self.get(bundle)
 
     def put(self, bundle: str, progress: Progress = quiet, *, reads: bool = False) -> list[str]:
         """Put a bundle that is here into the store, if there is one; see `put_bundle`."""
@@ -149,7 +161,10 @@ class BundleCache:
                 shutil.rmtree(left, ignore_errors=True)
 
     def _space(self, wanted: int) -> FetchSpace:
-        return FetchSpace(wanted, shutil.disk_usage(self.folder).free, self._most)
+        free, held = shutil.disk_usage(self.folder).free, 0
+        if self._volume:
+            held = _held_bytes(self.folder)
+        return fetch_space(wanted, free, held, most=self._most, volume=self._volume)
 
     def _entries(self) -> Iterator[CacheEntry]:
         for folder in self.folder.glob("[!.]*"):
@@ -190,7 +205,7 @@ class BundleCache:
     def _slot(self) -> Iterator[None]:
         """Hold one of the places of fetches on this machine."""
         while True:
-            for number in range(AT_ONCE):
+            for number in range(1 if self._volume else AT_ONCE):
                 with _lock_file(self._own / "locks" / f"slot-{number}") as descriptor:
                     try:
                         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -225,6 +240,17 @@ class _FetchLog:
 def part(done: int, total: int) -> str:
     """How far a fetch has come, in words."""
     return f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
+
+
+def _held_bytes(folder: Path) -> int:
+    """Bytes of all files in a folder; weights that bundles share count once."""
+    sizes = {}
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # another process removes it
+                found = os.lstat(os.path.join(place, name))
+                sizes[found.st_ino] = found.st_size
+    return sum(sizes.values())
 
 
 def _modified_s(path: Path) -> float | None:

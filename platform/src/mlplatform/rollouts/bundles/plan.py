@@ -34,13 +34,29 @@ class FetchSpace:
 
     Args:
         wanted: bytes that are still to be fetched.
-        free: bytes that are free on the disk.
+        free: bytes that are free on the disk, or on a volume with a limit of its own.
         most: bytes that the cache may have.
+        is_limited: whether the volume's limit counts, not the disk.
     """
 
     wanted: int
     free: int
     most: int
+    is_limited: bool = False
+
+
+def fetch_space(wanted: int, disk_free: int, held: int, *, most: int, volume: int) -> FetchSpace:
+    """The space for a fetch into a folder.
+
+    Args:
+        disk_free: bytes that are free on the folder's disk.
+        held: bytes that the folder holds, drafts of fetches too.
+        volume: bytes that the folder's volume may hold; 0: it has no limit of its own.
+    """
+    left = max(0, volume - held)
+    if not volume or disk_free <= left:
+        return FetchSpace(wanted, disk_free, most)
+    return FetchSpace(wanted, left, most, is_limited=True)
 
 
 def bytes_to_fetch(sizes: Mapping[str, int], here: Mapping[str, int]) -> int:
@@ -77,6 +93,11 @@ def space_problem(space: FetchSpace) -> str:
     if space.wanted + LEFT_FREE_BYTES <= space.free:
         return ""
     wanted, free = (space.wanted + LEFT_FREE_BYTES) / 1e6, space.free / 1e6
+    if space.is_limited:
+        return (
+            f"needs {wanted:,.0f} MB, and {free:,.0f} MB of its volume are left: give the volume"
+            " more (its sizeLimit, and MLPLATFORM_BUNDLE_VOLUME_MIB); it is then fetched by itself"
+        )
     return (
         f"needs {wanted:,.0f} MB, and {free:,.0f} MB of the disk are free: make room there, or name"
         " a folder on a larger disk (MLPLATFORM_BUNDLES); it is then fetched by itself"

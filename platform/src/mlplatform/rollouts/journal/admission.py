@@ -67,8 +67,8 @@ def check_emergency(earlier: Iterable[RolloutState], arm: Arm) -> None:
     for state in earlier:
         if state.emergency and state.phase == "promoted" and state.answer is None:
             raise Refused(
-                f"the emergency promotion {state.rollout_id} waits for a second person: another one"
-                " can only follow their answer"
+                f"the emergency promotion {state.rollout_id} waits for a second person: have it"
+                f" answered first (`mlplatform rollouts approve {state.rollout_id}`)"
             )
         if state.ramping and state.challenger == arm and not state.emergency:
             raise Busy(

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.rollouts.journal.basis_evidence import PlanEvidence
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.journal.transitions import PlannedStep, RolloutPlan
@@ -159,6 +160,20 @@ def _confirmation_lines(found: Confirmation) -> Iterator[str]:
             f"{found.let_through:,} of them are let through to learn their outcome"
         )
         yield "confirmation: its bounds allow for any outcome of the stopped requests"
+
+
+def without_plan(model: str, version: int | None, policy: RolloutPolicy) -> tuple[str, str]:
+    """Sentences on what a person may do while there is no plan: open the rollout all the same, or
+    promote in an emergency."""
+    shadow, named = policy.shadow, "VERSION" if version is None else version
+    opens = f"mlplatform rollouts open {model} {named} --actor YOU --reason WHY"
+    return (
+        f"a rollout needs no plan: `{opens}` starts it in shadow, which takes at least "
+        f"{shadow.minimum_requests:,} requests of {shadow.minimum_units:,} customers and ends "
+        f"after {duration_text(shadow.deadline_h * HOUR_S)} at the latest",
+        f"in an emergency, `{opens} --emergency` promotes it at once, and a second person has a day"
+        " to confirm it",
+    )
 
 
 def as_values(plan: Plan | str) -> dict[str, Any]:

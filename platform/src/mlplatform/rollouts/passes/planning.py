@@ -46,12 +46,13 @@ from mlplatform.rollouts.verdicts.ramp import (
 from mlplatform.rollouts.verdicts.simulated_paths import Alerts
 from mlplatform.rollouts.verdicts.traffic_profile import TrafficProfile
 from mlplatform.rollouts.verdicts.verdict import Prediction
-from mlplatform.runtime.times import duration_text
-from mlplatform.runtime.units import HOUR_S
+from mlplatform.runtime.times import duration_text, utc_minute_text
+from mlplatform.runtime.units import HOUR_MS, HOUR_S
 
 PLANNED_DAYS = 7.0
 LEAST_HOURS = 24
 """Least hours of event time with traffic: fewer do not show how day and night differ."""
+NO_CHAMPION = "no plan: there is no champion to compare a first version with"
 ALONE_UNKNOWN = 0.3
 """The share of the positives that only one of two versions finds, where no replay has shown it."""
 
@@ -72,10 +73,16 @@ def rollout_plan(
         days: number of days of event time that are read from the log.
     """
     if routes.champion is None:
-        return "no plan: there is no champion to compare a first version with"
+        return NO_CHAMPION
     profile = read_profile(log, definition, days=days, now_event_ms=now_event_ms)
-    if profile is None or profile.busy_hours < LEAST_HOURS:
-        return f"no plan: fewer than {LEAST_HOURS} hours of traffic in the log"
+    busy_hours = 0 if profile is None else profile.busy_hours
+    if profile is None or busy_hours < LEAST_HOURS:
+        earliest_ms = now_event_ms + (LEAST_HOURS - busy_hours) * HOUR_MS
+        return (
+            f"no plan: the log holds {busy_hours} of the {LEAST_HOURS} hours with traffic that a "
+            f"plan needs; it is possible from {utc_minute_text(earliest_ms)} on at the earliest, "
+            "with requests in each hour until then"
+        )
     return plan_rollout(
         definition,
         profile,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlplatform.learning.validation import report
-from mlplatform.learning.validation.report_entries import ValidationReport
+from mlplatform.learning.validation.report_entries import NOTHING_YET, ValidationReport
 from mlplatform.rollouts.journal.evidence import Evidence
 from mlplatform.rollouts.passes.plan_text import from_evidence, next_step
 from mlplatform.rollouts.verdicts.comparison import GATES
@@ -33,10 +33,19 @@ def title(gate: str) -> str:
     return f"{named}, segment {segment}" if segment else named
 
 
-def mark(verdict: str, *, holds: bool = True) -> str:
-    """A gate's verdict for people, with whether an inconclusive gate holds the rollout."""
-    shown = MARKS.get(verdict, verdict)
+def mark(verdict: str, *, holds: bool = True, reason: str = "") -> str:
+    """A gate's verdict for people, with whether an inconclusive gate holds the rollout.
+
+    Args:
+        reason: what the verdict says; one on nothing is told so, without a tick.
+    """
+    shown = report.UNCHECKED if is_unchecked(reason) else MARKS.get(verdict, verdict)
     return shown if holds or verdict != "INCONCLUSIVE" else f"{shown}; no step waits for it"
+
+
+def is_unchecked(reason: str) -> bool:
+    """Whether a gate had nothing to check, by the reason of its verdict."""
+    return reason.startswith(NOTHING_YET)
 
 
 def question(rollout_id: str, evidence: Evidence) -> str:
@@ -44,6 +53,8 @@ def question(rollout_id: str, evidence: Evidence) -> str:
     evidence."""
     version, model = evidence.get("version"), evidence.get("model")
     approved, rejected = consequences(evidence)
+    if evidence.get("emergency"):
+        rejected += "; so it does if nobody decides within a day"
     return "\n".join(
         [
             f"## May version {version} of {markdown(str(model))} answer customers?",
@@ -57,16 +68,22 @@ def question(rollout_id: str, evidence: Evidence) -> str:
 
 def consequences(evidence: Evidence) -> tuple[str, str]:
     """The consequences of an approval and of a rejection, as clauses of plain text."""
-    rejected = "it answers nobody, and its rollout ends"
-    if evidence.get("emergency"):
+    is_emergency = bool(evidence.get("emergency"))
+    if is_emergency:
         who = evidence.get("opened_by")
         approved = f"it stays champion; {who} alone promoted it in an emergency"
-        rejected = "the champion before it answers again; so it does if nobody decides within a day"
     elif evidence.get("bootstrap"):
         approved = "it becomes champion and answers every customer at once: there is none before it"
     else:
         approved = "it answers a small share of the customers, and more only while it stays healthy"
-    return approved, rejected
+    return approved, rejection(emergency=is_emergency)
+
+
+def rejection(*, emergency: bool) -> str:
+    """The consequence of a rejection, and of no answer in time, as a clause of plain text."""
+    if emergency:
+        return "the champion before it answers again"
+    return "the version answers nobody, and its rollout ends"
 
 
 def step_if_approved(evidence: Evidence) -> str:
@@ -137,8 +154,8 @@ def _read(evidence: Evidence) -> str:
 
 def _gates(gates: Mapping[str, Any]) -> list[str]:
     return [
-        f"- {mark(g['verdict'], holds=g.get('holds', True))}: **{markdown(title(name))}**. "
-        f"{markdown(g['reason'])}"
+        f"- {mark(g['verdict'], holds=g.get('holds', True), reason=g['reason'])}: "
+        f"**{markdown(title(name))}**. {markdown(g['reason'])}"
         for name, g in sorted(gates.items())
     ]
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from mlplatform.learning.validation.report_entries import NOTHING_YET
 from mlplatform.model.policies.decision_scale import Task
 from mlplatform.model.policies.rollout import StopLimits, Tolerance
 from mlplatform.model.policies.segments import SegmentLimits
@@ -99,7 +100,7 @@ def failure_gate(counts: Aggregates, bound: Bound, errors: Errors) -> Gate:
         for views, ratio in ((counts.failures, 1.0), (provable, 1.0), (provable, 0.0))
     )
     if not found.trials or math.isnan(found.value):
-        reason = "No verdict is possible yet: one of the two arms has had no request."
+        reason = f"{NOTHING_YET}: one of the two arms has had no request."
         return Gate("failures", bound.verdict(math.nan, math.nan), reason, {})
     figures = (
         "The challenger failed to answer "
@@ -156,11 +157,11 @@ def alert_gate(
     raised, answers = view.challenger_hits, view.challenger_trials
     theirs, others = view.champion_hits, view.champion_trials
     if not deviations and not answers:
-        nothing = "No verdict is possible yet: the challenger has answered no request."
+        nothing = f"{NOTHING_YET}: the challenger has answered no request."
         return Gate(name, bound.verdict(math.nan, math.nan), nothing, {"trials": answers})
     if not deviations:
         reason = (
-            "No verdict is possible yet: no alert is expected. "
+            f"{NOTHING_YET}: no alert is expected. "
             f"The challenger raised alerts on {fraction(raised, answers, 'requests')}; the "
             f"champion raised alerts on {fraction(theirs, others, 'requests')}."
         )
@@ -287,13 +288,13 @@ def disagreement_gate(
     topic, trials = pairs.topic, pairs.trials
     if not predicted.replayed:
         reason = (
-            "No verdict is possible: this pair of versions was never replayed. "
+            "There is nothing to compare with: this pair of versions was never replayed. "
             "Validate the version again."
         )
         return Gate(name, bound.verdict(math.nan, math.nan), reason, {})
     only, either = view.challenger_hits, view.challenger_trials
     if not either:
-        reason = f"No verdict is possible yet: {pairs.lacking}."
+        reason = f"{NOTHING_YET}: {pairs.lacking}."
         return Gate(name, bound.verdict(math.nan, math.nan), reason, {})
     noise = predicted.disagreement_variance(design_effect_of_challenger(view))
     found = share_difference(
@@ -308,6 +309,7 @@ def disagreement_gate(
         found.pass_high - predicted.disagreement,
     )
     most = points(min(max(excess_high, 0.0), 1 - predicted.disagreement))
+    no_more = f"by at most {most} more" if excess_high > 0 else "no more"
     values = {
         "share": number_of(found.challenger - predicted.disagreement),
         "low": number_of(found.pass_low - predicted.disagreement),
@@ -316,7 +318,7 @@ def disagreement_gate(
     }
     harm = Harm(
         proven=f"The arms disagree on {topic} by at least {points(excess_low)} more than predicted",
-        excluded=f"The arms disagree on {topic} by at most {most} more than predicted",
+        excluded=f"The arms disagree on {topic} {no_more} than predicted",
         still_open=f"The arms may disagree on {topic} by up to {most} more than predicted",
         figures=figures,
         stop_low=excess_low,

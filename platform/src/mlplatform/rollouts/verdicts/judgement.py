@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mlplatform.decisions.records.port import Watermark
+from mlplatform.learning.validation.report_entries import NOTHING_YET
 from mlplatform.model.policies.rollout import StopLimits, Tolerance
 from mlplatform.rollouts.journal.basis_evidence import Role
 from mlplatform.rollouts.journal.evidence import Evidence, GateEvidence, Verdict
@@ -221,8 +222,8 @@ def _failing(seen: Aggregates, limits: GateLimits) -> Gate | None:
 def _calm(found: Aggregates) -> Gate:
     if not found.count("requests"):
         reason = (
-            "No verdict is possible yet: the version has had no request by generation "
-            f"{found.generation} of the routes."
+            f"{NOTHING_YET}: the version has had no request since its share was set "
+            f"(generation {found.generation} of the routes)."
         )
         return Gate("guardrail", "INCONCLUSIVE", reason, {})
     return Gate(

@@ -174,8 +174,8 @@ def error_gate(seen: LabelledNumbers, bound: Bound, errors: Errors) -> Gate:
     mine, other = (np.abs(arm - seen.labels) for arm in (seen.challenger, seen.champion))
     if not other.any():
         reason = (
-            "No verdict is possible: the version before it made no error that a rise could be "
-            "measured against."
+            "There is nothing to compare with: the version before it made no error that a rise "
+            "could be measured against."
         )
         return Gate(ERROR, "INCONCLUSIVE", reason, {"requests": len(seen)})
     found = rise_of_mean(seen.unit, mine, other, stop_error=errors.stop, pass_error=errors.missed)
@@ -285,13 +285,13 @@ def _no_verdict(requests: int, immature: int, *, is_silent: bool) -> Gate | None
         return Gate(
             NAME,
             "INCONCLUSIVE",
-            "No verdict is possible: the log holds no request that both versions scored.",
+            "There is nothing to check: the log holds no request that both versions scored.",
             {},
         )
     if immature:
         reason = (
-            "No verdict is possible yet: "
-            f"{immature:,} requests of the shadow phase have no mature label."
+            f"Labels are waited for: {immature:,} requests of the shadow phase have no mature "
+            "label yet."
         )
         return Gate(NAME, "INCONCLUSIVE", reason, {"immature": immature})
     if is_silent:

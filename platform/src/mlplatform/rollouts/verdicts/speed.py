@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from mlplatform.learning.validation.report_entries import NOTHING_YET
 from mlplatform.rollouts.verdicts.aggregates import RATE_WINDOW_MS, Aggregates, Calls
 from mlplatform.rollouts.verdicts.latencies import EDGES
 from mlplatform.rollouts.verdicts.statistics import Difference, share_difference
@@ -56,7 +57,7 @@ def latency_gate(
     """
     name, found = f"latency_p{100 * quantile:g}", seen.latencies
     if found is None or not found.answers.any(axis=1).all():
-        reason = "No verdict is possible yet: one of the two arms has answered nothing."
+        reason = f"{NOTHING_YET}: one of the two arms has answered nothing."
         return Gate(name, bound.verdict(math.nan, math.nan), reason, {})
     own, theirs = found.quantile(0, quantile), found.quantile(1, quantile)
     own_us, theirs_us = float(EDGES[own]), max(float(EDGES[theirs]), 1.0)
@@ -76,8 +77,8 @@ def latency_gate(
     tolerance, less = ratio_in_force(bound.tolerance) if bound.tolerance is not None else (None, "")
     at_limit = excess(limit, whole=False)
     answers, others = (int(found.answers[arm].sum()) for arm in (0, 1))
-    place = "median" if quantile == 0.5 else f"{100 * quantile:g}th percentile"
-    what = f"The challenger's {place} latency"
+    usual = "usual latency" if quantile == 0.5 else "latency in its slowest answers"
+    what = f"The challenger's {usual} (p{100 * quantile:g})"
     figures = (
         f"It was {own_us / 1000:.1f} ms in {answers:,} answers; the champion's was "
         f"{theirs_us / 1000:.1f} ms in {others:,} answers (a ratio of {own_us / theirs_us:.2f})."

@@ -262,6 +262,10 @@ GROUPS: Final = (
                 ("gateway", "page", _UP, *_WORK),
                 "what the folder of bundles may hold in front of a store; those used longest ago "
                 "leave first, and none that routes name"),
+        Setting("BUNDLE_VOLUME_MIB", number(0, 16_777_216, "MiB"), "0",
+                ("gateway", "page", _UP, *_WORK),
+                "what the volume of that folder holds, where it has a limit of its own, as an "
+                "`emptyDir` with a `sizeLimit` has; 0: what is free on the disk counts"),
         Setting("BUNDLES", kinds.FOLDER, "", ("gateway", "page", _UP, *_WORK),
                 "the folder of bundles, such as a volume that predictors read too; empty: in the "
                 "home folder", place="home.shared_bundles"),

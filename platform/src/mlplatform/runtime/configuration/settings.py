@@ -323,6 +323,7 @@ class Settings:
     mlflow_artifacts: str = ""
     bundle_store: str = ""
     bundle_cache_mib: int = _DEFAULTS["BUNDLE_CACHE_MIB"]
+    bundle_volume_mib: int = _DEFAULTS["BUNDLE_VOLUME_MIB"]
     servers: Servers = HERE
     receivers: Path | None = None
     models: Folders = NO_FOLDERS

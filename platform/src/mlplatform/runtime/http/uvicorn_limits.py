@@ -36,6 +36,8 @@ MAX_MESSAGE_BYTES: Final = 2 * MIB
 """Most bytes of a WebSocket message; an event of Prefect's may have 1.5 MB."""
 CHECK_S: Final = 1
 """Seconds between two checks of connections; their limits are kept to this precision."""
+LATE_S: Final = 3 * CHECK_S
+"""Seconds between two checks after which the server itself was busy."""
 
 _RATE_LIMIT: Final = RateLimitFilter()
 
@@ -97,6 +99,8 @@ class ListenerConnections:
         self._by_client: dict[tuple[str, int], _Connection] = {}
         self._peers = Peers()
         self._ended = EndedConnections(name, refusals)
+        self._checked_s = time.monotonic()
+        self._was_late = False
 
     def options(self) -> dict[str, Any]:
         """Arguments of `uvicorn.Config` by which the server keeps the limits.
@@ -129,8 +133,16 @@ class ListenerConnections:
         return self._open.is_admitted(held)
 
     async def check_limits(self) -> None:
-        """End connections that have waited for too long. Called once a second."""
+        """End connections that have waited for too long. Called once a second.
+
+        A check that comes late ends nothing: while the server was busy, what clients sent lay
+        unread. The next check counts, however late it comes.
+        """
         now_s = time.monotonic()
+        self._was_late = not self._was_late and now_s - self._checked_s > LATE_S
+        self._checked_s = now_s
+        if self._was_late:
+            return
         for held in self._open:
             is_known = self._open.is_admitted(held)
             limit_s = self.limits.transfer_s if is_known else self.limits.arrival_s

@@ -11,6 +11,10 @@ from urllib.parse import urlsplit
 from mlplatform.runtime.errors import Corrupt, Unavailable
 
 NO_SUCH: Final = 404
+CONNECT_S: Final = 5.0
+READ_S: Final = 20.0
+"""Seconds for which a store may be silent before the SDK tries again; its own default, a minute of
+each of five tries, has people wait for a store that is gone."""
 
 
 class StoredObject(NamedTuple):
@@ -30,11 +34,14 @@ class Objects:
 
     def __init__(self, uri: str) -> None:
         import boto3  # only where there is an object store
+        from botocore.config import Config
 
         parts = urlsplit(uri)
         self._uri, self._bucket = uri, parts.netloc
         self._prefix = f"{parts.path.strip('/')}/" if parts.path.strip("/") else ""
-        self._s3: Any = boto3.client("s3")
+        self._s3: Any = boto3.client(
+            "s3", config=Config(connect_timeout=CONNECT_S, read_timeout=READ_S)
+        )
 
     def list_objects(self) -> list[StoredObject]:
         """Every object, sorted by name."""

@@ -65,8 +65,8 @@ def check_may_approve(keys: Iterable[Key], name: str, key: str, model: str, now_
     """
     known = {key_id(hashed): client for hashed, client in directory(keys, now_ms).items()}
     client = known.get(key)
-    if client is None or client.name != name or not client.may(model, "approve"):
-        command = f"mlplatform keys create --name {name} --model {model} --scope approve"
-        raise Refused(
-            f"key {key} of {name} is not live, or may not approve rollouts of {model}: `{command}`"
-        )
+    command = f"mlplatform keys create --name {name} --model {model} --scope approve"
+    if client is None or client.name != name:
+        raise Refused(f"key {key} of {name} is not live any more; another one: `{command}`")
+    if not client.may(model, "approve"):
+        raise Refused(f"key {key} of {name} may not approve rollouts of {model}: `{command}`")

@@ -86,7 +86,7 @@ class Gateway:
             **scoring_api.ranking_endpoints(models, gate),
             **async_api.endpoints(models, deferral),
             **inference_api.endpoints(models, health, gate),
-            **features_api.endpoints(self._pushes, gate),
+            **features_api.endpoints(self._pushes, gate, models),
         }
 
     def use(self, models: Mapping[str, Scoring], endpoints: Mapping[str, Endpoint]) -> None:

@@ -21,10 +21,11 @@ from mlplatform.scoring.api.openapi_parts import (
 from mlplatform.scoring.api.reference import examples
 from mlplatform.scoring.api.scoring_api import REPLAYED
 from mlplatform.scoring.api.versions import LATEST
-from mlplatform.scoring.pushes.pushes import FeaturePushes, PushAnswer
+from mlplatform.scoring.pushes.pushes import FeaturePushes, PushAnswer, PushTarget
 from mlplatform.scoring.pushes.rows import RowsBody
 from mlplatform.scoring.request.answers import encode
 from mlplatform.scoring.request.payloads import idempotency_key
+from mlplatform.scoring.request.scoring import Scoring
 
 ROOT: Final = f"/api/{LATEST.name}/features"
 MOST_NAME: Final = 64
@@ -33,8 +34,16 @@ Bodies = Mapping[str, Sequence[RowsBody]]
 STATUSES: Final = (*POST_STATUSES, 404)
 
 
-def endpoints(pushes: FeaturePushes, gate: AdmissionGate) -> dict[str, Endpoint]:
+def endpoints(
+    pushes: FeaturePushes, gate: AdmissionGate, models: Mapping[str, Scoring]
+) -> dict[str, Endpoint]:
     """Path → its endpoint; one path stands for all views."""
+
+    def is_read(target: PushTarget) -> bool:
+        scoring = models.get(target.model)
+        champion = None if scoring is None else scoring.live.current.champion
+        views = () if champion is None else champion.bundle.views
+        return any(view.name == target.view.name for view in views)
 
     async def push(request: Request) -> Reply:
         view = request.path.removeprefix(f"{ROOT}/")
@@ -42,6 +51,7 @@ def endpoints(pushes: FeaturePushes, gate: AdmissionGate) -> dict[str, Endpoint]
         if targets is None:
             detail = f"there is no external view {view[:MOST_NAME]!r}; {SHOWN}"
             raise Problem(404, "unknown-view", detail)
+        targets = pushes.accepting(targets, is_read)
         assert request.admitted is not None
         client = request.admitted.client
         for target in targets:

@@ -76,7 +76,7 @@ class ModelFolders:
         self._is_pending = False
         self._built_s = 0.0
         self.problems: Mapping[str, str] = {}
-        """Model → why its folder, as it is now, is not what is served."""
+        """Model → why its folder, as it is now, is not what is served, or gets no new values."""
         found, self._served = self._build_models()
         publish(found)()
         models.present = found
@@ -137,7 +137,12 @@ class ModelFolders:
                     log.error("model %s: its folder can't be used: %s", name, error)
         left = declarations.gone.difference(found)
         known = {n: why for n, why in declarations.problems.items() if n not in left}
-        self._refused, self.problems = refused, {**known, **refused}
+        withheld = {
+            view.model: str(view.error())
+            for view in declarations.refused_views
+            if view.model in found
+        }
+        self._refused, self.problems = refused, {**withheld, **known, **refused}
         return found, served
 
     async def _swap(self, found: Mapping[str, Scoring], apply: Callable[[], None]) -> None:

@@ -130,7 +130,8 @@ def wire_gateway(
     admitting = _admission(settings, shared.metrics)
     spans = _spans(settings, name, shared.metrics)
     traces = Traces(spans, {}, settings.trace_share, shared.metrics.show_trace)
-    pushes = FeaturePushes({}, scoring_wiring.push_entry(settings, (), shared.clock.event_ms))
+    entry = scoring_wiring.push_entry(settings, (), shared.clock.event_ms)
+    pushes = FeaturePushes({}, entry, lambda: declarations.refused_views)
     explanations = _explanations(settings, shared)
     app = Gateway(
         admitting.gate,
@@ -163,9 +164,8 @@ def wire_gateway(
     port = settings.gateway_grpc_port
     ended = EndedConnections("gateway-grpc", Refusals(settings.home.audit))
     calls = GrpcListener(host, port, admitting.gate, models, health, shared.metrics, traces, ended)
-    beside = (folders, pushes, explanations)
-    steps = _life(settings, shared, shadow, follower, admitting, spans, *beside)
-    start, stop = _with_calls(*steps, calls) if settings.gateway_grpc_port else steps
+    run = _life(settings, shared, shadow, follower, admitting, spans, folders, pushes, explanations)
+    start, stop = _with_calls(*run, calls) if settings.gateway_grpc_port else run
     # Without a recorder every request would be refused; a new process can record again.
     life = Life(start, calls.begin_drain, stop, is_useful=lambda: shared.recorder.alive)
     return WiredGateway(app, life)

@@ -139,12 +139,19 @@ def read_bundle(folder: Path) -> PredictorBundle:
 
 
 def load(
-    folder: Path, name: str, accelerator: Accelerator = "cpu", read: Load = read_bundle
+    folder: Path,
+    name: str,
+    accelerator: Accelerator = "cpu",
+    digest: str = "",
+    read: Load = read_bundle,
 ) -> Model:
     """The model of a bundle folder, warmed up and tested.
 
+    Args:
+        digest: digest of the bundle that the service is for; empty: whichever its name is for.
+
     Raises:
-        Refused: the bundle is not the one that the service is named for, or the accelerator is not
+        Refused: the bundle is not the one that the service is for, or the accelerator is not
             one that this runtime has; or its weights need more memory than there is.
         Corrupt: the bundle or its model is broken, or the golden rows get other scores than the
             bundle says.
@@ -154,6 +161,11 @@ def load(
     if named is not None and not named.names(served.model, served.digest):
         raise Refused(
             f"service {name} is not for the bundle in {folder}: {served.model} {served.digest[:8]}"
+        )
+    if digest and digest != served.digest:
+        raise Refused(
+            f"service {name} is for bundle {digest}, and {folder} has {served.digest}: put that "
+            "bundle there again, and see who may write there"
         )
     tensors, data, classes = served.tensors, served.data, served.classes
     runs_on = hardware(accelerator)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mlplatform.runtime.canonical import DIGEST
 from mlplatform.scoring.predictor.server import Arguments, serve
 
 
@@ -14,6 +15,13 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--model-dir", type=Path, required=True, help="The folder of the bundle.")
     parser.add_argument(
         "--model-name", required=True, help="The name of the service, as in the paths."
+    )
+    parser.add_argument(
+        "--digest",
+        type=_digest,
+        default="",
+        help="The digest of the bundle that the service is for: another one is not served. Empty: "
+        "the first digits of it, in the service's name, have to do.",
     )
     parser.add_argument("--host", default="127.0.0.1", help="The address on which it listens.")
     parser.add_argument(
@@ -66,6 +74,12 @@ def parser() -> argparse.ArgumentParser:
         help="The most requests that may wait; others get 503.",
     )
     return parser
+
+
+def _digest(text: str) -> str:
+    if text and not DIGEST.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a SHA-256 digest in hexadecimal")
+    return text
 
 
 def _count(text: str) -> int:

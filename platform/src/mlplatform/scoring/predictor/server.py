@@ -40,6 +40,7 @@ class Arguments:
     """The values of the command line.
 
     Args:
+        digest: digest of the bundle that the service is for; empty: whichever its name is for.
         grpc_port: the port for gRPC; None: no gRPC; 0: any free port.
         drain_s: seconds after SIGTERM for which requests are accepted, while the server reports
             that it is not ready.
@@ -50,6 +51,7 @@ class Arguments:
 
     model_dir: Path
     model_name: str
+    digest: str = ""
     host: str = "127.0.0.1"
     port: int = 0
     grpc_port: int | None = None
@@ -175,9 +177,10 @@ class _PredictorLifecycle:
         return port
 
     async def _load(self) -> None:
-        name, folder = self._arguments.model_name, self._arguments.model_dir
+        asked = self._arguments
+        name, folder = asked.model_name, asked.model_dir
         try:
-            model = await asyncio.to_thread(load, folder, name, self._arguments.accelerator)
+            model = await asyncio.to_thread(load, folder, name, asked.accelerator, asked.digest)
         except (PlatformError, OSError, *RuntimeFailure) as error:
             log.exception("%s can't be loaded, so it stays not ready until it is replaced", name)
             self._predictor.fail(str(error))

@@ -22,6 +22,7 @@ from mlplatform.learning.features.pushes.journal import (
     ReusedKey,
 )
 from mlplatform.learning.features.pushes.serving import serve
+from mlplatform.model.features.purposes import RefusedView
 from mlplatform.model.features.views import FeatureView
 from mlplatform.runtime.errors import PlatformError, Unavailable
 from mlplatform.runtime.http.problems import Problem
@@ -169,10 +170,17 @@ class FeaturePushes:
     Args:
         targets: view → the models that have it; each of them gets every push to it.
         entry: the entry for these targets; only the thread uses it.
+        refused: returns the views that other folders do not let their models use as they would.
     """
 
-    def __init__(self, targets: Mapping[str, Sequence[PushTarget]], entry: PushEntry) -> None:
+    def __init__(
+        self,
+        targets: Mapping[str, Sequence[PushTarget]],
+        entry: PushEntry,
+        refused: Callable[[], Sequence[RefusedView]] = tuple,
+    ) -> None:
         self.targets = targets
+        self._refused = refused
         self._entry = entry
         self._thread = ThreadPoolExecutor(1, "pushes")
         self._waiting = 0
@@ -191,6 +199,28 @@ class FeaturePushes:
             self._following = asyncio.create_task(self._follow())
         retired = [one.online for one in former if one not in present]
         asyncio.get_running_loop().call_later(RETIRED_S, self._thread.submit, _close, retired)
+
+    def accepting(
+        self, targets: Sequence[PushTarget], is_read: Callable[[PushTarget], bool]
+    ) -> Sequence[PushTarget]:
+        """The targets of a view that get new values.
+
+        Args:
+            is_read: whether the champion of the target's model reads the view already: then it goes
+                on as it is, whatever other folders say.
+
+        Raises:
+            Problem: 403: none gets any; it says why.
+        """
+        refused = {(one.model, one.view): one for one in self._refused()}
+        if not refused:
+            return targets
+        found = [t for t in targets if (t.model, t.view.name) not in refused or is_read(t)]
+        if not found:
+            why = refused[targets[0].model, targets[0].view.name].error()
+            detail = f"no model takes values of this view now: {why}"
+            raise Problem(403, "view-refused", detail)
+        return found
 
     async def push(
         self,

@@ -13,6 +13,7 @@ from mlplatform.learning.features.pushes.journal import PushedRow
 from mlplatform.model.definition import RequestField, dns_name
 from mlplatform.model.features.views import MOST_WHOLE, FeatureView, ValueType
 from mlplatform.runtime.http.problems import Problem
+from mlplatform.runtime.times import duration_text, rfc3339_text, text_of_any
 from mlplatform.scoring.request.payloads import (
     MAX_ITEMS,
     EventTime,
@@ -121,8 +122,9 @@ class RowsBody:
             raise Problem(422, "invalid-field", detail, field=name) from problem
         if event_s > now_ms // 1000 + skew_s:
             detail = (
-                f"{name} is {event_s - now_ms // 1000} s after the clock: values that do not hold"
-                " yet are not features"
+                f"{name} is {text_of_any(event_s * 1000, rfc3339_text)},"
+                f" {duration_text(event_s - now_ms // 1000)} after the platform's clock: values"
+                " that do not hold yet are not features; send them when they do"
             )
             raise Problem(422, "event-time", detail, field=name)
         return min(event_s, now_ms // 1000)

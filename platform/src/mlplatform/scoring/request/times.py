@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from mlplatform.runtime.clock import SYSTEM_TOLERANCE_MS
 from mlplatform.runtime.configuration.kinds import ClockMode
 from mlplatform.runtime.http.problems import Problem
+from mlplatform.runtime.times import duration_text, rfc3339_text, text_of_any
 from mlplatform.runtime.units import DAY_MS, HOUR_MS
 
 IN_FLIGHT_MS = 15_000
@@ -19,6 +20,9 @@ LEAST_MS = 100_000_000_000
 thousands of years."""
 SETTLED_S = 2.0
 """Seconds after which, in a replay, everything sent has arrived."""
+OF_NOW = (
+    "send the time at which the request is made; `mlplatform batch` scores past ones as a table"
+)
 REPLAY_BEHIND_MS = HOUR_MS
 REPLAY_AHEAD_MS = 48 * HOUR_MS
 REPLAY_ARRIVAL_BEHIND_MS = 7 * DAY_MS
@@ -75,27 +79,28 @@ class EventTimes:
 
     def check(self, event_ms: int) -> None:
         """Raises Problem 422 for a request whose event time is too far from now."""
-        self._check(event_ms, behind_ms=REPLAY_BEHIND_MS)
+        self._check(event_ms, REPLAY_BEHIND_MS, OF_NOW)
 
     def check_arrival(self, event_ms: int) -> None:
         """Raises Problem 422 for a label whose arrival is too far from now.
 
         A replay may report a few days' labels at a time, after the requests of those days.
         """
-        self._check(event_ms, behind_ms=REPLAY_ARRIVAL_BEHIND_MS)
+        self._check(event_ms, REPLAY_ARRIVAL_BEHIND_MS, "leave it out for a label of now")
 
-    def _check(self, event_ms: int, *, behind_ms: int) -> None:
+    def _check(self, event_ms: int, behind_ms: int, remedy: str) -> None:
         now_ms = self.now_ms()
         low_ms, high_ms = bounds(self._mode, now_ms, behind_ms=behind_ms)
         if low_ms <= event_ms <= high_ms:
             return
         side = "before" if event_ms < now_ms else "after"
+        value, low, high = (text_of_any(ms, rfc3339_text) for ms in (event_ms, low_ms, high_ms))
+        if 0 < event_ms < LEAST_MS:
+            remedy = "event_time counts milliseconds since 1970: multiply seconds by 1000"
         detail = (
-            f"event_time is {abs(event_ms - now_ms) / 1000:.0f} s {side} the clock; accepted: "
-            f"{(now_ms - low_ms) // 1000} s before to {(high_ms - now_ms) // 1000} s after it"
+            f"event_time is {value}, {duration_text(abs(event_ms - now_ms) / 1000)} {side} the "
+            f"platform's clock; accepted now: {low} to {high}; {remedy}"
         )
-        if event_ms < LEAST_MS:
-            detail += "; event_time counts milliseconds since 1970"
         raise Problem(422, "event-time", detail, field="event_time")
 
 

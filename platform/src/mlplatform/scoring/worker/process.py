@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -90,17 +90,21 @@ class _Work:
 
     Args:
         streamed: the views that have a topic, each with the request field of its key.
+        refused: the names of views that other folders do not let the model use as it would.
     """
 
     asynchronous: AsyncPolicy | None
     streamed: tuple[tuple[FeatureView, RequestField], ...]
+    refused: frozenset[str]
 
     @classmethod
-    def of(cls, declaration: Declaration) -> _Work:
+    def of(cls, declarations: Declarations, model: str) -> _Work:
+        declaration = declarations.present[model]
         fields = declaration.definition.request
         streamed = (v for v in external(declaration.views) if topic_of(v))
         keyed = tuple((view, fields[view.join_key]) for view in streamed)
-        return cls(declaration.definition.asynchronous, keyed)
+        refused = frozenset(one.view for one in declarations.refused_views)
+        return cls(declaration.definition.asynchronous, keyed, refused)
 
 
 class _Process:
@@ -133,10 +137,11 @@ class _Process:
         try:
             while not stopping.is_set():
                 declaration = self._declarations.present[self._names.model]
+                work = _Work.of(self._declarations, self._names.model)
                 ending = threading.Event()
-                look = partial(self._until_changed, _Work.of(declaration), ending, stopping)
+                look = partial(self._until_changed, work, ending, stopping)
                 with _beside("folder", look, ending):
-                    self._work(declaration, ending)
+                    self._work(declaration, work.refused, ending)
         finally:
             self._spans.stop()
 
@@ -146,13 +151,15 @@ class _Process:
         """Return when the work ends, or is to end: it is to stop, or is declared otherwise."""
         while not ending.is_set() and not stopping.wait(POLL_S):
             self._declarations.poll()
-            if _Work.of(self._declarations.present[self._names.model]) != work:
+            if _Work.of(self._declarations, self._names.model) != work:
                 log.info("%s is read and scored as its folder says now", self._names.model)
                 return
 
-    def _work(self, declaration: Declaration, ending: threading.Event) -> None:
+    def _work(
+        self, declaration: Declaration, refused: Collection[str], ending: threading.Event
+    ) -> None:
         settings, names, metrics = self._settings, self._names, self._metrics
-        targets = _streamed(declaration, settings)
+        targets = [one for one in _streamed(declaration, settings) if self._is_read(one, refused)]
         read = [spec for target in targets for spec in specs_of(topic_of(target.view) or "")]
         topics = open_topics(settings, [*names.specs(), *read])
         try:
@@ -183,6 +190,15 @@ class _Process:
                 worker.run(ending)
         finally:
             topics.close()
+
+    def _is_read(self, target: PushTarget, refused: Collection[str]) -> bool:
+        """Whether a topic is read. For a refused view it is if it was read before: what goes on
+        stays as it is."""
+        if target.view.name not in refused:
+            return True
+        with closing(scoring_wiring.pushes(self._settings)) as journal:
+            read = journal.topics_read(target.model, target.view.name)
+        return topic_of(target.view) in {topic for topic, _ in read}
 
     def _stream(self, target: PushTarget, topics: Topics, lag: StreamLag) -> FeatureStream:
         group = group_of(target.model, target.view.name)

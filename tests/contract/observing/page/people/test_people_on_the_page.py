@@ -16,6 +16,7 @@ from mlplatform.rollouts.journal.transitions import Answered
 from mlplatform.runtime.telemetry.refusals import Refusals
 from support.page_process import TOKEN
 from support.page_visitor import Visitor
+from support.people_world import EVIDENCE
 from support.people_world import PeopleWorld as World
 from support.platform_process import wait
 
@@ -130,7 +131,7 @@ def test_a_forged_form_of_somebody_who_may_not_is_refused_and_kept(
         somebody.post(path, {"token": token, "form": "made up", "seen": "x", "reason": "forged"}),
     ):
         assert answer.status_code == 403
-        assert "This is not yours to do" in answer.text
+        assert "You may not do this" in answer.text
     why = "ana made version" if name == "ana" else "has no scope fraud:"
     assert any(
         asked == f"{act} of {rollout}" and why in told for asked, told in world.refused(name)
@@ -192,7 +193,11 @@ def test_a_pause_an_end_and_the_switch_of_a_model_are_facts_of_the_journal(
         told = re.sub(r"<[^>]+>", "", unescape(otto.get(path).text))
         assert re.search(r"switched off by otto (on |\()20\d\d-\d\d-\d\d \d\d:\d\d UTC", told), path
         assert '"as the test says"' in told, path
+    held = re.sub(r"<[^>]+>", "", unescape(otto.get(of).text))
+    assert "It takes no step on: fraud is switched off by otto" in held
+    assert "mlplatform rollouts lift fraud" in held
     assert otto.act("/models/fraud/act/lift").status_code == 303
+    assert "It takes no step on" not in otto.get(of).text
     assert not world.home.rollouts.routes("fraud").killed
     assert otto.act(f"{of}/act/abort").status_code == 303
     assert world.state(rollout).phase == "rolled_back"
@@ -219,7 +224,7 @@ def test_a_champion_is_rolled_back_to_the_one_before_it(world: World, visitor: V
     assert "roll-back" not in otto.buttons("/models/fraud")
     late = otto.get(f"/rollouts/{rollout}/act/roll-back")
     assert late.status_code == 409
-    assert "possible for you: nothing; on the page of model fraud: " in html.unescape(late.text)
+    assert "You can press nothing here; on the page of model fraud: " in html.unescape(late.text)
     assert "has given the answer" not in late.text, "it was carried out long ago"
 
 
@@ -231,6 +236,27 @@ def test_what_waits_is_told_at_the_top_with_who_may_answer_and_how(
     assert f'<a href="/rollouts/{rollout}">{rollout}</a> waits for an answer' in top
     assert "<dt>who may answer</dt><dd>bo, dora (not ana, who made it)</dd>" in top
     assert f"mlplatform rollouts approve {rollout} --decision approve" in top
+
+
+@pytest.mark.parametrize("act", ["approve", "reject"])
+@pytest.mark.parametrize(
+    ("emergency", "told"),
+    [
+        ({}, "the version answers nobody, and its rollout ends"),
+        ({"emergency": True, "opened_by": "eva"}, "the champion before it answers again"),
+    ],
+    ids=["ordinary", "emergency"],
+)
+def test_a_form_says_what_a_rejection_and_no_answer_do(
+    world: World, visitor: Visits, emergency: dict[str, object], told: str, act: str
+) -> None:
+    made = world.ask({**EVIDENCE, **emergency})
+    try:
+        form = html.unescape(visitor("bo").get(f"/rollouts/{made}/act/{act}").text)
+    finally:
+        world.end(made)
+    when = r"After a rejection, and without an answer until <[^<]* UTC</span>, ([^<]*)\.</p>"
+    assert re.findall(when, form) == [told]
 
 
 def test_a_form_without_the_sessions_token_or_of_another_session_is_refused(

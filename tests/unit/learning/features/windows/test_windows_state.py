@@ -185,7 +185,7 @@ def test_a_record_is_written_whatever_becomes_of_its_windows(tmp_path: Path) -> 
             db.execute("ALTER TABLE window_tiles RENAME TO away")
         gateway.write([decision("d1", NOON_MS, ONE)])
         with closing(sqlite.connect(home / DATABASE)) as db:
-            assert db.execute("SELECT count(*) FROM records").fetchone() == (1,)
+            assert db.execute("SELECT count(*) FROM unsealed_records").fetchone() == (1,)
             db.execute("ALTER TABLE away RENAME TO window_tiles")
         gateway.write([decision("d2", NOON_MS, ONE)])
         assert gateway.reads.read(KEYS, NOON_MS).values["c_n_10m"] == 2.0
@@ -296,7 +296,7 @@ def test_a_series_that_is_not_understood_is_followed_by_nobody_and_records_are_w
         with pytest.raises(Unavailable, match="series"):
             begin(home / DATABASE, FRAUD, has_history=False)
         with closing(sqlite.connect(home / DATABASE)) as db:
-            assert db.execute("SELECT count(*) FROM records").fetchone() == (1,)
+            assert db.execute("SELECT count(*) FROM unsealed_records").fetchone() == (1,)
             db.execute("DELETE FROM window_series WHERE declaration = '{}'")
         gateway.write([decision("d2", NOON_MS, ONE)])
         assert gateway.reads.read(KEYS, NOON_MS).values["c_n_10m"] == 2.0

@@ -240,10 +240,14 @@ def test_what_waits_says_who_may_answer_and_until_when() -> None:
     found = waiting_rollout(state, policy, some, 2)
     assert found is not None
     assert (found.who, found.others) == (("bo",), 0), "ana made the version"
+    assert found.rejected == "the version answers nobody, and its rollout ends"
     assert found.until_ms == 1 + policy.approval_deadline_h * 3_600_000
     assert waiting_rollout(fold([OPENED]), policy, some, 2) is None
     emergency = dataclasses.replace(state, emergency=True, phase="promoted", opened_by="bo")
     found = waiting_rollout(emergency, policy, some, 2)
+    assert found is not None
+    assert found.rejected == "the champion before it answers again"
+    assert found.promoter == "bo", "who promoted it may not answer, and the page says so"
     assert found is not None
     assert (found.who, found.until_ms) == ((), 1 + EMERGENCY_CONFIRM_H * 3_600_000)
 
@@ -385,7 +389,8 @@ async def test_a_stolen_cookie_opens_nothing_elsewhere(page: Page) -> None:
         assert answer.status_code == 401
         assert (await browser.get("/")).status_code == 200
     (told,) = page.refused("bo")
-    assert told == ("POST /models/fraud/act/kill", "its session began at 10.0.0.1, not 10.0.0.2")
+    why = "the session of this cookie began at 10.0.0.1, not at 10.0.0.2"
+    assert told == ("POST /models/fraud/act/kill", why)
 
 
 async def test_a_request_without_a_session_is_not_of_who_asked_before_it(page: Page) -> None:

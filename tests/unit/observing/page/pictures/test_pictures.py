@@ -127,7 +127,10 @@ def test_an_interval_narrows_from_look_to_look_towards_what_is_allowed() -> None
     assert d.well is not None
     assert d.well[0] <= d.last[3], "the interval's upper end lies in what is allowed"
     assert (d.shape, drawn.mark, drawn.analyses) == ("dot", "✔ healthy", 2)
-    assert "the first of 2 interim analyses was between -2 points and 3 points" in drawn.description
+    assert (
+        "the interval of the first of 2 interim analyses was between -2 points and 3 points"
+        in drawn.description
+    )
     assert [(b.name, b.width, b.text) for b in drawn.bars] == [
         ("challenger", 100.0, "4 %"), ("champion", 25.0, "1 %"),
     ]  # fmt: skip
@@ -195,7 +198,7 @@ def test_the_legend_tells_what_a_picture_without_a_shaded_part_says() -> None:
 
     def page(*histories: StepHistory) -> str:
         shown = rollouts.rollout(facts, histories)
-        return render("rollout.html", here="", shown=shown, waiting=[], buttons=())
+        return render("rollout.html", here="", shown=shown, waiting=[], buttons=(), killed=None)
 
     asked_nothing = [
         msgspec.structs.replace(analysis, gates=(failures("HEALTHY", -0.01, 0.01, limit=None),))
@@ -217,7 +220,7 @@ def test_the_legend_stands_only_on_a_page_with_a_picture() -> None:
     def page(gate: Gate) -> str:
         seen = tuple(msgspec.structs.replace(one, gates=(gate,)) for one in shadow.analyses)
         shown = rollouts.rollout(facts[:2], [msgspec.structs.replace(shadow, analyses=seen)])
-        return render("rollout.html", here="", shown=shown, waiting=[], buttons=())
+        return render("rollout.html", here="", shown=shown, waiting=[], buttons=(), killed=None)
 
     assert legend in page(failures("HEALTHY", -0.01, 0.01))
     assert legend not in page(Gate("split", "HEALTHY", "the statistics", {}))
@@ -243,7 +246,7 @@ def test_a_rollout_shows_each_step_with_the_looks_between_its_transitions() -> N
     assert max(g.analyses for g in shown.steps[0].gates) == 3
     assert shown.steps[0].tone == "bad"
     assert shown.steps[0].gates[0].title == "answers in time"
-    page = render("rollout.html", here="rollouts", shown=shown, waiting=[], buttons=())
+    page = render("rollout.html", here="rollouts", shown=shown, waiting=[], buttons=(), killed=None)
     assert "fewer of its requests in time than the champion" in page
     assert page.count("<svg") == page.count("</svg>")
     for svg in re.findall(r"<svg [^>]*>", page):
@@ -299,7 +302,12 @@ def test_the_running_step_has_its_planned_length_and_the_date_of_its_decision() 
         " approval: 2.1 days in shadow, 20 h at 5 % of the customers, "
     )
     page = render(
-        "rollout.html", here="", shown=rollouts.rollout(facts[:2]), waiting=[], buttons=()
+        "rollout.html",
+        here="",
+        shown=rollouts.rollout(facts[:2]),
+        waiting=[],
+        buttons=(),
+        killed=None,
     )
     assert step in page
     assert whole in page
@@ -327,7 +335,7 @@ def test_an_answer_is_told_beside_the_reason_of_the_phase() -> None:
         "ben has approved it: the interval is narrow enough. The next pass carries the answer out."
     )
     assert shown.answered == said
-    page = render("rollout.html", here="", shown=shown, waiting=[], buttons=())
+    page = render("rollout.html", here="", shown=shown, waiting=[], buttons=(), killed=None)
     assert "awaiting approval</b>: shown in shadow</p>" in page
     assert said in page
     assert rollouts.rollout(facts[:5]).answered == ""

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from mlplatform.decisions.records import unsealed_records
 from mlplatform.decisions.records.projection import ProjectedRecord, committed
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.decisions.replication.replicated_records import opened
@@ -41,13 +42,6 @@ CLOSE_S: Final = 3.0
 """Seconds for which an ending projector tries to add the rest."""
 _HEADS: Final = "SELECT writer, seq FROM writers WHERE seq > 0"
 _HEAD: Final = "SELECT seq FROM writers WHERE writer = ?"
-_RECORDS: Final = """
-SELECT seq, kind, model, event_ms, payload FROM records
-WHERE writer = ? AND seq > ? ORDER BY seq LIMIT ?
-"""
-_RECORDED: Final = (
-    "SELECT recorded_ms FROM records WHERE writer = ? AND seq > ? ORDER BY seq LIMIT 1"
-)
 
 _logger = logging.getLogger(__name__)
 _logger.addFilter(RateLimitFilter())
@@ -207,7 +201,10 @@ class WindowProjector:
 
     def _records(self, writer: str, after: int) -> list[ProjectedRecord] | None:
         """The next records; None if the log no longer has them."""
-        rows = self._connection().execute(_RECORDS, (writer, after, BATCH)).fetchall()
+        db = self._connection()
+        rows = unsealed_records.select(
+            db, ProjectedRecord._fields, writer, after=after, limit=BATCH
+        )
         if rows and rows[0][0] == after + 1:
             return [ProjectedRecord(*row) for row in rows]
         with opened(self._folder) as reader:  # the records were sealed meanwhile
@@ -228,8 +225,10 @@ class WindowProjector:
         self._lags, self._refreshed_ms = found, now_ms
 
     def _since_ms(self, writer: str, after: int, now_ms: int) -> int:
-        row = self._connection().execute(_RECORDED, (writer, after)).fetchone()
-        return now_ms if row is None else int(row[0])
+        rows = unsealed_records.select(
+            self._connection(), ("recorded_ms",), writer, after=after, limit=1
+        )
+        return int(rows[0][0]) if rows else now_ms
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:

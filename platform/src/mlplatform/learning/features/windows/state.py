@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from mlplatform.decisions.records import unsealed_records
 from mlplatform.decisions.records.projection import ProjectedRecord
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.windows.tiles import Columns, Series, fold, series_of
@@ -77,10 +78,6 @@ LEFT JOIN window_positions p ON p.model = ? AND p.writer = w.writer
 WHERE w.seq > coalesce(p.seq, 0)
 """
 _MOVE: Final = "INSERT OR REPLACE INTO window_positions VALUES (?, ?, ?)"
-_RECORDS: Final = """
-SELECT seq, kind, model, event_ms, payload FROM records
-WHERE writer = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?
-"""
 
 
 class _Payload(msgspec.Struct):
@@ -178,7 +175,8 @@ def advance_to_log_end(
     Call it only if the model's other series already stand there.
     """
     for writer, head in db.execute("SELECT writer, seq FROM writers WHERE seq > 0").fetchall():
-        rows = db.execute(_RECORDS, (writer, position.get(writer, 0), head, -1)).fetchall()
+        after = position.get(writer, 0)
+        rows = unsealed_records.select(db, ProjectedRecord._fields, writer, after=after, last=head)
         add(db, model, new, (ProjectedRecord(*row) for row in rows))
         db.execute(_MOVE, (model, writer, head))
 
@@ -298,7 +296,8 @@ def catch_up(
         raise Unavailable(
             f"{problem} {sealed} are sealed; run `mlplatform history windows {model}`"
         )
-    rows = db.execute(_RECORDS, (writer, position, head, most)).fetchall()
+    fields = ProjectedRecord._fields
+    rows = unsealed_records.select(db, fields, writer, after=position, last=head, limit=most)
     records = [ProjectedRecord(*row) for row in rows]
     written = add(db, model, series, records)
     db.execute(_MOVE, (model, writer, records[-1].seq if len(records) == most else head))

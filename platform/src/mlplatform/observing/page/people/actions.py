@@ -28,7 +28,11 @@ from mlplatform.observing.page.people.provider import Provider
 from mlplatform.observing.page.people.reader import READER, Reader, may_see
 from mlplatform.observing.page.people.sessions import Sessions
 from mlplatform.observing.page.people.sign_in import Show
-from mlplatform.observing.page.people.waiting_rollouts import WaitingRollout, waiting_rollout
+from mlplatform.observing.page.people.waiting_rollouts import (
+    WaitingRollout,
+    until_ms,
+    waiting_rollout,
+)
 from mlplatform.observing.page.queries.platform_reads import translated
 from mlplatform.observing.page.queries.rollouts import EvidenceDetail, evidence
 from mlplatform.observing.page.queries.sources import Sources
@@ -262,7 +266,7 @@ class Actions:
         if not acts.may(reader.client, act, subject.model):
             wanted = acts.scope_of(act, subject.model)
             title, _ = acts.WORDS[act]
-            able = f'{acts.role_for(act)} of {subject.model} may press "{title}"'
+            able = f'only {acts.role_for(act)} of {subject.model} may press "{title}"'
             raise WrongForm(403, f"{reader.lacks(wanted)}: {able}")
         if why := self._answer_refusal(subject, act, reader):
             raise WrongForm(403, why)
@@ -272,18 +276,19 @@ class Actions:
     ) -> Response:
         if act not in subject.offered:
             mine = [one for one in subject.offered if self._may(reader, subject, one)]
-            able = ", ".join(f'"{acts.WORDS[one][0]}"' for one in mine) or "nothing"
+            able = ", ".join(f'"{acts.WORDS[one][0]}"' for one in mine) or "nothing here"
             able += self._possible_elsewhere(subject)
             title, _ = acts.WORDS[act]
             way = acts.WAY_OUT.get(act, "")
             raise WrongForm(
                 CONFLICT,
-                f'{subject.says}, so "{title}" is not possible now; possible for you: {able}{way}',
+                f'{subject.says}, so "{title}" is not possible now. You can press {able}{way}',
             )
         seen = subject.seen(act)
         number = self._access.offer(reader, act, subject.name, seen)
         shown = _evidence(subject) if act in acts.ANSWERS else None
         title, does = acts.WORDS[act]
+        rejected = ""
         if shown is not None:
             approved, rejected = summary.consequences(shown.rest)
             does = approved if act == "approve" else rejected
@@ -296,18 +301,27 @@ class Actions:
             act=act,
             title=title,
             does=does,
+            rejected=rejected,
             subject=subject,
             seen=seen,
             basis=seen if act in acts.BOUND else subject.says,
             number=number,
             token=reader.session.form_token,
             found=shown,
+            silent_ms=self._silent_ms(subject) if shown is not None else None,
             next_step=summary.step_if_approved(shown.rest) if shown is not None else "",
             problem=problem,
             reason=reason,
             least=REASON.least,
             most=REASON.most,
         )
+
+    def _silent_ms(self, subject: Subject) -> int | None:
+        """Wall time after which silence counts as a rejection."""
+        if subject.state is None:
+            return None
+        policy = self._platform.definition(subject.model).rollout
+        return until_ms(subject.state, policy, self._platform.clock.wall_ms())
 
     def _possible_elsewhere(self, subject: Subject) -> str:
         """The acts that the reader may do on the page of a rollout's model, as the rest of a
@@ -416,7 +430,7 @@ class Actions:
         return acts.answer_refusal(subject.state, reader.name, reader.identity)
 
     def _problem(self, status: int, why: str, back: str, typed: str = "") -> Response:
-        title = "This is not yours to do" if status == 403 else "Nothing was done"
+        title = "You may not do this" if status == 403 else "Nothing was done"
         detail = why[:1].upper() + why[1:] + ("" if why.endswith(".") else ".")
         shown = {"title": title, "detail": detail, "back": back, "typed": typed}
         return self._show("people/refused.html", status, **shown)

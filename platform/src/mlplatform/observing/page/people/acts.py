@@ -11,6 +11,7 @@ from typing import Final, Literal, get_args
 from mlplatform.model.routes import Routes
 from mlplatform.rollouts.journal.state import Phase, RolloutState, check_approver
 from mlplatform.rollouts.journal.transitions import ProvenIdentity
+from mlplatform.rollouts.passes.summary import rejection
 from mlplatform.runtime.errors import Refused
 from mlplatform.scoring.admission.clients import Client, Operation
 
@@ -31,11 +32,11 @@ ROLES: Final[tuple[tuple[str, Operation], ...]] = (
 )
 WORDS: Final[dict[Act, tuple[str, str]]] = {
     "approve": ("Approve", "the version goes on to its next step"),
-    "reject": ("Reject", "the version answers nobody, and its rollout ends"),
+    "reject": ("Reject", rejection(emergency=False)),
     "pause": (
         "Pause",
-        "the rollout takes no step forward until somebody resumes it; its deadline stands still,"
-        " and guardrails still take it back",
+        "the rollout takes no step forward until somebody resumes it; the deadline is suspended,"
+        " and guardrails can still take the rollout back",
     ),
     "resume": ("Resume", "the rollout goes on, with the time that its phase had left"),
     "abort": ("Abort", "the rollout ends at once, and its version answers nobody any more"),

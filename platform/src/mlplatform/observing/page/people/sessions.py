@@ -170,7 +170,9 @@ class Sessions:
                 return NoSession(found.name, why)
             if found.peer != peer:
                 # The peer's socket may be closed by now, and then nobody reads the answer.
-                return NoSession(found.name, f"its session began at {found.peer}, not {peer}")
+                return NoSession(
+                    found.name, f"the session of this cookie began at {found.peer}, not at {peer}"
+                )
             if is_used:
                 found.used_s = now_s
             return found

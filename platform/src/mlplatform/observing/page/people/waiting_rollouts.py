@@ -9,6 +9,7 @@ from typing import Final
 from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.observing.page.people.acts import answer_refusal
 from mlplatform.rollouts.journal.state import EMERGENCY_CONFIRM_H, RolloutState
+from mlplatform.rollouts.passes.summary import rejection
 from mlplatform.rollouts.passes.wait_reasons import running_since_wall_ms
 from mlplatform.runtime.units import HOUR_MS
 from mlplatform.scoring.admission.clients import Key, directory
@@ -21,6 +22,8 @@ class WaitingRollout:
     """A rollout that waits for an answer.
 
     Args:
+        promoter: the person who promoted the version in an emergency, and may not answer; empty if
+            that is the author, or nobody did.
         until_ms: wall time after which nobody can answer any more.
         who: names of people who may answer, in order, up to a limit.
         others: number of further people who may answer.
@@ -38,6 +41,12 @@ class WaitingRollout:
     others: int
     command: str
     groups: tuple[str, ...] = ()
+    promoter: str = ""
+
+    @property
+    def rejected(self) -> str:
+        """The consequence of a rejection, and of no answer in time."""
+        return rejection(emergency=self.emergency)
 
 
 def waiting_rollout(
@@ -69,6 +78,7 @@ def waiting_rollout(
             ' --key-file FILE --reason "WHY"'
         ),
         groups=groups,
+        promoter=state.opened_by if state.emergency and state.opened_by != state.author else "",
     )
 
 

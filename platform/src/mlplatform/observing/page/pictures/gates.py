@@ -11,7 +11,7 @@ from mlplatform.observing.page.pictures import measures, scales
 from mlplatform.observing.page.pictures.measures import Arms, GateReading, Measure
 from mlplatform.observing.page.pictures.scales import Scale, Tick
 from mlplatform.operations.actions.interim_analyses import InterimAnalysis
-from mlplatform.rollouts.passes.summary import MARKS, mark, title
+from mlplatform.rollouts.passes.summary import MARKS, is_unchecked, mark, title
 from mlplatform.rollouts.verdicts.verdict import Gate
 
 WIDTH, HEIGHT = 360.0, 150.0
@@ -137,8 +137,8 @@ def _picture(
     return GatePicture(
         name=f"{step}-{gate.name}".replace(" ", "-"),
         title=title(gate.name),
-        mark=mark(gate.verdict, holds=gate.holds),
-        tone=TONES.get(gate.verdict, ""),
+        mark=mark(gate.verdict, holds=gate.holds, reason=gate.reason),
+        tone="" if is_unchecked(gate.reason) else TONES.get(gate.verdict, ""),
         sentence=gate.headline,
         reason=gate.reason,
         axis="" if measure is None else measure.axis,
@@ -253,7 +253,9 @@ def _description(
         parts.append(f"more than {measure.write(stops[-1])} stops the challenger")
     if len(seen) > 1:
         first = _between(measure, seen[0][2])
-        parts.append(f"the first of {len(seen)} interim analyses was between {first}")
+        parts.append(
+            f"the interval of the first of {len(seen)} interim analyses was between {first}"
+        )
     return "; ".join(parts)
 
 

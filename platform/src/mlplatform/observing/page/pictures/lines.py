@@ -32,12 +32,14 @@ class Spark:
         band: points of the area within which values lie; empty if no interval is known.
         goal: y of the goal; None if there is none.
         description: the picture in words.
+        once_ms: the time of the only measurement, which makes no course; None if there are more.
     """
 
     lines: tuple[Line, ...]
     band: str
     goal: float | None
     description: str
+    once_ms: int | None = None
     width: float = WIDTH
     height: float = HEIGHT
     left: float = LEFT
@@ -71,12 +73,14 @@ def spark(
     x = scales.Scale(span_ms[0], max(span_ms[1], span_ms[0] + 1), LEFT, RIGHT)
     upper = [(x(ms), y(high)) for ms, _, high in band]
     lower = [(x(ms), y(low)) for ms, low, _ in band]
+    times = {ms for _, points in lines for ms, value in points if value is not None}
     return Spark(
         lines=tuple(_line(name, points, x, y) for name, points in lines),
         band=scales.path([*upper, *reversed(lower)]) if len(band) > 1 else "",
         goal=None if goal is None else y(goal),
         description="; ".join(_description(name, points, write) for name, points in lines)
         + ("" if goal is None else f"; the goal is {write(goal)}"),
+        once_ms=min(times) if len(times) == 1 else None,
     )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mlplatform.learning.validation.report import UNCHECKED
 from mlplatform.observing.page.pictures.gates import TONES, GatePicture, gate_pictures
 from mlplatform.operations.actions.interim_analyses import InterimAnalysis, StepHistory, analysis_of
 from mlplatform.rollouts.journal.state import RolloutState, apply
 from mlplatform.rollouts.journal.transitions import Transition
-from mlplatform.rollouts.passes.summary import MARKS
+from mlplatform.rollouts.passes.summary import MARKS, title
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class StepRow:
         key: id that is unique on the page.
         mark, tone: mark and tone of the verdict that ended the step, or of the newest verdict while
             it lasts.
+        records: records of the decision log that it was counted in.
+        waits: titles of the gates whose verdict an inconclusive step waits for.
     """
 
     name: str
@@ -29,6 +32,7 @@ class StepRow:
     tone: str
     records: int
     gates: tuple[GatePicture, ...]
+    waits: tuple[str, ...] = ()
 
     @property
     def is_drawn(self) -> bool:
@@ -83,10 +87,13 @@ def _row_of(generation: int, step: _Step) -> StepRow:
     return StepRow(
         name=step.name,
         key=key,
-        mark=MARKS.get(last.verdict, last.verdict),
-        tone=TONES.get(last.verdict, ""),
+        mark=MARKS.get(last.verdict, last.verdict) if last.records else UNCHECKED,
+        tone=TONES.get(last.verdict, "") if last.records else "",
         records=last.records,
         gates=tuple(gate_pictures(key, step.analyses, step.begun_ms)),
+        waits=tuple(title(g.name) for g in last.gates if g.holds and g.verdict == "INCONCLUSIVE")
+        if last.verdict == "INCONCLUSIVE"
+        else (),
     )
 
 

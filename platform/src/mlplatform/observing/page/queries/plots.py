@@ -24,6 +24,7 @@ class PlottedInterval:
         low, high: ends of the interval around the value; None if there is none.
         allowed: ends of the allowed range; None is an open end.
         limit: a limit of which the allowed side is not known; None if there is none.
+        judged_by_low: whether the low end alone is judged, and not the value.
     """
 
     value: float | None
@@ -31,6 +32,7 @@ class PlottedInterval:
     high: float | None
     allowed: tuple[float | None, float | None] = (None, None)
     limit: float | None = None
+    judged_by_low: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,8 @@ class Plot:
     """An interval plot in the units of its view box, `WIDTH` by `HEIGHT`.
 
     Args:
-        value, low, high: x of the dot, and of both ends of its interval.
+        value, low, high: x of the value, and of both ends of its interval.
+        judged: x of the dot, which marks what the limit judges; None if nothing is.
         well: x and width of the allowed range; None if it is not known.
         edges: x of each limit.
         description: the plot in words, for readers who do not see it.
@@ -72,6 +75,7 @@ class Plot:
     edges: tuple[float, ...]
     description: str
     labels: tuple[Label, ...]
+    judged: float | None = None
     width: float = WIDTH
     height: float = HEIGHT
 
@@ -106,6 +110,7 @@ def plot(
         place = (min(max(v, first), last) - first) / (last - first)
         return round(MARGIN + place * (WIDTH - 2 * MARGIN), 1)
 
+    judged = low if shown.judged_by_low else value
     from_x, to_x = x(first if least is None else least), x(last if most is None else most)
     return Plot(
         value=None if value is None else x(value),
@@ -114,9 +119,14 @@ def plot(
         well=(from_x, round(to_x - from_x, 1)) if (least, most) != (None, None) else None,
         edges=tuple(x(v) for v in edges),
         description="; ".join(
-            [*_measured(value, low, high, written), _limit_text(least, most, edges, written)]
+            [
+                *_measured(value, low, high, written),
+                *_judged_text(judged if shown.judged_by_low else None, written),
+                _limit_text(least, most, edges, written),
+            ]
         ),
         labels=_labels([(x(v), written(v)) for v in (*edges, first, last)]),
+        judged=None if judged is None else x(judged),
     )
 
 
@@ -139,6 +149,10 @@ def _measured(
     if low is not None and high is not None:
         parts.append(f"interval {written(low)} to {written(high)}")
     return parts
+
+
+def _judged_text(low: float | None, written: Callable[[float], str]) -> list[str]:
+    return [] if low is None else [f"judged is the lower end, the dot, at {written(low)}"]
 
 
 def _limit_text(

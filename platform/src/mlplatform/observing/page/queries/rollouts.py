@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlplatform.learning.validation.report import MARKS as VALIDATION_MARKS
 from mlplatform.learning.validation.report import TITLES as VALIDATION_TITLES
+from mlplatform.learning.validation.report import UNCHECKED, was_checked
+from mlplatform.learning.validation.report import mark as validation_mark
 from mlplatform.observing.page.pictures import scales
 from mlplatform.observing.page.pictures.measures import measure
 from mlplatform.observing.page.pictures.ramp import Ramp, ramp
@@ -25,7 +26,13 @@ from mlplatform.rollouts.journal.evidence import Evidence
 from mlplatform.rollouts.journal.state import RolloutState, apply
 from mlplatform.rollouts.journal.transitions import Answered, Resumed, Transition
 from mlplatform.rollouts.passes import plan_text
-from mlplatform.rollouts.passes.summary import ARM_COUNTS, MARKS, mark, title
+from mlplatform.rollouts.passes.summary import (
+    ARM_COUNTS,
+    MARKS,
+    is_unchecked,
+    mark,
+    title,
+)
 from mlplatform.rollouts.verdicts.judgement import shown_values
 
 TONES = {
@@ -39,7 +46,7 @@ TONES = {
 }
 """Verdict or phase → its tone; others are neither good nor bad. Words say the same."""
 CALIBRATION = "calibration"
-"""The gate whose shares differ by percentage points."""
+"""The gate whose shares differ by percentage points. The low end of its interval is judged."""
 _BY_PEOPLE = frozenset({"Answered", "Paused", "Resumed"})
 """Facts by people that begin no phase."""
 _ORDER = {"UNHEALTHY": 0, "failed": 0, "INCONCLUSIVE": 1, "inconclusive": 1}
@@ -181,8 +188,8 @@ def evidence(fact: Transition) -> EvidenceDetail | None:
         model=fact.model,
         version=found.get("version"),
         author=str(found.get("author", "")),
-        verdict=MARKS.get(verdict, verdict),
-        tone=TONES.get(verdict, ""),
+        verdict=UNCHECKED if found.get("records") == 0 else MARKS.get(verdict, verdict),
+        tone="" if found.get("records") == 0 else TONES.get(verdict, ""),
         until_ms=found.get("until_event_ms"),
         records=found.get("records"),
         validation=validation_gates(_object(found.get("validation"))),
@@ -214,8 +221,8 @@ def _gates(evidence: Evidence) -> tuple[GateRow, ...]:
     return tuple(
         GateRow(
             title(name),
-            mark(gate["verdict"], holds=gate.get("holds", True)),
-            TONES.get(gate["verdict"], ""),
+            mark(gate["verdict"], holds=gate.get("holds", True), reason=gate["reason"]),
+            "" if is_unchecked(gate["reason"]) else TONES.get(gate["verdict"], ""),
             gate["reason"],
             _share_plot(name, shown_values(name, evidence)),
         )
@@ -243,15 +250,19 @@ def _validation_gate(gate: Mapping[str, Any]) -> GateRow:
     limit, observed = gate.get("limit"), gate.get("observed")
     drawn = None
     if low is not None and limit is not None and observed is not None:
-        # A report holds a limit, but not which side of it is good.
+        # A report holds a limit, but not which side of it is good: of an error it is below.
         is_calibration = gate["name"] == CALIBRATION
-        shown = PlottedInterval(observed, low, high, limit=limit)
+        shown = (
+            PlottedInterval(observed, low, high, (None, limit), judged_by_low=True)
+            if is_calibration
+            else PlottedInterval(observed, low, high, limit=limit)
+        )
         drawn = plot(shown, share=is_calibration, unit=POINTS)
     verdict = gate["verdict"]
     return GateRow(
         VALIDATION_TITLES.get(gate["name"], gate["name"]),
-        VALIDATION_MARKS.get(verdict, verdict),
-        TONES.get(verdict, ""),
+        validation_mark(gate),
+        TONES.get(verdict, "") if was_checked(gate) else "",
         gate["reason"],
         drawn,
     )

@@ -46,7 +46,12 @@ from mlplatform.operations.actions import traffic
 from mlplatform.operations.actions.interim_analyses import StepHistory, step_histories
 from mlplatform.operations.card.card import Card
 from mlplatform.operations.card.records import read_card
-from mlplatform.operations.supervisor.status import KeptMemory, PlatformStatus, status
+from mlplatform.operations.supervisor.status import (
+    SCHEDULER,
+    KeptMemory,
+    PlatformStatus,
+    status,
+)
 from mlplatform.operations.traffic import input_windows
 from mlplatform.operations.traffic.input_windows import InputHistory
 from mlplatform.operations.wiring import Platform
@@ -131,7 +136,7 @@ class Sources(PlatformReads):
         if settings.servers.page:
             return None
         silence = "" if self._schedules is None else self._schedules.silence()
-        return status(settings.home, self._memory).unanswered("prefect", silence)
+        return status(settings.home, self._memory).unanswered(SCHEDULER, silence)
 
     def refusal_counts(self) -> Mapping[str, int]:
         """Surface → number of its refusals in the last day."""
@@ -185,10 +190,16 @@ class Sources(PlatformReads):
         """
         self._check_visible(name)
         routes = self._of_journal(lambda journal: journal.routes(name), no_routes(name))
+        return ModelRow(load_definition(name), routes, self.killed(name) if routes.killed else None)
+
+    def killed(self, model: str) -> Killed | None:
+        """The person who switched a model off, and the reason; None if it is on.
+
+        Raises:
+            Unavailable: the journal does not answer.
+        """
         by: Killed | None = None
-        if routes.killed:
-            by = self._of_journal(lambda j: fold_controls(j.controls(name)).killed, by)
-        return ModelRow(load_definition(name), routes, by)
+        return self._of_journal(lambda j: fold_controls(j.controls(model)).killed, by)
 
     def input_history(self, model: str) -> InputHistory:
         """The windows that drift checks of a model have kept; empty before the first.
@@ -390,10 +401,10 @@ class Sources(PlatformReads):
         a time.
 
         Raises:
-            NotFound: the decision, its payload or its bundle is not here.
+            NotFound: the decision, its payload or its bundle is not here, nor in the bundle store.
             ConfigInvalid, Corrupt: the model folder does not fit the bundle, or stored data is
                 damaged.
-            Unavailable: another decision is being explained.
+            Unavailable: another decision is being explained, or the store does not answer.
         """
         from mlplatform.scoring.request import explain  # imports ONNX Runtime
 
@@ -403,6 +414,7 @@ class Sources(PlatformReads):
         rows, bundles = logged_records(log, decision_id), self.platform.settings.home.bundles
         self._check_record_visible(rows, decision_id)
         with turn(self._explaining, "another decision is being explained"):
+            self.platform.bundles.fetch({row["bundle"] for row in rows} - {None})
             return explain.explain_rows(rows, lambda *of: explain.load_decider(bundles, *of))
 
     def decision(self, decision_id: str) -> list[RecordDetail]:
@@ -466,7 +478,8 @@ class Sources(PlatformReads):
 
     def _check_visible(self, model: str) -> None:
         if model not in model_names() or not self._may_see(model):
-            raise NotFound(f"there is no model {model!r}")
+            seen = [name for name in model_names() if self._may_see(name)]
+            raise NotFound(f"there is no model {model!r}; there are: {', '.join(seen) or 'none'}")
 
     def _check_record_visible(self, rows: Sequence[Mapping[str, Any]], decision_id: str) -> None:
         if not all(self._may_see(row["model"]) for row in rows):

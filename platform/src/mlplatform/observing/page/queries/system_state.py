@@ -206,8 +206,8 @@ def message_rows(
         if waits is None:
             yield not_known(what, model, "the worker has not counted them yet")
             continue
-        limit = "" if view else f"; above {most:,} an alert follows"
-        note = f"worker-{model} takes them{limit}"
+        limit = "" if view else f"; an alert fires above {most:,}"
+        note = f"worker-{model} takes these {'values' if view else 'requests'}{limit}"
         tone = "bad" if limit and waits > most else ""
         yield QueueRow(what, model, "", f"{waits:,}", "", note, tone)
 

@@ -299,7 +299,7 @@ class Reviews:
         self._access.refuse(who, f"review of a decision of {model}", why)
 
     def _problem(self, status: int, why: str, back: str, typed: str = "") -> Response:
-        title = "This is not yours to do" if status == 403 else "Nothing was recorded"
+        title = "You may not do this" if status == 403 else "Nothing was recorded"
         detail = why[:1].upper() + why[1:] + ("" if why.endswith(".") else ".")
         shown = {"title": title, "detail": detail, "back": back, "typed": typed}
         return self._show("people/refused.html", status, **shown)

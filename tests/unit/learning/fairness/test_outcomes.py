@@ -7,13 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from mlplatform.learning.validation.fairness import (
-    Fairness,
-    GroupFairness,
+from mlplatform.learning.fairness.outcomes import (
     GroupRows,
     fairness_of,
     judge_fairness,
 )
+from mlplatform.learning.validation.group_findings import Fairness, GroupFairness
 from mlplatform.model.policies.segments import FairnessPolicy
 
 VALUES = {"sex": ("female", "male")}
