@@ -45,6 +45,10 @@ AGAIN_S = 0.5
 BEFORE_S = 3.0
 """Of traffic, before the backup begins and after it has ended."""
 LIMIT_S = 240.0
+REFUSED = 4
+"""The exit code of what the platform's rules refuse."""
+VERDICTS = ("COMPLETED", "GateFailed")
+"""Of a retrain; so few customers may show a gate too little, and that is the gate's to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +169,14 @@ class Installation:
         if done.returncode != 0:
             raise SystemExit(f"drill: {arguments}: {done.returncode} {done.stdout} {done.stderr}")
         return json.loads(done.stdout)
+
+    def verdict(self, *arguments: str) -> str:
+        """What a flow run came to: its state, or GateFailed where its gates refused a candidate."""
+        done = self.run(*arguments, "--json")
+        if done.returncode not in (0, REFUSED):
+            raise SystemExit(f"drill: {arguments}: {done.returncode} {done.stdout} {done.stderr}")
+        found = json.loads(done.stdout)
+        return "GateFailed" if "GateFailed: " in found["message"] else str(found["state"])
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -303,13 +315,12 @@ def _gone_on(here: Installation, seconds: dict[str, float], before: Before) -> d
             changed = sum(traffic.again(one) != one.answer for one in before.promised)
         as_before = here.state() == before.state
         with _timed(seconds, "retrain_s"):
-            retrained = here.json("retrain", MODEL, "--actor", "ana", "--reason", "restored")
+            retrained = here.verdict("retrain", MODEL, "--actor", "ana", "--reason", "restored")
         return {
             "changed_answers": changed,
             "as_before": as_before,
             "log_findings": here.json("log", "verify")["findings"],
-            "retrained": retrained["state"],
-            "versions": len(here.json("models", "show", MODEL)),
+            "retrained": retrained,
         }
 
 
@@ -321,7 +332,7 @@ def _problems(found: dict[str, Any]) -> list[str]:
         "routes, rollouts or versions are not as before": not found["as_before"],
         "the log has findings": bool(found["log_findings"]),
         "payments were refused twice": found["unanswered"] > 0,
-        "the retrain did not complete": found["retrained"] != "COMPLETED",
+        "the retrain came to no verdict": found["retrained"] not in VERDICTS,
     }
     return [what for what, is_so in wrong.items() if is_so]
 
