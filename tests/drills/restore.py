@@ -47,8 +47,9 @@ BEFORE_S = 3.0
 LIMIT_S = 240.0
 REFUSED = 4
 """The exit code of what the platform's rules refuse."""
-VERDICTS = ("COMPLETED", "GateFailed")
-"""Of a retrain; so few customers may show a gate too little, and that is the gate's to say."""
+NOT_SHOWN = "customers do not show it"
+VERDICTS = ("COMPLETED", "inconclusive")
+"""Of a retrain. So small a bank may show a gate too little; the history that it reads is whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +172,12 @@ class Installation:
         return json.loads(done.stdout)
 
     def verdict(self, *arguments: str) -> str:
-        """What a flow run came to: its state, or GateFailed where its gates refused a candidate."""
+        """What a flow run came to: its state, or that too few customers show what a gate asks."""
         done = self.run(*arguments, "--json")
         if done.returncode not in (0, REFUSED):
             raise SystemExit(f"drill: {arguments}: {done.returncode} {done.stdout} {done.stderr}")
         found = json.loads(done.stdout)
-        return "GateFailed" if "GateFailed: " in found["message"] else str(found["state"])
+        return "inconclusive" if NOT_SHOWN in found["message"] else str(found["state"])
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
