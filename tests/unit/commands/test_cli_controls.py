@@ -11,6 +11,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from mlplatform import commands
+from mlplatform.commands import rollouts as rollouts_commands
 from mlplatform.model.routes import Routes
 from mlplatform.operations import wiring
 from mlplatform.operations.actions.controls import control
@@ -90,6 +91,25 @@ def test_a_rollout_waits_goes_on_and_ends(platform: wiring.Platform) -> None:
     assert facts("show", "fraud-v2-1")["state"]["phase"] == "rolled_back"
     assert isinstance(rollouts("abort", "fraud-v2-1", *WHO).exception, Refused)
     assert isinstance(rollouts("pause", "fraud-v9-1", *WHO).exception, NotFound)
+
+
+def test_a_pass_that_takes_no_step_forward_says_why(
+    platform: wiring.Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollouts_commands, "run_to_end", lambda flow, parameters, json: 0)
+
+    def said() -> str:
+        return rollouts("pass", "fraud").stdout.splitlines()[-1]
+
+    ready = f"{arm(2).service} is not ready; the next pass looks again"
+    assert said() == f"fraud-v2-1: deploying. {ready}"
+    facts("pause", "fraud-v2-1", *WHO)
+    assert said() == "fraud-v2-1: deploying, paused. paused by ana: whole countries declined"
+    facts("kill", "fraud", *WHO)
+    assert said() == (
+        "fraud-v2-1: deploying, paused. fraud is switched off by ana: whole countries declined."
+        " Next: `mlplatform rollouts lift fraud`"
+    )
 
 
 def test_stops_are_cleared_where_a_gateway_told_of_one(platform: wiring.Platform) -> None:

@@ -465,6 +465,20 @@ def test_a_file_that_does_not_fit_is_answered_by_a_proposal(csv: Path) -> None:
     assert done.exit_code == 0, done.output
 
 
+@pytest.mark.parametrize("count", [8, 60])
+def test_a_file_in_which_nothing_is_recognised_is_refused_in_what_a_person_reads(
+    csv: Path, count: int
+) -> None:
+    names = [f"exported_field_{n}" for n in range(count)]
+    csv.write_text(f"{','.join(names)}\n{','.join(['a'] * count)}\n")
+    said = str(run(str(csv)).exception)
+    assert len(said) <= 600
+    assert said.startswith("own.csv: there is no column for request_id, event_time, customer_id")
+    assert "exported_field_7 (string)" in said
+    assert ("and 52 more; say which it is: " in said) == (count > 8)
+    assert "--map request_id=? --map event_time=?" in said
+
+
 KNOWN_AT = (
     "PAY_REF,PAID_AT,CARD,MERCHANT,AMT,IS_FRAUD,FRAUD_KNOWN_AT\n"
     "1,2026-01-01 10:00:00,7,1,9.5,0,\n2,2026-01-01 11:00:00,7,1,9.5,1,2026-01-02 09:00:00\n"

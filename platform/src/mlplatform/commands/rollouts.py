@@ -288,8 +288,10 @@ def _show_undecided(model: str) -> None:
     """Print the step of each rollout of the model, and what keeps it there."""
     platform = wiring.existing_platform()
     for state in platform.rollouts.active(model, finished=False):
-        newest = job.newest_analysis(platform, state)
-        why = "" if newest is None else undecided(newest.gates)
+        why = controls.why_no_step(platform, state)
+        newest = None if why else job.newest_analysis(platform, state)
+        if newest is not None:
+            why = undecided(newest.gates)
         step = f" {state.percent:g} %" if state.phase == "canary" else ""
         print_line(f"{state.rollout_id}: {_phase(state)}{step}{f'. {why}' if why else ''}")
 

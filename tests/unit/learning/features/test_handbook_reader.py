@@ -164,7 +164,7 @@ def test_a_wrong_row_is_named_by_file_and_row(
     [
         (
             lambda t: t.drop(["TERMINAL_ID"]),
-            "there is no column for terminal_id; it has .*--map terminal_id=?",
+            "there is no column for terminal_id; unused in it: .*--map terminal_id=?",
         ),
         (lambda t: t.append_column("CITY", t.column(0)), "column CITY is unknown"),
         (

@@ -69,10 +69,15 @@ def test_a_gate_tells_what_moved_and_refuses_beyond_a_limit_alone() -> None:
     gates = DEFINITION.gates
     report = judge_stability(found, gates)
     assert (report.verdict, report.observed, report.limit) == ("passed", 0.3, None)
-    assert "amount 0.300, hour 0.010" in report.reason
+    assert report.reason.endswith(
+        "amount 0.300, hour 0.010 (no limit: gates.stability_index sets none, so it is reported"
+        " only)"
+    )
     for limit, verdict in ((0.2, "failed"), (0.4, "passed")):
         limited = msgspec.structs.replace(gates, stability_index=limit)
-        assert judge_stability(found, limited).verdict == verdict
+        judged = judge_stability(found, limited)
+        assert judged.verdict == verdict
+        assert judged.reason.endswith(f"hour 0.010 (at most {limit} allowed)")
     nothing = Stability((), {})
     limited = msgspec.structs.replace(gates, stability_index=0.2)
     assert judge_stability(nothing, gates).verdict == "passed"

@@ -31,6 +31,10 @@ UNKNOWN: Final = "?"
 """The column of a proposal that nothing in the file is like."""
 LABEL: Final = "label"
 MOST_NAMED: Final = 20
+MOST_SHOWN: Final = 3
+"""Most names of a list in a refusal whose proposal names each of them again."""
+MOST_CHOSEN: Final = 8
+"""Most columns of a file that are offered in a refusal, and most `--map` options."""
 SHOWN: Final = 60
 """Most characters of a value in a refusal."""
 MOST_ALIKE: Final = 100
@@ -299,15 +303,19 @@ def _missing_text(
     guess = every if needed.keys() <= every.keys() else needed
     optional = [w for w in lacking if w.name in guess]
     options = " ".join(
-        f"--map {w.name}={guess.get(w.name, UNKNOWN)}" for w in [*missing, *optional]
+        f"--map {w.name}={guess.get(w.name, UNKNOWN)}" for w in [*missing, *optional][:MOST_CHOSEN]
     )
-    lacks = ", ".join(w.name for w in missing)
+    if (more := len(missing) + len(optional) - MOST_CHOSEN) > 0:
+        options += f" … and so on for {more} more, named by `mlplatform history schema`"
+    lacks = _first(MOST_SHOWN, [w.name for w in missing])
     assumed = "".join(f"{w.name} is optional ({w.without}); " for w in optional if w.without)
     remedy = "a proposal" if guess else "say which it is"
     if not guess and any(w.name == LABEL for w in missing):
         options += "; labels in another file are joined first (docs/history.md)"
-    there = f"it has {_column_list(found)}"
-    return f"there is no column for {lacks}; {there}; {assumed}{remedy}: {options}"
+    taken = {*names.values(), *guess.values()}
+    unused = [f"{name} ({kind})" for name, kind in found.items() if name not in taken]
+    left = f"unused in it: {_first(MOST_CHOSEN, unused)}" if unused else "it has no other column"
+    return f"there is no column for {lacks}; {left}; {assumed}{remedy}: {options}"
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
@@ -315,10 +323,14 @@ def _nearest(name: str, known: Sequence[str]) -> str:
     return f"; the nearest is {near[0]}" if near else ""
 
 
+def _first(most: int, named: Sequence[str]) -> str:
+    """The first ones, and how many more there are."""
+    more = f" and {len(named) - most} more" if len(named) > most else ""
+    return ", ".join(named[:most]) + more
+
+
 def _column_list(found: Mapping[str, str]) -> str:
-    named = [f"{name} ({kind})" for name, kind in found.items()]
-    more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
-    return ", ".join(named[:MOST_NAMED]) + more
+    return _first(MOST_NAMED, [f"{name} ({kind})" for name, kind in found.items()])
 
 
 def _likeness(one: ExpectedColumn, column: str) -> float:

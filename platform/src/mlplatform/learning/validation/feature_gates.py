@@ -28,11 +28,12 @@ def judge_stability(found: Stability, gates: GatePolicy) -> GateResult:
     shown = ", ".join(f"{one} {index:.3f}" for one, index in [*largest.items()][:SHOWN_INPUTS])
     days = ", ".join(day_text(at_ms) for at_ms in found.from_ms[1:])
     reason = (
-        "largest population stability index, of the inputs that moved most, between the days"
-        f" from {day_text(found.from_ms[0])} and those from {days}: {shown}"
+        "population stability index of the inputs that moved most, between the days from"
+        f" {day_text(found.from_ms[0])} and those from {days}: {shown}"
     )
     if limit is None:
-        return GateResult(name, "passed", value, None, reason)
+        note = "no limit: gates.stability_index sets none, so it is reported only"
+        return GateResult(name, "passed", value, None, f"{reason} ({note})")
     passed: Verdict = "passed" if value <= limit else "failed"
     return GateResult(name, passed, value, limit, f"{reason} (at most {limit:g} allowed)")
 

@@ -13,6 +13,7 @@ from mlplatform.rollouts.journal.state import RolloutState, fold
 from mlplatform.rollouts.journal.transitions import ProvenIdentity
 from mlplatform.rollouts.passes import controls
 from mlplatform.rollouts.passes.controls import ControlsJournal
+from mlplatform.rollouts.passes.wait_reasons import reason_to_wait
 from mlplatform.rollouts.variants import commands as variants
 from mlplatform.rollouts.variants.comparison import ArmFigures, compare
 from mlplatform.runtime.clock import Clock
@@ -180,6 +181,19 @@ def kill_sentences(platform: Platform, model: str | None) -> list[str]:
         if killed is not None:
             found.append(f"{name} is switched off by {killed.actor}: {killed.reason}")
     return found
+
+
+def why_no_step(platform: Platform, state: RolloutState) -> str:
+    """Why a rollout takes no step forward now, whatever its gates show: its model is switched off,
+    it is paused or frozen, or its service is not ready; "" if nothing of this holds it."""
+    if off := kill_sentences(platform, state.model):
+        return f"{off[0]}. Next: `mlplatform rollouts lift {state.model}`"
+    routes, policy = platform.rollouts.routes(state.model), platform.definition(state.model).rollout
+    if held := reason_to_wait(state, routes, policy, platform.clock.wall_ms()):
+        return held
+    if state.phase != "deploying":
+        return ""
+    return state.refused or f"{state.challenger.service} is not ready; the next pass looks again"
 
 
 def start_variants(
