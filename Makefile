@@ -8,7 +8,7 @@ export PYTHONPATH :=
 
 .PHONY: docs wheels images sbom help setup up down status demo check generate verify lock observability-tools clean fuzz train-xgboost train-lightgbm train-catboost train-torch train-search train-spark feast delta terraform-apply terraform-state
 .PHONY: gpu-report test-docs test-tutorial test-guide test-images test test-servers server-images test-observability test-page test-cluster test-other-cluster test-mlserver test-train test-spark test-torch test-terraform load-test test-load
-.PHONY: demo-cluster cluster-build cluster-up cluster-down cluster-state
+.PHONY: demo-cluster cluster-build cluster-up cluster-down cluster-state cluster-packages
 .PHONY: drill-kill drill-restore drill-async drill-idempotency drill-scoring drill-client drill-disk drill-large drill-soak drill-attack
 .PHONY: bench-scoring bench-claims bench-capacity bench-rollouts bench-passes bench-outcomes bench-scale bench-planner bench-drift bench-images bench-labels bench-hidden bench-quality bench-categories bench-page bench-features bench-feature-path bench-training-joins bench-windows bench-handbook bench-batch bench-retention bench-week
 
@@ -236,6 +236,9 @@ demo-cluster: build/servers/.done ## the demo with predictors as pods by KServe 
 
 cluster-state: .venv/.dev ## whether that Kubernetes is built or to be built, or else what this machine lacks for it
 	@$(RUN) tests.cluster state
+
+cluster-packages: .venv/.dev ## the Debian packages that it takes and this machine lacks
+	@$(RUN) tests.cluster packages
 
 cluster-build: .venv/.dev ## build what is missing of it, with FULL=1 Envoy Gateway, Argo's controller, metrics-server and the image of flow runs too
 	@$(RUN) tests.cluster build

@@ -8,6 +8,7 @@
 
 RUN_S=$((75 * 60))    # what a whole run may take
 COLD_S=$((30 * 60))   # left of it, or nothing is built
+PACKAGES_S=$((3 * 60)) # to install packages of Debian
 UP_S=$((20 * 60))     # to build what is missing, and to come up
 APPLY_S=$((6 * 60))   # to apply and destroy what Terraform can there
 WHOLE_S=$((16 * 60))  # to build what FULL=1 adds
@@ -28,8 +29,19 @@ within() {
 
 cluster_state() { timeout 300 make --no-print-directory cluster-state | tail -n 1; }
 
+# What a cluster takes of Debian's packages and is not here.
+cluster_packages() {
+    local packages
+    packages=$(make --no-print-directory cluster-packages | tail -n 1)
+    if [ -z "$packages" ] || [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then return; fi
+    within cluster-packages "$PACKAGES_S" env DEBIAN_FRONTEND=noninteractive sh -c \
+        "apt-get -qq update && apt-get -qq install --yes --no-install-recommends $packages" ||
+        legs+=("packages for test-cluster could not be installed: $packages")
+}
+
 cluster_leg() {
     local state failed=0 applied=0
+    cluster_packages
     state=$(cluster_state) || state="make cluster-state failed"
     if [ "$state" = "to be built" ] && [ "$(left_s)" -lt "$COLD_S" ]; then
         leave_out "Kubernetes is to be built, and of $((RUN_S / 60)) minutes fewer than $((COLD_S / 60)) are left"

@@ -1,4 +1,5 @@
-"""`python -m tests.cluster build|state|up [LEVEL]|down|test [FLAGS]|demo [FLAGS]`: a Kubernetes."""
+"""A Kubernetes:
+`python -m tests.cluster build|state|packages|up [LEVEL]|down|test [FLAGS]|demo [FLAGS]`."""
 
 from __future__ import annotations
 
@@ -45,6 +46,8 @@ def main(arguments: list[str]) -> int:
                 build.main(place)
             case "state":
                 print(_state(place))
+            case "packages":
+                print(*build.lacking_packages(build.PACKAGES | build.OF_POLICIES))
             case "up":
                 cluster.refuse_second()  # it may be somebody else's: only what starts here is ended
                 build.main(place)

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +38,8 @@ PACKAGES: Final = {
     "debootstrap": "debootstrap",
 }
 """Command → the Debian package that has it."""
+OF_POLICIES: Final = {"ipset": "ipset"}
+"""As before; without it a cluster comes up, but enforces no network policy."""
 PLUGINS: Final = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
 
 
@@ -52,16 +54,17 @@ def lacking(layout: Layout) -> list[str]:
         missing.append("namespaces of its own: refused here (a container must be privileged)")
     if shutil.which("go") is None and not all((layout.bin / c).exists() for c in COMMANDS):
         missing.append("Go 1.26 or newer: Kubernetes and etcd are built from their modules, once")
-    packages = {p for command, p in PACKAGES.items() if shutil.which(command) is None}
-    if cni_folder() is None:
-        packages.add("containernetworking-plugins")
-    if packages:
-        missing.append(
-            f"packages, named as in Debian: apt-get install {' '.join(sorted(packages))}"
-        )
+    if packages := lacking_packages(PACKAGES):
+        missing.append(f"packages, named as in Debian: apt-get install {' '.join(packages)}")
     if not os.access("/sys/fs/cgroup", os.W_OK) or _read_only("/sys/fs/cgroup"):
         missing.append("control groups that may be written: /sys/fs/cgroup is read-only here")
     return missing
+
+
+def lacking_packages(of: Mapping[str, str]) -> list[str]:
+    """The Debian packages of commands that are not here, and that of the network plug-ins."""
+    found = {package for command, package in of.items() if shutil.which(command) is None}
+    return sorted(found if cni_folder() else {*found, "containernetworking-plugins"})
 
 
 def cni_folder() -> Path | None:
@@ -73,8 +76,8 @@ def build(layout: Layout, *, full: bool = False) -> None:
     """Everything that a cluster needs; what is there and current is left alone.
 
     Args:
-        full: Argo's controller, metrics-server, Envoy Gateway and the image of flow runs too, which
-            take minutes.
+        full: Helm, kube-router, Argo's controller, metrics-server, Envoy Gateway and the image of
+            flow runs too, which take minutes.
     """
     for folder in (layout.bin, layout.images):
         folder.mkdir(parents=True, exist_ok=True)
@@ -132,6 +135,11 @@ def _pause(layout: Layout) -> None:
 
 def _dns(layout: Layout) -> None:
     _go(layout, "dns", ".", flags="-s -w", output=layout.bin / "coredns")
+
+
+def _policies(layout: Layout) -> None:
+    package = "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router"
+    _go(layout, "policies", package, flags="-s -w", output=layout.bin / "kube-router")
 
 
 def _gateway_api(layout: Layout) -> None:
@@ -222,6 +230,7 @@ def _helm(layout: Layout) -> None:
 
 _WHOLE: Final[list[tuple[str, Callable[[Layout], None]]]] = [
     ("Helm", _helm),
+    ("kube-router", _policies),
     ("Argo's controller", _argo),
     ("metrics-server", _metrics),
     ("Envoy Gateway", _envoy_gateway),

@@ -147,6 +147,9 @@ class TestCluster:
         """Start one more process beside the cluster's own; it ends with them."""
         self._holder.daemon(name, command, **environment)
 
+    def end_daemon(self, name: str) -> None:
+        self._holder.end_daemon(name)
+
     def _daemon(self, name: str, *flags: str) -> None:
         self._holder.daemon(name, [self.layout.bin / name, *flags])
 

@@ -86,6 +86,12 @@ class Holder:
             )
         (self._layout.run / "pid" / name).write_text(str(process.pid))
 
+    def end_daemon(self, name: str) -> None:
+        """End one that `daemon` started; returns once it is gone."""
+        pid = int((self._layout.run / "pid" / name).read_text())
+        _kill(pid)
+        until(lambda: not _alive(pid), f"the end of {name}", within_s=20)
+
     def pids(self) -> set[int]:
         """Whatever runs in the namespaces, and every pod: the cluster's own by construction."""
         inside = set() if self.pid is None else set(_sharing(self.pid))
