@@ -32,7 +32,7 @@ cluster_state() { timeout 300 make --no-print-directory cluster-state | tail -n 
 # What a cluster takes of Debian's packages and is not here.
 cluster_packages() {
     local packages
-    packages=$(make --no-print-directory cluster-packages | tail -n 1)
+    packages=$(make --no-print-directory cluster-packages | tail -n 1) || packages=
     if [ -z "$packages" ] || [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then return; fi
     within cluster-packages "$PACKAGES_S" env DEBIAN_FRONTEND=noninteractive sh -c \
         "apt-get -qq update && apt-get -qq install --yes --no-install-recommends $packages" ||

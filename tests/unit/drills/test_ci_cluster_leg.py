@@ -17,6 +17,7 @@ MAKE = """\
 # Plays the targets: each ends with the next status of its file (0 where it has none).
 target=${*: -1}
 case "$*" in *FULL=1*) target="${*: -2:1} FULL=1" ;; esac
+[ "$target" = cluster-packages ] && exit # nothing is lacking
 echo "$target" >> "$FAKE/calls"
 status=$(head -n 1 "$FAKE/$target" 2>/dev/null)
 sed -i 1d "$FAKE/$target" 2>/dev/null
