@@ -312,8 +312,8 @@ def _missing_text(
     remedy = "a proposal" if guess else "say which it is"
     if not guess and any(w.name == LABEL for w in missing):
         options += "; labels in another file are joined first (docs/history.md)"
-    taken = {*names.values(), *guess.values()}
-    unused = [f"{name} ({kind})" for name, kind in found.items() if name not in taken]
+    used = {*names.values(), *guess.values()}
+    unused = [f"{name} ({kind})" for name, kind in found.items() if name not in used]
     left = f"unused in it: {_first(MOST_CHOSEN, unused)}" if unused else "it has no other column"
     return f"there is no column for {lacks}; {left}; {assumed}{remedy}: {options}"
 
