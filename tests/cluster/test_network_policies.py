@@ -76,7 +76,7 @@ async def main():
     print(json.dumps([each for each in found if each]))
 asyncio.run(main())
 """
-Reached = tuple[str, str, int]
+OpenPath = tuple[str, str, int]
 """Who, whom, and the port."""
 
 
@@ -219,12 +219,12 @@ class Pods:
         self._addresses: dict[str, str] = {}
         wait(self._are_ready, "a pod for each pod of the manifests", within_s=READY_S)
 
-    def reached(self) -> set[Reached]:
+    def reached(self) -> set[OpenPath]:
         """Each pair of pods and the port by which the first reaches the second."""
         with ThreadPoolExecutor(4) as several:
             return set().union(*several.map(self.reached_by, STAND_INS))
 
-    def reached_by(self, one: StandIn) -> set[Reached]:
+    def reached_by(self, one: StandIn) -> set[OpenPath]:
         others = {address: name for name, address in self._addresses.items() if name != one.name}
         script = CONNECT.replace("ADDRESSES", str(list(others))).replace("PORTS", str(PORTS))
         typed = ("exec", "-n", one.namespace, one.name, "--", "python", "-c", script)

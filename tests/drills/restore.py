@@ -47,7 +47,6 @@ BEFORE_S = 3.0
 LIMIT_S = 240.0
 REFUSED = 4
 """The exit code of what the platform's rules refuse."""
-NOT_SHOWN = "customers do not show it"
 VERDICTS = ("COMPLETED", "inconclusive")
 """Of a retrain. So small a bank may show a gate too little; the history that it reads is whole."""
 
@@ -177,7 +176,9 @@ class Installation:
         if done.returncode not in (0, REFUSED):
             raise SystemExit(f"drill: {arguments}: {done.returncode} {done.stdout} {done.stderr}")
         found = json.loads(done.stdout)
-        return "inconclusive" if NOT_SHOWN in found["message"] else str(found["state"])
+        report = "".join(found["reports"].values())
+        not_shown = " inconclusive: **" in report and " failed: **" not in report
+        return "inconclusive" if not_shown else str(found["state"])
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

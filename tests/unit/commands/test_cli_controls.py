@@ -97,6 +97,7 @@ def test_a_pass_that_takes_no_step_forward_says_why(
     platform: wiring.Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rollouts_commands, "run_to_end", lambda flow, parameters, json: 0)
+    monkeypatch.setattr(wiring, "settings", lambda: platform.settings)
 
     def said() -> str:
         return rollouts("pass", "fraud").stdout.splitlines()[-1]
@@ -104,10 +105,10 @@ def test_a_pass_that_takes_no_step_forward_says_why(
     ready = f"{arm(2).service} is not ready; the next pass looks again"
     assert said() == f"fraud-v2-1: deploying. {ready}"
     facts("pause", "fraud-v2-1", *WHO)
-    assert said() == "fraud-v2-1: deploying, paused. paused by ana: whole countries declined"
+    assert said() == "fraud-v2-1: deploying. paused by ana: whole countries declined"
     facts("kill", "fraud", *WHO)
     assert said() == (
-        "fraud-v2-1: deploying, paused. fraud is switched off by ana: whole countries declined."
+        "fraud-v2-1: deploying. fraud is switched off by ana: whole countries declined."
         " Next: `mlplatform rollouts lift fraud`"
     )
 

@@ -293,7 +293,7 @@ def _show_undecided(model: str) -> None:
         if newest is not None:
             why = undecided(newest.gates)
         step = f" {state.percent:g} %" if state.phase == "canary" else ""
-        print_line(f"{state.rollout_id}: {_phase(state)}{step}{f'. {why}' if why else ''}")
+        print_line(f"{state.rollout_id}: {state.phase}{step}{f'. {why}' if why else ''}")
 
 
 @app.command()
@@ -405,7 +405,7 @@ def _is_recorded(platform: Platform, rollout_id: str, run: FlowRun) -> bool:
     return False
 
 
-def _phase(state: RolloutState, champion: Arm | None = None) -> str:
+def _phase(state: RolloutState, champion: Arm | None) -> str:
     """The phase of a rollout; of a promoted version also whether it still is the champion."""
     if state.paused is not None:
         return f"{state.phase}, paused"
