@@ -115,6 +115,7 @@ class StandIn:
             "name": "stand-in",
             "image": predictor_image.NAME,
             "command": ["python", "-c", LISTEN.replace("PORTS", str(PORTS))],
+            "readinessProbe": {"tcpSocket": {"port": PORTS[-1]}, "periodSeconds": 1},
             "securityContext": hardened,
             "resources": {
                 "requests": {"cpu": "1m", "memory": "32Mi"},
