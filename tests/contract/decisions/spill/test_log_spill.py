@@ -671,6 +671,28 @@ def test_at_its_limit_the_declared_mode_applies(folder: Path) -> None:
         assert adds_up(log)
 
 
+@pytest.mark.parametrize("limit", [1, MIB])
+def test_who_repeats_a_key_in_the_batch_of_the_first_gets_no_answer_that_is_on_no_record(
+    folder: Path, limit: int
+) -> None:
+    """Who asked first had given up on a slow log, so both wait together as it fails."""
+    batch = [entry("d0", "k"), entry("d1", "other"), entry("d2", "k")]
+    with opened(folder, maximum_bytes=limit) as log:
+        with locked(folder):
+            outcomes = log.append(WRITER, batch)
+            kept = [type(outcome) for outcome in outcomes]
+            assert log.find("app", "fraud", "k") == (
+                None if limit == 1 else StoredAnswer(b"d0", "body of k", "d0")
+            )
+        caught_up(log)
+    if limit == 1:
+        assert kept == [RecordingFailure] * 3
+        assert recorded(folder) == []
+    else:
+        assert kept == [SpillReceipt, SpillReceipt, DuplicateKey]
+        assert recorded(folder) == [(1, "d0"), (2, "d1")]
+
+
 def test_a_disk_that_takes_half_a_batch_has_taken_none(tmp_path: Path) -> None:
     """The limit of a file's size stands for a full disk: a part is written, then nothing."""
     file = SpillFile.create(tmp_path / "a.spill", durable=False)

@@ -321,18 +321,17 @@ class SpillingLog:
 
     def _put(self, items: Sequence[StorableRecord], known: list[Outcome | None]) -> list[Outcome]:
         fresh = [item for item, outcome in zip(items, known, strict=True) if outcome is None]
-        problem = None
+        problem, unstored = None, set[Key | None]()
         if fresh:
             try:
                 self._append_to_spill([files.framed(item) for item in fresh])
             except (SpillFull, Busy) as error:
-                problem = str(error)
-        if problem is not None:
-            _logger.error(
-                "%d records of %s could not be stored: %s", len(fresh), self._writer, problem
-            )
+                problem, unstored = str(error), {item.key for item in fresh} - {None}
+                what = "%d records of %s could not be stored: %s"
+                _logger.error(what, len(fresh), self._writer, problem)
         return [
-            outcome or self._fresh(item, problem)
+            # one that repeats a key of these repeats an answer that is on no record
+            self._fresh(item, problem) if outcome is None or item.key in unstored else outcome
             for item, outcome in zip(items, known, strict=True)
         ]
 
