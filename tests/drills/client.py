@@ -13,8 +13,9 @@ import json
 import signal
 import sys
 import tempfile
-import time
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +39,36 @@ ROUND = 60
 BRIEF = Settings(deadline_s=1.0, retries=Retries(attempt_s=0.5))
 
 
-def drilled(name: str, drill: Drill, world: ScoringWorld, seconds: float) -> dict[str, Any]:
-    """What came of the payments of one fault."""
-    drill.prepare(world)
+def asked_until(
+    world: ScoringWorld, name: str, over: threading.Event
+) -> tuple[SentPayments, CallResults]:
+    """Payments of a fault, round after round, and what came of them."""
     sent: SentPayments = {}
     found: CallResults = {}
     secret = world.home.api_key.read_text()
-    with drill.fault(world):
-        end_s = time.monotonic() + seconds
-        while time.monotonic() < end_s:
-            fresh = payments(f"{name}-{len(sent)}", ROUND)
-            sent |= fresh
-            found |= asked(world.url, secret, fresh, BRIEF)
+    while not over.is_set():
+        fresh = payments(f"{name}-{len(sent)}", ROUND)
+        sent |= fresh
+        found |= asked(world.url, secret, fresh, BRIEF)
+    return sent, found
+
+
+def drilled(name: str, drill: Drill, world: ScoringWorld, seconds: float) -> dict[str, Any]:
+    """What came of the payments of one fault.
+
+    They are under way before it: some faults wait for one.
+    """
+    drill.prepare(world)
+    over = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        load = pool.submit(asked_until, world, name, over)
+        try:
+            with drill.fault(world):
+                wait([load], timeout=seconds)
+                over.set()
+                sent, found = load.result()
+        finally:
+            over.set()
     problems = wrong(world, sent, found)
     again = asked_again(world, sent, found)
     problems += wrong(world, sent, again)
