@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,6 +110,14 @@ def test_times_and_decimals_are_written_as_the_api_takes_them() -> None:
     assert calls.score("fraud", b'{"amount": 1}', KEY).body == b'{"amount": 1}'
 
 
+def test_a_row_of_a_data_frame_is_written_as_its_plain_values() -> None:
+    row = {"amount": 31.5, "event_time": pd.Timestamp("2026-05-23T13:11:27.5", tz="Europe/Berlin")}
+    (record,) = pd.DataFrame([row]).to_dict("records")
+    written = b'{"amount":31.5,"event_time":"2026-05-23T13:11:27.500000+02:00"}'
+    assert calls.score("fraud", record, KEY).body == written
+    assert written[:-1] in (calls.score_batch("fraud", [record], [KEY]).body or b"")
+
+
 SCALARS: list[tuple[Any, bytes]] = [
     (np.int64(7), b"7"),
     (np.uint64(2**64 - 1), b"18446744073709551615"),
@@ -168,7 +177,17 @@ def test_scalars_of_numpy_are_written_as_plain_values_everywhere(
             "event_time",
             "a datetime with a time zone",
         ),
-        (lambda: calls.score("fraud", {"amount": object()}, KEY), "request", "values that JSON"),
+        (lambda: calls.score("fraud", {"amount": object()}, KEY), "amount", "of type object;"),
+        (lambda: calls.score("fraud", {"amount": pd.NA}, KEY), "amount", "of type NAType;"),
+        (lambda: calls.score("fraud", {"event_time": pd.NaT}, KEY), "event_time", "a time zone"),
+        (lambda: calls.score("fraud", {"web": b"7"}, KEY), "web", "bytes; wanted: a text"),
+        (lambda: calls.score("fraud", {"web": [b"7"]}, KEY), "web[0]", "bytes; wanted: a text"),
+        (lambda: calls.score("fraud", [PAYMENT], KEY), "request", "list; wanted: a dict"),
+        (lambda: calls.score("fraud", None, KEY), "request", "NoneType; wanted: a dict"),
+        (lambda: calls.score_batch("fraud", ["x"], [KEY]), "requests[0]", "str; wanted: a dict"),
+        (lambda: calls.push("bureau", [{}, "x"], KEY), "rows[1]", "str; wanted: a dict"),
+        (lambda: calls.labels("fraud", [{"label": 1}]), "labels[0]", "dict; wanted: a Label"),
+        (lambda: calls.score("fraud", PAYMENT, KEY, Terms(within_ms="9")), "within_ms", "10000 ms"),
         (lambda: calls.score("fraud", PAYMENT, KEY, Terms(within_ms=4)), "within_ms", "5 to 10000"),
         (
             lambda: calls.score("fraud", PAYMENT, KEY, Terms(traceparent="x\r\ny: z")),

@@ -232,10 +232,12 @@ def test_the_key_is_in_no_text(score: ScoreFunction, caplog: pytest.LogCaptureFi
         (URL, ""),
         (URL, f"{SECRET}\r\nx: y"),
         (URL, f"{SECRET}é"),
+        (URL, None),
+        (None, SECRET),
     ],
 )
 def test_an_address_or_a_key_that_can_be_none_is_refused_without_its_secret(
-    url: str, key: str
+    url: Any, key: Any
 ) -> None:
     with pytest.raises(InputRefused) as refused:
         Client(url, key)
@@ -250,11 +252,19 @@ def test_an_address_or_a_key_that_can_be_none_is_refused_without_its_secret(
         lambda: Settings(most_bytes=0),
         lambda: Settings(connections=0),
         lambda: Client(URL, SECRET).score("fraud", PAYMENT, deadline_s=-1.0),
+        lambda: Client(URL, SECRET).score("fraud", PAYMENT, deadline_s="1"),  # type: ignore[arg-type]
     ],
 )
 def test_settings_out_of_range_are_refused(make: Callable[[], object]) -> None:
     with pytest.raises(InputRefused):
         make()
+
+
+def test_a_client_that_was_closed_refuses_by_a_type_of_its_own() -> None:
+    with Client(URL, SECRET) as client:
+        pass
+    with pytest.raises(InputRefused, match="client is closed"):
+        client.score("fraud", PAYMENT)
 
 
 async def test_a_task_that_is_cancelled_ends_at_once() -> None:

@@ -20,6 +20,8 @@ def address(base_url: str) -> str:
         InputRefused: it is none of HTTP, or holds a password, a query or a fragment.
     """
     wanted = "an address like https://scoring.bank.example"
+    if not isinstance(base_url, str):
+        raise refused_as("client", "base_url", f"of type {type(base_url).__name__}", wanted)
     try:
         parts = urlsplit(base_url)
         host, _ = parts.hostname, parts.port
@@ -52,10 +54,12 @@ def bearer(api_key: str) -> str:
     Raises:
         InputRefused: it can be no key; its text is not shown.
     """
+    wanted = "1 to 8192 printable ASCII characters without spaces"
+    if not isinstance(api_key, str):  # a variable that is not set
+        raise refused_as("client", "api_key", f"of type {type(api_key).__name__}", wanted)
     key = api_key.strip()
     if _KEY.fullmatch(key) is None:
         described = f"of {len(api_key)} characters"
-        wanted = "1 to 8192 printable ASCII characters without spaces"
         raise refused_as("client", "api_key", described, wanted)
     return f"Bearer {key}"
 
@@ -66,6 +70,6 @@ def positive_s(call: str, name: str, value: float) -> float:
     Raises:
         InputRefused: it is not more than 0, or has no end.
     """
-    if not 0 < value < float("inf"):
+    if not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise refused(call, name, value, "seconds, more than 0")
     return value

@@ -234,6 +234,7 @@ class AsyncClient:
         Raises:
             CallFailed: it has no value in time.
         """
+        wire.check_open(call.name, is_closed=self._http.is_closed)
         settings = self._settings
         allowed_s = settings.deadline_s if deadline_s is None else deadline_s
         until_s = time.monotonic() + positive_s(call.name, "deadline_s", allowed_s)

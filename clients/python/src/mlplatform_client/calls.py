@@ -60,6 +60,7 @@ ITEMS: Final = "items"
 _KEY_FIELD: Final = "idempotency_key"
 _KINDS: Final = frozenset("biufU")
 """Kinds of NumPy's types whose scalars are bool, int, float or str in Python."""
+_PLAIN: Final = frozenset((type(None), bool, int, float, str, Decimal, datetime))
 _encode: Final = msgspec.json.Encoder(decimal_format="number").encode
 
 
@@ -251,6 +252,8 @@ def labels(model: str, items: Sequence[Label]) -> Call[LabelReceipt]:
     _count(name, "labels", len(items))
     sent = []
     for number, item in enumerate(items):
+        if not isinstance(item, Label):
+            raise refused_as(name, f"labels[{number}]", f"of type {type(item).__name__}", "a Label")
         if (item.decision_id is None) == (item.idempotency_key is None):
             wanted = "either decision_id or idempotency_key"
             raise refused(name, f"labels[{number}]", item, wanted)
@@ -368,6 +371,7 @@ def score_batch(
     bodies = []
     for number, (request, key) in enumerate(zip(requests, keys, strict=True)):
         item, _ = f"{name}, requests[{number}]", _keyed(name, key)
+        _check_fields(name, f"requests[{number}]", request)
         if _KEY_FIELD in request:
             raise refused(item, _KEY_FIELD, request[_KEY_FIELD], "the key in `keys`")
         bodies.append(_body(item, {**request, _KEY_FIELD: key}))
@@ -482,7 +486,8 @@ def _keyed(name: str, key: str) -> tuple[str, str]:
 def _headers(name: str, terms: Terms) -> tuple[tuple[str, str], ...]:
     headers = []
     if terms.within_ms is not None:
-        if not MIN_WITHIN_MS <= terms.within_ms <= MAX_WITHIN_MS:
+        is_number = isinstance(terms.within_ms, int | float)
+        if not is_number or not MIN_WITHIN_MS <= terms.within_ms <= MAX_WITHIN_MS:
             wanted = f"{MIN_WITHIN_MS} to {MAX_WITHIN_MS} ms"
             raise refused(name, "within_ms", terms.within_ms, wanted)
         headers.append(("x-request-timeout-ms", str(int(terms.within_ms))))
@@ -518,7 +523,15 @@ def _body(name: str, request: Request) -> bytes:
 
 
 def _plain_fields(name: str, place: str, fields: Mapping[str, object]) -> dict[str, Any]:
+    _check_fields(name, place.rstrip(".") or "request", fields)
     return {key: _plain(name, f"{place}{key}", value) for key, value in fields.items()}
+
+
+def _check_fields(name: str, place: str, fields: object) -> None:
+    if not isinstance(fields, Mapping):
+        raise refused_as(
+            name, place, f"of type {type(fields).__name__}", "a dict of fields by name"
+        )
 
 
 def _plain(name: str, field: str, value: object) -> Any:
@@ -528,6 +541,8 @@ def _plain(name: str, field: str, value: object) -> Any:
         return [_plain(name, f"{field}[{index}]", one) for index, one in enumerate(value)]
     if isinstance(value, set | frozenset):
         raise refused_as(name, field, "a set", "a list, which has an order")
+    if isinstance(value, bytes | bytearray | memoryview):  # Base64, to the encoder
+        raise refused_as(name, field, "bytes", "a text")
     if hasattr(value, "tolist"):
         value = _of_scalar(name, field, value)
     if isinstance(value, Decimal):
@@ -538,6 +553,19 @@ def _plain(name: str, field: str, value: object) -> Any:
         raise refused(name, field, value, "a finite number")
     if isinstance(value, datetime) and value.tzinfo is None:
         raise refused(name, field, value, "a datetime with a time zone")
+    return value if type(value) in _PLAIN else _of_other(name, field, value)
+
+
+def _of_other(name: str, field: str, value: Any) -> Any:
+    """A time of pandas as one of Python, which has microseconds; else a value that the encoder
+    knows."""
+    if isinstance(value, datetime):
+        return datetime.combine(value.date(), value.time(), value.tzinfo)
+    try:
+        _encode(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        kind = f"of type {type(value).__name__}"
+        raise refused_as(name, field, kind, "a value that JSON has") from error
     return value
 
 

@@ -15,7 +15,7 @@ import httpx
 import msgspec
 
 from mlplatform_client.access import address, bearer, is_loopback, positive_s
-from mlplatform_client.errors import CallFailed, refused
+from mlplatform_client.errors import CallFailed, refused, refused_as
 from mlplatform_client.exchange import NoReply, Outcome, Reply
 from mlplatform_client.steps import Retries
 from mlplatform_client.version import __version__
@@ -103,6 +103,12 @@ def _reachable(base_url: str) -> str:
         wanted = "an address like https://scoring.bank.example"
         raise refused("client", "base_url", base_url, wanted) from error
     return base_url
+
+
+def check_open(call: str, *, is_closed: bool) -> None:
+    """Raises InputRefused: the client was closed."""
+    if is_closed:
+        raise refused_as(call, "client", "closed", "an open one")
 
 
 def own_key(key: str | None) -> str:
