@@ -364,6 +364,17 @@ def test_results_do_not_become_their_own_input(platform: wiring.Platform, output
         score_table(platform, TableBatch("fraud", "s3://bank/in", output), lambda one: None)
 
 
+def test_no_output_is_made_in_the_folder_that_is_read(
+    platform: wiring.Platform, tmp_path: Path
+) -> None:
+    source = write(tmp_path / "in" / "a.parquet", table(1_000)).parent
+    for output in (source, source / "scores", source / "x" / "scores"):
+        with pytest.raises(ConfigInvalid, match=r"--output.*outside of the input's"):
+            scored(platform, source, output)
+    assert [one.name for one in source.iterdir()] == ["a.parquet"]
+    assert scored(platform, source, tmp_path / "scores")["output"]["rows"] == 1_000
+
+
 def test_rows_of_a_file_that_changes_meanwhile_are_not_kept(
     platform: wiring.Platform, tmp_path: Path
 ) -> None:

@@ -133,7 +133,8 @@ def _rules(
 
 
 def _refuse_own(platform: Platform, batch: TableBatch, place: Input, target: Output) -> None:
-    """Raises if a place is inside the platform's home, or if the output is the input's folder."""
+    """Raises if a place is inside the platform's home, or if the output is the input's folder or
+    one in it."""
     home = platform.settings.home
     rule = Rule(most_bytes=0, closed=(home.root, home.bundles), but=(home.demo,))
     for key, text, one in (("--input", batch.input, place), ("--output", batch.output, target)):
@@ -141,7 +142,9 @@ def _refuse_own(platform: Platform, batch: TableBatch, place: Input, target: Out
             raise ConfigInvalid(key, text, f"a place outside of the platform's home, {home.root}")
     match place, target:
         case Path(), Path():
-            is_same = target.resolve() in (place.resolve(), place.resolve().parent)
+            # a folder in the input would be refused in it from then on
+            read, written = place.resolve(), target.resolve()
+            is_same = written == read.parent or written.is_relative_to(read)
         case ObjectPrefix(), ObjectPrefix():
             is_same = f"{target.uri}/".startswith(f"{place.uri}/")
         case _:
