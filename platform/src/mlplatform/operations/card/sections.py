@@ -87,11 +87,12 @@ def _purpose(card: Card) -> Fields:
     found, deciding = card.identity, card.deciding
     stops = ", ".join(f"{name} {percent(share)}" for name, share in deciding.limits.items())
     how = deciding.alert_how or NOT_RECORDED
-    share = "" if deciding.alert_share is None else f"{percent(deciding.alert_share)}, by "
+    if deciding.alert_share is not None:
+        how = f"{percent(deciding.alert_share)} ({how})"
     flags = any(outcome.is_alert for outcome in deciding.outcomes)
     alerts = (
         ("alerts expected in traffic", span(deciding.alert_low, deciding.alert_high)),
-        ("alerts predicted", f"{share}{how}"),
+        ("alerts predicted", how),
     )
     return (
         ("purpose", found.purpose),
