@@ -73,7 +73,7 @@ MISTAKES = [
     typed(("models", "card", "fraud", "abc"), "'version'", "'abc'; wanted: a whole number"),
     typed(("history", "generate", "fraud", "--seed", "x"), "--seed", "'x'; wanted: a whole"),
     typed(("refusals", "--days", "abc"), "--days", "'abc'; wanted: a whole number"),
-    typed((*IMPORT, "none.csv"), "none.csv: there is no such file or folder"),
+    typed((*IMPORT, "none.csv"), "none.csv: there is no such file or folder; wanted: a .parquet"),
     typed((*IMPORT, "own.csv"), "there is no column for request_id", "--map amount=amt"),
     typed((*IMPORT, "own.csv", "--map", "amount"), "'amount'; wanted: NAME=COLUMN", "TX_AMOUNT"),
     typed((*IMPORT, "own.csv", "--map", "price=amt"), "'price=amt'; wanted: request_id or "),
