@@ -223,7 +223,12 @@ def with_pattern_change(
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         if not path.is_file():
-            raise InputInvalid(str(path.absolute()), None, "there is no such file or folder")
+            raise InputInvalid(
+                str(path.absolute()),
+                None,
+                "there is no such file or folder; wanted: a"
+                " .parquet or .csv file, or a folder of them",
+            )
         if path.suffix.lower() not in (PARQUET, *CSV_FILES):
             problem = (
                 f"its name ends with {path.suffix or path.name!a}; wanted: .parquet, or"

@@ -233,7 +233,7 @@ def test_every_command_refuses_who_and_why_before_prefect_does(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     limits = {"reason": "5 to 500"}.get(option, "2 to 80")
-    for text, told in ((" x  ", "'x' has 1 characters"), ("y" * 501, "…' has 501 characters")):
+    for text, told in ((" x  ", "'x' has 1 character"), ("y" * 501, "…' has 501 characters")):
         assert ended(monkeypatch, *wrong(path, option, text)) == 2
         said = capfd.readouterr().err
         assert said.startswith(f"error: --{option}: ")

@@ -128,11 +128,9 @@ def test_the_page_shows_the_same_and_nothing_of_it_is_markup(page: Page) -> None
     assert "&lt;script&gt;" in answer.text
     assert "\x1b" not in answer.text
     assert f'<td data-head="v2">{"e" * 64}</td>' in answer.text
-    assert "Equal in Data: " in answer.text
+    assert "<summary>Data: " in answer.text
     section = answer.text.split("<h2>Limits: ")[1].split("<h2>")[0]
-    assert "Figures that only the card of v2 has" in section, (
-        "a sentence is in a list, and in no table"
-    )
+    assert "What only the card of v2 says" in section, "a sentence is in a list, and in no table"
     assert "not there" not in section
     shown = int(re.search(r"They differ in (\d+) figures", answer.text)[1])  # type: ignore[index]
     differing = answer.text.split("Where nothing differs")[0]

@@ -13,6 +13,7 @@ from mlplatform import commands
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.scoring.admission.sqlite import SqliteAdmission
+from support.ports import free_port
 
 OWN = "transaction,timestamp,card_id,merchant_id,amt,is_fraud\n1,2026-01-01 10:00:00,7,1,9.5,0\n"
 BAD = (
@@ -65,14 +66,14 @@ MISTAKES = [
     typed(("score", "fraud", "{}"), "no API key in", "home/secrets: `mlplatform up` makes it"),
     typed(RETRAIN, *STARTS),
     typed(("drift", "fraud"), *STARTS),
-    typed((*RETRAIN[:-1], "x"), "--reason: 'x' has 1 characters; wanted: 5 to 500"),
+    typed((*RETRAIN[:-1], "x"), "--reason: 'x' has 1 character; wanted: 5 to 500"),
     typed((*RETRAIN, "--as-of", "soon"), "Invalid value for '--as-of'", "retrain --help"),
     typed((*RETRAIN, "--as-of", "01.11.2026"), "'01.11.2026'", "2026-03-01T09:30:00 (UTC)"),
     typed(("batch", "fraud", "--first", "soon"), "--first", "'soon' is not a day; wanted: "),
     typed(("models", "card", "fraud", "abc"), "'version'", "'abc'; wanted: a whole number"),
     typed(("history", "generate", "fraud", "--seed", "x"), "--seed", "'x'; wanted: a whole"),
     typed(("refusals", "--days", "abc"), "--days", "'abc'; wanted: a whole number"),
-    typed((*IMPORT, "none.csv"), "none.csv: there is no such file or folder"),
+    typed((*IMPORT, "none.csv"), "none.csv: there is no such file or folder; wanted: a .parquet"),
     typed((*IMPORT, "own.csv"), "there is no column for request_id", "--map amount=amt"),
     typed((*IMPORT, "own.csv", "--map", "amount"), "'amount'; wanted: NAME=COLUMN", "TX_AMOUNT"),
     typed((*IMPORT, "own.csv", "--map", "price=amt"), "'price=amt'; wanted: request_id or "),
@@ -157,7 +158,10 @@ def test_a_mistake_is_answered_by_key_value_limit_and_way_out(
     words: tuple[str, ...],
     said: tuple[str, ...],
 ) -> None:
-    for name, value in environment.items():
+    ports = ("GATEWAY", "PAGE", "MLFLOW", "PREFECT")
+    # another platform of this machine may hold the usual ports
+    free = {} if environment else {f"MLPLATFORM_{one}_PORT": str(free_port()) for one in ports}
+    for name, value in {**free, **environment}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", ["mlplatform", *words])
     with pytest.raises(SystemExit) as ended:

@@ -207,14 +207,35 @@ def test_a_telephone_shows_each_row_of_a_table_as_a_card(
     assert found > 500
 
 
+def test_no_width_of_a_window_moves_anything_sideways(page: PageProcess, browser: Chromium) -> None:
+    """No view is wider than its window, and no table than its place."""
+    browser.prefer("light")
+    beyond = []
+    for name, path in PAGES.items():
+        browser.open(f"{page.url}{path}")
+        browser.run("document.querySelectorAll('details').forEach(d => { d.open = true })")
+        for width in range(320, 1200, 20):
+            browser.resize(width)
+            is_wider = browser.run("document.documentElement.scrollWidth") > width
+            if is_wider or browser.run(SIDES):
+                beyond.append((name, width))
+    assert not beyond, str(beyond)
+
+
 def test_a_table_that_goes_on_beyond_a_narrow_windows_edge_shows_it(
     page: PageProcess, browser: Chromium
 ) -> None:
-    """At its left there is nothing more at first; moved to its end, there is nothing more right."""
+    """At its left there is nothing more at first; moved to its end, there is nothing more right.
+
+    The tables are made wider than the page makes any.
+    """
     browser.prefer("light")
     found = 0
     for name in ("decisions", "decision", "incident", "data", "review"):
-        browser.open(f"{page.url}{PAGES[name]}", width=700)
+        browser.open(f"{page.url}{PAGES[name]}", width=1000)
+        browser.run(
+            "document.querySelectorAll('.wide table').forEach(e => { e.style.width = '2000px' })"
+        )
         for place in browser.run(SIDES):
             found += 1
             assert shades(browser, place, "left") > 250 > shades(browser, place, "right"), name

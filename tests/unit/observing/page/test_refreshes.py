@@ -47,7 +47,7 @@ async def test_a_view_that_has_not_changed_is_not_sent_again(page: Page, world: 
         world.waiting()
         changed = await refreshed(browser, first.headers["ETag"])
     assert (changed.status_code, changed.headers["ETag"] != first.headers["ETag"]) == (200, True)
-    assert "2 decisions wait" in changed.text
+    assert "2 decisions of the last 30 days wait" in changed.text
 
 
 async def test_a_person_s_own_request_is_answered_whole(page: Page) -> None:

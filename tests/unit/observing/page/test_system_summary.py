@@ -82,7 +82,7 @@ WELL: dict[str, Any] = {
             [queue("late", "9", "bad"), *(queue(f"q{n}", None, "") for n in range(5))],
             [
                 "Receivers that stopped, or wait for longer than an alert allows: fraud: late.",
-                "Not known how much waits: fraud: q0, fraud: q1, fraud: q2 and 2 more.",
+                "No data on these queues: fraud: q0, fraud: q1, fraud: q2 and 2 more.",
             ],
         ),
         (

@@ -560,7 +560,7 @@ def test_what_is_not_on_record_is_said_to_be_so_everywhere(known: VersionRecords
         "No gate report is recorded",
         "It was never rolled out",
         "It was never champion",
-        "No labels were judged of requests that both it and its champion scored",
+        "No label was judged of a request that both this version and its champion scored",
         "How it treats groups of customers of any kind is not recorded",
     ):
         assert said in limits, said

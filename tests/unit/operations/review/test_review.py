@@ -582,7 +582,7 @@ def test_what_can_not_be_corrected_is_refused_and_kept(world: World) -> None:
         with pytest.raises(Refused, match=why):
             world.say(name, who, outcome, **how)
         assert any(why in kept for kept in world.refused(who.name))
-    with pytest.raises(InputInvalid, match="the reason: 'x' has 1 characters; wanted: 5 to 500"):
+    with pytest.raises(InputInvalid, match="the reason: 'x' has 1 character; wanted: 5 to 500"):
         world.say(own, ana, 0, note="x", corrects=True)
     assert world.labels()[own] == 1
 

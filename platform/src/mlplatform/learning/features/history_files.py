@@ -179,7 +179,11 @@ def _files_at(path: Path, definition: ModelDefinition) -> list[Path]:
     """The file, or the folder's files by name."""
     files = table_files(path) if path.is_dir() else [path]
     if not files or not files[0].is_file():
-        raise InputInvalid(str(path.absolute()), None, "there is no Parquet or CSV file")
+        raise InputInvalid(
+            str(path.absolute()),
+            None,
+            "there is nothing to read; wanted: a .parquet or .csv file, or a folder of them",
+        )
     if files[0].suffix.lower() not in (PARQUET, *CSV_FILES):
         problem = f"a history of {definition.name} is read from {PARQUET} or {CSV} files"
         raise InputInvalid(path.name, None, problem)

@@ -43,7 +43,7 @@ def templates() -> Environment:
     made.filters.update(
         words=words, moment=moment, number=number, percent=percent, pretty=pretty, short=short,
         probability=probability, second=second, coded=coded, age=age, size=size,
-        counted=counted,
+        counted=counted, command=command,
     )  # fmt: skip
     return made
 
@@ -86,10 +86,19 @@ def coded(sentence: str) -> Markup:
     if len(parts) % 2 == 0:
         return escape(text)
     made = (
-        Markup("<code>{}</code>").format(part) if number % 2 else escape(part)
+        Markup("<code>{}</code>").format(command(part)) if number % 2 else escape(part)
         for number, part in enumerate(parts)
     )
     return Markup().join(made)
+
+
+def command(text: str) -> Markup:
+    """A command that is not broken at the hyphens of an option."""
+    made = (
+        Markup('<span class="word">{}</span>').format(word) if "-" in word else escape(word)
+        for word in shown(text).split(" ")
+    )
+    return Markup(" ").join(made)
 
 
 def moment(ms: int | None) -> str:
@@ -102,9 +111,9 @@ def second(ms: int) -> str:
     return text_of_any(ms, second_text)
 
 
-def counted(count: int, noun: str) -> str:
-    """A number of things: "1 record", "1,024 records"."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+def counted(count: int, noun: str, many: str = "") -> str:
+    """A number of things: "1 record", "1,024 records"; `many` where it is not the noun and an s."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {many or noun + 's'}"
 
 
 def age(ms: int) -> str:

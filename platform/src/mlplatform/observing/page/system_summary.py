@@ -93,7 +93,7 @@ def _of_queues(found: Sequence[QueueRow] | str) -> Iterator[str]:
     if long:
         yield f"Receivers that stopped, or wait for longer than an alert allows: {_named(long)}."
     if unknown:
-        yield f"Not known how much waits: {_named(unknown)}."
+        yield f"No data on these queues: {_named(unknown)}."
 
 
 def _of_schedules(found: ScheduleTable | str | None) -> Iterator[str]:

@@ -35,7 +35,8 @@ class Length:
         if self.least <= len(stripped) <= self.most:
             return stripped
         shown = texts.shown(stripped if len(stripped) <= SHOWN else f"{stripped[:SHOWN]}…")
-        problem = f"{shown!r} has {len(stripped)} characters; wanted: {self.least} to {self.most}"
+        count = f"{len(stripped)} character{'' if len(stripped) == 1 else 's'}"
+        problem = f"{shown!r} has {count}; wanted: {self.least} to {self.most}"
         raise InputInvalid(name, None, problem)
 
 

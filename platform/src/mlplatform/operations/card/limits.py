@@ -237,7 +237,7 @@ def _of_matured(card: Card) -> Iterator[str]:
         yield from (f"Matured days: {gap}." for gap in matured.gaps)
     are_judged = any(gate.name in (ACCURACY, ERROR) for gate in _all_gates(card))
     if card.pairs is None and not are_judged:
-        yield "No labels were judged of requests that both it and its champion scored."
+        yield "No label was judged of a request that both this version and its champion scored."
     elif card.pairs is not None and card.pairs.hidden:
         yield (
             f"{card.pairs.rollout}: {card.pairs.hidden:,} requests that both versions scored were"

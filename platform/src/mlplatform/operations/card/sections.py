@@ -87,11 +87,12 @@ def _purpose(card: Card) -> Fields:
     found, deciding = card.identity, card.deciding
     stops = ", ".join(f"{name} {percent(share)}" for name, share in deciding.limits.items())
     how = deciding.alert_how or NOT_RECORDED
-    share = "" if deciding.alert_share is None else f"; {percent(deciding.alert_share)} there"
+    if deciding.alert_share is not None:
+        how = f"{percent(deciding.alert_share)} ({how})"
     flags = any(outcome.is_alert for outcome in deciding.outcomes)
     alerts = (
         ("alerts expected in traffic", span(deciding.alert_low, deciding.alert_high)),
-        ("as predicted by", f"{how}{share}"),
+        ("alerts predicted", how),
     )
     return (
         ("purpose", found.purpose),
@@ -99,7 +100,7 @@ def _purpose(card: Card) -> Fields:
         *([("gives", deciding.number)] if deciding.number is not None else []),
         ("where nothing can decide", deciding.safe),
         *(alerts if flags else (("alerts", "none: no outcome is one"),)),
-        ("stopped by gateways beyond", f"{stops} of customers" if stops else "no limit is set"),
+        ("gateways stop it beyond", f"{stops} of customers" if stops else "no limit is set"),
     )
 
 

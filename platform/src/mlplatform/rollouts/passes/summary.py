@@ -71,11 +71,17 @@ def consequences(evidence: Evidence) -> tuple[str, str]:
     is_emergency = bool(evidence.get("emergency"))
     if is_emergency:
         who = evidence.get("opened_by")
-        approved = f"it stays champion; {who} alone promoted it in an emergency"
+        approved = f"the version stays champion; {who} alone promoted it in an emergency"
     elif evidence.get("bootstrap"):
-        approved = "it becomes champion and answers every customer at once: there is none before it"
+        approved = (
+            "the version becomes champion and answers every customer at once: it has no champion"
+            " before it"
+        )
     else:
-        approved = "it answers a small share of the customers, and more only while it stays healthy"
+        approved = (
+            "the version answers a small share of the customers, and a larger one only while it"
+            " stays healthy"
+        )
     return approved, rejection(emergency=is_emergency)
 
 

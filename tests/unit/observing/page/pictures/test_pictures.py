@@ -141,9 +141,8 @@ def test_an_interval_far_beyond_the_limits_is_cut_and_leaves_the_limits_apart() 
     assert d is not None
     assert d.cut == ("above",)
     assert d.outside == (
-        "The newest value is 45 points; the picture shows -0.64 points to 8.6 points.",
-        "The newest interval lies between 0 points and 90 points; the picture shows -0.64 points to"
-        " 8.6 points.",
+        "The newest value is 45 points. Its interval lies between 0 points and 90 points, and the"
+        " picture shows -0.64 points to 8.6 points.",
     )
     assert d.well is not None
     assert d.zero is not None
@@ -175,8 +174,10 @@ def test_what_lies_beyond_a_picture_is_told_beside_it_with_its_numbers() -> None
     macros: Any = templates().get_template("pictures.html").module
     page = macros.gate(shown)
     open_part, _, _ = page.partition("<details>")
-    assert '<p class="soft">The newest value is -100 %; the picture shows ' in open_part
-    assert "The newest interval lies between -100 % and -90 %; the picture shows " in open_part
+    told = (
+        "The newest value is -100 %. Its interval lies between -100 % and -90 %, and the picture "
+    )
+    assert f'<p class="soft">{told}shows ' in open_part
     assert 'class="onward"' in page
     wide = pictured(Gate("alerts", "INCONCLUSIVE", "Few.", values | {"low": -3.8, "high": 1.8}))
     assert "between -100 % and 180 %" in wide.description, (

@@ -74,7 +74,7 @@ async def test_a_queue_is_narrowed_and_ordered(page: Page, query: str, wanted: l
     async with page.browser("ana") as browser:
         text = (await browser.get(PATH + query)).text
     assert listed(text) == wanted
-    assert "3 decisions wait" in text
+    assert "3 decisions of the last 30 days wait" in text
 
 
 def test_pages_of_each_order_follow_one_another(world: World) -> None:

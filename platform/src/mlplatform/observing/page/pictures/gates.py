@@ -191,12 +191,13 @@ def _drawing(
 def _outside(measure: Measure, held: Sequence[GateReading], y: Scale) -> Iterator[str]:
     """Sentences about what the picture can't show at its place, with the numbers."""
     newest = held[-1]
-    ends = f"the picture shows {measure.write(y.first)} to {measure.write(y.last)}."
     assert newest.value is not None
-    if not y.first <= newest.value <= y.last:
-        yield f"The newest value is {_value(measure, newest)}; {ends}"
-    if newest.low is None or newest.high is None or not _lies_in(newest, y):
-        yield f"The newest interval lies between {_between(measure, newest)}; {ends}"
+    if not (_lies_in(newest, y) and y.first <= newest.value <= y.last):
+        ends = f"{measure.write(y.first)} to {measure.write(y.last)}"
+        yield (
+            f"The newest value is {_value(measure, newest)}. Its interval lies between"
+            f" {_between(measure, newest)}, and the picture shows {ends}."
+        )
     if any(not _lies_in(earlier, y) for earlier in held[:-1]):
         yield "Earlier intervals continue beyond the picture."
 
