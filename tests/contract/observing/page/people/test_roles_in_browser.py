@@ -1,7 +1,8 @@
 """Each role's way through the page in Chromium, by a mouse and by a keyboard alone.
 
 What a role may do is done, to its fact in the journal or the log; what it may not is no button, a
-forged form is refused and kept. Steps and seconds are left in build/page/ways.json.
+forged form is refused and kept. Steps and seconds are left in build/page/ways.json, and in ways.md
+as the table of docs/console.md.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -57,12 +58,45 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RolesWorld]:
 
 
 @pytest.fixture(scope="module")
-def ways() -> Iterator[list[dict[str, object]]]:
+def ways() -> Iterator[list[dict[str, Any]]]:
     """What each way took, kept at the end."""
-    found: list[dict[str, object]] = []
+    found: list[dict[str, Any]] = []
     yield found
     WAYS.parent.mkdir(parents=True, exist_ok=True)
     WAYS.write_text(json.dumps(found, indent=1) + "\n")
+    WAYS.with_suffix(".md").write_text("\n".join(table(found)) + "\n")
+
+
+def table(found: list[dict[str, Any]]) -> Iterator[str]:
+    """The lines of a table: each way with its steps, its stops of Tab and the seconds it took."""
+    yield "| way | who did it | steps | s, mouse | Tab stops | s, keyboard |"
+    yield "|---|---|---|---|---|---|"
+    for way in dict.fromkeys(one["way"] for one in found):
+        of = [one for one in found if one["way"] == way]
+        who = ", ".join(dict.fromkeys(str(one["role"]) for one in of))
+        mouse = [one for one in of if one["by"] == "mouse"]
+        keys = [one for one in of if one["by"] == "keyboard"]
+        cells = (
+            span([one["steps"] for one in of]), span([one["s"] for one in mouse]),
+            span([one["tab_stops"] for one in keys]), span([one["s"] for one in keys]),
+        )  # fmt: skip
+        yield f"| {way} | {who} | {' | '.join(cells)} |"
+
+
+def span(values: list[float]) -> str:
+    """The least and the most, if they differ."""
+    ends = [f"{value:g}" for value in (min(values), max(values))] if values else ["none"]
+    return " to ".join(dict.fromkeys(ends))
+
+
+def test_the_table_of_ways_has_the_least_and_the_most_of_each() -> None:
+    told = {"way": "drift", "steps": 2}
+    found = [
+        told | {"role": "viewer", "by": "mouse", "s": 0.4, "tab_stops": 0},
+        told | {"role": "analyst", "by": "mouse", "s": 0.2, "tab_stops": 0},
+        told | {"role": "viewer", "by": "keyboard", "s": 0.5, "tab_stops": 14},
+    ]
+    assert list(table(found))[2:] == ["| drift | viewer, analyst | 2 | 0.2 to 0.4 | 14 | 0.5 |"]
 
 
 @pytest.fixture
@@ -218,7 +252,7 @@ class Visit:
 @pytest.mark.parametrize("by_keys", [False, True], ids=["mouse", "keyboard"])
 @pytest.mark.parametrize("role", ROLES)
 def test_each_role_goes_its_ways(
-    world: RolesWorld, browser: Chromium, ways: list[dict[str, object]], role: str, by_keys: bool
+    world: RolesWorld, browser: Chromium, ways: list[dict[str, Any]], role: str, by_keys: bool
 ) -> None:
     hands = Hands(browser, by_keys=by_keys)
     visit = Visit(world, hands, role)
