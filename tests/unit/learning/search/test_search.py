@@ -23,7 +23,7 @@ from mlplatform.learning.search.folds import search_folds
 from mlplatform.learning.search.study import Study
 from mlplatform.learning.training import handover
 from mlplatform.learning.training.candidate import fit_rows
-from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows
+from mlplatform.learning.training_sets.dataset import LabelledRows, TrainingSet
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.measures import plain_measures
 from mlplatform.learning.validation.report import to_dict, to_markdown
@@ -46,7 +46,7 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-def rows(seed: int = 1) -> Dataset:
+def rows(seed: int = 1) -> TrainingSet:
     """Payments of which one input tells a little, and another is the label, but on the held-out
     days alone."""
     built = payments(seed, per_day=250)
@@ -85,7 +85,7 @@ def searching() -> ModuleType:
 def found(
     searching: ModuleType,
     policy: SearchPolicy = POLICY,
-    data: Dataset = DATA,
+    data: TrainingSet = DATA,
     study: Study | None = None,
     fit: Any = fit,
     **more: Any,
