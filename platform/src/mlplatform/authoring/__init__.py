@@ -1,13 +1,10 @@
 """What the Python of a model's folder imports of the platform: nothing else of it is for teams.
 
-| module | for |
-|---|---|
-| this one | `fit` and `baseline` of `training.py`: `Dataset`, `Context`, `Fitted`, `ScoringModel` |
-| `sklearn`, `xgboost`, `lightgbm`, `catboost`, `torch` | `fitted` of each library; the library is imported by the folder |
-| `compose` | several fitted models as one |
-| `tensors` | inputs that go into a signature's tensors: places of words, exact numbers |
-| `gates` | `gates.py`: `HeldOut`, `GateResult`, `Measure` |
-| `history` | `sources.py`: columns, refusals and files of a history; `load_definition` |
+- This module is for `fit` and `baseline` of `training.py`, and `load_definition` for all files.
+- `sklearn`, `xgboost`, `lightgbm`, `catboost` and `torch` have `fitted` for a model of that library,
+  which the folder imports by itself. `compose` makes one model of several.
+- `tensors` is for inputs that go into a signature's tensors.
+- `gates` has the types of `gates.py`, and `history` the parts of `sources.py`.
 
 Imports `learning`, `model` and `runtime`; nothing of the platform imports it.
 """

@@ -15,7 +15,7 @@ from tests.support.class_model import class_definition, real_definition
 from tests.support.train_libraries import needed
 from tests.support.training_rows import payments
 
-from mlplatform.learning.search.context import FitContext
+from mlplatform.learning.search.context import Context
 from mlplatform.learning.search.folds import search_folds
 from mlplatform.learning.training_sets.dataset import LabelledRows, TrainingSet
 from mlplatform.learning.validation.search_report import SearchReport
@@ -40,13 +40,13 @@ NUMBERS = rows(lambda first: first.astype(np.float64) * 100)
 PLACES = rows(lambda first: (first * 3).astype(np.int8))
 
 
-def number_fit(fitted: LabelledRows, context: FitContext) -> Callable[..., NDArray[np.float64]]:
+def number_fit(fitted: LabelledRows, context: Context) -> Callable[..., NDArray[np.float64]]:
     off = 100 * float(context.parameters["error"])
     context.report(0, context.rows[:, 0].astype(np.float64) * 100 + off)
     return lambda x: x[:, 0].astype(np.float64) * 100 + off
 
 
-def class_fit(fitted: LabelledRows, context: FitContext) -> Callable[..., NDArray[np.float64]]:
+def class_fit(fitted: LabelledRows, context: Context) -> Callable[..., NDArray[np.float64]]:
     """Probabilities of 0.9 for the right class, or for the next one in a share of the rows."""
     wrong = float(context.parameters["error"])
 

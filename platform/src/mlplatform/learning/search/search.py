@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.search.context import Device, Context, TrialStopped
+from mlplatform.learning.search.context import Context, Device, TrialStopped
 from mlplatform.learning.search.folds import SearchFold
 from mlplatform.learning.search.optuna import Suggestion, importances, suggestion
 from mlplatform.learning.search.scores import OwnMeasure, checked_scores, plain_of_task

@@ -265,7 +265,9 @@ def fit_rows(
         ConfigInvalid: the training takes other arguments, or imports a package that is not
             installed here.
     """
-    return call_fit(training, fit_dataset(rows, names, classes), last_fit({}, len(names), seed=seed))
+    return call_fit(
+        training, fit_dataset(rows, names, classes), last_fit({}, len(names), seed=seed)
+    )
 
 
 def parity_rows(x: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
