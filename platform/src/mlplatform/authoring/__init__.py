@@ -1,8 +1,8 @@
 """What the Python of a model's folder imports of the platform: nothing else of it is for teams.
 
 - This module is for `fit` and `baseline` of `training.py`, and `load_definition` for all files.
-- `sklearn`, `xgboost`, `lightgbm`, `catboost` and `torch` have `fitted` for a model of that library,
-  which the folder imports by itself. `compose` makes one model of several.
+- `sklearn`, `xgboost`, `lightgbm`, `catboost` and `torch` have `fitted` for a model of that
+  library, which the folder imports by itself. `compose` makes one model of several.
 - `tensors` is for inputs that go into a signature's tensors.
 - `gates` has the types of `gates.py`, and `history` the parts of `sources.py`.
 
