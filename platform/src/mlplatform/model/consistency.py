@@ -57,9 +57,12 @@ OF_EVERY_REQUEST = (
 """Columns beside a request's fields in the offline table and its joins."""
 
 
-def contradictions(model: ModelDefinition) -> Iterator[DocumentFinding]:
-    """A finding for every rule that is broken, by its key; of a model with values that are `WRONG`,
-    for those that can be checked without them."""
+def contradictions(model: ModelDefinition, *, is_whole: bool = True) -> Iterator[DocumentFinding]:
+    """A finding for every rule that is broken, by its key.
+
+    Args:
+        is_whole: whether no value of the model is `WRONG`; rules that read one are left out.
+    """
     for part in (
         _request,
         reference_rules,
@@ -79,7 +82,7 @@ def contradictions(model: ModelDefinition) -> Iterator[DocumentFinding]:
         _serving,
         _scaling,
     ):
-        yield from while_readable(_broken(part(model)))
+        yield from while_readable(_broken(part(model)), is_whole=is_whole)
 
 
 def _broken(rules: Iterator[Rule]) -> Iterator[DocumentFinding]:

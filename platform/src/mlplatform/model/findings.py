@@ -130,12 +130,13 @@ def readable_part(value: Any, wanted: Any, wrong: Collection[Path], path: Path =
     if path in wrong:
         return WRONG
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, dict):
-        places = {f: (*path, f.encode_name) for f in msgspec.structs.fields(kind)}
         return kind(
             **{
-                field.name: readable_part(value.get(field.encode_name), field.type, wrong, place)
-                for field, place in places.items()
-                if field.encode_name in value or place in wrong
+                f.name: readable_part(
+                    value.get(f.encode_name), f.type, wrong, (*path, f.encode_name)
+                )
+                for f in msgspec.structs.fields(kind)
+                if f.encode_name in value or (*path, f.encode_name) in wrong
             }
         )
     if get_origin(kind) is dict and isinstance(value, dict):
@@ -151,11 +152,18 @@ def readable_part(value: Any, wanted: Any, wrong: Collection[Path], path: Path =
     return WRONG
 
 
-def while_readable(found: Iterator[Found]) -> Iterator[Found]:
-    """What is found until a value is read that is `WRONG`."""
+def while_readable(found: Iterator[Found], *, is_whole: bool = False) -> Iterator[Found]:
+    """What is found until a value is read that is `WRONG`.
+
+    Args:
+        is_whole: whether no value is `WRONG`: then any error is the check's own.
+    """
+    if is_whole:
+        yield from found
+        return
     try:
         yield from found
-    except WrongValueRead:
+    except (WrongValueRead, TypeError):  # functions written in C refuse such a value by its type
         return
 
 

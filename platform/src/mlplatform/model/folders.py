@@ -116,7 +116,9 @@ def written_model(text: str, source: str) -> WrittenModel:
     ]
     definition = readable_part(plain, kind, {finding.path for finding in wrong})
     if definition is not WRONG:
-        wrong += [*while_readable(_unclean_text(definition)), *contradictions(definition)]
+        is_whole = not wrong
+        unclean = while_readable(_unclean_text(definition), is_whole=is_whole)
+        wrong += [*unclean, *contradictions(definition, is_whole=is_whole)]
     return WrittenModel(plain, definition, tuple(wrong))
 
 
