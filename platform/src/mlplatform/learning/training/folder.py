@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, cast, runtime_checkable
@@ -16,7 +16,6 @@ from mlplatform.learning.search.fitted import Fitted, ScoringModel
 from mlplatform.learning.search.scores import OwnMeasure
 from mlplatform.learning.training.golden import GOLDEN_FILE, GoldenSet, golden_set
 from mlplatform.learning.training.packages import import_problems
-from mlplatform.model.bundle import Reason, parse_reasons
 from mlplatform.model.definition import WIDE, WORDED, ModelDefinition, declared_names
 from mlplatform.model.features.purposes import DeclaredViews
 from mlplatform.model.features.views import FILE as VIEWS_FILE
@@ -34,7 +33,7 @@ from mlplatform.model.folders import (
     load_definition,
     model_folder,
 )
-from mlplatform.model.rules import Rule, parse_rules
+from mlplatform.model.rules import Reason, Rule, parse_reasons, parse_rules
 from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
 
 Parameter = str | int | float | bool | None
@@ -45,6 +44,8 @@ ARGUMENTS: Final = (
     "(dataset, context): x, y, weight and classes are attributes of the dataset, seed is one of the"
     " context (docs/adding-a-model.md)"
 )
+RULES_FILE: Final = "rules.yaml"
+REASONS_FILE: Final = "reasons.yaml"
 PARTS: Final = ("scores", "onnx")
 """Methods of a fitted model."""
 MOST_PARAMETERS: Final = 200
@@ -131,26 +132,78 @@ def read_folder(definition: ModelDefinition, folder: Path) -> ModelFolder:
     Raises:
         ConfigInvalid: a file does not fit the definition; the message names the file and the key.
     """
-    name = definition.name
-    check_rendered(folder)
-    numbers = [i.name for i in definition.inputs if i.kind not in (*WORDED, *WIDE)]
-    rules, reasons = _text(folder / "rules.yaml"), _text(folder / "reasons.yaml")
+    names = names_of(definition)
     return ModelFolder(
         definition=definition,
-        views=_unprotected(load_views(folder), definition),
-        rules=parse_rules(
-            rules,
-            source=f"{name}/rules.yaml",
-            inputs=numbers,
-            decisions=definition.decision.outcomes,
-            protected=definition.protected,
-        ),
-        reasons=parse_reasons(
-            reasons, source=f"{name}/reasons.yaml", inputs=declared_names(definition.inputs)
-        ),
+        views=read_views(definition, folder),
+        rules=read_rules(folder, names),
+        reasons=read_reasons(folder, names),
         digest=folder_digest(folder),
         golden=golden_set(folder / GOLDEN_FILE, definition) if is_ready(folder) else None,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredNames:
+    """The names of model.yaml that rules.yaml and reasons.yaml use; None for those that are not
+    known.
+
+    Args:
+        numbers: the inputs that are numbers.
+        inputs: all inputs.
+        outcomes: what the model decides.
+        protected: request fields that nothing may decide by.
+    """
+
+    numbers: Sequence[str] | None = None
+    inputs: Sequence[str] | None = None
+    outcomes: Sequence[str] | None = None
+    protected: Sequence[str] = ()
+
+
+def names_of(definition: ModelDefinition) -> DeclaredNames:
+    """The names of a whole definition."""
+    return DeclaredNames(
+        [i.name for i in definition.inputs if i.kind not in (*WORDED, *WIDE)],
+        declared_names(definition.inputs),
+        definition.decision.outcomes,
+        definition.protected,
+    )
+
+
+def read_rules(folder: Path, names: DeclaredNames) -> tuple[Rule, ...]:
+    """The rules of a folder.
+
+    Raises:
+        ConfigInvalid: the file is wrong; the message names each error with its line.
+    """
+    return parse_rules(
+        _text(folder / RULES_FILE),
+        source=f"{folder.name}/{RULES_FILE}",
+        inputs=names.numbers,
+        decisions=names.outcomes,
+        protected=names.protected,
+    )
+
+
+def read_reasons(folder: Path, names: DeclaredNames) -> Mapping[str, Reason]:
+    """The reasons of a folder, by input.
+
+    Raises:
+        ConfigInvalid: the file is wrong; the message names each error with its line.
+    """
+    text = _text(folder / REASONS_FILE)
+    return parse_reasons(text, source=f"{folder.name}/{REASONS_FILE}", inputs=names.inputs)
+
+
+def read_views(definition: ModelDefinition, folder: Path) -> tuple[FeatureView, ...]:
+    """The feature views of a folder.
+
+    Raises:
+        ConfigInvalid: `features.json` is wrong or out of date, or a view reads what it may not.
+    """
+    check_rendered(folder)
+    return _unprotected(load_views(folder), definition)
 
 
 def _unprotected(
