@@ -54,7 +54,7 @@ def test_a_new_folder_has_nothing_wrong_and_its_fit_is_tried(folder: Path) -> No
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-                ("from .generator import generate\n", "import is '.generator'; wanted: a module of the"),
+        ("from .generator import generate\n", "import is '.generator'; wanted: a module of the"),
         ("from training import fit\n", "import is 'training'; wanted: from .training import"),
         ("COLUMNS = ()\n", "it has no examine_transactions"),
     ],
@@ -244,7 +244,9 @@ def test_every_file_that_is_wrong_is_told_at_once(folder: Path) -> None:
     assert re.search(r"line \d+: 0\.cod is an unknown key; .*the nearest is code", found)
     assert re.search(r"line \d+: 0\.code is missing", found)
     assert re.search(r"line \d+: \d\.when\.0\.input is 'amount_to_wealth'; wanted: .*amount", found)
-    assert re.search(r"line \d+: \d\.decision is 'refused'; wanted: one of grant, refer, ref", found)
+    assert re.search(
+        r"line \d+: \d\.decision is 'refused'; wanted: one of grant, refer, ref", found
+    )
     assert "training.py is missing; wanted: training.py with `fit(dataset, context)`" in found
 
 
