@@ -275,7 +275,7 @@ def test_what_if_the_next_version_had_answered(world: ScoringWorld, made: Traine
     asked = ("replay", NAME, "--bundle", str(again.folder), "--days", "1", "--json")
     wait_for(lambda: json.loads(command(*asked))["served"] >= len(CHANNELS))
     found = json.loads(command(*asked))
-    assert found["alike"] == found["served"] <= found["what_if"]["payments"]
-    assert found["what_if"]["disagreement"]["trials"] == found["what_if"]["payments"]
+    assert found["alike"] == found["served"] <= found["what_if"]["requests"]
+    assert found["what_if"]["disagreement"]["trials"] == found["what_if"]["requests"]
     assert {"changes", "reference_alerts", "measured"} <= found["what_if"].keys()
     assert not {"decisions", "differences", "known"} & found["what_if"].keys()

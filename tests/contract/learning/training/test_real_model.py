@@ -350,7 +350,7 @@ def test_what_if_the_next_version_had_answered(world: ScoringWorld, made: Traine
     asked = ("replay", NAME, "--bundle", str(again.folder), "--days", "1", "--json")
     wait_for(lambda: json.loads(command(*asked))["served"] >= len(CHANNELS))
     found = json.loads(command(*asked))
-    assert found["alike"] == found["served"] <= found["what_if"]["payments"]
+    assert found["alike"] == found["served"] <= found["what_if"]["requests"]
     differences = found["what_if"]["differences"]
     assert differences["unit"] == "EUR"
     assert abs(differences["mean"]) < 60
