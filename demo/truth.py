@@ -75,7 +75,7 @@ def problem_of(found: dict[str, Any] | None) -> str | None:
 def words(found: dict[str, Any]) -> str:
     """The comparison in a sentence."""
     return (
-        f"of {found['positives']:,} positives in shadow, by matured labels, the {found['alerts']:,} "
-        f"highest scores of version {found['version']} hold {found['found']:,}, those of version "
-        f"{found['before']} {found['found_before']:,}"
+        f"of {found['positives']:,} positives in shadow, by matured labels, the"
+        f" {found['alerts']:,} highest scores of version {found['version']} hold"
+        f" {found['found']:,}, those of version {found['before']} {found['found_before']:,}"
     )

@@ -19,12 +19,12 @@ from mlplatform.decisions.records.logged_inputs import LoggedInputs
 from mlplatform.decisions.records.logged_segments import LoggedSegments
 from mlplatform.decisions.records.port import Entry, Watermark
 from mlplatform.decisions.records.record import Record
-from mlplatform.learning.validation.report_entries import replayed_of
 from mlplatform.learning.training import evaluate
 from mlplatform.learning.training_sets.dataset import Matrix
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.replay import Recent
 from mlplatform.learning.validation.report import to_dict
+from mlplatform.learning.validation.report_entries import replayed_of
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import model_folder
@@ -40,8 +40,7 @@ from mlplatform.model.routes import Routes
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.passes.count_cache import count
 from mlplatform.rollouts.passes.error_parts import PARTS, gate_errors, phase_error
-from mlplatform.rollouts.passes.observe import predicted_segments, prediction_of
-    prediction_of, step_limits
+from mlplatform.rollouts.passes.observe import predicted_segments, prediction_of, step_limits
 from mlplatform.rollouts.verdicts.facts import Subject
 from mlplatform.rollouts.verdicts.judgement import GateLimits, Judgement, Sources
 from mlplatform.rollouts.verdicts.verdict import ALIKE, Prediction
