@@ -17,9 +17,9 @@ ERRORS = Errors(stop=0.05, missed=0.05)
 
 
 def comparison(platform: Platform, state: RolloutState) -> dict[str, Any] | None:
-    """What both versions found among the frauds of the shadow phase; None where there was none.
+    """What both versions found among the positives of the shadow phase; None where there was none.
 
-    Both scored the same payments, and each is held to as many alerts as people can look at.
+    Both scored the same requests, and each is held to as many alerts as people can look at.
     """
     if state.shadow_generation is None or state.predecessor is None:
         return None
@@ -33,10 +33,10 @@ def comparison(platform: Platform, state: RolloutState) -> dict[str, Any] | None
     return {
         "version": version,
         "before": state.predecessor.version,
-        "payments": len(seen),
+        "requests": len(seen),
         "immature": seen.immature,
         "alerts": found.alerts,
-        "frauds": found.positives,
+        "positives": found.positives,
         "found": found.challenger.caught,
         "found_before": found.champion.caught,
         "low": round(found.known.low, 4) if found.positives else None,
@@ -65,8 +65,8 @@ def problem_of(found: dict[str, Any] | None) -> str | None:
     """Why the promotion was none for the better; None: it was, or there was nothing to compare."""
     if found is None:
         return None
-    if not found["frauds"]:
-        return f"no fraud has matured by which version {found['version']} could be judged"
+    if not found["positives"]:
+        return f"no positive label has matured by which version {found['version']} could be judged"
     if found["found"] <= found["found_before"]:
         return f"version {found['version']} is not better than what it replaced: {words(found)}"
     return None
@@ -75,7 +75,7 @@ def problem_of(found: dict[str, Any] | None) -> str | None:
 def words(found: dict[str, Any]) -> str:
     """The comparison in a sentence."""
     return (
-        f"of {found['frauds']:,} frauds in shadow, by matured labels, the {found['alerts']:,} "
-        f"highest scores of version {found['version']} hold {found['found']:,}, those of version "
-        f"{found['before']} {found['found_before']:,}"
+        f"of {found['positives']:,} positives in shadow, by matured labels, the"
+        f" {found['alerts']:,} highest scores of version {found['version']} hold"
+        f" {found['found']:,}, those of version {found['before']} {found['found_before']:,}"
     )

@@ -22,33 +22,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mlplatform.learning.features.columns import (
-    Check,
-    ExpectedColumn,
-    FileCheck,
-    kept_refusals,
-    match_columns,
-    value_problem,
-)
-from mlplatform.learning.features.csv_files import CsvFiles
-from mlplatform.learning.features.history_files import matured_times
-from mlplatform.learning.features.input_files import (
+from mlplatform.authoring import InputInvalid, load_definition
+from mlplatform.authoring.history import (
     CSV_FILES,
     CSV_IN_FOLDERS,
     PARQUET,
-    table_files,
-)
-from mlplatform.learning.features.parquet_files import ParquetFiles
-from mlplatform.learning.features.rows import (
+    Check,
+    CsvFiles,
+    ExpectedColumn,
+    FileCheck,
+    ParquetFiles,
     in_order,
     is_missing,
+    kept_refusals,
     known_by,
+    match_columns,
+    matured_times,
+    table_files,
     unique_values,
+    value_problem,
     within_bounds,
     within_calendar,
 )
-from mlplatform.model.folders import load_definition
-from mlplatform.runtime.errors import InputInvalid
 
 from .labels import arrival_us
 

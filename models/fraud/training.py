@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mlplatform.learning.onnx.sklearn import FittedClassifier, fitted
+from mlplatform.authoring import Context, Dataset, Fitted
+from mlplatform.authoring.sklearn import fitted
 
 # Average precision on held-out days, means over the Fraud Detection Handbook's simulated payments
 # and over this project's generator (two and six windows, the last four days held out): small trees
@@ -21,15 +19,9 @@ SETTINGS = {
 }
 
 
-def fit(
-    x: NDArray[np.float32],
-    y: NDArray[np.int8],
-    *,
-    seed: int,
-    weight: NDArray[np.float64] | None = None,
-) -> FittedClassifier:
+def fit(dataset: Dataset, context: Context) -> Fitted:
     """Boosted trees that take missing values (NaN) as they are; same rows, same model."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    classifier = HistGradientBoostingClassifier(random_state=seed, **SETTINGS)
-    return fitted(classifier, x, y, weight)
+    classifier = HistGradientBoostingClassifier(random_state=context.seed, **SETTINGS)
+    return fitted(classifier, dataset)

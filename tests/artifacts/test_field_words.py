@@ -39,16 +39,15 @@ ALLOWED: Final = (
     ),
     ("model/features/transforms.py", "Source: Fraud Detection Handbook", "a book's title"),
     (
-        "learning/validation/report*.py",
-        r'"payments"|^    payments: int$',
-        "a key of a report that registries hold",
+        "learning/validation/report_entries.py",
+        '"payments"|payments[.]"""',
+        "a key of reports of earlier releases, which registries hold",
     ),
     (
-        "rollouts/*",
-        r'"(payments|frauds|fraud|declined)"',
-        "keys of gates' values, replays and plans that journals and readers of JSON hold",
+        "rollouts/journal/evidence.py",
+        '"(payments|frauds|fraud)"',
+        "names of gates' values of earlier releases, which journals hold",
     ),
-    ("operations/*", '"(payments|frauds)"', "keys of JSON that readers know"),
 )
 """Files, what stands in a line of them, and why."""
 

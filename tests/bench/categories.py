@@ -22,9 +22,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
+from tests.support.plain_fit import plain_fit
 
 from mlplatform.learning.onnx.sklearn import fitted
-from mlplatform.learning.search.context import last_fit
 from mlplatform.learning.training import retrain
 from mlplatform.learning.training_sets.dataset import LabelledRows, dataset
 from mlplatform.learning.validation.measures import mean_measure
@@ -57,11 +57,7 @@ ClassScores = Callable[[NDArray[np.float32]], Probabilities]
 def network(x: NDArray[np.float32], y: NDArray[np.int8]) -> ClassScores:
     """The folder's own fit."""
     training, classes = load_module(MODEL, "training"), load_definition(MODEL).classes
-    context = last_fit({}, x.shape[1], seed=retrain.SEED)
-    made: ClassScores = training.fit(
-        x, y, seed=retrain.SEED, classes=classes, context=context
-    ).scores
-    return made
+    return plain_fit(training, x, y, seed=retrain.SEED, classes=classes).scores
 
 
 def linear(x: NDArray[np.float32], y: NDArray[np.int8], texts: int) -> ClassScores:

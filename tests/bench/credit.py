@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from tests.support.costs import mean_cost
 from tests.support.model_folders import SKLEARN
+from tests.support.plain_fit import plain_dataset, plain_fit
 
 from mlplatform.learning.fairness.outcomes import GroupRows, fairness_of, judge_fairness
 from mlplatform.learning.training import retrain
@@ -109,7 +110,7 @@ def validation_auc(of: Clients, changed: dict[str, Any]) -> NDArray[np.float64]:
     fit_with = load_module(FOLDER, "training").fit_with
     for pair in itertools.combinations(range(PARTS), 2):
         kept = of.others(*pair)
-        model = fit_with(changed, x[kept], y[kept], seed=retrain.SEED)
+        model = fit_with(changed, plain_dataset(x[kept], y[kept]), seed=retrain.SEED)
         for judged, validated in (pair, pair[::-1]):
             held = of.parts[validated]
             found[judged, validated] = roc_auc_score(y[held], model.scores(x[held]))
@@ -136,7 +137,7 @@ def judged_by_the_folder(path: Path) -> dict[str, Any]:
     for number, judged in enumerate(of.parts):
         place = (number + 1) % PARTS
         chosen, fitted = of.parts[place], of.others(number, place)
-        model = fit_with(settings[number], x[fitted], y[fitted], seed=retrain.SEED)
+        model = fit_with(settings[number], plain_dataset(x[fitted], y[fitted]), seed=retrain.SEED)
         calibration = fit_calibration(model.scores(x[chosen]), y[chosen])
         held = calibration.probabilities(model.scores(x[chosen]))
         begins = fit_thresholds(by.thresholds, by.outcomes, held, KnownScores(held, y[chosen]))
@@ -196,7 +197,7 @@ def run(x: NDArray[np.float32], y: NDArray[np.int8], seed: int) -> dict[str, Any
     """One random split of the clients: AUC, and by policy its thresholds, shares and mean cost."""
     order = np.random.default_rng(seed).permutation(len(y))
     fit, chosen, judged = np.split(order, [int(0.6 * len(y)), int(0.8 * len(y))])
-    model = template().fit(x[fit], y[fit], seed=seed)
+    model = plain_fit(template(), x[fit], y[fit], seed=seed)
     calibration = fit_calibration(model.scores(x[chosen]), y[chosen])
     held = calibration.probabilities(model.scores(x[chosen]))
     scores = calibration.probabilities(model.scores(x[judged]))

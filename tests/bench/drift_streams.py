@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tests.bench.drift import FRAUD, Champion, Day, learned
 from tests.bench.hidden import SEED, Bank, World
 from tests.bench.quality import delayed
+from tests.support.plain_fit import plain_fit
 
 from mlplatform.learning.training.calibration import fit_calibration
 from mlplatform.learning.training.folder import load_training
@@ -182,5 +183,6 @@ def handbook(path: Path, customers: float, change: datetime | None) -> Stream:
 
 
 def _shipped(x: Floats, y: Flags) -> Scoring:
-    model: Any = load_training("fraud").fit(np.asarray(x, np.float32), y.astype(np.int8), seed=SEED)
+    rows, labels = np.asarray(x, np.float32), y.astype(np.int8)
+    model = plain_fit(load_training("fraud"), rows, labels, seed=SEED)
     return lambda rows: np.asarray(model.scores(np.asarray(rows, np.float32)))

@@ -42,6 +42,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 from tests.bench.hidden import SEED, Bank, World, at_time
 from tests.bench.quality import delayed
+from tests.support.plain_fit import plain_fit
 from threadpoolctl import threadpool_limits
 
 from mlplatform.learning.features.windows.sql import windows_sql
@@ -258,7 +259,7 @@ def card_precision(days: Sequence[tuple[Any, Floats, Any]]) -> float:
 
 
 def shipped(x: Floats, y: NDArray[np.int8]) -> Callable[[Floats], Floats]:
-    model: Any = load_training("fraud").fit(np.asarray(x, np.float32), y, seed=SEED)
+    model = plain_fit(load_training("fraud"), np.asarray(x, np.float32), y, seed=SEED)
     return lambda rows: model.scores(np.asarray(rows, np.float32))
 
 

@@ -28,7 +28,7 @@ from mlplatform.learning.features.online import EVENT_TIMESTAMP
 from mlplatform.learning.training.calibration import KnownScores, fit_calibration, fit_thresholds
 from mlplatform.learning.training.candidate import fit_rows
 from mlplatform.learning.training.folder import load_folder, load_training
-from mlplatform.learning.training_sets.dataset import Dataset, dataset, input_plan
+from mlplatform.learning.training_sets.dataset import TrainingSet, dataset, input_plan
 from mlplatform.learning.validation.statistics import average_precision
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.policies.cut_offs import CutOffs
@@ -126,7 +126,7 @@ class Bank:
         ).to_arrow_table()
         return found
 
-    def training_set(self, as_of_ms: int) -> Dataset:
+    def training_set(self, as_of_ms: int) -> TrainingSet:
         table = self.joined(as_of_ms - 40 * DAY_MS, as_of_ms)
         if not self.world.told:
             table = table.drop_columns(["decision"])

@@ -18,9 +18,7 @@ from mlplatform.model.bundle import (
     Bundle,
     DataWindow,
     Golden,
-    Reason,
     View,
-    parse_reasons,
     write_bundle,
 )
 from mlplatform.model.definition import InputSpec
@@ -29,7 +27,7 @@ from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.policies.calibration import Calibration
 from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.model.profile import Column, Profile
-from mlplatform.model.rules import parse_rules
+from mlplatform.model.rules import Reason, parse_reasons, parse_rules
 from mlplatform.model.windows.declaration import Window
 from mlplatform.runtime.canonical import digest
 

@@ -24,7 +24,7 @@ from tests.bench.hidden import SEED, Bank, World, at_time
 
 from mlplatform.learning.training.candidate import fit_rows
 from mlplatform.learning.training.folder import load_training
-from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows
+from mlplatform.learning.training_sets.dataset import LabelledRows, TrainingSet
 from mlplatform.learning.validation.gates import QualityEvidence, judge_leakage, judge_quality
 from mlplatform.learning.validation.leakage import leakage_evidence
 from mlplatform.learning.validation.statistics import average_precision, average_precision_interval
@@ -51,7 +51,7 @@ def delayed(bank: Bank, days: int) -> None:
     bank.folder = dataclasses.replace(bank.folder, views=tuple(views))
 
 
-def risk(table: pa.Table, from_ms: int, delay_days: int) -> tuple[float, Dataset]:
+def risk(table: pa.Table, from_ms: int, delay_days: int) -> tuple[float, TrainingSet]:
     """Average precision over the weeks after a fit, and its training set."""
     bank = Bank(table, World("all outcomes known", hides=False))
     delayed(bank, delay_days)
@@ -68,7 +68,7 @@ def risk(table: pa.Table, from_ms: int, delay_days: int) -> tuple[float, Dataset
     return float(np.mean(found)), built
 
 
-def smaller(built: Dataset, definition: Any) -> dict[str, Any]:
+def smaller(built: TrainingSet, definition: Any) -> dict[str, Any]:
     """What the quality gate says of 8 trees against the shipped number, on the held-out days."""
     names = [i.name for i in definition.inputs]
     rows = built.fitting
@@ -94,7 +94,7 @@ def smaller(built: Dataset, definition: Any) -> dict[str, Any]:
     return {"verdict": gate.verdict, "reason": gate.reason}
 
 
-def leaked(built: Dataset, definition: Any) -> dict[str, Any]:
+def leaked(built: TrainingSet, definition: Any) -> dict[str, Any]:
     """The inputs alone, best first, and what the gate says of one that is the label."""
     names = [i.name for i in definition.inputs]
     evidence = leakage_evidence(definition, names, built.fitting, built.holdout)

@@ -36,9 +36,8 @@ from mlplatform.learning.onnx.confined_model import LIMITS, ConfinedModel
 from mlplatform.learning.onnx.onnx_limits import ModelRefused
 from mlplatform.learning.onnx.onnx_work import _small_trees
 from mlplatform.model import folders
-from mlplatform.model.bundle import parse_reasons
 from mlplatform.model.policies.decision_scale import EARLIER
-from mlplatform.model.rules import parse_rules
+from mlplatform.model.rules import parse_reasons, parse_rules
 from mlplatform.runtime.configuration.kinds import SHIPPED
 from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.sandbox.process import MOST_CHARACTERS

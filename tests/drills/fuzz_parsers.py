@@ -35,7 +35,7 @@ from mlplatform.decisions.replication import messages as replication_messages
 from mlplatform.decisions.spill import files
 from mlplatform.decisions.topics.local import LocalTopics
 from mlplatform.decisions.topics.messages import Message, ReceivedMessage, TopicSpec
-from mlplatform.model import bundle, folders, oip, rules
+from mlplatform.model import folders, oip, rules
 from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.observing.page.queries import search as page
 from mlplatform.rollouts.serving import local
@@ -167,7 +167,7 @@ def parsers() -> dict[str, Parser]:
         ),
         "reasons-yaml": Parser(
             near_text([(FOLDER / "reasons.yaml").read_text()]),
-            lambda text: bundle.parse_reasons(text, source="reasons", inputs=_names()),
+            lambda text: rules.parse_reasons(text, source="reasons", inputs=_names()),
             (ConfigInvalid,),
         ),
         "spill-frames": Parser(near(_spills()), _spilled),

@@ -35,8 +35,9 @@ RECALL = {
     "verdict": "HEALTHY",
     "reason": "It finds no more than 2 points fewer of the frauds (95 % certain). More.",
     "values": {
-        "frauds": 80, "hidden": 7, "caught": 50, "fraud_labels_share": 0.97,
-        "fraud_labels_low": 0.94, "fraud_labels_high": 0.99, "fraud_labels_within_days": 3.0,
+        "positives": 80, "hidden": 7, "caught": 50, "positive_labels_share": 0.97,
+        "positive_labels_low": 0.94, "positive_labels_high": 0.99,
+        "positive_labels_within_days": 3.0,
         **{f"{arm}_{what}_{end}": value
            for arm in ("challenger", "champion") for what in ("recall", "precision")
            for end, value in (("value", 0.61), ("low", 0.5), ("high", 0.72))},

@@ -88,7 +88,7 @@ class World:
     def open(self, version: int) -> str:
         report = gate_report(arm(version).bundle, arm(1).bundle if version > 1 else None)
         counts = {"alerts": 0, "champion_alerts": 0, "both_alerts": 0}
-        report["replayed"] = {"payments": 1000, **counts, "flips": int(1000 * FLIPS)}
+        report["replayed"] = {"requests": 1000, **counts, "flips": int(1000 * FLIPS)}
         validated = ValidatedVersion(version, arm(version).bundle, "ann", 0.0, 0.0, report)
         return open_rollout(
             self.rollouts, "fraud", validated, approval="required", actor="ann", reason="better",

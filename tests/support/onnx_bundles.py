@@ -14,13 +14,13 @@ from mlplatform.model.bundle import (
     Bundle,
     DataWindow,
     Golden,
-    Reason,
     View,
     write_bundle,
 )
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.policies.calibration import Calibration
 from mlplatform.model.profile import Column, Profile
+from mlplatform.model.rules import Reason
 from mlplatform.runtime.canonical import digest
 
 INPUTS = ("amount", "hour", "night")

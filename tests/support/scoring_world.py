@@ -33,7 +33,6 @@ from mlplatform.model.bundle import (
     Golden,
     View,
     load_bundle,
-    parse_reasons,
     write_bundle,
 )
 from mlplatform.model.features.views import load_views
@@ -42,7 +41,7 @@ from mlplatform.model.policies.calibration import Calibration
 from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.model.profile import Column, Profile
 from mlplatform.model.routes import Arm, Routes
-from mlplatform.model.rules import parse_rules
+from mlplatform.model.rules import parse_reasons, parse_rules
 from mlplatform.rollouts.journal.journal import Fence
 from mlplatform.rollouts.journal.sql import SqlRollouts
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts

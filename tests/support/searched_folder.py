@@ -17,11 +17,6 @@ def searched(folder: Path, name: str, measure: str) -> Path:
     )
     _change(made / "model.yaml", r"(?m)^name: .*$", f"name: {name}")
     _change(made / "model.yaml", r"(?m)^training:\n", search)
-    _change(
-        made / "training.py",
-        r"    weight: (.*) = None,\n",
-        "    weight: \\1 = None,\n    context,\n",
-    )
     _change(made / "training.py", r"max_iter=\d+", 'max_iter=context.parameters["trees"]')
     return made
 

@@ -14,7 +14,7 @@ from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.evaluate import Runnable
 from mlplatform.learning.training.folder import load_folder
 from mlplatform.learning.training.segment_gates import segment_gates
-from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows
+from mlplatform.learning.training_sets.dataset import LabelledRows, TrainingSet
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.gate_result import GateResult
 from mlplatform.model.bundle import Bundle
@@ -73,7 +73,7 @@ def segments(limit: str) -> str:
 
 
 def beside_itself(
-    name: str, candidate: Candidate, report: GateReport, dataset: Dataset
+    name: str, candidate: Candidate, report: GateReport, dataset: TrainingSet
 ) -> GateResult:
     """The gate of requests by phone, where a first version of the folder is its own champion."""
     gates = {gate.name: gate for gate in report.gates}

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.training_sets.dataset import Dataset
+from mlplatform.learning.training_sets.dataset import TrainingSet
 from mlplatform.model.tensors.categories import FIRST
 
 
 def with_labels_by_phone(
-    dataset: Dataset, change: Callable[[NDArray[np.floating]], NDArray[np.floating]]
-) -> Dataset:
+    dataset: TrainingSet, change: Callable[[NDArray[np.floating]], NDArray[np.floating]]
+) -> TrainingSet:
     """The training set with other labels of requests by phone; those held out too."""
     rows = dataset.rows
     (channel,) = rows.matrix.columns(["channel"]).T

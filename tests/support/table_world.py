@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tests.support.onnx_bundles import sigmoid_bundle
 
-from mlplatform.model.bundle import Bundle, Reason, View, load_bundle, write_bundle
+from mlplatform.model.bundle import Bundle, View, load_bundle, write_bundle
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.policies.calibration import Calibration
 from mlplatform.model.routes import Arm, Routes
+from mlplatform.model.rules import Reason
 from mlplatform.operations import wiring
 from mlplatform.operations.actions.features import import_history
 from mlplatform.operations.tables.batch import TableBatch, score_table

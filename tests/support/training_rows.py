@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from mlplatform.learning.training_sets.dataset import (
-    Dataset,
     LabelledRows,
     Matrix,
+    TrainingSet,
     rows_digest,
     window,
 )
@@ -19,7 +19,7 @@ NAMES = tuple(i.name for i in DEFINITION.inputs)
 TO_MS = 20_000 * DAY_MS
 
 
-def payments(seed: int, per_day: int = 2500, to_ms: int = TO_MS) -> Dataset:
+def payments(seed: int, per_day: int = 2500, to_ms: int = TO_MS) -> TrainingSet:
     """Payments whose fraud depends on the amount and on the terminal's past."""
     rng = np.random.default_rng(seed)
     as_of_ms = to_ms + DEFINITION.label.maturity_days * DAY_MS
@@ -35,7 +35,7 @@ def payments(seed: int, per_day: int = 2500, to_ms: int = TO_MS) -> Dataset:
     y = (rng.random(count) < 1 / (1 + np.exp(-odds))).astype(np.int8)
     x[rng.random(x.shape) < 0.05] = np.nan
     matrix = Matrix(NAMES, x, event_ms, rng.integers(0, 800, count))
-    return Dataset(
+    return TrainingSet(
         model="fraud",
         rows=LabelledRows(matrix, y),
         window=bounds,

@@ -7,9 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.validation.gate_result import GateResult, Verdict
-from mlplatform.learning.validation.measures import Measure, mean_measure
-from mlplatform.learning.validation.own_gates import HeldOut
+from mlplatform.authoring.gates import GateResult, HeldOut, Measure, Verdict, mean_measure
 
 Floats = NDArray[np.float64]
 

@@ -21,17 +21,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mlplatform.learning.features.columns import (
+from mlplatform.authoring import InputInvalid, load_definition
+from mlplatform.authoring.history import (
     Check,
     ExpectedColumn,
     FileCheck,
+    ParquetFiles,
+    is_missing,
     kept_refusals,
     match_columns,
+    unique_values,
+    within_bounds,
 )
-from mlplatform.learning.features.parquet_files import ParquetFiles
-from mlplatform.learning.features.rows import is_missing, unique_values, within_bounds
-from mlplatform.model.folders import load_definition
-from mlplatform.runtime.errors import InputInvalid
 
 from .generator import (
     AGE_GROUPS,

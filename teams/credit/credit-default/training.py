@@ -5,11 +5,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mlplatform.learning.onnx.boosted_trees import FittedTrees
-from mlplatform.learning.onnx.xgboost import fitted
+from mlplatform.authoring import Context, Dataset, Fitted
+from mlplatform.authoring.xgboost import fitted
 
 SETTINGS: Final = MappingProxyType(
     {
@@ -27,27 +24,14 @@ validation folds of UCI's clients, for each part that it judges without that par
 each time. Twice the trees at half the rate were worth 0.0001 of that AUC."""
 
 
-def fit(
-    x: NDArray[np.float32],
-    y: NDArray[np.int8],
-    *,
-    seed: int,
-    weight: NDArray[np.float64] | None = None,
-) -> FittedTrees:
+def fit(dataset: Dataset, context: Context) -> Fitted:
     """Boosted trees that take missing values (NaN) as they are; same rows and seed, same model."""
-    return fit_with({}, x, y, seed=seed, weight=weight)
+    return fit_with({}, dataset, seed=context.seed)
 
 
-def fit_with(
-    changed: dict[str, Any],
-    x: NDArray[np.float32],
-    y: NDArray[np.int8],
-    *,
-    seed: int,
-    weight: NDArray[np.float64] | None = None,
-) -> FittedTrees:
+def fit_with(changed: dict[str, Any], dataset: Dataset, *, seed: int) -> Fitted:
     """`fit` with some other settings."""
     from xgboost import XGBClassifier
 
     classifier = XGBClassifier(random_state=seed, **(SETTINGS | changed))
-    return fitted(classifier, x, y, weight)
+    return fitted(classifier, dataset)

@@ -7,9 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from mlplatform.learning.features.columns import FileCheck
-from mlplatform.learning.features.history_files import columns_of, examine_history
-from mlplatform.model.folders import load_definition
+from mlplatform.authoring import load_definition
+from mlplatform.authoring.history import FileCheck, columns_of, examine_history
 
 from .generator import Population, generate
 

@@ -8,14 +8,11 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from mlplatform.learning.onnx.torch import Block, FittedModule, fitted, reproducible
-from mlplatform.learning.search.context import FitContext
-from mlplatform.model.folders import load_definition
-from mlplatform.model.tensors.categories import FIRST
-from mlplatform.model.tensors.tokens import Tokens
+from mlplatform.authoring import Context, Dataset, Fitted, load_definition
+from mlplatform.authoring.tensors import FIRST, Tokens
+from mlplatform.authoring.torch import Block, fitted, reproducible
 
 from .linear import LinearModel
 from .network import DROPPED, HIDDEN, UNHEARD, WIDTH, Network
@@ -57,73 +54,45 @@ def inputs() -> Inputs:
     return Inputs(tuple(blocks), places)
 
 
-def fit(
-    x: NDArray[np.float32],
-    y: NDArray[np.int8],
-    *,
-    seed: int,
-    weight: NDArray[np.float64] | None = None,
-    classes: tuple[str, ...],
-    context: FitContext,
-) -> FittedModule:
-    """The same rows and seed give the same model; rows are in order of event time.
-
-    `y` holds places among `classes`, from 0.
-    """
+def fit(dataset: Dataset, context: Context) -> Fitted:
+    """The same rows and seed give the same model; rows are in order of event time."""
     context.log(f"PyTorch {torch.__version__} on {_hardware(context)}")
-    network = _fitted(x, y, weight, len(classes), context)
+    network = _fitted(dataset, context)
     sizes = {"epochs": EPOCHS, "width": WIDTH, "hidden": HIDDEN}
     shares = {"dropped": DROPPED, "unheard": UNHEARD, "decay": DECAY, "rate": HIGHEST_RATE}
-    return fitted(
-        network,
-        x,
-        blocks=inputs().blocks,
-        parameters={**sizes, **shares},
-        classes=len(classes),
-    )
+    return fitted(network, dataset, blocks=inputs().blocks, parameters={**sizes, **shares})
 
 
-def baseline(
-    x: NDArray[np.float32],
-    y: NDArray[np.int8],
-    *,
-    seed: int,
-    weight: NDArray[np.float64] | None = None,
-    classes: tuple[str, ...],
-) -> LinearModel:
+def baseline(dataset: Dataset, context: Context) -> LinearModel:
     """A linear model of the same inputs, beside which each version is measured.
 
-    Its fit draws nothing at random, so that `seed` changes nothing.
+    Its fit draws nothing at random, so that the seed of the context changes nothing.
     """
     layout = inputs()
-    return LinearModel(layout.texts, layout.places, len(classes)).fit(x, y, weight)
+    model = LinearModel(layout.texts, layout.places, len(dataset.classes))
+    return model.fit(dataset.x, dataset.y, dataset.weight)
 
 
-def _device(context: FitContext) -> str:
+def _device(context: Context) -> str:
     """The GPU of the context, where this PyTorch can use it too."""
     return "cuda" if context.device == "cuda" and torch.cuda.is_available() else "cpu"
 
 
-def _hardware(context: FitContext) -> str:
+def _hardware(context: Context) -> str:
     if context.device == "cpu":
         return "the processor, because this machine has no GPU of NVIDIA"
     return "the GPU" if _device(context) == "cuda" else "the processor: it can't use the GPU here"
 
 
-def _fitted(
-    x: NDArray[np.float32],
-    y: NDArray[np.int8],
-    weight: NDArray[np.float64] | None,
-    classes: int,
-    context: FitContext,
-) -> Network:
+def _fitted(dataset: Dataset, context: Context) -> Network:
+    x, y, weight = dataset.x, dataset.y, dataset.weight
     layout, device = inputs(), _device(context)
     tensors = [torch.from_numpy(block.of(x)).to(device) for block in layout.blocks]
     labels = torch.from_numpy(y.astype(np.int64)).to(device)
     counts = torch.ones(len(y)) if weight is None else torch.from_numpy(weight).float()
     counts = counts.to(device)
     with reproducible(context.seed):
-        network = Network(layout.places, x[:, layout.blocks[-1].start], classes)
+        network = Network(layout.places, x[:, layout.blocks[-1].start], len(dataset.classes))
         network.to(device)
         optimizer = torch.optim.AdamW(network.parameters(), weight_decay=DECAY)
         steps = EPOCHS * math.ceil(len(y) / BATCH_ROWS)

@@ -9,6 +9,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
+from tests.support.plain_fit import plain_fit
 
 from demo.slow_model import slow_twin
 from mlplatform.learning.onnx.onnx_file import OnnxFile
@@ -35,7 +36,7 @@ def base() -> bytes:
     """A model as the fraud folder trains it."""
     x = payments(3000)
     y = (np.nan_to_num(x[:, 0]) + np.nan_to_num(x[:, 1]) > 9).astype(np.int8)
-    return bytes(load_training("fraud").fit(x, y, seed=1).onnx())
+    return bytes(plain_fit(load_training("fraud"), x, y, seed=1).onnx())
 
 
 @pytest.fixture(scope="module")

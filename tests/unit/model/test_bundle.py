@@ -19,21 +19,20 @@ from mlplatform.model.bundle import (
     BundleCorrupt,
     DataWindow,
     Golden,
-    Reason,
     View,
     load_bundle,
-    parse_reasons,
     problems,
     write_bundle,
 )
 from mlplatform.model.definition import InputSpec
+from mlplatform.model.findings import DocumentInvalid
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.policies.calibration import Calibration
 from mlplatform.model.policies.cut_offs import SegmentThresholds
 from mlplatform.model.policies.decision_scale import DecisionScale
 from mlplatform.model.profile import Column, Profile
 from mlplatform.model.rhythm import Rhythm
-from mlplatform.model.rules import Condition, Rule
+from mlplatform.model.rules import Condition, Reason, Rule, parse_reasons
 from mlplatform.model.windows.declaration import Filter, Window
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt
@@ -322,6 +321,22 @@ def test_every_input_of_every_model_has_its_own_reason():
 def test_reasons_that_do_not_fit_the_inputs_are_refused(text, named):
     with pytest.raises(ConfigInvalid, match=named):
         parse_reasons(text, source="reasons.yaml", inputs=["a", "b"])
+
+
+def test_all_that_is_wrong_in_reasons_is_told_at_once_by_its_line() -> None:
+    text = """
+height: {code: A, customer: x, analyst: y}
+b: {code: A, customer: z, analyst: y}
+c: {code: C, customer: " z", analist: y}
+"""
+    with pytest.raises(DocumentInvalid) as refused:
+        parse_reasons(text, source="reasons.yaml", inputs=["a", "b", "c"])
+    assert [finding.key for finding in refused.value.findings] == [
+        *("a", "height", "b.code", "c.analist", "c.analyst", "c.customer"),
+    ]
+    assert "line 2: height is no input; wanted: an input of the model: a, b, c" in str(
+        refused.value
+    )
 
 
 def test_a_bundle_of_numbers_alone_says_nothing_of_words():

@@ -8,8 +8,7 @@ from functools import partial
 import pytest
 
 from mlplatform.model import document
-from mlplatform.model.bundle import parse_reasons
-from mlplatform.model.rules import parse_rules
+from mlplatform.model.rules import parse_reasons, parse_rules
 from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
 
 LAUGHS = "a0: &a0 [lol, lol]\n" + "".join(

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlplatform.model.findings import DocumentInvalid
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.model.rules import RuleOutcome, evaluate, parse_rules
@@ -103,7 +104,7 @@ def test_one_more_rule_never_makes_a_decision_milder(inputs, more):
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("[{code: A, text: t, decision: review, when: []}]", "A.when"),
+        ("[{code: A, text: t, decision: review, when: []}]", "0.when is"),
         (
             '[{code: A, text: t, decision: review, when: [{input: y, op: ">", value: 1}]}]',
             "y",
@@ -122,6 +123,31 @@ def test_one_more_rule_never_makes_a_decision_milder(inputs, more):
 def test_a_rule_that_cannot_be_is_refused_by_its_key(text, named):
     with pytest.raises(ConfigInvalid, match=named):
         parsed(text, source="rules.yaml", inputs=["x"])
+
+
+def test_all_that_is_wrong_is_told_at_once_by_its_line():
+    text = """
+- {code: A, text: t, decision: stop, when: [{input: y, op: ">", value: 1}]}
+- {code: A, text: t, decision: review, when: [{input: x, op: "~", value: 1}, {input: z, op: ">"}]}
+- {code: B, decision: review, when: [], whem: 3}
+"""
+    with pytest.raises(DocumentInvalid) as refused:
+        parsed(text, source="rules.yaml", inputs=["x"])
+    assert [finding.key for finding in refused.value.findings] == [
+        *("0.decision", "0.when.0.input"),
+        *("1.when.0.op", "1.when.1.input", "1.when.1.value", "1.code"),
+        *("2.whem", "2.text", "2.when"),
+    ]
+    assert "rules.yaml: 9 things are wrong:\n  line 2: 0.decision is 'stop'; wanted: one" in str(
+        refused.value
+    )
+
+
+def test_a_rule_is_checked_as_far_as_the_model_is_known():
+    text = '[{code: A, text: t, decision: stop, when: [{input: y, op: ">"}]}]'
+    with pytest.raises(DocumentInvalid) as refused:
+        parse_rules(text, source="rules.yaml", inputs=None, decisions=None)
+    assert [finding.key for finding in refused.value.findings] == ["0.when.0.value"]
 
 
 def test_a_code_used_twice_is_refused():

@@ -19,10 +19,9 @@ from mlplatform.learning.features.rows import check_printable
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.gate_result import GateResult
 from mlplatform.learning.validation.report import to_dict, to_markdown
-from mlplatform.model.bundle import parse_reasons
 from mlplatform.model.folders import model_folder, parse, personal_fields
 from mlplatform.model.policies.decision_scale import EARLIER
-from mlplatform.model.rules import parse_rules
+from mlplatform.model.rules import parse_reasons, parse_rules
 from mlplatform.observing.page.rendering import templates
 from mlplatform.rollouts.drift.report import summary as drift_summary
 from mlplatform.rollouts.passes.summary import question

@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,13 +37,13 @@ from mlplatform.model.policies.model_server import ModelServer
 from mlplatform.model.policies.small_model import SmallModel, small_model_problems
 from mlplatform.model.profile import Profile
 from mlplatform.model.rhythm import SCORE, Rhythm
-from mlplatform.model.rules import Rule, check_text
+from mlplatform.model.rules import Reason, Rule
 from mlplatform.model.signature_checks import signature_problems
 from mlplatform.model.tensors.signature import Signature, Tensors
 from mlplatform.model.weights.data_files import DataFile, data_names, name_problem, put
 from mlplatform.model.windows.declaration import Window, as_written
 from mlplatform.runtime.canonical import NOT_JSON, canonical_json, digest
-from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable, Corrupt
+from mlplatform.runtime.errors import Corrupt
 from mlplatform.runtime.storage.large_files import file_digest, write_new
 from mlplatform.runtime.storage.readers import open_as
 from mlplatform.runtime.units import MIB
@@ -76,14 +76,6 @@ class BundleCorrupt(Corrupt):
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A part of `bundle.json`. Unknown and missing keys are errors."""
-
-
-class Reason(_Part, frozen=True):
-    """The name of an input that drove a decision, for a customer and for an analyst."""
-
-    code: str
-    customer: str
-    analyst: str
 
 
 class Golden(_Part, frozen=True):
@@ -455,31 +447,6 @@ def appear(draft: Path, folder: Path, bundle_digest: str) -> None:
         if not folder.is_dir():
             raise
         load_bundle(folder, bundle_digest)
-
-
-def parse_reasons(text: str, *, source: str, inputs: Sequence[str]) -> Mapping[str, Reason]:
-    """The reason codes in a reasons.yaml: one for every input; inputs may share one, whole.
-
-    Raises:
-        ConfigInvalid: an unknown key, an input without a code, a code with two wordings.
-    """
-    from mlplatform.model import document  # a predictor does without PyYAML
-
-    wanted = "input: {code, customer, analyst}"
-    try:
-        reasons = msgspec.convert(document.read(text, source, wanted), dict[str, Reason])
-    except msgspec.ValidationError as error:
-        raise ConfigUnusable(source, str(error), wanted) from error
-    if set(reasons) != set(inputs):
-        differing = sorted(set(reasons) ^ set(inputs))
-        raise ConfigInvalid(f"{source}: inputs", differing, "exactly the model's inputs")
-    for name, reason in reasons.items():
-        for part in ("code", "customer", "analyst"):
-            check_text(f"{source}: {name}.{part}", getattr(reason, part))
-    codes = [reason.code for reason in set(reasons.values())]
-    if len(set(codes)) != len(codes):
-        raise ConfigInvalid(f"{source}: code", sorted(codes), "codes that differ in wording too")
-    return reasons
 
 
 def _read(path: Path) -> bytes:

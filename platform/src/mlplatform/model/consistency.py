@@ -20,7 +20,7 @@ from mlplatform.model.definition import (
     word_inputs,
     word_problems,
 )
-from mlplatform.model.findings import DocumentFinding, valued
+from mlplatform.model.findings import DocumentFinding, valued, while_readable
 from mlplatform.model.folds import history_days
 from mlplatform.model.freeze_times import WANTED, LocalTime, is_before, is_zone, local_time
 from mlplatform.model.inputs import fields_read, reference_rules
@@ -57,8 +57,12 @@ OF_EVERY_REQUEST = (
 """Columns beside a request's fields in the offline table and its joins."""
 
 
-def contradictions(model: ModelDefinition) -> Iterator[DocumentFinding]:
-    """A finding for every rule that is broken, by its key."""
+def contradictions(model: ModelDefinition, *, is_whole: bool = True) -> Iterator[DocumentFinding]:
+    """A finding for every rule that is broken, by its key.
+
+    Args:
+        is_whole: whether no value of the model is `WRONG`; rules that read one are left out.
+    """
     for part in (
         _request,
         reference_rules,
@@ -78,9 +82,13 @@ def contradictions(model: ModelDefinition) -> Iterator[DocumentFinding]:
         _serving,
         _scaling,
     ):
-        for holds, key, value, wanted in part(model):
-            if not holds:
-                yield valued(tuple(key.split(".")), value, wanted)
+        yield from while_readable(_broken(part(model)), is_whole=is_whole)
+
+
+def _broken(rules: Iterator[Rule]) -> Iterator[DocumentFinding]:
+    for holds, key, value, wanted in rules:
+        if not holds:
+            yield valued(tuple(key.split(".")), value, wanted)
 
 
 def _request(model: ModelDefinition) -> Iterator[Rule]:

@@ -289,7 +289,7 @@ class Label(Section, frozen=True):
         review: which decisions analysts look at, and when their opinions are a label.
     """
 
-    name: str
+    name: FieldName
     maturity_days: Annotated[int, Meta(ge=0)]
     review: ReviewPolicy = ReviewPolicy()
 

@@ -1,4 +1,8 @@
-"""The errors of a written document, each with its line, key, value and what is wanted."""
+"""The errors of a written document, each with its line, key, value and what is wanted.
+
+A document whose form is wrong in some places can still be checked in others: `readable_part` puts
+`WRONG` in place of each value of another form, and a check that reads it has no answer.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import re
 import types
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -25,6 +29,28 @@ NOT_WRITTEN: Final = "not written"
 them."""
 _NO_CHOICE: Final = "Invalid enum value"
 _PLACE: Final = re.compile(r" - at `[^`]*`$")
+Found = TypeVar("Found")
+
+
+class WrongValueRead(Exception):
+    """A check read a value of another form than its key wants."""
+
+
+def _refuse(*_: object) -> NoReturn:
+    raise WrongValueRead
+
+
+_READS: Final = (
+    *("bool", "eq", "ne", "lt", "le", "gt", "ge", "hash", "iter", "len", "contains", "getitem"),
+    *("getattr", "repr", "str", "format", "int", "float", "index", "neg", "abs", "round"),
+    *("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "floordiv", "mod"),
+)
+WRONG: Final[Any] = type(
+    "WrongValue",
+    (),
+    {f"__{name}__": _refuse for name in _READS} | {"__class__": property(_refuse)},
+)()
+"""In place of a value of another form than its key wants: what reads it raises WrongValueRead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +116,55 @@ def of_shape(
         msgspec.convert(value, wanted)
     except msgspec.ValidationError as error:
         yield valued(path or ("document",), value, _wanted_text(wanted, str(error)))
+
+
+def readable_part(value: Any, wanted: Any, wrong: Collection[Path], path: Path = ()) -> Any:
+    """Plain values as their type, with `WRONG` where a finding is, and without unknown keys.
+
+    Args:
+        wrong: the keys of all findings of `of_shape`.
+    """
+    if not any(place[: len(path)] == path for place in wrong):
+        return msgspec.convert(value, wanted)
+    kind, arguments = _bare(wanted), get_args(_bare(wanted))
+    if path in wrong:
+        return WRONG
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, dict):
+        return kind(
+            **{
+                f.name: readable_part(
+                    value.get(f.encode_name), f.type, wrong, (*path, f.encode_name)
+                )
+                for f in msgspec.structs.fields(kind)
+                if f.encode_name in value or (*path, f.encode_name) in wrong
+            }
+        )
+    if get_origin(kind) is dict and isinstance(value, dict):
+        return {
+            name: readable_part(part, arguments[1], wrong, (*path, str(name)))
+            for name, part in value.items()
+        }
+    if get_origin(kind) in (tuple, list) and isinstance(value, list):
+        return tuple(
+            readable_part(part, arguments[0], wrong, (*path, str(number)))
+            for number, part in enumerate(value)
+        )
+    return WRONG
+
+
+def while_readable(found: Iterator[Found], *, is_whole: bool = False) -> Iterator[Found]:
+    """What is found until a value is read that is `WRONG`.
+
+    Args:
+        is_whole: whether no value is `WRONG`: then any error is the check's own.
+    """
+    if is_whole:
+        yield from found
+        return
+    try:
+        yield from found
+    except (WrongValueRead, TypeError):  # functions written in C refuse such a value by its type
+        return
 
 
 def _below(

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from types import MappingProxyType
@@ -32,7 +33,15 @@ from mlplatform.model.definition import (
 )
 from mlplatform.model.features.purposes import DeclaredViews, RefusedView, refused_views
 from mlplatform.model.features.views import load_views, read_file
-from mlplatform.model.findings import DocumentFinding, DocumentInvalid, of_shape, valued
+from mlplatform.model.findings import (
+    WRONG,
+    DocumentFinding,
+    DocumentInvalid,
+    of_shape,
+    readable_part,
+    valued,
+    while_readable,
+)
 from mlplatform.model.policies.decision_scale import renewed
 from mlplatform.model.policies.refused_keys import REFUSED, refused_keys
 from mlplatform.model.policies.values import NAME_PATTERN
@@ -65,13 +74,26 @@ _BYTECODE: Final = "__pycache__"
 log = logging.getLogger(__name__)
 
 
-def parse(text: str, source: str) -> ModelDefinition:
-    """The definition in a model.yaml.
+@dataclass(frozen=True, slots=True)
+class WrittenModel:
+    """A model.yaml as it is written.
+
+    Args:
+        plain: its plain values.
+        definition: its declarations, `WRONG` where a value has another form than its key wants.
+        findings: its errors; none of other files.
+    """
+
+    plain: Any
+    definition: Any
+    findings: tuple[DocumentFinding, ...]
+
+
+def written_model(text: str, source: str) -> WrittenModel:
+    """A model.yaml with all of its errors: keys that are unknown, missing or of another type, and
+    those that contradict others.
 
     Raises:
-        DocumentInvalid: keys are unknown, missing, of a wrong type or contradict each other; the
-            message names each with its line, its value and what is wanted. Contradictions are
-            checked only if all keys have the right form.
         ConfigInvalid: the text is not a YAML document that the platform reads, or a key stands
             twice; the message names the line.
     """
@@ -84,7 +106,7 @@ def parse(text: str, source: str) -> ModelDefinition:
     kind = DEFINITIONS.get(task) if isinstance(task, str) else None
     if kind is None:
         unknown = valued(("task",), task, f"one of {', '.join(DEFINITIONS)}")
-        raise DocumentInvalid(source, [unknown], document.lines(text))
+        return WrittenModel(plain, WRONG, (unknown,))
     infinite = {tuple(key.split(".")): value for key, value in document.non_finite(written)}
     shaped = of_shape(plain, kind, refused=REFUSED[task])
     wrong = [
@@ -92,11 +114,28 @@ def parse(text: str, source: str) -> ModelDefinition:
         *(valued(*found) for found in refused_keys(plain, task)),
         *(valued(path, value, "a finite number") for path, value in infinite.items()),
     ]
-    if not wrong:
-        definition = msgspec.convert(plain, kind)
-        wrong = [*_unclean_text(definition), *contradictions(definition)]
-    if wrong:
-        raise DocumentInvalid(source, wrong, document.lines(text))
+    definition = readable_part(plain, kind, {finding.path for finding in wrong})
+    if definition is not WRONG:
+        is_whole = not wrong
+        unclean = while_readable(_unclean_text(definition), is_whole=is_whole)
+        wrong += [*unclean, *contradictions(definition, is_whole=is_whole)]
+    return WrittenModel(plain, definition, tuple(wrong))
+
+
+def parse(text: str, source: str) -> ModelDefinition:
+    """The definition in a model.yaml.
+
+    Raises:
+        DocumentInvalid: keys are unknown, missing, of a wrong type or contradict each other; the
+            message names each with its line, its value and what is wanted. Contradictions to a key
+            that has no value of its type are not checked.
+        ConfigInvalid: the text is not a YAML document that the platform reads, or a key stands
+            twice; the message names the line.
+    """
+    written = written_model(text, source)
+    if written.findings:
+        raise DocumentInvalid(source, written.findings, document.lines(text))
+    definition: ModelDefinition = written.definition
     declared, signature = definition.inputs, definition.signature
     return msgspec.structs.replace(
         definition,

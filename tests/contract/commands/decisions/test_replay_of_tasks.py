@@ -24,20 +24,13 @@ from mlplatform.commands import app
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.record import Record
-from mlplatform.model.bundle import (
-    MODEL_FILE,
-    AlertBand,
-    Bundle,
-    DataWindow,
-    Golden,
-    Reason,
-    write_bundle,
-)
+from mlplatform.model.bundle import MODEL_FILE, AlertBand, Bundle, DataWindow, Golden, write_bundle
 from mlplatform.model.folders import load_definition
 from mlplatform.model.policies.calibration import UNCHANGED
 from mlplatform.model.policies.decision_scale import Quantity
 from mlplatform.model.profile import Column, Profile
 from mlplatform.model.routes import Arm
+from mlplatform.model.rules import Reason
 from mlplatform.operations import wiring
 from mlplatform.operations.whatif import decided_pages, logged_requests
 from mlplatform.operations.whatif import replay as whatif

@@ -127,7 +127,7 @@ def test_a_run_has_what_people_compare_runs_by(made, theirs):
     both = {"average_precision", "roc_auc", "brier", "calibration_error", "alert_share"}
     assert {f"{arm}/{f}" for arm in ("candidate", "champion") for f in both} <= set(figures)
     assert not any(name.startswith("champion/") for name in first.data.metrics)
-    assert figures["replayed/payments"] > 0
+    assert figures["replayed/requests"] > 0
     report = {g["name"]: g for g in versions[1].facts.report["gates"]}
     assert report["quality"]["observed"] == pytest.approx(
         figures["candidate/average_precision"] - figures["champion/average_precision"]

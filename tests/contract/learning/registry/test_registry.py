@@ -27,13 +27,13 @@ from mlplatform.model.bundle import (
     BundleCorrupt,
     DataWindow,
     Golden,
-    Reason,
     load_bundle,
     write_bundle,
 )
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.policies.calibration import Calibration
 from mlplatform.model.profile import Column, Profile
+from mlplatform.model.rules import Reason
 from mlplatform.model.weights.data_files import DataFile
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.configuration.settings import Home

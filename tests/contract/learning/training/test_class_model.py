@@ -37,18 +37,18 @@ pytestmark = pytest.mark.slow
 NAME = "purchase-size"
 BASELINE = """
 
+import numpy as np
+
 class Shares:
-    def __init__(self, y: NDArray[np.int8], classes: int) -> None:
+    def __init__(self, y, classes):
         self.shares = np.bincount(y, minlength=classes) / len(y)
 
-    def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+    def scores(self, x):
         return np.tile(self.shares, (len(x), 1))
 
 
-def baseline(
-    x: NDArray[np.float32], y: NDArray[np.int8], *, seed: int, classes: tuple[str, ...]
-) -> Shares:
-    return Shares(y, len(classes))
+def baseline(dataset: Dataset, context: Context) -> Shares:
+    return Shares(dataset.y, len(dataset.classes))
 """
 
 
@@ -275,7 +275,7 @@ def test_what_if_the_next_version_had_answered(world: ScoringWorld, made: Traine
     asked = ("replay", NAME, "--bundle", str(again.folder), "--days", "1", "--json")
     wait_for(lambda: json.loads(command(*asked))["served"] >= len(CHANNELS))
     found = json.loads(command(*asked))
-    assert found["alike"] == found["served"] <= found["what_if"]["payments"]
-    assert found["what_if"]["disagreement"]["trials"] == found["what_if"]["payments"]
+    assert found["alike"] == found["served"] <= found["what_if"]["requests"]
+    assert found["what_if"]["disagreement"]["trials"] == found["what_if"]["requests"]
     assert {"changes", "reference_alerts", "measured"} <= found["what_if"].keys()
     assert not {"decisions", "differences", "known"} & found["what_if"].keys()

@@ -21,7 +21,7 @@ from tests.support.training_rows import payments
 from mlplatform.learning.training import handover, retrain
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.folder import load_folder
-from mlplatform.learning.training_sets.dataset import Dataset, rows_digest
+from mlplatform.learning.training_sets.dataset import TrainingSet, rows_digest
 from mlplatform.learning.validation.replay import Recent
 from mlplatform.model.bundle import MODEL_FILE, BundleCorrupt, load_bundle
 from mlplatform.operations.actions import fitting
@@ -36,7 +36,7 @@ from mlplatform.runtime.errors import Corrupt, JobFailed, PlatformError, Refused
 PER_DAY = 400
 
 
-def rows() -> tuple[Dataset, Recent]:
+def rows() -> tuple[TrainingSet, Recent]:
     data = payments(1, per_day=PER_DAY)
     return data, Recent(data.holdout.matrix, "requests of the last 3 days")
 
@@ -56,7 +56,7 @@ class World:
     def home(self) -> Path:
         return self.platform.settings.home.root
 
-    def fit(self, data: Dataset = DATA, recent: Recent | None = RECENT) -> Candidate:
+    def fit(self, data: TrainingSet = DATA, recent: Recent | None = RECENT) -> Candidate:
         return fitting.fit(self.platform, data, recent, lambda status: None)
 
     def jobs(self) -> list[str]:

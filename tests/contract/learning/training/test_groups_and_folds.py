@@ -16,7 +16,7 @@ from tests.support.team_folder import command, team_folder
 
 from mlplatform.learning.training import evaluate, retrain
 from mlplatform.learning.training.candidate import Candidate
-from mlplatform.learning.training_sets.dataset import Dataset
+from mlplatform.learning.training_sets.dataset import TrainingSet
 from mlplatform.learning.validation.fold_gate import FoldFinding
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.gate_result import GateResult
@@ -180,7 +180,7 @@ def test_folds_beside_a_champion_that_was_fitted_to_none_of_them(made: FirstVers
     assert gate.verdict == "passed"
 
 
-def spoiled(made: FirstVersion) -> Dataset:
+def spoiled(made: FirstVersion) -> TrainingSet:
     """The same requests, of whose older customers more labels are not as the channel tells."""
     dataset, random = made.prepared.dataset, np.random.default_rng(5)
     rows = dataset.rows

@@ -47,16 +47,18 @@ CHANNELS = ("web", "shop", "phone")
 PER_DAY, DAYS, DAY_US = 300, 26, 86_400_000_000
 BASELINE = """
 
+import numpy as np
+
 class Mean:
-    def __init__(self, mean: float) -> None:
+    def __init__(self, mean):
         self.mean = mean
 
-    def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+    def scores(self, x):
         return np.full(len(x), self.mean)
 
 
-def baseline(x: NDArray[np.float32], y: NDArray[np.float64], *, seed: int) -> Mean:
-    return Mean(float(y.mean()))
+def baseline(dataset: Dataset, context: Context) -> Mean:
+    return Mean(float(dataset.y.mean()))
 """
 EUR = Quantity("EUR", 20.0, 0.0, 100_000.0)
 
@@ -348,7 +350,7 @@ def test_what_if_the_next_version_had_answered(world: ScoringWorld, made: Traine
     asked = ("replay", NAME, "--bundle", str(again.folder), "--days", "1", "--json")
     wait_for(lambda: json.loads(command(*asked))["served"] >= len(CHANNELS))
     found = json.loads(command(*asked))
-    assert found["alike"] == found["served"] <= found["what_if"]["payments"]
+    assert found["alike"] == found["served"] <= found["what_if"]["requests"]
     differences = found["what_if"]["differences"]
     assert differences["unit"] == "EUR"
     assert abs(differences["mean"]) < 60

@@ -30,11 +30,12 @@ from tests.support.onnx_bundles import sigmoid_bundle
 from tests.support.ports import free_port
 from tests.support.predictor_process import wait
 
-from mlplatform.model.bundle import MODEL_FILE, Bundle, Golden, Reason, load_bundle, write_bundle
+from mlplatform.model.bundle import MODEL_FILE, Bundle, Golden, load_bundle, write_bundle
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.folders import load_definition
 from mlplatform.model.oip import PredictionFailed
 from mlplatform.model.policies.model_server import ModelServer
+from mlplatform.model.rules import Reason
 from mlplatform.model.tensors.signature import Signature
 from mlplatform.operations.supervisor import addressed_servers
 from mlplatform.operations.supervisor.addressed_servers import AddressedServer

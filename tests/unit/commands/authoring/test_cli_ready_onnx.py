@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -62,7 +63,9 @@ def completed(folder: Path) -> None:
 
 
 def test_a_folder_says_what_the_graph_takes_and_what_is_still_missing(folder: Path) -> None:
-    definition = parse((folder / "model.yaml").read_text(), "model.yaml")
+    text = (folder / "model.yaml").read_text()
+    assert re.findall("search|hyper-param|budget_s", text) == [], "nothing is fitted"
+    definition = parse(text, "model.yaml")
     assert [(n, i.kind) for n, i in by_declared(definition.inputs).items()] == [
         ("channel", "category"),
         ("amount", "field"),

@@ -26,7 +26,7 @@ from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.evaluate import load_runnable
 from mlplatform.learning.training.external_model import candidate_from_onnx
 from mlplatform.learning.training.folder import ModelFolder, load_folder
-from mlplatform.learning.training_sets.dataset import Dataset, dataset
+from mlplatform.learning.training_sets.dataset import TrainingSet, dataset
 from mlplatform.model.bundle import BundleCorrupt, load_bundle
 from mlplatform.model.weights.memory import needed_mib
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, Refused
@@ -62,13 +62,15 @@ def folder(root: Path) -> Iterator[ModelFolder]:
 
 
 @pytest.fixture(scope="module")
-def data(folder: ModelFolder) -> Dataset:
+def data(folder: ModelFolder) -> TrainingSet:
     table = requests(AS_OF_MS, days=24, per_day=350)
     definition = folder.definition
     return dataset(definition, folder.views, table, as_of_ms=AS_OF_MS, labels_until_ms=AS_OF_MS)
 
 
-def brought(root: Path, folder: ModelFolder, data: Dataset, bundles: Path, seed: int) -> Candidate:
+def brought(
+    root: Path, folder: ModelFolder, data: TrainingSet, bundles: Path, seed: int
+) -> Candidate:
     copies = bundles / f".copies{seed}"
     copies.mkdir(parents=True)
     files = model_files(root / NAME / "model.onnx", RULE, copies=copies)
@@ -90,7 +92,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(root: Path, folder: ModelFolder, data: Dataset, bundles: Path) -> Iterator[Candidate]:
+def made(root: Path, folder: ModelFolder, data: TrainingSet, bundles: Path) -> Iterator[Candidate]:
     candidate = brought(root, folder, data, bundles, 1)
     yield candidate
     candidate.model.close()
@@ -107,7 +109,7 @@ def test_the_template_takes_its_weights_along_and_declares_their_memory(
 
 
 def test_its_bundle_names_every_file_and_the_gates_judge_it(
-    root: Path, folder: ModelFolder, data: Dataset, made: Candidate
+    root: Path, folder: ModelFolder, data: TrainingSet, made: Candidate
 ) -> None:
     bundle = load_bundle(made.folder, made.bundle.digest)
     assert set(bundle.files) == {"model.onnx", large_model.DATA}
@@ -117,7 +119,7 @@ def test_its_bundle_names_every_file_and_the_gates_judge_it(
 
 
 def test_a_predictor_an_explanation_and_the_gates_score_it_alike(
-    data: Dataset, made: Candidate
+    data: TrainingSet, made: Candidate
 ) -> None:
     x = data.judging.matrix.columns(made.bundle.input_names)[:50]
     served = predictor.load(made.folder, f"large-v1-{made.bundle.digest[:8]}").score(x)
@@ -129,7 +131,7 @@ def test_a_predictor_an_explanation_and_the_gates_score_it_alike(
 
 
 def test_two_versions_with_the_same_weights_have_them_once(
-    root: Path, folder: ModelFolder, data: Dataset, bundles: Path, made: Candidate
+    root: Path, folder: ModelFolder, data: TrainingSet, bundles: Path, made: Candidate
 ) -> None:
     other = brought(root, folder, data, bundles, 2)
     other.model.close()
@@ -142,7 +144,7 @@ def test_two_versions_with_the_same_weights_have_them_once(
 def test_a_changed_byte_refuses_it(
     root: Path,
     folder: ModelFolder,
-    data: Dataset,
+    data: TrainingSet,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     remembered_from_bytes: int,
@@ -184,7 +186,7 @@ def test_it_is_refused_with_the_figure_where_memory_does_not_do(
 
 
 def test_memory_that_is_not_declared_is_told_with_the_key(
-    folder: ModelFolder, data: Dataset, root: Path, tmp_path: Path
+    folder: ModelFolder, data: TrainingSet, root: Path, tmp_path: Path
 ) -> None:
     serving = msgspec.structs.replace(folder.definition.serving, memory_mib=128)
     definition = msgspec.structs.replace(folder.definition, serving=serving)

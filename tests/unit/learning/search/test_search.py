@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from tests.support.train_libraries import needed
 from tests.support.training_rows import DEFINITION, NAMES, payments
 
-from mlplatform.learning.search.context import FitContext, last_fit
+from mlplatform.learning.search.context import Context, last_fit
+from mlplatform.learning.search.dataset import Dataset
 from mlplatform.learning.search.folds import search_folds
 from mlplatform.learning.search.study import Study
 from mlplatform.learning.training import handover
 from mlplatform.learning.training.candidate import fit_rows
-from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows
+from mlplatform.learning.training_sets.dataset import LabelledRows, TrainingSet
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.measures import plain_measures
 from mlplatform.learning.validation.report import to_dict, to_markdown
@@ -46,7 +47,7 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-def rows(seed: int = 1) -> Dataset:
+def rows(seed: int = 1) -> TrainingSet:
     """Payments of which one input tells a little, and another is the label, but on the held-out
     days alone."""
     built = payments(seed, per_day=250)
@@ -68,7 +69,7 @@ def score(x: NDArray[np.float32], parameters: Any) -> NDArray[np.float64]:
     return column ** float(parameters["power"])
 
 
-def fit(fitted: LabelledRows, context: FitContext) -> Callable[..., NDArray[np.float64]]:
+def fit(fitted: LabelledRows, context: Context) -> Callable[..., NDArray[np.float64]]:
     for step in range(3):
         context.report(step, score(context.rows, context.parameters))
     return lambda x: score(x, context.parameters)
@@ -85,7 +86,7 @@ def searching() -> ModuleType:
 def found(
     searching: ModuleType,
     policy: SearchPolicy = POLICY,
-    data: Dataset = DATA,
+    data: TrainingSet = DATA,
     study: Study | None = None,
     fit: Any = fit,
     **more: Any,
@@ -145,7 +146,7 @@ def test_killed_at_any_trial_it_goes_on_to_the_same_trials(
 ) -> None:
     policy, calls = changed(trials=6, folds=2), []
 
-    def dying(fitted: LabelledRows, context: FitContext) -> Any:
+    def dying(fitted: LabelledRows, context: Context) -> Any:
         calls.append(context.parameters)
         if len(calls) in deaths:
             raise Killed
@@ -191,7 +192,7 @@ def test_a_search_that_sigkill_ended_takes_up_what_it_had_done(
 def test_the_budget_ends_a_search_and_the_report_says_so(searching: ModuleType) -> None:
     now_s = [0.0]
 
-    def slow(fitted: LabelledRows, context: FitContext) -> Any:
+    def slow(fitted: LabelledRows, context: Context) -> Any:
         now_s[0] += 10
         return fit(fitted, context)
 
@@ -208,7 +209,7 @@ def test_a_search_whose_budget_ended_within_a_trial_is_over_for_the_next_run(
     """The trial that was given up is on no record, and its time is spent all the same."""
     now_s, fits = [0.0], [0]
 
-    def slow(fitted: LabelledRows, context: FitContext) -> Any:
+    def slow(fitted: LabelledRows, context: Context) -> Any:
         now_s[0] += 10
         fits[0] += 1
         return fit(fitted, context)
@@ -239,7 +240,7 @@ def test_time_of_killed_runs_counts(searching: ModuleType, tmp_path: Path) -> No
 def test_rows_that_a_fit_changes_in_place_are_those_of_no_other_trial(
     searching: ModuleType,
 ) -> None:
-    def spoiling(fitted: LabelledRows, context: FitContext) -> Any:
+    def spoiling(fitted: LabelledRows, context: Context) -> Any:
         score_of = fit(fitted, context)
         context.rows[:] = 0
 
@@ -257,21 +258,21 @@ def test_rows_that_a_fit_changes_in_place_are_those_of_no_other_trial(
     ]
 
 
-def test_a_fit_of_a_search_has_rows_of_its_own() -> None:
-    def spoiling(x: Any, y: Any, *, seed: int, context: FitContext) -> Any:
-        x[:], y[:] = 0, 0
+def test_a_fit_has_rows_of_its_own() -> None:
+    def spoiling(dataset: Dataset, context: Context) -> Any:
+        dataset.x[:], dataset.y[:] = 0, 0
         return SimpleNamespace(scores=lambda rows: rows[:, 0], onnx=lambda: b"")
 
     rows = DATA.fitting
     before = rows.matrix.x.copy(), rows.y.copy()
     training: Any = SimpleNamespace(fit=spoiling)
-    fit_rows(training, rows, rows.matrix.names, seed=1, context=last_fit({}, len(NAMES)))
+    fit_rows(training, rows, rows.matrix.names, seed=1)
     assert np.array_equal(rows.matrix.x, before[0], equal_nan=True)
     assert np.array_equal(rows.y, before[1])
 
 
 def test_a_failed_trial_is_told_and_the_search_goes_on(searching: ModuleType) -> None:
-    def failing(fitted: LabelledRows, context: FitContext) -> Any:
+    def failing(fitted: LabelledRows, context: Context) -> Any:
         if context.parameters["column"] == 2:
             raise ValueError("no such\ncolumn")
         return fit(fitted, context)
@@ -288,7 +289,7 @@ def test_a_failed_trial_is_told_and_the_search_goes_on(searching: ModuleType) ->
 
 @pytest.mark.parametrize("wrong", [np.nan, 2.0, "few"])
 def test_scores_that_are_none_fail_a_trial(searching: ModuleType, wrong: Any) -> None:
-    def bad(fitted: LabelledRows, context: FitContext) -> Any:
+    def bad(fitted: LabelledRows, context: Context) -> Any:
         return lambda x: np.full(3 if wrong == "few" else len(x), 0.0 if wrong == "few" else wrong)
 
     with pytest.raises(InputInvalid, match=r"all 14 trials failed; the last one: .*scores"):
@@ -296,7 +297,7 @@ def test_scores_that_are_none_fail_a_trial(searching: ModuleType, wrong: Any) ->
 
 
 def test_a_search_of_failures_alone_is_not_kept(searching: ModuleType, tmp_path: Path) -> None:
-    def failing(fitted: LabelledRows, context: FitContext) -> Any:
+    def failing(fitted: LabelledRows, context: Context) -> Any:
         raise ModuleNotFoundError("no library")
 
     with pytest.raises(InputInvalid, match=r"all 14 trials failed; .* no library"):
@@ -307,7 +308,7 @@ def test_a_search_of_failures_alone_is_not_kept(searching: ModuleType, tmp_path:
 def test_a_trial_that_ends_its_process_again_and_again_has_failed(
     searching: ModuleType, tmp_path: Path
 ) -> None:
-    def deadly(fitted: LabelledRows, context: FitContext) -> Any:
+    def deadly(fitted: LabelledRows, context: Context) -> Any:
         if len(Study(tmp_path).trials(POLICY)) == 1:
             raise Killed
         return fit(fitted, context)
@@ -327,7 +328,7 @@ def test_a_trial_worse_than_the_median_is_stopped_on_the_way(searching: ModuleTy
 
 @pytest.mark.parametrize("step", [-1, 999, 0])
 def test_steps_rise_within_a_fold(searching: ModuleType, step: int) -> None:
-    def twice(fitted: LabelledRows, context: FitContext) -> Any:
+    def twice(fitted: LabelledRows, context: Context) -> Any:
         context.report(0, score(context.rows, context.parameters))
         context.report(step, score(context.rows, context.parameters))
 

@@ -15,9 +15,9 @@ from tests.support.class_model import class_definition, real_definition
 from tests.support.train_libraries import needed
 from tests.support.training_rows import payments
 
-from mlplatform.learning.search.context import FitContext
+from mlplatform.learning.search.context import Context
 from mlplatform.learning.search.folds import search_folds
-from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows
+from mlplatform.learning.training_sets.dataset import LabelledRows, TrainingSet
 from mlplatform.learning.validation.search_report import SearchReport
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.policies.search import ClassSearch, NumberSearch, SearchParameter
@@ -29,7 +29,7 @@ BY_CLASS = ClassSearch(space=SPACE, trials=8, budget_s=600, folds=2)
 BY_NUMBER = NumberSearch(space=SPACE, trials=8, budget_s=600, folds=2)
 
 
-def rows(y: Callable[[NDArray[np.float32]], NDArray[Any]]) -> Dataset:
+def rows(y: Callable[[NDArray[np.float32]], NDArray[Any]]) -> TrainingSet:
     """Requests whose first input tells the label."""
     built = payments(1, per_day=60)
     x = np.random.default_rng(2).random(built.rows.matrix.x.shape).astype(np.float32)
@@ -40,13 +40,13 @@ NUMBERS = rows(lambda first: first.astype(np.float64) * 100)
 PLACES = rows(lambda first: (first * 3).astype(np.int8))
 
 
-def number_fit(fitted: LabelledRows, context: FitContext) -> Callable[..., NDArray[np.float64]]:
+def number_fit(fitted: LabelledRows, context: Context) -> Callable[..., NDArray[np.float64]]:
     off = 100 * float(context.parameters["error"])
     context.report(0, context.rows[:, 0].astype(np.float64) * 100 + off)
     return lambda x: x[:, 0].astype(np.float64) * 100 + off
 
 
-def class_fit(fitted: LabelledRows, context: FitContext) -> Callable[..., NDArray[np.float64]]:
+def class_fit(fitted: LabelledRows, context: Context) -> Callable[..., NDArray[np.float64]]:
     """Probabilities of 0.9 for the right class, or for the next one in a share of the rows."""
     wrong = float(context.parameters["error"])
 
@@ -67,7 +67,7 @@ def searching() -> ModuleType:
 
 
 def found(
-    searching: ModuleType, definition: ModelDefinition, data: Dataset, policy: Any, fit: Any
+    searching: ModuleType, definition: ModelDefinition, data: TrainingSet, policy: Any, fit: Any
 ) -> SearchReport:
     folds = search_folds(definition, data, policy)
     asked = searching.Search(
@@ -99,7 +99,7 @@ def test_classes_are_searched_by_accuracy_or_by_log_loss(searching: ModuleType) 
         assert report.best.value == pytest.approx(wanted, abs=0.15)
 
 
-def one_input(data: Dataset, count: int = 1) -> Any:
+def one_input(data: TrainingSet, count: int = 1) -> Any:
     """The matrix with its first inputs alone."""
     matrix = data.rows.matrix
     return replace(matrix, x=matrix.x[:, :count], names=("a", "b")[:count])
@@ -115,7 +115,7 @@ def one_input(data: Dataset, count: int = 1) -> Any:
     ],
 )
 def test_what_are_no_scores_of_the_task_fails_a_trial(
-    searching: ModuleType, definition: ModelDefinition, data: Dataset, policy: Any, scores: Any
+    searching: ModuleType, definition: ModelDefinition, data: TrainingSet, policy: Any, scores: Any
 ) -> None:
     data = replace(data, rows=replace(data.rows, matrix=one_input(data)))
     with pytest.raises(InputInvalid, match=r"all 8 trials failed; the last one: .*scores of shape"):

@@ -12,9 +12,12 @@ import msgspec
 import numpy as np
 import pytest
 from tests.support.model_folders import copied
+from tests.support.plain_fit import plain_dataset
 from tests.support.team_folder import command, team_folder
 from tests.support.training_rows import payments
 
+from mlplatform.authoring import Context, Dataset
+from mlplatform.learning.search.context import last_fit
 from mlplatform.learning.search.scores import checked_scores
 from mlplatform.learning.training import handover, retrain
 from mlplatform.learning.training.folder import call_baseline, load_folder
@@ -23,16 +26,20 @@ from mlplatform.learning.validation.report import to_dict
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.errors import ConfigUnusable, Corrupt, InputInvalid
 
-X, Y = np.zeros((4, 2), np.float32), np.zeros(4, np.int8)
+DATASET = plain_dataset(np.zeros((4, 2), np.float32), np.zeros(4, np.int8))
+CONTEXT = last_fit({}, 2, seed=1)
 BESIDE = """
+
+import numpy as np
+
 
 class Amount:
     def scores(self, x):
         return np.nan_to_num(x[:, 0]) / (1 + np.nan_to_num(x[:, 0]))
 
 
-def baseline(x, y, *, seed, weight=None):
-    x[:], y[:] = 0, 0  # its rows are copies
+def baseline(dataset, context):
+    dataset.x[:], dataset.y[:] = 0, 0  # its rows are copies
     return Amount()
 """
 
@@ -77,18 +84,20 @@ def test_it_learns_with_the_weights_that_the_model_learns_with(
     """`training.class_weight` is for both: otherwise the comparison would be of the weights too."""
     seen: list[tuple[Any, Any]] = []
 
-    def learn(training: Any, x: Any, y: Any, arguments: Any) -> None:
-        seen.append((y, arguments["weight"]))
+    def learn(dataset: Dataset, context: Context) -> Any:
+        seen.append((dataset.y, dataset.weight))
+        return SimpleNamespace(scores=lambda x: np.zeros(len(x)))
 
-    monkeypatch.setattr(retrain, "call_baseline", learn)
+    monkeypatch.setattr(retrain, "load_training", lambda name: module(learn))
     retrain.fit(load_folder("fraud"), payments(1, per_day=400), bundles=tmp_path)
     [(labels, weights)] = seen
     rare = np.sqrt((labels == 0).sum() / (labels == 1).sum())
     assert weights == pytest.approx(np.where(labels == 1, rare, 1.0))
 
 
-def test_a_folder_without_one_has_no_such_measures() -> None:
-    assert call_baseline(module(None), X, Y, {"seed": 1}) is None
+def test_a_folder_without_one_has_no_such_measures(tmp_path: Path) -> None:
+    made = retrain.fit(load_folder("fraud"), payments(1, per_day=400), bundles=tmp_path)
+    assert made.baseline == ()
 
 
 def test_one_that_takes_or_gives_something_else_is_told() -> None:
@@ -96,11 +105,11 @@ def test_one_that_takes_or_gives_something_else_is_told() -> None:
         raise AssertionError("it is not called")
 
     with pytest.raises(ConfigUnusable) as error:
-        call_baseline(module(of_two), X, Y, {"seed": 1, "classes": ("a", "b")})
+        call_baseline(module(of_two), DATASET, CONTEXT)
     assert "training.py: baseline: it is baseline(x: 'Any', y: 'Any')" in str(error.value)
-    assert "wanted: baseline(x, y, *, seed, weight=None, classes)" in str(error.value)
+    assert "wanted: baseline(dataset, context): x, y," in str(error.value)
     with pytest.raises(ConfigUnusable, match="it gives NoneType, which has no scores"):
-        call_baseline(module(lambda x, y, *, seed: None), X, Y, {"seed": 1})
+        call_baseline(module(lambda dataset, context: None), DATASET, CONTEXT)
 
 
 @pytest.mark.parametrize("scores", [np.zeros((4, 2)), np.full(4, 2.0), np.full(4, np.nan)])

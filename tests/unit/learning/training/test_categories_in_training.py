@@ -14,7 +14,7 @@ from mlplatform.learning.training import handover
 from mlplatform.learning.training.candidate import Candidate, train
 from mlplatform.learning.training.evaluate import JudgingInputs, Runnable, gather
 from mlplatform.learning.training.folder import ModelFolder, load_folder
-from mlplatform.learning.training_sets.dataset import Dataset, dataset, window
+from mlplatform.learning.training_sets.dataset import TrainingSet, dataset, window
 from mlplatform.model.bundle import load_bundle, problems
 from mlplatform.model.inputs import InputPlan
 from mlplatform.operations.whatif.decided_pages import BundleRun
@@ -74,14 +74,14 @@ def requests(folder: ModelFolder, channels: tuple[str, ...] = CHANNELS) -> pa.Ta
     )
 
 
-def built(folder: ModelFolder, table: pa.Table, **more) -> Dataset:
+def built(folder: ModelFolder, table: pa.Table, **more) -> TrainingSet:
     return dataset(
         folder.definition, folder.views, table, as_of_ms=AS_OF_MS, labels_until_ms=None, **more
     )
 
 
 @pytest.fixture(scope="module")
-def data(folder) -> Dataset:
+def data(folder) -> TrainingSet:
     return built(folder, requests(folder))
 
 

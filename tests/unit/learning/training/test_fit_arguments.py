@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace as replaced
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -13,12 +14,14 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 from tests.support.model_folders import copied
+from tests.support.plain_fit import plain_dataset
 from tests.support.team_folder import team_folder
 from tests.support.training_rows import payments
 
-from mlplatform.learning.search.context import FitContext, fit_device, last_fit
+from mlplatform.authoring import Context, Dataset
+from mlplatform.learning.search.context import fit_device, last_fit
 from mlplatform.learning.training import handover, retrain
-from mlplatform.learning.training.candidate import fit_rows, train
+from mlplatform.learning.training.candidate import fit_dataset, fit_rows, train
 from mlplatform.learning.training.fit_check import rows
 from mlplatform.learning.training.folder import call_fit, load_folder
 from mlplatform.learning.training.packages import import_problems
@@ -26,7 +29,8 @@ from mlplatform.learning.training_sets.moved_inputs import STRETCHES
 from mlplatform.model.definition import RequestField
 from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable, InputInvalid
 
-X, Y = np.zeros((4, 2), np.float32), np.zeros(4, np.int8)
+DATASET = plain_dataset(np.zeros((4, 2), np.float32), np.zeros(4, np.int8))
+CONTEXT = last_fit({}, 2, seed=1)
 FITTED = SimpleNamespace(scores=lambda x: x[:, 0], onnx=lambda: b"")
 
 
@@ -34,22 +38,36 @@ def module(fit: Any) -> Any:
     return SimpleNamespace(fit=fit)
 
 
-def test_a_fit_of_other_arguments_is_told_with_those_that_are_wanted() -> None:
-    def of_two(x: Any, y: Any) -> Any:
-        raise AssertionError("it is not called")
+def of_earlier_releases(x: Any, y: Any, *, seed: int, weight: Any = None) -> Any:
+    raise AssertionError("it is not called")
 
+
+def of_rows_alone(dataset: Any) -> Any:
+    raise AssertionError("it is not called")
+
+
+@pytest.mark.parametrize(
+    ("fit", "arguments"),
+    [
+        (of_earlier_releases, "x: 'Any', y: 'Any', *, seed: 'int', weight: 'Any' = None"),
+        (of_rows_alone, "dataset: 'Any'"),
+    ],
+)
+def test_a_fit_of_other_arguments_is_told_with_those_that_are_wanted(
+    fit: Any, arguments: str
+) -> None:
     with pytest.raises(ConfigUnusable) as error:
-        call_fit(module(of_two), X, Y, {"seed": 1, "classes": ("a", "b")})
-    assert "training.py: fit: it is fit(x: 'Any', y: 'Any')" in str(error.value)
-    assert "wanted: fit(x, y, *, seed, weight=None, classes)" in str(error.value)
+        call_fit(module(fit), DATASET, CONTEXT)
+    assert f"training.py: fit: it is fit({arguments})" in str(error.value)
+    assert "wanted: fit(dataset, context): x, y, weight and classes are" in str(error.value)
 
 
 def test_an_error_within_a_fit_is_its_own() -> None:
-    def failing(x: Any, y: Any, *, seed: int) -> Any:
+    def failing(dataset: Dataset, context: Context) -> Any:
         raise TypeError("no such row")
 
     with pytest.raises(TypeError, match="no such row"):
-        call_fit(module(failing), X, Y, {"seed": 1})
+        call_fit(module(failing), DATASET, CONTEXT)
 
 
 @pytest.mark.parametrize(
@@ -57,42 +75,67 @@ def test_an_error_within_a_fit_is_its_own() -> None:
     [(None, "NoneType, which has no scores and no onnx"), ({}, "dict, which has no scores")],
 )
 def test_what_is_no_fitted_model_is_told(given: object, told: str) -> None:
-    with pytest.raises(ConfigUnusable, match=f"it gives {told}.*`fitted` of learning/onnx"):
-        call_fit(module(lambda x, y, *, seed: given), X, Y, {"seed": 1})
+    told = f"it gives {told}.*`fitted` of mlplatform.authoring"
+    with pytest.raises(ConfigUnusable, match=told):
+        call_fit(module(lambda dataset, context: given), DATASET, CONTEXT)
 
 
-def test_a_fit_with_a_context_is_given_one_without_a_search_too() -> None:
-    seen: list[FitContext] = []
+def test_a_fit_is_given_its_rows_and_their_context() -> None:
+    data = payments(1, per_day=20).rows
+    names, matrix = data.matrix.names, data.matrix
+    weight = np.where(data.y == 1, 3.0, 1.0)
+    plain = fit_dataset(replaced(data, weight=np.ones(len(data))), names)
+    weighted = fit_dataset(replaced(data, weight=weight), names, ("good", "bad"))
+    for dataset in (plain, weighted):
+        assert dataset.inputs == names
+        assert np.array_equal(dataset.x, matrix.x, equal_nan=True)
+        assert dataset.y.tolist() == data.y.tolist()
+        assert dataset.event_ms.tolist() == matrix.event_ms.tolist()
+        assert dataset.unit.tolist() == matrix.unit.tolist()
+    assert (plain.weight, plain.classes) == (None, ())
+    assert weighted.weight is not None
+    assert (weighted.weight.tolist(), weighted.classes) == (weight.tolist(), ("good", "bad"))
+    for array in (weighted.x, weighted.y, weighted.weight, weighted.unit, weighted.event_ms):
+        array[:] = 0
+    assert matrix.unit.any(), "a fit may change what it is given, and not the rows"
+    assert weight.any()
 
-    def fit(x: Any, y: Any, *, seed: int, context: FitContext) -> Any:
+
+def test_a_fit_outside_of_a_search_has_a_context_without_parameters() -> None:
+    seen: list[Context] = []
+
+    def fit(dataset: Dataset, context: Context) -> Any:
         seen.append(context)
         return FITTED
 
     data = payments(1, per_day=20).rows
     fit_rows(module(fit), data, data.matrix.names, seed=7)
-    own = last_fit({}, len(data.matrix.names), seed=8, device="cuda", budget_s=60.0)
-    fit_rows(module(fit), data, data.matrix.names, seed=8, context=own)
-    assert [(c.seed, c.device, c.budget_s) for c in seen] == [(7, "cpu", None), (8, "cuda", 60.0)]
-    assert [(len(c.rows), dict(c.parameters)) for c in seen] == [(0, {}), (0, {})]
-    for context in seen:
-        assert context.inputs == data.matrix.names
-        assert context.event_ms.tolist() == data.matrix.event_ms.tolist()
-        assert context.unit.tolist() == data.matrix.unit.tolist()
-    seen[0].unit[:] = 0
-    assert data.matrix.unit.any(), "a fit may change what it is given, and not the rows"
+    (context,) = seen
+    assert (context.seed, context.device, context.budget_s) == (7, "cpu", None)
+    assert (len(context.rows), dict(context.parameters)) == (0, {})
 
 
-def test_a_context_says_where_an_input_is() -> None:
+def test_a_data_set_says_where_an_input_is() -> None:
     names = ["amount", "kind", "text.w1.1", "text.w1.2", "face.v3.1", "face.v3.2", "face.v3.3"]
-    none = np.empty(0, np.int64)
-    context = last_fit({}, len(names)).of_rows(
-        names, {"kind": ("web", "shop"), "text": ()}, none, none
-    )
-    assert context.columns("face", "amount") == [4, 5, 6, 0]
-    assert context.columns("text") == [2, 3]
-    assert context.categories == ("kind",)
+    x = np.arange(21, dtype=np.float32).reshape(3, 7)
+    words = {"kind": ("web", "shop"), "text": ()}
+    dataset = replaced(plain_dataset(x, np.zeros(3)), inputs=tuple(names), words=words)
+    assert dataset.columns("face", "amount") == [4, 5, 6, 0]
+    assert dataset.columns("text") == [2, 3]
+    assert dataset.categories == ("kind",)
     with pytest.raises(InputInvalid, match="no input height; wanted: amount, kind, text, face"):
-        context.columns("height")
+        dataset.columns("height")
+
+
+@pytest.mark.parametrize("chosen", [slice(1, 3), np.array([False, True, True, False]), [1, 2]])
+def test_some_rows_of_a_data_set_keep_what_is_theirs(chosen: Any) -> None:
+    x, y = np.arange(8, dtype=np.float32).reshape(4, 2), np.array([0, 1, 0, 1], np.int8)
+    dataset = plain_dataset(x, y, weight=np.arange(4.0), classes=("a", "b"))
+    some = dataset.rows(chosen)
+    assert (len(some), some.x.tolist(), some.y.tolist()) == (2, [[2, 3], [4, 5]], [1, 0])
+    assert some.weight is not None
+    assert (some.weight.tolist(), some.unit.tolist(), some.event_ms.tolist()) == ([1, 2],) * 3
+    assert (some.inputs, some.classes) == (dataset.inputs, ("a", "b"))
 
 
 def test_progress_is_logged_and_kept_within_bounds(caplog: pytest.LogCaptureFixture) -> None:
@@ -153,14 +196,14 @@ def test_a_module_that_the_folder_lacks_is_told_as_such() -> None:
 
 
 LOGGING = """
-from mlplatform.learning.onnx.sklearn import fitted
+from mlplatform.authoring.sklearn import fitted
 
 
-def fit(x, y, *, seed, weight=None, context):
+def fit(dataset, context):
     from sklearn.tree import DecisionTreeClassifier
 
     context.log(f"device {context.device}, {context.budget_s} s")
-    return fitted(DecisionTreeClassifier(max_depth=3, random_state=context.seed), x, y, weight)
+    return fitted(DecisionTreeClassifier(max_depth=3, random_state=context.seed), dataset)
 """
 
 

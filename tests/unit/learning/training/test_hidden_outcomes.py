@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.learning.features.test_features_offline import FRAUD, MemoryLog, decision, label
 
+from mlplatform.authoring import Context, Dataset
 from mlplatform.learning.features.hidden_outcomes import Interventions, training_labels
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.snapshots import snapshot
@@ -188,14 +189,14 @@ def test_weights_reach_the_fit_and_the_calibration() -> None:
     given_: list[Any] = []
 
     class Training:
-        def fit(self, x: Any, y: Any, *, seed: int, **more: Any) -> Any:
-            given_.append(more)
+        def fit(self, dataset: Dataset, context: Context) -> Any:
+            given_.append(dataset.weight)
             return SimpleNamespace(scores=lambda rows: rows[:, 0], onnx=lambda: b"")
 
     weighted = dataclasses.replace(rows, weight=np.where(rows.y == 1, 10.0, 1.0))
     for case in (rows, dataclasses.replace(rows, weight=np.ones(len(rows))), weighted):
         fit_rows(Training(), case, names, seed=1)
-    assert [list(one) for one in given_] == [[], [], ["weight"]]
+    assert [one is None for one in given_] == [True, True, False]
     raw = np.clip(rows.matrix.x[:, 0].astype(np.float64) / 1e3, 0.01, 0.99)
     raw = np.nan_to_num(raw, nan=0.5)
     repeated = np.repeat(np.arange(len(rows)), np.where(rows.y == 1, 10, 1))

@@ -25,7 +25,7 @@ from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.evaluate import load_runnable
 from mlplatform.learning.training.external_model import candidate_from_onnx
 from mlplatform.learning.training.folder import ModelFolder, load_folder
-from mlplatform.learning.training_sets.dataset import Dataset, dataset
+from mlplatform.learning.training_sets.dataset import TrainingSet, dataset
 from mlplatform.model.bundle import MODEL_FILE, load_bundle
 from mlplatform.model.folders import is_ready
 from mlplatform.model.policies.decision_scale import Task
@@ -49,14 +49,14 @@ def folder(tmp_path_factory) -> ModelFolder:
 
 
 @pytest.fixture(scope="module")
-def data(folder) -> Dataset:
+def data(folder) -> TrainingSet:
     table = requests(AS_OF_MS, days=24, per_day=300)
     return dataset(
         folder.definition, folder.views, table, as_of_ms=AS_OF_MS, labels_until_ms=AS_OF_MS
     )
 
 
-def brought(folder: ModelFolder, data: Dataset, bundles: Path, content: bytes) -> Candidate:
+def brought(folder: ModelFolder, data: TrainingSet, bundles: Path, content: bytes) -> Candidate:
     return candidate_from_onnx(
         content,
         folder,

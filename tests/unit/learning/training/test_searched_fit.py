@@ -40,18 +40,18 @@ TRAINING = '''"""Boosted trees whose depth and rate are searched."""
 
 import os
 
-from mlplatform.learning.onnx.sklearn import fitted
+from mlplatform.authoring.sklearn import fitted
 
 
-def fit(x, y, *, seed, weight=None, context):
+def fit(dataset, context):
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     with open(os.environ["FITS"], "a") as file:
         file.write("fit\\n")
     classifier = HistGradientBoostingClassifier(
-        random_state=seed, max_iter=10, early_stopping=False, **context.parameters
+        random_state=context.seed, max_iter=10, early_stopping=False, **context.parameters
     )
-    model = fitted(classifier, x, y, weight)
+    model = fitted(classifier, dataset)
     context.report(0, model.scores(context.rows)) if len(context.rows) else None
     return model
 '''

@@ -205,7 +205,7 @@ def test_a_trained_bundle_carries_its_segments_and_keeps_their_shares(tmp_path: 
 def test_a_segment_of_too_few_requests_is_refused_before_anything_is_fitted(
     segment: ThresholdSegment, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlplatform.learning.training.candidate.fit_rows", None)
+    monkeypatch.setattr("mlplatform.learning.training.candidate.call_fit", None)
     with pytest.raises(InputInvalid, match=told):
         train(folder_of(SHARES, segment), payments(1), bundles=tmp_path, seed=7)
 

@@ -21,7 +21,7 @@ from mlplatform.learning.training.candidate import Candidate, train
 from mlplatform.learning.training.evaluate import JudgingInputs, Runnable, gather
 from mlplatform.learning.training.fit_check import run
 from mlplatform.learning.training.folder import ModelFolder, load_folder
-from mlplatform.learning.training_sets.dataset import Dataset, any_matrix, dataset, window
+from mlplatform.learning.training_sets.dataset import TrainingSet, any_matrix, dataset, window
 from mlplatform.model.bundle import load_bundle, problems
 from mlplatform.model.inputs import InputPlan
 from mlplatform.operations.card.inputs import card_inputs
@@ -85,7 +85,7 @@ def requests(folder: ModelFolder, notes: np.ndarray = NOTES) -> pa.Table:
     })  # fmt: skip
 
 
-def built(folder: ModelFolder, table: pa.Table, **more: object) -> Dataset:
+def built(folder: ModelFolder, table: pa.Table, **more: object) -> TrainingSet:
     return dataset(
         folder.definition, folder.views, table, as_of_ms=AS_OF_MS, labels_until_ms=None, **more
     )

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from mlplatform.authoring import Context, Dataset
 from mlplatform.learning.training import candidate
 from mlplatform.learning.training.candidate import train
 from mlplatform.learning.training.folder import load_folder
@@ -52,13 +53,13 @@ def test_what_a_fit_gets_and_what_a_run_records_are_the_declared_weights(
 ) -> None:
     folder, data = load_folder("fraud"), payments(1)
     seen: list[Any] = []
-    fit_rows = candidate.fit_rows
+    call_fit = candidate.call_fit
 
-    def fitted(training: Any, rows: LabelledRows, *arguments: Any, **more: Any) -> Any:
-        seen.append(rows.weight)
-        return fit_rows(training, rows, *arguments, **more)
+    def fitted(training: Any, dataset: Dataset, context: Context) -> Any:
+        seen.append(dataset.weight)
+        return call_fit(training, dataset, context)
 
-    monkeypatch.setattr(candidate, "fit_rows", fitted)
+    monkeypatch.setattr(candidate, "call_fit", fitted)
     y = data.fitting.y
     ratio = float(np.sqrt((y == 0).sum() / (y == 1).sum()))
     for policy, weight in (("square_root", ratio), ("none", None)):

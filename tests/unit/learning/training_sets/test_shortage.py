@@ -8,7 +8,7 @@ import numpy as np
 from msgspec import structs
 from tests.support.training_rows import DEFINITION, NAMES, TO_MS, payments
 
-from mlplatform.learning.training_sets.dataset import Dataset
+from mlplatform.learning.training_sets.dataset import TrainingSet
 from mlplatform.learning.training_sets.shortage import (
     FirstDays,
     Holdings,
@@ -26,13 +26,13 @@ FROM_MS = TO_MS - DEFINITION.training.window_days * DAY_MS
 WHOLE = FirstDays(FROM_MS - 9 * DAY_MS, {"customer_stats": FROM_MS - 9 * DAY_MS})
 
 
-def without_values(data: Dataset, name: str) -> Dataset:
+def without_values(data: TrainingSet, name: str) -> TrainingSet:
     x = data.rows.matrix.x.copy()
     x[:, NAMES.index(name)] = np.nan
     return replace(data, rows=replace(data.rows, matrix=replace(data.rows.matrix, x=x)))
 
 
-def told_of(data: Dataset, first: FirstDays) -> str:
+def told_of(data: TrainingSet, first: FirstDays) -> str:
     return shortage(DEFINITION, holdings(DEFINITION, data), first, data.as_of_ms)
 
 

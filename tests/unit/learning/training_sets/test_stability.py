@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from mlplatform.learning.training_sets.dataset import Dataset
+from mlplatform.learning.training_sets.dataset import TrainingSet
 from mlplatform.learning.training_sets.moved_inputs import STRETCHES, stability
 from mlplatform.learning.training_sets.stability import Stability
 from mlplatform.learning.validation.feature_gates import judge_stability
@@ -18,7 +18,7 @@ from mlplatform.model.definition import InputSpec
 from support.training_rows import DEFINITION, NAMES, payments
 
 
-def moved(data: Dataset, name: str, change: Any) -> Dataset:
+def moved(data: TrainingSet, name: str, change: Any) -> TrainingSet:
     """The data with this input changed on the last two fifths of its rows."""
     matrix = data.rows.matrix
     x = matrix.x.copy()

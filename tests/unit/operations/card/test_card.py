@@ -30,6 +30,7 @@ from mlplatform.operations.card.inputs import AGGREGATES, card_inputs
 from mlplatform.operations.card.limits import limits
 from mlplatform.operations.card.records import _analyses
 from mlplatform.operations.card.sections import NOT_RECORDED, Section, sections
+from mlplatform.rollouts.journal.evidence import EARLIER_NAMES
 from mlplatform.rollouts.journal.transitions import Answered, Opened, RolledBack
 from mlplatform.runtime.errors import Corrupt
 from mlplatform.runtime.units import DAY_MS
@@ -252,7 +253,7 @@ def test_numbers_are_shown_with_their_unit_and_moved_ones_are_counted(
     definition = real_definition()
     gate = {"name": "mae", "verdict": "passed", "observed": -0.4, "limit": 0.6,
             "interval": [-0.9, 0.1], "reason": "as near as the champion"}  # fmt: skip
-    counts = {"payments": 900, "alerts": 0, "champion_alerts": 0, "both_alerts": 0, "flips": 12}
+    counts = {"requests": 900, "alerts": 0, "champion_alerts": 0, "both_alerts": 0, "flips": 12}
     facts = msgspec.structs.replace(
         known.version.facts, report={"champion": "c", "gates": [gate], "replayed": counts}
     )
@@ -274,7 +275,7 @@ def test_classes_have_no_scores_and_no_outcome_without_a_label(known: VersionRec
     definition = class_definition()
     gate = {"name": "accuracy", "verdict": "passed", "observed": 0.01, "limit": -0.02,
             "interval": [-0.01, 0.03], "reason": "as right as the champion"}  # fmt: skip
-    counts = {"payments": 900, "alerts": 0, "champion_alerts": 0, "both_alerts": 0, "flips": 12}
+    counts = {"requests": 900, "alerts": 0, "champion_alerts": 0, "both_alerts": 0, "flips": 12}
     facts = msgspec.structs.replace(
         known.version.facts, report={"champion": "c", "gates": [gate], "replayed": counts}
     )
@@ -540,6 +541,25 @@ def test_labels_say_when_they_come_and_what_declines_hide(known: VersionRecords)
     assert (labels.maturity_days, labels.hides, labels.come_share) == (3, ("decline",), 0.97)
     shown = words(told(card(known), "Labels and hidden outcomes"))
     assert "97.00 % of the labels that come within 3 days had arrived" in shown
+
+
+def named_before(fact: Any) -> Any:
+    """A fact whose gates name their values as 0.3 did."""
+    earlier = {name: before for before, name in EARLIER_NAMES.items()}
+    gates = {
+        name: gate | {"values": {earlier.get(n, n): v for n, v in gate["values"].items()}}
+        for name, gate in fact.evidence.get("gates", {}).items()
+    }
+    return msgspec.structs.replace(fact, evidence=fact.evidence | {"gates": gates})
+
+
+def test_a_journal_of_an_earlier_release_tells_the_same(known: VersionRecords) -> None:
+    journals = tuple([named_before(fact) for fact in facts] for facts in known.journals)
+    assert "fraud_labels_share" in repr(journals)
+    made, before = card(known), card(dataclasses.replace(known, journals=journals))
+    assert (before.labels, before.pairs) == (made.labels, made.pairs)
+    assert made.pairs is not None
+    assert made.pairs.positives == 80
 
 
 def test_what_is_not_on_record_is_said_to_be_so_everywhere(known: VersionRecords) -> None:

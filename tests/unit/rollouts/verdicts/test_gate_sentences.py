@@ -170,7 +170,7 @@ def _outcomes(frauds: int, missed: float, hidden: int) -> Outcomes:
         unit=rank, positive=fraud_flags, seen=seen_flags, chance=seen_flags * 1.0, guess=champion,
         came=np.ones(len(rank)),
     )  # fmt: skip
-    arrived_shares = {"fraud": ArrivedShare(0.93, 0.9, 0.96, 30 * 86_400_000)} if frauds else {}
+    arrived_shares = {"positive": ArrivedShare(0.93, 0.9, 0.96, 30 * 86_400_000)} if frauds else {}
     return Outcomes(payments, own, champion, 0, False, arrived_shares)
 
 

@@ -143,7 +143,7 @@ def test_the_verdict_says_which_share_of_the_labels_is_here() -> None:
         if number % 10 == 0:
             labels.append({"decision_id": f"p{number}", "label": 1, "event_ms": at_ms})
     seen = joined(rows, [label for label in labels if label["event_ms"] <= 60_000], 60_000)
-    arrived = seen.arrived_shares["fraud"]
+    arrived = seen.arrived_shares["positive"]
     assert arrived.within_ms == 60_000
     assert 0.5 < arrived.low < 0.75 < arrived.high <= 1.0
     assert arrived.share == pytest.approx(0.75, abs=0.06)

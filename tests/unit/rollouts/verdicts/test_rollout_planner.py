@@ -45,7 +45,7 @@ from mlplatform.runtime.units import HOUR_MS
 from rollout_world import fraud
 
 PREDICTED = Prediction(1.0, 0.3, 0.013, True, 30_000, design_effect=1.0, flip_design_effect=1.0)
-REPLAYED: dict[str, Any] = {"replayed": {"payments": 30_000}}
+REPLAYED: dict[str, Any] = {"replayed": {"requests": 30_000}}
 
 
 @functools.cache
@@ -391,9 +391,9 @@ def test_a_segment_too_small_to_be_shown_is_told_and_refused_where_it_is_require
     )
     segmented = msgspec.structs.replace(fraud().rollout, segments=policy)
     definition = msgspec.structs.replace(fraud(), rollout=segmented)
-    replayed = {"payments": 3_000, "alerts": 40, "champion_alerts": 40, "both_alerts": 32}
-    few = replayed | {"payments": 300, "alerts": 24, "champion_alerts": 4, "both_alerts": 4}
-    report = {"replayed": {"payments": 30_000, "segments": {"large": replayed, "rare": few}}}
+    replayed = {"requests": 3_000, "alerts": 40, "champion_alerts": 40, "both_alerts": 32}
+    few = replayed | {"requests": 300, "alerts": 24, "champion_alerts": 4, "both_alerts": 4}
+    report = {"replayed": {"requests": 30_000, "segments": {"large": replayed, "rare": few}}}
     of_segments = {
         "large": Prediction(1.0, 1 / 3, 40 / 3_000, requests=3_000),
         "rare": Prediction(6.0, 20 / 24, 24 / 300, requests=300),

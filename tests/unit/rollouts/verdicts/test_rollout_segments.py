@@ -24,6 +24,7 @@ from mlplatform.learning.training_sets.dataset import Matrix
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.replay import Recent
 from mlplatform.learning.validation.report import to_dict
+from mlplatform.learning.validation.report_entries import replayed_of
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import model_folder
@@ -39,7 +40,7 @@ from mlplatform.model.routes import Routes
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.passes.count_cache import count
 from mlplatform.rollouts.passes.error_parts import PARTS, gate_errors, phase_error
-from mlplatform.rollouts.passes.observe import predicted_segments, step_limits
+from mlplatform.rollouts.passes.observe import predicted_segments, prediction_of, step_limits
 from mlplatform.rollouts.verdicts.facts import Subject
 from mlplatform.rollouts.verdicts.judgement import GateLimits, Judgement, Sources
 from mlplatform.rollouts.verdicts.verdict import ALIKE, Prediction
@@ -159,9 +160,9 @@ def test_all_segments_together_take_their_part_of_the_error(number: int) -> None
 
 def test_a_segments_own_replay_says_what_is_expected_where_it_holds_enough() -> None:
     routes = Routes("fraud", 3, arm(1), None, None, None, "steady", 0.0)
-    counts = {"payments": 900, "alerts": 60, "champion_alerts": 30, "both_alerts": 20}
-    few = {"payments": 90, "alerts": 6, "champion_alerts": 3, "both_alerts": 2}
-    whole = {"payments": 30_000, "alerts": 400, "champion_alerts": 400, "both_alerts": 300}
+    counts = {"requests": 900, "alerts": 60, "champion_alerts": 30, "both_alerts": 20}
+    few = {"requests": 90, "alerts": 6, "champion_alerts": 3, "both_alerts": 2}
+    whole = {"requests": 30_000, "alerts": 400, "champion_alerts": 400, "both_alerts": 300}
     report = {
         "champion": arm(1).bundle,
         "replayed": whole | {"segments": {"large": counts, "rare": few}},
@@ -170,6 +171,21 @@ def test_a_segments_own_replay_says_what_is_expected_where_it_holds_enough() -> 
     assert found == {"large": Prediction(2.0, 50 / 70, 60 / 900, requests=900)}
     assert predicted_segments(report | {"champion": "another"}, routes) == {}
     assert predicted_segments({}, routes) == {}
+
+
+def test_a_report_of_an_earlier_release_predicts_what_it_predicted_then() -> None:
+    """Registries and journals hold reports whose replay counts `payments`."""
+    routes = Routes("fraud", 3, arm(1), None, None, None, "steady", 0.0)
+    counts = {"payments": 900, "alerts": 60, "champion_alerts": 30, "both_alerts": 20}
+    whole = {"payments": 30_000, "alerts": 400, "champion_alerts": 400, "both_alerts": 300}
+    report = {
+        "champion": arm(1).bundle,
+        "replayed": whole | {"segments": {"large": counts}},
+    }
+    found = predicted_segments(report, routes)
+    assert found == {"large": Prediction(2.0, 50 / 70, 60 / 900, requests=900)}
+    assert prediction_of(report, routes).requests == 30_000
+    assert replayed_of({}) is None
 
 
 def test_where_no_pair_was_replayed_a_segment_is_not_held_to_its_disagreement() -> None:
@@ -287,8 +303,8 @@ def test_a_validation_report_holds_what_replay_saw_of_each_segment() -> None:
         np.array([True, True, False]), np.array([True, False, False]), np.arange(3), inside
     )
     report = to_dict(GateReport("fraud", "b", "c", (), counts))
-    large = {"payments": 1, "alerts": 1, "champion_alerts": 1, "both_alerts": 1}
-    whole = {"payments": 3, "alerts": 2, "champion_alerts": 1, "both_alerts": 1}
+    large = {"requests": 1, "alerts": 1, "champion_alerts": 1, "both_alerts": 1}
+    whole = {"requests": 3, "alerts": 2, "champion_alerts": 1, "both_alerts": 1}
     effects = {"design_effect": 1.5, "flip_design_effect": 1.5}
     assert report["replayed"] == whole | effects | {"segments": {"large": large}}
     assert evaluate._segments(fraud(), Recent(rows, "a log"), {}) == {}

@@ -10,8 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mlplatform.model.bundle import Bundle, Reason, load_bundle
+from mlplatform.model.bundle import Bundle, load_bundle
 from mlplatform.model.definition import InputSpec
+from mlplatform.model.rules import Reason
 from mlplatform.scoring.arms import reasons
 from mlplatform.scoring.arms.reasons import (
     Explainer,

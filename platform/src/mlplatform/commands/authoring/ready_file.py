@@ -27,6 +27,8 @@ _FIELDS: Final = {
     "bool": "{type: int64, minimum: 0, maximum: 1}",
     "string": "{type: string, max_length: 50}",
 }
+_SEARCH: Final = re.compile(r"^  # search:.*\n(?:  #   .*\n)*", re.MULTILINE)
+"""What a template says of a search, which a model without a fit can't have."""
 _REQUEST: Final = re.compile(
     r"^# What an application sends.*?(?=^label:)", re.DOTALL | re.MULTILINE
 )
@@ -106,6 +108,7 @@ def folder_files(ready: ReadyGraph, shared: str) -> dict[str, str]:
     numbers = [column.name for column in columns if column.dtype != "string"]
     text = _REQUEST.sub(lambda _: _request(columns) + _signature(ready, tensors), shared)
     watched = ", ".join(numbers[:3] or names[:3])
+    text = _SEARCH.sub("", text)
     text = re.sub(r"^  inputs: \[.*\]$", f"  inputs: [{watched}]", text, flags=re.MULTILINE)
     reasons = "".join(
         f"{name}: {{code: {name.upper()}, customer: {name}, analyst: {name}}}\n" for name in names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows
+from mlplatform.learning.training_sets.dataset import LabelledRows, TrainingSet
 from mlplatform.learning.training_sets.shortage import LEARN, TEST, untrainable_reason
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.policies.search import SearchPolicy
@@ -21,7 +21,7 @@ class SearchFold:
 
 
 def search_folds(
-    definition: ModelDefinition, dataset: Dataset, policy: SearchPolicy
+    definition: ModelDefinition, dataset: TrainingSet, policy: SearchPolicy
 ) -> tuple[SearchFold, ...]:
     """Folds of rolling origin within the days to fit, oldest first. They hold none of the held-out
     days, and `maturity_days` lie between fitted and tested rows, as in service.

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.search.context import Device, FitContext, TrialStopped
+from mlplatform.learning.search.context import Context, Device, TrialStopped
 from mlplatform.learning.search.folds import SearchFold
 from mlplatform.learning.search.optuna import Suggestion, importances, suggestion
 from mlplatform.learning.search.scores import OwnMeasure, checked_scores, plain_of_task
@@ -40,7 +40,7 @@ MOST_STARTS: Final = 3
 time."""
 
 Scorer = Callable[[NDArray[np.float32]], NDArray[np.float64]]
-Fit = Callable[[LabelledRows, FitContext], Scorer]
+Fit = Callable[[LabelledRows, Context], Scorer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class _TrialRun:
             def judge(step: int, scores: NDArray[np.float64], number: int = number) -> None:
                 self._report(number, step, scores)
 
-            context = FitContext(
+            context = Context(
                 self.suggested.parameters,
                 x.copy(),
                 judge,

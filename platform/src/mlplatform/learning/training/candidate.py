@@ -14,7 +14,9 @@ from mlplatform.learning.onnx.confined_model import ConfinedModel
 from mlplatform.learning.onnx.explainer import Explainer, make_explainer, score_gap
 from mlplatform.learning.onnx.onnx_file import OnnxFile, ScoringSession
 from mlplatform.learning.registry.versions import TRAINED_HERE
-from mlplatform.learning.search.context import FitContext, fit_device, last_fit
+from mlplatform.learning.search.context import Context, fit_device, last_fit
+from mlplatform.learning.search.dataset import Dataset
+from mlplatform.learning.search.fitted import Fitted
 from mlplatform.learning.search.folds import search_folds
 from mlplatform.learning.search.study import Study
 from mlplatform.learning.training.calibration import (
@@ -24,24 +26,19 @@ from mlplatform.learning.training.calibration import (
     learned_decision,
 )
 from mlplatform.learning.training.folder import (
-    FittedModel,
     ModelFolder,
     Parameter,
     TrainingModule,
     call_fit,
-    check_takes_classes,
-    check_takes_context,
-    fit_arguments,
     load_training,
     own_measure,
     parameters_of,
-    takes_context,
 )
 from mlplatform.learning.training.packages import import_problems
 from mlplatform.learning.training.parts import Parts, folder_parts
 from mlplatform.learning.training.small_model import fit_scorecard, small_model
 from mlplatform.learning.training_sets.class_weights import recorded_weights, weighted
-from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows, Matrix
+from mlplatform.learning.training_sets.dataset import LabelledRows, Matrix, TrainingSet
 from mlplatform.learning.training_sets.shortage import CALIBRATE, LEARN, untrainable_reason
 from mlplatform.learning.validation.measures import Measure
 from mlplatform.learning.validation.replay import Recent, predicted_band
@@ -124,7 +121,7 @@ class ModelParts:
 
 def train(
     folder: ModelFolder,
-    dataset: Dataset,
+    dataset: TrainingSet,
     *,
     bundles: Path,
     seed: int,
@@ -166,7 +163,7 @@ def train(
     )
     classes, policy = definition.classes, definition.training.class_weight
     learned = weighted(fitting, policy)
-    fitted = fit_rows(training, learned, parts.names, seed=seed, context=context, classes=classes)
+    fitted = call_fit(training, fit_dataset(learned, parts.names, classes), context)
     content = fitted.onnx()
     rows = parity_rows(dataset.holdout.matrix.columns(parts.names), seed)
     inputs, tensors = len(parts.names), parts.tensors
@@ -190,7 +187,7 @@ def train(
 def run_search(
     folder: ModelFolder,
     training: TrainingModule,
-    dataset: Dataset,
+    dataset: TrainingSet,
     names: Sequence[str],
     *,
     seed: int,
@@ -206,16 +203,13 @@ def run_search(
     definition = folder.definition
     if (policy := definition.training.search) is None:
         return None
-    check_takes_context(training)
     with import_problems("training.search"):
         # imports Optuna, which not every role has
         from mlplatform.learning.search.search import Scorer, Search, search
 
-    def fit(rows: LabelledRows, context: FitContext) -> Scorer:
+    def fit(rows: LabelledRows, context: Context) -> Scorer:
         learned = weighted(rows, definition.training.class_weight)
-        classes = definition.classes
-        found = fit_rows(training, learned, names, seed=seed, context=context, classes=classes)
-        return found.scores
+        return call_fit(training, fit_dataset(learned, names, definition.classes), context).scores
 
     plan = Search(
         policy=policy,
@@ -232,34 +226,48 @@ def run_search(
     return search(plan, None if studies is None else Study(studies / key))
 
 
+def fit_dataset(rows: LabelledRows, names: Sequence[str], classes: Sequence[str] = ()) -> Dataset:
+    """Rows as a fit is given them: copies, because a fit may change its rows, and the next one and
+    the gates would see that. There is no `weight` if all rows weigh 1.
+
+    Args:
+        names: the columns, in the order of the bundle's inputs.
+        classes: names of the classes whose positions the labels are; empty for other models.
+    """
+    matrix, weight = rows.matrix, rows.weight
+    return Dataset(
+        x=matrix.columns(names).copy(),
+        y=rows.y.copy(),
+        weight=None if weight is None or bool((weight == 1).all()) else weight.copy(),
+        inputs=tuple(names),
+        words=matrix.words,
+        unit=matrix.unit.copy(),
+        event_ms=matrix.event_ms.copy(),
+        classes=tuple(classes),
+    )
+
+
 def fit_rows(
     training: TrainingModule,
     rows: LabelledRows,
     names: Sequence[str],
     *,
     seed: int,
-    context: FitContext | None = None,
     classes: Sequence[str] = (),
-) -> FittedModel:
-    """The model that a folder's training makes of rows, with their weights where they have some.
+) -> Fitted:
+    """The model that a folder's training makes of rows, with their weights if they have any,
+    outside of any search.
 
     Args:
-        context: the context for a `fit` that takes one; None: one with the seed alone.
         classes: names of the classes whose positions the labels are; empty for other models.
 
     Raises:
-        ConfigInvalid: the training imports a package that is not installed here, or can't fit
-            classes.
+        ConfigInvalid: the training takes other arguments, or imports a package that is not
+            installed here.
     """
-    x, y, more = rows.matrix.columns(names), rows.y, fit_arguments(rows.weight, classes, seed=seed)
-    if classes:
-        check_takes_classes(training)
-    if takes_context(training):  # a trial may change its rows, and the next one would see that
-        x, y = x.copy(), y.copy()
-        more |= {"weight": more["weight"].copy()} if "weight" in more else {}
-        plain, matrix = context or last_fit({}, len(names), seed=seed), rows.matrix
-        more["context"] = plain.of_rows(names, matrix.words, matrix.unit, matrix.event_ms)
-    return call_fit(training, x, y, more)
+    return call_fit(
+        training, fit_dataset(rows, names, classes), last_fit({}, len(names), seed=seed)
+    )
 
 
 def parity_rows(x: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
@@ -311,7 +319,7 @@ def _reference(x: NDArray[np.float32], parts: Parts) -> dict[str, float | None]:
 def build_candidate(
     made: ModelParts,
     definition: ModelDefinition,
-    dataset: Dataset,
+    dataset: TrainingSet,
     recent: Recent | None,
     *,
     bundles: Path,

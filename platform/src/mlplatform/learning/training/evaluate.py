@@ -26,7 +26,7 @@ from mlplatform.learning.rankings.orders import (
 from mlplatform.learning.registry.versions import TRAINED_HERE
 from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.learning.training.candidate import Candidate
-from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows
+from mlplatform.learning.training_sets.dataset import LabelledRows, TrainingSet
 from mlplatform.learning.validation.gate_report import GateReport, ReplayCounts
 from mlplatform.learning.validation.gates import (
     MINIMUM_POSITIVES,
@@ -103,7 +103,7 @@ class JudgingInputs:
     """
 
     candidate: Candidate
-    dataset: Dataset
+    dataset: TrainingSet
     champion: Runnable | None
     recent: Recent | None
     seed: int
@@ -194,7 +194,7 @@ def order_evidence(inputs: JudgingInputs, policy: RankingPolicy) -> OrderEvidenc
     )
 
 
-def data_evidence(definition: ModelDefinition, dataset: Dataset) -> DataEvidence:
+def data_evidence(definition: ModelDefinition, dataset: TrainingSet) -> DataEvidence:
     """The facts of the training set, before anything is fitted to it.
 
     A text is missing where it has no token: its later places are empty in all shorter texts. An

@@ -20,7 +20,7 @@ from mlplatform.learning.training.candidate import (
 from mlplatform.learning.training.folder import ModelFolder
 from mlplatform.learning.training.golden import GoldenSet
 from mlplatform.learning.training.parts import bundle_parts, folder_parts
-from mlplatform.learning.training_sets.dataset import Dataset
+from mlplatform.learning.training_sets.dataset import TrainingSet
 from mlplatform.learning.validation.gates import MINIMUM_POSITIVES
 from mlplatform.learning.validation.replay import Recent
 from mlplatform.model.bundle import Bundle
@@ -39,7 +39,7 @@ def candidate_from_onnx(
     content: bytes,
     base: Bundle | ModelFolder,
     definition: ModelDefinition,
-    dataset: Dataset,
+    dataset: TrainingSet,
     *,
     bundles: Path,
     origin: str,
@@ -118,7 +118,7 @@ def _parity(model: ConfinedModel, x: NDArray[np.float32], golden: GoldenSet | No
     return Parity(gap, len(x) + len(golden.rows), "rows scored alone, and the golden set")
 
 
-def _affordable(expected_s: float, dataset: Dataset, definition: ModelDefinition) -> float:
+def _affordable(expected_s: float, dataset: TrainingSet, definition: ModelDefinition) -> float:
     """The share of customers whose rows can be scored in time, halved until they can."""
     share = 1.0
     for _ in range(MOST_HALVINGS):
@@ -128,7 +128,7 @@ def _affordable(expected_s: float, dataset: Dataset, definition: ModelDefinition
     return share
 
 
-def _enough(dataset: Dataset, share: float, definition: ModelDefinition) -> bool:
+def _enough(dataset: TrainingSet, share: float, definition: ModelDefinition) -> bool:
     """Whether that share has positives enough to judge by; of classes or numbers, labels enough,
     as many for each class."""
     parts = [days.known.share(share) for days in (dataset.calibrating, dataset.judging)]

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from mlplatform.learning.onnx.explainer import score_gap
 from mlplatform.learning.onnx.onnx_file import OnnxFile
-from mlplatform.learning.search.context import FitContext, last_fit
+from mlplatform.learning.search.context import Context, last_fit
+from mlplatform.learning.search.dataset import Dataset
 from mlplatform.learning.search.scores import checked_scores
 from mlplatform.learning.training.candidate import parity_rows
 from mlplatform.learning.training.folder import (
@@ -23,12 +24,10 @@ from mlplatform.learning.training.folder import (
     TrainingModule,
     call_baseline,
     call_fit,
-    check_takes_classes,
-    check_takes_context,
+    has_baseline,
     load_folder,
     load_training,
     own_measure,
-    takes_context,
 )
 from mlplatform.learning.training.own_gates import try_own_gates, worded
 from mlplatform.learning.training.packages import import_problems
@@ -100,18 +99,15 @@ def run(model: str) -> None:
     """
     folder = load_folder(model)
     x, y, words = rows(folder.definition, folder.views, SEED)
-    training = load_training(model)
-    classes = folder.definition.classes
-    more = _context(folder.definition, training, x, words)
-    if classes:
-        check_takes_classes(training)
-        more["classes"] = classes
-    fitted = call_fit(training, x, y, {"seed": SEED, "weight": 1.0 + (y > np.median(y)), **more})
+    training, classes = load_training(model), folder.definition.classes
+    dataset = _dataset(folder.definition, (x, y), words)
+    fitted = call_fit(training, dataset, _context(folder.definition, training, x))
     tried = parity_rows(x, SEED)
     of_fit = fitted.scores(tried)
     expected = checked_scores("training.py: scores", of_fit, len(tried), folder.definition)
-    plain = {name: value for name, value in more.items() if name != "context"}
-    if (simpler := call_baseline(training, x, y, {"seed": SEED, **plain})) is not None:
+    if has_baseline(training):
+        again = _dataset(folder.definition, (x, y), words)
+        simpler = call_baseline(training, again, last_fit({}, x.shape[1], seed=SEED))
         checked_scores(BASELINE, simpler.scores(tried), len(tried), folder.definition)
     names, signature = [i.name for i in folder.definition.inputs], folder.definition.signature
     tensors = None if signature is None else Tensors(signature, names, words, classes=len(classes))
@@ -151,24 +147,35 @@ def _kind(fitted: Any) -> str:
     return str(getattr(fitted, "kind", type(fitted).__name__))
 
 
+def _dataset(
+    definition: ModelDefinition, labelled: tuple[NDArray[np.float32], Labels], words: Vocabularies
+) -> Dataset:
+    """Copies of made-up rows and labels as a fit is given them, of two rows a unit, over a day."""
+    (x, y), numbers = labelled, np.arange(len(labelled[1]), dtype=np.int64)
+    return Dataset(
+        x=x.copy(),
+        y=y.copy(),
+        weight=1.0 + (y > np.median(y)),
+        inputs=tuple(i.name for i in definition.inputs),
+        words=words,
+        unit=numbers // 2,
+        event_ms=numbers * DAY_MS // len(y),
+        classes=definition.classes,
+    )
+
+
 def _context(
-    definition: ModelDefinition,
-    training: TrainingModule,
-    x: NDArray[np.float32],
-    words: Vocabularies,
-) -> dict[str, Any]:
-    """The context for a `fit` that takes one, of made-up rows; with the first trial's parameters,
-    and rows for reports, if model.yaml declares a search.
+    definition: ModelDefinition, training: TrainingModule, x: NDArray[np.float32]
+) -> Context:
+    """The context of a fit of made-up rows; with the first trial's parameters, and rows for
+    reports, if model.yaml declares a search.
 
     Raises:
-        ConfigInvalid: Optuna is not installed, `fit` takes no context, or there is no own measure.
+        ConfigInvalid: Optuna is not installed, or there is no own measure.
     """
-    policy, numbers = definition.training.search, np.arange(len(x), dtype=np.int64)
-    of_rows = [i.name for i in definition.inputs], words, numbers // 2, numbers * DAY_MS // len(x)
+    policy = definition.training.search
     if policy is None:
-        plain = last_fit({}, x.shape[1], seed=SEED).of_rows(*of_rows)
-        return {"context": plain} if takes_context(training) else {}
-    check_takes_context(training)
+        return last_fit({}, x.shape[1], seed=SEED)
     if policy.measure == OWN:
         own_measure(training)
     with import_problems("training.search"):
@@ -178,8 +185,7 @@ def _context(
     def judge(step: int, scores: NDArray[np.float64]) -> None:
         checked_scores("training.py: context.report", scores, len(x), definition)
 
-    trial = FitContext(suggestion(policy, (), SEED).parameters, x, judge, seed=SEED)
-    return {"context": trial.of_rows(*of_rows)}
+    return Context(suggestion(policy, (), SEED).parameters, x.copy(), judge, seed=SEED)
 
 
 def rows(

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, cast, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
-
+from mlplatform.learning.search.context import Context
+from mlplatform.learning.search.dataset import Dataset
+from mlplatform.learning.search.fitted import Fitted, ScoringModel
 from mlplatform.learning.search.scores import OwnMeasure
 from mlplatform.learning.training.golden import GOLDEN_FILE, GoldenSet, golden_set
 from mlplatform.learning.training.packages import import_problems
-from mlplatform.learning.training_sets.known_labels import Labels
-from mlplatform.model.bundle import Reason, parse_reasons
 from mlplatform.model.definition import WIDE, WORDED, ModelDefinition, declared_names
 from mlplatform.model.features.purposes import DeclaredViews
 from mlplatform.model.features.views import FILE as VIEWS_FILE
@@ -35,38 +33,24 @@ from mlplatform.model.folders import (
     load_definition,
     model_folder,
 )
-from mlplatform.model.rules import Rule, parse_rules
+from mlplatform.model.rules import Reason, Rule, parse_reasons, parse_rules
 from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
 
 Parameter = str | int | float | bool | None
 
 FIT: Final = "training.py: fit"
 BASELINE: Final = "training.py: baseline"
+ARGUMENTS: Final = (
+    "(dataset, context): x, y, weight and classes are attributes of the dataset, seed is one of the"
+    " context (docs/adding-a-model.md)"
+)
+RULES_FILE: Final = "rules.yaml"
+REASONS_FILE: Final = "reasons.yaml"
 PARTS: Final = ("scores", "onnx")
 """Methods of a fitted model."""
 MOST_PARAMETERS: Final = 200
 MOST_CHARACTERS: Final = 500
 MOST_WHOLE: Final = 2**63
-
-
-class ScoringModel(Protocol):
-    """A model that scores rows, as of `FittedModel`."""
-
-    def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]: ...
-
-
-class FittedModel(Protocol):
-    """A fitted model and its ONNX form, which must agree."""
-
-    def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        """One raw score of 0-1 a row; of classes their probabilities [n, classes]; of a model of
-        numbers one number a row. NaN inputs are missing values."""
-        ...
-
-    def onnx(self) -> bytes:
-        """Input "inputs" float32 [n, F], output "scores" float32 [n], of classes [n, classes]; the
-        same bytes every time."""
-        ...
 
 
 @runtime_checkable
@@ -77,7 +61,7 @@ class ParametrisedModel(Protocol):
     def parameters(self) -> Mapping[str, Any]: ...
 
 
-def parameters_of(fitted: FittedModel) -> dict[str, Parameter]:
+def parameters_of(fitted: Fitted) -> dict[str, Parameter]:
     """The hyper-parameters of a fitted model, the first `MOST_PARAMETERS` by name, as text if they
     are neither a number nor a text; empty for a model without any."""
     reported = fitted.parameters if isinstance(fitted, ParametrisedModel) else {}
@@ -100,27 +84,12 @@ def _plain(value: Any) -> Parameter:
 class TrainingModule(Protocol):
     """The module `training.py` of a model's folder."""
 
-    def fit(
-        self,
-        x: NDArray[np.float32],
-        y: Labels,
-        *,
-        seed: int,
-        weight: NDArray[np.float64] | None = None,
-    ) -> FittedModel:
-        """Learn from rows by inputs and labels 0 or 1; the same rows and seed give the same model.
+    def fit(self, dataset: Dataset, context: Context) -> Fitted:
+        """Learn from labelled rows; the same rows and seed give the same model.
 
-        Args:
-            weight: weight of each row; None means that all rows weigh 1. A request that exploration
-                let through weighs more, because it stands for stopped requests that are not among
-                the rows.
-
-        Of a model of classes labels are places among them, from 0, and it is given `classes` too,
-        their names in that order; of a model of numbers labels are float64. A `fit` that has a
-        parameter `context` is given a `FitContext`; where model.yaml has `training.search`, it must
-        have one, and the module has `measure(y, scores)`, where the search's measure is `own`. The
-        module may have a function `baseline` of the same arguments but `context`, which gives a
-        simpler model: each version is measured beside it.
+        A module has `measure(y, scores)` too, where the measure of `training.search` is `own`. It
+        may have `baseline(dataset, context)`, which gives a simpler model: each version is measured
+        beside it.
         """
         ...
 
@@ -163,26 +132,78 @@ def read_folder(definition: ModelDefinition, folder: Path) -> ModelFolder:
     Raises:
         ConfigInvalid: a file does not fit the definition; the message names the file and the key.
     """
-    name = definition.name
-    check_rendered(folder)
-    numbers = [i.name for i in definition.inputs if i.kind not in (*WORDED, *WIDE)]
-    rules, reasons = _text(folder / "rules.yaml"), _text(folder / "reasons.yaml")
+    names = names_of(definition)
     return ModelFolder(
         definition=definition,
-        views=_unprotected(load_views(folder), definition),
-        rules=parse_rules(
-            rules,
-            source=f"{name}/rules.yaml",
-            inputs=numbers,
-            decisions=definition.decision.outcomes,
-            protected=definition.protected,
-        ),
-        reasons=parse_reasons(
-            reasons, source=f"{name}/reasons.yaml", inputs=declared_names(definition.inputs)
-        ),
+        views=read_views(definition, folder),
+        rules=read_rules(folder, names),
+        reasons=read_reasons(folder, names),
         digest=folder_digest(folder),
         golden=golden_set(folder / GOLDEN_FILE, definition) if is_ready(folder) else None,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredNames:
+    """The names of model.yaml that rules.yaml and reasons.yaml use; None for those that are not
+    known.
+
+    Args:
+        numbers: the inputs that are numbers.
+        inputs: all inputs.
+        outcomes: what the model decides.
+        protected: request fields that nothing may decide by.
+    """
+
+    numbers: Sequence[str] | None = None
+    inputs: Sequence[str] | None = None
+    outcomes: Sequence[str] | None = None
+    protected: Sequence[str] = ()
+
+
+def names_of(definition: ModelDefinition) -> DeclaredNames:
+    """The names of a whole definition."""
+    return DeclaredNames(
+        [i.name for i in definition.inputs if i.kind not in (*WORDED, *WIDE)],
+        declared_names(definition.inputs),
+        definition.decision.outcomes,
+        definition.protected,
+    )
+
+
+def read_rules(folder: Path, names: DeclaredNames) -> tuple[Rule, ...]:
+    """The rules of a folder.
+
+    Raises:
+        ConfigInvalid: the file is wrong; the message names each error with its line.
+    """
+    return parse_rules(
+        _text(folder / RULES_FILE),
+        source=f"{folder.name}/{RULES_FILE}",
+        inputs=names.numbers,
+        decisions=names.outcomes,
+        protected=names.protected,
+    )
+
+
+def read_reasons(folder: Path, names: DeclaredNames) -> Mapping[str, Reason]:
+    """The reasons of a folder, by input.
+
+    Raises:
+        ConfigInvalid: the file is wrong; the message names each error with its line.
+    """
+    text = _text(folder / REASONS_FILE)
+    return parse_reasons(text, source=f"{folder.name}/{REASONS_FILE}", inputs=names.inputs)
+
+
+def read_views(definition: ModelDefinition, folder: Path) -> tuple[FeatureView, ...]:
+    """The feature views of a folder.
+
+    Raises:
+        ConfigInvalid: `features.json` is wrong or out of date, or a view reads what it may not.
+    """
+    check_rendered(folder)
+    return _unprotected(load_views(folder), definition)
 
 
 def _unprotected(
@@ -216,102 +237,52 @@ def _text(file: Path) -> str:
         raise ConfigUnusable(f"{file.parent.name}/{file.name}", str(error), wanted) from error
 
 
-def check_takes_classes(training: TrainingModule) -> None:
-    """Raises unless `fit` of a model of classes takes the names of classes.
-
-    Raises:
-        ConfigInvalid: `fit` has no parameter `classes`.
-    """
-    if "classes" not in inspect.signature(training.fit).parameters:
-        wanted = "fit(x, y, *, seed, weight=None, classes): model.yaml has `task: classes`"
-        raise ConfigUnusable(FIT, "it takes no `classes`", wanted)
-
-
-def takes_context(training: TrainingModule) -> bool:
-    """Whether `fit` has a parameter `context`."""
-    return "context" in inspect.signature(training.fit).parameters
-
-
-def check_takes_context(training: TrainingModule) -> None:
-    """Raises unless `fit` of a model with a search takes its context.
-
-    Raises:
-        ConfigInvalid: `fit` has no parameter `context`.
-    """
-    if not takes_context(training):
-        wanted = "fit(x, y, *, seed, weight=None, context): model.yaml has training.search"
-        raise ConfigUnusable(FIT, "it takes no `context`", wanted)
-
-
-def fit_arguments(
-    weight: NDArray[np.float64] | None, classes: Sequence[str], *, seed: int
-) -> dict[str, Any]:
-    """The arguments of `fit` and `baseline` beside rows and labels: no `classes` of other models,
-    and no `weight` where all rows weigh 1."""
-    more: dict[str, Any] = {"seed": seed}
-    if classes:
-        more["classes"] = tuple(classes)
-    if weight is not None and not bool((weight == 1).all()):
-        more["weight"] = weight
-    return more
-
-
-def call_fit(
-    training: TrainingModule, x: NDArray[np.float32], y: Labels, arguments: Mapping[str, Any]
-) -> FittedModel:
-    """The model that `fit` gives for rows, labels and these arguments by name.
+def call_fit(training: TrainingModule, dataset: Dataset, context: Context) -> Fitted:
+    """The model that `fit` gives for rows and their context.
 
     Raises:
         ConfigInvalid: `fit` takes other arguments, imports a package that is not installed here, or
             gives something that is no fitted model.
     """
-    _check_takes(training.fit, FIT, "fit", (x, y), arguments)
+    _check_takes(training.fit, FIT, "fit")
     with import_problems():
-        fitted: Any = cast(Any, training.fit)(x, y, **arguments)
+        fitted: Any = training.fit(dataset=dataset, context=context)
     if lacking := [name for name in PARTS if not callable(getattr(fitted, name, None))]:
         problem = f"it gives {type(fitted).__name__}, which has no {' and no '.join(lacking)}"
-        wanted = "a model with scores(x) and onnx(), as `fitted` of learning/onnx gives it"
+        wanted = "a model with scores(x) and onnx(), as `fitted` of mlplatform.authoring gives it"
         raise ConfigUnusable(FIT, problem, wanted)
-    return cast(FittedModel, fitted)
+    return cast(Fitted, fitted)
 
 
-def call_baseline(
-    training: TrainingModule, x: NDArray[np.float32], y: Labels, arguments: Mapping[str, Any]
-) -> ScoringModel | None:
-    """The simpler model that `baseline` gives for copies of the rows that a fit learns from; None
-    if the module has no such function.
+def has_baseline(training: TrainingModule) -> bool:
+    """Whether a module has a function `baseline`."""
+    return callable(getattr(training, "baseline", None))
+
+
+def call_baseline(training: TrainingModule, dataset: Dataset, context: Context) -> ScoringModel:
+    """The simpler model that `baseline` gives for the rows that a fit learns from.
 
     Raises:
         ConfigInvalid: `baseline` takes other arguments, imports a package that is not installed
             here, or gives something without `scores`.
     """
-    simpler: Any = getattr(training, "baseline", None)
-    if not callable(simpler):
-        return None
-    _check_takes(simpler, BASELINE, "baseline", (x, y), arguments)
+    simpler: Any = training.baseline  # type: ignore[attr-defined]  # a module may have it
+    _check_takes(simpler, BASELINE, "baseline")
     with import_problems():
-        found: Any = simpler(x.copy(), y.copy(), **arguments)
+        found: Any = simpler(dataset=dataset, context=context)
     if not callable(getattr(found, "scores", None)):
         problem = f"it gives {type(found).__name__}, which has no scores"
         raise ConfigUnusable(BASELINE, problem, "a model with scores(x), as of `fit`")
     return cast(ScoringModel, found)
 
 
-def _check_takes(
-    function: Callable[..., Any],
-    key: str,
-    name: str,
-    rows: tuple[NDArray[np.float32], Labels],
-    arguments: Mapping[str, Any],
-) -> None:
-    """Raises ConfigUnusable unless the folder's function takes rows, labels and these arguments."""
+def _check_takes(function: Callable[..., Any], key: str, name: str) -> None:
+    """Raises ConfigUnusable unless the folder's function takes a data set and its context."""
     signature = inspect.signature(function)
     try:
-        signature.bind(*rows, **arguments)
+        signature.bind(dataset=None, context=None)
     except TypeError as error:
-        more = "".join(f", {one}" for one in arguments if one not in ("seed", "weight"))
-        usual = f"{name}(x, y, *, seed, weight=None{more})"
-        raise ConfigUnusable(key, f"it is {name}{signature}: {error}", usual) from error
+        raise ConfigUnusable(key, f"it is {name}{signature}", f"{name}{ARGUMENTS}") from error
 
 
 def own_measure(training: TrainingModule) -> OwnMeasure:
@@ -336,6 +307,5 @@ def load_training(name: str) -> TrainingModule:
     with import_problems():
         module = load_module(name, "training")
     if not callable(getattr(module, "fit", None)):
-        wanted = "a function fit(x, y, *, seed, weight=None)"
-        raise ConfigUnusable(FIT, "there is no such function", wanted)
+        raise ConfigUnusable(FIT, "there is no such function", f"a function fit{ARGUMENTS}")
     return cast(TrainingModule, module)

@@ -12,7 +12,12 @@ from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.evaluate import Runnable
 from mlplatform.learning.training.folder import ModelFolder
 from mlplatform.learning.training.labelled_evaluation import champion_scores, task_measures
-from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows, any_matrix, label_rows
+from mlplatform.learning.training_sets.dataset import (
+    LabelledRows,
+    TrainingSet,
+    any_matrix,
+    label_rows,
+)
 from mlplatform.learning.training_sets.port import TrainingJoin
 from mlplatform.learning.training_sets.shortage import CALIBRATE, LEARN, untrainable_reason
 from mlplatform.learning.validation.fold_gate import FoldFinding
@@ -45,7 +50,7 @@ def fold_problem(folder: ModelFolder, offline: OfflineTable, fold: Fold) -> str:
     return ""
 
 
-def untrainable_fold_reason(definition: ModelDefinition, dataset: Dataset) -> str:
+def untrainable_fold_reason(definition: ModelDefinition, dataset: TrainingSet) -> str:
     """Why nothing can be fitted to the days of a fold; empty if something can."""
     return untrainable_reason(
         definition, dataset.fitting.training_rows, LEARN
@@ -77,7 +82,7 @@ def tested_fold(
     definition: ModelDefinition,
     fold: Fold,
     fitted: Candidate,
-    dataset: Dataset,
+    dataset: TrainingSet,
     tested: LabelledRows,
     *,
     champion: Runnable | None,

@@ -25,9 +25,9 @@ from mlplatform.learning.search.context import MOST_LINES
 from mlplatform.learning.training.candidate import Candidate, Parity
 from mlplatform.learning.training.folder import MOST_CHARACTERS, MOST_PARAMETERS
 from mlplatform.learning.training_sets.dataset import (
-    Dataset,
     LabelledRows,
     Matrix,
+    TrainingSet,
     Window,
     rows_digest,
 )
@@ -138,7 +138,9 @@ class Result(_Part, frozen=True):
         return Parity(gap, self.rows, self.against)
 
 
-def order(dataset: Dataset, recent: Recent | None, *, code: str, folder: str, seed: int) -> Order:
+def order(
+    dataset: TrainingSet, recent: Recent | None, *, code: str, folder: str, seed: int
+) -> Order:
     """The order to fit these rows."""
     return Order(
         model=dataset.model,
@@ -157,7 +159,9 @@ def order(dataset: Dataset, recent: Recent | None, *, code: str, folder: str, se
     )
 
 
-def write(order: Order, dataset: Dataset, recent: Recent | None, shared: Path, item: Path) -> None:
+def write(
+    order: Order, dataset: TrainingSet, recent: Recent | None, shared: Path, item: Path
+) -> None:
     """Write an order and its rows into two existing folders: `order.json` and `recent.parquet` into
     `shared`, `requests.parquet` into `item`."""
     _write_rows(dataset.rows, item / REQUESTS)
@@ -175,7 +179,7 @@ def read_order(shared: Path) -> Order:
     return _decoded(shared / ORDER, Order)
 
 
-def read(order: Order, shared: Path, requests: Path) -> tuple[Dataset, Recent | None]:
+def read(order: Order, shared: Path, requests: Path) -> tuple[TrainingSet, Recent | None]:
     """The rows of an order.
 
     Raises:
@@ -184,7 +188,7 @@ def read(order: Order, shared: Path, requests: Path) -> tuple[Dataset, Recent | 
     rows = _read_rows(requests, order.words)
     data = order.data
     _hold(requests, rows_digest(rows.matrix, rows.y, rows), data.digest)
-    dataset = Dataset(
+    dataset = TrainingSet(
         model=order.model,
         rows=rows,
         window=Window(data.from_ms, data.holdout_from_ms, data.gates_from_ms, data.to_ms),

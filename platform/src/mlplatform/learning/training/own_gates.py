@@ -14,7 +14,7 @@ from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.evaluate import Runnable
 from mlplatform.learning.training.folder import ModelFolder
 from mlplatform.learning.training.packages import import_problems
-from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows
+from mlplatform.learning.training_sets.dataset import LabelledRows, TrainingSet
 from mlplatform.learning.training_sets.known_labels import Labels
 from mlplatform.learning.validation.class_measures import in_order_of
 from mlplatform.learning.validation.own_gates import (
@@ -48,7 +48,7 @@ def has_own_gates(model: str) -> bool:
 def own_findings(
     folder: ModelFolder,
     candidate: Candidate,
-    dataset: Dataset,
+    dataset: TrainingSet,
     *,
     champion: Runnable | None,
     seed: int,

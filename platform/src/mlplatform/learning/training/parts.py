@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mlplatform.learning.training.folder import ModelFolder
-from mlplatform.model.bundle import Bundle, Reason, View
+from mlplatform.model.bundle import Bundle, View
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.inputs import view_defaults
-from mlplatform.model.rules import Rule
+from mlplatform.model.rules import Reason, Rule
 from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.model.tensors.signature import Signature, Tensors
 from mlplatform.model.windows.declaration import Window, read_by

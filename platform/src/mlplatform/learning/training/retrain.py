@@ -17,15 +17,16 @@ from mlplatform.learning.registry.versions import (
     Version,
     VersionFacts,
 )
+from mlplatform.learning.search.context import fit_device, last_fit
 from mlplatform.learning.search.scores import checked_scores
 from mlplatform.learning.skew.verdict import SkewReport
-from mlplatform.learning.training.candidate import Candidate, train
+from mlplatform.learning.training.candidate import Candidate, fit_dataset, train
 from mlplatform.learning.training.evaluate import JudgingInputs, Runnable, gate_report
 from mlplatform.learning.training.folder import (
     BASELINE,
     ModelFolder,
     call_baseline,
-    fit_arguments,
+    has_baseline,
     load_training,
 )
 from mlplatform.learning.training.labelled_evaluation import (
@@ -37,7 +38,7 @@ from mlplatform.learning.training.own_gates import own_findings
 from mlplatform.learning.training.segment_gates import group_gates, segment_gates
 from mlplatform.learning.training_sets import dataset
 from mlplatform.learning.training_sets.class_weights import weighted
-from mlplatform.learning.training_sets.dataset import Dataset
+from mlplatform.learning.training_sets.dataset import TrainingSet
 from mlplatform.learning.training_sets.moved_inputs import stability
 from mlplatform.learning.training_sets.port import TrainingJoin
 from mlplatform.learning.validation.feature_gates import judge_stability
@@ -76,7 +77,7 @@ def build_dataset(
     as_of_ms: int,
     champion: Runnable | None,
     join: TrainingJoin,
-) -> Dataset:
+) -> TrainingSet:
     """The training set as it was known at `as_of_ms`, with the champion's inputs beside the model's
     own.
 
@@ -143,7 +144,7 @@ def recent_requests(
 
 def fit(
     folder: ModelFolder,
-    dataset: Dataset,
+    dataset: TrainingSet,
     *,
     bundles: Path,
     recent: Recent | None = None,
@@ -162,7 +163,7 @@ def fit(
 
 
 def _beside_baseline(
-    definition: ModelDefinition, candidate: Candidate, dataset: Dataset
+    definition: ModelDefinition, candidate: Candidate, dataset: TrainingSet
 ) -> tuple[Measure, ...]:
     """The measures of a candidate beside the folder's `baseline`, fitted to the same rows, on the
     rows on which the gates measure; empty if the folder has none, without what has no value there.
@@ -170,12 +171,13 @@ def _beside_baseline(
     A baseline is not calibrated, so of two outcomes only measures of ranking are compared.
     """
     training, bundle = load_training(definition.name), candidate.bundle
+    if not has_baseline(training):
+        return ()
     fitting = dataset.by(dataset.vocabularies).fitting.training_rows
     rows = weighted(fitting, definition.training.class_weight)
-    more = fit_arguments(rows.weight, definition.classes, seed=bundle.seed)
-    simpler = call_baseline(training, rows.matrix.columns(bundle.input_names), rows.y, more)
-    if simpler is None:
-        return ()
+    names = bundle.input_names
+    context = last_fit({}, len(names), seed=bundle.seed, device=fit_device(definition.accelerator))
+    simpler = call_baseline(training, fit_dataset(rows, names, definition.classes), context)
     holdout = dataset.holdout.share(candidate.customers)
     first = holdout.before(dataset.window.gates_from_ms) if definition.task == "binary" else 0
     days = holdout.rows(slice(first, None)).known
@@ -191,7 +193,7 @@ def _beside_baseline(
 def validate(
     folder: ModelFolder,
     candidate: Candidate,
-    dataset: Dataset,
+    dataset: TrainingSet,
     *,
     champion: Runnable | None,
     recent: Recent | None = None,
@@ -241,7 +243,7 @@ def _has_same_rows(candidate: Candidate, champion: Runnable) -> bool:
 def describe(
     folder: ModelFolder,
     candidate: Candidate,
-    dataset: Dataset,
+    dataset: TrainingSet,
     report: GateReport,
     *,
     champion: Runnable | None,

@@ -19,7 +19,7 @@ from mlplatform.learning.registry.run_record import RunDataset, RunRecord, Scala
 from mlplatform.learning.training import curves, drawings
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.evaluate import Runnable
-from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows, rows_digest
+from mlplatform.learning.training_sets.dataset import LabelledRows, TrainingSet, rows_digest
 from mlplatform.learning.training_sets.stability import Stability
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.measures import Measure
@@ -57,7 +57,7 @@ class _Arm:
 def run_record(
     definition: ModelDefinition,
     candidate: Candidate,
-    dataset: Dataset,
+    dataset: TrainingSet,
     report: GateReport,
     *,
     champion: Runnable | None,
@@ -199,7 +199,7 @@ def _figures(arm: _Arm) -> dict[str, float]:
 
 
 def _parameters(
-    definition: ModelDefinition, candidate: Candidate, dataset: Dataset
+    definition: ModelDefinition, candidate: Candidate, dataset: TrainingSet
 ) -> dict[str, Scalar]:
     bundle = candidate.bundle
     declared = {"gates": definition.gates, "training": definition.training}
@@ -219,7 +219,7 @@ def _parameters(
     }
 
 
-def _extent(dataset: Dataset, *, task: str) -> dict[str, Scalar]:
+def _extent(dataset: TrainingSet, *, task: str) -> dict[str, Scalar]:
     window = dataset.window
     counted = (
         (
@@ -253,7 +253,7 @@ def _tags(candidate: Candidate, report: GateReport) -> dict[str, str]:
     }
 
 
-def _datasets(bundle: Bundle, dataset: Dataset) -> tuple[RunDataset, ...]:
+def _datasets(bundle: Bundle, dataset: TrainingSet) -> tuple[RunDataset, ...]:
     types, held = columns(bundle), dataset.holdout
     extent = _extent(dataset, task=bundle.scale.task)
     of_holdout = rows_digest(held.matrix, held.y, held)

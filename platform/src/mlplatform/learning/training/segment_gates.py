@@ -20,7 +20,7 @@ from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.evaluate import Runnable
 from mlplatform.learning.training.labelled_evaluation import champion_scores
 from mlplatform.learning.training.own_gates import held_out_columns
-from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows
+from mlplatform.learning.training_sets.dataset import LabelledRows, TrainingSet
 from mlplatform.learning.validation.class_measures import right_classes
 from mlplatform.learning.validation.gate_result import (
     MINIMUM_LABELLED,
@@ -194,7 +194,7 @@ def _ends(difference: Interval, parts: int, rule: SegmentRule) -> str:
 def segment_gates(
     definition: ModelDefinition,
     candidate: Candidate,
-    dataset: Dataset,
+    dataset: TrainingSet,
     *,
     champion: Runnable | None,
     seed: int,
@@ -223,7 +223,7 @@ def segment_gates(
 def group_gates(
     definition: ModelDefinition,
     candidate: Candidate,
-    dataset: Dataset,
+    dataset: TrainingSet,
     *,
     champion: Runnable | None,
     seed: int,

@@ -166,7 +166,7 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Dataset:
+class TrainingSet:
     """Matured requests in event time.
 
     `labels_until_ms` is the latest arrival of a label among those known at `as_of_ms`: a feed that
@@ -185,7 +185,7 @@ class Dataset:
     vocabularies: Vocabularies = field(default_factory=dict)
     units_share: float = 1.0
 
-    def by(self, vocabularies: Vocabularies) -> Dataset:
+    def by(self, vocabularies: Vocabularies) -> TrainingSet:
         """The data set by other vocabularies, as by `Matrix.by`."""
         return replace(self, rows=self.rows.by(vocabularies))
 
@@ -265,7 +265,7 @@ def build_dataset(
     join: TrainingJoin,
     also: Sequence[InputSpec] = (),
     words: Vocabularies = NO_WORDS,
-) -> Dataset:
+) -> TrainingSet:
     """The training set as it could have been built at `as_of_ms`: no later label or void exists.
 
     A request that matured without a positive label counts as negative; of classes and numbers, one
@@ -313,7 +313,7 @@ def dataset(
     labels_until_ms: int | None,
     also: Sequence[InputSpec] = (),
     words: Vocabularies = NO_WORDS,
-) -> Dataset:
+) -> TrainingSet:
     """The training set in a table of requests, labels and joined features.
 
     Rows outside the window are dropped, and labels that arrive after `as_of_ms` are not read. The
@@ -327,7 +327,7 @@ def dataset(
     plan, known = _plan(definition, views, also, own, words)
     matrix = Matrix(plan.names, plan.matrix(table), event_ms, _units(definition, table), known)
     rows, found = label_rows(matrix, table, definition, as_of_ms)
-    return Dataset(
+    return TrainingSet(
         model=definition.name,
         rows=rows,
         window=bounds,

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.training_sets.dataset import Dataset
+from mlplatform.learning.training_sets.dataset import TrainingSet
 from mlplatform.learning.training_sets.stability import Stability
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.profile import Column, bin_counts, category, column, finite, share_psi
@@ -23,7 +23,7 @@ MEASURED: Final = frozenset(("field", "category", "ratio", "view", "window"))
 by itself, and hours and weekdays follow the calendar."""
 
 
-def stability(dataset: Dataset, inputs: Sequence[InputSpec]) -> Stability:
+def stability(dataset: TrainingSet, inputs: Sequence[InputSpec]) -> Stability:
     """The stability of these inputs; without indices where fewer than two stretches have rows.
 
     A missing value is a bin of its own, as is each frequent word of a category. Places of words are

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows, window
+from mlplatform.learning.training_sets.dataset import LabelledRows, TrainingSet, window
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.views import FeatureView
 from mlplatform.runtime.times import day_text
@@ -48,7 +48,7 @@ class Holdings(NamedTuple):
     blind: tuple[str, ...] = ()
 
 
-def holdings(definition: ModelDefinition, dataset: Dataset) -> Holdings:
+def holdings(definition: ModelDefinition, dataset: TrainingSet) -> Holdings:
     """The counts of a training set with joined inputs."""
     matrix = dataset.holdout.matrix
     watched = [name for name in definition.drift.inputs if name in matrix.names]

@@ -139,7 +139,7 @@ def _finite(value: Any) -> Any:
 
 def _replayed(counts: ReplayCounts) -> ReplayEntry:
     made: ReplayEntry = {
-        "payments": counts.requests,
+        "requests": counts.requests,
         "alerts": counts.alerts,
         "champion_alerts": counts.champion_alerts,
         "both_alerts": counts.both_alerts,

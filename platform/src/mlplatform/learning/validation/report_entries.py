@@ -5,6 +5,7 @@ A report of an earlier release may lack any of it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Generic, NotRequired, TypedDict, TypeVar
 
 from mlplatform.learning.validation.gate_result import Verdict
@@ -34,9 +35,9 @@ class GateEntry(TypedDict):
 
 
 class ReplayEntry(TypedDict):
-    """The `ReplayCounts` of all requests, by an earlier release's name, and of each segment."""
+    """The `ReplayCounts` of all requests, and of each segment."""
 
-    payments: int
+    requests: int
     alerts: int
     champion_alerts: int
     both_alerts: int
@@ -188,3 +189,18 @@ if TYPE_CHECKING:  # msgspec drops what a TypedDict does not name, and digests a
     ValidationReport = ReportEntry
 else:
     ValidationReport = dict[str, Any]
+
+
+def replayed_of(report: Mapping[str, Any]) -> Any:
+    """The `ReplayEntry` of a report, None if it has none. Reports of 0.3 and before, which
+    registries and journals hold, call its requests payments."""
+    return _renewed(report.get("replayed"))
+
+
+def _renewed(counts: Any) -> Any:
+    if not isinstance(counts, Mapping):
+        return counts
+    named = {("requests" if name == "payments" else name): held for name, held in counts.items()}
+    if isinstance(segments := named.get("segments"), Mapping):
+        named["segments"] = {name: _renewed(inside) for name, inside in segments.items()}
+    return named

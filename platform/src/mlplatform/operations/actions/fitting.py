@@ -13,7 +13,7 @@ from typing import Final
 from mlplatform.learning.training import handover, retrain
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.handover import Order
-from mlplatform.learning.training_sets.dataset import Dataset
+from mlplatform.learning.training_sets.dataset import TrainingSet
 from mlplatform.learning.validation.replay import Recent
 from mlplatform.model.definition import dns_name
 from mlplatform.model.folders import folder_digest, model_folder
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 def fit(
     platform: Platform,
-    dataset: Dataset,
+    dataset: TrainingSet,
     recent: Recent | None,
     report: Callable[[JobStatus], None],
     bundles: Path | None = None,
@@ -92,7 +92,7 @@ def _name(order: Order) -> str:
     return f"fit-{dns_name(order.model)}-{order.digest[:DIGEST_CHARACTERS]}"
 
 
-def _inputs(platform: Platform, order: Order, dataset: Dataset, recent: Recent | None) -> Path:
+def _inputs(platform: Platform, order: Order, dataset: TrainingSet, recent: Recent | None) -> Path:
     def write(shared: Path, items: Path) -> None:
         handover.write(order, dataset, recent, shared, items)
 

@@ -34,7 +34,7 @@ from mlplatform.learning.training.folds import (
     tested_fold,
     untrainable_fold_reason,
 )
-from mlplatform.learning.training_sets.dataset import Dataset
+from mlplatform.learning.training_sets.dataset import TrainingSet
 from mlplatform.learning.training_sets.shortage import FirstDays, holdings, shortage
 from mlplatform.learning.validation.fold_gate import FoldFinding
 from mlplatform.learning.validation.gate_report import GateReport
@@ -79,7 +79,7 @@ class TrainingInputs:
         champion_version: the champion's version; None if there is no champion.
     """
 
-    dataset: Dataset
+    dataset: TrainingSet
     champion: Runnable | None
     recent: Recent | None
     skew: SkewReport | None = None
@@ -123,7 +123,7 @@ def check_holds_enough(platform: Platform, model: str, prepared: TrainingInputs)
         raise GateFailed(f"the training set of {model} as of {as_of} holds too little: {problem}")
 
 
-def _skew(platform: Platform, model: str, dataset: Dataset) -> SkewReport | None:
+def _skew(platform: Platform, model: str, dataset: TrainingSet) -> SkewReport | None:
     """The last skew report, completed by the messages that are missing from the training set's
     values."""
     values = lost(platform, model, dataset.window.from_ms, dataset.window.to_ms)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from mlplatform.learning.registry.versions import Version
+from mlplatform.learning.validation.report_entries import replayed_of
 from mlplatform.model.bundle import Bundle
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.views import FeatureView
@@ -271,7 +272,8 @@ def _with_stability(recorded: VersionRecords, inputs: tuple[Input, ...]) -> tupl
 
 def _report(version: Version) -> _Report:
     try:
-        return msgspec.convert(_plain(version.facts.report), _Report)
+        report = _plain(version.facts.report)
+        return msgspec.convert(report | {"replayed": replayed_of(report)}, _Report)
     except msgspec.ValidationError as error:
         name = f"version {version.version} of {version.model}"
         raise Corrupt(f"the gate report of {name} in the registry: {error}") from error

@@ -16,11 +16,7 @@ from mlplatform.operations.card.measures import (
     CardMeasure,
 )
 
-_KEYS: Final = {
-    "requests": "payments",
-    "positives": "frauds",
-    "is_of_present_folder": "is_folders",
-}
+_KEYS: Final = {"is_of_present_folder": "is_folders"}
 """Names of fields in a card's JSON."""
 
 

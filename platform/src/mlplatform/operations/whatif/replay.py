@@ -56,7 +56,7 @@ MOST_DESCRIPTION_BYTES: Final = 16 * MIB
 """Most bytes of a bundle.json in a person's folder, because this process parses it."""
 
 
-class Reasons(msgspec.Struct, frozen=True, rename={"requests": "payments"}):
+class Reasons(msgspec.Struct, frozen=True):
     """Counts, over requests on which one bundle alone raises an alert, of how often each reason is
     the first one; `requests` were asked, the first ones."""
 

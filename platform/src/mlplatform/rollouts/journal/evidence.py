@@ -8,12 +8,23 @@ are for code that writes and reads evidence.
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired, TypedDict
+from collections.abc import Mapping
+from typing import Any, Final, Literal, NotRequired, TypedDict
 
 from mlplatform.learning.validation.report_entries import ValidationReport
 from mlplatform.rollouts.journal.basis_evidence import BasisEvidence, PlanEvidence
 
 Verdict = Literal["HEALTHY", "UNHEALTHY", "INCONCLUSIVE"]
+EARLIER_NAMES: Final[Mapping[str, str]] = {
+    "frauds": "positives",
+    "payments": "requests",
+    **{
+        f"{earlier}_labels_{part}": f"{name}_labels_{part}"
+        for earlier, name in (("fraud", "positive"), ("genuine", "negative"))
+        for part in ("share", "low", "high", "within_days")
+    },
+}
+"""Name of a gate's value in a journal of 0.3 and before → its present name."""
 
 
 class GateEvidence(TypedDict):
@@ -72,3 +83,8 @@ class Evidence(TypedDict, total=False):
     counted: str
     watermarks: dict[str, list[int | None]]
     basis: BasisEvidence
+
+
+def renewed_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A gate's values by their present names, whichever release wrote them."""
+    return {EARLIER_NAMES.get(name, name): value for name, value in values.items()}

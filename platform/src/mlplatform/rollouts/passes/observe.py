@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from mlplatform.decisions.records.port import Watermark
-from mlplatform.learning.validation.report_entries import ValidationReport
+from mlplatform.learning.validation.report_entries import ValidationReport, replayed_of
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.inputs import segment_sources
 from mlplatform.model.policies.rollout import CanaryStep, RolloutPolicy, ShadowStep
@@ -327,23 +327,22 @@ def step_limits(
 def prediction_of(validation: ValidationReport, routes: Routes) -> Prediction:
     """The prediction of validation for this pair of versions. If validation compared with another
     champion, or with none, the challenger is expected to raise as many alerts as this champion."""
-    replayed, champion = validation.get("replayed"), routes.champion
-    if not replayed or not replayed["payments"]:
+    replayed, champion = replayed_of(validation), routes.champion
+    if not replayed or not (requests := replayed["requests"]):
         return ALIKE
     met = champion is not None and validation.get("champion") == champion.bundle
     effects = replayed.get("design_effect"), replayed.get("flip_design_effect")
     if (flips := replayed.get("flips")) is not None:  # of classes
-        requests = replayed["payments"]
         known = Prediction(1.0, flips / requests, None, True, requests, *effects)
         return known if met else ALIKE
     own, other = replayed["alerts"], replayed["champion_alerts"]
     both = replayed["both_alerts"]
     if not own:
         return ALIKE
-    either, share = own + other - both, own / replayed["payments"]
+    either, share = own + other - both, own / requests
     if not met or not other or not either:
         return dataclasses.replace(ALIKE, alert_share=share)
-    apart, requests = (either - both) / either, replayed["payments"]
+    apart = (either - both) / either
     return Prediction(own / other, apart, share, True, requests, *effects)
 
 
@@ -351,7 +350,7 @@ def predicted_segments(validation: ValidationReport, routes: Routes) -> dict[str
     """Predictions by segment, of segments whose replay was large enough; empty if validation
     compared with another champion."""
     whole = prediction_of(validation, routes)
-    replayed = validation.get("replayed")
+    replayed = replayed_of(validation)
     of_segments = (replayed and replayed.get("segments")) or {}
     if not whole.replayed:
         return {}

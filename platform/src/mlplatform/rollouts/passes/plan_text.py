@@ -13,14 +13,11 @@ from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.rollouts.journal.basis_evidence import PlanEvidence
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.journal.transitions import PlannedStep, RolloutPlan
-from mlplatform.rollouts.verdicts.planner import HARM, LONGEST, Confirmation, StagePlan
+from mlplatform.rollouts.verdicts.planner import HARM, LONGEST, Confirmation
 from mlplatform.rollouts.verdicts.ramp import Plan, steps_text
 from mlplatform.runtime.text import markdown
 from mlplatform.runtime.times import duration_text, utc_minute_text
 from mlplatform.runtime.units import HOUR_MS, HOUR_S
-
-_KEYS: Final = {"positives": "frauds", "hidden": "declined"}
-"""Names of the fields in a plan's JSON."""
 
 STEP_COLUMNS = ("step", "customers", "takes", "deadline", "passes in time", "decided by")
 NEED_COLUMNS = ("step", "gate", "tolerance", "takes", "requests", "customers", "passes")
@@ -184,23 +181,12 @@ def as_values(plan: Plan | str) -> dict[str, Any]:
         "history_h": plan.history_h,
         "requests_h": plan.requests_h,
         "hours": plan.hours,
-        "steps": [_as_json(step) for step in plan.steps],
+        "steps": [dataclasses.asdict(step) for step in plan.steps],
         "stops": plan.stops,
-        "confirmation": plan.confirmation and _as_json(plan.confirmation),
+        "confirmation": plan.confirmation and dataclasses.asdict(plan.confirmation),
         "refusals": [_refusal(plan, number) for number in range(len(plan.refusals))],
         "notes": list(plan.notes),
         "proposed": steps_text(plan.proposed) if plan.proposed else None,
-    }
-
-
-def _as_json(part: StagePlan | Confirmation) -> dict[str, Any]:
-    return _keyed(dataclasses.asdict(part))
-
-
-def _keyed(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        _KEYS.get(name, name): [_keyed(gate) for gate in held] if name == "gates" else held
-        for name, held in values.items()
     }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from mlplatform.decisions.records.port import DecisionLog
-from mlplatform.learning.validation.report_entries import ValidationReport
+from mlplatform.learning.validation.report_entries import ValidationReport, replayed_of
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.policies.rollout import CanaryStep, ShadowStep, Tolerance
 from mlplatform.model.routes import Routes
@@ -138,19 +138,20 @@ def segment_plans(
 ) -> dict[str, StagePlan]:
     """The plan of the shadow step for each segment by itself, if replay had enough of the segment's
     requests."""
-    replayed = validation.get("replayed")
+    replayed = replayed_of(validation)
     found: dict[str, StagePlan] = {}
     for segment in shadow.step.segments:
         if replayed is None or (prediction := of_segments.get(segment.name)) is None:
             continue
         counts = replayed["segments"][segment.name]
-        part = counts["payments"] / replayed["payments"]
+        requests = counts["requests"]
+        part = requests / replayed["requests"]
         alone = dataclasses.replace(
             profile,
             requests_h=profile.requests_h * part,
             customers=tuple((n, rate * part) for n, rate in profile.customers),
             repeat_h=profile.repeat_h * part,
-            alerts=counts["champion_alerts"] / counts["payments"],
+            alerts=counts["champion_alerts"] / requests,
             alert_repeat_h=profile.alert_repeat_h * part,
         )
         expected = expected_alerts(alone, prediction)

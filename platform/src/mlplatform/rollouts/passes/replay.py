@@ -12,6 +12,7 @@ import msgspec
 from mlplatform.decisions.records.port import DecisionLog
 from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.rollouts.cache.pair_cache import shadow_outcomes
+from mlplatform.rollouts.journal.evidence import renewed_values
 from mlplatform.rollouts.journal.transitions import Transition
 from mlplatform.rollouts.passes.count_cache import count
 from mlplatform.rollouts.verdicts.basis import basis_of, outcome_gates, verdict
@@ -88,10 +89,16 @@ def replay_verdict(
 
 
 def _worded(then: Mapping[str, Any], again: Mapping[str, Any]) -> dict[str, Any]:
-    """The journal's gates with this release's sentences, if it has the gate. Releases word verdicts
-    and write numbers differently; only the values are evidence."""
+    """The journal's gates with this release's sentences and names of values, if it has the gate.
+    Releases word verdicts and write numbers differently; only the values are evidence."""
     return {
-        name: {**gate, "reason": again[name]["reason"]} if name in again else gate
+        name: {
+            **gate,
+            "reason": again[name]["reason"],
+            "values": renewed_values(gate.get("values") or {}),
+        }
+        if name in again
+        else gate
         for name, gate in then.items()
     }
 

@@ -34,6 +34,7 @@ from mlplatform.rollouts.verdicts.statistics import (
 from mlplatform.rollouts.verdicts.verdict import (
     EXPECTED,
     PAIR_WORDS,
+    PAIRS,
     Bound,
     Errors,
     Gate,
@@ -285,7 +286,7 @@ def disagreement_gate(
     """The gate on disagreement in shadow: among requests with an alert of either arm, those with an
     alert of one; of classes and numbers, those that the arms decided differently."""
     pairs = PAIR_WORDS[task]
-    topic, trials = pairs.topic, pairs.trials
+    topic = pairs.topic
     if not predicted.replayed:
         reason = (
             "There is nothing to compare with: this pair of versions was never replayed. "
@@ -314,7 +315,7 @@ def disagreement_gate(
         "share": number_of(found.challenger - predicted.disagreement),
         "low": number_of(found.pass_low - predicted.disagreement),
         "high": number_of(excess_high),
-        trials: either,
+        PAIRS: either,
     }
     harm = Harm(
         proven=f"The arms disagree on {topic} by at least {points(excess_low)} more than predicted",

@@ -20,7 +20,7 @@ from mlplatform.decisions.records.port import Watermark
 from mlplatform.learning.validation.report_entries import NOTHING_YET
 from mlplatform.model.policies.rollout import StopLimits, Tolerance
 from mlplatform.rollouts.journal.basis_evidence import Role
-from mlplatform.rollouts.journal.evidence import Evidence, GateEvidence, Verdict
+from mlplatform.rollouts.journal.evidence import Evidence, GateEvidence, Verdict, renewed_values
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.verdicts.aggregates import ARMS, Aggregates
 from mlplatform.rollouts.verdicts.comparison import (
@@ -145,7 +145,8 @@ def shown_values(name: str, evidence: Evidence) -> dict[str, float | int | None]
 
     Evidence never had that limit. It follows from the basis, so that evidence stays as it is.
     """
-    values, basis = evidence["gates"][name].get("values") or {}, evidence.get("basis")
+    values = renewed_values(evidence["gates"][name].get("values") or {})
+    basis = evidence.get("basis")
     if basis is None or name not in OWN_LIMITS or "proven" not in values or "limit" in values:
         return values
     return values | {"stop": OWN_LIMITS[name] * basis["limits"]["failure_share"]}

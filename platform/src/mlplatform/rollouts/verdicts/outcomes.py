@@ -54,9 +54,9 @@ NAME = "recall"
 ACCURACY = "accuracy"
 ERROR = "error"
 _REQUESTS: Final = "of the requests than the version before it"
-POSITIVES = "frauds"
-LABELS = ("genuine", "fraud")
-"""Names of the labels 0 and 1 in a gate's values; journals hold these names."""
+POSITIVES = "positives"
+LABELS = ("negative", "positive")
+"""Names of the labels 0 and 1 in a gate's values."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -80,18 +80,19 @@ class PairWords:
     """The words for pairs that the arms decided differently, by a model's task."""
 
     topic: str
-    trials: str
     lacking: str
     counted: str
 
 
+PAIRS: Final = "requests"
+"""Name of the number of compared requests in the values of the gate on disagreement."""
 PAIR_WORDS: Final[Mapping[str, PairWords]] = {
-    "binary": PairWords("alerts", "payments",
+    "binary": PairWords("alerts",
         "no arm has raised an alert on a request that both decided",
         "One arm alone raised an alert on {only:,} of the {either:,} requests with an alert"),
-    "classes": PairWords("classes", "requests", "no request has been decided by both arms",
+    "classes": PairWords("classes", "no request has been decided by both arms",
         "The arms decided different classes for {only:,} of {either:,} requests"),
-    "real": PairWords("numbers", "requests", "no request has been given a number by both arms",
+    "real": PairWords("numbers", "no request has been given a number by both arms",
         "The arms' numbers lie further apart than the tolerance for {only:,} of {either:,} "
         "requests"),
 }  # fmt: skip

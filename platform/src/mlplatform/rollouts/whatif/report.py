@@ -7,11 +7,7 @@ import msgspec
 from mlplatform.learning.validation.statistics import Interval
 
 
-class _Counts(msgspec.Struct, frozen=True, rename={"requests": "payments", "positives": "frauds"}):
-    """Counts, by the keys that their JSON has."""
-
-
-class Share(_Counts, frozen=True):
+class Share(msgspec.Struct, frozen=True):
     """Requests of a kind, and the share (0-1) to expect of a coming day; None: fewer than two days
     or customers say nothing of that."""
 
@@ -21,7 +17,7 @@ class Share(_Counts, frozen=True):
     high: float | None = None
 
 
-class Segment(_Counts, frozen=True, omit_defaults=True):
+class Segment(msgspec.Struct, frozen=True, omit_defaults=True):
     """Requests whose input lies in (above, upto], or is this value; None: no bound. With neither
     bound nor value, the input is missing.
 
@@ -43,7 +39,7 @@ class Segment(_Counts, frozen=True, omit_defaults=True):
     mean_difference: float | None = None
 
 
-class ClassChange(_Counts, frozen=True):
+class ClassChange(msgspec.Struct, frozen=True):
     """Requests of one class that are of another one by the candidate, as a share (0-1) of all."""
 
     reference: str
@@ -104,7 +100,7 @@ class PredictedDisagreement(msgspec.Struct, frozen=True, omit_defaults=True):
     passes: float | None = None
 
 
-class PositiveCounts(_Counts, frozen=True):
+class PositiveCounts(msgspec.Struct, frozen=True):
     """Positives that one bundle's own alerts find among requests whose outcome is known.
 
     Args:
@@ -117,7 +113,7 @@ class PositiveCounts(_Counts, frozen=True):
     at_capacity: int
 
 
-class LabelCounts(_Counts, frozen=True):
+class LabelCounts(msgspec.Struct, frozen=True):
     """Figures by matured labels of two outcomes.
 
     Args:
@@ -168,7 +164,7 @@ class LabelMeasures(msgspec.Struct, frozen=True):
     measures: tuple[MeasureComparison, ...]
 
 
-class WhatIf(_Counts, frozen=True, omit_defaults=True):
+class WhatIf(msgspec.Struct, frozen=True, omit_defaults=True):
     """The two bundles side by side; None, and not in its JSON, is what has no meaning for what the
     model decides.
 

@@ -7,10 +7,10 @@ from typing import Final
 
 import msgspec
 
-from mlplatform.rollouts.journal.evidence import Verdict
+from mlplatform.rollouts.journal.evidence import Verdict, renewed_values
 from mlplatform.rollouts.journal.transitions import Opened, Transition
 from mlplatform.rollouts.verdicts.basis import Basis, basis_of
-from mlplatform.rollouts.verdicts.verdict import PAIR_WORDS
+from mlplatform.rollouts.verdicts.verdict import PAIRS
 from mlplatform.rollouts.whatif.report import PredictedDisagreement
 
 GATE: Final = "disagreement"
@@ -75,8 +75,8 @@ def _newest(
         basis, gate = _basis(fact), fact.evidence.get("gates", {}).get(GATE)
         if basis is None or gate is None or basis.limits.step is None:
             continue
-        validation, values = basis.limits.step.predicted, gate["values"]
-        trials = values.get(PAIR_WORDS[basis.limits.step.stop.task].trials)
+        validation, values = basis.limits.step.predicted, renewed_values(gate["values"])
+        trials = values.get(PAIRS)
         more, low, high = (values.get(name) for name in ("share", "low", "high"))
         if not validation.replayed or trials is None or more is None or low is None or high is None:
             continue

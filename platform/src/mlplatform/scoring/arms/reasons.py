@@ -17,8 +17,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from mlplatform.model.bundle import CONTRIBUTIONS_NAME, EXPLAINER_FILE, INPUT_NAME, Bundle, Reason
+from mlplatform.model.bundle import CONTRIBUTIONS_NAME, EXPLAINER_FILE, INPUT_NAME, Bundle
 from mlplatform.model.definition import REMAINDER
+from mlplatform.model.rules import Reason
 from mlplatform.model.tensors.categories import word_of
 from mlplatform.model.tensors.remainders import COLUMNS, joined_number
 from mlplatform.model.tensors.tokens import words_of

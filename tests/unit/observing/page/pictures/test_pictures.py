@@ -27,7 +27,7 @@ from support.judged_rollout import JudgedRollout
 NUMBERS = st.none() | st.floats(-1e9, 1e9) | st.sampled_from([float("nan"), float("inf")])
 KEYS = (
     *("share", "low", "high", "limit", "stop", "proven", "band_low", "ratio", "limit_ratio"),
-    *("tolerance_ratio", "challenger", "champion", "frauds", "caught", "units"),
+    *("tolerance_ratio", "challenger", "champion", "positives", "caught", "units"),
 )
 VERDICTS = ("HEALTHY", "UNHEALTHY", "INCONCLUSIVE")
 

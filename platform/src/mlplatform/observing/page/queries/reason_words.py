@@ -14,10 +14,9 @@ import pyarrow.compute as pc
 
 from mlplatform.decisions.records.port import RecordQuery
 from mlplatform.decisions.records.record import ANSWERED
-from mlplatform.model.bundle import parse_reasons
 from mlplatform.model.definition import ModelDefinition, declared_names
 from mlplatform.model.folders import model_folder
-from mlplatform.model.rules import parse_rules
+from mlplatform.model.rules import parse_reasons, parse_rules
 from mlplatform.runtime.errors import PlatformError
 
 MOST_FILES: Final = 64
