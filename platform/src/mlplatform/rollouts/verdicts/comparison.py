@@ -64,6 +64,9 @@ MAY_HAVE_LEFT, HAS_LEFT = 1.96, 3.29
 requests. Beyond the first (by chance one champion in 20, at one interim analysis), the predicted
 share excuses a challenger. Beyond the second (one in 1000, and 2 % at any of 200 interim analyses),
 it also shows health, if each of them is as close to the predicted share too."""
+MOST_FEWER = 0.6
+"""A canary step does not pass while more than this share of the alerts expected is lacking: wide
+tolerances, such as 1.5, would allow a challenger that has fallen silent."""
 UNCOPIED_SHARE = 0.1
 """Largest share of the champion's decisions that may lack a copy: nobody chose which they are."""
 
@@ -177,7 +180,13 @@ def alert_gate(
         f"The champion raised alerts on {fraction(theirs, others, 'requests')}."
     )
     low, high = change_text(nearest.low), change_text(nearest.high)
-    some = nearest.low > -1  # otherwise there may be no alerts
+    if nearest.low > -1:
+        lie, may_lie = f"lie between {low} and {high}", f"may lie anywhere between {low} and {high}"
+    else:  # there may be no alerts
+        lie = f"are at {'least' if nearest.high < 0 else 'most'} {high}"
+        may_lie = f"may be anything up to {high}"
+    rise, lacking = (min(sign * found.value for found in shown) for sign in (1, -1))
+    counted = max(rise, lacking) if view.is_paired else lacking * (lacking > MOST_FEWER)
     values: dict[str, float | int | None] = {
         "share": number_of(nearest.value), "low": number_of(nearest.low),
         "high": number_of(nearest.high), "challenger": number_of(raised / answers),
@@ -187,20 +196,12 @@ def alert_gate(
     proven = change_text(-stop_low) if fewer > more else change_text(stop_low)
     harm = Harm(
         proven=f"The challenger's alerts are at least {proven} {EXPECTED}",
-        excluded=(
-            f"The challenger's alerts lie between {low} and {high} {EXPECTED}"
-            if some
-            else f"The challenger's alerts are at most {high} {EXPECTED}"
-        ),
-        still_open=(
-            f"The challenger's alerts may lie anywhere between {low} and {high} {EXPECTED}"
-            if some
-            else f"The challenger's alerts may be anything up to {high} {EXPECTED}"
-        ),
+        excluded=f"The challenger's alerts {lie} {EXPECTED}",
+        still_open=f"The challenger's alerts {may_lie} {EXPECTED}",
         figures=figures,
         stop_low=stop_low,
         pass_high=nearest.left_open,
-        counted=max(min(s * f.value for f in shown) for s in (1, -1)) if view.is_paired else 0.0,
+        counted=counted,
         unit=deviation_text,
     )
     return harm_gate(name, harm, bound, errors, values)
@@ -240,6 +241,7 @@ def _deviation(
 
     Where arms answer different customers, a deviation is one from a multiple of the champion's
     share, which is known no better: each bound has the width of the multiple that it is held to.
+    How alerts cluster is known by both arms: a challenger without any shows nothing of it.
 
     Source: Fieller (1954), Some problems in interval estimation.
     """
@@ -252,12 +254,11 @@ def _deviation(
     champion = view.champion_hits / max(view.champion_trials, 1)
     stop, missed = errors.stop / 2, errors.missed / 2
 
-    def at(deviation: float) -> Difference:
+    def at(deviation: float, *, as_champion: bool = False) -> Difference:
         times = ratio * (1.0 if view.is_paired else max(1 + deviation, 0.0))
         noise = not_known * (times * champion) ** 2
-        return share_difference(
-            [view], stop_error=stop, pass_error=missed, ratio=times, noise=noise
-        )
+        return share_difference([view], stop_error=stop, pass_error=missed, ratio=times,
+            noise=noise, as_champion=as_champion)  # fmt: skip
 
     found, limit, tolerance = at(0.0), bound.limit, bound.tolerance or bound.limit
     expected = found.expected if share is None else share
@@ -268,7 +269,7 @@ def _deviation(
         expected=expected,
         value=value,
         more=value - at(limit).stop_width / expected,
-        fewer=-value - at(-limit).stop_width / expected,
+        fewer=-value - at(-limit, as_champion=share is not None).stop_width / expected,
         low=value - at(-tolerance).pass_width / expected,
         high=value + at(tolerance).pass_width / expected,
     )

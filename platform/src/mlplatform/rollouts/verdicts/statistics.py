@@ -153,10 +153,12 @@ def share_difference(
     pass_error: float,
     ratio: float = 1.0,
     noise: float = 0.0,
+    as_champion: bool = False,
 ) -> Difference:
     """The difference of the challenger's share from `ratio` times the champion's, with bounds.
 
     Args:
+        as_champion: the champion's hits also tell how large one event is, where it isn't compared.
         noise: variance of the expected share, if one sample has given it; else 0. Only the bounds
             of a stop use it. A pass is held to what that sample said, which people approve.
         views: the same trials, clustered in different ways (by customer, by time); the view with
@@ -172,6 +174,8 @@ def share_difference(
         return Difference(nothing, nothing, nothing, nothing, nothing, nothing, nothing, mine)
     p, q = first.challenger_hits / mine, first.champion_hits / max(other, 1)
     known = [_information(view, ratio) for view in views]
+    if as_champion:
+        known = [(v, _event_of_both(view)) for (v, _), view in zip(known, views, strict=True)]
 
     def width(error_share: float, once: float) -> float:
         part = error_share / BY_ONE_SAMPLE if once else error_share
@@ -246,6 +250,20 @@ def _information(view: ClusterSums, ratio: float) -> tuple[float, float]:
     known = plain if view.clusters > 1 else 0.0
     size = event_size(variance, known, hits=hits, alike=alike)
     return variance, float(size)
+
+
+def _event_of_both(view: ClusterSums) -> float:
+    """The size of one event by the hits of both arms, for as many trials of either."""
+    a, n, b = view.challenger_hits, view.challenger_trials, view.champion_hits
+    m, nn = view.champion_trials, view.products[4]
+    variance, plain, hits = _challenger_variance(view), a * (1 - a / n), float(a)
+    if m:
+        weight = n / m
+        variance += weight**2 * _champion_variance(view)
+        plain, hits = plain + weight**2 * b * (1 - b / m), hits + weight * b
+    variance *= view.clusters / max(view.clusters - 1, 1)
+    known = plain if view.clusters > 1 else 0.0
+    return float(event_size(variance, known, hits=hits, alike=nn / n))
 
 
 def event_size(
@@ -328,10 +346,9 @@ def design_effect(view: ClusterSums) -> float:
 
 def design_effect_of_challenger(view: ClusterSums) -> float:
     """The challenger's design effect, as `design_effect` gives the champion's."""
-    a, n, (aa, an, _, _, nn) = view.challenger_hits, view.challenger_trials, view.products[:5]
+    a, n = view.challenger_hits, view.challenger_trials
     plain = a * (1 - a / n) if n else 0.0
-    variance = (n * n * aa - 2 * a * n * an + a * a * nn) / (n * n) if n else 0.0
-    return max(variance / plain, 1.0) if plain else 1.0
+    return max(_challenger_variance(view) / plain, 1.0) if plain else 1.0
 
 
 def champion_events(views: Sequence[ClusterSums]) -> RareEvents:
@@ -345,6 +362,11 @@ def _champion_size(view: ClusterSums) -> float:
     b, m, mm = view.champion_hits, view.champion_trials, view.products[9]
     plain = b * (1 - b / m) if view.clusters > 1 else 0.0
     return float(event_size(_champion_variance(view), plain, hits=b, alike=mm / m))
+
+
+def _challenger_variance(view: ClusterSums) -> float:
+    a, n, (aa, an, _, _, nn) = view.challenger_hits, view.challenger_trials, view.products[:5]
+    return (n * n * aa - 2 * a * n * an + a * a * nn) / (n * n)
 
 
 def _champion_variance(view: ClusterSums) -> float:
