@@ -21,6 +21,7 @@ FOLDERS: Final = ("platform/src", "clients", "flows", "models", "teams", "demo",
 NOUNS: Final[Mapping[str, str]] = {
     "Drawing": "a picture",
     "Finding": "what a check found",
+    "Fitted": "an API of teams' `training.py`: decision record 0175",
     "HeldOut": "an API of teams' `gates.py`: decision record 0100 renames nothing of it",
     "Keyring": "the keys that a process holds",
     "Ranking": "an order by score",

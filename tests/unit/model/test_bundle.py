@@ -334,7 +334,7 @@ c: {code: C, customer: " z", analist: y}
     assert [finding.key for finding in refused.value.findings] == [
         *("a", "height", "b.code", "c.analist", "c.analyst", "c.customer"),
     ]
-    assert "line 2: height is no input; wanted: an input of the model: a, b, c" in str(
+    assert "line 2: height is an unknown key; wanted: an input of the model: a, b, c" in str(
         refused.value
     )
 

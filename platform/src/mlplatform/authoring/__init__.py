@@ -1,4 +1,4 @@
-"""What the Python of a model's folder imports of the platform: nothing else of it is for teams.
+"""The part of the platform that the Python of a model's folder imports; no other is for teams.
 
 - This module is for `fit` and `baseline` of `training.py`, and `load_definition` for all files.
 - `sklearn`, `xgboost`, `lightgbm`, `catboost` and `torch` have `fitted` for a model of that
@@ -11,7 +11,7 @@ Imports `learning`, `model` and `runtime`; nothing of the platform imports it.
 
 from mlplatform.learning.search.context import Context, Device, TrialStopped
 from mlplatform.learning.search.dataset import Dataset
-from mlplatform.learning.search.fitted import Fitted, ScoringModel
+from mlplatform.learning.search.fit_results import Fitted, ScoringModel
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.errors import InputInvalid

@@ -29,7 +29,7 @@ NOT_WRITTEN: Final = "not written"
 them."""
 _NO_CHOICE: Final = "Invalid enum value"
 _PLACE: Final = re.compile(r" - at `[^`]*`$")
-Found = TypeVar("Found")
+Item = TypeVar("Item")
 
 
 class WrongValueRead(Exception):
@@ -152,8 +152,8 @@ def readable_part(value: Any, wanted: Any, wrong: Collection[Path], path: Path =
     return WRONG
 
 
-def while_readable(found: Iterator[Found], *, is_whole: bool = False) -> Iterator[Found]:
-    """What is found until a value is read that is `WRONG`.
+def while_readable(found: Iterator[Item], *, is_whole: bool = False) -> Iterator[Item]:
+    """Items up to the first one whose computation reads `WRONG`.
 
     Args:
         is_whole: whether no value is `WRONG`: then any error is the check's own.

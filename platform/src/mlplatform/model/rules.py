@@ -138,7 +138,7 @@ def _of_rule(
     decisions: Collection[str] | None,
     protected: Collection[str],
 ) -> Iterator[DocumentFinding]:
-    """What of a rule says nothing to this model; what has another form is found by its shape."""
+    """Findings where a rule does not fit the model; another form is found by `of_shape`."""
     for key in ("code", "text"):
         if isinstance(written := rule.get(key), str):
             yield from unclean_text((*path, key), written)
@@ -215,7 +215,7 @@ def _of_reasons(
             near = difflib.get_close_matches(str(name), inputs, n=1)
             nearest = f"; the nearest is {near[0]}" if near else ""
             wanted = f"an input of the model: {', '.join(inputs)}{nearest}"
-            yield DocumentFinding((str(name),), "is no input", wanted)
+            yield DocumentFinding((str(name),), "is an unknown key", wanted)
         if not isinstance(reason, dict):
             continue
         for part in ("code", "customer", "analyst"):

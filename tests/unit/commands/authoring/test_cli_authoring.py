@@ -238,7 +238,7 @@ def test_every_file_that_is_wrong_is_told_at_once(folder: Path) -> None:
     assert "inputs.2.to is 'incomes'; wanted: one of amount, income; the nearest is inco" in found
     assert "inputs.3.of is 'stats'; wanted: the view that has this feature" in found
     assert "reasons.yaml: 2 things are wrong:" in found
-    assert re.search(r"line \d+: hours is no input; wanted: .*; the nearest is hour\n", found)
+    assert re.search(r"line \d+: hours is an unknown key; wanted: .*; the nearest is hour\n", found)
     assert "line 1: hour is missing; wanted: input: {code, customer, analyst}" in found
     assert "rules.yaml: 4 things are wrong:" in found
     assert re.search(r"line \d+: 0\.cod is an unknown key; .*the nearest is code", found)

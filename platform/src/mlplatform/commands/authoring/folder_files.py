@@ -81,8 +81,8 @@ def data_problems(folder: Path) -> Iterator[str]:
 
 
 def _of_model_yaml(folder: Path, text: str, written: WrittenModel) -> Iterator[str]:
-    """What is wrong in model.yaml, by itself and beside the folder's views."""
-    found, views, told = list(written.findings), tuple[FeatureView, ...](), list[str]()
+    """The errors of model.yaml, by itself and beside the folder's views."""
+    found, views, of_views = list(written.findings), tuple[FeatureView, ...](), list[str]()
     name = written.plain.get("name") if isinstance(written.plain, dict) else None
     if isinstance(name, str) and name != folder.name:
         found.append(valued(("name",), name, f"the folder's, {folder.name!r}"))
@@ -92,7 +92,7 @@ def _of_model_yaml(folder: Path, text: str, written: WrittenModel) -> Iterator[s
         if not written.findings:
             read_views(parse(text, FILE), folder)
     except PlatformError as error:
-        told.append(str(error))
+        of_views.append(str(error))
     else:
         if definition is not WRONG:
             faults = feature_faults(definition, views)
@@ -100,10 +100,10 @@ def _of_model_yaml(folder: Path, text: str, written: WrittenModel) -> Iterator[s
             found += [valued(*fault) for fault in while_readable(faults, is_whole=is_whole)]
     if found:
         yield str(DocumentInvalid(FILE, _once(found), document.lines(text)))
-    yield from told
+    yield from of_views
     if not written.findings:
         yield from _of_entities(definition, views)
-    if not found and not told:
+    if not found and not of_views:
         yield from _of_the_whole(parse(text, FILE), folder, views)
 
 

@@ -67,7 +67,7 @@ class Dataset:
         return [at for name in names for at, of in enumerate(declared) if of == name]
 
     def rows(self, chosen: slice | NDArray[np.bool_] | NDArray[np.int64]) -> Dataset:
-        """Some of the rows: a slice, a mask [n], or their positions in rising order."""
+        """A data set of these rows: a slice, a mask [n], or their positions in rising order."""
         return replace(
             self,
             x=self.x[chosen],
@@ -78,7 +78,7 @@ class Dataset:
         )
 
     def of_columns(self, x: NDArray[np.float32], inputs: Sequence[str]) -> Dataset:
-        """The same rows with other columns, as the second stage of a stacked model learns from.
+        """A data set of the rows with other columns, as a second stage of a stacked model needs it.
 
         Args:
             x: float32 [n, columns].

@@ -16,7 +16,7 @@ from mlplatform.learning.onnx.onnx_file import OnnxFile, ScoringSession
 from mlplatform.learning.registry.versions import TRAINED_HERE
 from mlplatform.learning.search.context import Context, fit_device, last_fit
 from mlplatform.learning.search.dataset import Dataset
-from mlplatform.learning.search.fitted import Fitted
+from mlplatform.learning.search.fit_results import Fitted
 from mlplatform.learning.search.folds import search_folds
 from mlplatform.learning.search.study import Study
 from mlplatform.learning.training.calibration import (

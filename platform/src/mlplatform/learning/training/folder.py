@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol, cast, runtime_checkable
 
 from mlplatform.learning.search.context import Context
 from mlplatform.learning.search.dataset import Dataset
-from mlplatform.learning.search.fitted import Fitted, ScoringModel
+from mlplatform.learning.search.fit_results import Fitted, ScoringModel
 from mlplatform.learning.search.scores import OwnMeasure
 from mlplatform.learning.training.golden import GOLDEN_FILE, GoldenSet, golden_set
 from mlplatform.learning.training.packages import import_problems
