@@ -154,7 +154,7 @@ test-page: build/browser/.done ## the page, the API's pages and the demo's repor
 	  tests/contract/observing/page/test_live_in_browser.py \
 	  tests/contract/observing/page/people/test_roles_in_browser.py \
 	  tests/contract/scoring/api/reference/test_reference_in_browser.py $(TEST_FLAGS)
-	@if [ -f build/page/ways.md ]; then cat build/page/ways.md; fi
+	@if [ -f build/page/ways.txt ]; then cat build/page/ways.txt; fi
 
 build/docs-tools/.done: requirements/docs.txt .venv/.flows
 	@echo "set-up: installing requirements/docs.txt into build/docs-tools"

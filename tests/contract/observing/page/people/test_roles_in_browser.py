@@ -1,7 +1,7 @@
 """Each role's way through the page in Chromium, by a mouse and by a keyboard alone.
 
 What a role may do is done, to its fact in the journal or the log; what it may not is no button, a
-forged form is refused and kept. Steps and seconds are left in build/page/ways.json, and in ways.md
+forged form is refused and kept. Steps and seconds are left in build/page/ways.json, and in ways.txt
 as the table of docs/console.md.
 """
 
