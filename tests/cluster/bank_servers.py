@@ -43,7 +43,6 @@ class BankServers:
     """PostgreSQL, Valkey, S3 and Kafka, which asks for TLS and a user; reachable from pods.
 
     Attributes:
-        ports: of the servers that are there, where this machine ends the node's link.
         no_kafka: why there is no Kafka, so that topics are on the first gateway's volume; empty
             where there is one.
     """
@@ -58,10 +57,8 @@ class BankServers:
             self._kafka, self.no_kafka = _kafka()
             if self._kafka is not None:
                 ends.callback(self._kafka.close)
-            self.ports: dict[str, int] = {}
             for name, port in self._ports().items():
                 proxy = ends.enter_context(Proxy(port, host=place.host_ip))
-                self.ports[name] = proxy.port
                 _name(api, name, place.host_ip, proxy.port)
             self._ends = ends.pop_all()
 

@@ -4,7 +4,6 @@ cluster, and a pod in which commands are typed."""
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import os
 import subprocess
@@ -15,7 +14,7 @@ from typing import Any, Final
 
 import httpx
 import yaml
-from tests.cluster import enforced_paths, policies, predictor_image, volumes
+from tests.cluster import predictor_image, volumes
 from tests.cluster.bank_servers import Addresses, BankServers
 from tests.cluster.kubernetes import TestCluster
 from tests.cluster.layout import ROOT
@@ -67,7 +66,6 @@ class Platform:
     """The installation. Components join it as an overlay that names them is applied."""
 
     def __init__(self, release: Release = THIS) -> None:
-        self._enforced = contextlib.ExitStack()
         self.api, self.place = test_cluster()
         self.release = release
         self.cluster = TestCluster(self.place)
@@ -128,17 +126,6 @@ class Platform:
             self._applied[each["kind"], each["metadata"]["name"]] = each
         given = yaml.dump_all(documents)
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", given=given)
-
-    def enforce_policies(self) -> None:
-        """Those of the manifests on the first node, until this is closed."""
-        self.apply(*enforced_paths.surroundings(self.place, self.servers.ports))
-        self._enforced.enter_context(policies.enforced(self.cluster))
-
-    def opens(self, address: str, port: int) -> bool:
-        """Whether the pod of commands can."""
-        script = f"import socket; socket.create_connection(({address!r}, {port}), 3)"
-        words = ("exec", "-n", NAMESPACE, "commands", "--", "python", "-c", script)
-        return self.run(*words).returncode == 0
 
     def pod(self, name: str) -> dict[str, Any] | None:
         return self.api.find(PODS.path(NAMESPACE, name))
@@ -230,7 +217,6 @@ class Platform:
         return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
 
     def close(self) -> None:
-        self._enforced.close()
         for service in self.api.items(INFERENCE_SERVICES.path(MODELS)):
             self.api.delete(INFERENCE_SERVICES.path(MODELS, service["metadata"]["name"]))
         self.run("delete", "jobs", "--all", "-n", NAMESPACE, "--timeout=60s")

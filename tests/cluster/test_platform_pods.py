@@ -4,7 +4,7 @@ predictor of KServe's that answers. For `FULL=1 make test-cluster`, as their ima
 
 The installation is one of the last release, which then becomes this tree's under load. For CI,
 `PART=upgrade` leaves the loss of a node out, and `PART=node-loss` the upgrade: there the
-installation is this tree's from the beginning. Network policies are enforced once all of it is.
+installation is this tree's from the beginning.
 """
 
 from __future__ import annotations
@@ -20,14 +20,7 @@ from typing import Any, Final
 
 import httpx
 import pytest
-from tests.cluster import (
-    backup_pods,
-    gateway_pods,
-    node_loss,
-    policies,
-    predictor_image,
-    upgrade,
-)
+from tests.cluster import backup_pods, gateway_pods, node_loss, predictor_image, upgrade
 from tests.cluster.last_release import LastReleaseMissing
 from tests.cluster.layout import Layout
 from tests.cluster.platform_pods import (
@@ -64,12 +57,8 @@ def platform() -> Iterator[Platform]:
     if os.environ.get("FULL") != "1":  # an image that is there may be of other code
         pytest.skip("THE PLATFORM'S PODS ARE NOT TESTED: FULL=1 make test-cluster has their image")
     with installation(place):
-        if missing := policies.lacking(place):
-            pytest.skip(f"THE PLATFORM'S PODS ARE NOT TESTED, as no policy is enforced: {missing}")
         made = Platform(_first(place))
-        if made.release is THIS:
-            made.enforce_policies()
-        else:
+        if made.release is not THIS:
             upgrade.take_runtime(made)
         yield made
         made.close()
@@ -100,24 +89,6 @@ def test_every_pod_is_ready_and_none_restarts(platform: Platform) -> None:
         if name in (FIRST, *BESIDE)
     }
     assert restarts == {name: [0] for name in (FIRST, *BESIDE)}
-
-
-def test_a_path_that_no_policy_names_is_shut(platform: Platform) -> None:
-    platform.until_ready()
-    if platform.release is not THIS:
-        pytest.skip("POLICIES ARE NOT ENFORCED YET: the installation is of the last release")
-
-    _until_policies_are_enforced(platform)
-
-
-def _until_policies_are_enforced(platform: Platform) -> None:
-    """The pod of commands may ask gateways, and no exporter."""
-    exporter, gateway = platform.pods()["exporter"], platform.pods()[FIRST]
-    shut, opened = exporter["status"]["podIP"], gateway["status"]["podIP"]
-    [port] = exporter["spec"]["containers"][0]["ports"]
-    is_shut = lambda: not platform.opens(shut, port["containerPort"])  # noqa: E731
-    wait(is_shut, "a network that enforces policies", within_s=READY_S)
-    assert platform.opens(opened, 8080)
 
 
 def test_prefect_has_every_flow_and_a_pool_of_kubernetes(platform: Platform) -> None:
@@ -214,8 +185,6 @@ def test_an_upgrade_from_the_last_release_under_load_fails_no_payment(platform: 
     for decision in (next(iter(of_before.values())), answer["decision_id"]):
         assert platform.asked("log", "explain", decision)["equal"]
     assert platform.post_and_poll(MODEL, payment())["model"] == answer["model"]
-    platform.enforce_policies()
-    _until_policies_are_enforced(platform)
 
 
 def _skip_without_the_last_release(platform: Platform) -> None:
