@@ -119,18 +119,22 @@ def replay_verdicts(rollout_id: RolloutId, json: AsJson = False) -> None:
     """Compute every verdict of a rollout again, from the log and the evidence in the journal.
 
     Later records, voids and labels do not matter. The report names each record, label, byte and
-    piece of evidence that was changed, and a policy that has changed since. Exit code 1: a verdict
-    is not as it was.
+    piece of evidence that was changed, and a policy that has changed since. It checks the whole log
+    and the journal for that. Exit code 1: a verdict is not as it was, or log or journal are not.
 
     Example: mlplatform rollouts replay fraud-v2-1
     """
+    platform = wiring.existing_platform()
     with progress("counting the log again"):
-        found = list(verdicts.replay(wiring.existing_platform(), rollout_id))
+        found = list(verdicts.replay(platform, rollout_id))
+        changes = verdicts.changes(platform)
     if json:
-        print_json([dataclasses.asdict(each) for each in found])
+        print_json([dataclasses.asdict(each) | {"changes": changes} for each in found])
     else:
         _print_verdicts(found)
-    if any(verdict.differences for verdict in found):
+        for change in changes:
+            print_line(change)
+    if changes or any(verdict.differences for verdict in found):
         raise typer.Exit(FAILED)
 
 

@@ -28,3 +28,10 @@ def replay(platform: Platform, rollout_id: str) -> Iterator[ReplayedVerdict]:
             found = replay_verdict(Path(folder), platform.log, fact, policy)
         if found is not None:
             yield found
+
+
+def changes(platform: Platform) -> tuple[str, ...]:
+    """What shows that the log or the journal was changed, one sentence each: all that a verdict
+    rests on, also what moved none of its numbers."""
+    journal = platform.rollouts
+    return (*journal.verify(), *platform.log.verify(journal.last_anchor()).findings)
