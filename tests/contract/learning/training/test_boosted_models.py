@@ -19,9 +19,10 @@ from tests.support.scoring_world import ScoringWorld
 from tests.support.team_folder import command, team_folder
 from tests.support.train_libraries import needed
 
+from mlplatform.learning.search.fit_results import Fitted
 from mlplatform.learning.training import retrain
 from mlplatform.learning.training.candidate import Candidate, fit_rows, parity_rows
-from mlplatform.learning.training.folder import FittedModel, load_training
+from mlplatform.learning.training.folder import load_training
 from mlplatform.model.bundle import MODEL_FILE, load_bundle
 from mlplatform.operations.actions import fitting, training
 from mlplatform.operations.wiring import Platform
@@ -50,7 +51,7 @@ class ValidatedCandidate:
 
     library: str
     candidate: Candidate
-    fitted: FittedModel
+    fitted: Fitted
     rows: NDArray[np.float32]
 
 
