@@ -163,11 +163,11 @@ def alert_gate(
     if not deviations and not answers:
         nothing = f"{NOTHING_YET}: the challenger has answered no request."
         return Gate(name, bound.verdict(math.nan, math.nan), nothing, {"trials": answers})
+    mine, champions = fraction(raised, answers, "requests"), fraction(theirs, others, "requests")
     if not deviations:
         reason = (
-            f"{NOTHING_YET}: no alert is expected. "
-            f"The challenger raised alerts on {fraction(raised, answers, 'requests')}; the "
-            f"champion raised alerts on {fraction(theirs, others, 'requests')}."
+            f"{NOTHING_YET}: no alert is expected. The challenger raised alerts on {mine}; "
+            f"the champion raised alerts on {champions}."
         )
         return Gate(name, bound.verdict(math.nan, math.nan), reason, {"trials": answers})
     more = min(found.more for found in deviations)
@@ -175,9 +175,8 @@ def alert_gate(
     stop_low = max(more, fewer)
     nearest = min(shown, key=lambda found: found.left_open)
     figures = (
-        f"The challenger raised alerts on {fraction(raised, answers, 'requests')}; alerts on "
-        f"{percent(nearest.expected)} were expected. "
-        f"The champion raised alerts on {fraction(theirs, others, 'requests')}."
+        f"The challenger raised alerts on {mine}; alerts on {percent(nearest.expected)} were "
+        f"expected. The champion raised alerts on {champions}."
     )
     low, high = change_text(nearest.low), change_text(nearest.high)
     if nearest.low > -1:
