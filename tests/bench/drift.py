@@ -445,7 +445,7 @@ def cell(row: Row, runs: int, compared_runs: int, policy: DriftPolicy) -> dict[s
                 if changes
                 else None,
             }
-            for kind in OTHERS
+            for kind in (OTHERS if compared else ())
         },
     }
 

@@ -31,7 +31,7 @@ def replay(platform: Platform, rollout_id: str) -> Iterator[ReplayedVerdict]:
 
 
 def changes(platform: Platform) -> tuple[str, ...]:
-    """Signs that the log or the journal was changed, one sentence each: all that verdicts rest on,
-    also what moved none of their numbers."""
+    """Findings of a check of the log and the journal, one sentence each. A verdict rests on both,
+    also on what moved none of its numbers."""
     journal = platform.rollouts
     return (*journal.verify(), *platform.log.verify(journal.last_anchor()).findings)
