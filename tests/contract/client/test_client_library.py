@@ -120,7 +120,7 @@ def test_each_call_of_the_api_is_answered(client: Any, world: OneGateway) -> Non
     ]  # fmt: skip
 
     pending = client.score_later(MODEL, payment(640.0), key=f"{kind}-2")
-    decided = client.wait(pending.decision_id)
+    decided = client.wait(pending.decision_id, deadline_s=START_S)
     assert (decided.decision_id, decided.decision) == (pending.decision_id, "review")
     assert client.decision(pending.decision_id) == decided
 

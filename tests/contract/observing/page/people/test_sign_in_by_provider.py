@@ -273,7 +273,7 @@ REFUSALS = [
     pytest.param(wrong(azp="shop"), "given to another client", id="authorized party"),
     pytest.param(wrong(iss="https://evil.example"), "proves nobody: issuer", id="issuer"),
     pytest.param(wrong(exp=int(time.time()) - 60), "proves nobody: expired", id="expired"),
-    pytest.param(wrong(iat=int(time.time()) + 900), "proves nobody: not-yet", id="not yet"),
+    pytest.param(wrong(iat=int(time.time()) + 86_400), "proves nobody: not-yet", id="not yet"),
     pytest.param(wrong(groups=None), "no claim groups", id="no groups"),
     pytest.param(wrong(groups=["staff"]), "one: ml-approvers, operators", id="unknown groups"),
     pytest.param(wrong(sub=None), "proves nobody: claims", id="no subject"),
