@@ -97,7 +97,7 @@ def test_a_fit_that_takes_no_context_is_told(folder: Path) -> None:
         (told,) = problems(folder)
     finally:
         (folder / "training.py").write_text(TRAINING)
-    assert "training.py: fit: it takes no `context`; wanted: fit(x, y, *, seed" in told
+    assert "training.py: line 8: fit is fit(dataset); wanted: fit(dataset, context):" in told
 
 
 def test_a_search_without_optuna_names_the_command(
