@@ -93,10 +93,11 @@ def counted(
     within_us: float = math.inf,
     until_ms: int | None = None,
     segments: tuple[SegmentSource, ...] = (),
+    by_decision: bool = False,
 ) -> Aggregates:
     """A recount of the rows of generation 1 up to an event time."""
     records = table(rows)
-    subject = Subject(1, role, version, within_us, segments)
+    subject = Subject(1, role, version, within_us, segments, by_decision=by_decision)
     found = facts(records, subject)
     if until_ms is not None:
         found = found.of(found.rows["event_ms"] <= until_ms)
@@ -117,10 +118,13 @@ def judged(
 ) -> Judgement:
     """The verdict on these rows, as the log that holds them is now."""
 
+    by_decision = limits.step is not None and limits.step.predicted.by_decision
+
     def found(until_ms: int | None) -> Aggregates:
         return counted(
-            rows, role, version=version, within_us=within_us, until_ms=until_ms, segments=segments
-        )
+            rows, role, version=version, within_us=within_us, until_ms=until_ms, segments=segments,
+            by_decision=by_decision,
+        )  # fmt: skip
 
     until_ms = complete_until_ms(sources.watermarks)
     return judge(found(None), found(until_ms), limits, sources)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlplatform.model.policies.segments import SegmentSource
+from mlplatform.rollouts.journal.basis_evidence import Role
 from mlplatform.rollouts.verdicts.aggregates import (
     OUTAGE_SLICE_MS,
     RATE_WINDOW_MS,
@@ -166,6 +167,7 @@ class Counts:
     ) -> None:
         windows = int(hours * 3_600_000 / RATE_WINDOW_MS) + 2
         self._size, self._in_canary, self._segments = customers, in_canary, segments
+        self._subject = _subject(in_canary=in_canary, segments=segments)
         self._customers = _Clusters(customers, 14, (2, 3))
         self._days = [_Clusters(customers, 4, (1, 3)) for _ in range(int(hours / 24) + 1)]
         self._moments = TOTALS["moments"](np.zeros((0, 6), dtype=np.int64))
@@ -187,7 +189,8 @@ class Counts:
         of_arms = [f & arm for f in (asked, seen.scored, seen.alert, every) for arm in arms]
         requests = [flag & arm for arm in arms for flag in (missed, asked)]
         self._customers.add(
-            seen.unit, [*of_arms, own, pairs, other, pairs, own ^ other, own | other]
+            seen.unit,
+            [*of_arms, own, pairs, other, pairs, seen.flipped & (own | other), own | other],
         )
         day = seen.event_ms // DAY_MS
         for number in range(int(day[0]), int(day[-1]) + 1):
@@ -253,7 +256,7 @@ class Counts:
         self._pieces = KeyedCounts((keys,), counts)
 
     def _add_segments(self, seen: Traffic) -> None:
-        found = portion(seen, is_timed=self._in_canary, segments=len(self._segments)).segments
+        found = portion(seen, self._subject).segments
         at = found.keys[0] * self._size + found.keys[1]
         before = segment_totals(self._of_segments(at), len(self._segments))
         self._by_segment[at] += found.counts
@@ -287,7 +290,11 @@ def recounted(seen: Traffic, *, in_canary: bool, segments: tuple[str, ...] = ())
     """Of all of these records, at once."""
     last_ms = int(seen.event_ms[-1]) if len(seen) else 0
     extent = Extent(last_ms, int(seen.event_ms[0]) if len(seen) else 0, last_ms)
+    subject = _subject(in_canary=in_canary, segments=segments)
+    return aggregates_of(portion(seen, subject), subject, extent)
+
+
+def _subject(*, in_canary: bool, segments: tuple[str, ...]) -> Subject:
     sources = tuple(SegmentSource(name, "field") for name in segments)
-    subject = Subject(1, "canary" if in_canary else "shadow", 2, segments=sources)
-    found = portion(seen, is_timed=in_canary, segments=len(segments))
-    return aggregates_of(found, subject, extent)
+    role: Role = "canary" if in_canary else "shadow"
+    return Subject(1, role, 2, segments=sources, by_decision=True)

@@ -53,7 +53,7 @@ def fixed_threshold(look: Look) -> bool:
     """The estimate of any gate is above its limit."""
     found, stop, predicted = look.found, look.step.stop, look.step.predicted
     (a, n), (b, m) = _failures(found)
-    view, only = found.alerts, found.one_sided
+    view, only = found.alerts, found.disagreements
     worse = [a / n - b / m > look.failure_share]
     if view.champion_trials and view.challenger_trials:
         raised = view.challenger_hits / view.challenger_trials

@@ -139,7 +139,8 @@ class Stream:
         """These payments as records of both arms."""
         champion, challenger = (scores > 1.0 for scores in found.scores)
         if self.percent is None:
-            return _shadow(found, (champion, challenger), segmented=self._world.segmented)
+            return _shadow(found, (champion, challenger), self._swapped(champion & challenger),
+                           segmented=self._world.segmented)  # fmt: skip
         mine = self._mine[found.unit]
         failed, latency_us = (
             np.where(mine, pair[1], pair[0]) for pair in (found.failed, found.latency_us)
@@ -161,6 +162,10 @@ class Stream:
             return found.scores[1], found.scores[0]
         mine = self._mine[found.unit]
         return found.scores[1][mine], found.scores[0][~mine]
+
+    def _swapped(self, both: Flags) -> Flags:
+        share = self._world.swapped
+        return both & (self._rng.random(len(both)) < share) if share else both & False
 
     def _failures(self, at_s: Floats) -> tuple[Flags, Flags]:
         rng, world, found = self._rng, self._world, []
@@ -264,7 +269,7 @@ def drawn_prediction(
     as it is where that was foretold; and of its segments."""
     meant = dataclasses.replace(
         world, more_failing=0.0, payments_a_day=A_DAY, batched=0.0, inverted=False, in_segment=1.0,
-        redrawn=min(world.redrawn, 0.2),
+        redrawn=min(world.redrawn, 0.2), swapped=0.0,
     )  # fmt: skip
     if not world.foretold:
         meant = dataclasses.replace(meant, alerts=1.0, more_alerts=0.0)
@@ -287,7 +292,8 @@ def _prediction(own: Flags, other: Flags, unit: Integers) -> Prediction:
         paired_design_effect(own, other, unit),
         flip_design_effect(own != other, own | other, unit),
     )
-    return Prediction(ratio, (either - both) / either, share, True, len(own), *effects)
+    alone = (either - both) / either  # the two alerts are told apart, and replay saw no swap
+    return Prediction(ratio, alone, share, True, len(own), *effects, alone=alone)
 
 
 def true_prediction(world: World, customers: Customers) -> Prediction:
@@ -300,10 +306,13 @@ def true_prediction(world: World, customers: Customers) -> Prediction:
     both = float(weight @ (s * (1 - (1 - alike) * without))) * min(times, 1.0)
     other = float(weight @ s)
     either = own + other - both
-    return Prediction(own / other, (either - both) / either, own)
+    alone = (either - both) / either
+    return Prediction(own / other, alone, own, alone=alone)
 
 
-def _shadow(found: Payments, alert: tuple[Flags, Flags], *, segmented: bool) -> Traffic:
+def _shadow(
+    found: Payments, alert: tuple[Flags, Flags], swapped: Flags, *, segmented: bool
+) -> Traffic:
     """Each decision of the champion, followed by its copy."""
 
     def both(pair: tuple[Any, Any]) -> npt.NDArray[Any]:
@@ -322,6 +331,7 @@ def _shadow(found: Payments, alert: tuple[Flags, Flags], *, segmented: bool) -> 
         failed=both(found.failed),
         alert=both(alert),
         other_alert=both((nobody, alert[0])),
+        swapped=both((nobody, swapped)),
         latency_us=both(found.latency_us),
         paired=both((nobody, compared)),
         late=both((nobody, late)),
@@ -338,6 +348,7 @@ def _records(
     failed: Flags,
     alert: Flags,
     other_alert: Flags | None,
+    swapped: Flags | None = None,
     latency_us: Floats,
     segmented: bool,
     paired: Flags | None = None,
@@ -357,7 +368,7 @@ def _records(
         scored=~failed,
         alert=alert & ~failed,
         paired=paired,
-        flipped=paired & (alert != other_alert),
+        flipped=paired & ((alert != other_alert) | (nothing if swapped is None else swapped)),
         other_alert=other_alert,
         late=nothing if late is None else late,
         latency_us=latency_us.astype(np.int64),

@@ -45,6 +45,8 @@ class World:
         inverted: in the tenth, the challenger ranks payments upside down: as many alerts, and none
             in common with the champion.
         in_segment: the challenger's alerts in the tenth, as a multiple of the champion's.
+        swapped: of the payments with an alert of both arms, those that the challenger decides as
+            another alert: it declines what the champion has reviewed.
     """
 
     payments_a_day: int = A_DAY
@@ -68,6 +70,7 @@ class World:
     segmented: bool = False
     inverted: bool = False
     in_segment: float = 1.0
+    swapped: float = 0.0
 
     @property
     def is_busy(self) -> bool:
@@ -95,6 +98,7 @@ QUIET_WORLDS: Final[dict[str, World]] = {
     "alerts x 1.5, as replay said": World(alerts=1.5, foretold=True),
     "alerts half redrawn": World(redrawn=0.7),
     "no alert in common": World(redrawn=1.0),
+    "reviews declined": World(swapped=0.7),
     "4 s a row": World(row_us=4e6),
     "3 x p50": World(slower=3.0),
     "+ 20 % p99": World(tail=1.2),

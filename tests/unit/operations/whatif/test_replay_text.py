@@ -132,7 +132,7 @@ def test_reasons_are_told_where_there_are_some() -> None:
     [
         (CLASSES, "50 of 1,000 requests of another class"),
         (NUMBERS, "50 of 1,000 requests whose number moves by more than the tolerance"),
-        (ORDERED, "50 of 1,000 requests that either version flags are flagged by one alone"),
+        (ORDERED, "50 of 1,000 requests that either version flags are decided otherwise"),
     ],
     ids=["classes", "numbers", "outcomes"],
 )

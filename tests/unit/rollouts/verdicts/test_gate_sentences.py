@@ -28,7 +28,9 @@ from rollout_world import canary_rows, counted, fraud
 
 FILE = Path(__file__).with_name("gate_sentences.txt")
 ERRORS = Errors(stop=1 / 3000, missed=0.05)
-PREDICTED = Prediction(alert_ratio=1.0, disagreement=0.3, alert_share=0.013)
+PREDICTED = Prediction(alert_ratio=1.0, disagreement=0.3, alert_share=0.013, alone=0.3)
+BY_ALERTS = Prediction(alert_ratio=1.0, disagreement=0.3, alert_share=0.013)
+"""A prediction of an earlier release."""
 STEP = judgement.StepPolicy(
     stop=fraud().rollout.stop, tolerance=fraud().rollout.shadow.tolerance, errors=ERRORS,
     predicted=PREDICTED, percent=5.0, units=500, requests=20_000, pods=1,
@@ -79,6 +81,7 @@ def disagreement() -> Iterator[Gate]:
         yield comparison.disagreement_gate(sums(only, either, 0, either), bound, ERRORS, PREDICTED)
     yield comparison.disagreement_gate(sums(0, 0, 0, 0), bound, ERRORS, PREDICTED)
     yield comparison.disagreement_gate(sums(1, 9, 0, 9), bound, ERRORS, ALIKE)
+    yield comparison.disagreement_gate(sums(300, 1_000, 0, 1_000), bound, ERRORS, BY_ALERTS)
 
 
 def segments() -> Iterator[Gate]:

@@ -160,6 +160,30 @@ def test_no_alert_in_common_is_stopped_though_there_are_as_many() -> None:
     assert verdict.evidence["gates"]["alerts"]["verdict"] != "UNHEALTHY"
 
 
+@pytest.mark.parametrize(
+    ("predicted", "verdict"),
+    [
+        pytest.param(Prediction(1.0, 0.0, alone=0.0), "UNHEALTHY", id="replay saw none"),
+        pytest.param(Prediction(1.0, 0.7, alone=0.0), "HEALTHY", id="replay saw as many"),
+        pytest.param(Prediction(1.0, 0.0), "HEALTHY", id="as earlier releases counted"),
+    ],
+)
+def test_a_challenger_that_declines_what_the_champion_reviews_is_stopped_in_shadow(
+    predicted: Prediction, verdict: str
+) -> None:
+    """As many alerts, on the same payments; but seven of ten are another decision."""
+    rows = shadow_rows(400, 30, generation=1, version=2, alert_share=0.03)
+    flagged = [row for row in rows if "arm" in row and row["decision"] == "review"]
+    for number, row in enumerate(flagged):
+        row["decision"] = "decline" if number % 10 < 7 else "review"
+    step = dataclasses.replace(SHADOW_STEP, predicted=predicted)
+    found = judged(rows, "shadow", dataclasses.replace(SHADOW, step=step), COMPLETE)
+    gates = found.evidence["gates"]
+    assert gates["alerts"]["verdict"] == "HEALTHY"
+    assert gates["disagreement"]["verdict"] == verdict
+    assert found.verdict == verdict
+
+
 def test_alerts_between_two_expectations_are_no_harm() -> None:
     """More than the champion's and fewer than predicted: neither is proven against both."""
     rows = shadow_rows(

@@ -169,6 +169,9 @@ def test_a_segments_own_replay_says_what_is_expected_where_it_holds_enough() -> 
     }
     found = predicted_segments(report, routes)
     assert found == {"large": Prediction(2.0, 50 / 70, 60 / 900, requests=900)}
+    told_apart = report | {"replayed": whole | {"segments": {"large": counts | {"differing": 60}}}}
+    found = predicted_segments(told_apart, routes)
+    assert found == {"large": Prediction(2.0, 60 / 70, 60 / 900, requests=900, alone=50 / 70)}
     assert predicted_segments(report | {"champion": "another"}, routes) == {}
     assert predicted_segments({}, routes) == {}
 
@@ -260,11 +263,12 @@ def test_without_segments_nothing_more_is_counted() -> None:
     assert "segments" not in plain["totals"]
 
 
-def test_segments_are_read_from_a_real_log(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by_decision", [False, True])
+def test_segments_are_read_from_a_real_log(tmp_path: Path, by_decision: bool) -> None:
     shared = {"model": "fraud", "event_ms": 5, "recorded_ms": 5, "generation": 1, "score": 0.4}
     records = []
     for number, (amount, own) in enumerate(
-        [(900.0, "review"), (900.0, "approve"), (9.0, "review")]
+        [(900.0, "review"), (900.0, "approve"), (9.0, "review"), (900.0, "decline")]
     ):
         one = shared | {"decision_id": f"d{number}", "unit": number, "latency_us": 100}
         payload = {"request": {"amount": amount}, "features": {}, "feature_times": {}}
@@ -275,13 +279,15 @@ def test_segments_are_read_from_a_real_log(tmp_path: Path) -> None:
                    decision=own, payload={"raw": 0.1}, **one),
         ]  # fmt: skip
     policy = SegmentPolicy(stop=STOP, tolerance=SHOWN, groups=(LARGE, RARE))
-    subject = Subject(1, "shadow", 2, segments=segment_sources(policy, fraud().inputs))
+    subject = Subject(
+        1, "shadow", 2, segments=segment_sources(policy, fraud().inputs), by_decision=by_decision
+    )
     with contextlib.closing(SqliteDecisionLog(tmp_path / "decisions")) as log:
         log.append("gateway-1", [Entry(record) for record in records])
         found = count(tmp_path / "counted", log, "fraud", subject).seen
-    alerts, one_sided = found.segment("large")
-    assert (alerts.challenger_hits, alerts.champion_hits, alerts.champion_trials) == (1, 2, 2)
-    assert (one_sided.challenger_hits, one_sided.challenger_trials) == (1, 2)
+    alerts, apart = found.segment("large")
+    assert (alerts.challenger_hits, alerts.champion_hits, alerts.champion_trials) == (2, 3, 3)
+    assert (apart.challenger_hits, apart.challenger_trials) == (1 + by_decision, 3)
     assert found.segment("rare")[0].clusters == 0
 
 
@@ -299,13 +305,13 @@ def test_a_validation_report_holds_what_replay_saw_of_each_segment() -> None:
     assert {name: flags.tolist() for name, flags in inside.items()} == {
         "large": [True, False, False]
     }
-    counts = evaluate._counts(
-        np.array([True, True, False]), np.array([True, False, False]), np.arange(3), inside
-    )
+    own, other = np.array([True, True, False]), np.array([True, False, False])
+    changed = np.array([True, True, False])  # the first is an alert of both, but not the same one
+    counts = evaluate._counts(own, other, changed, np.arange(3), inside, by_pair=False)
     report = to_dict(GateReport("fraud", "b", "c", (), counts))
-    large = {"requests": 1, "alerts": 1, "champion_alerts": 1, "both_alerts": 1}
-    whole = {"requests": 3, "alerts": 2, "champion_alerts": 1, "both_alerts": 1}
-    effects = {"design_effect": 1.5, "flip_design_effect": 1.5}
+    large = {"requests": 1, "alerts": 1, "champion_alerts": 1, "both_alerts": 1, "differing": 1}
+    whole = {"requests": 3, "alerts": 2, "champion_alerts": 1, "both_alerts": 1, "differing": 2}
+    effects = {"design_effect": 1.5, "flip_design_effect": 1.0}
     assert report["replayed"] == whole | effects | {"segments": {"large": large}}
     assert evaluate._segments(fraud(), Recent(rows, "a log"), {}) == {}
 

@@ -354,14 +354,19 @@ def _small_model(bundle: Bundle, days: LabelledRows) -> SmallModelEvidence:
 def _counts(
     own: Flags,
     other: Flags,
+    changed: Flags,
     unit: NDArray[np.int64],
     inside: Mapping[str, Flags],
-    changed: Flags | None = None,
+    *,
+    by_pair: bool,
 ) -> ReplayCounts:
-    """Args: changed: requests with another decision; None where alerts are compared."""
-    differ, among = (own != other, own | other) if changed is None else (changed, own | True)
+    """Args: changed: requests with another decision. by_pair: all of them count, and not only those
+    with an alert."""
+    among = own | other | by_pair
+    differ = changed & among
     return ReplayCounts(
-        flips=None if changed is None else int(changed.sum()),
+        flips=int(differ.sum()) if by_pair else None,
+        differing=None if by_pair else int(differ.sum()),
         requests=len(own),
         alerts=int(own.sum()),
         champion_alerts=int(other.sum()),
@@ -369,7 +374,7 @@ def _counts(
         design_effect=paired_design_effect(own, other, unit),
         flip_design_effect=flip_design_effect(differ, among, unit),
         segments={
-            name: _counts(own[flags], other[flags], unit[flags], {})
+            name: _counts(own[flags], other[flags], changed[flags], unit[flags], {}, by_pair=False)
             for name, flags in inside.items()
         },
     )
@@ -420,9 +425,7 @@ def replay_evidence(
                 inside = _segments(definition, recent, challenger.bundle.defaults)
                 unit = recent.matrix.unit
                 by_pair = own.scale.task != "binary"  # for a binary task alerts are compared
-                counts = _counts(
-                    own.alerts, other.alerts, unit, inside, changed if by_pair else None
-                )
+                counts = _counts(own.alerts, other.alerts, changed, unit, inside, by_pair=by_pair)
     return ReplayEvidence(
         rows=len(recent.matrix),
         source=recent.source,

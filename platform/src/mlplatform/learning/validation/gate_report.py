@@ -28,6 +28,8 @@ class ReplayCounts:
             arm, or of all requests where alerts are not compared.
         flips: number of requests with another decision than the champion's; None where alerts are
             compared.
+        differing: number of requests with an alert of either arm that they decide differently; None
+            where alerts are not compared.
     """
 
     requests: int
@@ -36,6 +38,7 @@ class ReplayCounts:
     both_alerts: int
     segments: Mapping[str, ReplayCounts] = field(default_factory=dict)
     flips: int | None = None
+    differing: int | None = None
     design_effect: float | None = None
     flip_design_effect: float | None = None
 

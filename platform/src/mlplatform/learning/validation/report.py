@@ -146,6 +146,8 @@ def _replayed(counts: ReplayCounts) -> ReplayEntry:
     }
     if counts.flips is not None:
         made["flips"] = counts.flips
+    if counts.differing is not None:
+        made["differing"] = counts.differing
     if counts.design_effect is not None:
         made["design_effect"] = counts.design_effect
     if counts.flip_design_effect is not None:

@@ -42,6 +42,7 @@ class ReplayEntry(TypedDict):
     champion_alerts: int
     both_alerts: int
     flips: NotRequired[int]
+    differing: NotRequired[int]
     design_effect: NotRequired[float]
     flip_design_effect: NotRequired[float]
     segments: NotRequired[dict[str, ReplayEntry]]

@@ -25,8 +25,8 @@ class StopLimits(Section, frozen=True, omit_defaults=True):
 
     Args:
         alerts: how many alerts more or fewer than predicted, as a share of the predicted number.
-        disagreement: share of the requests with an alert of either arm for which only one arm
-            raised it, minus the predicted share.
+        disagreement: share of the requests with an alert of either arm that the arms decide
+            differently, minus the predicted share.
         latency_p50: median of the latency, divided by the champion's.
         latency_p99: 99th percentile of the latency, divided by the champion's.
         utilisation: share of the time for which a pod would compute if it had all of the traffic.

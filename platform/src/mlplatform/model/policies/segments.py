@@ -25,7 +25,7 @@ class SegmentLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     Args:
         alerts: how many alerts more or fewer than predicted, as a share of the predicted number.
-        disagreement: share of the requests with an alert for which only one arm raised it, minus
+        disagreement: share of the requests with an alert that the arms decide differently, minus
             the predicted share.
     """
 

@@ -205,6 +205,8 @@ class AlertComparison(_Part, frozen=True):
     Args:
         flips: for classes, number of requests for which the two decided different classes; None for
             others.
+        differing: of the requests with an alert of either, number decided differently; None for
+            classes and numbers, and where the report does not say.
     """
 
     requests: int
@@ -212,6 +214,7 @@ class AlertComparison(_Part, frozen=True):
     champion_alerts: int
     both_alerts: int
     flips: int | None = None
+    differing: int | None = None
 
 
 class Validation(_Part, frozen=True):

@@ -72,6 +72,8 @@ def held_out(card: Card) -> Parts:
             f"alerts {pairs.alerts:,}, the champion's {pairs.champion_alerts:,}, of both"
             f" {pairs.both_alerts:,}"
         )
+        if pairs.differing is not None:
+            counted += f", decided differently {pairs.differing:,}"
         if pairs.flips is not None:
             counted = f"{pairs.flips:,} {_FLIPPED[card.deciding.task]}"
         fields.append(("replayed beside it", f"{pairs.requests:,} requests: {counted}"))

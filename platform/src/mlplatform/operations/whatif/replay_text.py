@@ -52,7 +52,7 @@ class _Words:
 
 def _words(found: WhatIf) -> _Words:
     if found.known is not None:
-        flagged = "requests that either version flags are flagged by one alone"
+        flagged = "requests that either version flags are decided otherwise"
         return _Words("decided otherwise", "decided otherwise", flagged)
     if found.changes is not None:
         other = "of another class"

@@ -75,6 +75,7 @@ class SubjectEvidence(TypedDict):
     within_us: NotRequired[float]
     segments: NotRequired[list[SegmentSourceEvidence]]
     scale: NotRequired[ScaleEvidence]
+    by_decision: NotRequired[bool]
 
 
 class StopEvidence(TypedDict):
@@ -118,6 +119,7 @@ class PredictionEvidence(TypedDict):
     requests: NotRequired[int]
     design_effect: NotRequired[float | None]
     flip_design_effect: NotRequired[float | None]
+    alone: NotRequired[float | None]
 
 
 class SegmentLimitsEvidence(TypedDict):

@@ -120,6 +120,7 @@ def _path(folder: Path, model: str, subject: Subject) -> Path:
         identified += ["by class"] * subject.scale.by_class
         if subject.scale.number is not None:
             identified.append(subject.scale.number.tolerance)
+    identified += ["by decision"] * subject.by_decision
     name: str = subject.role
     if isinstance(subject, VariantSubject):
         name = f"variant{subject.version}"  # variants of one generation each have a file

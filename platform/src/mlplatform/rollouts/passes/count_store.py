@@ -204,12 +204,7 @@ def add_records(
     sharing = _sharing_calls(db, concatenated([incoming, stored])) - set(stored.decision_id)
     stored = concatenated([stored, _stored_facts(db, sharing)])
     before, now = (
-        portion(
-            traffic(part, subject),
-            is_timed=subject.role == "canary",
-            segments=len(subject.segments),
-            by_pair=subject.scale.task != "binary",
-        )
+        portion(traffic(part, subject), subject)
         for part in (stored, concatenated([stored.without(voided), incoming]))
     )
     _keep(db, incoming, voided)

@@ -152,6 +152,7 @@ def _subject(
         within_us,
         segments=segments,
         scale=definition.decision.scale,
+        by_decision=role == "shadow" and prediction_of(state.validation, routes).by_decision,
     )
 
 
@@ -342,8 +343,11 @@ def prediction_of(validation: ValidationReport, routes: Routes) -> Prediction:
     either, share = own + other - both, own / requests
     if not met or not other or not either:
         return dataclasses.replace(ALIKE, alert_share=share)
-    apart = (either - both) / either
-    return Prediction(own / other, apart, share, True, requests, *effects)
+    alone = (either - both) / either
+    known = Prediction(own / other, alone, share, True, requests, *effects)
+    if (differing := replayed.get("differing")) is None:  # a report of an earlier release
+        return known
+    return dataclasses.replace(known, disagreement=differing / either, alone=alone)
 
 
 def predicted_segments(validation: ValidationReport, routes: Routes) -> dict[str, Prediction]:

@@ -249,8 +249,8 @@ def expected_alerts(profile: TrafficProfile, prediction: Prediction) -> Alerts |
     if not champion > 0:
         return None
     own = champion * prediction.alert_ratio
-    apart = prediction.disagreement if prediction.replayed else ALONE_UNKNOWN
-    return Alerts.predicted(own, champion, apart, prediction)
+    alone = prediction.one_sided if prediction.replayed else ALONE_UNKNOWN
+    return Alerts.predicted(own, champion, alone, prediction)
 
 
 def _confirmation(
@@ -268,7 +268,7 @@ def _confirmation(
         limit=policy.stop.recall,
         tolerance=policy.confirm_recall_drop,
         errors=outcome_errors(policy),
-        alone=prediction.disagreement if prediction.replayed else ALONE_UNKNOWN,
+        alone=prediction.one_sided if prediction.replayed else ALONE_UNKNOWN,
     )
 
 

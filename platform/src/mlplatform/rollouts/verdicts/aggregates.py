@@ -51,7 +51,7 @@ as (hits, trials) of both arms."""
 _EITHER = slice(12, 14)
 SEGMENT_WIDTH = 6
 """Columns of a customer in a segment: the challenger's alerts and answers; the champion's, which in
-shadow are those of pairs; in pairs, alerts of one arm alone and of either."""
+shadow are those of pairs; in pairs, alerts on which the arms disagree and those of either."""
 SEGMENT_SUMS = 30
 """Number of sums of one segment: fifteen over the first four columns, and fifteen over the last
 two."""
@@ -89,22 +89,15 @@ class Portion:
     segments: KeyedCounts
 
 
-def portion(
-    traffic: Traffic, *, is_timed: bool, segments: int = 0, by_pair: bool = False
-) -> Portion:
-    """The clusters of these requests.
-
-    Args:
-        is_timed: the latencies of the two arms can be compared.
-        segments: number of segments to count.
-        by_pair: pairs disagree by their classes or numbers, not by alerts.
-    """
+def portion(traffic: Traffic, subject: Subject) -> Portion:
+    """The clusters of these requests. In shadow the latencies of the two arms can't be compared."""
+    is_timed, by_pair = subject.role == "canary", subject.scale.task != "binary"
     arms, asked = (traffic.challenger, ~traffic.challenger), ~traffic.excused
     missed = (traffic.failed | traffic.late) & asked
     requests = [flag & arm for arm in arms for flag in (missed, asked)]
     pairs = traffic.paired & traffic.challenger
     own, other = traffic.alert & pairs, traffic.other_alert & pairs
-    alone, either = (traffic.flipped & pairs, pairs) if by_pair else (own ^ other, own | other)
+    alone, either = (traffic.flipped & pairs, pairs) if by_pair else _apart(traffic, pairs, subject)
     every = np.ones(len(traffic), dtype=bool)
     of_arms = [f & arm for f in (asked, traffic.scored, traffic.alert, every) for arm in arms]
     customers = _columns(*of_arms, own, pairs, other, pairs, alone, either)
@@ -120,12 +113,20 @@ def portion(
         calls=_calls(traffic),
         counts=_counts(traffic, arms),
         dropped=traffic.dropped,
-        segments=_segments(traffic, segments, in_pairs=not is_timed),
+        segments=_segments(traffic, subject),
     )
 
 
-def _segments(traffic: Traffic, number: int, *, in_pairs: bool) -> KeyedCounts:
+def _apart(traffic: Traffic, pairs: Flags, subject: Subject) -> tuple[Flags, Flags]:
+    """The pairs with an alert of either arm on which the arms disagree, and all of them."""
+    own, other = traffic.alert & pairs, traffic.other_alert & pairs
+    either = own | other
+    return (traffic.flipped & either if subject.by_decision else own ^ other), either
+
+
+def _segments(traffic: Traffic, subject: Subject) -> KeyedCounts:
     """Alerts by segment and unit; a request in several segments counts in each."""
+    number, in_pairs = len(subject.segments), subject.role != "canary"
     mine, other = traffic.challenger & traffic.scored, ~traffic.challenger & traffic.scored
     a, b, alone, either = (
         traffic.alert & mine,
@@ -135,7 +136,7 @@ def _segments(traffic: Traffic, number: int, *, in_pairs: bool) -> KeyedCounts:
     if in_pairs:
         mine = other = traffic.paired & traffic.challenger
         a, b = traffic.alert & mine, traffic.other_alert & mine
-        alone, either = a ^ b, a | b
+        alone, either = _apart(traffic, mine, subject)
     columns, counts = _columns(a, mine, b, other, alone, either), mine | other
     inside = [np.flatnonzero(counts & (traffic.segments >> n & 1 > 0)) for n in range(number)]
     rows = np.concatenate([*inside, np.zeros(0, dtype=np.int64)]).astype(np.int64)
@@ -209,8 +210,8 @@ def calls_changed(calls: Calls, *, by: Calls, sign: int) -> dict[int, tuple[int,
 
 def customer_totals(counts: Integers) -> Integers:
     """Sums over customers: customers whom each arm could answer, whose answers count, and who
-    appeared in each arm; then the sums of alerts between arms, of alerts in pairs, and of alerts of
-    one arm alone in pairs."""
+    appeared in each arm; then the sums of alerts between arms, of alerts in pairs, and of pairs on
+    which the arms disagree."""
     alerts = counts[:, [_ALERTS, _ANSWERS, _ALERTS + 1, _ANSWERS + 1]]
     one, either = counts[:, _EITHER].T
     alone = np.stack((one, either, 0 * one, either), axis=1)
@@ -373,13 +374,13 @@ class Aggregates:
         return pairs if pairs.clusters else ClusterSums.of(self.totals["customers"][8:23])
 
     @property
-    def one_sided(self) -> ClusterSums:
-        """Alerts that only one arm raised, among requests on which either did; of classes and
-        numbers, the pairs that the arms decided differently."""
+    def disagreements(self) -> ClusterSums:
+        """Requests on which the arms disagree, among those with an alert of either; of classes and
+        numbers, among all pairs."""
         return ClusterSums.of(self.totals["customers"][38:53])
 
     def segment(self, name: str) -> tuple[ClusterSums, ClusterSums]:
-        """The `alerts` and the `one_sided` of one segment."""
+        """The `alerts` and the `disagreements` of one segment."""
         vector = self.totals["segments"][self.segments.index(name)]
         return ClusterSums.of(vector[:15]), ClusterSums.of(vector[15:])
 
@@ -443,12 +444,7 @@ def aggregates(
 ) -> Aggregates:
     """The aggregates of all these records."""
     kept = facts.without(set(voided))
-    found = portion(
-        traffic(kept, subject),
-        is_timed=subject.role == "canary",
-        segments=len(subject.segments),
-        by_pair=subject.scale.task != "binary",
-    )
+    found = portion(traffic(kept, subject), subject)
     return aggregates_of(found, subject, Extent.of(facts))
 
 

@@ -33,7 +33,6 @@ from mlplatform.rollouts.verdicts.statistics import (
 )
 from mlplatform.rollouts.verdicts.verdict import (
     EXPECTED,
-    PAIR_WORDS,
     PAIRS,
     Bound,
     Errors,
@@ -283,9 +282,9 @@ def disagreement_gate(
     name: str = "disagreement",
     task: Task = "binary",
 ) -> Gate:
-    """The gate on disagreement in shadow: among requests with an alert of either arm, those with an
-    alert of one; of classes and numbers, those that the arms decided differently."""
-    pairs = PAIR_WORDS[task]
+    """The gate on disagreement in shadow: the requests that the arms decided differently, among
+    those with an alert of either arm; of classes and numbers, among all."""
+    pairs = predicted.pair_words(task)
     topic = pairs.topic
     if not predicted.replayed:
         reason = (
@@ -338,7 +337,7 @@ def segment_gates(
     A segment with few alerts is reported and is never healthy, because it shows nothing.
     """
     for step in steps:
-        alerts, one_sided = counts.segment(step.name)
+        alerts, apart = counts.segment(step.name)
         bounds = [Bound(getattr(step.stop, n), getattr(step.tolerance, n))
                   for n in ("alerts", "disagreement")]  # fmt: skip
         found = [
@@ -349,7 +348,7 @@ def segment_gates(
         if not in_canary and step.predicted.replayed:
             name = f"disagreement of {step.name}"
             found.append(
-                disagreement_gate(one_sided, bounds[1], step.errors, step.predicted, name=name)
+                disagreement_gate(apart, bounds[1], step.errors, step.predicted, name=name)
             )
         for gate in found:
             reason = f"In segment {step.name}, {gate.reason[0].lower()}{gate.reason[1:]}"
@@ -442,7 +441,7 @@ def _latency_p99(counts: Aggregates, terms: Requirements) -> Iterator[Gate]:
 
 def _disagreement(counts: Aggregates, terms: Requirements) -> Iterator[Gate]:
     bound = Bound(terms.stop.disagreement, terms.tolerance.disagreement)
-    view, errors, task = counts.one_sided, terms.errors.of("disagreement"), terms.stop.task
+    view, errors, task = counts.disagreements, terms.errors.of("disagreement"), terms.stop.task
     yield disagreement_gate(view, bound, errors, terms.predicted, task=task)
 
 

@@ -63,6 +63,8 @@ class Subject:
             it limits.
         segments: segments that are also counted on their own.
         scale: what the model decides, by which the decisions of records are read.
+        by_decision: arms also disagree on a request with an alert if their decisions differ. False:
+            only if one arm alone raised the alert, as predictions of earlier releases count.
     """
 
     generation: int
@@ -71,6 +73,7 @@ class Subject:
     within_us: float = math.inf
     segments: tuple[SegmentSource, ...] = ()
     scale: DecisionScale = EARLIER
+    by_decision: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:

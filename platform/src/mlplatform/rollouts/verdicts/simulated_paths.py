@@ -241,12 +241,10 @@ class Alerts:
     prediction: Prediction
 
     @classmethod
-    def predicted(
-        cls, own: float, champion: float, disagreement: float, prediction: Prediction
-    ) -> Alerts:
+    def predicted(cls, own: float, champion: float, alone: float, prediction: Prediction) -> Alerts:
         """Expected alerts, from the share of requests with an alert of either arm on which only one
         arm raised it."""
-        both = (own + champion) * (1 - disagreement) / (2 - disagreement)
+        both = (own + champion) * (1 - alone) / (2 - alone)
         return cls(own, champion, min(both, own, champion), prediction)
 
     @property
@@ -259,7 +257,8 @@ class Alerts:
 
     @property
     def disagreement(self) -> float:
-        return 1 - self.both / self.either
+        replay = self.prediction
+        return replay.disagreement if replay.by_decision else 1 - self.both / self.either
 
     @property
     def beside(self) -> tuple[float, float]:
@@ -331,7 +330,7 @@ def alerts_by_replay(schedule: AnalysisSchedule, expected: Alerts, *, more: floa
 
 
 def disagreement(schedule: AnalysisSchedule, expected: Alerts, *, more: float) -> Sums:
-    """Requests with an alert of one arm alone, among those with an alert of either."""
+    """Requests that the arms decided differently, among those with an alert of either."""
     rng, (_, beside) = schedule.rng("disagreement"), expected.beside
     n, _ = schedule.trials()
     share = min(expected.disagreement + more, 1.0)

@@ -10,6 +10,7 @@ from typing import Final, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from mlplatform.model.policies.decision_scale import Task
 from mlplatform.rollouts.journal.evidence import Verdict
 from mlplatform.rollouts.verdicts.statistics import (
     SHRINKAGE_HITS,
@@ -86,10 +87,17 @@ class PairWords:
 
 PAIRS: Final = "requests"
 """Name of the number of compared requests in the values of the gate on disagreement."""
-PAIR_WORDS: Final[Mapping[str, PairWords]] = {
+BY_ALERTS: Final = PairWords(
+    "alerts",
+    "no arm has raised an alert on a request that both decided",
+    "One arm alone raised an alert on {only:,} of the {either:,} requests with an alert",
+)
+"""The words where a prediction of an earlier release counts only alerts of one arm alone."""
+PAIR_WORDS: Final[Mapping[Task, PairWords]] = {
     "binary": PairWords("alerts",
         "no arm has raised an alert on a request that both decided",
-        "One arm alone raised an alert on {only:,} of the {either:,} requests with an alert"),
+        "Of the {either:,} requests with an alert of either arm, the arms decided {only:,} "
+        "differently"),
     "classes": PairWords("classes", "no request has been decided by both arms",
         "The arms decided different classes for {only:,} of {either:,} requests"),
     "real": PairWords("numbers", "no request has been given a number by both arms",
@@ -168,12 +176,14 @@ class Prediction:
             say.
         replayed: whether both versions were replayed. If not, the other numbers describe arms that
             decide alike, and a disagreement proves nothing.
-        disagreement: share of the requests with an alert of either arm on which only one arm raises
-            it.
+        disagreement: share of the requests with an alert of either arm that the arms decide
+            differently.
         requests: number of requests that both versions decided; 0 if it is not known, and then the
             other numbers count as exact.
         design_effect, flip_design_effect: of the difference between the arms' alerts in the replay,
             and of the requests that they decide differently; None if its report does not say.
+        alone: share of the requests with an alert of either arm on which only one arm raises it;
+            None if its report says nothing else, so that `disagreement` is this share.
     """
 
     alert_ratio: float
@@ -183,6 +193,22 @@ class Prediction:
     requests: int = 0
     design_effect: float | None = None
     flip_design_effect: float | None = None
+    alone: float | None = None
+
+    @property
+    def by_decision(self) -> bool:
+        """Whether requests with an alert of both arms, but with another decision, count as
+        disagreement."""
+        return self.alone is not None
+
+    def pair_words(self, task: Task) -> PairWords:
+        """The words for pairs that the arms decided differently."""
+        return BY_ALERTS if task == "binary" and not self.by_decision else PAIR_WORDS[task]
+
+    @property
+    def one_sided(self) -> float:
+        """The share of the requests with an alert of either arm on which only one arm raises it."""
+        return self.disagreement if self.alone is None else self.alone
 
     def ratio_variance(self, assumed_effect: Effect) -> Effect:
         """The ratio's variance, as a share of the ratio. It grows with the alerts that only one arm
@@ -222,7 +248,7 @@ class Prediction:
         return share * (1 - share) / added * _effect(self.flip_design_effect, hits, assumed_effect)
 
     def _both(self, own: float, other: float) -> float:
-        return (own + other) * (1 - self.disagreement) / (2 - self.disagreement)
+        return (own + other) * (1 - self.one_sided) / (2 - self.one_sided)
 
     def champion_change(self, view: ClusterSums) -> float:
         """The distance of the champion's share of alerts from that in replay, in standard errors;

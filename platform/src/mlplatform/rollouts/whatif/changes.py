@@ -126,11 +126,10 @@ def _disagreement(
     """The share that `comparison.disagreement_gate` holds a challenger to."""
     one, other = requests.reference.alerts, requests.candidate.alerts
     by_alerts = requests.reference.scale.task == "binary"
-    disagree = one ^ other if by_alerts else flips
     trials = one | other if by_alerts else np.ones(len(requests), bool)
     if not trials.any():
         return None
-    found = _share(disagree, requests, trials)
+    found = _share(flips, requests, trials)
     tolerance = limits.tolerance
     return PredictedDisagreement(
         trials=int(trials.sum()),

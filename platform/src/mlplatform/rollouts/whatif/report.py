@@ -83,7 +83,7 @@ class PredictedDisagreement(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Args:
         trials: number of requests that either bundle flags; for classes and numbers, all requests.
-        count: number of trials that only one bundle flags; for classes and numbers, that differ.
+        count: number of trials that the bundles decide differently.
         share: share of the trials that count (0-1).
         low, high: range of that share to expect on one coming day, with 95 % confidence; None if
             there are fewer than two days or customers.
