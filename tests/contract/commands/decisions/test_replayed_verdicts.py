@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from mlplatform.commands import app
 from support.kept_home import fill
+from support.rewritten_log import rewrite
 
 ROLLOUT = "fraud-v2-1"
 
@@ -27,8 +28,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def replayed() -> tuple[Result, list[dict[str, Any]]]:
-    result = CliRunner().invoke(app, ["rollouts", "replay", ROLLOUT, "--json"])
+def replayed(rollout: str = ROLLOUT) -> tuple[Result, list[dict[str, Any]]]:
+    result = CliRunner().invoke(app, ["rollouts", "replay", rollout, "--json"])
     return result, json.loads(result.stdout)
 
 
@@ -47,6 +48,15 @@ def test_a_byte_that_no_verdict_counts_is_named(home: Path) -> None:
     assert (result.exit_code, verdict["differences"]) == (1, [])
     assert any(segment.name in change for change in verdict["changes"])
     assert any(change.startswith("record ") for change in verdict["changes"])
+
+
+def test_a_log_that_was_computed_anew_is_not_the_one_that_was_judged(home: Path) -> None:
+    """Its digests follow one another; but the journal holds the chain as far as it was read."""
+    rewrite(home / "decisions", "gateway-1", seq=7, score=0.3)
+    result, (verdict,) = replayed("fraud-v1-1")
+    assert (result.exit_code, verdict["differences"]) == (1, [])
+    told = " is not the one that the verdict of fraud-v1-1 (confirmed) was based on"
+    assert [c for c in verdict["changes"] if told in c], verdict["changes"]
 
 
 def test_a_changed_row_of_the_journal_is_named(home: Path) -> None:

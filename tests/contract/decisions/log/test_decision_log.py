@@ -29,11 +29,14 @@ from mlplatform.decisions.records.port import (
     Entry,
     Idempotency,
     ManifestHead,
+    NamedHead,
     RecordQuery,
+    WriterHead,
 )
-from mlplatform.decisions.records.record import COLUMNS, STORED, Record, link, record_digest
+from mlplatform.decisions.records.record import COLUMNS, Record
 from mlplatform.runtime.errors import Busy, Corrupt, InputInvalid, PlatformError, StaleFence
 from mlplatform.runtime.units import HOUR_MS
+from support.rewritten_log import rewrite, with_values
 from support.wall import Wall
 
 EVERYTHING = RecordQuery(columns=tuple(COLUMNS))
@@ -448,11 +451,37 @@ def test_a_history_rewritten_with_a_fitting_chain_is_not_the_anchored_one(
     """Whoever can recompute everything in the log still can't change the anchor."""
     filled(log)
     anchor = ManifestHead(0, "", log.seal().writers)
-    _rewrite(folder, seq=7, score=0.9)
+    rewrite(folder, "gw", seq=7, score=0.9)
     with closing(open_log(folder)) as again:
         assert again.verify().ok
         (found,) = again.verify(anchor).findings
     assert found == "record 50 of writer gw is not the one that was anchored"
+
+
+def test_a_history_rewritten_after_a_verdict_is_not_the_one_that_it_was_based_on(
+    folder: Path, log: SqliteDecisionLog
+) -> None:
+    """The journal keeps each writer's chain as far as the log was read for a verdict."""
+    filled(log, 30)
+    (mark,) = log.watermarks()
+    assert mark.chain is not None
+    heads = [
+        NamedHead("gw", WriterHead(mark.seq, mark.chain), "the verdict"),
+        NamedHead("gw", WriterHead(90, mark.chain), "the next verdict"),
+    ]
+    filled(log)
+    assert log.verify(heads=heads[:1]).ok
+    log.seal()
+    assert log.verify(heads=heads[:1]).ok
+    rewrite(folder, "gw", seq=7, score=0.9)
+    with closing(open_log(folder)) as again:
+        assert again.verify().ok
+        found = again.verify(heads=heads).findings
+    assert found == (
+        "record 30 of writer gw is not the one that the verdict was based on",
+        "the log lacks records: writer gw ends at record 80, the next verdict was based on it up"
+        " to 90",
+    )
 
 
 def test_a_changed_byte_in_a_segment_is_named(folder: Path, log: SqliteDecisionLog) -> None:
@@ -486,7 +515,7 @@ def test_a_record_changed_inside_a_segment_is_named(folder: Path, log: SqliteDec
     log.seal()
     path = _segment(folder, 2)
     stored = [row for batch in segments.records(path) for row in batch]
-    stored[4] = _changed(stored[4], score=0.9)
+    stored[4] = with_values(stored[4], score=0.9)
     segments.write(path, stored)
     changed, record = log.verify().findings
     assert "segment gw/000000000021-000000000040.parquet was changed" in changed
@@ -760,27 +789,3 @@ def _in(row: dict[str, Any], query: RecordQuery) -> bool:
 def _segment(folder: Path, number: int) -> Path:
     with closing(database(folder)) as db:
         return segments.manifest(db)[number - 1].path(folder)
-
-
-def _changed(row: tuple[Any, ...], **values: Any) -> tuple[Any, ...]:
-    return tuple(values.get(name, old) for name, old in zip(STORED, row, strict=True))
-
-
-def _rewrite(folder: Path, *, seq: int, score: float) -> None:
-    """Change a sealed record and recompute all that follows, as an attacker with time would."""
-    with closing(database(folder)) as db:
-        manifest = segments.manifest(db)
-        stored = [r for s in manifest for batch in segments.stored(s.path(folder)) for r in batch]
-        stored[seq - 1] = _changed(stored[seq - 1], score=score)
-        chain = bytes(32)
-        for index, row in enumerate(stored):
-            digest = record_digest("gw", index + 1, row[2:21], row[STORED.index("payload_digest")])
-            chain = link(chain, digest)
-            stored[index] = _changed(row, digest=digest, chain=chain)
-        db.execute("DELETE FROM segments")
-        db.execute("DELETE FROM files")
-        for segment in manifest:
-            part = stored[segment.first - 1 : segment.last]
-            sha256 = segments.write(segment.path(folder), part)
-            segments.enter(db, "gw", part, sha256=sha256)
-        db.execute("UPDATE writers SET chain = ?", (chain,))

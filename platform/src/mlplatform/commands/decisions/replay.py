@@ -127,7 +127,7 @@ def replay_verdicts(rollout_id: RolloutId, json: AsJson = False) -> None:
     platform = wiring.existing_platform()
     with progress("counting the log again"):
         found = list(verdicts.replay(platform, rollout_id))
-        changes = verdicts.changes(platform)
+        changes = verdicts.changes(platform, rollout_id)
     if json:
         print_json([dataclasses.asdict(each) | {"changes": changes} for each in found])
     else:

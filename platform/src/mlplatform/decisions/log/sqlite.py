@@ -21,6 +21,7 @@ from mlplatform.decisions.records.port import (
     DuplicateKey,
     Entry,
     ManifestHead,
+    NamedHead,
     Outcome,
     RecordQuery,
     StoredAnswer,
@@ -252,16 +253,24 @@ class SqliteDecisionLog:
                 pass
             return tables.head(db)
 
-    def verify(self, anchor: ManifestHead | None = None) -> VerifyReport:
-        """Check every digest, every chain, every segment, and the anchor if there is one."""
-        return self.check(anchor)
+    def verify(
+        self, anchor: ManifestHead | None = None, *, heads: Sequence[NamedHead] = ()
+    ) -> VerifyReport:
+        """Check every digest, every chain, every segment, the anchor, and earlier heads."""
+        return self.check(anchor, heads=heads)
 
     def check(
-        self, anchor: ManifestHead | None, *, new_only: bool = False, cores: int = 1
+        self,
+        anchor: ManifestHead | None,
+        *,
+        heads: Sequence[NamedHead] = (),
+        new_only: bool = False,
+        cores: int = 1,
     ) -> VerifyReport:
         """Check the log with these options; what was intact is remembered.
 
         Args:
+            heads: as in `verify`.
             new_only: leave out the segments that an earlier check found intact.
             cores: number of processes that check segments.
         """
@@ -269,7 +278,7 @@ class SqliteDecisionLog:
         since = verified_head.last(self._folder) if new_only else None
         with self._translation, closing(self._connection()) as db:
             found = verify.verify(
-                db, self._folder, anchor, since=since or verify.NOTHING, cores=cores
+                db, self._folder, anchor, heads, since=since or verify.NOTHING, cores=cores
             )
         if found.report.ok:
             verified_head.remember(self._folder, found.head)
@@ -290,7 +299,7 @@ class SqliteDecisionLog:
             rows = tables.writers(self._lookups)
             elsewhere = tables.replicated_writers(self._lookups)
         oldest = self._wall_ms() - LIVE_WITHIN_MS
-        return [_mark(w, elsewhere.get(w.writer), oldest) for w in rows]
+        return [tables.watermark(w, elsewhere.get(w.writer), oldest) for w in rows]
 
     @property
     def spills(self) -> Path:
@@ -479,21 +488,3 @@ def _refusing_what_cannot_be_stored() -> Iterator[None]:
         yield
     except (OverflowError, UnicodeEncodeError) as error:
         raise InputInvalid("a record", None, str(error)) from error
-
-
-def _mark(
-    w: tables.Writer, replicated: tables.ReplicatedWriter | None, oldest_ms: int
-) -> Watermark:
-    if replicated is None:
-        is_live = not w.closed and w.heartbeat_at_ms >= oldest_ms
-        return Watermark(w.writer, w.seq, w.event_ms, w.heartbeat_at_ms, is_live)
-    # Nobody knows which records a log elsewhere still holds, so the wait ends only when it closes.
-    return Watermark(
-        w.writer,
-        w.seq,
-        w.event_ms,
-        w.heartbeat_at_ms,
-        live=not w.closed,
-        spilled=replicated.spilled,
-        unheard=w.heartbeat_at_ms < oldest_ms,
-    )

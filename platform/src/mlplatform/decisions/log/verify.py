@@ -17,7 +17,12 @@ from mlplatform.decisions.log.file_checks import FileCheck
 from mlplatform.decisions.log.sealed_files import SealedFile
 from mlplatform.decisions.log.segments import Segment
 from mlplatform.decisions.records import tables, unsealed_records
-from mlplatform.decisions.records.port import ManifestHead, VerifyReport
+from mlplatform.decisions.records.port import (
+    ManifestHead,
+    NamedHead,
+    VerifyReport,
+    WriterHead,
+)
 from mlplatform.decisions.records.record import GENESIS
 from mlplatform.decisions.records.retention import ExpiredRange
 from mlplatform.runtime.errors import Corrupt
@@ -41,6 +46,7 @@ def verify(
     db: sqlite3.Connection,
     folder: Path,
     anchor: ManifestHead | None,
+    heads: Sequence[NamedHead] = (),
     *,
     since: ManifestHead = NOTHING,
     cores: int = 1,
@@ -52,11 +58,12 @@ def verify(
 
     Args:
         db: connection without an open transaction.
+        heads: earlier ends of writers, through which their chains still have to go.
         since: head of the log at an earlier check that found nothing. Records that were sealed by
             then, and the check of the database file itself, are left out.
     """
     db.text_factory = lambda data: data.decode("utf-8", "replace")
-    walk = _Walk(db, folder, anchor, since)
+    walk = _Walk(db, folder, anchor, heads, since)
     findings: list[str] = []
     with sealed_files.hold_files(folder):
         try:
@@ -108,11 +115,13 @@ class _Walk:
         db: sqlite3.Connection,
         folder: Path,
         anchor: ManifestHead | None,
+        heads: Sequence[NamedHead],
         since: ManifestHead,
     ) -> None:
         self.db = db
         self.folder = folder
         self.anchor = anchor
+        self.heads = heads
         self.since = since
         self.first: list[str] = []
         self.manifest: list[Segment] = []
@@ -177,9 +186,11 @@ class _Walk:
                 yield f"records {end + 1} to {max(one.ends)} of writer {name} are in no file"
             yield from one.rows
         yield from self._absent_payloads()
-        yield from _reached(self.since, self)
+        yield from _reached(self.since.writers, self)
         if self.anchor is not None:
             yield from _anchored(self.anchor, self)
+        for noted in self.heads:
+            yield from _reached({noted.writer: noted.head}, self, noted.basis_of)
 
     def _absent_payloads(self) -> Iterator[str]:
         """Findings for payloads that are missing without an erasure; counts the others."""
@@ -243,6 +254,7 @@ class _Walk:
     def _chain(self, writer: str, seq: int, chain: bytes) -> Chain:
         heads = [self.since.writers.get(writer)]
         heads += [] if self.anchor is None else [self.anchor.writers.get(writer)]
+        heads += [noted.head for noted in self.heads if noted.writer == writer]
         marks = frozenset(head.seq for head in heads if head is not None and head.seq > seq)
         expired = self.expired.get(writer, ())
         return Chain(writer, seq, chain, marks=marks, expired=expired)
@@ -313,20 +325,28 @@ def _anchored(anchor: ManifestHead, walk: _Walk) -> Iterator[str]:
         yield f"{_OLDER}: the manifest has {count} entries, the anchor {anchor.count}"
     elif anchor.count > first and walk.manifest[anchor.count - first - 1].digest != anchor.digest:
         yield f"manifest entry {anchor.count} is not the one that was anchored"
-    yield from _reached(anchor, walk)
+    yield from _reached(anchor.writers, walk)
 
 
-def _reached(anchor: ManifestHead, walk: _Walk) -> Iterator[str]:
-    for writer, head in sorted(anchor.writers.items()):
+def _reached(
+    heads: Mapping[str, WriterHead], walk: _Walk, basis_of: str | None = None
+) -> Iterator[str]:
+    """Args: basis_of: what was based on these heads; None: they are the anchor's."""
+    older, than = _OLDER, "the anchor at"
+    what = "was anchored"
+    if basis_of is not None:
+        older, than = "the log lacks records", f"{basis_of} was based on it up to"
+        what = f"{basis_of} was based on"
+    for writer, head in sorted(heads.items()):
         one = walk.writers.get(writer)
         if head.seq == 0 or (one is not None and head.seq < min(one.ends)):
             continue
         if one is None or one.chain.seq < head.seq:
             last = 0 if one is None else one.chain.seq
-            yield f"{_OLDER}: writer {writer} ends at record {last}, the anchor at {head.seq}"
+            yield f"{older}: writer {writer} ends at record {last}, {than} {head.seq}"
             continue
         there = one.ends.get(head.seq) or one.chain.marked.get(head.seq)
         if there is None:
-            yield f"record {head.seq} of writer {writer}, which was anchored, is missing"
+            yield f"record {head.seq} of writer {writer}, which {what}, is missing"
         elif there.hex() != head.chain:
-            yield f"record {head.seq} of writer {writer} is not the one that was anchored"
+            yield f"record {head.seq} of writer {writer} is not the one that {what}"

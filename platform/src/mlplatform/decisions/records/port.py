@@ -147,7 +147,8 @@ class Watermark:
     event time of a live writer is not complete. While records of a writer are spilled it counts as
     live, and its event time is at most that of the oldest of them. A writer whose records come from
     a log elsewhere is live until that log says that it has closed, and `unheard` while nothing
-    comes of it.
+    comes of it. `chain` is the writer's chain after its last record (hexadecimal); None if the log
+    has no record of it, and in evidence of earlier releases.
     """
 
     writer: str
@@ -157,6 +158,7 @@ class Watermark:
     live: bool
     spilled: int = 0
     unheard: bool = False
+    chain: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,15 @@ class WriterHead:
 
     seq: int
     chain: str
+
+
+@dataclass(frozen=True, slots=True)
+class NamedHead:
+    """The end of a writer's chain when something was based on it, and the name of that."""
+
+    writer: str
+    head: WriterHead
+    basis_of: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,8 +245,14 @@ class DecisionLog(Protocol):
         """
         ...
 
-    def verify(self, anchor: ManifestHead | None = None) -> VerifyReport:
-        """Check every digest, every chain, every segment, and the anchor if there is one."""
+    def verify(
+        self, anchor: ManifestHead | None = None, *, heads: Sequence[NamedHead] = ()
+    ) -> VerifyReport:
+        """Check every digest, every chain, every segment, and the anchor if there is one.
+
+        Args:
+            heads: earlier ends of writers, through which their chains still have to go.
+        """
         ...
 
     def watermarks(self) -> list[Watermark]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from mlplatform.decisions.records import kept_keys, recent_keys, unsealed_records
-from mlplatform.decisions.records.port import ManifestHead, WriterHead
+from mlplatform.decisions.records.port import ManifestHead, Watermark, WriterHead
 from mlplatform.decisions.records.record import GENESIS, STORED
 from mlplatform.runtime.storage.sql import Schema
 
@@ -174,6 +174,23 @@ def replicated_writers(db: sqlite3.Connection) -> dict[str, ReplicatedWriter]:
         " USING (writer) WHERE g.session = w.session"
     )
     return {writer: ReplicatedWriter(session, spilled) for writer, session, spilled in rows}
+
+
+def watermark(found: Writer, elsewhere: ReplicatedWriter | None, oldest_ms: int) -> Watermark:
+    """Args: oldest_ms: wall time since which a writer that lives has sent a heartbeat."""
+    is_stale = found.heartbeat_at_ms < oldest_ms
+    # Nobody knows which records a log elsewhere still holds, so the wait ends only when it closes.
+    is_live = not found.closed and (elsewhere is not None or not is_stale)
+    return Watermark(
+        found.writer,
+        found.seq,
+        found.event_ms,
+        found.heartbeat_at_ms,
+        is_live,
+        spilled=0 if elsewhere is None else elsewhere.spilled,
+        unheard=elsewhere is not None and is_stale,
+        chain=found.chain.hex(),
+    )
 
 
 def pruned_heads(db: sqlite3.Connection) -> dict[str, tuple[int, bytes]]:

@@ -7,7 +7,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -87,9 +87,7 @@ def lowered(marks: list[Watermark], spilled: list[SpillBacklog]) -> list[Waterma
         mark = by_writer.get(one.writer, Watermark(one.writer, 0, None, 0, live=True))
         times = [t for t in (mark.event_ms, one.oldest_ms) if t is not None]
         event_ms = min(times) if mark.event_ms is not None else None
-        by_writer[one.writer] = Watermark(
-            mark.writer, mark.seq, event_ms, mark.heartbeat_at_ms, live=True, spilled=one.records
-        )
+        by_writer[one.writer] = replace(mark, event_ms=event_ms, live=True, spilled=one.records)
     return [by_writer[name] for name in sorted(by_writer)]
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from mlplatform.decisions.records.port import NamedHead, WriterHead
 from mlplatform.operations.wiring import Platform
+from mlplatform.rollouts.journal.transitions import Transition
 from mlplatform.rollouts.passes.replay import ReplayedVerdict, replay_verdict
 from mlplatform.runtime.errors import NotFound
 
@@ -30,8 +32,21 @@ def replay(platform: Platform, rollout_id: str) -> Iterator[ReplayedVerdict]:
             yield found
 
 
-def changes(platform: Platform) -> tuple[str, ...]:
+def changes(platform: Platform, rollout_id: str) -> tuple[str, ...]:
     """Findings of a check of the log and the journal, one sentence each. A verdict rests on both,
-    also on what moved none of its numbers."""
+    also on what moved none of its numbers: the journal holds the chain of each writer up to which
+    the log was read for it."""
     journal = platform.rollouts
-    return (*journal.verify(), *platform.log.verify(journal.last_anchor()).findings)
+    heads = tuple(dict.fromkeys(_heads(journal.read(rollout_id))))
+    return (*journal.verify(), *platform.log.verify(journal.last_anchor(), heads=heads).findings)
+
+
+def _heads(facts: Sequence[Transition]) -> Iterator[NamedHead]:
+    for fact in facts:
+        basis = fact.evidence.get("basis")
+        if basis is None:
+            continue
+        for mark in basis["sources"]["watermarks"]:
+            if chain := mark.get("chain"):
+                verdict = f"the verdict of {fact.rollout_id} ({fact.__struct_config__.tag})"
+                yield NamedHead(mark["writer"], WriterHead(mark["seq"], chain), verdict)

@@ -174,6 +174,7 @@ class WatermarkEvidence(TypedDict):
     live: bool
     spilled: NotRequired[int]
     unheard: NotRequired[bool]
+    chain: NotRequired[str | None]
 
 
 class GatewayEvidence(TypedDict):
