@@ -263,6 +263,7 @@ def test_a_value_of_another_type_is_named(path: str, value: Any) -> None:
         ("rollout.canary.0.percent", 60, "rollout.canary is [60.0, 25.0"),
         ("rollout.canary.2.percent", 101, "rollout.canary"),
         ("rollout.shadow.deadline_h", 0, "rollout.shadow.deadline_h"),
+        ("rollout.canary.1.minimum_h", 999, "rollout.canary.1.minimum_h is 999"),
         ("drift.psi", NAN, "drift.psi"),
         ("drift.psi", INFINITY, "drift.psi is inf"),
         ("rollout.canary.2.deadline_h", INFINITY, "rollout.canary.2.deadline_h is inf"),
@@ -442,7 +443,7 @@ def test_all_that_is_wrong_is_told_at_once_with_its_line() -> None:
         " text, vector, hour_of_day, day_of_week, is_weekend, is_night, ratio, view, window",
         f"  line {line('rollout:')}: rollout.approval is missing; wanted: one of required, none",
         f"  line {line('percnt')}: rollout.canary.0.percnt is an unknown key; wanted: one of"
-        " percent, minimum_units, deadline_h, tolerance; the nearest is percent",
+        " percent, minimum_units, deadline_h, tolerance, minimum_h; the nearest is percent",
         f"  line {line('percnt')}: rollout.canary.0.percent is missing; wanted: a number",
         f"  line {line('psi: fast')}: drift.psi is 'fast'; wanted: a number, not a text",
     ]

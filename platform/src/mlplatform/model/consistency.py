@@ -26,7 +26,7 @@ from mlplatform.model.freeze_times import WANTED, LocalTime, is_before, is_zone,
 from mlplatform.model.inputs import fields_read, reference_rules
 from mlplatform.model.policies.model_server import server_rules
 from mlplatform.model.policies.ranking import ranking_rules
-from mlplatform.model.policies.rollout import RolloutPolicy
+from mlplatform.model.policies.rollout import CanaryStep, RolloutPolicy, ShadowStep
 from mlplatform.model.policies.search import search_rules
 from mlplatform.model.policies.segments import MOST_GROUPS
 from mlplatform.model.policies.threshold_rules import number_rules, threshold_rules
@@ -387,10 +387,12 @@ def _tolerances(policy: RolloutPolicy) -> Iterator[Rule]:
     wanted = f"the longest deadline_h in seconds ({longest_s:g}) or more"
     key, value = "rollout.step_wall_deadline_s", policy.step_wall_deadline_s
     yield value >= longest_s or math.isinf(longest_s), key, value, wanted
-    steps = {"rollout.shadow": policy.shadow.tolerance} | {
-        f"rollout.canary.{number}": step.tolerance for number, step in enumerate(policy.canary)
+    steps: dict[str, ShadowStep | CanaryStep] = {"rollout.shadow": policy.shadow} | {
+        f"rollout.canary.{number}": step for number, step in enumerate(policy.canary)
     }
-    for where, tolerance in steps.items():
+    for where, step in steps.items():
+        least_h, tolerance, wanted = step.minimum_h, step.tolerance, f"at most {where}.deadline_h"
+        yield least_h is None or least_h <= step.deadline_h, f"{where}.minimum_h", least_h, wanted
         key, limit = f"{where}.tolerance.failures", policy.failure_share_limit
         least = f"failure_share_limit ({limit:g}) or more"
         yield tolerance.failures >= limit, key, tolerance.failures, least

@@ -16,8 +16,9 @@ from mlplatform.rollouts.journal.state import EMERGENCY_CONFIRM_H, RolloutState,
 from mlplatform.rollouts.journal.transitions import Answered, Confirmed, Opened, Promoted
 from mlplatform.rollouts.passes.commands import open_rollout, record_approval
 from mlplatform.rollouts.passes.controls import pause
-from mlplatform.rollouts.passes.next_step import Hold, Now, Observation, Service, next_step
+from mlplatform.rollouts.passes.next_step import Hold, Observation, Service, next_step
 from mlplatform.rollouts.passes.summary import question
+from mlplatform.rollouts.passes.wait_reasons import Now
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import Busy, Refused
 from mlplatform.runtime.units import HOUR_MS

@@ -10,16 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.model.routes import Routes, no_routes
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.journal.state import RolloutState, apply, fold
 from mlplatform.rollouts.journal.transitions import Answered, DeployRefused, Opened, decode, encode
 from mlplatform.rollouts.passes.execute import transition_of
 from mlplatform.rollouts.passes.next_step import (
+    Advance,
     AskApproval,
     Deploy,
     Hold,
-    Now,
     Observation,
     Promote,
     Retire,
@@ -31,6 +32,7 @@ from mlplatform.rollouts.passes.next_step import (
     next_step,
     reconciled_services,
 )
+from mlplatform.rollouts.passes.wait_reasons import Now
 from mlplatform.rollouts.verdicts.judgement import Judgement
 from mlplatform.runtime.errors import Refused
 from mlplatform.runtime.units import DAY_MS, HOUR_MS
@@ -242,6 +244,32 @@ def test_a_step_expires_at_the_earlier_of_two_deadlines(
     world = in_canary()
     step = world.take("INCONCLUSIVE", Now(NOW.event_ms + event_ms, NOW.wall_ms + wall_ms))
     assert isinstance(step, RollBack if expired else Hold)
+
+
+def lasting(hours: float) -> RolloutPolicy:
+    first = msgspec.structs.replace(POLICY.canary[0], minimum_h=hours)
+    return msgspec.structs.replace(POLICY, canary=(first, *POLICY.canary[1:]))
+
+
+@pytest.mark.parametrize(("hours", "moves"), [(23.9, Hold), (24.0, Advance)])
+def test_a_healthy_step_lasts_its_time_and_is_taken_back_in_it_where_harm_is_proven(
+    hours: float, moves: type
+) -> None:
+    world, now = in_canary(), Now(NOW.event_ms + round(hours * HOUR_MS), NOW.wall_ms)
+    move = next_step(world.state, world.seen(judged("HEALTHY")), lasting(24), now)
+    assert isinstance(move, moves)
+    if isinstance(move, Hold):
+        assert move.reason.startswith("healthy, and lasts until event time ")
+    harmful = next_step(world.state, world.seen(judged("UNHEALTHY")), lasting(24), now)
+    assert isinstance(harmful, RollBack)
+
+
+def test_a_healthy_step_without_traffic_ends_at_its_deadline_on_the_wall() -> None:
+    world = in_canary()
+    now = Now(NOW.event_ms, NOW.wall_ms + round(POLICY.step_wall_deadline_s * 1000))
+    move = next_step(world.state, world.seen(judged("HEALTHY")), lasting(24), now)
+    assert isinstance(move, RollBack)
+    assert move.reason.startswith("healthy before its minimum_h (24) at its deadline (")
 
 
 def test_evidence_counts_even_at_the_deadline() -> None:

@@ -302,6 +302,26 @@ def test_proposed_steps_can_be_pasted_into_model_yaml() -> None:
     assert [step.minimum_units for step in parsed.canary] == [50, 200, 400]
 
 
+def test_a_step_is_planned_to_last_its_time_and_one_within_a_day_gets_a_note() -> None:
+    told = "canary 25 % and canary 50 % may end before having seen all hours of a day"
+    plan = plan_at(1.0)
+    assert [note for note in plan.notes if note.startswith(told)]
+    longer = plan_rollout(lasting(24.0), usual(), PREDICTED, REPLAYED)
+    assert [step.hours >= 24 for step in longer.steps if step.hours] == [True] * 4
+    assert longer.steps[2].decides == "sample"
+    assert not longer.refusal
+    assert not [note for note in longer.notes if "all hours of a day" in note]
+    busy = plan_rollout(lasting(2.0), with_traffic(usual(), 8640.0), PREDICTED, REPLAYED)
+    assert "minimum_h: 2, " in steps_text(busy.proposed)
+
+
+def lasting(hours: float) -> ModelDefinition:
+    definition = with_a_weeks_shadow()
+    canary = [msgspec.structs.replace(s, minimum_h=hours) for s in definition.rollout.canary]
+    rollout = msgspec.structs.replace(definition.rollout, canary=tuple(canary))
+    return msgspec.structs.replace(definition, rollout=rollout)
+
+
 def test_a_version_that_was_not_replayed_is_planned_with_a_note() -> None:
     plan = plan_rollout(fraud(), usual(), ALIKE, {})
     assert plan.refusal == ""

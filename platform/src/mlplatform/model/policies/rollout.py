@@ -79,12 +79,15 @@ class ShadowStep(Section, frozen=True):
         minimum_requests: least number of requests before the step may pass.
         deadline_h: hours of event time after which a step that has not passed rolls back.
         tolerance: the harm that the step tolerates.
+        minimum_h: hours of event time that the step lasts at least, however soon its sample shows
+            enough; None: no time of its own.
     """
 
     minimum_units: Count
     minimum_requests: Count
     deadline_h: Positive
     tolerance: Tolerance
+    minimum_h: Positive | None = None
 
 
 class CanaryStep(Section, frozen=True):
@@ -97,12 +100,15 @@ class CanaryStep(Section, frozen=True):
             step may pass.
         deadline_h: hours of event time after which a step that has not passed rolls back.
         tolerance: the harm that the step tolerates.
+        minimum_h: hours of event time that the step lasts at least, however soon its sample shows
+            enough; None: no time of its own.
     """
 
     percent: float
     minimum_units: Count
     deadline_h: Positive
     tolerance: Tolerance
+    minimum_h: Positive | None = None
 
 
 class FreezeWindow(Section, frozen=True):

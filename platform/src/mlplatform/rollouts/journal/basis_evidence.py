@@ -224,6 +224,7 @@ class ShadowEvidence(TypedDict):
     minimum_requests: int
     deadline_h: float
     tolerance: ToleranceEvidence
+    minimum_h: NotRequired[float | None]
 
 
 class CanaryEvidence(TypedDict):
@@ -233,6 +234,7 @@ class CanaryEvidence(TypedDict):
     minimum_units: int
     deadline_h: float
     tolerance: ToleranceEvidence
+    minimum_h: NotRequired[float | None]
 
 
 FreezeWindowEvidence = TypedDict(

@@ -36,7 +36,6 @@ from mlplatform.rollouts.passes.next_step import (
     Deploy,
     Hold,
     Move,
-    Now,
     Promote,
     RollBack,
     Supersede,
@@ -52,6 +51,7 @@ from mlplatform.rollouts.passes.services import (
     service_changes,
 )
 from mlplatform.rollouts.passes.step_text import step_text
+from mlplatform.rollouts.passes.wait_reasons import Now
 from mlplatform.runtime.errors import Busy, Refused, StaleFence, Unavailable
 
 MAX_STEPS = 20

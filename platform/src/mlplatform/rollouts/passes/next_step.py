@@ -9,25 +9,17 @@ from typing import Literal
 
 import msgspec
 
-from mlplatform.model.policies.rollout import CanaryStep, RolloutPolicy
+from mlplatform.model.policies.rollout import CanaryStep, RolloutPolicy, ShadowStep
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.rollouts.journal.evidence import Evidence
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.journal.next_routes import following, promoted_routes, shadow_routes
 from mlplatform.rollouts.journal.state import EMERGENCY_CONFIRM_H, RolloutState, in_time_to_confirm
-from mlplatform.rollouts.passes.wait_reasons import excluded_time, reason_to_wait
+from mlplatform.rollouts.passes.wait_reasons import Now, expired, reason_to_wait, waited_time
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.rollouts.verdicts.judgement import Judgement
-from mlplatform.runtime.times import duration_text, text_of_any, utc_minute_text
+from mlplatform.runtime.times import text_of_any, utc_minute_text
 from mlplatform.runtime.units import DAY_MS, HOUR_MS, HOUR_S
-
-
-@dataclass(frozen=True, slots=True)
-class Now:
-    """The time on both clocks, read once."""
-
-    event_ms: int
-    wall_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +266,7 @@ def _deploying(
     state: RolloutState, observation: Observation, policy: RolloutPolicy, now: Now
 ) -> Move:
     service = observation.challenger
-    waited_ms = _waited(state, policy, now).wall_ms
+    waited_ms = waited_time(state, policy, now).wall_ms
     if not service.ready and waited_ms >= policy.deploy_wall_deadline_s * 1000:
         return RollBack(None, f"not ready in time: {_unready(state, observation)}")
     if service.refused:
@@ -316,7 +308,7 @@ def _unready(state: RolloutState, observation: Observation) -> str:
 
 
 def _shadow(state: RolloutState, observation: Observation, policy: RolloutPolicy, now: Now) -> Move:
-    held = _unless_healthy(state, observation, policy, now, policy.shadow.deadline_h)
+    held = _unless_shown(state, observation, policy, now, policy.shadow)
     if held is not None:
         return held
     judgement = _judgement_of(observation)
@@ -338,7 +330,7 @@ def _awaiting_approval(
     deadline_h = policy.approval_deadline_h
     if answer is not None:
         answered = Now(answer.event_ms, answer.wall_ms)
-        if late := _expired(_waited(state, policy, answered), deadline_h, deadline_h * HOUR_S):
+        if late := expired(waited_time(state, policy, answered), deadline_h, deadline_h * HOUR_S):
             return _back(
                 state, observation, f"{answer.approver} answered too late, after {late}", {}
             )
@@ -346,14 +338,14 @@ def _awaiting_approval(
         if state.bootstrap:
             return Promote(promoted_routes(state, observation.routes), reason)
         return _canary_step(state, observation, policy, 0, reason, {})
-    if expired := _expired(_waited(state, policy, now), deadline_h, deadline_h * HOUR_S):
-        return _back(state, observation, f"nobody answered within {expired}", {})
+    if late := expired(waited_time(state, policy, now), deadline_h, deadline_h * HOUR_S):
+        return _back(state, observation, f"nobody answered within {late}", {})
     return Hold(f"the rollout waits for an approval of evidence {state.asked_digest}")
 
 
 def _canary(state: RolloutState, observation: Observation, policy: RolloutPolicy, now: Now) -> Move:
     here = canary_step(policy, state.percent)
-    held = _unless_healthy(state, observation, policy, now, here.deadline_h)
+    held = _unless_shown(state, observation, policy, now, here)
     if held is not None:
         return held
     judgement = _judgement_of(observation)
@@ -415,22 +407,28 @@ def _undone(state: RolloutState, observation: Observation, now: Now) -> RollBack
     return _back(state, observation, reason, {})
 
 
-def _unless_healthy(
+def _unless_shown(
     state: RolloutState,
     observation: Observation,
     policy: RolloutPolicy,
     now: Now,
-    deadline_h: float,
+    step: ShadowStep | CanaryStep,
 ) -> Move | None:
-    judgement = _judgement_of(observation)
-    if judgement.verdict == "HEALTHY":
-        return None
+    """The move of a step that does not lead forward; None if it is healthy and has lasted."""
+    judgement, waited = _judgement_of(observation), waited_time(state, policy, now)
     if judgement.verdict == "UNHEALTHY":
         return _back(state, observation, judgement.reason, judgement.evidence)
-    expired = _expired(_waited(state, policy, now), deadline_h, policy.step_wall_deadline_s)
-    if expired:
-        reason = f"inconclusive at its deadline ({expired}): {judgement.reason}"
+    is_healthy, least_h = judgement.verdict == "HEALTHY", step.minimum_h
+    if is_healthy and (least_h is None or waited.event_ms >= least_h * HOUR_MS):
+        return None
+    if late := expired(waited, step.deadline_h, policy.step_wall_deadline_s):
+        found = f"healthy before its minimum_h ({least_h:g})" if is_healthy else "inconclusive"
+        reason = f"{found} at its deadline ({late}): {judgement.reason}"
         return _back(state, observation, reason, judgement.evidence)
+    if is_healthy and least_h is not None:
+        ends_ms = now.event_ms - waited.event_ms + round(least_h * HOUR_MS)
+        ends = text_of_any(ends_ms, utc_minute_text)
+        return Hold(f"healthy, and lasts until event time {ends} at least: {judgement.reason}")
     return Hold(judgement.reason)
 
 
@@ -438,22 +436,6 @@ def _judgement_of(observation: Observation) -> Judgement:
     if observation.judgement is not None:
         return observation.judgement
     return Judgement("INCONCLUSIVE", ("nothing was read from the log",), {})
-
-
-def _waited(state: RolloutState, policy: RolloutPolicy, now: Now) -> Now:
-    """How long a phase has lasted, without the time in which nothing could move forward."""
-    event_ms, wall_ms = excluded_time(state, policy, now.event_ms, now.wall_ms)
-    return Now(
-        now.event_ms - state.since_event_ms - event_ms, now.wall_ms - state.since_wall_ms - wall_ms
-    )
-
-
-def _expired(waited: Now, event_h: float, wall_s: float) -> str:
-    if waited.event_ms >= event_h * HOUR_MS:
-        return f"{duration_text(event_h * HOUR_S)} of event time"
-    if waited.wall_ms >= wall_s * 1000:
-        return f"{duration_text(wall_s)} of wall time"
-    return ""
 
 
 def _back(

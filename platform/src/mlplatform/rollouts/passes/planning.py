@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -47,7 +47,7 @@ from mlplatform.rollouts.verdicts.simulated_paths import Alerts
 from mlplatform.rollouts.verdicts.traffic_profile import TrafficProfile
 from mlplatform.rollouts.verdicts.verdict import Prediction
 from mlplatform.runtime.times import duration_text, utc_minute_text
-from mlplatform.runtime.units import HOUR_MS, HOUR_S
+from mlplatform.runtime.units import DAY_H, HOUR_MS, HOUR_S
 
 PLANNED_DAYS = 7.0
 LEAST_HOURS = 24
@@ -117,6 +117,7 @@ def plan_rollout(
     notes = (
         *tails_not_asked(profile, stages),
         *_notes(definition, profile, prediction, expected, confirmation),
+        *_short_steps(stages, steps),
         *_segment_notes(stages[0], segments),
     )
     return Plan(
@@ -176,7 +177,7 @@ def _alone(shadow: Stage, segment: SegmentStep) -> Stage:
         segments=(),
     )
     name = f"{shadow.name}, segment {segment.name},"
-    return dataclasses.replace(shadow, name=name, step=step, failure_share=0.5)
+    return dataclasses.replace(shadow, name=name, step=step, failure_share=0.5, minimum_h=0.0)
 
 
 def _segment_refusals(shadow: Stage, plans: Mapping[str, StagePlan]) -> Iterator[Refusal]:
@@ -240,6 +241,7 @@ def stages_of(
             deadline_h=step.deadline_h,
             failure_share=limits.failure_share,
             step=limits.step,
+            minimum_h=step.minimum_h or 0.0,
         )
 
 
@@ -310,6 +312,19 @@ def _notes(
             f"{100 * confirmation.passes:.0f} % of the versions as good as the champion. The "
             f"others stay provisional{wanted}"
         )
+
+
+def _short_steps(stages: Sequence[Stage], steps: Sequence[StagePlan]) -> Iterator[str]:
+    """The steps that end within a day, and so may see no night and no busy hour."""
+    short = [
+        stage
+        for stage, step in zip(stages, steps, strict=True)
+        if not stage.minimum_h and step.hours is not None and step.hours < DAY_H
+    ]
+    if short:
+        named = " and ".join(stage.name for stage in short)
+        keys = " and ".join(f"{stage.key}.minimum_h: {DAY_H:g}" for stage in short)
+        yield f"{named} may end before having seen all hours of a day. {keys} lets them last one"
 
 
 def _ways_to_confirm(profile: TrafficProfile, found: Confirmation) -> Iterator[str]:

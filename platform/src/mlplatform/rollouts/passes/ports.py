@@ -11,7 +11,7 @@ from mlplatform.decisions.records.port import DecisionLog
 from mlplatform.model.bundle import server_of
 from mlplatform.model.policies.model_server import ModelServer
 from mlplatform.rollouts.journal.journal import Anchors, Controls, Passes, Rollouts
-from mlplatform.rollouts.passes.next_step import Now
+from mlplatform.rollouts.passes.wait_reasons import Now
 from mlplatform.rollouts.serving.plane import ServingPlane
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.configuration.entrance import Entrance

@@ -1,11 +1,24 @@
-"""Reasons to wait whatever the verdict says: a model that is switched off, a pause, a freeze."""
+"""Reasons to wait whatever the verdict says (a model that is switched off, a pause, a freeze), and
+how long a phase has waited."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.model.routes import Routes
 from mlplatform.rollouts.journal.state import RolloutState, pauses_until
 from mlplatform.rollouts.passes.freeze import frozen_at, frozen_ms
+from mlplatform.runtime.times import duration_text
+from mlplatform.runtime.units import HOUR_MS, HOUR_S
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """The time on both clocks, read once."""
+
+    event_ms: int
+    wall_ms: int
 
 
 def reason_to_wait(state: RolloutState, routes: Routes, policy: RolloutPolicy, wall_ms: int) -> str:
@@ -36,3 +49,20 @@ def running_since_wall_ms(state: RolloutState, policy: RolloutPolicy, wall_ms: i
     """The wall time from which a phase's deadline runs: when the phase would have begun without any
     pause or freeze."""
     return state.since_wall_ms + excluded_time(state, policy, 0, wall_ms)[1]
+
+
+def waited_time(state: RolloutState, policy: RolloutPolicy, now: Now) -> Now:
+    """How long a phase has lasted, without the time in which nothing could move forward."""
+    event_ms, wall_ms = excluded_time(state, policy, now.event_ms, now.wall_ms)
+    return Now(
+        now.event_ms - state.since_event_ms - event_ms, now.wall_ms - state.since_wall_ms - wall_ms
+    )
+
+
+def expired(waited: Now, event_h: float, wall_s: float) -> str:
+    """The deadline of two that has passed, in words; empty if neither has."""
+    if waited.event_ms >= event_h * HOUR_MS:
+        return f"{duration_text(event_h * HOUR_S)} of event time"
+    if waited.wall_ms >= wall_s * 1000:
+        return f"{duration_text(wall_s)} of wall time"
+    return ""

@@ -23,9 +23,10 @@ from mlplatform.rollouts.journal.variants import MOST_VARIANTS
 from mlplatform.rollouts.passes.count_cache import count
 from mlplatform.rollouts.passes.execute import LEASE_TTL_S
 from mlplatform.rollouts.passes.lease import hold_lease
-from mlplatform.rollouts.passes.next_step import Hold, Now
+from mlplatform.rollouts.passes.next_step import Hold
 from mlplatform.rollouts.passes.observe import service_status, step_limits, waited_ms
 from mlplatform.rollouts.passes.ports import Ports
+from mlplatform.rollouts.passes.wait_reasons import Now
 from mlplatform.rollouts.variants.next_step import (
     Begin,
     End,

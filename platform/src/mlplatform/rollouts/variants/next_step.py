@@ -11,7 +11,8 @@ from mlplatform.model.routes import Variant
 from mlplatform.rollouts.journal.controls import VariantTestState
 from mlplatform.rollouts.journal.evidence import Evidence
 from mlplatform.rollouts.passes.freeze import frozen_at, frozen_ms
-from mlplatform.rollouts.passes.next_step import Hold, Now, Service
+from mlplatform.rollouts.passes.next_step import Hold, Service
+from mlplatform.rollouts.passes.wait_reasons import Now
 from mlplatform.rollouts.verdicts.judgement import Judgement
 from mlplatform.runtime.times import duration_text, text_of_any, utc_minute_text
 from mlplatform.runtime.units import DAY_MS, DAY_S

@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from mlplatform.rollouts.verdicts import simulated_paths
 from mlplatform.rollouts.verdicts.comparison import BY_EVENTS
@@ -52,6 +53,7 @@ class Stage:
         key: key in model.yaml, for example rollout.canary[1].
         deadline_h: deadline in hours of event time.
         failure_share: limit of the failure gate.
+        minimum_h: hours of event time that it lasts at least.
     """
 
     key: str
@@ -59,6 +61,7 @@ class Stage:
     deadline_h: float
     failure_share: float
     step: StepPolicy
+    minimum_h: float = 0.0
 
     @property
     def share(self) -> float | None:
@@ -370,10 +373,10 @@ def _schedule(profile: TrafficProfile, stage: Stage, drawn: int) -> AnalysisSche
 
 
 def _sampled(profile: TrafficProfile, stage: Stage, schedule: AnalysisSchedule) -> Flags:
-    """Whether, at each interim analysis, the arm has had the customers and requests wanted."""
+    """Whether, at each interim analysis, the arm has had what the step asks for at least."""
     units = np.array([profile.customers_in(h, stage.share or 1.0) for h in schedule.hours])
-    requests, _ = schedule.trials()
-    return (units >= stage.step.units) & (requests >= stage.step.requests)
+    enough = (units >= stage.step.units) & (schedule.trials()[0] >= stage.step.requests)
+    return enough & (schedule.hours * (1 + 1e-9) >= stage.minimum_h)
 
 
 def _gate_plan(
@@ -436,7 +439,7 @@ def plan_confirmation(
         variance = max(alone, worse) * count
         width = sequence_width(variance, error_share=error)
         spread = math.sqrt(max(variance - count * worse**2, 1e-9))
-        return _normal((most * count - sign * width - worse * count) / spread)
+        return float(special.ndtr((most * count - sign * width - worse * count) / spread))
 
     def passing(count: int) -> float:
         return chance(count, 0.0, tolerance, errors.missed, 1) if count else 0.0
@@ -480,10 +483,6 @@ def _all(flags: Sequence[Flags]) -> Flags:
 
 def _any(flags: Sequence[Flags]) -> Flags:
     return np.asarray(np.logical_or.reduce(flags), dtype=np.bool_)
-
-
-def _normal(z: float) -> float:
-    return 0.5 * math.erfc(-z / math.sqrt(2))
 
 
 def _first(flags: Flags, hours: Floats) -> Floats:

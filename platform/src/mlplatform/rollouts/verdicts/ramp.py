@@ -336,8 +336,9 @@ def steps_text(stages: tuple[Stage, ...]) -> str:
         step = stage.step
         asked = msgspec.structs.asdict(step.tolerance).items()
         shown = ", ".join(f"{name}: {value:g}" for name, value in asked if value is not None)
+        least = f"minimum_h: {stage.minimum_h:g}, " if stage.minimum_h else ""
         lines.append(
-            f"    - {{percent: {step.percent:g}, minimum_units: {step.units}, "
+            f"    - {{percent: {step.percent:g}, minimum_units: {step.units}, {least}"
             f"deadline_h: {stage.deadline_h:g},\n       tolerance: {{{shown}}}}}"
         )
     return "\n".join(lines)
