@@ -45,6 +45,7 @@ class World:
         inverted: in the tenth, the challenger ranks payments upside down: as many alerts, and none
             in common with the champion.
         in_segment: the challenger's alerts in the tenth, as a multiple of the champion's.
+        late_alerts: the challenger's alerts from the 25 % step on, as a multiple of those before.
         swapped: of the payments with an alert of both arms, those that the challenger decides as
             another alert: it declines what the champion has reviewed.
     """
@@ -70,6 +71,7 @@ class World:
     segmented: bool = False
     inverted: bool = False
     in_segment: float = 1.0
+    late_alerts: float = 1.0
     swapped: float = 0.0
 
     @property
@@ -79,6 +81,16 @@ class World:
     def deadline_h(self, asked_h: float) -> float:
         """A step's deadline, or as much of it as is played."""
         return min(asked_h, BUSY_HOURS) if self.is_busy else asked_h
+
+    def least_h(self, asked_h: float | None) -> float:
+        """A step's `minimum_h`, which at 1 000/s is longer than what is played."""
+        return 0.0 if self.is_busy else asked_h or 0.0
+
+    def in_step(self, percent: float | None) -> World:
+        """What is true in a step of this share; None in shadow."""
+        if percent is None or percent < 25 or self.late_alerts == 1.0:
+            return self
+        return dataclasses.replace(self, alerts=self.alerts * self.late_alerts)
 
 
 QUIET_WORLDS: Final[dict[str, World]] = {
@@ -95,6 +107,8 @@ QUIET_WORLDS: Final[dict[str, World]] = {
     "alerts + .5 point": World(more_alerts=0.005),
     "alerts x .25": World(alerts=0.25),
     "never an alert": World(alerts=0.0),
+    "alerts x 2, from the 25 % step on": World(late_alerts=2.0),
+    "never an alert, from the 25 % step on": World(late_alerts=0.0),
     "alerts x 1.5, as replay said": World(alerts=1.5, foretold=True),
     "alerts half redrawn": World(redrawn=0.7),
     "no alert in common": World(redrawn=1.0),

@@ -146,10 +146,11 @@ def rollout(world: World, seed: int, *, beside: bool = False) -> dict[str, Way]:
     predicted, of_segments = drawn_prediction(rng, world, customers)
     ways = {name: Way() for name in (OURS, *(RULES if beside else ()))}
     for number, asked in enumerate(steps_in(world)):
-        phase_rng = np.random.default_rng([seed, number])
+        phase_rng, percent = np.random.default_rng([seed, number]), percent_of(asked)
         stream = Stream(
-            phase_rng, world, world.deadline_h(asked.deadline_h), percent_of(asked), customers
-        )
+            phase_rng, world.in_step(percent), world.deadline_h(asked.deadline_h), percent,
+            customers,
+        )  # fmt: skip
         limits = limits_in(world, asked, predicted, of_segments)
         _play(world, asked, limits, stream, {n: w for n, w in ways.items() if not w.how})
     for way in ways.values():
@@ -163,7 +164,7 @@ def _play(
     """One step, until each rule has decided it."""
     step, phase, percent = limits.step, phase_of(asked), percent_of(asked)
     assert step is not None
-    deadline_h = world.deadline_h(asked.deadline_h)
+    deadline_h, least_h = world.deadline_h(asked.deadline_h), world.least_h(asked.minimum_h)
     passed_h = (BUSY_PASSED_AFTER_H if world.is_busy else PASSED_AFTER_H)[percent]
     counts = Counts(
         world.customers, deadline_h, in_canary=percent is not None,
@@ -186,7 +187,8 @@ def _play(
             else:
                 look = Look(found, step, limits.failure_share, scores)
                 verdict, gates = _by_rule(name, look, hour >= passed_h), ()
-            if verdict == "INCONCLUSIVE" and hour < deadline_h:
+            lasts = verdict == "HEALTHY" and name == OURS and hour < least_h
+            if (verdict == "INCONCLUSIVE" or lasts) and hour < deadline_h:
                 continue
             del open_[name]
             way.hours, way.exposed = way.hours + hour, way.exposed + exposed
