@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+from demo.awaited import LoopNotClosed
 from demo.process import PlatformProcess
 from demo.source import Source
 from demo.state import Diary
-from demo.story import LoopNotClosed, Story
+from demo.story import Story
 from demo.traffic import Player
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.units import DAY_MS
@@ -112,6 +113,7 @@ class Scene:
         end = player.recording.first_row_at(self.diary.state.next_midnight_ms)
         while player.position < end and not player.stopping:
             await self.story.wait_for_pass()
+            await self.story.awaited.wait()
             await self.chunk(rate, end)
         return not player.stopping
 

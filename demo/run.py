@@ -16,12 +16,13 @@ from typing import Any
 from rich.console import Console
 
 from demo import drift, report, team
+from demo.awaited import LoopNotClosed
 from demo.chapters import Scene, Tasks, beside, play, wait_for_event_time, wait_for_task
 from demo.late_runs import resume_command
 from demo.process import PlatformProcess
 from demo.source import MODEL, Source, prepare
 from demo.state import DemoState, Diary, DiaryEntry, load_state
-from demo.story import LoopNotClosed, Story
+from demo.story import Story
 from demo.traffic import Player, Recording
 from mlplatform.operations.actions import features
 from mlplatform.operations.wiring import Platform
@@ -201,7 +202,10 @@ async def _days(scene: Scene) -> None:
         scene.save_counts()
         if (midnight - state.go_live_ms) // DAY_MS % DRIFT_EVERY_DAYS == 0:
             checks = asyncio.create_task(_check(story, player, midnight))
-    raise LoopNotClosed("the recording ended before the story did")
+    raise LoopNotClosed(
+        f"the recorded requests ended while {story.awaited.under_way()}: this machine was too slow"
+        ' for their pace; begin again with less beside it, or with DEMO_FLAGS="--fresh --pace 0.5"'
+    )
 
 
 def _rate(story: Story) -> float:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from demo.awaited import RUN_LIMIT_S, AwaitedModel, LoopNotClosed
 from demo.late_runs import late_here
 from demo.process import PlatformProcess
 from demo.state import Diary
@@ -26,7 +27,7 @@ from mlplatform.operations.prefect_client.prefect import FlowRun
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.journal.transitions import Promoted, RolledBack, Transition
-from mlplatform.runtime.errors import InputInvalid, NotFound, PlatformError, Refused, Unavailable
+from mlplatform.runtime.errors import InputInvalid, NotFound, Refused, Unavailable
 from mlplatform.runtime.times import iso_text
 from mlplatform.runtime.units import DAY_MS, HOUR_MS
 from mlplatform.scoring.admission.clients import Scope
@@ -36,15 +37,10 @@ ENGINEER, BRINGER, APPROVER = "demo.engineer", "demo.modeller", "demo.approver"
 POLL_S = 0.3
 PASS_PAUSE_S = 0.5
 PASS_WITHIN_MS = 12 * HOUR_MS
-RUN_LIMIT_S = 600.0
 SLOW_SHARE_OF_GATE = 0.2
 
 STOPPED_IN_SHADOW = "shadow is to stop it, whether or not the steps behind could decide in time"
 """Why a bad version is opened where the failures of a drill make for a plan that is refused."""
-
-
-class LoopNotClosed(PlatformError):
-    """Something that had to happen did not, or something happened that must not."""
 
 
 class Story:
@@ -71,6 +67,7 @@ class Story:
         self._making = False
         self._seen: dict[str, tuple[str, int | None]] = {}
         self._judged_ms = event_ms()
+        self.awaited = AwaitedModel(platform, self.model, event_ms)
         self._approver_secret = _new_key(platform, self.model)
 
     # What the scheduler does

@@ -10,9 +10,10 @@ from typing import Any, cast
 
 import pytest
 
+from demo.awaited import WITHIN_MS, LoopNotClosed
 from demo.chapters import Scene, Tasks, play, show_progress
 from demo.state import DemoState, Diary
-from demo.story import ENGINEER, PASS_WITHIN_MS, LoopNotClosed, Story
+from demo.story import ENGINEER, PASS_WITHIN_MS, Story
 from demo.traffic import Counts
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.rollouts.journal.journal import GatewayLease
@@ -45,7 +46,8 @@ class Journal:
         return [GatewayLease("gateway-0", 1, self._stopped)]
 
     def active(self, model: str, *, finished: bool = False) -> list[Any]:
-        return [] if finished else [SimpleNamespace(ramping=self.ramping)]
+        state = SimpleNamespace(rollout_id="fraud-v2-1", phase="shadow", ramping=self.ramping)
+        return [] if finished else [state]
 
 
 def story(
@@ -213,6 +215,39 @@ async def test_progress_is_shown_where_no_line_comes_and_is_not_kept(
 async def _until(is_so: Callable[[], bool]) -> None:
     while not is_so():
         await asyncio.sleep(0.01)
+
+
+async def test_payments_wait_for_a_retrain_that_drift_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_ms = 0
+    journal, asked = Journal({}), SimpleNamespace(state="claimed")
+    told = story(journal, monkeypatch, lambda: now_ms)
+    told._platform.incidents = SimpleNamespace(list=lambda *_, **__: [asked])
+    await asyncio.wait_for(told.awaited.wait(), 1.0)
+    now_ms = WITHIN_MS
+    await asyncio.wait_for(told.awaited.wait(), 1.0)
+    now_ms = WITHIN_MS + 1
+    waiting = asyncio.ensure_future(told.awaited.wait())
+    await asyncio.sleep(0.1)
+    assert not waiting.done(), "a retrain takes longer than the recorded days may go by"
+    assert told.awaited.under_way() == "a model was being made"
+    journal.ramping = True
+    await asyncio.wait_for(waiting, 5.0)
+
+
+async def test_a_retrain_that_never_ends_is_told_with_a_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_ms = 0
+    told = story(Journal({}), monkeypatch, lambda: now_ms)
+    asked = SimpleNamespace(state="claimed")
+    told._platform.incidents = SimpleNamespace(list=lambda *_, **__: [asked])
+    await told.awaited.wait()
+    now_ms = 2 * WITHIN_MS
+    monkeypatch.setattr("demo.awaited.RUN_LIMIT_S", 0.2)
+    with pytest.raises(LoopNotClosed, match=r"no run of retrain completed .*--resume"):
+        await told.awaited.wait()
 
 
 async def test_payments_wait_for_nothing_where_no_rollout_is_under_way(

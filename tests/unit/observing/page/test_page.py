@@ -580,7 +580,7 @@ def test_an_incident_that_is_answered_leads_to_the_rollout(
 
 
 def test_a_second_claim_says_what_became_of_the_retrain_before() -> None:
-    note = "drift-watch has started a retrain for it"
+    note = "drift-watch has asked for a retrain"
     claims = [Change(n, n, "claimed", n, "drift-watch", note) for n in (1, 2)]
     found = replace(incident_of("drift", "claimed", {}, None), changes=tuple(claims))
     first, second = (note for _, note in incidents.incident(found, 0).notes)

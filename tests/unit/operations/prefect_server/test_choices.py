@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -71,3 +73,48 @@ def test_forms_are_written_from_the_registry(
     )
     assert choices.offer_versions(world, "fraud") is answers  # type: ignore[arg-type]
     assert world.written == [("fraud", written)]
+
+
+class BusyServer(ThreadingHTTPServer):
+    """A Prefect server whose database is locked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), BusyAnswer)
+        self.asked = 0
+
+    def __enter__(self) -> BusyServer:
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class BusyAnswer(BaseHTTPRequestHandler):
+    server: BusyServer
+
+    def do_GET(self) -> None:
+        is_of_a_form = "/deployments/" in self.path
+        self.server.asked += is_of_a_form
+        self.send_response(503 if is_of_a_form else 200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: the test counts."""
+
+
+def test_a_busy_server_holds_up_no_run_that_registered_a_version(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Flow runs retry for minutes; a form is worth less, and the others are not tried then."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    monkeypatch.setattr(choices, "RETRIES", 1)
+    with BusyServer() as server:
+        url = f"http://127.0.0.1:{server.server_port}/api"
+        with temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 7}):
+            choices.write_versions("fraud", [2, 1])
+    assert server.asked == 2
+    (told,) = [r.getMessage() for r in caplog.records if "the forms of fraud" in r.getMessage()]
+    assert told.startswith("the forms of fraud, from promote on, keep the versions")

@@ -31,6 +31,9 @@ MOST: Final = 500
 """Most versions to choose from. A model with more of them has a field for a number: no version may
 be out of reach."""
 
+RETRIES: Final = 2
+ANSWER_S: Final = 10.0
+
 log = logging.getLogger(__name__)
 
 
@@ -92,16 +95,31 @@ def offered_versions(model: str) -> list[int]:
 
 
 def write_versions(model: str, versions: Sequence[int]) -> None:
-    """Write these versions into the forms of a model's flows; no version: any number."""
+    """Write these versions into the forms of a model's flows; no version: any number.
+
+    A form must not hold up the run that registered a version. So a busy server is asked for seconds
+    and not for minutes, and after the first form that it does not take the others stay too.
+    """
     from prefect.client.orchestration import get_client  # reads its environment at import
     from prefect.exceptions import PrefectException
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-    with get_client(sync_client=True) as client:
+    with (
+        temporary_settings({PREFECT_CLIENT_MAX_RETRIES: RETRIES}),
+        get_client(sync_client=True, httpx_settings={"timeout": ANSWER_S}) as client,
+    ):
         for flow, fields in VERSIONS.items():
             try:
                 _write(client, f"{flow}/{names.deployment(flow, model)}", fields, versions)
             except (httpx.HTTPError, PrefectException) as error:
-                log.warning("the form of %s of %s was not renewed: %s", flow, model, error)
+                log.warning(
+                    "the forms of %s, from %s on, keep the versions that they have until one is"
+                    " registered or the flows start again: %s",
+                    model,
+                    flow,
+                    error,
+                )
+                return
 
 
 def _write(

@@ -60,7 +60,7 @@ class SqlIncidents:
             )
             now = _read(db, incident)
             if swapped:
-                _journal(db, incident, now_ms, f"{holder} has started a retrain for it")
+                _journal(db, incident, now_ms, f"{holder} has asked for a retrain")
                 return IncidentClaim(now.claim, until_ms)
             if now.state == "claimed":
                 return HeldClaim(now.claim, now.holder or "", now.until_ms)
