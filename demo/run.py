@@ -25,10 +25,13 @@ from demo.state import DemoState, Diary, DiaryEntry, load_state
 from demo.story import Story
 from demo.traffic import Player, Recording
 from mlplatform.operations.actions import features
+from mlplatform.operations.supervisor.platform import children
+from mlplatform.operations.supervisor.start import check_ports
+from mlplatform.operations.supervisor.status import status
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.canonical import canonical_json
 from mlplatform.runtime.configuration.settings import Settings
-from mlplatform.runtime.errors import Refused, Unavailable
+from mlplatform.runtime.errors import Busy, Refused, Unavailable
 from mlplatform.runtime.processes.credentials import api_key
 from mlplatform.runtime.times import minute_text
 from mlplatform.runtime.units import DAY_MS
@@ -65,6 +68,7 @@ async def run(settings: Settings, options: Options) -> int:
     """The demo's exit code: 0 where the loop closed, 1 where not, 75 where it can be resumed.
 
     Raises:
+        Busy: another platform has the ports.
         Refused: the home folder holds an earlier demo, or there is none to resume; or the journal
             already has rollouts of the model, of which the demo knows nothing.
     """
@@ -77,6 +81,7 @@ async def run(settings: Settings, options: Options) -> int:
     with settings.home.created():
         if state is None:
             _refuse_used(platform, options.model)
+        _check_ports(settings)
         folder.mkdir(mode=0o700, exist_ok=True)
         CONSOLE.print(f"preparing the requests of {options.model}")
         if options.model == MODEL:
@@ -228,13 +233,28 @@ def _end_on_sigterm() -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
+def _check_ports(settings: Settings) -> None:
+    """
+    Raises:
+        Busy: another platform has the ports; the error says how to stop it.
+    """
+    if status(settings.home).running:
+        return
+    try:
+        check_ports(settings.home, children(settings))
+    except Busy as error:
+        way = "`mlplatform down` with that home stops it"
+        raise Busy(f"{error}. Nothing was begun; {way}, then run this again") from None
+
+
 def _state(folder: Path, options: Options) -> DemoState | None:
     state = load_state(folder / "state.json")
     if options.resume and state is None:
         raise Refused(f"there is no demo to resume in {folder}")
     if not options.resume and state is not None:
         raise Refused(
-            f"{folder} holds an earlier demo: go on with --resume, or begin anew with --fresh"
+            f"{folder} holds an earlier demo: `{resume_command(options.model)}` goes on with it,"
+            " and --fresh in place of --resume begins anew"
         )
     if state is not None and state.model != options.model:
         raise Refused(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from mlplatform.rollouts.journal.state import RolloutState, apply
 from mlplatform.rollouts.journal.transitions import Transition
 from mlplatform.rollouts.passes import plan_text
+
+LONGEST_REASON: Final = 240
+"""Characters of a reason that a line of the timeline shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +54,19 @@ def phase_lines(facts: Sequence[Transition]) -> Iterator[tuple[int, str]]:
 def _phase(state: RolloutState) -> str:
     match state.phase:
         case "canary":
-            return f"canary of {state.percent:g} % begins; what led there: {state.reason}"
+            return f"canary of {state.percent:g} % begins; what led there: {_begun(state.reason)}"
         case "promoted":
-            return f"promoted, provisionally until its labels have matured ({state.reason})"
+            return f"promoted, provisionally until its labels have matured ({_begun(state.reason)})"
         case _:
-            return f"{state.phase.replace('_', ' ')} ({state.reason})"
+            return f"{state.phase.replace('_', ' ')} ({_begun(state.reason)})"
+
+
+def _begun(reason: str) -> str:
+    """The first sentences of a reason; the report and the journal have all of it."""
+    if len(reason) <= LONGEST_REASON:
+        return reason
+    end = reason.rfind(". ", 0, LONGEST_REASON) + 1 or reason.rfind(" ", 0, LONGEST_REASON)
+    return f"{reason[:end]} …"
 
 
 def tenures(promotions: Sequence[Promotion]) -> list[ChampionTenure]:

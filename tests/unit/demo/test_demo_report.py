@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from demo import page
+from demo import page, timeline
 from demo.pictures import pictures
 from demo.report import problems_of, show
 from demo.story import gates_that_stopped
@@ -174,3 +174,13 @@ def test_the_closing_table_explains_its_counts_and_why_a_promotion_is_provisiona
     assert "Degraded: the answer came in time" in shown
     assert "v3 is promoted provisionally" in shown
     assert "v1 is promoted" not in shown
+
+
+def test_a_long_reason_is_cut_at_a_sentence_in_the_timeline() -> None:
+    sentence = (
+        "The challenger answers at most 0.8 percentage points fewer of its requests in time. "
+    )
+    cut = timeline._begun(sentence * 20)
+    assert cut == (sentence * 2).strip() + " …"
+    assert timeline._begun(sentence) == sentence
+    assert timeline._begun("x" * 200 + " " + "y" * 200) == "x" * 200 + " …"

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import typer
 
 from mlplatform.commands.terminal.arguments import Model, column_names
@@ -250,6 +252,16 @@ def _show_left_out(found: FileCheck, assumed: Mapping[str, str]) -> None:
         print_line(f"no column is {name}: {without}")
 
 
+def _times(table: pa.Table) -> str:
+    """The first and the last time of these requests, in words; empty without any."""
+    times = table.column("event_time")
+    first, last = (getattr(pc, name)(times).as_py() for name in ("min", "max"))
+    if first is None:
+        return ""
+    utc = "a time without an offset is read as UTC"
+    return f"requests of {first.isoformat()} to {last.isoformat()} UTC; {utc}"
+
+
 def show_check(
     found: FileCheck,
     refusals: Sequence[PlatformError],
@@ -285,6 +297,8 @@ def show_check(
     if rows := [[_cell(row[name]) for name in names] for row in first]:
         which = "rows that could be read" if found.refusals else "rows"
         print_table(names, rows, f"the first {len(rows)} of {found.table.num_rows} {which}")
+    if times := _times(found.table):
+        print_line(times)
     count = sum(found.refused.values()) or len(refusals)
     lines = _refusal_lines(refusals, found.refused)
     for line in lines[:SHOWN_REFUSALS]:

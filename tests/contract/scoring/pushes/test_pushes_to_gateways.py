@@ -165,7 +165,7 @@ def test_what_the_document_shows_is_taken(world: PushedWorld) -> None:
     (shell,), (program,) = (
         re.findall(rf"```{kind}\n(.*?)```", text, re.S)[:1] for kind in ("sh", "python")
     )
-    shell = shell.replace("var/secrets/api.key", str(world.home.api_key))
+    shell = shell.replace("${MLPLATFORM_HOME:-var}/secrets/api.key", str(world.home.api_key))
     done = subprocess.run(["bash", "-ec", shell], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["rows"] == 1, done.stdout
     found: dict[str, Any] = {"api_key": world.home.api_key.read_text().strip()}

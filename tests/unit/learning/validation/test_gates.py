@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlplatform.learning.validation.gate_report import GateReport
+from mlplatform.learning.validation.gate_result import enough_positives
 from mlplatform.learning.validation.gates import (
     DataEvidence,
     Evidence,
@@ -339,3 +340,20 @@ def test_a_number_in_a_table_has_no_power_of_ten(number: float, shown: str) -> N
     gate = {"name": "rows", "verdict": "passed", "observed": number, "limit": None, "reason": "x"}
     ((_, _, observed, limit, _),) = gate_rows({"gates": [gate]})  # type: ignore[typeddict-item]
     assert (observed, limit) == (shown, "")
+
+
+@pytest.mark.parametrize(
+    ("interval", "limit", "enough"),
+    [
+        (Interval(0.003, -0.190, 0.209), -0.1, 130),
+        (Interval(0.0, -0.159, 0.159), -0.1, 89),
+        (Interval(-0.2, -0.4, 0.0), -0.1, None),
+        (Interval(0.6, 0.5, 0.7), 0.1, 35),
+        (Interval(0.1, math.nan, 0.2), 0.0, None),
+    ],
+)
+def test_a_refusal_says_how_many_positives_would_show_it(
+    interval: Interval, limit: float, enough: int | None
+) -> None:
+    """A version as good as its champion is refused for ever where nobody says what is lacking."""
+    assert enough_positives(35, interval, limit) == enough

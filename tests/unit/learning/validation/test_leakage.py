@@ -61,7 +61,7 @@ def test_an_input_that_holds_the_outcome_is_found(name: str) -> None:
     found = gate(with_input(leaks()[name]))
     assert found.verdict == "failed"
     assert found.reason.startswith("night, the strongest single input")
-    assert "it holds the outcome" in found.reason
+    assert "it may hold the outcome" in found.reason
 
 
 def test_a_number_of_the_payment_a_name_of_the_customer_and_a_clock_are_found() -> None:

@@ -75,6 +75,10 @@ def quickstart(
     _check_ports(settings, name)
     began = time.monotonic()
     settings.home.create()
+    ERR.print(
+        f"$ export {PREFIX}HOME={shlex.quote(str(settings.home.root))}",
+        style="bold", soft_wrap=True, markup=False,
+    )  # fmt: skip
     up = _start(settings.home)
     try:
         request = _history(name, seed)

@@ -187,8 +187,9 @@ class OfflineTable:
         if first < least:
             problem = (
                 f"it begins at {first.isoformat()}; wanted: requests from"
-                f" {least.isoformat()} on, as earlier ones were imported already; a history with"
-                f" earlier ones {unfinished_import.another_home(self.definition.name)}"
+                f" {least.isoformat()} on, as earlier ones were imported already: leave out the"
+                " rows before; a history with earlier ones"
+                f" {unfinished_import.another_home(self.definition.name)}"
             )
             raise InputInvalid(source, 0, problem)
         here = self.requests().project("request_id").to_arrow_table().column(0)

@@ -50,7 +50,8 @@ def closed_history(model: str) -> Refused:
     """The refusal of another history, once the model has answered requests."""
     return Refused(
         f"{model} has answered requests, so its history is closed: the decision log records what"
-        f" follows. Another history {another_home(model)}"
+        f" follows. Late labels of it: `mlplatform labels import {model} FILE`. Another history"
+        f" {another_home(model)}"
     )
 
 

@@ -57,14 +57,27 @@ def too_few_units(units: int) -> str | None:
     return f"only {units:,} customers to judge by (at least {MINIMUM_UNITS:,} wanted)"
 
 
-def not_shown(units: int, key: str = "") -> str:
+def not_shown(units: int, key: str = "", *, positives: int | None = None) -> str:
     """The words about a limit that is neither held nor broken, and the way out.
 
     Args:
         key: the key of the limit in model.yaml; empty if it has none.
+        positives: number of positives that would show it; None if nobody can say.
     """
+    would = "" if positives is None else f" (about {positives:,} positives would, of such a value)"
     looser = f", or loosen {key}" if key else ""
-    return f"; {units:,} customers do not show it: wait for labels of more{looser}"
+    return f"; {units:,} customers do not show it{would}: wait for labels of more{looser}"
+
+
+def enough_positives(positives: int, interval: Interval, limit: float) -> int | None:
+    """The number of positives, to two digits, whose interval would end at the limit with the same
+    value: widths shrink with the root of their number. None if the value is not above the limit."""
+    width, room = interval.value - interval.low, interval.value - limit
+    if not (room > 0 and math.isfinite(width)):
+        return None
+    number = positives * max(width / room, 1.0) ** 2
+    digits = max(math.floor(math.log10(number)) - 1, 0)
+    return int(math.ceil(number / 10**digits) * 10**digits)
 
 
 def floor_gate(

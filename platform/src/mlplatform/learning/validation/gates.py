@@ -16,6 +16,7 @@ from mlplatform.learning.validation.gate_report import GateReport, ReplayCounts,
 from mlplatform.learning.validation.gate_result import (
     GateResult,
     Verdict,
+    enough_positives,
     floor_gate,
     not_shown,
     too_few_units,
@@ -270,7 +271,8 @@ def judge_quality(quality: QualityEvidence, gates: GatePolicy) -> GateResult:
     if quality.champion is None or quality.difference is None:
         text = f"average precision {quality.candidate.value:.3f} on {quality.positives:,} positives"
         least = gates.minimum_average_precision
-        more = not_shown(quality.units, "gates.minimum_average_precision")
+        enough = enough_positives(quality.positives, quality.candidate, least)
+        more = not_shown(quality.units, "gates.minimum_average_precision", positives=enough)
         return floor_gate(name, quality.candidate, least, text, "{:.3f}", more)
     text = (
         f"average precision {quality.candidate.value:.3f}, the champion's {quality.champion:.3f} "
@@ -287,8 +289,9 @@ def judge_quality(quality: QualityEvidence, gates: GatePolicy) -> GateResult:
             f"{lost.low:+.3f} to {lost.high:+.3f}, lies below the tolerated {limit:+.3f}"
         )
         return GateResult(name, "failed", lost.value, limit, reason, (lost.low, lost.high))
-    more = not_shown(quality.units, "gates.average_precision_drop")
     limit = -gates.average_precision_drop
+    enough = enough_positives(quality.positives, quality.difference, limit)
+    more = not_shown(quality.units, "gates.average_precision_drop", positives=enough)
     return floor_gate(name, quality.difference, limit, text, "{:+.3f}", more)
 
 
@@ -315,11 +318,12 @@ def judge_leakage(leakage: LeakageEvidence, gates: GatePolicy) -> GateResult:
         f"itself on {leakage.positives:,} positives"
     )
     if value < limit:
-        reason = f"{finding} (less than {limit:.3f} wanted; more would mean it holds the outcome)"
+        reason = f"{finding} (less than {limit:.3f} wanted; more may mean it holds the outcome)"
         return GateResult(name, "passed", value, limit, reason)
     reason = (
-        f"{finding}, {limit:.3f} or more: it holds the outcome, or what is known only after it; "
-        "take it out of the inputs, or compute it from what was known at the request"
+        f"{finding}, {limit:.3f} or more: it may hold the outcome, or what is known only after it; "
+        "take it out of the inputs, or compute it from what was known at the request; if it is, "
+        "raise gates.single_input_average_precision"
     )
     return GateResult(name, "failed", value, limit, reason)
 
@@ -474,7 +478,8 @@ def at_least(name: str, value: int, limit: int, what: str) -> GateResult:
 
 
 def _too_few_positives(positives: int) -> str:
-    return f"only {positives:,} positives to judge by (at least {MINIMUM_POSITIVES:,} wanted)"
+    wanted = f"at least {MINIMUM_POSITIVES:,} wanted: more labels, or more training.holdout_days"
+    return f"only {positives:,} positives to judge by ({wanted})"
 
 
 def _too_few_replayed(replay: ReplayEvidence) -> str:
