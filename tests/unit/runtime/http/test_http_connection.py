@@ -311,6 +311,7 @@ def test_no_bytes_raise_or_get_more_answers_than_requests(parts: list[bytes]) ->
         b"transfer-encoding: identity\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         b"idempotency-key: a\r\nidempotency-key: b\r\n\r\n",
         b"Authorization: Bearer a\r\nauthorization: Bearer b\r\n\r\n",
+        b"Mlplatform-Version: 2\r\nmlplatform-version: 3\r\n\r\n",
     ],
 )
 async def test_what_two_readers_could_read_differently_is_refused(sent: bytes) -> None:

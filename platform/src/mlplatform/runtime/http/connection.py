@@ -40,7 +40,7 @@ _METHODS: Final = {name: name.decode() for name in (b"GET", b"HEAD", b"POST")}
 _VERSIONS: Final = ("1.0", "1.1")
 _ONCE: Final = frozenset(
     b"host authorization content-type expect transfer-encoding idempotency-key x-request-timeout-ms"
-    b" x-priority inference-header-content-length".split()
+    b" x-priority inference-header-content-length mlplatform-version".split()
 )
 """Headers of one value, refused if they are repeated: a system in between may have read the other
 one. `Host`: RFC 9112 section 3.2; the parser itself refuses a second `Content-Length`."""
