@@ -205,6 +205,13 @@ def test_nobody_listening_is_unavailable() -> None:
     api.close()
 
 
+def test_a_server_that_is_slow_is_told_as_slow_and_not_as_away() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:  # accepts, and never answers
+        api = PrefectApi(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout_s=0.1, tries=1)
+        with pytest.raises(Unavailable, match=r"did not answer within 0\.1 s$"):
+            api.run("r-1")
+
+
 def test_what_the_server_does_not_know_is_not_found(api: PrefectApi) -> None:
     with pytest.raises(NotFound, match="/flow_runs/nobody"):
         api.run("nobody")

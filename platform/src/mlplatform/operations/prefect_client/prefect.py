@@ -291,6 +291,9 @@ class PrefectApi:
             if again:
                 return self._request(method, path, body)
             raise Unavailable(f"Prefect at {self._client.base_url} does not answer") from dropped
+        except httpx.TimeoutException as late:
+            url, limit_s = self._client.base_url, self._client.timeout.read
+            raise Unavailable(f"Prefect at {url} did not answer within {limit_s:g} s") from late
         except httpx.HTTPError as error:
             raise Unavailable(f"Prefect at {self._client.base_url} does not answer") from error
 
