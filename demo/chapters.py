@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from demo.awaited import LoopNotClosed
+from demo.next_model import LoopNotClosed
 from demo.process import PlatformProcess
 from demo.source import Source
 from demo.state import Diary

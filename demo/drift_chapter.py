@@ -13,8 +13,8 @@ from contextlib import suppress
 from typing import Any, Final
 
 from demo import drift
-from demo.awaited import RUN_LIMIT_S, LoopNotClosed
 from demo.chapters import Scene
+from demo.next_model import RUN_LIMIT_S, LoopNotClosed
 from demo.story import POLL_S
 from demo.traffic import Recording
 from mlplatform.operations.prefect_client.prefect import FlowRun

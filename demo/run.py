@@ -16,9 +16,9 @@ from typing import Any
 from rich.console import Console
 
 from demo import drift, report, team
-from demo.awaited import LoopNotClosed
 from demo.chapters import Scene, Tasks, beside, play, wait_for_event_time, wait_for_task
 from demo.late_runs import resume_command
+from demo.next_model import LoopNotClosed
 from demo.process import PlatformProcess
 from demo.source import MODEL, Source, prepare
 from demo.state import DemoState, Diary, DiaryEntry, load_state

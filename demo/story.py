@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from demo.awaited import RUN_LIMIT_S, AwaitedModel, LoopNotClosed
 from demo.late_runs import late_here
+from demo.next_model import RUN_LIMIT_S, AwaitedModel, LoopNotClosed
 from demo.process import PlatformProcess
 from demo.state import Diary
 from demo.timeline import phase_lines

@@ -16,8 +16,8 @@ from typing import Final
 import pyarrow.parquet as pq
 
 from demo import drift, drift_chapter
-from demo.awaited import LoopNotClosed
 from demo.chapters import Scene, Tasks, beside, wait_for_event_time, wait_for_task
+from demo.next_model import LoopNotClosed
 from demo.source import FIRST_DAY_MS, Source, keep
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition, model_folder, model_names

@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from demo.awaited import WITHIN_MS, LoopNotClosed
 from demo.chapters import Scene, Tasks, play, show_progress
+from demo.next_model import WITHIN_MS, LoopNotClosed
 from demo.state import DemoState, Diary
 from demo.story import ENGINEER, PASS_WITHIN_MS, Story
 from demo.traffic import Counts
@@ -54,7 +54,8 @@ def story(
     journal: Journal, monkeypatch: pytest.MonkeyPatch, event_ms: Callable[[], int] = lambda: 0
 ) -> Story:
     monkeypatch.setattr("demo.story._new_key", lambda *_: b"secret")
-    platform = cast(Any, SimpleNamespace(rollouts=journal))
+    clock = SimpleNamespace(wall_ms=lambda: 0)
+    platform = cast(Any, SimpleNamespace(rollouts=journal, clock=clock))
     diary = cast(Any, SimpleNamespace(state=SimpleNamespace(model="fraud", entries=[])))
     return Story(platform, cast(Any, None), diary, event_ms, Path())
 
@@ -221,7 +222,7 @@ async def test_payments_wait_for_a_retrain_that_drift_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now_ms = 0
-    journal, asked = Journal({}), SimpleNamespace(state="claimed")
+    journal, asked = Journal({}), SimpleNamespace(state="claimed", until_ms=1)
     told = story(journal, monkeypatch, lambda: now_ms)
     told._platform.incidents = SimpleNamespace(list=lambda *_, **__: [asked])
     await asyncio.wait_for(told.awaited.wait(), 1.0)
@@ -241,13 +242,22 @@ async def test_a_retrain_that_never_ends_is_told_with_a_way_out(
 ) -> None:
     now_ms = 0
     told = story(Journal({}), monkeypatch, lambda: now_ms)
-    asked = SimpleNamespace(state="claimed")
+    asked = SimpleNamespace(state="claimed", until_ms=1)
     told._platform.incidents = SimpleNamespace(list=lambda *_, **__: [asked])
     await told.awaited.wait()
     now_ms = 2 * WITHIN_MS
-    monkeypatch.setattr("demo.awaited.RUN_LIMIT_S", 0.2)
+    monkeypatch.setattr("demo.next_model.RUN_LIMIT_S", 0.2)
     with pytest.raises(LoopNotClosed, match=r"no run of retrain completed .*--resume"):
         await told.awaited.wait()
+
+
+async def test_payments_wait_for_no_retrain_that_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its incident stays claimed until the claim runs out."""
+    told = story(Journal({}), monkeypatch, lambda: 2 * WITHIN_MS)
+    asked = SimpleNamespace(state="claimed", until_ms=0)
+    told._platform.incidents = SimpleNamespace(list=lambda *_, **__: [asked])
+    await asyncio.wait_for(told.awaited.wait(), 1.0)
+    assert told.awaited.under_way() == "nothing was under way"
 
 
 async def test_payments_wait_for_nothing_where_no_rollout_is_under_way(

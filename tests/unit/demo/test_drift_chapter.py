@@ -10,8 +10,8 @@ import pytest
 from tests.unit.demo.test_demo_drift import CHANGE_MS, MODEL, incident, measured, version
 
 from demo import drift, drift_chapter, team
-from demo.awaited import LoopNotClosed
 from demo.chapters import Scene
+from demo.next_model import LoopNotClosed
 from demo.state import DemoState, Diary
 from mlplatform.model.folders import load_definition
 from mlplatform.operations.prefect_client.prefect import FlowRun

@@ -35,7 +35,7 @@ MISTAKES = [
     ("psi: 0.2", "psi: -0.2", "drift.psi is -0.2; wanted: a number of more than 0"),
     ("inputs: [amount, customer_count_1d,", "inputs: [amout, customer_count_1d,",
      "drift.inputs is ['amout']; wanted: names of `inputs`; the nearest is amount"),
-    ("psi: 0.2", "psi: .nan", "fraud/model.yaml: line 212: drift.psi is nan; wanted: a finite num"),
+    ("psi: 0.2", "psi: .nan", "fraud/model.yaml: line 213: drift.psi is nan; wanted: a finite num"),
     ("drift:\n", "gpu: {resource: nvidia.com/some}\ndrift:\n",
      r"gpu.resource is 'nvidia.com/some'; wanted: a text of the form nvidia\.com/(gpu|gpu\.sh"),
     ("drift:\n", "signature: {inputs: [{name: x, dtype: bool, shape: [m], of: [x]}]}\ndrift:\n",

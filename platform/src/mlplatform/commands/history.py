@@ -25,6 +25,7 @@ from mlplatform.commands.terminal.output import (
 from mlplatform.learning.features.columns import ExpectedColumn, FileCheck
 from mlplatform.learning.features.history_files import columns_of, examine_history
 from mlplatform.learning.features.input_files import refuse_tables
+from mlplatform.model.definition import EVENT_TIME
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import is_ready, load_definition, model_folder
 from mlplatform.model.folds import history_days
@@ -254,7 +255,11 @@ def _show_left_out(found: FileCheck, assumed: Mapping[str, str]) -> None:
 
 def _times(table: pa.Table) -> str:
     """The first and the last time of these requests, in words; empty without any."""
-    times = table.column("event_time")
+    if EVENT_TIME not in table.column_names:
+        return ""
+    times = table.column(EVENT_TIME)
+    if not pa.types.is_timestamp(times.type):
+        return ""
     first, last = (getattr(pc, name)(times).as_py() for name in ("min", "max"))
     if first is None:
         return ""
@@ -363,5 +368,5 @@ def _show_next(model: str, fit: job.FirstFit) -> None:
 
 
 def _span(table: Any) -> Mapping[str, str]:
-    times = table.column("event_time")
+    times = table.column(EVENT_TIME)
     return {"from": times[0].as_py().isoformat(), "to": times[-1].as_py().isoformat()}

@@ -75,14 +75,15 @@ def test_forms_are_written_from_the_registry(
     assert world.written == [("fraud", written)]
 
 
-class BusyServer(ThreadingHTTPServer):
-    """A Prefect server whose database is locked."""
+class NoForms(ThreadingHTTPServer):
+    """A Prefect server that answers this status where it is asked for a form: 503 while its
+    database is locked, 404 without one."""
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), BusyAnswer)
-        self.asked = 0
+    def __init__(self, status: int) -> None:
+        super().__init__(("127.0.0.1", 0), NoForm)
+        self.status, self.asked = status, 0
 
-    def __enter__(self) -> BusyServer:
+    def __enter__(self) -> NoForms:
         threading.Thread(target=self.serve_forever, daemon=True).start()
         return self
 
@@ -91,30 +92,43 @@ class BusyServer(ThreadingHTTPServer):
         self.server_close()
 
 
-class BusyAnswer(BaseHTTPRequestHandler):
-    server: BusyServer
+class NoForm(BaseHTTPRequestHandler):
+    server: NoForms
 
     def do_GET(self) -> None:
         is_of_a_form = "/deployments/" in self.path
         self.server.asked += is_of_a_form
-        self.send_response(503 if is_of_a_form else 200)
+        self.send_response(self.server.status if is_of_a_form else 200)
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: the test counts."""
 
 
-def test_a_busy_server_holds_up_no_run_that_registered_a_version(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("status", "asked", "first"),
+    [
+        (503, 2, "the forms of fraud, from promote on, keep the versions"),
+        (404, len(VERSIONS), "the flow promote of fraud is not registered"),
+    ],
+    ids=["busy", "without forms"],
+)
+def test_a_server_without_forms_holds_up_no_run_that_registered_a_version(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    status: int,
+    asked: int,
+    first: str,
 ) -> None:
-    """Flow runs retry for minutes; a form is worth less, and the others are not tried then."""
+    """Flow runs retry for minutes; a form is worth less. A busy server is asked for no other."""
     from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
     monkeypatch.setattr(choices, "RETRIES", 1)
-    with BusyServer() as server:
+    with NoForms(status) as server:
         url = f"http://127.0.0.1:{server.server_port}/api"
         with temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 7}):
             choices.write_versions("fraud", [2, 1])
-    assert server.asked == 2
-    (told,) = [r.getMessage() for r in caplog.records if "the forms of fraud" in r.getMessage()]
-    assert told.startswith("the forms of fraud, from promote on, keep the versions")
+    assert server.asked == asked
+    told = [r.getMessage() for r in caplog.records if "fraud" in r.getMessage()]
+    assert len(told) == (1 if status == 503 else asked)
+    assert told[0].startswith(first)

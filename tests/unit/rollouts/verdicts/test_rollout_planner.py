@@ -303,7 +303,7 @@ def test_proposed_steps_can_be_pasted_into_model_yaml() -> None:
 
 
 def test_a_step_is_planned_to_last_its_time_and_one_within_a_day_gets_a_note() -> None:
-    told = "canary 25 % and canary 50 % may end before having seen all hours of a day"
+    told = "canary 25 % and canary 50 % may end before all hours of a day were seen"
     plan = plan_at(1.0)
     assert [note for note in plan.notes if note.startswith(told)]
     longer = plan_rollout(lasting(24.0), usual(), PREDICTED, REPLAYED)

@@ -291,7 +291,7 @@ class PrefectApi:
             if again:
                 return self._request(method, path, body)
             raise Unavailable(f"Prefect at {self._client.base_url} does not answer") from dropped
-        except httpx.TimeoutException as late:
+        except httpx.ReadTimeout as late:
             url, limit_s = self._client.base_url, self._client.timeout.read
             raise Unavailable(f"Prefect at {url} did not answer within {limit_s:g} s") from late
         except httpx.HTTPError as error:

@@ -98,10 +98,10 @@ def write_versions(model: str, versions: Sequence[int]) -> None:
     """Write these versions into the forms of a model's flows; no version: any number.
 
     A form must not hold up the run that registered a version. So a busy server is asked for seconds
-    and not for minutes, and after the first form that it does not take the others stay too.
+    and not for minutes, and after the first form that it does not answer the others stay too.
     """
     from prefect.client.orchestration import get_client  # reads its environment at import
-    from prefect.exceptions import PrefectException
+    from prefect.exceptions import ObjectNotFound, PrefectException
     from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
     with (
@@ -111,6 +111,8 @@ def write_versions(model: str, versions: Sequence[int]) -> None:
         for flow, fields in VERSIONS.items():
             try:
                 _write(client, f"{flow}/{names.deployment(flow, model)}", fields, versions)
+            except ObjectNotFound:
+                log.warning("the flow %s of %s is not registered: it has no form", flow, model)
             except (httpx.HTTPError, PrefectException) as error:
                 log.warning(
                     "the forms of %s, from %s on, keep the versions that they have until one is"

@@ -319,12 +319,12 @@ def _short_steps(stages: Sequence[Stage], steps: Sequence[StagePlan]) -> Iterato
     short = [
         stage
         for stage, step in zip(stages, steps, strict=True)
-        if not stage.minimum_h and step.hours is not None and step.hours < DAY_H
+        if step.hours is not None and step.hours < DAY_H <= stage.deadline_h
     ]
     if short:
         named = " and ".join(stage.name for stage in short)
         keys = " and ".join(f"{stage.key}.minimum_h: {DAY_H:g}" for stage in short)
-        yield f"{named} may end before having seen all hours of a day. {keys} lets them last one"
+        yield f"{named} may end before all hours of a day were seen. With {keys} they last a day"
 
 
 def _ways_to_confirm(profile: TrafficProfile, found: Confirmation) -> Iterator[str]:

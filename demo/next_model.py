@@ -53,17 +53,18 @@ class AwaitedModel:
             await asyncio.sleep(POLL_S)
 
     def is_awaited(self) -> bool:
-        """Whether a retrain was asked for and has opened no rollout yet."""
-        if self._ramping():
+        """Whether a retrain was asked for, may still run and has opened no rollout yet."""
+        if self._rollouts():
             return False
         incidents = self._platform.incidents.list(self._model, closed=False)
-        return any(incident.state == "claimed" for incident in incidents)
+        now_ms = self._platform.clock.wall_ms()
+        return any(i.state == "claimed" and i.until_ms > now_ms for i in incidents)
 
     def under_way(self) -> str:
         """The rollouts, or the model, that the story waits for, in words."""
-        found = " and ".join(self._ramping())
+        found = " and ".join(self._rollouts())
         return found or ("a model was being made" if self.is_awaited() else "nothing was under way")
 
-    def _ramping(self) -> list[str]:
+    def _rollouts(self) -> list[str]:
         active = self._platform.rollouts.active(self._model)
         return [f"{s.rollout_id} was in {s.phase}" for s in active if s.ramping]
