@@ -343,6 +343,24 @@ def test_a_csv_of_other_names_is_shown_and_then_taken_in(csv: Path) -> None:
     assert "wanted: requests from 2026-01-03" in json.loads(again.stdout)["refusals"][0]
 
 
+def test_a_longer_file_is_taken_in_from_the_day_that_its_refusal_names(csv: Path) -> None:
+    assert run(str(csv), "MAP").exit_code == 0
+    later = CSV.splitlines()[-1].replace("a3;2026-01-02", "a4;2026-01-04")
+    longer = csv.parent / "longer.csv"
+    longer.write_text(f"{CSV.strip()}\n{later}\n")
+    refused = str(run(str(longer), "MAP").exception)
+    (option,) = re.findall(r"--from \S+", refused)
+    assert (
+        "3 rows are of days before --from"
+        in run(str(longer), "MAP", "--dry-run", *option.split()).stdout
+    )
+    done = json.loads(run(str(longer), "MAP", "--json", *option.split()).stdout)
+    assert (done["rows"], done["left_out"]) == (1, 3)
+    assert done["from"] == done["to"]
+    none = str(run(str(longer), "MAP", "--from", "2026-02-01").exception)
+    assert "no row is from 2026-02-01 (--from) on: it ends 2026-01-04" in none
+
+
 def test_a_dry_run_without_a_refusal_ends_in_what_is_next(
     csv: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -83,6 +85,12 @@ def import_history(
             help="Which column of the file is which; `mlplatform history schema` lists the names.",
         ),
     ] = None,
+    from_: Annotated[
+        datetime | None,
+        typer.Option(
+            "--from", formats=["%Y-%m-%d"], help="Leave out the rows of the days before (UTC)."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option(help="Show ten rows as they would be and every refusal; import none.")
     ] = False,
@@ -100,6 +108,8 @@ def import_history(
     now_ms = platform.clock.event_ms() if platform.settings.clock == "system" else None
     with progress("reading and checking"):
         found = examine(path, now_ms=now_ms, columns=column_names(map_))
+    if from_ is not None and not found.refusals:
+        found = _since(found, from_, path.name)
     if dry_run:
         refusals = found.refusals or _unaddable(platform, model, found.table, path.name)
         fit = None if refusals else _fit_if_in(platform, model, found.table)
@@ -110,7 +120,7 @@ def import_history(
     with progress("taking in"), wiring.first_platform() as platform:
         rows = job.import_history(platform, model, found.table, path.name)
     fit = job.first_fit(platform, model, found.table, platform.clock.event_ms(), is_in=True)
-    facts = {"model": model, "rows": rows, **_span(found.table)}
+    facts = {"model": model, "rows": rows, "left_out": found.left_out, **_span(found.table)}
     if json:
         print_json({**facts, "lacks": fit.problem, "short": fit.short})
         return
@@ -216,6 +226,20 @@ def schema(model: Model, json: AsJson = False) -> None:
     )
 
 
+def _since(found: FileCheck, day: datetime, source: str) -> FileCheck:
+    """The rows from this midnight on.
+
+    Raises:
+        InputInvalid: there is none.
+    """
+    times = found.table.column(EVENT_TIME)
+    table = found.table.filter(pc.greater_equal(times, pa.scalar(day, times.type)))
+    if found.table.num_rows and not table.num_rows:
+        last = pc.max(times).as_py().isoformat()
+        raise InputInvalid(source, None, f"no row is from {day.date()} (--from) on: it ends {last}")
+    return replace(found, table=table, left_out=found.table.num_rows - table.num_rows)
+
+
 def _unaddable(
     platform: wiring.Platform, model: str, table: Any, source: str
 ) -> list[PlatformError]:
@@ -247,6 +271,8 @@ def _assumed(wanted: Sequence[ExpectedColumn], found: FileCheck) -> dict[str, st
 
 
 def _show_left_out(found: FileCheck, assumed: Mapping[str, str]) -> None:
+    if found.left_out:
+        print_line(f"{found.left_out} rows are of days before --from, and left out")
     if found.unread:
         print_line(f"not read: {', '.join(found.unread)}")
     for name, without in assumed.items():
@@ -289,6 +315,7 @@ def show_check(
             "unread": list(found.unread),
             "assumed": dict(assumed),
             "rows": found.table.num_rows,
+            "left_out": found.left_out,
             "first": first,
             "refusals": [str(r) for r in refusals],
             "refused": sum(found.refused.values()) or len(refusals),

@@ -80,6 +80,7 @@ class FileCheck:
         names: column of the history → column of the first file.
         unread: columns of the first file that no history needs.
         refused: file and kind of refusal → number of rows, including refusals beyond the limit.
+        left_out: number of rows that are not in the table, as they are of earlier days than wanted.
     """
 
     table: pa.Table
@@ -87,6 +88,7 @@ class FileCheck:
     names: Mapping[str, str]
     unread: tuple[str, ...]
     refused: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)

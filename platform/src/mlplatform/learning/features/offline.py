@@ -187,8 +187,8 @@ class OfflineTable:
         if first < least:
             problem = (
                 f"it begins at {first.isoformat()}; wanted: requests from"
-                f" {least.isoformat()} on, as earlier ones were imported already: leave out the"
-                " rows before; a history with earlier ones"
+                f" {least.isoformat()} on, as earlier ones were imported already:"
+                f" --from {least.date()} leaves out the rows before; a history with earlier ones"
                 f" {unfinished_import.another_home(self.definition.name)}"
             )
             raise InputInvalid(source, 0, problem)
