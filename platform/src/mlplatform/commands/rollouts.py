@@ -258,7 +258,11 @@ def approve(
         facts = {"rollout": rollout_id, "decision": decision, "flow_run": run.id}
         print_json(facts | {"recorded": recorded})
         return
-    then = "a pass carries it out" if recorded else "its flow has not written it yet"
+    show = f"mlplatform rollouts show {rollout_id}"
+    if recorded:
+        then = f"it is recorded; the next pass acts on it, within a minute ({show})"
+    else:
+        then = f"not recorded yet: flow run {run.name} still checks it ({show})"
     print_line(f"{rollout_id}: {decision} by {approval_codes.claimed_identity(proof)}; {then}")
 
 

@@ -341,6 +341,19 @@ def test_each_input_says_what_happens_where_it_is_missing_and_where_it_is_stale(
     assert "divisor" in found["amount_to_mean_30d"].missing
 
 
+def test_what_holds_for_many_inputs_is_said_once_above_their_table(known: VersionRecords) -> None:
+    made = card(known)
+    shown = told(made, "Inputs")
+    rules = dict(line.removesuffix(".").split(": ", 1) for line in shown.lines)
+    (table,) = shown.tables
+    assert rules
+    for row, of in zip(table.rows, made.inputs, strict=True):
+        missing, stale = (rules.get(cell.capitalize(), cell) for cell in row[2:4])
+        assert (missing, stale) == (of.missing, of.stale or "does not apply")
+    cells = [cell for row in table.rows for cell in row[2:4] if not cell.startswith("rule ")]
+    assert max(cells.count(c) for c in cells if c != "does not apply") <= 2
+
+
 def test_inputs_say_how_much_they_moved_where_the_report_has_it(known: VersionRecords) -> None:
     assert {i.stability for i in card(known).inputs} == {None}
     moved = {"from_ms": [0, 1], "indices": {"amount": [0.1, 0.25], "terminal_risk_7d": [None]}}

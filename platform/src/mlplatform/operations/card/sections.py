@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -52,6 +53,9 @@ METHODS = {
     " value",
 }
 
+_ROWS_OF_A_RULE: Final = 3
+"""From so many inputs on, a sentence about them is a numbered rule."""
+
 
 @dataclass(frozen=True, slots=True)
 class Section:
@@ -74,7 +78,7 @@ def sections(card: Card) -> tuple[Section, ...]:
         Section("On held-out requests", *held_out(card)),
         Section("Protected attributes", *fairness_parts(card.validation)),
         Section("Gates of validation", *_validation(card)),
-        Section("Inputs", tables=(_inputs(card.inputs),)),
+        Section("Inputs", (), *_inputs(card.inputs)),
         *_rollouts(card),
         Section("Matured performance", *_matured(card)),
         Section("Incidents", *_incidents(card)),
@@ -257,13 +261,17 @@ def _validation(card: Card) -> Parts:
     return (), (), (Table("Before it met traffic", ("gate", "verdict", "why"), rows),)
 
 
-def _inputs(found: Sequence[Input]) -> Table:
+def _inputs(found: Sequence[Input]) -> tuple[Lines, tuple[Table, ...]]:
+    """The inputs as a table; what holds for many of them stands once, above it."""
+    held = Counter(text for i in found for text in (i.missing, i.stale) if text is not None)
+    shared = [text for text, rows in held.items() if rows >= _ROWS_OF_A_RULE]
+    names = {text: f"rule {number}" for number, text in enumerate(shared, 1)}
     rows = tuple(
         (
             i.name,
             i.made_of,
-            i.missing,
-            i.stale or "does not apply",
+            names.get(i.missing, i.missing),
+            "does not apply" if i.stale is None else names.get(i.stale, i.stale),
             number(i.usual),
             number(i.stability),
         )
@@ -271,7 +279,8 @@ def _inputs(found: Sequence[Input]) -> Table:
     )
     stale = "where it is stale or unavailable"
     head = ("input", "made of", "where it is missing", stale, "usual", "moved over time (PSI)")
-    return Table("In the order of the model", head, rows)
+    lines = tuple(f"{name.capitalize()}: {text}." for text, name in names.items())
+    return lines, (Table("In the order of the model", head, rows),)
 
 
 def _rollouts(card: Card) -> Iterator[Section]:

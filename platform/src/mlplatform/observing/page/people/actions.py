@@ -363,7 +363,8 @@ class Actions:
                 provider_proof=_provider_proof(reader),
             )
             after = BackgroundTask(self._finish_form, question, proven, reason)
-            notice = f"Your answer, {act}, stands in the journal. The next pass carries it out."
+            then = "The next pass acts on it, within a minute."
+            notice = f"Your answer, {act}, stands in the journal. {then}"
             return notice, after
         if act == "roll-back":
             only = subject.name
