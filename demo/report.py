@@ -81,7 +81,10 @@ def write(
     write_atomically(folder / "report.json", canonical_json(found))
     html = page.render(
         found,
-        timeline=[(minute_text(m.event_ms), f"{m.elapsed_s:.0f} s", m.text) for m in state.entries],
+        timeline=[
+            (minute_text(m.event_ms), f"{m.elapsed_s:.0f} s", m.text)
+            for m in sorted(state.entries, key=lambda m: m.event_ms)
+        ],
         pictures=pictures(
             decisions,
             _labels(decisions, recording),

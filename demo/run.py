@@ -272,6 +272,6 @@ def _refuse_used(platform: Platform, model: str) -> None:
 
 def _print_entry(entry: DiaryEntry) -> None:
     CONSOLE.print(
-        f"{minute_text(entry.event_ms)}  {entry.elapsed_s:6.1f} s  {entry.text}",
+        f"{entry.elapsed_s:6.1f} s  {minute_text(entry.event_ms)}  {entry.text}",
         soft_wrap=True,
     )

@@ -107,7 +107,7 @@ MAYBE_NO_PANEL_DATA = {
         "rollout: Shadow copies that were dropped", "rollout: Why copies were dropped",
     ),
     "no issuer of tokens is set up here": (
-        "overview: Tokens that prove nobody", "overview: Stores of keys and limits (B)",
+        "overview: Refused tokens", "overview: Stores of keys and limits (B)",
     ),
 }  # fmt: skip
 """The same, of panels that show what should not happen, and may."""

@@ -116,7 +116,10 @@ class Declarations:
         withheld = tuple(one for one in refused_views([*declared.values()]) if one.model in names)
         for view in withheld:
             if view not in self.refused_views:
-                log.error("a view is refused, but for what serves by it: %s", view.error())
+                log.error(
+                    "a changed view is not used, and what serves by its former form goes on: %s",
+                    view.error(),
+                )
         before = self.present, self.problems, self.gone, self.refused_views
         self._tell(present, problems, is_first=is_first)
         self._declared, self.refused_views = declared, withheld

@@ -8,6 +8,7 @@ PlatformError
 ├── NotFound             a name that nothing here has
 │   └── MissingHere      the home folder lacks what a platform makes in it
 ├── Unavailable          a system did not answer; trying again later may help
+│   └── ServerUnavailable  it is a server of the bank's own, which the platform does not start
 ├── Busy                 somebody else holds what is needed (a lease, a port, a claim)
 ├── Refused              the platform's rules forbid what was asked
 │   ├── StaleFence       the caller's lease was taken over: it must stop
@@ -87,6 +88,18 @@ class Unavailable(PlatformError):
     """A needed system did not answer."""
 
 
+class ServerUnavailable(Unavailable):
+    """A server that the platform uses but does not run, such as PostgreSQL, did not answer."""
+
+    def __init__(self, message: str, way: str) -> None:
+        """
+        Args:
+            way: what helps, in words: where to look and which setting names the server.
+        """
+        super().__init__(message)
+        self.way = way
+
+
 class Busy(PlatformError):
     """Somebody else holds the resource now."""
 
@@ -96,7 +109,7 @@ class Refused(PlatformError):
 
 
 class StaleFence(Refused):
-    """The lease behind this fence was taken over. The holder of the fence must stop at once."""
+    """Another process has taken over the work that this one began; this one must stop at once."""
 
 
 class PlanRefused(Refused):
@@ -104,7 +117,7 @@ class PlanRefused(Refused):
 
 
 class GateFailed(Refused):
-    """A candidate did not pass validation."""
+    """A candidate did not pass validation, or too little is known to make one."""
 
 
 class JobFailed(PlatformError):
@@ -112,4 +125,4 @@ class JobFailed(PlatformError):
 
 
 class Corrupt(PlatformError):
-    """Stored bytes do not match their digest."""
+    """Stored bytes are damaged, or a model does not score as it did when it was stored."""

@@ -451,7 +451,7 @@ def test_a_bucket_that_is_not_there_is_told(
 ) -> None:
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(Unavailable, match="objects below s3://no-such-bucket"):
+    with pytest.raises(Unavailable, match="the objects below s3://no-such-bucket"):
         store_at("s3://no-such-bucket/bundles").bundles()
 
 
@@ -476,4 +476,7 @@ def test_why_a_store_does_not_answer_is_told(
         return True
 
     wait(is_told)
-    assert "objects below s3://models/prod: Could not connect to the endpoint" in reason
+    problem = (
+        "the objects below s3://models/prod can't be reached: Could not connect to the endpoint"
+    )
+    assert problem in reason

@@ -1,4 +1,4 @@
-"""Tokens of an OpenID Connect issuer: whom they prove, and every way in which they prove nobody."""
+"""Tokens of an OpenID Connect issuer: whom they prove, and why they are not accepted."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class World:
         return self.tokens.client(token, hashlib.sha256(token).digest())
 
     def why(self, token: bytes) -> str:
-        """Why a token that proves nobody was refused."""
+        """Why a token was not accepted."""
         assert self.client(token) is None
         assert self.refused[-1] in REFUSALS
         return self.refused[-1]

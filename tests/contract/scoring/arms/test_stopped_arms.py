@@ -52,14 +52,15 @@ def test_a_challenger_that_declines_everybody_meets_25_customers(world: ScoringW
         by_champion = [a for a in stopped if a["answered_by"] == "champion"]
         assert len(by_champion) > 20, "the rest were late on a loaded machine"
         assert {a["decision"] for a in by_champion} == {"approve"}
-        assert "is no longer asked: its bundle decided decline for 25 of 25 customers" in ready(
-            world, client
+        assert (
+            "is not asked here any more: its bundle decided decline for 25 of 25 customers"
+            in ready(world, client)
         )
         (service,) = said(world)
         assert service.startswith("fraud-v2-")
         metrics = client.get(f"{world.url}/metrics").text
         assert f'gateway_volume_stopped{{model="fraud",service="{service}"}} 1.0' in metrics
-        assert "is no longer asked" in ready(world, client)
+        assert "is not asked here any more" in ready(world, client)
 
         clear_stops(world.rollouts, MODEL, **WHO, clock=CLOCK)
         world.applied(world.rollouts.routes(MODEL))
@@ -74,7 +75,7 @@ def test_declines_of_requests_that_name_their_version_stop_nothing(world: Scorin
             body = payment(300.0, customer)
             answer = client.post("/score", json=body, headers={"Mlplatform-Version": "2"})
             assert answer.json()["decision"] == "decline"
-        assert "is no longer asked" not in ready(world, client)
+        assert "is not asked here any more" not in ready(world, client)
 
 
 def test_a_killed_model_answers_no_request_that_names_a_version(world: ScoringWorld) -> None:

@@ -175,7 +175,7 @@ def test_no_worker_begins_to_read_the_topic_of_a_stricter_folder_and_one_that_re
     for model in (OWNED, COPY, other):
         workers.start(model)
     wait_for(lambda: taken(COPY, "gadget") == 2 and taken(OWNED, VIEW) == 2, WAIT_S)
-    wait_for(lambda: "a view is refused, but for" in workers.log(other).read_text(), WAIT_S)
+    wait_for(lambda: "a changed view is not used" in workers.log(other).read_text(), WAIT_S)
     time.sleep(SETTLED_S)
     assert taken(other, "gadget") == 0
     assert f"{COPY}: view gadget: purpose" in workers.log(COPY).read_text()

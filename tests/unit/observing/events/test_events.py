@@ -267,13 +267,15 @@ def test_a_webhook_s_body_is_signed_by_both_secrets_while_one_is_changed(tmp_pat
 def test_slack_gets_text_that_is_no_markup_and_one_link() -> None:
     event = told(made(RolledBack, reason="<!channel> *now* <https://evil.example|x> & `y`"))
     found = slack(event)
-    assert found["text"] == ("fraud: A challenger was taken back and answers nobody (fraud-v2-1)")
+    assert found["text"] == (
+        "fraud: A rollout was rolled back: its version answers no customers any more (fraud-v2-1)"
+    )
     assert found["mrkdwn"] is False
     kinds = [block.get("text", {}).get("type") for block in found["blocks"]]
     assert kinds == ["plain_text", "plain_text", "mrkdwn", None]
     link = found["blocks"][2]["text"]["text"]
     assert link == f"<{PAGE}/rollouts/fraud-v2-1|Open the platform's page>"
-    assert "To do: Read why" in found["blocks"][1]["text"]["text"]
+    assert "To do: See why" in found["blocks"][1]["text"]["text"]
 
 
 @given(st.text(max_size=50))

@@ -631,7 +631,7 @@ def test_limits_of_a_confirmed_champion(known: VersionRecords) -> None:
         "Its reasons do not add up to the score",
     ):
         assert said in limits, said
-    for silent in ("not on this machine", "never", "nobody's approval", "has changed since"):
+    for silent in ("not on this machine", "never", "no approval is recorded", "has changed since"):
         assert silent not in limits, silent
 
 
@@ -687,7 +687,7 @@ def test_a_rollout_of_an_earlier_release_records_less(known: VersionRecords) -> 
     assert (rollout.approval, rollout.planned) == (None, None)
     shown = words(told(made, "Rollout fraud-v2-1"))
     assert shown.count(NOT_RECORDED) == 3
-    assert "whether one was required is not recorded" in "\n".join(made.limits)
+    assert "no approval is recorded, nor whether one was required" in "\n".join(made.limits)
 
 
 def test_another_version_s_incident_is_not_its_own(known: VersionRecords) -> None:
@@ -696,7 +696,7 @@ def test_another_version_s_incident_is_not_its_own(known: VersionRecords) -> Non
     (incident,) = known.incidents
     answered = dataclasses.replace(incident, answer=3, state="answered")
     (noted,) = card(dataclasses.replace(other, incidents=(answered,))).incidents
-    assert noted.relation == "this version answers it"
+    assert noted.relation == "this version was trained for it"
 
 
 @pytest.mark.parametrize(

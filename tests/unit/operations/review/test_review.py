@@ -576,7 +576,7 @@ def test_what_can_not_be_corrected_is_refused_and_kept(world: World) -> None:
         (open_, ana, 1, f"no label to correct: `mlplatform review record {open_}"),
         (own, ana, 1, f"{own} is labelled fraud: a correction says the other outcome"),
         (shops, ana, 0, "is of shop: the application corrects it by sending the right one"),
-        (gone, ana, 0, "was taken back"),
+        (gone, ana, 0, "was voided"),
         (own, person("vera", "fraud:view"), 0, "has no scope fraud:review"),
     ):
         with pytest.raises(Refused, match=why):
@@ -627,7 +627,7 @@ def test_who_may_not_and_what_can_not_is_refused_and_kept(world: World) -> None:
         with pytest.raises(Refused, match=why):
             world.say(of, ana)
     append(world.log, "gateway-0", void(name, NOW_MS))
-    with pytest.raises(Refused, match="taken back"):
+    with pytest.raises(Refused, match="voided"):
         world.say(name, ana)
     with pytest.raises(NotFound):
         world.say("0" * 42, ana)

@@ -234,7 +234,7 @@ def test_the_version_that_answers_gets_its_rollout_once(checks: Checks) -> None:
     assert checks.opened == [2]
     for check in (busy, after, again):
         assert check.decision == Wait(
-            "version 2 answers it; its rollout decides whether that helps"
+            "version 2 was trained for it; its rollout shows whether it helps"
         )
 
 
@@ -255,8 +255,8 @@ def test_an_answer_whose_rollout_is_refused_calls_a_person(checks: Checks) -> No
     ("refusal", "expected"),
     [
         (None, OpenRollout(2)),
-        ("", Wait("version 2 answers it; its rollout decides whether that helps")),
-        ("no plan", Page("version 2 answers it, but has no rollout: no plan")),
+        ("", Wait("version 2 was trained for it; its rollout shows whether it helps")),
+        ("no plan", Page("version 2 was trained for it, but has no rollout: no plan")),
     ],
 )
 def test_the_step_says_what_a_refused_rollout_means(
@@ -358,7 +358,7 @@ def test_what_counts_is_what_a_retrain_as_of_now_would_fit_on(
     assert found.matured.positives == 1000
 
 
-BROKEN = Fault("amount", "amount is missing in 70.00 % of 5,000 payments; Mend its source")
+BROKEN = Fault("amount", "amount is missing in 70.00 % of 5,000 payments; mend its source")
 SOUND = Shift("amount", 5000, 0.01, 0.2, 0.01, 0.1, 0.0)
 
 

@@ -88,7 +88,7 @@ def test_too_long_a_wait_calls_a_person() -> None:
 
 def test_an_answered_incident_waits_for_its_rollout() -> None:
     found = decision(incident("answered", answer=7), NEEDED)
-    assert found == Wait("version 7 answers it; its rollout decides whether that helps")
+    assert found == Wait("version 7 was trained for it; its rollout shows whether it helps")
 
 
 def test_an_answer_that_was_rolled_back_calls_a_person() -> None:

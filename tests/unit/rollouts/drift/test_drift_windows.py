@@ -211,7 +211,7 @@ def test_from_log_to_verdict(tmp_path: Path, factor: float, expected: type) -> N
 def test_a_live_writer_behind_makes_a_gap(reached_ms: int | None) -> None:
     log = ListLog([decision(5)], reached_ms)
     found = list(windows.read_windows(log, PLAN, FRAUD, ChampionTenure(1, 0), DAY_MS))  # type: ignore[arg-type]
-    assert "writer w has reached" in found[-1].gaps[0]
+    assert "of writer w " in found[-1].gaps[0]
 
 
 @pytest.mark.parametrize(("reached_ms", "live"), [(DAY_MS, True), (None, False)])

@@ -295,6 +295,6 @@ def test_a_writer_with_spilled_records_is_behind_and_says_so() -> None:
         Watermark("b", 5, 2_000, 0, live=True),
     ]
     assert behind(marks, [], event_ms=1_000, generation=1) == (
-        "writer gw has reached 1970-01-01T00:00:00.900Z, not 1970-01-01T00:00:01.000Z; 3 of its "
-        "records wait in spills",
+        "the log has records of writer gw up to 1970-01-01T00:00:00.900Z; those up to "
+        "1970-01-01T00:00:01.000Z are needed, and 3 wait in spills",
     )

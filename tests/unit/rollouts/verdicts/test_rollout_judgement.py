@@ -101,7 +101,7 @@ def test_no_records_are_inconclusive() -> None:
 def test_an_incomplete_log_is_inconclusive_and_names_who_is_behind() -> None:
     verdict = shadow(shadow_rows(400, 6, generation=1, version=2, alert_share=0.02), LATE)
     assert verdict.verdict == "INCONCLUSIVE"
-    assert "gateway-1 has reached 1970-01-01T00:00:00.005Z" in verdict.reason
+    assert "gateway-1 up to 1970-01-01T00:00:00.005Z" in verdict.reason
     assert "gateway-1 applies generation 0" in verdict.reason
 
 

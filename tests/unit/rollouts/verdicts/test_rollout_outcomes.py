@@ -99,7 +99,10 @@ def test_a_declined_payment_without_a_label_is_not_called_genuine() -> None:
     seen = joined(rows, [REPORT])
     assert (len(seen), seen.hidden) == (4, 1)
     assert seen.requests.seen.tolist() == [True, True, True, False]
-    assert "1 stopped requests have no known outcome." in judged(seen).reason
+    assert (
+        "The outcomes of 1 requests can't be known, because decisions stopped them."
+        in judged(seen).reason
+    )
 
 
 def test_which_decisions_hide_an_outcome_is_the_models_own_affair() -> None:
@@ -123,7 +126,7 @@ def test_payments_that_were_let_through_stand_for_those_that_were_drawn_with_the
     assert seen.requests.positive.tolist() == [False, False, False, True, False, False]
     reason = judged(seen).reason
     assert "1 of the 2 requests that could be let through at random were let through" in reason
-    assert "1 stopped requests have no known outcome." in reason
+    assert "The outcomes of 1 requests can't be known, because decisions stopped them." in reason
 
 
 def test_a_declined_payment_that_got_a_label_all_the_same_is_known() -> None:

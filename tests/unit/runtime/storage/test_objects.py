@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from mlplatform.runtime.errors import Unavailable
+from mlplatform.commands.terminal.hints import hint
+from mlplatform.runtime.errors import ServerUnavailable
 from mlplatform.runtime.storage import objects
 
 
@@ -20,6 +21,8 @@ def test_a_store_that_never_answers_is_unavailable_soon(monkeypatch: pytest.Monk
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         begun = time.monotonic()
-        with pytest.raises(Unavailable, match="objects below s3://bucket/models"):
+        unreachable = "the objects below s3://bucket/models can't be reached"
+        with pytest.raises(ServerUnavailable, match=unreachable) as caught:
             objects.Objects("s3://bucket/models").names()
+        assert hint(caught.value, {}).startswith("look at the store"), "not `mlplatform up`"
     assert time.monotonic() - begun < 30, "botocore's own default is a minute a try"

@@ -23,7 +23,7 @@ from mlplatform.scoring.predictor_client.predictor import ClientLimits, Predicto
 from support.scoring_world import write_amount_bundle
 
 CANNOT_APPLY = "model 'fraud' has routes that this gateway can't apply; its log says why"
-NOTHING_PROMOTED = "model 'fraud' has no promoted version yet"
+NOTHING_PROMOTED = "model 'fraud' has no champion yet: no version was promoted"
 
 
 class Journal:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice, product
@@ -102,6 +102,14 @@ class Catalogue:
         ]:
             found |= {c.name: (m, c) for m, c in more}
         return found
+
+    def nearest(self, name: str, known: Collection[str]) -> str:
+        """The class itself or the nearest class above it that is known; the class itself where
+        none is."""
+        above = name
+        while above in self.errors and above not in known:
+            above = next(iter(map(last_name, self.errors[above][1].bases)), "")
+        return above if above in known else name
 
     def messages(self) -> list[Message]:
         """All messages, sorted. Errors and log lines are read first, so that their texts are not

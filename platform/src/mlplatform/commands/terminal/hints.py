@@ -8,7 +8,13 @@ from collections.abc import Mapping
 from mlplatform.commands.terminal.output import ERR, print_error
 from mlplatform.runtime.configuration.declarations import PREFIX
 from mlplatform.runtime.configuration.settings import home_of, load
-from mlplatform.runtime.errors import ConfigInvalid, MissingHere, PlatformError, Unavailable
+from mlplatform.runtime.errors import (
+    ConfigInvalid,
+    MissingHere,
+    PlatformError,
+    ServerUnavailable,
+    Unavailable,
+)
 from mlplatform.runtime.processes import last_settings
 from mlplatform.runtime.processes.port_holders import running_elsewhere, way_to
 from mlplatform.runtime.processes.records import is_running
@@ -27,6 +33,8 @@ def hint(error: PlatformError, environment: Mapping[str, str]) -> str:
     empty if nothing of that helps."""
     if isinstance(error, MissingHere):
         return _other(environment)
+    if isinstance(error, ServerUnavailable):
+        return error.way
     return _unanswered(environment) if isinstance(error, Unavailable) else ""
 
 

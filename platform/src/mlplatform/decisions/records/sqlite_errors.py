@@ -23,7 +23,7 @@ class Translation:
     ) -> None:
         match error:
             case sqlite3.OperationalError():
-                raise Unavailable(f"decision log {self._path}") from error
+                raise Unavailable(f"decision log {self._path} can't be used") from error
             case sqlite3.IntegrityError():
                 problem = f"decision log {self._path}: rows and heads disagree"
                 raise Corrupt(problem) from error

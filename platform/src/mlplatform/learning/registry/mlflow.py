@@ -273,7 +273,7 @@ class MlflowRegistry:
         except (NotFound, Refused) as error:
             # The version exists. MLflow reports a wrong path whatever kept it from reading the
             # files.
-            raise Unavailable(f"the artifacts of MLflow at {self._uri}") from error
+            raise Unavailable(f"MLflow at {self._uri} can't read the version's files") from error
 
     def _artifacts(self, run: dict[str, Any]) -> str:
         """The URL of a run's artifacts at the server.
@@ -344,7 +344,7 @@ class MlflowRegistry:
         if response.is_server_error or response.status_code == httpx.codes.UNAUTHORIZED:
             return Unavailable(f"MLflow at {self._uri} answered {response.status_code}")
         if database_away(code, message):
-            return Unavailable(f"the database of MLflow at {self._uri}")
+            return Unavailable(f"MLflow at {self._uri} can't reach its database")
         match code:
             case "RESOURCE_DOES_NOT_EXIST":
                 return NotFound(f"MLflow at {self._uri} has no such model, version or run")

@@ -64,9 +64,10 @@ def not_shown(units: int, key: str = "", *, positives: int | None = None) -> str
         key: the key of the limit in model.yaml; empty if it has none.
         positives: number of positives that would show it; None if nobody can say.
     """
-    would = "" if positives is None else f" (about {positives:,} positives would, of such a value)"
+    enough = f" ({positives or 0:,} positives with this value would be enough)"
+    would = "" if positives is None else enough
     looser = f", or loosen {key}" if key else ""
-    return f"; {units:,} customers do not show it{would}: wait for labels of more{looser}"
+    return f"; {units:,} customers are too few to show it{would}: wait for more labels{looser}"
 
 
 def enough_positives(positives: int, interval: Interval, limit: float) -> int | None:

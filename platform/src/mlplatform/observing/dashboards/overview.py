@@ -166,7 +166,7 @@ def _admission(objectives: Objectives) -> Row:
             (Query(rate(signals.CONNECTIONS_REFUSED, "reason"), "{{reason}}"),), "cps",
         ),
         Panel(
-            "lines", "Tokens that prove nobody", "Tokens of the issuer that were refused, and why.",
+            "lines", "Refused tokens", "Tokens of the issuer that were not accepted, and why.",
             (Query(rate(signals.TOKENS_REFUSED, "reason"), "{{reason}}"),), "cps",
         ),
         Panel(

@@ -20,7 +20,7 @@ from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import NotFound, PlatformError, Refused, Unavailable
 from mlplatform.runtime.storage.addresses import Address
 from mlplatform.runtime.storage.objects import Objects
-from mlplatform.runtime.storage.postgres import ANSWER_S, connect
+from mlplatform.runtime.storage.postgres import ANSWER_S, connect, unavailable
 
 FOLDER: Final = "servers"
 """Folder of a backup whose content is restored into servers, not into the home folder."""
@@ -164,7 +164,7 @@ def _translated(address: Address) -> Iterator[None]:
     try:
         yield
     except (DatabaseError, InterfaceError, OSError) as error:
-        raise Unavailable(f"PostgreSQL at {address}: {error}") from error
+        raise unavailable(address, error) from error
 
 
 def _run(name: str, address: Address, *options: str) -> None:

@@ -108,7 +108,7 @@ def database_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        raise Unavailable(f"the database {path}") from error
+        raise Unavailable(f"the database {path} can't be read") from error
     except sqlite3.ProgrammingError:
         raise
     except sqlite3.DatabaseError as error:

@@ -350,7 +350,7 @@ def _incidents(recorded: VersionRecords) -> tuple[CardIncident, ...]:
         for incident in recorded.incidents
         for relation, of in (
             ("found of this version", incident.found.champion),
-            ("this version answers it", incident.answer),
+            ("this version was trained for it", incident.answer),
         )
         if of == number
     )

@@ -201,11 +201,12 @@ def _of_approvals(card: Card) -> Iterator[str]:
     answered = {approval.rollout for approval in card.approvals}
     for rollout in card.rollouts:
         if rollout.id not in answered:
-            asked = {"required": "one is required", "none": "model.yaml asked for none"}
-            requirement = asked.get(
-                rollout.approval or "", "whether one was required is not recorded"
-            )
-            yield f"{rollout.id}: nobody's approval is recorded; {requirement}."
+            asked = {
+                "required": "although one is required",
+                "none": "and model.yaml asked for none",
+            }
+            requirement = asked.get(rollout.approval or "", "nor whether one was required")
+            yield f"{rollout.id}: no approval is recorded, {requirement}."
     for approval in card.approvals:
         if approval.proven_by is None:
             yield (

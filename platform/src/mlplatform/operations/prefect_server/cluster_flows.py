@@ -201,7 +201,7 @@ def await_server(settings: Settings) -> None:
     api, deadline = wiring.prefect_api(settings), time.monotonic() + START_LIMIT_S
     while not api.healthy():
         if time.monotonic() > deadline:
-            raise Unavailable(f"Prefect at {settings.prefect_url}")
+            raise Unavailable(f"Prefect at {settings.prefect_url} does not answer")
         time.sleep(1.0)
     api.close()
 

@@ -307,10 +307,8 @@ class PrefectGate:
             if isinstance(answer, requests.StartRefusal):
                 return answer
             if name is not None and not self._answers.takes(name):
-                within = f"{MOST_ANSWERS} answers in {WITHIN_S / 60:.0f} minutes"
-                return requests.StartRefusal(
-                    f"{name} has given {within}, the most of one person: try later"
-                )
+                most = f"the most of one person within {WITHIN_S / 60:.0f} minutes: try later"
+                return requests.StartRefusal(f"{name} has given {MOST_ANSWERS} answers, {most}")
             if (why := await self._unproven(person, about, answer)) is not None:
                 return requests.StartRefusal(why)
             return _body_of(answer)
@@ -319,10 +317,8 @@ class PrefectGate:
             return start
         is_limited = name is not None and flow not in requests.STOPS_THINGS
         if is_limited and await self._count_unfinished(str(name)) >= requests.MOST_UNFINISHED:
-            most = f"{requests.MOST_UNFINISHED} runs that have not ended"
-            return requests.StartRefusal(
-                f"{name} has {most}, the most of one person: wait, or end one"
-            )
+            most = f"{requests.MOST_UNFINISHED} runs under way, the most of one person"
+            return requests.StartRefusal(f"{name} has {most}: wait, or end one")
         return _body_of(start)
 
     async def _unproven(

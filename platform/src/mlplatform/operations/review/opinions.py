@@ -354,7 +354,7 @@ def _decision_and_labels(
     if not decided:
         raise Refused(f"no decision {decision_id!a} of {model} is in the log")
     if any(r["kind"] == "void" for r in own):
-        raise Refused(f"{decision_id} was taken back")
+        raise Refused(f"decision {decision_id} was voided: its outcome can't be given any more")
     labels = (r for r in own if r["kind"] == "label")
     return decided[0], sorted(
         labels, key=lambda r: (r["event_ms"], r["recorded_ms"], r["seq"] or 0)

@@ -25,9 +25,9 @@ from mlplatform.model.tensors.vectors import NotAVector, vector_of_text
 from mlplatform.operations.tables.columns import ROW_ID, column_types, expected_columns
 from mlplatform.operations.tables.conversion import Conversion, table_columns
 from mlplatform.operations.tables.locations import Table
-from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound, Unavailable
+from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound
 from mlplatform.runtime.storage.addresses import Address
-from mlplatform.runtime.storage.postgres import connect
+from mlplatform.runtime.storage.postgres import connect, unavailable
 from mlplatform.runtime.units import MIB
 
 _VECTOR: Final = ("array_to_json({})::text", VECTORS[1])
@@ -276,11 +276,9 @@ def _connected(address: Address) -> Iterator[pg8000.native.Connection]:
         yield connection
     except DatabaseError as error:
         fields = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
-        raise Unavailable(
-            f"PostgreSQL at {address}: {fields.get('M')} ({fields.get('C')})"
-        ) from error
+        raise unavailable(address, f"{fields.get('M')} ({fields.get('C')})") from error
     except (Error, OSError) as error:
-        raise Unavailable(f"PostgreSQL at {address}: {error}") from error
+        raise unavailable(address, error) from error
     finally:
         if connection is not None:
             _close(connection)

@@ -82,8 +82,8 @@ def stuck_fault(name: str, column: Column, values: Floats) -> Fault | None:
         return None
     reason = (
         f"{name} is {value:g} in {percent(share)} of {len(present):,} requests; it was so in "
-        f"{percent(before)} of those that the model learned from. It is at a default, or its feed "
-        "has stopped. Mend its source"
+        f"{percent(before)} of those that the model learned from. It may be at its default, or its "
+        "feed may have stopped: look at its source"
     )
     return Fault(name, reason)
 

@@ -153,7 +153,7 @@ def next_step(
     if answer is not None and status.answer_phase is None and refusal is None:
         return OpenRollout(answer) if status.test is None else _waits_for(status.test, model.name)
     if refusal:
-        return Page(f"version {answer} answers it, but has no rollout: {refusal}")
+        return Page(f"version {answer} was trained for it, but has no rollout: {refusal}")
     step = retrain_when(
         incident,
         status.matured,

@@ -104,10 +104,12 @@ def retrain_when(
         case "answered" if incident.answer is None:
             return Page(f"the retrain made no version: {incident.note}")
         case "answered" if not answer_lives:
-            return Page(f"version {incident.answer} was to answer it, but did not pass its rollout")
+            return Page(
+                f"version {incident.answer} was trained for it, but did not pass its rollout"
+            )
         case "answered":
             return Wait(
-                f"version {incident.answer} answers it; its rollout decides whether that helps"
+                f"version {incident.answer} was trained for it; its rollout shows whether it helps"
             )
         case "claimed" if incident.claim >= MAX_CLAIMS and incident.until_ms <= wall_ms:
             return Page(f"{incident.claim} retrains were started and none finished")

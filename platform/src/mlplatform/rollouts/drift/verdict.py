@@ -331,8 +331,8 @@ def _shift_reason(moved: Shift, name: str) -> str:
 
 def _alert_reason(alerts: AlertShare) -> str:
     return (
-        f"{percent(alerts.share)} of {alerts.rows:,} requests raised an alert (by chance "
-        f"{span(alerts.low, alerts.high)}); {span(alerts.band.low, alerts.band.high)} was expected"
+        f"{percent(alerts.share)} of {alerts.rows:,} requests raised an alert (interval "
+        f"{span(alerts.low, alerts.high)}); {span(alerts.band.low, alerts.band.high)} were expected"
     )
 
 

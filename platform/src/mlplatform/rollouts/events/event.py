@@ -79,7 +79,8 @@ EMERGENCY: Final = _rollout(
 )  # fmt: skip
 DEPLOY_REFUSED: Final = _rollout(
     "deploy-refused", "The service of a version can't be started",
-    "Make room for it, or take the rollout back. The start is tried again until the deadline.",
+    "Make room for it, or abort the rollout (`mlplatform rollouts abort`). Until the deadline the "
+    "start is tried again.",
 )  # fmt: skip
 SHADOW: Final = _rollout("shadow-started", "A challenger gets copies of answered requests")
 APPROVAL_ASKED: Final = _rollout(
@@ -91,13 +92,13 @@ REJECTED: Final = _rollout("rejected", "A person rejected a rollout")
 CANARY: Final = _rollout("canary-stepped", "A challenger answers a share of the customers")
 PROMOTED: Final = _rollout(
     "promoted-provisionally", "A challenger became champion for now: labels will confirm it or not",
-    "Watch it: until it is confirmed, `mlplatform rollouts rollback` takes it back at once.",
+    "Watch it: until it is confirmed, `mlplatform rollouts rollback` undoes it at once.",
 )  # fmt: skip
 CONFIRMED: Final = _rollout("confirmed", "A promotion stands")
 SUPERSEDED: Final = _rollout("superseded", "A later champion was confirmed before this one")
 ROLLED_BACK: Final = _rollout(
-    "rolled-back", "A challenger was taken back and answers nobody",
-    "Read why before another version of it is rolled out: `mlplatform rollouts show ID`.",
+    "rolled-back", "A rollout was rolled back: its version answers no customers any more",
+    "See why with `mlplatform rollouts show ID` before another version is rolled out.",
 )  # fmt: skip
 PAUSED: Final = _rollout(
     "paused", "A person paused a rollout", "Resume or abort it once the reason is gone."

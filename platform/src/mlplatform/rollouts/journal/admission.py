@@ -24,6 +24,14 @@ from mlplatform.rollouts.journal.variants import check_free_of_test
 from mlplatform.runtime.errors import Busy, Refused
 
 
+def one_at_a_time(rollout_id: str, model: str) -> Busy:
+    """The error of whoever wants another rollout while one is under way."""
+    return Busy(
+        f"rollout {rollout_id} is under way, and {model} has one at a time: wait for its end, or"
+        f" end it with `mlplatform rollouts abort {rollout_id}`"
+    )
+
+
 def check_opening(fact: Opened, earlier: Iterable[RolloutState], present: Routes) -> None:
     """Raises unless a rollout may be opened after the model's others.
 
@@ -71,9 +79,7 @@ def check_emergency(earlier: Iterable[RolloutState], arm: Arm) -> None:
                 f" answered first (`mlplatform rollouts approve {state.rollout_id}`)"
             )
         if state.ramping and state.challenger == arm and not state.emergency:
-            raise Busy(
-                f"rollout {state.rollout_id} is {state.phase}: end it first, by `rollouts abort`"
-            )
+            raise one_at_a_time(state.rollout_id, state.model)
         unconfirmed = state.answer is None or state.answer.answer == "reject"
         same = state.challenger.bundle == arm.bundle  # under any version number
         if state.emergency and same and state.finished and unconfirmed:

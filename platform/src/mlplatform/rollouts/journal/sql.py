@@ -9,7 +9,7 @@ import msgspec
 
 from mlplatform.decisions.records.port import ManifestHead
 from mlplatform.model.routes import Routes, no_routes
-from mlplatform.rollouts.journal.admission import check_opening, check_routes
+from mlplatform.rollouts.journal.admission import check_opening, check_routes, one_at_a_time
 from mlplatform.rollouts.journal.controls import (
     Control,
     ControlState,
@@ -325,7 +325,7 @@ def _project(db: Session, state: RolloutState) -> None:
         rollout_id=state.rollout_id,
     )
     if state.ramping and busy:
-        raise Refused(f"rollout {busy[0][0]} of {state.model} is ramping; one at a time")
+        raise one_at_a_time(str(busy[0][0]), state.model)
     db.change(
         "INSERT INTO rollouts VALUES (:rollout_id, :model, (SELECT max(seq) FROM journal),"
         " :phase, :ramping, :finished) ON CONFLICT (rollout_id) DO UPDATE"

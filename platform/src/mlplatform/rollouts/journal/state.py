@@ -168,7 +168,7 @@ def admit(state: RolloutState | None, fact: Transition) -> RolloutState:
 
 def _check_opening(fact: Opened) -> None:
     if not fact.author.strip():
-        raise Refused(f"version {fact.challenger.version} has no author: nobody could approve it")
+        raise Refused(f"version {fact.challenger.version} has no author: say who made it")
     if fact.approval is None:
         raise Refused(f"{fact.rollout_id} does not say whether it needs an approval")
     if fact.emergency and not fact.actor.strip():

@@ -8,7 +8,11 @@ from typing import Any, Literal
 
 from mlplatform.learning.validation.report_entries import ValidationReport
 from mlplatform.model.routes import Arm, Routes
-from mlplatform.rollouts.journal.admission import check_emergency, check_not_champion
+from mlplatform.rollouts.journal.admission import (
+    check_emergency,
+    check_not_champion,
+    one_at_a_time,
+)
 from mlplatform.rollouts.journal.approval_codes import Question
 from mlplatform.rollouts.journal.journal import Passes, Rollouts
 from mlplatform.rollouts.journal.state import RolloutState, check_approver, fold
@@ -83,7 +87,7 @@ def open_rollout(
         if state.ramping and state.challenger == arm:
             return state.rollout_id
         if state.ramping:
-            raise Busy(f"rollout {state.rollout_id} is {state.phase}; {model} has one at a time")
+            raise one_at_a_time(state.rollout_id, model)
     routes = rollouts.routes(model)
     check_not_champion(arm, routes)
     if routes.test is not None and not emergency:  # an emergency promotion ends it
@@ -201,7 +205,7 @@ def roll_back(
         state = subject_of_roll_back(states, routes)
         if only not in (None, state.rollout_id):
             raise Refused(
-                f"{only} has ended; a roll back takes back {state.rollout_id} now: name that one"
+                f"{only} has ended; a rollback would now undo {state.rollout_id}: name that one"
             )
         return rollouts.commit(
             RolledBack(

@@ -25,8 +25,7 @@ def behind(
     """The writers and gateways that may still add records to a range that ends at this event time;
     empty if it is complete."""
     writers = [
-        lag_text(w, event_ms)
-        + (f"; {w.spilled:,} of its records wait in spills" if w.spilled else "")
+        lag_text(w, event_ms) + (f", and {w.spilled:,} wait in spills" if w.spilled else "")
         for w in watermarks
         if w.live and (w.event_ms is None or w.event_ms < event_ms)
     ]
@@ -40,8 +39,11 @@ def behind(
 
 def lag_text(writer: Watermark, event_ms: int) -> str:
     """How far a writer has come, beside the event time that it has to reach."""
-    reached = "no time at all" if writer.event_ms is None else _time(writer.event_ms)
-    return f"writer {writer.writer} has reached {reached}, not {_time(event_ms)}"
+    wanted = f"those up to {_time(event_ms)} are needed"
+    if writer.event_ms is None:
+        return f"the log has no record of writer {writer.writer} yet; {wanted}"
+    held = f"the log has records of writer {writer.writer} up to {_time(writer.event_ms)}"
+    return f"{held}; {wanted}"
 
 
 def unlogged_gateways(

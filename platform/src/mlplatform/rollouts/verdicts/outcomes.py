@@ -344,7 +344,7 @@ def _unknown(seen: Outcomes, found: Recall) -> Iterator[str]:
             "were let through; they represent all of these."
         )
     if never:
-        yield f"{never:,} stopped requests have no known outcome."
+        yield f"The outcomes of {never:,} requests can't be known, because decisions stopped them."
         ends = [(a.recall.lowest, a.recall.highest) for a in (found.challenger, found.champion)]
         if all(math.isfinite(end) for pair in ends for end in pair):
             mine, other = (span(low, high) for low, high in ends)

@@ -89,18 +89,18 @@ PAIRS: Final = "requests"
 """Name of the number of compared requests in the values of the gate on disagreement."""
 BY_ALERTS: Final = PairWords(
     "alerts",
-    "no arm has raised an alert on a request that both decided",
-    "One arm alone raised an alert on {only:,} of the {either:,} requests with an alert",
+    "neither arm raised an alert on a request that both decided",
+    "Only one of the arms raised an alert on {only:,} of the {either:,} requests with an alert",
 )
 """The words where a prediction of an earlier release counts only alerts of one arm alone."""
 PAIR_WORDS: Final[Mapping[Task, PairWords]] = {
     "binary": PairWords("alerts",
-        "no arm has raised an alert on a request that both decided",
+        "neither arm raised an alert on a request that both decided",
         "Of the {either:,} requests with an alert of either arm, the arms decided {only:,} "
         "differently"),
-    "classes": PairWords("classes", "no request has been decided by both arms",
+    "classes": PairWords("classes", "no request was decided by both arms",
         "The arms decided different classes for {only:,} of {either:,} requests"),
-    "real": PairWords("numbers", "no request has been given a number by both arms",
+    "real": PairWords("numbers", "no request got a number from both arms",
         "The arms' numbers lie further apart than the tolerance for {only:,} of {either:,} "
         "requests"),
 }  # fmt: skip

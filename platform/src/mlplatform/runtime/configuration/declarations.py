@@ -256,12 +256,12 @@ GROUPS: Final = (
                 text(r"s3://[a-z0-9][a-z0-9.-]+(/[^\s?#]*)?|/[^\0]+",
                      "s3://bucket/prefix, or the absolute path of a folder"),
                 "", ("gateway", "page", _UP, *_WORK),
-                "where every machine fetches bundles from and puts them; a bucket's who and where "
-                "by the variables of AWS's SDK; empty: the folder of bundles has all there are"),
+                "where every machine fetches bundles from and puts them; the variables of AWS's "
+                "SDK give a bucket's address and keys; empty: the folder of bundles has them all"),
         Setting("BUNDLE_CACHE_MIB", number(1, 16_777_216, "MiB"), "20480",
                 ("gateway", "page", _UP, *_WORK),
-                "what the folder of bundles may hold in front of a store; those used longest ago "
-                "leave first, and none that routes name"),
+                "the most that the folder of bundles holds of those in the store; the least "
+                "recently used are removed first, and never those that routes name"),
         Setting("BUNDLE_VOLUME_MIB", number(0, 16_777_216, "MiB"), "0",
                 ("gateway", "page", _UP, *_WORK),
                 "what the volume of that folder holds, where it has a limit of its own, as an "
@@ -291,10 +291,11 @@ GROUPS: Final = (
                 "", ("flows", _UP, *_WORK),
                 "files of those jobs", place="argo.artifacts", needs=("ARGO_NAMESPACE",)),
         Setting("RAW_GATEWAY", kinds.ENTRANCE, "", _WORK,
-                "what raw callers come through", place="entrance.reference",
-                needs=("RAW_DOMAIN", "KSERVE_NAMESPACE")),
+                "the Gateway of callers that send tensors to KServe themselves",
+                place="entrance.reference", needs=("RAW_DOMAIN", "KSERVE_NAMESPACE")),
         Setting("RAW_DOMAIN", kinds.DOMAIN, "", _WORK,
-                "the domain of raw callers", place="entrance.domain", needs=("RAW_GATEWAY",)),
+                "the domain that those callers use", place="entrance.domain",
+                needs=("RAW_GATEWAY",)),
     )),
 )
 # fmt: on

@@ -57,7 +57,7 @@ OTHERS: Final = (
     OtherVariable(
         ("PREFECT__CONTROL_TOKEN",),
         "Prefect",
-        "by which a flow run proves to its runner whose it is",
+        "the secret by which a flow run shows its runner which run it is",
         read_by=("flow-run",),
         set_by=("flows",),
         holds="a secret",

@@ -423,7 +423,7 @@ class Connection(asyncio.Protocol):
 
     def _failed(self, request: Request) -> Reply:
         log.exception("%s %s failed", request.method, request.path, extra={"sent": request.arrived})
-        return self._shared.application.refusal(Refusal(500, "internal", "the log says more"))
+        return self._shared.application.refusal(Refusal(500, "internal", "the log says why"))
 
     def _finish(self, request: Request, reply: Reply) -> None:
         if request is not self._current:  # it was refused meanwhile
@@ -480,7 +480,7 @@ class Connection(asyncio.Protocol):
             self._shared.count_end(self, "too-many-connections")
             self._transport.abort()
             return
-        detail = f"{self._shared.open.strangers} connections without a client are open already"
+        detail = f"{self._shared.open.strangers} connections without a known client are open"
         self._refuse(Refusal(503, "too-many-connections", detail, retry_after_s=1))
         self._transport.close()
 

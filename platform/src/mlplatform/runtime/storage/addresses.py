@@ -209,7 +209,7 @@ def _secret(file: Path | None) -> str | None:
     try:
         return file.read_text().strip()
     except OSError as error:
-        raise Unavailable(f"the password file {file}") from error
+        raise Unavailable(f"the password file {file} can't be read") from error
 
 
 def _parts(

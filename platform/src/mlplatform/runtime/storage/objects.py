@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
-from mlplatform.runtime.errors import Corrupt, Unavailable
+from mlplatform.runtime.errors import Corrupt, ServerUnavailable
 
 NO_SUCH: Final = 404
 CONNECT_S: Final = 5.0
@@ -120,7 +120,9 @@ class Objects:
         try:
             yield
         except (BotoCoreError, ClientError, S3UploadFailedError) as error:
-            raise Unavailable(f"objects below {self._uri}") from error
+            way = "look at the store, and at the AWS SDK's variables that give its address and keys"
+            problem = f"the objects below {self._uri} can't be reached"
+            raise ServerUnavailable(problem, way) from error
 
 
 def is_inside(name: str) -> bool:

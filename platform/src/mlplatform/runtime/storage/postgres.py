@@ -12,7 +12,7 @@ from typing import Any
 import pg8000.native
 from pg8000.exceptions import DatabaseError, Error, InterfaceError
 
-from mlplatform.runtime.errors import Unavailable
+from mlplatform.runtime.errors import ServerUnavailable
 from mlplatform.runtime.storage.addresses import Address
 from mlplatform.runtime.storage.sql import Schema, Session, migrate
 
@@ -66,6 +66,12 @@ def connect(
         application_name=f"mlplatform {purpose}",
         startup_params=dict(settings or {}),
     )
+
+
+def unavailable(address: Address, problem: object) -> ServerUnavailable:
+    """The error that says that the server did not answer, or refused."""
+    way = "look at the server, and at the setting that names it"
+    return ServerUnavailable(f"PostgreSQL at {address}: {problem}", way)
 
 
 class PostgresDatabase:
@@ -152,12 +158,10 @@ class PostgresDatabase:
                 raise
             if code.startswith(("08", "57P", "28")):
                 self._drop()
-            raise Unavailable(
-                f"PostgreSQL at {self._address}: {fields.get('M')} ({code})"
-            ) from error
+            raise unavailable(self._address, f"{fields.get('M')} ({code})") from error
         except (InterfaceError, OSError) as error:
             self._drop()
-            raise Unavailable(f"PostgreSQL at {self._address}: {error}") from error
+            raise unavailable(self._address, error) from error
 
     def _connect(self) -> pg8000.native.Connection:
         if self._connection is None:

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
-from mlplatform.runtime.errors import Unavailable
+from mlplatform.runtime.errors import ServerUnavailable
 from mlplatform.runtime.storage.addresses import Address
 
 
@@ -73,8 +73,9 @@ def _arguments(address: Address, answer_s: float) -> dict[str, Any]:
 
 @contextmanager
 def translated(address: Address) -> Iterator[None]:
-    """Errors of the server, or of the way to it, as Unavailable."""
+    """Errors of the server, or of the way to it, as ServerUnavailable."""
     try:
         yield
     except (RedisError, OSError) as error:
-        raise Unavailable(f"Redis at {address}: {error}") from error
+        way = "look at the server, and at the setting that names it"
+        raise ServerUnavailable(f"Redis at {address}: {error}", way) from error

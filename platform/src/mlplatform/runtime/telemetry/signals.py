@@ -186,7 +186,7 @@ BREAKER: Final = Metric(
 )  # fmt: skip
 VOLUME_STOPPED: Final = Metric(
     "mlplatform_gateway_volume_stopped", "gauge", "1",
-    "1 while the arm is no longer asked, as its bundle raised alerts on too many customers.",
+    "1 while the arm is not asked any more, as its bundle raised alerts on too many customers.",
     (MODEL, SERVICE),
 )  # fmt: skip
 FOLDER_UNREAD: Final = Metric(
@@ -228,7 +228,7 @@ CONNECTIONS_REFUSED: Final = Metric(
 )  # fmt: skip
 TOKENS_REFUSED: Final = Metric(
     "mlplatform_gateway_tokens_refused", "counter", "tokens",
-    "Tokens of the issuer that prove nobody.",
+    "Tokens of the issuer that were not accepted.",
     (
         Label("reason", ("algorithm", "audience", "claims", "expired", "issuer", "malformed",
                          "not-yet", "signature", "client-name", "invalid", "keys-awaited", "kind",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -216,3 +217,9 @@ def directory(keys: Iterable[Key], now_ms: int) -> Mapping[bytes, Client]:
             client = Client(name, key.scopes, newest.priority, newest.limit, until_s)
             found[bytes.fromhex(key.digest)] = client
     return found
+
+
+def way_to_scope(client: str, operation: Operation, model: str) -> str:
+    """The way out for a client without a scope, in words."""
+    names = f"--name {shlex.quote(client)} --model {shlex.quote(model)}"
+    return f"the operator makes a key with it: `mlplatform keys create {names} --scope {operation}`"

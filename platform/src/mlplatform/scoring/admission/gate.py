@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from mlplatform.runtime.http.problems import Problem
-from mlplatform.scoring.admission.clients import ANY, Client, Operation, RateLimit
+from mlplatform.scoring.admission.clients import (
+    ANY,
+    Client,
+    Operation,
+    RateLimit,
+    way_to_scope,
+)
 from mlplatform.scoring.admission.priorities import (
     PRIORITIES,
     InFlightLimits,
@@ -144,7 +150,7 @@ class AdmissionGate:
         if not allowed:
             self._counted("forbidden", client.priority)
             on = "this installation" if model is None else f"model {model[:64]!r}"
-            way = f"`mlplatform keys create --scope {operation}` makes a key with it"
+            way = way_to_scope(client.name, operation, ANY if model is None else model[:64])
             detail = f"{client.name} has no scope {operation} on {on}; {way}"
             raise Problem(403, "forbidden", detail, field="Authorization")
 

@@ -21,7 +21,7 @@ second. Tokens live for minutes, and more leeway would only prolong stolen ones.
 
 
 class TokenRefused(Exception):
-    """The reason why a token proves nobody: a word of `WHY`, or of the code that reads the
+    """The reason why a token is not accepted: a word of `WHY`, or of the code that reads the
     claims."""
 
     def __init__(self, why: str) -> None:
@@ -100,3 +100,18 @@ WHY: Final[Mapping[type[Exception], str]] = {
     jwt.MissingRequiredClaimError: "claims",
     jwt.DecodeError: "malformed",
 }
+MEANINGS: Final[Mapping[str, str]] = {
+    "algorithm": "it is signed by an algorithm that its key does not allow",
+    "audience": "it is for another client",
+    "claims": "it lacks a claim",
+    "expired": "it has expired",
+    "invalid": "a claim of it is invalid",
+    "issuer": "it is of another issuer",
+    "kind": "it is of another type",
+    "malformed": "it can't be read",
+    "not-yet": "it is not valid yet: the clocks may differ",
+    "signature": "its signature does not match",
+    "too-long": "it is too long",
+    "unknown-key": "its key is not one of its issuer's",
+}
+"""Reason of a `TokenRefused` that this module gives, or whoever chooses the key → its meaning."""

@@ -114,7 +114,7 @@ class SqliteAdmission:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise Unavailable(f"the admission store {self._path}") from error
+            raise Unavailable(f"the admission store {self._path} can't be used") from error
 
 
 def _take(db: sqlite3.Connection, take: Take, now_ms: int) -> TokenGrant:

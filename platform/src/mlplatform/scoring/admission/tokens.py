@@ -37,7 +37,7 @@ class IssuerTokens:
     fill the memory.
 
     Args:
-        refused: called with the reason why a token proves nobody.
+        refused: called with the reason why a token is not accepted.
     """
 
     def __init__(self, issuer: Issuer, keys: IssuerKeys, refused: Callable[[str], None]) -> None:
@@ -147,4 +147,4 @@ REFUSALS: Final = (
     "too-long",
     "unknown-key",
 )
-"""Why a token proves nobody, for the metrics."""
+"""Why a token is not accepted, for the metrics."""

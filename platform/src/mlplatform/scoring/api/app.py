@@ -204,11 +204,7 @@ class Gateway:
 
 def _complaints(models: Mapping[str, Scoring]) -> list[str]:
     found = [scoring.freshness.complaint() for scoring in models.values()]
-    stopped = [
-        f"{service} is no longer asked: its bundle {why}"
-        for scoring in models.values()
-        for service, why in scoring.live.stop_reasons().items()
-    ]
+    stopped = [text for scoring in models.values() for text in scoring.live.stop_texts()]
     killed = [
         f"{name} is switched off by a person: no version of it is asked"
         for name, scoring in models.items()

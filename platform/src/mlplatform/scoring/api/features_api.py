@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from mlplatform.runtime.http.messages import JSON, Reply
 from mlplatform.runtime.http.problems import Problem
+from mlplatform.scoring.admission.clients import way_to_scope
 from mlplatform.scoring.admission.gate import AdmissionGate
 from mlplatform.scoring.api.http import JSON_TYPE, SHOWN, Endpoint, Request
 from mlplatform.scoring.api.openapi_parts import (
@@ -57,7 +58,7 @@ def endpoints(
         for target in targets:
             if not client.may(target.model, "push"):
                 has = f"model {target.model!r}, which has {view}"
-                way = "`mlplatform keys create --scope push` makes a key with it"
+                way = way_to_scope(client.name, "push", target.model)
                 detail = f"{client.name} has no scope push on {has}; {way}"
                 raise Problem(403, "forbidden", detail, field="Authorization")
         key = idempotency_key(request.headers.get(b"idempotency-key"))

@@ -73,9 +73,9 @@ _CHANGES: Final = {
     "labels and idempotency keys are the same: a key used in one version answers in the other.",
 }
 _DESCRIPTION: Final = (
-    "Every request is decided by its deadline: `degraded` says that somebody else than the "
-    "assigned arm had to decide. A decision is durable before it is answered. Errors are problem "
-    "details (RFC 9457)."
+    "Every request is decided by its deadline: `degraded` says that the assigned version did not "
+    "decide it in the full way, and why. A decision is durable before it is answered. Errors are "
+    "problem details (RFC 9457)."
 )
 
 

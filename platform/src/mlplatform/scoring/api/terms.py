@@ -9,7 +9,7 @@ from mlplatform.model.definition import MAX_DEADLINE_MS, MIN_DEADLINE_MS
 from mlplatform.model.routes import VERSION_HEADER
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.telemetry.context import TraceContext
-from mlplatform.scoring.admission.clients import Client
+from mlplatform.scoring.admission.clients import Client, way_to_scope
 from mlplatform.scoring.arms.named_versions import SHOWN
 from mlplatform.scoring.request.decision import Caller, RequestOutcome
 from mlplatform.scoring.request.payloads import idempotency_key
@@ -66,7 +66,8 @@ def headers_of_version(headers: Mapping[bytes, bytes], version: str) -> Mapping[
 
 def _version(header: bytes, client: Client, model: str) -> str:
     if not client.may(model, "any-version"):
-        detail = f"{client.name} may not name a version of model {model!r}: no scope any-version"
+        way = way_to_scope(client.name, "any-version", model)
+        detail = f"{client.name} has no scope any-version on model {model!r}; {way}"
         raise Problem(403, "forbidden", detail, field=VERSION_HEADER)
     return header.decode("latin-1")
 

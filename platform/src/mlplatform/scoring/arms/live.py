@@ -260,9 +260,17 @@ class LiveModel:
         return tuple(gone)
 
     def stop_reasons(self) -> dict[str, str]:
-        """Service → why its arm is no longer asked here, by what its bundle decided."""
+        """Service → why its arm is not asked here any more, by what its bundle decided."""
         targets = self.current.targets
         return {name: t.stopped.reason for name, t in targets.items() if t.stopped is not None}
+
+    def stop_texts(self) -> list[str]:
+        """A sentence with the way out for each version that is not asked here any more."""
+        return [
+            stop_text(self.definition.name, target.arm.version, target.stopped.reason)
+            for target in self.current.targets.values()
+            if target.stopped is not None
+        ]
 
     def state(self, features: FeaturesState) -> ModelState:
         live = self.current
@@ -391,10 +399,18 @@ def _state_of(live: Live, arm: Arm) -> ArmState:
     return ArmState(arm.version, arm.bundle, arm.service, target.breaker.state, stopped)
 
 
+def stop_text(model: str, version: int, why: str) -> str:
+    """The sentence about a version that was stopped by what its bundle decided."""
+    return (
+        f"version {version} of {model} is not asked here any more: its bundle {why}; once that is"
+        f" explained, `mlplatform rollouts clear {model}` has gateways ask it again"
+    )
+
+
 def no_champion(model: LiveModel) -> Problem:
     """The answer where there is no version to ask: 503, to be tried again."""
     name = model.definition.name
-    detail = f"model {name!r} has no promoted version yet"
+    detail = f"model {name!r} has no champion yet: no version was promoted"
     if model.problem:
         detail = f"model {name!r} has routes that this gateway can't apply; its log says why"
     return Problem(503, "no-champion", detail, retry_after_s=5)

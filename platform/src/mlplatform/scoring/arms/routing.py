@@ -54,7 +54,7 @@ def assign(routes: Routes, unit: int) -> Assignment:
         NotFound: the model has no champion yet.
     """
     if routes.champion is None:
-        raise NotFound(f"model {routes.model!r} has no promoted version yet")
+        raise NotFound(f"model {routes.model!r} has no champion yet: no version was promoted")
     number = bucket(unit, _salt(routes))
     if routes.test is not None and routes.test.answering:
         for variant in routes.test.variants:

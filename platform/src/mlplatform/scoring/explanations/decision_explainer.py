@@ -108,8 +108,8 @@ class DecisionExplainer:
         if by not in (*MODELS, "rules"):
             what = "the small model" if by == "small_model" else "the safe default"
             detail = (
-                f"decision {decision_id} was made by {what} ({row['degraded_reason']}), and not by"
-                " a model or rules; the answer's reasons are all that explains it"
+                f"decision {decision_id} was made by {what} ({row['degraded_reason']}) and"
+                " by neither version nor rules; the answer's reasons are all that explains it"
             )
             return NoExplanation("decided-without-model", detail)
         if not (self._bundles / str(bundle)).is_dir():

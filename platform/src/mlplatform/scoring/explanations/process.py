@@ -62,7 +62,7 @@ class ExplainerProcess:
             return _reply.decode(self._running.line(WORK_S))
         except (OSError, EOFError, msgspec.MsgspecError) as error:  # TimeoutError is an OSError
             self.close()
-            raise Unavailable(f"the process that explains: {error or 'it is late'}") from error
+            raise Unavailable("the process that explains did not answer") from error
 
     def close(self) -> None:
         """End the process, if it runs."""

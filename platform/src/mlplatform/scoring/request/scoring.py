@@ -28,7 +28,7 @@ from mlplatform.runtime.units import HOUR_MS
 from mlplatform.scoring.arms.exploration import Exploration
 from mlplatform.scoring.arms.fallback import features_until, predict_until
 from mlplatform.scoring.arms.freshness import Freshness
-from mlplatform.scoring.arms.live import LiveModel, no_champion
+from mlplatform.scoring.arms.live import LiveModel, no_champion, stop_text
 from mlplatform.scoring.arms.named_versions import named_assignment
 from mlplatform.scoring.arms.routing import Assignment, assign
 from mlplatform.scoring.arms.states import ModelState
@@ -465,7 +465,7 @@ class Scoring:
         if volume.count(decided.routed.assignment.bucket, decided.by_model, now_s):
             arm = decided.prediction.target.arm
             why = "" if volume.stopped is None else volume.stopped.reason
-            log.error("%s is no longer asked: its bundle %s", arm.service, why)
+            log.error("%s", stop_text(self.definition.name, arm.version, why))
 
     async def _find_answer(self, client: str, key: str, caller: Caller) -> StoredAnswer | None:
         return await find_stored_answer(

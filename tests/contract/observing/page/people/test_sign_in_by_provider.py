@@ -267,21 +267,27 @@ def says_no(provider: TestProvider) -> None:
 
 REFUSALS = [
     pytest.param(wrong(nonce="another"), "its nonce is another one", id="nonce"),
-    pytest.param(wrong(nonce=None), "proves nobody: claims", id="no nonce"),
-    pytest.param(wrong(aud="shop"), "proves nobody: audience", id="audience"),
+    pytest.param(wrong(nonce=None), "is not accepted: it lacks a claim", id="no nonce"),
+    pytest.param(wrong(aud="shop"), "is not accepted: it is for another client", id="audience"),
     pytest.param(wrong(aud=["page", "shop"]), "no azp", id="several audiences"),
     pytest.param(wrong(azp="shop"), "given to another client", id="authorized party"),
-    pytest.param(wrong(iss="https://evil.example"), "proves nobody: issuer", id="issuer"),
-    pytest.param(wrong(exp=int(time.time()) - 60), "proves nobody: expired", id="expired"),
-    pytest.param(wrong(iat=int(time.time()) + 86_400), "proves nobody: not-yet", id="not yet"),
+    pytest.param(
+        wrong(iss="https://evil.example"), "is not accepted: it is of another issuer", id="issuer"
+    ),
+    pytest.param(wrong(exp=int(time.time()) - 60), "is not accepted: it has expired", id="expired"),
+    pytest.param(
+        wrong(iat=int(time.time()) + 86_400), "is not accepted: it is not valid yet", id="not yet"
+    ),
     pytest.param(wrong(groups=None), "no claim groups", id="no groups"),
     pytest.param(wrong(groups=["staff"]), "one: ml-approvers, operators", id="unknown groups"),
-    pytest.param(wrong(sub=None), "proves nobody: claims", id="no subject"),
+    pytest.param(wrong(sub=None), "is not accepted: it lacks a claim", id="no subject"),
     pytest.param(wrong(preferred_username="Jo Bloggs"), "a name here has", id="no name"),
-    pytest.param(unsigned, "proves nobody", id="alg none"),
-    pytest.param(symmetric, "proves nobody: algorithm", id="alg HS256"),
-    pytest.param(stolen_name, "proves nobody: signature", id="another's signature"),
-    pytest.param(unknown_key, "proves nobody: unknown-key", id="unknown key"),
+    pytest.param(unsigned, "is not accepted", id="alg none"),
+    pytest.param(symmetric, "is not accepted: it is signed by an algorithm", id="alg HS256"),
+    pytest.param(
+        stolen_name, "is not accepted: its signature does not match", id="another's signature"
+    ),
+    pytest.param(unknown_key, "is not accepted: its key is not one of", id="unknown key"),
     pytest.param(says_no, "refused: access_denied", id="refused there"),
 ]
 

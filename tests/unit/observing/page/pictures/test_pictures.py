@@ -333,7 +333,8 @@ def test_an_answer_is_told_beside_the_reason_of_the_phase() -> None:
     shown = rollouts.rollout(facts[:4])
     assert shown.why == "shown in shadow"
     said = (
-        "ben has approved it: the interval is narrow enough. The next pass carries the answer out."
+        "ben has approved it: the interval is narrow enough."
+        " The next pass acts on it, within a minute."
     )
     assert shown.answered == said
     page = render("rollout.html", here="", shown=shown, waiting=[], buttons=(), killed=None)

@@ -246,7 +246,9 @@ class Actions:
             with translated():
                 subject = self._subject(kind, name)
             if reader is None:
-                raise WrongForm(403, "sign in as yourself: what people do is signed")
+                raise WrongForm(
+                    403, "sign in with your own name and key: each action is kept with who did it"
+                )
             self._check_right(reader, subject, act)
             with translated():
                 return respond(reader, subject, act)

@@ -29,7 +29,7 @@ from mlplatform.runtime.units import KIB
 from mlplatform.scoring.admission import signed_claims
 from mlplatform.scoring.admission.clients import ANY, Scope
 from mlplatform.scoring.admission.jwks import IssuerKeys
-from mlplatform.scoring.admission.signed_claims import TokenRefused, named_key
+from mlplatform.scoring.admission.signed_claims import MEANINGS, TokenRefused, named_key
 
 ANSWER_S: Final = 5.0
 """Seconds to connect, and again for an answer from its first byte to its last."""
@@ -135,7 +135,7 @@ class Provider:
         """The person who has signed in at the provider.
 
         Raises:
-            Refused: the provider or the token proves nobody who has a role here; the message says
+            Refused: who signs in has no role here, or the token is not accepted; the message says
                 why.
             Unavailable: the provider does not answer.
             ConfigInvalid: the client's secret can't be read.
@@ -227,11 +227,11 @@ class Provider:
                 required=("exp", "iat", "iss", "aud", "sub", "nonce"),
             )
         except TokenRefused as refused:
-            raise Refused(
-                f"the token of {self.settings.host} proves nobody: {refused.why}"
-            ) from None
+            why = MEANINGS[refused.why]
+            raise Refused(f"the token of {self.settings.host} is not accepted: {why}") from None
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
-            raise Refused(f"the token of {self.settings.host} proves nobody: invalid") from error
+            why = MEANINGS["malformed"]
+            raise Refused(f"the token of {self.settings.host} is not accepted: {why}") from error
 
     def _keys_of(self, found: Metadata) -> IssuerKeys:
         if found.jwks_uri not in self._keys:

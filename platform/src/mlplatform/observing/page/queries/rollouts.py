@@ -170,8 +170,8 @@ def answered(state: RolloutState) -> str:
         return ""
     answer = {"approve": "approved", "reject": "rejected"}[state.answer.answer]
     return (
-        f"{state.answer.approver} has {answer} it: {state.answer.reason}. The next pass carries the"
-        " answer out."
+        f"{state.answer.approver} has {answer} it: {state.answer.reason}. The next pass"
+        " acts on it, within a minute."
     )
 
 

@@ -237,7 +237,9 @@ class Reviews:
             definition = self._sources.model(name).definition
             only = selection_form.selection(query, definition)
             if reader is None or reader.client is None:
-                raise WrongForm(403, "sign in with your own name and key: what people say is kept")
+                raise WrongForm(
+                    403, "sign in with your own name and key: each answer is kept with who gave it"
+                )
             if not _may_answer(reader, name):
                 able = f"an analyst of {name} may answer"
                 raise WrongForm(403, f"{reader.lacks(f'{name}:review')}: {able}")
