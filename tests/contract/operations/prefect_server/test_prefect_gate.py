@@ -366,7 +366,7 @@ def test_a_person_has_so_many_runs_that_go_on_and_no_more(
     path = f"/api/deployments/{ID}/create_flow_run"
     refused = asked.post(path, headers=person("mia"), json={"parameters": {}})
     assert refused.status_code == 403
-    assert "mia has 20 runs that have not ended" in refused.json()["detail"]
+    assert "mia has 20 runs under way, the most of one person" in refused.json()["detail"]
     assert [r.who for r in refusals.since(0)] == ["mia"]
     taken = asked.post(path, headers=person("ana"), json={"parameters": {}})
     assert taken.json()["sent"]["tags"] == ["by ana"], "one person's runs are no other's limit"

@@ -35,7 +35,7 @@ from mlplatform.rollouts.journal.transitions import (
     ShadowStarted,
     Transition,
 )
-from mlplatform.runtime.errors import NotFound, Refused, StaleFence
+from mlplatform.runtime.errors import Busy, NotFound, Refused, StaleFence
 from rollout_world import StoppedClock, arm
 
 FACTS = {"model": "fraud", "event_ms": 1, "wall_ms": 2, "actor": "pass", "reason": "because"}
@@ -261,7 +261,7 @@ def test_a_transition_that_cannot_follow_is_refused(rollouts: SqlRollouts) -> No
 
 def test_one_rollout_of_a_model_ramps(rollouts: SqlRollouts) -> None:
     rollouts.commit(opened(), None)
-    with pytest.raises(Refused, match="fraud-v2-1"):
+    with pytest.raises(Busy, match="mlplatform rollouts abort fraud-v2-1"):
         rollouts.commit(opened(3), None)
     rollouts.commit(RolledBack(**FACTS, rollout_id="fraud-v2-1"), acquired(rollouts))
     assert rollouts.commit(opened(3), None).phase == "deploying"

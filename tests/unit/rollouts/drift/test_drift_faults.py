@@ -37,7 +37,7 @@ def test_a_value_that_was_always_there_may_hardly_be_missing() -> None:
     values[:250] = np.nan
     found = missing_fault("amount", amount, values, 0.2)
     assert found is not None
-    assert found.reason.endswith("look at its source")
+    assert found.reason.endswith("Mend its source")
 
 
 @pytest.mark.parametrize(
